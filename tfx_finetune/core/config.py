@@ -1,0 +1,139 @@
+"""Every option of a run, defined here alone: flags, run.cfg and the Python API are made from these classes."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfx_finetune.core.errors import UserError, did_you_mean
+
+
+def option(default: Any, text: str, *, low: float | None = None, high: float | None = None, choices: tuple = ()) -> Any:
+    """A dataclass field with its help text and what it allows: a closed range or a set of choices."""
+    return field(default=default, metadata={"help": text, "low": low, "high": high, "choices": choices})
+
+
+def phase(**defaults: Any) -> Any:
+    """A field that holds a `Phase` of these defaults."""
+    return field(default_factory=lambda: Phase(**defaults))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage of training: what is unfrozen, for how long, how fast."""
+
+    epochs: int = option(0, "passes over the training data at most; 0 skips the phase", low=0)
+    learning_rate: float = option(1e-3, "peak learning rate", low=0)
+    unfreeze: str = option("0", "top groups of the tower to train: a number, a share such as 0.3, or all")
+    schedule: str = option("cosine", "learning rate after the warm-up", choices=("cosine", "constant"))
+    warmup: float = option(0.1, "share of the steps in which the learning rate rises", low=0, high=1)
+    weight_decay: float = option(1e-4, "decoupled weight decay, not on biases and normalization", low=0)
+    clip_norm: float = option(1.0, "gradient norm above which gradients are scaled down; 0 never", low=0)
+    patience: int = option(5, "epochs without a better validation score before stopping; 0 never stops early", low=0)
+    views: int = option(2, "augmented views of each sample that the frozen part sees; 1 is the sample itself", low=1)
+
+
+@dataclass(frozen=True)
+class Image:
+    """How pictures become model input."""
+
+    size: int = option(0, "side of the model's input in pixels; 0 takes the backbone's own", low=0)
+    resize: str = option("pad", "how a picture becomes square", choices=("pad", "crop", "stretch"))
+    background: str = option("white", "colour behind transparency and padding: a name or #rrggbb")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Which samples are used, and on which side of the split."""
+
+    test: float = option(0.25, "share held out for the final scores where the data has no test split", low=0, high=0.9)
+    val: float = option(0.1, "share held out to choose the best epoch where the data has no val split", low=0, high=0.9)
+    max_bad: float = option(0.1, "share of unreadable samples above which the run fails", low=0, high=1)
+    max_pixels: int = option(100_000_000, "pictures of more pixels are refused as unreadable", low=1)
+
+
+@dataclass(frozen=True)
+class Verify:
+    """The gate that every exported file passes."""
+
+    max_drop: float = option(0.02, "score that a quantized file may lose", low=0, high=1)
+    max_drop_float: float = option(0.001, "score that a float file may lose", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Where downloads and frozen features are kept between runs."""
+
+    dir: str = option("", "folder of the cache; by default $TFX_FINETUNE_CACHE or ~/.cache/tfx_finetune")
+    enabled: bool = option(True, "keep the frozen trunk's outputs for the next run")
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that determines a run; `run.cfg` in the work folder is its text form."""
+
+    data: str = option("", "folder, table file or source spec to train on, such as photos/ or tfds('mnist')")
+    backbone: str = option("efficientnet_lite0()", "pretrained tower")
+    heads: str = option("classify()", "what to predict: classify() or tag(), or name=classify(), ...")
+    augment: str = option("flip()", "random changes of training samples, in order; empty for none")
+    exports: str = option(
+        "keras_file(), saved_model(), tflite(), tflite(quantize='float16'), tflite(quantize='int8')",
+        "files to write into the bundle",
+    )
+    workdir: str = option("", "folder for everything the run writes; by default runs/ and the name of the data")
+    seed: int = option(0, "seed of the split, the initialization, the data order and the augmentation", low=0)
+    batch_size: int = option(32, "samples a training step", low=1)
+    towers: str = option("", "several towers by name, in place of --backbone")
+    plugins: str = option("", "modules to import first, separated by commas; they register further components")
+    warm: Phase = phase(epochs=40, learning_rate=1e-2, patience=10)
+    tune: Phase = phase(epochs=8, learning_rate=3e-4, unfreeze="5")
+    image: Image = field(default_factory=Image)
+    samples: Samples = field(default_factory=Samples)
+    verify: Verify = field(default_factory=Verify)
+    cache: Cache = field(default_factory=Cache)
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """Yields `(dotted name, field, value)` of every option of a configuration, nested ones included."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", item, value
+
+
+def replace(config: Any, values: dict[str, Any]) -> Any:
+    """Returns `config` with the options of these dotted names replaced.
+
+    Raises:
+        UserError: A name is unknown.
+    """
+    nested: dict[str, dict[str, Any]] = {}
+    plain: dict[str, Any] = {}
+    names = {item.name for item in dataclasses.fields(config)}
+    for name, value in values.items():
+        head, _, rest = name.partition(".")
+        if head not in names:
+            raise UserError("unknown option", received=name, todo=did_you_mean(head, names))
+        if rest:
+            nested.setdefault(head, {})[rest] = value
+        else:
+            plain[head] = value
+    plain |= {head: replace(getattr(config, head), rest) for head, rest in nested.items()}
+    return dataclasses.replace(config, **plain)
+
+
+def validate(config: Any) -> None:
+    """Raises a `UserError` for the first option whose value is of a wrong type or outside what it allows."""
+    for name, item, value in leaves(config):
+        low, high, choices = (item.metadata[key] for key in ("low", "high", "choices"))
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits = isinstance(value, item.type) or (item.type is float and number)
+        if not fits or (isinstance(value, bool) and item.type is not bool):
+            raise UserError(f"--{name} has a wrong type", received=repr(value), allowed=item.type.__name__)
+        if choices and value not in choices:
+            raise UserError(f"--{name} is not one of its choices", received=value, allowed=choices)
+        if (low is not None and not value >= low) or (high is not None and not value <= high):
+            limits = f"at least {low}" if high is None else f"{low} to {high}"
+            raise UserError(f"--{name} is out of range", received=value, allowed=limits)

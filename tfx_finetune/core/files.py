@@ -1,0 +1,59 @@
+"""Files that are whole or absent, and their checksums."""
+
+import contextlib
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tfx_finetune.core.errors import UserError
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's sorted relative paths and contents, in hexadecimal."""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(file.relative_to(path).as_posix().encode() if path.is_dir() else b"")
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, moved there if the block succeeds, removed if it does not.
+
+    The block may write a file or a folder there. A reader never sees a half-written `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield holder / path.name
+        if path.is_dir():
+            shutil.rmtree(path)
+        (holder / path.name).replace(path)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def writable_folder(path: Path, purpose: str) -> Path:
+    """Makes `path` and returns it.
+
+    Raises:
+        UserError: It cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        todo = "choose another folder or mend its permissions"
+        raise UserError(f"cannot write to the {purpose}", received=f"{path} ({error.strerror})", todo=todo) from None

@@ -1,0 +1,113 @@
+"""Registries: a folder of components, looked up by name, each component's signature being its schema."""
+
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from tfx_finetune.core.errors import UserError, did_you_mean
+from tfx_finetune.core.spec import Spec
+
+Factory = Callable[..., Any]
+
+
+class Registry(Mapping[str, Factory]):
+    """Component factories by name.
+
+    A factory's positional-only parameters are its context: what the caller hands it (labels, a weight card).
+    All its other parameters are what a user may write in a spec; their annotations are checked.
+
+    Args:
+        kind: What an entry is called in messages, such as `backbone`.
+        package: The package whose import registers the entries; imported at the first look-up.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._factories: dict[str, Factory] = {}
+
+    def register(self, factory: Factory, name: str = "") -> Factory:
+        """Adds `factory` under its own name or `name`; usable as a decorator."""
+        name = name or factory.__name__
+        if name in self._factories:
+            raise ValueError(f"{self.kind} {name!r} is registered twice")
+        self._factories[name] = factory
+        return factory
+
+    def __getitem__(self, name: str) -> Factory:
+        self._load()
+        if name not in self._factories:
+            todo = did_you_mean(name, self._factories)
+            raise UserError(f"unknown {self.kind}", received=name, allowed=sorted(self._factories), todo=todo)
+        return self._factories[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._factories
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(sorted(self._factories))
+
+    def __len__(self) -> int:
+        self._load()
+        return len(self._factories)
+
+    def signature(self, name: str) -> inspect.Signature:
+        """What a user may write: the factory's signature without its context."""
+        signature = inspect.signature(self[name])
+        kept = [p for p in signature.parameters.values() if p.kind is not p.POSITIONAL_ONLY]
+        return signature.replace(parameters=kept)
+
+    def options(self, spec: Spec) -> dict[str, Any]:
+        """Returns all options of `spec`, defaults included.
+
+        Raises:
+            UserError: The name is unknown, or an option is unknown, missing or of a wrong type.
+        """
+        signature = self.signature(spec.name)
+        usage = f"{spec.name}{signature.replace(return_annotation=signature.empty)}"
+        for key in spec.kwargs:
+            if key not in signature.parameters:
+                todo = did_you_mean(key, signature.parameters)
+                raise UserError(f"unknown option of {self.kind} {spec.name}", received=key, allowed=usage, todo=todo)
+        try:
+            bound = signature.bind(*spec.args, **spec.kwargs)
+        except TypeError as error:
+            raise UserError(f"{self.kind} {spec.name}: {error}", received=spec, allowed=usage) from None
+        hints = typing.get_type_hints(self[spec.name])
+        for key, value in bound.arguments.items():
+            if key in hints and not _fits(value, hints[key]):
+                shown = inspect.formatannotation(signature.parameters[key].annotation)
+                raise UserError(
+                    f"wrong value for {key} of {self.kind} {spec.name}", received=repr(value), allowed=shown
+                )
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+    def build(self, spec: Spec, *context: Any) -> Any:
+        """Calls the factory that `spec` names with `context` and the spec's options."""
+        return self[spec.name](*context, **self.options(spec))
+
+    def _load(self) -> None:
+        importlib.import_module(self._package)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin is typing.Literal:
+        return value in args
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin in (tuple, list):
+        return isinstance(value, (tuple, list)) and all(_fits(v, args[0]) for v in value) if args else True
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint) if isinstance(hint, type) else True

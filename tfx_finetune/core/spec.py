@@ -1,0 +1,89 @@
+"""Spec strings: `name(key=value)`, the form in which flags and files name a component.
+
+They are parsed by Python's own `ast`; values are literals or further specs, nothing is evaluated.
+`str(spec)` parses back to an equal spec.
+"""
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfx_finetune.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A component's name and the options given to it."""
+
+    name: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        shown = [_shown(value) for value in self.args]
+        shown += [f"{key}={_shown(value)}" for key, value in self.kwargs.items()]
+        return f"{self.name}({', '.join(shown)})"
+
+
+def parse_spec(text: str) -> Spec:
+    """Parses one spec: `tflite(quantize='int8')`, or `tflite` for `tflite()`."""
+    specs = parse_specs(text)
+    if len(specs) != 1:
+        raise UserError("exactly one component is wanted here", received=repr(text), allowed="name(option=value)")
+    return specs[0]
+
+
+def parse_specs(text: str) -> tuple[Spec, ...]:
+    """Parses specs separated by commas: `saved_model(), tflite(quantize='int8')`."""
+    call = _call(text)
+    if call.keywords:
+        raise UserError("these components take no name of their own", received=repr(text), allowed="a(), b(key=1)")
+    return tuple(_spec(node, text) for node in call.args)
+
+
+def parse_named_specs(text: str, default: str) -> dict[str, Spec]:
+    """Parses `fruit=classify(), ripe=tag()`; a lone unnamed spec is named `default`."""
+    call = _call(text)
+    if len(call.args) == 1 and not call.keywords:
+        return {default: _spec(call.args[0], text)}
+    if call.args:
+        raise UserError("several components need a name each", received=repr(text), allowed="name=component(), ...")
+    return {str(keyword.arg): _spec(keyword.value, text) for keyword in call.keywords}
+
+
+def _call(text: str) -> ast.Call:
+    try:
+        node = ast.parse(f"_({text})", mode="eval").body
+    except SyntaxError:
+        node = None
+    if not isinstance(node, ast.Call) or any(keyword.arg is None for keyword in node.keywords):
+        raise _malformed(text)
+    return node
+
+
+def _spec(node: ast.expr, text: str) -> Spec:
+    if isinstance(node, ast.Name):
+        return Spec(node.id)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and all(word.arg for word in node.keywords):
+        kwargs = {str(word.arg): _value(word.value, text) for word in node.keywords}
+        return Spec(node.func.id, tuple(_value(value, text) for value in node.args), kwargs)
+    raise _malformed(text)
+
+
+def _value(node: ast.expr, text: str) -> Any:
+    if isinstance(node, ast.Call):
+        return _spec(node, text)
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise _malformed(text, f"quote the value: '{ast.unparse(node)}'") from None
+
+
+def _malformed(text: str, todo: str = "") -> UserError:
+    allowed = "name(option=value, ...), with text in quotes"
+    return UserError("not a component spec", received=repr(text), allowed=allowed, todo=todo)
+
+
+def _shown(value: Any) -> str:
+    return str(value) if isinstance(value, Spec) else repr(value)

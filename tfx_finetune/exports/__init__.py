@@ -1,0 +1,1 @@
+"""Files that a trained model is written to, each with its reader."""
