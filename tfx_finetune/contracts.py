@@ -6,10 +6,11 @@ what the caller hands it; all others are what a user may write in a spec string.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from tfx_finetune.core.registry import Registry
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
-    Tensor = tf.Tensor
-    Symbol = keras.KerasTensor
+    Tensor: TypeAlias = tf.Tensor
+    Symbol: TypeAlias = keras.KerasTensor
 
 Sample = dict[str, Any]
 """Raw columns of one sample, scalar tensors unless said: `image` (encoded bytes, or uint8 pixels of shape
@@ -143,10 +144,11 @@ class Backbone:
 
 
 class Labels(NamedTuple):
-    """The classes of a head: names in order, and how many training samples each has."""
+    """The classes of a head: names in order, how many training samples each has, and the training samples in all."""
 
     names: tuple[str, ...]
     counts: tuple[int, ...]
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class Task:
         labels: The classes.
         column: The sample's column with the target.
         encode: Raw column -> target tensor, in TensorFlow operations.
-        weight: Target (batch of NumPy targets) -> sample weights (batch,), from the class weights.
+        weight: One target -> its sample weight (scalar), from the class weights, in TensorFlow operations.
         head: Features -> outputs by name (`logits`).
         loss: A Keras loss over (target, logits).
         metrics: Makes fresh Keras metrics over (target, logits), for the progress bar and early stopping.
@@ -172,7 +174,7 @@ class Task:
     labels: Labels
     column: str
     encode: Callable[[Tensor], Tensor]
-    weight: Callable[[np.ndarray], np.ndarray]
+    weight: Callable[[Tensor], Tensor]
     head: Callable[[Features], dict[str, Symbol]]
     loss: keras.losses.Loss
     metrics: Callable[[], list[keras.metrics.Metric]]
@@ -236,6 +238,38 @@ class Export:
     load: Callable[[Path], Reader]
     tolerance: float
     quantized: bool
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found about one exported file.
+
+    Attributes:
+        format: The file's format.
+        scores: Every score on the test split.
+        score: Mean over heads of each task's own score.
+        drop: Score that it lost against the trained model.
+        low: Lower end of the paired 95 % interval of the drop.
+        high: Upper end.
+        difference: Largest difference of a decoded output on the golden samples.
+        latency: Milliseconds a sample, median.
+        reason: Why it is refused; empty where it passes.
+    """
+
+    format: str
+    scores: Mapping[str, Any]
+    score: float
+    drop: float
+    low: float
+    high: float
+    difference: float
+    latency: float
+    reason: str
+
+    def record(self) -> dict[str, Any]:
+        """As it stands in scores.json."""
+        found = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("format", "scores")}
+        return {**self.scores, **found}
 
 
 SOURCES = Registry("source", "tfx_finetune.sources")

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from tfx_finetune.core.errors import UserError, did_you_mean
 
@@ -46,7 +46,7 @@ class Image:
 class Samples:
     """Which samples are used, and on which side of the split."""
 
-    test: float = option(0.25, "share held out for the final scores where the data has no test split", low=0, high=0.9)
+    test: float = option(0.25, "share held out for the final scores where the data has no test split", low=0.01, high=0.9)
     val: float = option(0.1, "share held out to choose the best epoch where the data has no val split", low=0, high=0.9)
     max_bad: float = option(0.1, "share of unreadable samples above which the run fails", low=0, high=1)
     max_pixels: int = option(100_000_000, "pictures of more pixels are refused as unreadable", low=1)
@@ -127,11 +127,12 @@ def replace(config: Any, values: dict[str, Any]) -> Any:
 def validate(config: Any) -> None:
     """Raises a `UserError` for the first option whose value is of a wrong type or outside what it allows."""
     for name, item, value in leaves(config):
+        kind = cast(type, item.type)
         low, high, choices = (item.metadata[key] for key in ("low", "high", "choices"))
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        fits = isinstance(value, item.type) or (item.type is float and number)
-        if not fits or (isinstance(value, bool) and item.type is not bool):
-            raise UserError(f"--{name} has a wrong type", received=repr(value), allowed=item.type.__name__)
+        fits = isinstance(value, kind) or (kind is float and number)
+        if not fits or (isinstance(value, bool) and kind is not bool):
+            raise UserError(f"--{name} has a wrong type", received=repr(value), allowed=kind.__name__)
         if choices and value not in choices:
             raise UserError(f"--{name} is not one of its choices", received=value, allowed=choices)
         if (low is not None and not value >= low) or (high is not None and not value <= high):

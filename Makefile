@@ -1,0 +1,40 @@
+# make quickstart and make test set up all they need, on a machine that has only Python.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+RUN ?= runs/quickstart
+
+.PHONY: setup quickstart test test-all lint bench clean
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh scripts/root.sh apt-get install -y -q python3-venv
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --upgrade pip
+	$(PY) -m pip install -q -e '.[weights,dev]'
+	@# Debian packages are downloaded without root, from the lists that apt keeps.
+	@ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || sh scripts/root.sh apt-get update -q
+	@touch $@
+
+quickstart: setup
+	$(PY) -m tfx_finetune.train --flagfile=configs/quickstart.cfg --workdir=$(RUN)
+
+test: setup lint
+	$(PY) -m pytest -n 2 -m 'not slow'
+
+test-all: test
+	$(PY) -m pytest -n 2 -m slow --durations=10
+
+lint: setup
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+bench: setup
+	$(PY) benchmarks/splits.py
+	$(PY) benchmarks/memory.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info runs

@@ -1,0 +1,83 @@
+"""Options: dataclass, flags and run.cfg are one and the same thing."""
+
+import dataclasses
+
+import pytest
+
+from tfx_finetune.core import config, flagfile
+from tfx_finetune.core.config import Phase, Run
+from tfx_finetune.core.errors import UserError
+
+
+def parse(*arguments):
+    return flagfile.parse(["train", *arguments], Run())
+
+
+def test_flags_set_nested_options():
+    """Every leaf of the configuration is a flag of its dotted name."""
+    run, rest = parse("--data=photos", "--tune.epochs=3", "--nocache.enabled", "--warm.learning_rate=1e-4", "a.jpg")
+    assert (run.data, run.tune.epochs, run.cache.enabled, run.warm.learning_rate) == ("photos", 3, False, 1e-4)
+    assert rest == ["a.jpg"]
+    assert run.tune.learning_rate == Run().tune.learning_rate
+
+
+def test_written_options_are_read_back(tmp_path):
+    """run.cfg reproduces the run, whatever characters its values hold."""
+    run = Run(data="my photos/ä #1", seed=7, exports="tflite(quantize='int8')", warm=Phase(epochs=2, unfreeze="0.5"))
+    flagfile.write(run, tmp_path / "run.cfg", "a comment\nof two lines")
+    assert parse(f"--flagfile={tmp_path / 'run.cfg'}")[0] == run
+
+
+def test_command_line_wins_over_the_file_before_it(tmp_path):
+    """`--flagfile=x.cfg --tune.epochs=3` shortens the run of a config."""
+    (tmp_path / "x.cfg").write_text("# comment\n--tune.epochs=9\n--seed=4\n")
+    run, _ = parse(f"--flagfile={tmp_path / 'x.cfg'}", "--tune.epochs=3")
+    assert (run.tune.epochs, run.seed) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--dta=x", "did you mean --data?"),
+        ("--tune.epoch=3", "did you mean --tune.epochs?"),
+        ("--tune.epochs=many", "invalid literal"),
+        ("--flagfile=/nowhere/x.cfg", "flagfile"),
+    ],
+)
+def test_wrong_flags_are_named(argument, message):
+    """A flag that is not understood must not be ignored."""
+    with pytest.raises(UserError) as error:
+        parse(argument)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"tune.epochs": -1}, "--tune.epochs is out of range; received: -1; allowed: at least 0"),
+        ({"samples.test": 2.0}, "allowed: 0.01 to 0.9"),
+        ({"image.resize": "squash"}, "allowed: pad, crop, stretch"),
+        ({"seed": "x"}, "--seed has a wrong type; received: 'x'; allowed: int"),
+        ({"verify.max_drop": float("nan")}, "out of range"),
+    ],
+)
+def test_values_outside_what_is_allowed(values, message):
+    """The Python API is checked as the flags are."""
+    with pytest.raises(UserError) as error:
+        config.validate(config.replace(Run(), values))
+    assert message in str(error.value)
+
+
+def test_every_option_is_explained():
+    """--help has a line for each flag, and no flag's name begins with another one and a dot."""
+    names = [name for name, _, _ in config.leaves(Run())]
+    assert all(item.metadata["help"] for _, item, _ in config.leaves(Run()))
+    plain = {name for name in names if "." not in name}
+    assert not {name.partition(".")[0] for name in names if "." in name} & plain
+    assert "--tune.epochs=8" in flagfile.usage("doc", Run())
+
+
+def test_configuration_is_frozen():
+    """Derived values get names of their own in a Plan; nothing changes a configuration while it runs."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Run().seed = 1

@@ -1,0 +1,69 @@
+"""Registries say what is unknown, what is allowed, and what was probably meant."""
+
+from typing import Literal
+
+import pytest
+
+from tfx_finetune.contracts import REGISTRIES
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.registry import Registry
+from tfx_finetune.core.spec import parse_spec
+
+
+@pytest.fixture
+def registry():
+    registry = Registry("export", "tfx_finetune")
+
+    @registry.register
+    def tflite(
+        context: object,
+        /,
+        quantize: Literal["none", "int8"] = "none",
+        count: int = 1,
+        scale: tuple[float, float] = (0, 1),
+    ):
+        return context, quantize, count, scale
+
+    return registry
+
+
+def test_builds_with_context_and_options(registry):
+    """The context is the caller's; options are the user's, defaults filled in."""
+    assert registry.build(parse_spec("tflite('int8', scale=(0.5, 1))"), "ctx") == ("ctx", "int8", 1, (0.5, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tflit()", "unknown export; received: tflit; allowed: tflite; did you mean tflite?"),
+        ("tflite(quantise='int8')", "did you mean quantize?"),
+        ("tflite(quantize='int4')", "allowed: Literal['none', 'int8']"),
+        ("tflite(count='3')", "received: '3'; allowed: int"),
+        ("tflite(count=True)", "received: True; allowed: int"),
+        ("tflite(scale=(1, 'x'))", "wrong value for scale"),
+        ("tflite('none', 1, (0, 1), 4)", "too many positional arguments"),
+        ("tflite(context=1)", "unknown option"),
+    ],
+)
+def test_wrong_specs_say_what_is_right(registry, text, message):
+    """A typo in a config ends in one line that names the mend."""
+    with pytest.raises(UserError) as error:
+        registry.options(parse_spec(text))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_double_registration_is_a_programming_error(registry):
+    """Two components of one name would hide each other."""
+    with pytest.raises(ValueError, match="twice"):
+        registry.register(lambda: None, "tflite")
+
+
+@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
+def test_every_component_documents_and_types_its_options(registry):
+    """--list prints signatures and first lines; both must be there for every entry."""
+    assert len(registry) > 0
+    for name in registry:
+        assert (registry[name].__doc__ or "").strip(), f"{registry.kind} {name} has no docstring"
+        for parameter in registry.signature(name).parameters.values():
+            assert parameter.annotation is not parameter.empty, f"{registry.kind} {name}: {parameter.name} has no type"

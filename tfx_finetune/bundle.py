@@ -1,0 +1,206 @@
+"""STATION: the artifact on disk: created by a run, opened by everyone else."""
+
+import csv
+import dataclasses
+import functools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tfx_finetune.contracts import (
+    EXPORTS,
+    MODALITIES,
+    TASKS,
+    Card,
+    Check,
+    Export,
+    Labels,
+    Modality,
+    Reader,
+    Servable,
+    Task,
+)
+from tfx_finetune.core import files, progress
+from tfx_finetune.core.errors import UserError, did_you_mean
+from tfx_finetune.core.spec import Spec, parse_spec
+from tfx_finetune.golden import Golden, keep
+from tfx_finetune.modalities.image import reason
+from tfx_finetune.survey import Table
+
+VERSION = 1
+"""Of the manifest's form; a bundle of another version is refused."""
+
+PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained model in several formats, with labels, scores and all that is needed to feed it.
+
+    Attributes:
+        path: The folder.
+        manifest: What stands in `manifest.json`.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Bundle":
+        """Opens a bundle and checks that every file is there and unchanged.
+
+        Raises:
+            UserError: It is no bundle, or a file is missing or altered.
+        """
+        path = Path(path)
+        try:
+            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            todo = "name the folder bundle/ of a finished run"
+            raise UserError("not a bundle (it has no readable manifest.json)", received=path, todo=todo) from None
+        if "verified" not in manifest:
+            raise UserError("a bundle whose run has not finished", received=path, todo="run its command again")
+        if manifest.get("version") != VERSION:
+            raise UserError("a bundle of another version", received=manifest.get("version"), allowed=VERSION)
+        for name, known in manifest["files"].items():
+            if not (path / known["path"]).exists():
+                raise UserError(f"a file of the bundle is missing ({name})", received=path / known["path"])
+            if files.sha256(path / known["path"]) != known["sha256"]:
+                todo = "it is not what was verified; export it again"
+                raise UserError(f"a file of the bundle was altered ({name})", received=path / known["path"], todo=todo)
+        return cls(path, manifest)
+
+    @property
+    def formats(self) -> list[str]:
+        """Names of the exported files, such as `tflite_int8`."""
+        return list(self.manifest["files"])
+
+    @functools.cached_property
+    def modality(self) -> Modality:
+        """How raw content becomes model input."""
+        known = self.manifest["modality"]
+        return MODALITIES.build(Spec(known["name"], (), known["options"]), Card(**_tuples(known["card"])))
+
+    @functools.cached_property
+    def tasks(self) -> dict[str, Task]:
+        """Heads by name."""
+        heads = self.manifest["heads"].items()
+        return {
+            head: TASKS.build(
+                parse_spec(known["task"]), Labels(tuple(known["labels"]), tuple(known["counts"]), known["samples"])
+            )
+            for head, known in heads
+        }
+
+    def export(self, format: str) -> Export:
+        """The component that wrote and reads a format.
+
+        Raises:
+            UserError: The bundle has no such format.
+        """
+        if format not in self.manifest["files"]:
+            todo = did_you_mean(format, self.formats)
+            raise UserError("the bundle has no such format", received=format, allowed=self.formats, todo=todo)
+        return EXPORTS.build(parse_spec(self.manifest["files"][format]["export"]))
+
+    def reader(self, format: str = "keras") -> Reader:
+        """Opens one of the files."""
+        return self.export(format).load(self.path / self.manifest["files"][format]["path"])
+
+    def write(self, name: str, content: Any) -> None:
+        """Writes a JSON file of the bundle."""
+        with files.atomic(self.path / name) as draft:
+            draft.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    def predict(self, paths: Iterable[str | Path], format: str = "keras") -> list[dict[str, Any]]:
+        """Predicts files, and every picture of folders.
+
+        Returns:
+            One record a file, in order: file, label, score and scores by label (by head where there are several),
+            or file and error where it cannot be read.
+        """
+        return list(self.predict_each(paths, format))
+
+    def predict_each(self, paths: Iterable[str | Path], format: str = "keras") -> Iterator[dict[str, Any]]:
+        """As `predict`, one record at a time."""
+        predict = self.reader(format).predict
+        prepare = tf.function(lambda raw: self.modality.prepare(self.modality.decode(raw)))
+        for path in _expand(paths):
+            try:
+                pixels = prepare(tf.constant(path.read_bytes())).numpy()
+            except OSError as error:
+                yield {"file": str(path), "error": error.strerror or str(error)}
+                continue
+            except tf.errors.OpError as error:
+                yield {"file": str(path), "error": reason(error)}
+                continue
+            outputs = predict({self.modality.column: pixels[None]})
+            found = {head: task.predict(outputs[f"{head}/scores"][0]) for head, task in self.tasks.items()}
+            yield {"file": str(path)} | (next(iter(found.values())) if len(found) == 1 else found)
+
+
+def create(path: Path, manifest: dict[str, Any], exports: Mapping[str, Export], servable: Servable) -> Bundle:
+    """Writes every export, the labels and the manifest into a folder, which appears only when it is whole.
+
+    Args:
+        path: The bundle's folder; an earlier one is replaced.
+        manifest: What the run knows about the model; `version` and `files` are added.
+        exports: The files to write, by spec string.
+        servable: What they write.
+    """
+    known = {}
+    with files.atomic(path) as draft, progress.bar("export", len(exports)) as advance:
+        draft.mkdir()
+        for spec, export in exports.items():
+            export.write(servable, draft / export.file)
+            written = {"bytes": files.size(draft / export.file), "sha256": files.sha256(draft / export.file)}
+            known[export.format] = {"path": export.file, "export": spec} | written
+            advance(1, f"{export.format} {written['bytes'] / 1e6:.2f} MB")
+        for position, (head, names) in enumerate(servable.labels.items()):
+            name = "labels.txt" if position == 0 else f"labels.{head}.txt"
+            (draft / name).write_text("".join(f"{label}\n" for label in names), encoding="utf-8")
+        bundle = Bundle(draft, manifest | {"version": VERSION, "files": known})
+        bundle.write("manifest.json", bundle.manifest)
+    return dataclasses.replace(bundle, path=path)
+
+
+def finish(bundle: Bundle, table: Table, golden: Golden, scores: Mapping[str, Any], checks: Sequence[Check]) -> Bundle:
+    """Adds what was proven: scores.json, golden/, split.csv, and the mark of each file that passed.
+
+    Args:
+        bundle: As `create` made it.
+        table: The samples and their split.
+        golden: Samples and outputs that the files were held against.
+        scores: Of the trained model on the test split.
+        checks: Of every file.
+    """
+    bundle.write("golden/outputs.json", keep(golden, bundle.path / "golden"))
+    bundle.write("scores.json", {"test": scores} | {check.format: check.record() for check in checks})
+    with (bundle.path / "split.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["file", "split", "sha256", *table.columns])
+        writer.writerows(zip(table.file, table.split, table.digest, *table.columns.values(), strict=True))
+    done = dict(bundle.manifest) | {"verified": {check.format: not check.reason for check in checks}}
+    bundle.write("manifest.json", done)
+    return dataclasses.replace(bundle, manifest=done)
+
+
+def describe(modality: str, options: dict[str, Any], card: Card) -> dict[str, Any]:
+    """The manifest's entry from which `Bundle.modality` is built again."""
+    return {"name": modality, "options": options, "card": dataclasses.asdict(card)}
+
+
+def _tuples(card: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in card.items()}
+
+
+def _expand(paths: Iterable[str | Path]) -> Iterator[Path]:
+    for path in map(Path, paths):
+        if path.is_dir():
+            yield from sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
+        else:
+            yield path

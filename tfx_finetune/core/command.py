@@ -1,0 +1,44 @@
+"""What every command does around its work: help, flags, one-line errors, exit status."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from tfx_finetune.core import flagfile
+from tfx_finetune.core.errors import UserError
+
+Config = TypeVar("Config")
+
+
+def run(work: Callable[[Config, list[str]], None], defaults: Config, doc: str, argv: Sequence[str] = ()) -> None:
+    """Parses flags, calls `work(configuration, arguments)` and exits.
+
+    Exit status: 0 done, 2 the user's error, 3 a gate not met, 130 interrupted.
+
+    Args:
+        work: Does the command's work. TensorFlow may be imported in it, not before it.
+        defaults: The configuration that defines the flags.
+        doc: The command's docstring, which opens its help.
+        argv: In place of `sys.argv`.
+    """
+    arguments = list(argv or sys.argv)
+    if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(arguments[1:]):
+        print(flagfile.usage(doc, defaults), end="")
+        sys.exit(0)
+    # TensorFlow reads these at import; its start-up chatter would bury the command's own lines.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    try:
+        configuration, rest = flagfile.parse(arguments, defaults)
+        work(configuration, rest)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last epoch", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(130)  # threads of a running tf.data pipeline would hold a normal exit back
+    except OSError as error:
+        print(f"error: {error.strerror or error}; received: {error.filename}", file=sys.stderr)
+        sys.exit(2)

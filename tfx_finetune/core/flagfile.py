@@ -1,0 +1,75 @@
+"""Options <-> absl flags <-> flag files, all made from a default instance of a configuration.
+
+`run.cfg` is a flag file: one `--name=value` a line, read by `--flagfile=run.cfg`.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from absl import flags
+
+from tfx_finetune.core import config
+from tfx_finetune.core.errors import UserError, did_you_mean
+
+Config = TypeVar("Config")
+_DEFINE: dict[type, Any] = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+
+
+def parse(argv: Sequence[str], defaults: Config) -> tuple[Config, list[str]]:
+    """Parses a command line, `--flagfile` included, into a configuration.
+
+    Args:
+        argv: The program's name and its arguments, as in `sys.argv`.
+        defaults: Defines which flags exist, and their values where they are not given.
+
+    Returns:
+        The configuration, and the arguments that are not flags.
+
+    Raises:
+        UserError: A flag is unknown or has a value of a wrong type, or a flag file cannot be read.
+    """
+    values = flags.FlagValues()
+    leaves = list(config.leaves(defaults))
+    for name, item, value in leaves:
+        _DEFINE[type(value)](name, value, item.metadata["help"], flag_values=values)
+    try:
+        rest = values(list(argv))[1:]
+    except flags.UnrecognizedFlagError as error:
+        names = [name for name, _, _ in leaves]
+        raise UserError("unknown flag", received=f"--{error.flagname}", todo=_near(error.flagname, names)) from None
+    except flags.Error as error:
+        raise UserError(f"bad flag: {error}") from None
+    given = {name: values[name].value for name, _, _ in leaves if values[name].present}
+    return config.replace(defaults, given), rest
+
+
+def write(run: Any, path: Path, opening: str = "") -> None:
+    """Writes every option as a flag file that begins with the comment `opening`."""
+    comment = "".join(f"# {line}\n" for line in opening.splitlines())
+    path.write_text(comment + "".join(f"{line}\n" for line in lines(run)), encoding="utf-8")
+
+
+def lines(run: Any) -> list[str]:
+    """Every option of a configuration as `--name=value`."""
+    return [f"--{name}={value}" for name, _, value in config.leaves(run)]
+
+
+def usage(doc: str, defaults: Any) -> str:
+    """The help text of a command: what its docstring says, and every flag with its default."""
+    shown = [doc.strip(), "", "flags:", "  --flagfile=FILE  read flags from a file, one --name=value a line"]
+    for name, item, value in config.leaves(defaults):
+        choices = f" ({' | '.join(item.metadata['choices'])})" if item.metadata["choices"] else ""
+        text = f"--{name}={value}  {item.metadata['help']}{choices}"
+        shown += textwrap.wrap(text, 118, initial_indent="  ", subsequent_indent="      ")
+    return "\n".join(shown) + "\n"
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    return (did_you_mean(name, names) or "--help lists the flags").replace("did you mean ", "did you mean --")

@@ -1,0 +1,76 @@
+"""The engine that runs a frozen trunk: LiteRT on a CPU, where it is several times faster than Keras, else Keras."""
+
+import queue
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import keras
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from tfx_finetune.core import hardware, progress
+
+Apply = Callable[[np.ndarray], np.ndarray]
+
+# Conversion costs 2 to 4 seconds; below so many samples Keras is done sooner.
+_WORTH_CONVERTING = 400
+_INTERPRETERS = 16
+
+
+def engine(trunk: keras.Model, samples: int) -> Apply:
+    """Returns a function from prepared inputs (batch, ...) to the trunk's output (batch, ...), float32.
+
+    Args:
+        trunk: A model of one input and one output, run in inference mode.
+        samples: How many samples it is wanted for.
+    """
+    if hardware.detect().engine == "litert" and samples >= _WORTH_CONVERTING:
+        try:
+            return _litert(trunk)
+        except Exception as error:
+            # The converter raises whatever its C++ side met; the trunk is as right in Keras, only slower.
+            progress.say(f"the frozen trunk runs in Keras: LiteRT cannot take it ({str(error).splitlines()[0]})")
+    return _keras(trunk)
+
+
+def _keras(trunk: keras.Model) -> Apply:
+    run = tf.function(lambda inputs: trunk(inputs, training=False), jit_compile=hardware.detect().jit_compile)
+    return lambda inputs: tf.cast(run(tf.cast(inputs, tf.float32)), tf.float32).numpy()
+
+
+def _litert(trunk: keras.Model) -> Apply:
+    content = to_litert(trunk)
+    # One single-threaded interpreter a core, each with a sample of its own, keeps every core busy to the end.
+    count = min(hardware.detect().threads, _INTERPRETERS)
+    free: queue.SimpleQueue[Interpreter] = queue.SimpleQueue()
+    for _ in range(count):
+        interpreter = Interpreter(model_content=content, num_threads=1)
+        interpreter.allocate_tensors()
+        free.put(interpreter)
+    source, target = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    pool = ThreadPoolExecutor(count)
+
+    def one(sample: np.ndarray) -> np.ndarray:
+        interpreter = free.get()
+        interpreter.set_tensor(source, sample[None].astype(np.float32))
+        interpreter.invoke()
+        output = interpreter.get_tensor(target)[0]
+        free.put(interpreter)
+        return output
+
+    return lambda inputs: np.stack(list(pool.map(one, inputs)))
+
+
+def to_litert(model: keras.Model) -> bytes:
+    """Converts a model of one input and one output for batches of one, float32, builtin operators only.
+
+    Weights are frozen into the graph first: a converter that is given a Keras model's function as it is writes a
+    file without them, and without an error.
+    """
+    (source,) = model.inputs
+    signature = tf.TensorSpec([1, *source.shape[1:]], tf.float32)
+    function = tf.function(lambda inputs: model(inputs, training=False)).get_concrete_function(signature)
+    frozen = convert_variables_to_constants_v2(function)
+    return tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()

@@ -1,0 +1,84 @@
+"""COMMAND and STATION: any predict function and batches -> scores.
+
+    python -m tfx_finetune.evaluate --bundle=runs/tux/bundle --data=other/ [--format=saved_model]
+
+prints one JSON object with every score of a bundle's file on labelled data, whole: nothing of it is held back.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfx_finetune.contracts import Batch, Task
+from tfx_finetune.core import command
+from tfx_finetune.core.config import option
+
+
+def predictions(predict: Callable, batches: Iterable[tuple[Any, Batch]]) -> tuple[Batch, Batch]:
+    """Runs `predict` over batches of (inputs, targets) and returns all (targets, outputs), in order, as arrays."""
+    targets: dict[str, list[np.ndarray]] = {}
+    outputs: dict[str, list[np.ndarray]] = {}
+    for inputs, target in batches:
+        for found, values in ((targets, target), (outputs, predict(inputs))):
+            for name, value in values.items():
+                found.setdefault(name, []).append(np.asarray(value))
+    joined = [{name: np.concatenate(parts) for name, parts in found.items()} for found in (targets, outputs)]
+    return joined[0], joined[1]
+
+
+def evaluate(tasks: Mapping[str, Task], targets: Batch, outputs: Batch) -> dict[str, Any]:
+    """Returns every score of every head, named `<head>/<score>`.
+
+    Args:
+        tasks: Heads by name.
+        targets: By head, (n, ...).
+        outputs: Decoded outputs, `<head>/scores` (n, classes).
+    """
+    return {
+        f"{head}/{name}": value
+        for head, task in tasks.items()
+        for name, value in task.scores(targets[head], outputs[f"{head}/scores"]).items()
+    }
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Options of the command."""
+
+    bundle: str = option("", "the folder bundle/ of a finished run")
+    data: str = option("", "labelled data: a folder with a sub-folder a class, a table, or a source spec")
+    format: str = option("keras", "which of the bundle's files is evaluated, such as saved_model or tflite_int8")
+    split: str = option("", "train, val or test of data that comes split; by default everything")
+    max_bad: float = option(0.1, "share of unreadable samples above which the command fails", low=0, high=1)
+    plugins: str = option("", "modules to import first, separated by commas")
+
+
+def main() -> None:
+    """Runs the command."""
+    command.run(print_scores, Evaluate(), __doc__ or "")
+
+
+def print_scores(options: Evaluate, rest: list[str]) -> None:
+    """Prints every score of a bundle's file on labelled data as one JSON object.
+
+    Raises:
+        UserError: Bundle or data cannot be used, or the data has a label that the model does not know.
+    """
+    from tfx_finetune.bundle import Bundle
+    from tfx_finetune.pipeline import labelled
+    from tfx_finetune.plan import load_plugins
+
+    load_plugins(options.plugins)
+    bundle = Bundle.open(options.bundle)
+    data = labelled(options.data, bundle.modality, bundle.tasks, options.split, options.max_bad)
+    predict = bundle.reader(options.format).predict
+    batches = ((inputs, targets) for inputs, targets, _ in data.batches("test").as_numpy_iterator())
+    scores = evaluate(bundle.tasks, *predictions(predict, batches))
+    print(json.dumps({"samples": data.table.size("test"), "skipped": len(data.table.bad)} | scores, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

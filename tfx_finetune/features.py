@@ -1,0 +1,136 @@
+"""STATION: a frozen trunk's outputs, computed once a sample and view, kept on disk, found again by content."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfx_finetune.core import files, progress
+from tfx_finetune.pipeline import Data
+
+Apply = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Store:
+    """Arrays on disk, memory-mapped, one row a sample: what goes into the top, targets and weights by head.
+
+    Attributes:
+        inputs: One array a view, each (n, ...).
+        targets: By head, (n, ...).
+        weights: By head, (n,).
+    """
+
+    inputs: tuple[np.ndarray, ...]
+    targets: dict[str, np.ndarray]
+    weights: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.inputs[0])
+
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Yields (inputs, targets) of the first view in order."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield np.asarray(self.inputs[0][part]), {head: target[part] for head, target in self.targets.items()}
+
+    def epochs(self, first: int, last: int, size: int, seed: int) -> tf.data.Dataset:
+        """Shuffled batches of the epochs `first` to `last - 1`; epoch e takes view e modulo the number of views."""
+        heads = list(self.targets)
+        columns = [self.inputs[0], *self.targets.values(), *self.weights.values()]
+        types = [tf.as_dtype(column.dtype) for column in columns]
+
+        def gather(epoch: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
+            view = self.inputs[int(epoch) % len(self.inputs)]
+            return [np.asarray(column[rows]) for column in (view, *columns[1:])]
+
+        def batch(epoch: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, dict, dict]:
+            found = tf.numpy_function(gather, [epoch, rows], types, stateful=False)
+            for tensor, column in zip(found, columns, strict=True):
+                tensor.set_shape([None, *column.shape[1:]])
+            targets, weights = found[1 : 1 + len(heads)], found[1 + len(heads) :]
+            return found[0], dict(zip(heads, targets, strict=True)), dict(zip(heads, weights, strict=True))
+
+        def one(epoch: tf.Tensor) -> tf.data.Dataset:
+            order = tf.random.experimental.stateless_shuffle(tf.range(len(self)), [tf.cast(seed, tf.int64), epoch])
+            rows = tf.data.Dataset.from_tensor_slices(order).batch(size)
+            return rows.map(lambda chosen: batch(epoch, chosen), tf.data.AUTOTUNE)
+
+        return tf.data.Dataset.range(first, last).flat_map(one).prefetch(4)
+
+
+def collect(data: Data, split: str, views: int, trunk: Apply | None, key: str, folder: Path) -> Store:
+    """Returns the trunk's outputs of a split, from disk if they are there, else computed and kept.
+
+    Args:
+        data: The samples.
+        split: `train`, `val` or `test`.
+        views: How many augmented views of each sample; 1 is the sample itself.
+        trunk: Inputs (batch, ...) -> outputs (batch, ...); None keeps the prepared inputs themselves.
+        key: Digest of everything that determines the outputs besides split and view; see `fingerprint`.
+        folder: Where stores are kept.
+    """
+    stores = []
+    for view in range(views):
+        digest = hashlib.sha256(f"{key}/{split}/{view}".encode()).hexdigest()[:32]
+        place = folder / digest
+        if not place.is_dir():
+            title = f"{split} view {view + 1}/{views}" if views > 1 else split
+            with files.atomic(place) as draft:
+                _compute(data, split, view, trunk, draft, title)
+        stores.append({file.stem: np.load(file, mmap_mode="r") for file in place.glob("*.npy")})
+    heads = list(data.tasks)
+    return Store(
+        tuple(store["input"] for store in stores),
+        {head: stores[0][f"target_{position}"] for position, head in enumerate(heads)},
+        {head: stores[0][f"weight_{position}"] for position, head in enumerate(heads)},
+    )
+
+
+def fingerprint(data: Data, trunk: keras.Model | None, settings: dict[str, Any]) -> str:
+    """Digest of what determines a trunk's outputs: samples, split, targets, preparation, graph and weights."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for column in (data.table.digest, data.table.split, *data.table.columns.values()):
+        digest.update("\n".join(column).encode())
+    if trunk is not None:
+        for layer in trunk.layers:
+            # Automatic names count up within a process and would make every key a new one.
+            config = {name: value for name, value in layer.get_config().items() if name != "name"}
+            digest.update(json.dumps([type(layer).__name__, config], sort_keys=True, default=str).encode())
+        for weight in trunk.weights:
+            digest.update(np.ascontiguousarray(weight.numpy()))
+    return digest.hexdigest()
+
+
+def forget(folder: Path) -> None:
+    """Removes a folder of stores."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _compute(data: Data, split: str, view: int, trunk: Apply | None, folder: Path, title: str) -> None:
+    """Writes input.npy, target_<i>.npy and weight_<i>.npy of a split, a batch at a time."""
+    folder.mkdir()
+    count, done = data.table.size(split), 0
+    arrays: dict[str, np.ndarray] = {}
+    with progress.bar(title, count) as advance:
+        for inputs, targets, weights in data.batches(split, view).as_numpy_iterator():
+            (pixels,) = inputs.values()
+            rows = {"input": trunk(pixels) if trunk else pixels}
+            rows |= {f"target_{i}": value for i, value in enumerate(targets.values())}
+            rows |= {f"weight_{i}": value for i, value in enumerate(weights.values())}
+            for name, value in rows.items():
+                if name not in arrays:
+                    shape = (count, *value.shape[1:])
+                    arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", value.dtype, shape)
+                arrays[name][done : done + len(value)] = value
+            done += len(pixels)
+            advance(len(pixels), f"{count} samples")
+    for array in arrays.values():
+        array.flush()

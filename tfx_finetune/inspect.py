@@ -1,0 +1,105 @@
+"""COMMAND: walks one sample through every step of a run, with shapes, dtypes and ranges; trains nothing.
+
+python -m tfx_finetune.inspect --data=photos/
+python -m tfx_finetune.inspect --flagfile=configs/tux_classify.cfg
+python -m tfx_finetune.inspect --list                every component, with its options
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tfx_finetune.core import command
+from tfx_finetune.core.config import Run, option
+
+
+@dataclass(frozen=True)
+class Inspect(Run):
+    """Options of the command: those of a run, and whether to list the components instead."""
+
+    list: bool = option(False, "print every component with its options")
+
+
+def inspect(options: Inspect, rest: list[str]) -> None:
+    """Prints either the registries or the walk of one sample."""
+    if options.list:
+        list_components(options.plugins)
+    else:
+        walk(options)
+
+
+def list_components(plugins: str) -> None:
+    """Prints every registry: each component's signature and the first line of its docstring."""
+    from tfx_finetune.contracts import REGISTRIES
+    from tfx_finetune.plan import load_plugins
+
+    load_plugins(plugins)
+    for registry in REGISTRIES:
+        print(f"{registry.kind}:")
+        for name in registry:
+            signature = registry.signature(name)
+            doc = (registry[name].__doc__ or "").strip().partition("\n")[0]
+            print(f"  {name}{signature.replace(return_annotation=signature.empty)}\n      {doc}")
+
+
+def walk(run: Run) -> None:
+    """Prints what the first training sample is after every step."""
+    import tensorflow as tf
+
+    from tfx_finetune.engine import engine
+    from tfx_finetune.model import build_model, build_tower, cut, unfrozen
+    from tfx_finetune.pipeline import prepare_data
+    from tfx_finetune.plan import check
+
+    plan = check(run)
+    print(f"source     {plan.source}\ntower      {plan.tower[0]}={plan.tower[1]}")
+    backbone = build_tower(plan)
+    data = prepare_data(plan, backbone.card)
+    network = build_model(plan, backbone, data.tasks)
+    for split in ("train", "val", "test"):
+        print(f"{split:<10} {data.table.size(split)} samples")
+    for head, task in data.tasks.items():
+        print(f"{head:<10} {len(task.labels.names)} classes: {', '.join(task.labels.names[:20])}")
+    member = data.some("train", 1)
+    raw = data.raw(member)[0]
+    decoded = data.modality.decode(tf.constant(raw))
+    show("file", data.table.file[member][0])
+    show("raw", raw)
+    show("decoded", decoded)
+    sample = {data.modality.column: decoded}
+    for position, augment in enumerate(plan.augments):
+        sample = augment(sample, tf.constant([run.seed, position], tf.int64))
+        show(f"augment {position + 1}", sample[data.modality.column])
+    prepared = data.prepared(member)
+    show("prepared", prepared)
+    for name, phase in plan.phases.items():
+        trunk, _ = cut(network, phase.unfreeze)
+        count = unfrozen(backbone.groups, phase.unfreeze)
+        print(f"{name:<10} trains {count} of {len(backbone.groups)} groups and the heads")
+        if trunk is not None:
+            show("  trunk", engine(trunk, 1)(prepared))
+    outputs = network.model({data.tower: prepared}, training=False)
+    for head, task in data.tasks.items():
+        logits = {"logits": outputs[f"{head}/logits"]}
+        show(f"{head}/logits", logits["logits"])
+        show(f"{head}/scores", task.decode(logits)["scores"])
+
+
+def show(step: str, value: Any) -> None:
+    """Prints a value's shape, dtype and range."""
+    import numpy as np
+
+    if isinstance(value, (bytes, str)):
+        text = f"{len(value)} bytes" if isinstance(value, bytes) else value
+    else:
+        array = np.asarray(value)
+        text = f"{array.dtype} {array.shape}  {array.min():.4g} to {array.max():.4g}, mean {array.mean():.4g}"
+    print(f"{step:<14} {text}")
+
+
+def main() -> None:
+    """Runs the command."""
+    command.run(inspect, Inspect(), __doc__ or "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""STATION: tower -> heads -> one flat functional keras.Model, and where a phase cuts it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import keras
+
+from tfx_finetune.contracts import BACKBONES, Backbone, Group, Task
+from tfx_finetune.plan import Plan
+
+
+@dataclass(frozen=True)
+class Network:
+    """The model that is trained, with the parts that it was made of.
+
+    Attributes:
+        model: {tower: prepared input} -> {"<head>/logits": ...}.
+        tower: The name of its input.
+        backbone: The pretrained part.
+        tasks: Heads by name.
+    """
+
+    model: keras.Model
+    tower: str
+    backbone: Backbone
+    tasks: Mapping[str, Task]
+
+
+def build_tower(plan: Plan) -> Backbone:
+    """Builds the backbone with its pretrained weights."""
+    return BACKBONES.build(plan.tower[1])
+
+
+def build_model(plan: Plan, backbone: Backbone, tasks: Mapping[str, Task]) -> Network:
+    """Puts the heads on the tower."""
+    outputs = {
+        f"{head}/{name}": tensor
+        for head, task in tasks.items()
+        for name, tensor in task.head(backbone.features).items()
+    }
+    tower = plan.tower[0]
+    return Network(keras.Model({tower: backbone.inputs}, outputs), tower, backbone, tasks)
+
+
+def cut(network: Network, unfreeze: str) -> tuple[keras.Model | None, keras.Model]:
+    """Cuts the model into what a phase leaves as it is and what it trains, and sets what is trainable.
+
+    BatchNormalization of the pretrained tower stays frozen wherever the cut is: its statistics come from far more
+    data than a fine-tuning set, and a frozen one runs in inference mode (Keras transfer-learning guide). A tower
+    that was initialized at random has nothing to keep, so all of it is trained.
+
+    Args:
+        network: The whole model.
+        unfreeze: How many groups from the top are trained: a number, a share of them, or `all`.
+
+    Returns:
+        The trunk (None where everything is trained) and the top. Both share their layers with the whole model.
+    """
+    groups = network.backbone.groups
+    count = unfrozen(groups, unfreeze)
+    pretrained = bool(network.backbone.card.origin)
+    trained = {name for group in groups[len(groups) - count :] for name in group.layers}
+    frozen = {name for group in groups for name in group.layers} - trained
+    for layer in network.model.layers:
+        normalization = isinstance(layer, keras.layers.BatchNormalization) and pretrained
+        layer.trainable = layer.name not in frozen and not (normalization and layer.name in trained)
+    if count == len(groups):
+        return None, network.model
+    features = network.backbone.features
+    # A frozen tower is cut behind its pooling, where least is left to keep.
+    joint = features.pooled if count == 0 else groups[-count - 1].output
+    trunk = keras.Model({network.tower: network.backbone.inputs}, joint, name="trunk")
+    return trunk, keras.Model(joint, network.model.output, name="top")
+
+
+def unfrozen(groups: tuple[Group, ...], unfreeze: str) -> int:
+    """How many of the groups, from the top, an `unfreeze` option means."""
+    if unfreeze == "all":
+        return len(groups)
+    if "." in unfreeze:
+        return min(len(groups), math.ceil(float(unfreeze) * len(groups)))
+    return min(len(groups), int(unfreeze))

@@ -1,0 +1,163 @@
+"""STATION: samples of a split -> tf.data batches of model inputs, targets and weights.
+
+The order of the steps: read -> decode -> augment (training only) -> prepare -> encode -> batch -> prefetch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfx_finetune.contracts import MODALITIES, SOURCES, TASKS, Augment, Card, Modality, Source, Task
+from tfx_finetune.core.spec import Spec
+from tfx_finetune.plan import Plan, image_options
+from tfx_finetune.sources.recognize import recognize
+from tfx_finetune.survey import Table, load, opened
+
+
+@dataclass(frozen=True)
+class Data:
+    """A source whose samples are known to be readable, split, and turned into tensors.
+
+    Attributes:
+        source: Where the samples come from.
+        table: What is in it.
+        modality: How its raw column becomes model input.
+        tower: The name of the model's input.
+        tasks: Heads by name; they encode the targets.
+        augments: For training samples.
+        seed: Of the augmentation.
+        batch_size: Samples a batch.
+    """
+
+    source: Source
+    table: Table
+    modality: Modality
+    tower: str
+    tasks: Mapping[str, Task]
+    augments: tuple[Augment, ...]
+    seed: int
+    batch_size: int
+
+    def batches(self, split: str, view: int = 0) -> tf.data.Dataset:
+        """Batches of a split in the source's order: no sample is dropped, repeated or moved.
+
+        Args:
+            split: `train`, `val` or `test`.
+            view: 0 is each sample itself; 1 and above are augmented views, the same at every call.
+
+        Returns:
+            A data set of (inputs by tower, targets by head, sample weights by head).
+        """
+        return (
+            self._samples(self.table.split == split)
+            .map(self._prepared(view), tf.data.AUTOTUNE)
+            .batch(self.batch_size)
+            .prefetch(2)
+        )
+
+    def epochs(self, split: str, first: int, last: int) -> tf.data.Dataset:
+        """Shuffled and freshly augmented batches of the epochs `first` to `last - 1`, one after the other.
+
+        Order and augmentation of an epoch depend on the seed and the epoch alone, so training can go on anywhere.
+        """
+        # Shuffling comes before decoding: names are small, so the buffer may hold many samples.
+        buffer = min(self.table.size(split), 100_000 if self.source.paths else 10_000)
+
+        def one(epoch: tf.Tensor) -> tf.data.Dataset:
+            samples = self._samples(self.table.split == split)
+            shuffled = samples.shuffle(buffer, seed=epoch + self.seed, reshuffle_each_iteration=False)
+            return shuffled.map(self._prepared(epoch + 1), tf.data.AUTOTUNE).batch(self.batch_size)
+
+        return tf.data.Dataset.range(first, last).flat_map(one).prefetch(2)
+
+    def some(self, split: str, count: int) -> np.ndarray:
+        """Marks up to `count` samples of a split, evenly spaced in the source's order, which often is by class."""
+        rows = np.flatnonzero(self.table.split == split)
+        member = np.zeros(len(self.table.split), bool)
+        member[rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]] = True
+        return member
+
+    def raw(self, member: np.ndarray) -> list[bytes]:
+        """Encoded content of the marked samples; pixels that came decoded are encoded as PNG."""
+        samples = self._samples(member).map(lambda _, sample: self._read(sample)[self.modality.column])
+        return [_encoded(content) for content in samples]
+
+    def prepared(self, member: np.ndarray) -> np.ndarray:
+        """Prepared inputs of the marked samples, (n, ...)."""
+        batches = self._samples(member).map(self._prepared(0), tf.data.AUTOTUNE).batch(self.batch_size)
+        return np.concatenate([inputs[self.tower] for inputs, _, _ in batches.as_numpy_iterator()])
+
+    def examples(self, count: int = 256) -> dict[str, np.ndarray]:
+        """Prepared training inputs for calibration, by column."""
+        return {self.modality.column: self.prepared(self.some("train", count))}
+
+    def _samples(self, member: np.ndarray) -> tf.data.Dataset:
+        marked = tf.constant(member)
+        parts = [self.source.read(part) for part in self.source.sizes]
+        samples = parts[0]
+        for part in parts[1:]:
+            samples = samples.concatenate(part)
+        # Samples of other splits are left out before their files are read.
+        return samples.enumerate().filter(lambda index, _: marked[index])
+
+    def _read(self, sample: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return sample | {column: tf.io.read_file(sample[column]) for column in self.source.paths}
+
+    def _prepared(self, view: int | tf.Tensor) -> Any:
+        augmented = bool(self.augments) and not (isinstance(view, int) and view == 0)
+
+        def prepare(index: tf.Tensor, sample: dict[str, tf.Tensor]) -> tuple[dict, dict, dict]:
+            column = self.modality.column
+            sample = self._read(sample)
+            sample[column] = self.modality.decode(sample[column])
+            if augmented:
+                seed = tf.stack([tf.cast(view, tf.int64) * 1_000_003 + self.seed, index])
+                for position, augment in enumerate(self.augments):
+                    sample = augment(sample, tf.random.experimental.stateless_fold_in(seed, position))
+            targets = {head: task.encode(sample[task.column]) for head, task in self.tasks.items()}
+            weights = {head: task.weight(targets[head]) for head, task in self.tasks.items()}
+            return {self.tower: self.modality.prepare(sample[column])}, targets, weights
+
+        return prepare
+
+
+def prepare_data(plan: Plan, card: Card) -> Data:
+    """Opens, surveys and splits the data of a run, and makes the tasks for its classes.
+
+    Args:
+        plan: The run.
+        card: Of the backbone that the samples are prepared for.
+
+    Raises:
+        UserError: The data cannot be used as it is.
+    """
+    modality = MODALITIES.build(Spec("image", (), image_options(plan.run)), card)
+    source, table, labels = load(plan, modality)
+    tasks = {head: TASKS.build(spec, labels[head]) for head, spec in plan.heads.items()}
+    run = plan.run
+    return Data(source, table, modality, plan.tower[0], tasks, plan.augments, run.seed, run.batch_size)
+
+
+def labelled(data: str, modality: Modality, tasks: Mapping[str, Task], split: str, max_bad: float) -> Data:
+    """Opens labelled data for a model that exists; every sample that is wanted stands in the split `test`.
+
+    Args:
+        data: A path or a source spec.
+        modality: The model's.
+        tasks: The model's heads.
+        split: A part that the data comes with; empty for all of it.
+        max_bad: Share of unreadable samples above which this fails.
+
+    Raises:
+        UserError: The data cannot be used, or has a label that the model does not know.
+    """
+    source = SOURCES.build(recognize(data))
+    table = opened(source, modality, tasks, split, max_bad)
+    return Data(source, table, modality, modality.column, tasks, (), 0, 32)
+
+
+def _encoded(content: tf.Tensor) -> bytes:
+    return (content if content.dtype == tf.string else tf.io.encode_png(content)).numpy()

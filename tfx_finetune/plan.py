@@ -1,0 +1,126 @@
+"""STATION: check(run) -> Plan. Every error that a configuration can have is found here, before data or weights."""
+
+import importlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfx_finetune.contracts import AUGMENTS, BACKBONES, EXPORTS, MODALITIES, TASKS, Augment, Card, Export
+from tfx_finetune.core import assets, config
+from tfx_finetune.core.config import Phase, Run
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import Spec, parse_named_specs, parse_specs
+from tfx_finetune.sources.recognize import recognize
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run, its spec strings resolved.
+
+    Attributes:
+        run: The configuration as it was given.
+        source: Where the samples come from.
+        tower: The name of the tower, which is also the model's input, and its spec.
+        heads: Task specs by head.
+        augments: In the order in which they are applied.
+        exports: The files to write, by spec string.
+        phases: By name, in order, those of zero epochs left out.
+        workdir: The folder for everything the run writes.
+    """
+
+    run: Run
+    source: Spec
+    tower: tuple[str, Spec]
+    heads: dict[str, Spec]
+    augments: tuple[Augment, ...]
+    exports: dict[str, Export]
+    phases: dict[str, Phase]
+    workdir: Path
+
+    @property
+    def preparation(self) -> dict[str, object]:
+        """What determines a sample's prepared form and its target, apart from its content."""
+        run = self.run
+        heads = {head: str(spec) for head, spec in self.heads.items()}
+        return {"image": image_options(run), "augment": run.augment, "seed": run.seed, "heads": heads}
+
+    @property
+    def features_folder(self) -> Path | None:
+        """Where a trunk's outputs are kept for the next run; None where they are not."""
+        return assets.cache() / "features" if self.run.cache.enabled else None
+
+
+def check(run: Run) -> Plan:
+    """Checks a configuration as a whole and resolves it.
+
+    Raises:
+        UserError: For the first thing that is wrong with it.
+    """
+    config.validate(run)
+    load_plugins(run.plugins)
+    assets.use_cache(run.cache.dir)
+    if not run.data:
+        raise UserError("no data given", todo="say --data=FOLDER, with a sub-folder for each class")
+    if run.samples.test + run.samples.val >= 1:
+        shares = f"{run.samples.test} + {run.samples.val}"
+        raise UserError("--samples.test and --samples.val leave nothing to train on", received=shares)
+    source = recognize(run.data)
+    towers = parse_named_specs(run.towers or run.backbone, default="image")
+    if len(towers) != 1:
+        raise UserError("one tower at a time", received=run.towers, allowed="--backbone=..., or one named tower")
+    heads = parse_named_specs(run.heads, default="label")
+    if not heads:
+        raise UserError("no head given", allowed=sorted(TASKS))
+    for spec in heads.values():
+        TASKS.options(spec)
+    name, tower = next(iter(towers.items()))
+    BACKBONES.options(tower)
+    MODALITIES.build(Spec("image", (), image_options(run)), Card(size=1))
+    exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(run.exports)}
+    formats = [export.format for export in exports.values()]
+    if len(set(formats)) < len(formats):
+        raise UserError("--exports writes a file twice", received=formats)
+    phases = {"warm": run.warm, "tune": run.tune}
+    return Plan(
+        run=run,
+        source=source,
+        tower=(name, tower),
+        heads=heads,
+        augments=tuple(AUGMENTS.build(spec) for spec in parse_specs(run.augment)),
+        exports=exports,
+        phases={name: _checked(name, phase) for name, phase in phases.items() if phase.epochs},
+        workdir=Path(run.workdir or Path("runs") / _slug(source)),
+    )
+
+
+def image_options(run: Run) -> dict[str, object]:
+    """The options of the image modality that a run sets."""
+    image = run.image
+    return {
+        "size": image.size,
+        "resize": image.resize,
+        "background": image.background,
+        "max_pixels": run.samples.max_pixels,
+    }
+
+
+def load_plugins(names: str) -> None:
+    """Imports the modules of a comma-separated list, which register components of their own."""
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError("cannot import a plug-in", received=f"{name} ({error})", todo="is it installed?") from None
+
+
+def _checked(name: str, phase: Phase) -> Phase:
+    if not re.fullmatch(r"all|\d+|0?\.\d+", phase.unfreeze):
+        allowed = "a number of groups, a share such as 0.3, or all"
+        raise UserError(f"--{name}.unfreeze is not understood", received=phase.unfreeze, allowed=allowed)
+    return phase
+
+
+def _slug(source: Spec) -> str:
+    said = [str(value) for value in source.args] + [v for k, v in source.kwargs.items() if k == "path"]
+    text = Path(said[0]).name if said and said[0] else source.name
+    return re.sub(r"[^\w.-]+", "_", text) or source.name

@@ -1,0 +1,59 @@
+"""COMMAND: a bundle and files in, one JSON line a file out.
+
+    python -m tfx_finetune.predict --bundle=runs/tux/bundle a.jpg b.png folder/
+    python -m tfx_finetune.predict --bundle=runs/tux/bundle --format=tflite_int8 a.jpg
+
+Each line has file, label, score and scores (by label), or file and error where the file cannot be read.
+From Python: `Bundle.open(folder).predict(files)`.
+"""
+
+import json
+from dataclasses import dataclass
+
+from tfx_finetune.core import command
+from tfx_finetune.core.config import option
+from tfx_finetune.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Options of the command."""
+
+    bundle: str = option("", "the folder bundle/ of a finished run")
+    format: str = option("keras", "which of the bundle's files predicts, such as saved_model or tflite_int8")
+    plugins: str = option("", "modules to import first, separated by commas")
+
+
+def predict(options: Predict, paths: list[str]) -> None:
+    """Prints the predictions of files, and of every picture of folders.
+
+    Raises:
+        UserError: The bundle cannot be used, there is nothing to predict, or some files could not be read; what
+            could be read is printed first.
+    """
+    from tfx_finetune.bundle import Bundle
+    from tfx_finetune.plan import load_plugins
+
+    load_plugins(options.plugins)
+    if not paths:
+        raise UserError("nothing to predict", todo="name files or folders behind the flags")
+    bundle = Bundle.open(options.bundle)
+    failed = []
+    count = 0
+    for record in bundle.predict_each(paths, options.format):
+        print(json.dumps(record, ensure_ascii=False), flush=True)
+        failed += [f"{record['file']}: {record['error']}"] if "error" in record else []
+        count += 1
+    if not count:
+        raise UserError("no pictures found", received=", ".join(paths))
+    if failed:
+        raise UserError(f"{len(failed)} of {count} files cannot be read", received="; ".join(failed[:3]))
+
+
+def main() -> None:
+    """Runs the command."""
+    command.run(predict, Predict(), __doc__ or "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Classification: each sample has exactly one of the classes."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn import metrics
+
+from tfx_finetune.contracts import TASKS, Labels, Task
+from tfx_finetune.tasks.head import ClassWeights, Init, class_weights, linear
+
+
+@TASKS.register
+def classify(
+    labels: Labels,
+    /,
+    *,
+    column: str = "label",
+    label_smoothing: float = 0.1,
+    focal: float = 0.0,
+    class_weight: ClassWeights = "none",
+    dropout: float = 0.2,
+    init: Init = "zeros",
+) -> Task:
+    """One class a sample: softmax and cross-entropy.
+
+    Args:
+        labels: The classes and their training counts.
+        column: The sample's column with the class name.
+        label_smoothing: Share of the target spread over all classes (Szegedy et al., arXiv 1512.00567).
+        focal: Gamma of the focal loss (arXiv 1708.02002); 0 is plain cross-entropy.
+        class_weight: `balanced` weighs samples inversely to the frequency of their class.
+        dropout: Share of features dropped before the head in training.
+        init: Initialization of the head; see `head.linear`.
+    """
+    weights = class_weights(labels, class_weight)
+    table = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(list(labels.names), tf.range(len(labels.names))), default_value=-1
+    )
+    reduction = "mean_with_sample_weight"
+    if focal:
+        loss = keras.losses.CategoricalFocalCrossentropy(
+            alpha=1.0, gamma=focal, from_logits=True, label_smoothing=label_smoothing, reduction=reduction
+        )
+    else:
+        loss = keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=label_smoothing, reduction=reduction
+        )
+    frequency = np.maximum(np.asarray(labels.counts, np.float32), 0.5) / max(labels.samples, 1)
+    return Task(
+        labels=labels,
+        column=column,
+        encode=lambda name: tf.one_hot(table.lookup(name), len(labels.names)),
+        weight=lambda target: tf.gather(weights, tf.argmax(target)),
+        head=linear(labels, dropout, init, np.log(frequency)),
+        loss=loss,
+        metrics=lambda: [keras.metrics.CategoricalAccuracy(name="accuracy")],
+        score="accuracy",
+        decode=lambda outputs: {"scores": keras.ops.softmax(outputs["logits"])},
+        scores=lambda targets, scores: classification_scores(labels.names, targets.argmax(-1), scores),
+        correct=lambda targets, scores: (targets.argmax(-1) == scores.argmax(-1)).astype(np.float64),
+        predict=lambda scores: {
+            "label": labels.names[int(scores.argmax())],
+            "score": float(scores.max()),
+            "scores": dict(zip(labels.names, map(float, scores), strict=True)),
+        },
+    )
+
+
+def classification_scores(names: tuple[str, ...], truth: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+    """Every score of a classifier, as scikit-learn computes it.
+
+    Args:
+        names: Class names.
+        truth: Class indices, (n,).
+        scores: Probabilities, (n, classes).
+
+    Returns:
+        accuracy, top5_accuracy (where there are more than five classes), balanced_accuracy (mean recall of the
+        classes that occur), log_loss, precision, recall and f1 as macro and micro averages, `per_class`
+        (precision, recall, f1, support by class), and `confusion` (rows are the truth).
+    """
+    indices = np.arange(len(names))
+    predicted = scores.argmax(-1)
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(
+        truth, predicted, labels=indices, zero_division=0.0
+    )
+    micro = metrics.precision_recall_fscore_support(
+        truth, predicted, labels=indices, average="micro", zero_division=0.0
+    )
+    found = {
+        "accuracy": metrics.accuracy_score(truth, predicted),
+        "balanced_accuracy": recall[support > 0].mean(),
+        "log_loss": metrics.log_loss(truth, scores.astype(np.float64) + 1e-12, labels=indices),
+        "precision_macro": precision.mean(),
+        "recall_macro": recall.mean(),
+        "f1_macro": f1.mean(),
+        "precision_micro": micro[0],
+        "recall_micro": micro[1],
+        "f1_micro": micro[2],
+    }
+    if len(names) > 5:
+        found["top5_accuracy"] = metrics.top_k_accuracy_score(truth, scores, k=5, labels=indices)
+    rows = zip(names, precision, recall, f1, support, strict=True)
+    return {name: float(value) for name, value in found.items()} | {
+        "per_class": {
+            name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
+            for name, p, r, f, n in rows
+        },
+        "confusion": metrics.confusion_matrix(truth, predicted, labels=indices).tolist(),
+    }

@@ -1,0 +1,131 @@
+"""Tagging (multi-label classification): each sample has any number of the classes."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn import metrics
+
+from tfx_finetune.contracts import LABEL_SEPARATOR, TASKS, Labels, Task
+from tfx_finetune.tasks.head import ClassWeights, Init, class_weights, linear
+
+
+@TASKS.register
+def tag(
+    labels: Labels,
+    /,
+    *,
+    column: str = "label",
+    threshold: float = 0.5,
+    label_smoothing: float = 0.0,
+    focal: float = 0.0,
+    class_weight: ClassWeights = "none",
+    dropout: float = 0.2,
+    init: Init = "prior",
+) -> Task:
+    """Any number of classes a sample: a sigmoid and binary cross-entropy for each.
+
+    Args:
+        labels: The classes and their training counts.
+        column: The sample's column with the class names.
+        threshold: Score from which a class counts as present.
+        label_smoothing: Share of each target moved towards 0.5.
+        focal: Gamma of the focal loss (arXiv 1708.02002); 0 is plain cross-entropy.
+        class_weight: `balanced` weighs samples inversely to the frequency of their classes.
+        dropout: Share of features dropped before the head in training.
+        init: Initialization of the head; see `head.linear`.
+    """
+    weights = class_weights(labels, class_weight)
+    names = tf.constant(labels.names)
+    make = keras.losses.BinaryFocalCrossentropy if focal else keras.losses.BinaryCrossentropy
+    options: dict[str, Any] = {"gamma": focal} if focal else {}
+    frequency = np.clip(np.asarray(labels.counts, np.float32) / max(labels.samples, 1), 0.01, 0.99)
+
+    def encode(text: tf.Tensor) -> tf.Tensor:
+        present = tf.strings.split(text, LABEL_SEPARATOR)
+        return tf.cast(tf.reduce_any(names[:, None] == present[None, :], axis=1), tf.float32)
+
+    return Task(
+        labels=labels,
+        column=column,
+        encode=encode,
+        weight=lambda target: _mean_of_present(target, tf.constant(weights)),
+        head=linear(labels, dropout, init, np.log(frequency / (1 - frequency))),
+        loss=make(from_logits=True, label_smoothing=label_smoothing, reduction="mean_with_sample_weight", **options),
+        metrics=lambda: [keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)],  # of logits
+        score="mean_average_precision",
+        decode=lambda outputs: {"scores": keras.ops.sigmoid(outputs["logits"])},
+        scores=lambda targets, scores: tagging_scores(labels.names, targets > 0.5, scores, threshold),
+        correct=average_precision_of_samples,
+        predict=lambda scores: {
+            "label": [name for name, score in zip(labels.names, scores, strict=True) if score >= threshold],
+            "score": [float(score) for score in scores if score >= threshold],
+            "scores": dict(zip(labels.names, map(float, scores), strict=True)),
+        },
+    )
+
+
+def tagging_scores(names: tuple[str, ...], truth: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
+    """Every score of a tagger, as scikit-learn computes it.
+
+    Args:
+        names: Class names.
+        truth: Booleans, (n, classes).
+        scores: Probabilities, (n, classes).
+        threshold: Score from which a class counts as present.
+
+    Returns:
+        mean_average_precision (over the classes that occur), exact_match, log_loss (mean over classes), precision,
+        recall and f1 as macro and micro averages, and `per_class`.
+    """
+    predicted = scores >= threshold
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(truth, predicted, zero_division=0.0)
+    micro = metrics.precision_recall_fscore_support(truth, predicted, average="micro", zero_division=0.0)
+    occurs = truth.any(axis=0)
+    precisions = [
+        metrics.average_precision_score(truth[:, i], scores[:, i]) if occurs[i] else 0.0 for i in range(len(names))
+    ]
+    clipped = np.clip(scores.astype(np.float64), 1e-7, 1 - 1e-7)
+    found = {
+        "mean_average_precision": np.mean(np.asarray(precisions)[occurs]) if occurs.any() else 0.0,
+        "exact_match": (truth == predicted).all(axis=1).mean(),
+        "log_loss": -np.where(truth, np.log(clipped), np.log1p(-clipped)).mean(),
+        "precision_macro": precision.mean(),
+        "recall_macro": recall.mean(),
+        "f1_macro": f1.mean(),
+        "precision_micro": micro[0],
+        "recall_micro": micro[1],
+        "f1_micro": micro[2],
+    }
+    rows = zip(names, precision, recall, f1, support, precisions, strict=True)
+    return {name: float(value) for name, value in found.items()} | {
+        "per_class": {
+            name: {
+                "precision": float(p),
+                "recall": float(r),
+                "f1": float(f),
+                "support": int(n),
+                "average_precision": float(a),
+            }
+            for name, p, r, f, n, a in rows
+        },
+    }
+
+
+def average_precision_of_samples(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Label-ranking average precision of each sample, (n,); 1 for a sample without or with all classes.
+
+    Its mean is scikit-learn's `label_ranking_average_precision_score`.
+    """
+    present = targets > 0.5
+    rank = (scores[:, None, :] >= scores[:, :, None]).sum(-1)
+    hits = ((scores[:, None, :] >= scores[:, :, None]) & present[:, None, :]).sum(-1)
+    count = present.sum(-1)
+    mean = np.where(present, hits / rank, 0.0).sum(-1) / np.maximum(count, 1)
+    return np.where((count == 0) | (count == targets.shape[1]), 1.0, mean)
+
+
+def _mean_of_present(target: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    present = tf.reduce_sum(target)
+    return tf.where(present > 0, tf.reduce_sum(target * weights) / tf.maximum(present, 1.0), 1.0)

@@ -1,0 +1,92 @@
+"""COMMAND and MAIN PATH: data in, a verified bundle out.
+
+    python -m tfx_finetune.train --data=photos/          a folder with a sub-folder for each class
+    python -m tfx_finetune.train --flagfile=configs/tux_classify.cfg --workdir=runs/tux --tune.epochs=3
+
+The work folder ends up with run.cfg (reproduces the run), checkpoints/, tensorboard/, report.html and bundle/.
+The same command goes on where an interrupted run stopped. Exit status: 0 done, 2 an error to mend, 3 a file that
+did not pass verification.
+"""
+
+from typing import TYPE_CHECKING
+
+from tfx_finetune.core import command
+from tfx_finetune.core.config import Run
+from tfx_finetune.core.errors import GateError
+
+if TYPE_CHECKING:
+    from tfx_finetune.bundle import Bundle
+
+
+def train(run: Run) -> "Bundle":
+    """Trains, exports and verifies a model.
+
+    Args:
+        run: All that determines it.
+
+    Returns:
+        The bundle, which also lies in `<workdir>/bundle`.
+
+    Raises:
+        UserError: The configuration or the data cannot be used.
+        GateError: An exported file does not agree with the trained model; bundle and report are written all the same.
+    """
+    # The stations import TensorFlow; a command answers --help without it.
+    import keras
+
+    from tfx_finetune import workspace
+    from tfx_finetune.bundle import create, finish
+    from tfx_finetune.core import hardware
+    from tfx_finetune.evaluate import evaluate, predictions
+    from tfx_finetune.features import collect, forget
+    from tfx_finetune.golden import choose
+    from tfx_finetune.model import build_model, build_tower
+    from tfx_finetune.phases import fit_phase
+    from tfx_finetune.pipeline import prepare_data
+    from tfx_finetune.plan import check
+    from tfx_finetune.report import write_report
+    from tfx_finetune.servable import servable
+    from tfx_finetune.summary import manifest, report, say_result
+    from tfx_finetune.verify import verify
+
+    # Everything a configuration can have wrong, before weights or data are touched.
+    plan = check(run)
+    workspace.claim(plan)
+    keras.utils.set_random_seed(run.seed)
+    keras.config.set_dtype_policy(hardware.detect().precision)
+
+    # The weights say how samples are prepared, the samples say what the heads predict.
+    backbone = build_tower(plan)
+    data = prepare_data(plan, backbone.card)
+    workspace.same_data(plan, data.table)
+    network = build_model(plan, backbone, data.tasks)
+
+    # First the heads on the frozen tower, then the tower's top groups with them.
+    histories = [fit_phase(network, name, phase, data, plan) for name, phase in plan.phases.items()]
+
+    # The trained model's own answers are what every file has to give again.
+    served = servable(plan, network, data.modality, data.examples())
+    test = collect(data, "test", 1, None, "prepared", plan.workdir / "features")
+    reference = predictions(served.model, test.batches(32))
+    scores = evaluate(network.tasks, *reference)
+
+    bundle = create(plan.workdir / "bundle", manifest(plan, data, network), plan.exports, served)
+    golden = choose(data, served)
+    checks = verify(bundle, golden, test, reference, run.verify)
+    bundle = finish(bundle, data.table, golden, scores, checks)
+
+    write_report(plan.workdir / "report.html", report(plan, data, network, histories, test, reference, scores, checks))
+    forget(plan.workdir / "features")
+    say_result(plan, scores, checks)
+    if refused := [check for check in checks if check.reason]:
+        raise GateError(f"{refused[0].format} did not pass verification", received=refused[0].reason)
+    return bundle
+
+
+def main() -> None:
+    """Runs the command."""
+    command.run(lambda run, rest: train(run), Run(), __doc__ or "")
+
+
+if __name__ == "__main__":
+    main()
