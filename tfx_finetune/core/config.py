@@ -46,7 +46,9 @@ class Image:
 class Samples:
     """Which samples are used, and on which side of the split."""
 
-    test: float = option(0.25, "share held out for the final scores where the data has no test split", low=0.01, high=0.9)
+    test: float = option(
+        0.25, "share held out for the final scores where the data has no test split", low=0.01, high=0.9
+    )
     val: float = option(0.1, "share held out to choose the best epoch where the data has no val split", low=0, high=0.9)
     max_bad: float = option(0.1, "share of unreadable samples above which the run fails", low=0, high=1)
     max_pixels: int = option(100_000_000, "pictures of more pixels are refused as unreadable", low=1)

