@@ -1,5 +1,6 @@
 """Pictures of every kind come out as Pillow sees them, in training and inside a SavedModel alike."""
 
+import functools
 import io
 
 import numpy as np
@@ -49,8 +50,14 @@ def as_pillow(raw, background=WHITE):
     return np.asarray(picture.convert("RGB")).astype(int)
 
 
+@functools.cache
+def decoder(**options):
+    """Traced once for all files: in the pipeline and in a SavedModel decoding is a graph."""
+    return tf.function(modality(**options).decode, input_signature=[tf.TensorSpec([], tf.string)])
+
+
 def decoded(raw, **options):
-    return tf.function(modality(**options).decode)(tf.constant(raw)).numpy().astype(int)
+    return decoder(**options)(tf.constant(raw)).numpy().astype(int)
 
 
 def palette():

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from tfx_finetune import litert
 from tfx_finetune.core import hardware, progress
 
 Apply = Callable[[np.ndarray], np.ndarray]
@@ -29,9 +29,9 @@ def engine(trunk: keras.Model, samples: int) -> Apply:
     if hardware.detect().engine == "litert" and samples >= _WORTH_CONVERTING:
         try:
             return _litert(trunk)
-        except Exception as error:
-            # The converter raises whatever its C++ side met; the trunk is as right in Keras, only slower.
-            progress.say(f"the frozen trunk runs in Keras: LiteRT cannot take it ({str(error).splitlines()[0]})")
+        except RuntimeError as error:
+            # The trunk is as right in Keras, only slower.
+            progress.say(f"the frozen trunk runs in Keras: LiteRT cannot take it ({error})")
     return _keras(trunk)
 
 
@@ -41,7 +41,10 @@ def _keras(trunk: keras.Model) -> Apply:
 
 
 def _litert(trunk: keras.Model) -> Apply:
-    content = to_litert(trunk)
+    (source,) = trunk.inputs
+    spec = tf.TensorSpec([1, *source.shape[1:]], tf.float32)
+    frozen = litert.freeze(lambda inputs: trunk(inputs, training=False), [spec])
+    content = litert.convert(tf.lite.TFLiteConverter.from_concrete_functions([frozen]))
     # One single-threaded interpreter a core, each with a sample of its own, keeps every core busy to the end.
     count = min(hardware.detect().threads, _INTERPRETERS)
     free: queue.SimpleQueue[Interpreter] = queue.SimpleQueue()
@@ -49,28 +52,15 @@ def _litert(trunk: keras.Model) -> Apply:
         interpreter = Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()
         free.put(interpreter)
-    source, target = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    fed, target = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
     pool = ThreadPoolExecutor(count)
 
     def one(sample: np.ndarray) -> np.ndarray:
         interpreter = free.get()
-        interpreter.set_tensor(source, sample[None].astype(np.float32))
+        interpreter.set_tensor(fed, sample[None].astype(np.float32))
         interpreter.invoke()
         output = interpreter.get_tensor(target)[0]
         free.put(interpreter)
         return output
 
     return lambda inputs: np.stack(list(pool.map(one, inputs)))
-
-
-def to_litert(model: keras.Model) -> bytes:
-    """Converts a model of one input and one output for batches of one, float32, builtin operators only.
-
-    Weights are frozen into the graph first: a converter that is given a Keras model's function as it is writes a
-    file without them, and without an error.
-    """
-    (source,) = model.inputs
-    signature = tf.TensorSpec([1, *source.shape[1:]], tf.float32)
-    function = tf.function(lambda inputs: model(inputs, training=False)).get_concrete_function(signature)
-    frozen = convert_variables_to_constants_v2(function)
-    return tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()

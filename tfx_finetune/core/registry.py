@@ -28,6 +28,7 @@ class Registry(Mapping[str, Factory]):
         self.kind = kind
         self._package = package
         self._factories: dict[str, Factory] = {}
+        self._aliases: dict[str, str] = {}
 
     def register(self, factory: Factory, name: str = "") -> Factory:
         """Adds `factory` under its own name or `name`; usable as a decorator."""
@@ -37,8 +38,13 @@ class Registry(Mapping[str, Factory]):
         self._factories[name] = factory
         return factory
 
+    def alias(self, spelling: str, name: str) -> None:
+        """Accepts another spelling of an entry; it is not listed."""
+        self._aliases[spelling] = name
+
     def __getitem__(self, name: str) -> Factory:
         self._load()
+        name = self._aliases.get(name, name)
         if name not in self._factories:
             todo = did_you_mean(name, self._factories)
             raise UserError(f"unknown {self.kind}", received=name, allowed=sorted(self._factories), todo=todo)
@@ -46,7 +52,7 @@ class Registry(Mapping[str, Factory]):
 
     def __contains__(self, name: object) -> bool:
         self._load()
-        return name in self._factories
+        return name in self._factories or name in self._aliases
 
     def __iter__(self) -> Iterator[str]:
         self._load()

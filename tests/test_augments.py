@@ -1,0 +1,74 @@
+"""Augments: contracts of every one, and what each does."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfx_finetune.contracts import AUGMENTS
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import Spec, parse_spec
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+
+
+def apply(spec, seed, pixels=PIXELS):
+    augment = AUGMENTS.build(parse_spec(spec))
+    return augment({"image": tf.constant(pixels), "label": tf.constant("x")}, tf.constant([seed, 7], tf.int64))
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_contract(name, channels):
+    """Any augment: uint8 stays uint8, other columns stay, one seed gives one result, eagerly and in tf.data."""
+    pixels = PIXELS[..., :channels]
+    results = []
+    for seed in range(12):
+        sample = apply(name, seed, pixels)
+        assert sample["image"].dtype == tf.uint8
+        assert sample["image"].shape[-1] == channels
+        assert sample["label"] == b"x"
+        assert np.array_equal(sample["image"], apply(name, seed, pixels)["image"])
+        results.append(sample["image"].numpy())
+    assert len({result.tobytes() for result in results}) > 1, "no seed changes anything"
+    augment = AUGMENTS.build(Spec(name))
+    ds = tf.data.Dataset.range(12).map(
+        lambda seed: augment({"image": tf.constant(pixels)}, tf.stack([seed, tf.constant(7, tf.int64)]))["image"]
+    )
+    for eager, piped in zip(results, ds.as_numpy_iterator(), strict=True):
+        # Compiled floating-point arithmetic may round the other way.
+        assert eager.shape == piped.shape
+        assert np.abs(eager.astype(int) - piped.astype(int)).max() <= 1
+
+
+def test_flip_mirrors_its_share():
+    """The picture or its mirror image, in the stated proportion."""
+    mirrored = 0
+    for seed in range(300):
+        result = apply("flip(probability=0.3)", seed)["image"].numpy()
+        mirrored += np.array_equal(result, PIXELS[:, ::-1])
+        assert np.array_equal(result, PIXELS) or np.array_equal(result, PIXELS[:, ::-1])
+    assert 60 <= mirrored <= 120  # 90 expected, standard deviation 8
+
+
+def test_crop_keeps_a_window_of_the_stated_area():
+    """The result is a part of the picture, its area and proportions in the stated ranges."""
+    for seed in range(50):
+        window = apply("crop(scale=(0.3, 0.6), ratio=(0.8, 1.25))", seed)["image"].numpy()
+        height, width, _ = window.shape
+        assert 0.25 <= height * width / 600 <= 0.68
+        views = np.lib.stride_tricks.sliding_window_view(PIXELS, (height, width, 3))
+        assert (views == window).all(axis=(-1, -2, -3)).any()
+
+
+def test_color_of_no_strength_changes_nothing():
+    """Zero is off."""
+    assert np.array_equal(apply("color(brightness=0, contrast=0, saturation=0)", 3)["image"], PIXELS)
+
+
+@pytest.mark.parametrize(
+    "spec", ["flip(probability=2)", "crop(scale=(0.9, 0.3))", "crop(scale=(0, 1))", "color(contrast=-1)"]
+)
+def test_ranges_are_checked(spec):
+    """A probability of 2 is a mistake, not a certainty."""
+    with pytest.raises(UserError, match=r"out of range|not ranges"):
+        AUGMENTS.build(parse_spec(spec))

@@ -1,0 +1,117 @@
+"""TFLite (LiteRT): for phones, small computers and browsers."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+from tfx_finetune import litert
+from tfx_finetune.contracts import EXPORTS, Batch, Export, Reader, Servable
+from tfx_finetune.core import files, hardware
+from tfx_finetune.core.errors import UserError
+
+Quantize = Literal["none", "float16", "dynamic", "int8"]
+Inputs = Literal["auto", "uint8", "float32"]
+
+# Largest difference of a probability. float16 keeps 11 bits of each weight; 8-bit kinds are judged by the score,
+# the tolerance only catches what is another model altogether.
+_TOLERANCES = {"none": 1e-4, "float16": 2e-2, "dynamic": 0.3, "int8": 0.5}
+
+
+@EXPORTS.register
+def tflite(quantize: Quantize = "none", inputs: Inputs = "auto") -> Export:
+    """A TFLite file of builtin operators, for one picture at a time; scores come out as float32.
+
+    Args:
+        quantize: `none`; `float16` and `dynamic` (8-bit) weights; `int8` weights and activations, calibrated on
+            training samples (Jacob et al., arXiv 1712.05877).
+        inputs: Type of the picture that goes in, of values 0 to 255: by default `uint8` for int8, else `float32`.
+    """
+    kind = ("uint8" if quantize == "int8" else "float32") if inputs == "auto" else inputs
+    name = "tflite" if quantize == "none" else f"tflite_{quantize}"
+
+    def write(servable: Servable, path: Path) -> None:
+        try:
+            content = _convert(servable, quantize, kind)
+        except RuntimeError as error:
+            todo = "leave this export out, or take another backbone"
+            raise UserError(f"TFLite cannot take this model ({name})", received=error, todo=todo) from None
+        with files.atomic(path) as draft:
+            draft.write_bytes(content)
+
+    file = name.replace("tflite", "model") + ".tflite"
+    return Export(name, file, write, load, _TOLERANCES[quantize], quantized=quantize in ("dynamic", "int8"))
+
+
+def load(path: Path) -> Reader:
+    """Opens a TFLite file of this package.
+
+    Raises:
+        UserError: It is not a TFLite file, is of another tool, or wants operators that are not builtin.
+    """
+    try:
+        interpreter = Interpreter(str(path), num_threads=hardware.detect().threads)
+        interpreter.allocate_tensors()
+        runner = interpreter.get_signature_runner("serving_default")
+    except (ValueError, RuntimeError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError("not a TFLite file of this package that runs here", received=f"{path} ({reason})") from None
+    types = {name: detail["dtype"] for name, detail in runner.get_input_details().items()}
+
+    def predict(inputs: Batch) -> Batch:
+        rows = []
+        for row in range(len(next(iter(inputs.values())))):
+            one = {name: np.asarray(values[row : row + 1]).astype(types[name]) for name, values in inputs.items()}
+            rows.append({name: np.array(value) for name, value in runner(**one).items()})
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+    return Reader(predict)
+
+
+def _convert(servable: Servable, quantize: Quantize, inputs: str) -> bytes:
+    ((column, shape),) = servable.shapes.items()
+    names = list(servable.model.output)
+    # A quantized graph takes uint8 by its own input type; a float one casts.
+    fed = tf.uint8 if inputs == "uint8" and quantize != "int8" else tf.float32
+    spec = tf.TensorSpec([1, *shape], fed, name=column)
+
+    def run(pixels: tf.Tensor) -> list[tf.Tensor]:
+        outputs = servable.model({column: tf.cast(pixels, tf.float32)}, training=False)
+        return [outputs[name] for name in names]
+
+    frozen = litert.freeze(run, [spec])
+    module = tf.Module()
+    # The file's signature, and with it the names of inputs and outputs, comes from the SavedModel alone.
+    module.serve = tf.function(lambda pixels: dict(zip(names, frozen(pixels), strict=True)), input_signature=[spec])
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures={"serving_default": module.serve})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        _configure(converter, quantize, inputs, servable.examples[column])
+        return litert.convert(converter)
+
+
+def _configure(converter: Any, quantize: Quantize, inputs: str, examples: np.ndarray) -> None:
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if quantize == "none":
+        return
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantize == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if quantize == "int8":
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.representative_dataset = lambda: _calibration(examples)
+        if inputs == "uint8":
+            converter.inference_input_type = tf.uint8
+
+
+def _calibration(examples: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """Prepared training samples; the whole range of pixels is shown, so that a pixel's value is its quantized value."""
+    for position, pixels in enumerate(examples):
+        batch = pixels[None].astype(np.float32)
+        if position == 0:
+            batch[0, 0, :2] = [[0.0], [255.0]]
+        yield [batch]

@@ -1,0 +1,53 @@
+"""Keras model -> LiteRT file -> interpreter: what the TFLite export and the trunk engine share."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+
+def freeze(run: Callable[..., Any], inputs: Sequence[tf.TensorSpec]) -> Any:
+    """Traces a function and folds its weights into the graph as constants.
+
+    A converter that is given the function of a Keras 3 model as it is writes a file without weights, whose outputs
+    are not numbers, and reports no error.
+    """
+    return convert_variables_to_constants_v2(tf.function(run).get_concrete_function(*inputs))
+
+
+def convert(converter: tf.lite.TFLiteConverter) -> bytes:
+    """Runs a converter, its chatter kept from the terminal.
+
+    Raises:
+        RuntimeError: The converter cannot take the graph; the message is the converter's own.
+    """
+    with quiet() as said:
+        try:
+            return converter.convert()
+        except Exception as error:
+            # It raises types of its own, of MLIR and of NumPy alike.
+            message = (str(error).strip() or said() or type(error).__name__).splitlines()[0]
+            raise RuntimeError(message) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[Callable[[], str]]:
+    """Keeps what C++ code writes to the terminal; yields a function that returns it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(descriptor) for descriptor in (1, 2)]
+    with tempfile.NamedTemporaryFile() as log:
+        try:
+            for descriptor in (1, 2):
+                os.dup2(log.fileno(), descriptor)
+            yield lambda: Path(log.name).read_text(errors="replace")
+        finally:
+            for descriptor, original in zip((1, 2), kept, strict=True):
+                os.dup2(original, descriptor)
+                os.close(original)

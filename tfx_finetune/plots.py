@@ -1,0 +1,143 @@
+"""Learning curves as inline SVG that takes its colours from the page, so that one drawing suits light and dark."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Metrics = Mapping[str, Sequence[float]]
+
+# What Matplotlib draws in the first colour becomes the second, which the page's style sheet defines.
+_TEXT, _RULE = "#000001", "#000002"
+_LINES = ("#000003", "#000004", "#000005", "#000006")
+_COLOURS = {_TEXT: "currentColor", _RULE: "var(--line)"} | {
+    colour: f"var(--series-{position})" for position, colour in enumerate(_LINES)
+}
+_STYLE = {
+    "svg.fonttype": "none",
+    "axes.edgecolor": _RULE,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": _RULE,
+    "ytick.color": _RULE,
+    "xtick.labelcolor": _TEXT,
+    "ytick.labelcolor": _TEXT,
+    "axes.labelcolor": _TEXT,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "font.size": 9,
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a plot.
+
+    Attributes:
+        name: The metric, without `val_`.
+        validation: Whether it was measured on the validation samples.
+        values: One value an epoch.
+        colour: Position in the page's series colours; training and validation of a metric share it.
+    """
+
+    name: str
+    validation: bool
+    values: tuple[float, ...]
+    colour: int
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawing, and the lines that its legend explains."""
+
+    title: str
+    svg: str
+    lines: tuple[Line, ...]
+
+
+def learning_curves(phase: str, metrics: Metrics, best_epoch: int) -> tuple[Plot, ...]:
+    """Draws the loss and the scores of a phase, one plot each.
+
+    Args:
+        phase: Its name, which keeps the ids of two drawings on one page apart.
+        metrics: One value an epoch by name: `loss`, `val_loss`, and scores with `val_` before those of validation.
+        best_epoch: The epoch to mark, counted from 0; negative for none.
+
+    Returns:
+        The plots that have something to show. Learning rate and the losses of single heads are left out.
+    """
+    losses = {name: values for name, values in metrics.items() if name in ("loss", "val_loss")}
+    scores = {name: values for name, values in metrics.items() if not name.endswith(("loss", "learning_rate"))}
+    drawn = {"loss": _lines(losses), "score": _lines(_without_copy(scores))}
+    return tuple(
+        Plot(title, _draw(f"{phase}/{title}", lines, best_epoch), lines) for title, lines in drawn.items() if lines
+    )
+
+
+def _lines(metrics: Metrics) -> tuple[Line, ...]:
+    """The metrics that have values, as many as there are colours."""
+    named = [name for name, values in metrics.items() if len(values)]
+    bases = list(dict.fromkeys(name.removeprefix("val_") for name in named))[: len(_LINES)]
+    return tuple(
+        Line(base, base != name, tuple(metrics[name]), bases.index(base))
+        for name in named
+        if (base := name.removeprefix("val_")) in bases
+    )
+
+
+def _without_copy(scores: Metrics) -> Metrics:
+    """Leaves out `val_score`, the mean over heads, where it is the score of the only head."""
+    others = [list(values) for name, values in scores.items() if name != "val_score"]
+    copied = list(scores.get("val_score", ())) in others
+    return {name: values for name, values in scores.items() if name != "val_score" or not copied}
+
+
+def _draw(salt: str, lines: Sequence[Line], best_epoch: int) -> str:
+    # Matplotlib takes half a second to import. The Figure alone keeps clear of pyplot's global state and displays.
+    from matplotlib import style
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    with style.context(["default", _STYLE | {"svg.hashsalt": salt}]):  # whatever the user's matplotlibrc says
+        figure = Figure(figsize=(5, 2.6), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.margins(x=0.03)
+        if best_epoch >= 0:
+            axes.axvline(best_epoch + 1, color=_TEXT, linewidth=0.9, linestyle=(0, (2, 3)), alpha=0.6)
+        for line in lines:
+            _draw_line(axes, line, best_epoch)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True)
+    return _inline(buffer.getvalue())
+
+
+def _draw_line(axes: "Axes", line: Line, best_epoch: int) -> None:
+    epochs, colour = range(1, len(line.values) + 1), _LINES[line.colour]
+    marker = "o" if len(line.values) == 1 else ""
+    dashes, width = ("-", 2.0) if line.validation else ((0, (4, 2)), 1.4)
+    axes.plot(epochs, line.values, color=colour, marker=marker, markersize=4, linestyle=dashes, linewidth=width)
+    if line.validation and 0 <= best_epoch < len(line.values):
+        axes.plot([best_epoch + 1], [line.values[best_epoch]], color=colour, marker="o", markersize=6)
+
+
+def _inline(svg: str) -> str:
+    """What stands in a page: colours and font come from there; no prologue, metadata, addresses or idle ids."""
+    box = re.search(r'viewBox="[^"]+"', svg)
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>| font-family: [^;]*;", "", body, flags=re.DOTALL)
+    body = body.replace("xlink:href=", "href=")
+    used = set(re.findall(r"#(\w+)[\")]", body))
+    body = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", body)
+    for drawn, shown in _COLOURS.items():
+        body = body.replace(drawn, shown)
+    return f'<svg {box[0] if box else ""} role="img">{body}'

@@ -1,0 +1,294 @@
+"""STATION: report.html, all that a run found out, on one page that needs no network.
+
+The page is made of plain data; whatever a class or a file may be called is shown as text.
+"""
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tfx_finetune.core import files
+from tfx_finetune.plots import Metrics, Plot, learning_curves
+
+MOST_MISTAKES = 24
+MOST_SKIPPED = 50
+MOST_CONFUSED = 20
+MOST_CELLS = 40
+"""Classes up to which a confusion matrix is drawn; beyond, the most confused pairs tell more."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The headline.
+
+    Attributes:
+        score: The trained model's, in [0, 1].
+        name: Of the score, such as `accuracy`.
+        samples: Held-out samples that it was measured on.
+        noun: What a sample is, in the plural.
+        interval: 95 % interval of the score.
+    """
+
+    score: float
+    name: str
+    samples: int
+    noun: str = "pictures"
+    interval: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        known = f" (95 % interval {self.interval[0]:.3f}–{self.interval[1]:.3f})" if self.interval else ""
+        return f"{self.score:.3f} {self.name.replace('_', ' ')} on {self.samples:,} held-out {self.noun}{known}"
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """Samples of a class in each split."""
+
+    name: str
+    train: int
+    val: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """What was learned from.
+
+    Attributes:
+        source: Name of the source.
+        splits: Samples by split.
+        classes: Samples by class, for each head.
+        skipped: `(file, reason)` of every sample that could not be used.
+        duplicates: Samples that are exact copies of another one.
+        notes: What a person should know about the data.
+    """
+
+    source: str
+    splits: Mapping[str, int]
+    classes: Mapping[str, tuple[ClassCount, ...]] = field(default_factory=dict)
+    skipped: tuple[tuple[str, str], ...] = ()
+    duplicates: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a phase of training did.
+
+    Attributes:
+        phase: Its name.
+        seconds: Time it took.
+        trained: Numbers that were trained, of `parameters` in all.
+        parameters: Numbers in the model.
+        metrics: One value an epoch by name: `loss`, `val_loss`, scores with and without `val_`, `learning_rate`.
+        best_epoch: The epoch, counted from 0, whose weights were kept; negative for none.
+    """
+
+    phase: str
+    seconds: float
+    trained: int
+    parameters: int
+    metrics: Metrics
+    best_epoch: int = -1
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that were run."""
+        return max(map(len, self.metrics.values()), default=0)
+
+    @property
+    def plots(self) -> tuple[Plot, ...]:
+        """Its learning curves."""
+        return learning_curves(self.phase, self.metrics, self.best_epoch)
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How well one class is told from the others; `average_precision` where the head ranks (tagging)."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+    average_precision: float | None = None
+
+
+@dataclass(frozen=True)
+class Confused:
+    """Two classes, how many samples of the first were taken for the second, and their share of the first's."""
+
+    truth: str
+    predicted: str
+    count: int
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class HeadResult:
+    """What one head scored on the held-out samples.
+
+    Attributes:
+        name: Its name.
+        score: Name of the score that it is judged by, a key of `scores`.
+        scores: Every score by name.
+        interval: 95 % interval of `score`.
+        classes: Class names, in the order of `confusion`.
+        confusion: Counts, (classes, classes), rows are the truth; None where a sample may have several classes.
+        per_class: One row a class.
+    """
+
+    name: str
+    score: str
+    scores: Mapping[str, float]
+    interval: tuple[float, float] | None = None
+    classes: tuple[str, ...] = ()
+    confusion: np.ndarray | None = None
+    per_class: tuple[ClassScore, ...] = ()
+
+    @property
+    def weakest_first(self) -> list[ClassScore]:
+        """The classes by F1, those without a held-out sample last."""
+        return sorted(self.per_class, key=lambda row: (row.support == 0, row.f1))
+
+    @property
+    def most_confused(self) -> list[Confused]:
+        """The pairs of classes that were confused most often, beginning with the worst."""
+        if self.confusion is None:
+            return []
+        counts = np.asarray(self.confusion)
+        pairs = [(i, j) for i, j in zip(*np.nonzero(counts), strict=True) if i != j]
+        pairs.sort(key=lambda pair: -counts[pair])
+        return [
+            Confused(self.classes[i], self.classes[j], int(counts[i, j]), float(counts[i, j] / counts[i].sum()))
+            for i, j in pairs[:MOST_CONFUSED]
+        ]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A held-out sample that the model got wrong.
+
+    Attributes:
+        image: Thumbnail, encoded as PNG or JPEG; None where there is nothing to see.
+        file: What a person calls the sample.
+        truth: Its classes.
+        predicted: The classes that the model gave it.
+        score: How sure of the wrong answer the model was, in [0, 1]; the surest are shown first.
+        top: `(class, score)` of the highest scores.
+        head: The head that erred; shown where there are several.
+    """
+
+    image: bytes | None
+    file: str
+    truth: tuple[str, ...]
+    predicted: tuple[str, ...]
+    score: float
+    top: tuple[tuple[str, float], ...] = ()
+    head: str = ""
+
+    @property
+    def picture(self) -> str:
+        """The thumbnail as a data address."""
+        content = self.image or b""
+        kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
+        return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+@dataclass(frozen=True)
+class ExportRow:
+    """What was found about one exported file; the fields of `contracts.Check` and the file's own.
+
+    Attributes:
+        format: Its format.
+        file: Its name inside the bundle.
+        bytes: Its size.
+        score: Its score on the held-out samples.
+        drop: Score that it lost against the trained model.
+        low: Lower end of the 95 % interval of the drop.
+        high: Upper end.
+        difference: Largest difference of an output on the golden samples; not finite where it could not be run.
+        latency: Median milliseconds a sample.
+        ok: Whether it passed.
+        reason: Why it did not.
+    """
+
+    format: str
+    file: str
+    bytes: int
+    score: float
+    drop: float
+    low: float
+    high: float
+    difference: float
+    latency: float
+    ok: bool
+    reason: str = ""
+
+    @property
+    def measured(self) -> bool:
+        """Whether the file gave answers that can be compared."""
+        return math.isfinite(self.difference)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page shows.
+
+    Attributes:
+        title: What the model is about.
+        command: The command line that made it.
+        config: Text of run.cfg.
+        created: When, as text.
+        seconds: How long it took.
+        environment: Versions, device and threads, by name.
+        seed: Of the run.
+        verdict: The headline.
+        data: What was learned from.
+        phases: Training, in order.
+        heads: What each head scored.
+        mistakes: Samples that the model got wrong; the 24 of which it was surest are shown.
+        exports: The exported files.
+    """
+
+    title: str
+    command: str
+    config: str
+    created: str
+    seconds: float
+    environment: Mapping[str, str]
+    seed: int
+    verdict: Verdict
+    data: Data
+    phases: tuple[Curve, ...] = ()
+    heads: tuple[HeadResult, ...] = ()
+    mistakes: tuple[Mistake, ...] = ()
+    exports: tuple[ExportRow, ...] = ()
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Writes one HTML file that loads nothing; the same report gives the same bytes."""
+    # Autoescape: class and file names can hold anything.
+    environment = Environment(
+        loader=PackageLoader("tfx_finetune"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    script = environment.get_template("report.js").render()
+    text = environment.get_template("report.html.j2").render(
+        report=report,
+        worst=sorted(report.mistakes, key=lambda mistake: -mistake.score)[:MOST_MISTAKES],
+        most_skipped=MOST_SKIPPED,
+        most_cells=MOST_CELLS,
+        script=Markup(script),
+        # The page allows this script alone and no address at all, should a name ever slip through as markup.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    with files.atomic(path) as draft:
+        # A file name that is not UTF-8 arrives with lone surrogates, which cannot be encoded.
+        draft.write_bytes(text.encode("utf-8", errors="backslashreplace"))
