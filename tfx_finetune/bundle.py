@@ -79,6 +79,11 @@ class Bundle:
         """Names of the exported files, such as `tflite_int8`."""
         return list(self.manifest["files"])
 
+    @property
+    def sizes(self) -> dict[str, tuple[str, int]]:
+        """(file, bytes) by format."""
+        return {format: (known["path"], known["bytes"]) for format, known in self.manifest["files"].items()}
+
     @functools.cached_property
     def modality(self) -> Modality:
         """How raw content becomes model input."""

@@ -44,13 +44,12 @@ def _litert(trunk: keras.Model) -> Apply:
     (source,) = trunk.inputs
     spec = tf.TensorSpec([1, *source.shape[1:]], tf.float32)
     frozen = litert.freeze(lambda inputs: trunk(inputs, training=False), [spec])
-    content = litert.convert(tf.lite.TFLiteConverter.from_concrete_functions([frozen]))
+    content = litert.convert(lambda: tf.lite.TFLiteConverter.from_concrete_functions([frozen]))
     # One single-threaded interpreter a core, each with a sample of its own, keeps every core busy to the end.
     count = min(hardware.detect().threads, _INTERPRETERS)
     free: queue.SimpleQueue[Interpreter] = queue.SimpleQueue()
     for _ in range(count):
-        interpreter = Interpreter(model_content=content, num_threads=1)
-        interpreter.allocate_tensors()
+        interpreter = litert.interpreter(content, threads=1)
         free.put(interpreter)
     fed, target = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
     pool = ThreadPoolExecutor(count)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 
@@ -21,19 +22,31 @@ def freeze(run: Callable[..., Any], inputs: Sequence[tf.TensorSpec]) -> Any:
     return convert_variables_to_constants_v2(tf.function(run).get_concrete_function(*inputs))
 
 
-def convert(converter: tf.lite.TFLiteConverter) -> bytes:
-    """Runs a converter, its chatter kept from the terminal.
+def convert(make: Callable[[], tf.lite.TFLiteConverter]) -> bytes:
+    """Makes a converter and runs it, its chatter kept from the terminal.
 
     Raises:
         RuntimeError: The converter cannot take the graph; the message is the converter's own.
     """
     with quiet() as said:
         try:
-            return converter.convert()
+            return make().convert()
         except Exception as error:
             # It raises types of its own, of MLIR and of NumPy alike.
             message = (str(error).strip() or said() or type(error).__name__).splitlines()[0]
             raise RuntimeError(message) from error
+
+
+def interpreter(content: bytes, threads: int) -> Interpreter:
+    """Opens a file's content, ready to run.
+
+    Raises:
+        ValueError, RuntimeError: It is not a LiteRT file, or wants operators that are not builtin.
+    """
+    with quiet():
+        found = Interpreter(model_content=content, num_threads=threads)
+        found.allocate_tensors()
+    return found
 
 
 @contextlib.contextmanager

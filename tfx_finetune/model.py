@@ -70,7 +70,7 @@ def cut(network: Network, unfreeze: str) -> tuple[keras.Model | None, keras.Mode
     features = network.backbone.features
     # A frozen tower is cut behind its pooling, where least is left to keep.
     joint = features.pooled if count == 0 else groups[-count - 1].output
-    trunk = keras.Model({network.tower: network.backbone.inputs}, joint, name="trunk")
+    trunk = keras.Model(network.backbone.inputs, joint, name="trunk")
     return trunk, keras.Model(joint, network.model.output, name="top")
 
 

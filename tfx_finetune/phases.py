@@ -106,6 +106,7 @@ def fit_phase(network: Network, name: str, phase: Phase, data: Data, plan: Plan)
                 initial_epoch=history.epochs,
                 steps_per_epoch=steps,
                 callbacks=[keeper, board],
+                shuffle=False,
                 verbose=0,
             )
         keeper.finish()

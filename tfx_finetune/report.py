@@ -14,14 +14,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from tfx_finetune.contracts import Check
 from tfx_finetune.core import files
 from tfx_finetune.plots import Metrics, Plot, learning_curves
 
-MOST_MISTAKES = 24
-MOST_SKIPPED = 50
 MOST_CONFUSED = 20
-MOST_CELLS = 40
-"""Classes up to which a confusion matrix is drawn; beyond, the most confused pairs tell more."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Verdict:
     interval: tuple[float, float] | None = None
 
     def __str__(self) -> str:
-        known = f" (95 % interval {self.interval[0]:.3f}–{self.interval[1]:.3f})" if self.interval else ""
+        known = f" (95 % interval {self.interval[0]:.3f} to {self.interval[1]:.3f})" if self.interval else ""
         return f"{self.score:.3f} {self.name.replace('_', ' ')} on {self.samples:,} held-out {self.noun}{known}"
 
 
@@ -204,38 +201,16 @@ class Mistake:
 
 @dataclass(frozen=True)
 class ExportRow:
-    """What was found about one exported file; the fields of `contracts.Check` and the file's own.
+    """What was found about one exported file, its name inside the bundle, and its size in bytes."""
 
-    Attributes:
-        format: Its format.
-        file: Its name inside the bundle.
-        bytes: Its size.
-        score: Its score on the held-out samples.
-        drop: Score that it lost against the trained model.
-        low: Lower end of the 95 % interval of the drop.
-        high: Upper end.
-        difference: Largest difference of an output on the golden samples; not finite where it could not be run.
-        latency: Median milliseconds a sample.
-        ok: Whether it passed.
-        reason: Why it did not.
-    """
-
-    format: str
+    check: Check
     file: str
     bytes: int
-    score: float
-    drop: float
-    low: float
-    high: float
-    difference: float
-    latency: float
-    ok: bool
-    reason: str = ""
 
     @property
     def measured(self) -> bool:
         """Whether the file gave answers that can be compared."""
-        return math.isfinite(self.difference)
+        return math.isfinite(self.check.difference)
 
 
 @dataclass(frozen=True)
@@ -277,18 +252,17 @@ def write_report(path: Path, report: Report) -> None:
     """Writes one HTML file that loads nothing; the same report gives the same bytes."""
     # Autoescape: class and file names can hold anything.
     environment = Environment(
-        loader=PackageLoader("tfx_finetune"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("tfx_finetune"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     script = environment.get_template("report.js").render()
-    text = environment.get_template("report.html.j2").render(
-        report=report,
-        worst=sorted(report.mistakes, key=lambda mistake: -mistake.score)[:MOST_MISTAKES],
-        most_skipped=MOST_SKIPPED,
-        most_cells=MOST_CELLS,
-        script=Markup(script),
-        # The page allows this script alone and no address at all, should a name ever slip through as markup.
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
+    # The page allows this script alone and no address at all, should a name ever slip through as markup.
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = environment.get_template("report.html.j2")
+    text = page.render(report=report, script=Markup(script), script_hash=digest)
     with files.atomic(path) as draft:
         # A file name that is not UTF-8 arrives with lone surrogates, which cannot be encoded.
         draft.write_bytes(text.encode("utf-8", errors="backslashreplace"))

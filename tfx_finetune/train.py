@@ -75,9 +75,10 @@ def train(run: Run) -> "Bundle":
     checks = verify(bundle, golden, test, reference, run.verify)
     bundle = finish(bundle, data.table, golden, scores, checks)
 
-    write_report(plan.workdir / "report.html", report(plan, data, network, histories, test, reference, scores, checks))
+    found = report(plan, data, histories, test, reference, scores, checks, bundle.sizes)
+    write_report(plan.workdir / "report.html", found)
     forget(plan.workdir / "features")
-    say_result(plan, scores, checks)
+    say_result(plan, scores, network.tasks, checks)
     if refused := [check for check in checks if check.reason]:
         raise GateError(f"{refused[0].format} did not pass verification", received=refused[0].reason)
     return bundle

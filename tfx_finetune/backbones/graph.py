@@ -1,5 +1,6 @@
 """A functional graph as a backbone: normalized input, groups of layers between its narrow places, pyramid."""
 
+import math
 import os
 
 import keras
@@ -76,9 +77,10 @@ def pyramid(model: keras.Model) -> dict[str, keras.KerasTensor]:
     for layer in _in_order(model):
         output = layer.output
         if isinstance(output, keras.KerasTensor) and len(output.shape) == 4 and output.shape[1]:
-            for level in range(2, 6):
-                if output.shape[1] == -(-size // 2**level):
-                    levels[f"P{level}"] = output
+            # Unpadded convolutions lose a few pixels, so that a stride of 32 may look like one of 37.
+            level = round(math.log2(size / output.shape[1]))
+            if 2 <= level <= 5:
+                levels[f"P{level}"] = output
     return levels
 
 
@@ -97,12 +99,12 @@ def load_keras_weights(model: keras.Model, path: str, name: str) -> None:
         raise UserError(f"these are not weights of {name}", received=f"{path} ({reason})") from None
 
 
-def _in_order(model: keras.Model) -> list[keras.layers.Layer]:
-    """Layers in an order in which each stands behind those that it takes from, inputs left out."""
-    return [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+def _in_order(model: keras.Model) -> list[keras.Operation]:
+    """Layers and operations, each behind those that it takes from, inputs left out."""
+    return [operation for operation in model.operations if not isinstance(operation, keras.layers.InputLayer)]
 
 
-def _consumed(layer: keras.layers.Layer) -> list[int]:
+def _consumed(layer: keras.Operation) -> list[int]:
     return [id(tensor._keras_history.operation) for tensor in layer._inbound_nodes[0].input_tensors if _inside(tensor)]
 
 
@@ -110,9 +112,10 @@ def _inside(tensor: keras.KerasTensor) -> bool:
     return not isinstance(tensor._keras_history.operation, keras.layers.InputLayer)
 
 
-def _has_kernel(layer: keras.layers.Layer) -> bool:
-    return any(len(weight.shape) >= 2 for weight in layer.weights)
+def _has_kernel(operation: keras.Operation) -> bool:
+    return any(len(weight.shape) >= 2 for weight in getattr(operation, "weights", ()))
 
 
-def _group(layers: list[keras.layers.Layer]) -> Group:
-    return Group(layers[-1].name, tuple(layer.name for layer in layers), layers[-1].output)
+def _group(operations: list[keras.Operation]) -> Group:
+    layers = tuple(operation.name for operation in operations if isinstance(operation, keras.Layer))
+    return Group(operations[-1].name, layers, operations[-1].output)

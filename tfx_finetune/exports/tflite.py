@@ -3,11 +3,10 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 
 from tfx_finetune import litert
 from tfx_finetune.contracts import EXPORTS, Batch, Export, Reader, Servable
@@ -54,8 +53,7 @@ def load(path: Path) -> Reader:
         UserError: It is not a TFLite file, is of another tool, or wants operators that are not builtin.
     """
     try:
-        interpreter = Interpreter(str(path), num_threads=hardware.detect().threads)
-        interpreter.allocate_tensors()
+        interpreter = litert.interpreter(path.read_bytes(), hardware.detect().threads)
         runner = interpreter.get_signature_runner("serving_default")
     except (ValueError, RuntimeError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
@@ -89,15 +87,14 @@ def _convert(servable: Servable, quantize: Quantize, inputs: str) -> bytes:
     module.serve = tf.function(lambda pixels: dict(zip(names, frozen(pixels), strict=True)), input_signature=[spec])
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures={"serving_default": module.serve})
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        _configure(converter, quantize, inputs, servable.examples[column])
-        return litert.convert(converter)
+        return litert.convert(lambda: _converter(folder, quantize, inputs, servable.examples[column]))
 
 
-def _configure(converter: Any, quantize: Quantize, inputs: str, examples: np.ndarray) -> None:
+def _converter(folder: str, quantize: Quantize, inputs: str, examples: np.ndarray) -> tf.lite.TFLiteConverter:
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if quantize == "none":
-        return
+        return converter
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
@@ -106,6 +103,7 @@ def _configure(converter: Any, quantize: Quantize, inputs: str, examples: np.nda
         converter.representative_dataset = lambda: _calibration(examples)
         if inputs == "uint8":
             converter.inference_input_type = tf.uint8
+    return converter
 
 
 def _calibration(examples: np.ndarray) -> Iterator[list[np.ndarray]]:

@@ -35,9 +35,7 @@ def classify(
         init: Initialization of the head; see `head.linear`.
     """
     weights = class_weights(labels, class_weight)
-    table = tf.lookup.StaticHashTable(
-        tf.lookup.KeyValueTensorInitializer(list(labels.names), tf.range(len(labels.names))), default_value=-1
-    )
+    names = tf.constant(labels.names)
     reduction = "mean_with_sample_weight"
     if focal:
         loss = keras.losses.CategoricalFocalCrossentropy(
@@ -51,7 +49,7 @@ def classify(
     return Task(
         labels=labels,
         column=column,
-        encode=lambda name: tf.one_hot(table.lookup(name), len(labels.names)),
+        encode=lambda name: tf.cast(names == name, tf.float32),
         weight=lambda target: tf.gather(weights, tf.argmax(target)),
         head=linear(labels, dropout, init, np.log(frequency)),
         loss=loss,
@@ -92,7 +90,7 @@ def classification_scores(names: tuple[str, ...], truth: np.ndarray, scores: np.
     found = {
         "accuracy": metrics.accuracy_score(truth, predicted),
         "balanced_accuracy": recall[support > 0].mean(),
-        "log_loss": metrics.log_loss(truth, scores.astype(np.float64) + 1e-12, labels=indices),
+        "log_loss": metrics.log_loss(truth, _distributions(scores), labels=indices),
         "precision_macro": precision.mean(),
         "recall_macro": recall.mean(),
         "f1_macro": f1.mean(),
@@ -110,3 +108,9 @@ def classification_scores(names: tuple[str, ...], truth: np.ndarray, scores: np.
         },
         "confusion": metrics.confusion_matrix(truth, predicted, labels=indices).tolist(),
     }
+
+
+def _distributions(scores: np.ndarray) -> np.ndarray:
+    """Scores that sum to one: those of a quantized file do only nearly, and may be zero."""
+    clipped = np.maximum(scores.astype(np.float64), 1e-7)
+    return clipped / clipped.sum(-1, keepdims=True)

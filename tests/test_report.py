@@ -1,0 +1,388 @@
+"""The report shows everything it is given as text, loads nothing, and is the same for the same input."""
+
+import dataclasses
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfx_finetune.contracts import Check
+from tfx_finetune.report import (
+    ClassCount,
+    ClassScore,
+    Curve,
+    Data,
+    ExportRow,
+    HeadResult,
+    Mistake,
+    Report,
+    Verdict,
+    write_report,
+)
+
+ANIMALS = ("ant", "bear", "cat", "dog", "eel", "fox", "goat", "hen", "ibis", "jay", "koi", "lynx", "mole")
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "'; DROP TABLE",
+    "{{ 7 * 7 }}",
+    "</bdi></table><h1>out",
+    "&amp; &lt;b&gt;",
+    "قطة صغيرة",
+    "三花猫",
+    "\u202egnp.exe",
+    "$x_1^2$ \\frac",
+    "a\nb\tc",
+    "🦊 fox",
+    "x" * 300,
+)
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+
+
+class Page(HTMLParser):
+    """Collects what a page holds and complains about a tag that is not closed where it should be."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        assert len({name for name, _ in attrs}) == len(attrs), f"<{tag}> has an attribute twice"
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> is out of order"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        """All that a person can read."""
+        return "\n".join(self.texts)
+
+    def count(self, tag: str) -> int:
+        """How many of these elements there are."""
+        return sum(name == tag for name, _ in self.tags)
+
+
+def thumbnail(rng, format="PNG", side=160):
+    """A noisy picture: the worst case for its size."""
+    pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format)
+    return stream.getvalue()
+
+
+def confusion(classes, rng, samples=15):
+    """Counts of a model that is right about five times in six, and sometimes takes a class for the next one."""
+    matrix = np.diag(rng.integers(samples // 2, samples, classes))
+    for row in range(classes):
+        matrix[row, (row + 1) % classes] += rng.integers(0, 4)
+        matrix[row, rng.integers(classes)] += 1
+    return matrix
+
+
+def single_label_head(names, rng, name="label"):
+    """A classifier's result with scores computed from a made-up confusion matrix."""
+    matrix = confusion(len(names), rng)
+    recall = matrix.diagonal() / matrix.sum(1)
+    precision = matrix.diagonal() / np.maximum(matrix.sum(0), 1)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+    rows = zip(names, precision, recall, f1, matrix.sum(1), strict=True)
+    return HeadResult(
+        name=name,
+        score="accuracy",
+        scores={"accuracy": matrix.trace() / matrix.sum(), "balanced_accuracy": recall.mean(), "log_loss": 0.51234},
+        interval=(0.79, 0.9),
+        classes=tuple(names),
+        confusion=matrix,
+        per_class=tuple(ClassScore(n, float(p), float(r), float(f), int(s)) for n, p, r, f, s in rows),
+    )
+
+
+def tagging_head(names, rng, name="tags"):
+    """A tagger's result: no confusion matrix, an average precision for each class, one class never held out."""
+    values = rng.uniform(0.4, 1, (len(names), 4))
+    rows = [ClassScore(n, *map(float, v[:3]), 12, float(v[3])) for n, v in zip(names, values, strict=True)]
+    rows[-1] = ClassScore(names[-1], 0.0, 0.0, 0.0, 0, 0.0)
+    return HeadResult(name, "mean_average_precision", {"mean_average_precision": 0.71}, per_class=tuple(rows))
+
+
+def curve(phase, epochs, rng, trained=16_653, best_epoch=None):
+    """Falling losses and rising scores, with one value missing."""
+    falling = np.exp(-np.arange(epochs) / max(epochs / 4, 1)) + rng.normal(0, 0.02, epochs)
+    metrics = {
+        "loss": list(0.4 + falling),
+        "val_loss": list(0.6 + 0.9 * falling),
+        "accuracy": list(0.95 - 0.5 * falling),
+        "val_accuracy": list(0.86 - 0.4 * falling),
+        "val_score": list(0.86 - 0.4 * falling),
+        "learning_rate": list(0.01 * (1 - np.arange(epochs) / epochs)),
+    }
+    return Curve(phase, 41.5, trained, 3_393_421, metrics, epochs - 1 if best_epoch is None else best_epoch)
+
+
+KERAS = Check("keras", {}, 0.859, 0.0, 0.0, 0.0, 2.4e-7, 38.1, "")
+HALF = Check("tflite_float16", {}, 0.859, 0.0, -0.005, 0.006, 0.0021, 2.3, "")
+INT8 = Check("tflite_int8", {}, 0.844, 0.0156, -0.0021, 0.033, 0.0613, 1.6, "")
+EXPORTS = (
+    ExportRow(KERAS, "model.keras", 13_912_334),
+    ExportRow(HALF, "model_float16.tflite", 6_812_004),
+    ExportRow(INT8, "model_int8.tflite", 3_710_448),
+)
+
+
+def make(names=ANIMALS, seed=0, heads=None, mistakes=24, **changes):
+    """A whole report of a run that never was."""
+    rng = np.random.default_rng(seed)
+    heads = (single_label_head(names, rng),) if heads is None else heads
+    counts = tuple(ClassCount(n, *map(int, rng.integers(3, 40, 3))) for n in names)
+    errors = [
+        Mistake(
+            thumbnail(rng, ("PNG", "JPEG")[i % 2]),
+            f"photos/{names[i % len(names)]}/{i:04}.png",
+            (names[i % len(names)],),
+            (names[(i + 1) % len(names)],),
+            score=0.4 + i / 50,
+            top=tuple((names[(i + j + 1) % len(names)], (0.4 + i / 50) / (j + 1)) for j in range(min(5, len(names)))),
+        )
+        for i in range(mistakes)
+    ]
+    report = Report(
+        title="photos",
+        command="python -m tfx_finetune.train --data=photos/ --exports='keras_file(), tflite()'",
+        config="--data=photos/\n--seed=0\n",
+        created="2025-01-31 12:00 UTC",
+        seconds=151.2,
+        environment={"python": "3.11.7", "tensorflow": "2.21.0", "device": "cpu", "threads": "2"},
+        seed=0,
+        verdict=Verdict(0.8594, "accuracy", 192, interval=(0.81, 0.903)),
+        data=Data(
+            source="photos",
+            splits={"train": 519, "val": 58, "test": 192},
+            classes={"label": counts},
+            skipped=tuple((f"photos/bad{i}.png", "not a picture") for i in range(61)),
+            duplicates=12,
+            notes=("12 identical files were kept on one side",),
+        ),
+        phases=(curve("warm", 12, rng), curve("tune", 8, rng, 1_203_456, 4)),
+        heads=heads,
+        mistakes=tuple(errors),
+        exports=EXPORTS,
+    )
+    return dataclasses.replace(report, **changes)
+
+
+def written(report, tmp_path):
+    """The report's bytes."""
+    write_report(tmp_path / "report.html", report)
+    return (tmp_path / "report.html").read_bytes()
+
+
+def page(report, tmp_path):
+    """The report, parsed."""
+    return Page(written(report, tmp_path).decode())
+
+
+def test_everything_is_shown(tmp_path):
+    """A reader finds the verdict, every class, file, phase and number in words for people."""
+    report = make()
+    found = page(report, tmp_path)
+    wanted = ["0.859", "accuracy on 192 held-out pictures", "95 % interval 0.810", "All 3 exported files are verified"]
+    wanted += [
+        *ANIMALS,
+        "tflite_int8",
+        "model_int8.tflite",
+        "3.7 MB",
+        "\u22120.016",
+        "38.10 ms",
+        "2.4e-07",
+        "2 min 31 s",
+    ]
+    wanted += ["warm", "tune", "16,653 of 3,393,421", "best epoch 5", "learning rate 0.01 at most", "--seed=0"]
+    wanted += ["12 identical files were kept on one side", "2.21.0", "2025-01-31 12:00 UTC", "balanced accuracy"]
+    assert [text for text in wanted if text not in found.text] == []
+    assert found.count("img") == 24
+    assert str(report.verdict) == "0.859 accuracy on 192 held-out pictures (95 % interval 0.810 to 0.903)"
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        make(),
+        make(ANIMALS[:2]),
+        make([f"class {i}" for i in range(40)]),
+        make([f"class {i}" for i in range(120)]),
+        make(HOSTILE),
+        make(heads=(tagging_head(ANIMALS, np.random.default_rng(0)),)),
+    ],
+    ids=["13", "2", "40", "120", "hostile", "tags"],
+)
+def test_page_is_well_formed_and_loads_nothing(report, tmp_path):
+    """Elements nest, ids are unique, references stay inside, and the page stays small."""
+    html = written(report, tmp_path).decode()
+    found = Page(html)
+    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for tag, attributes in found.tags:
+        for name in ("src", "href", "action", "srcset", "data", "poster"):
+            address = attributes.get(name, "#")
+            assert address.startswith("data:") or address == "#" or address[1:] in ids, f"<{tag} {name}={address}>"
+    assert {tag for tag, _ in found.tags} & {"iframe", "object", "embed", "base", "form"} == set()
+    assert re.search(r"https?://|@import", html) is None
+    assert set(re.findall(r"url\(([^)]*)\)", html)) <= {f"#{name}" for name in ids}
+    assert len(html.encode()) < 3_000_000
+
+
+@pytest.mark.parametrize("names", [ANIMALS, [f"class {i}" for i in range(120)], HOSTILE], ids=["13", "120", "hostile"])
+def test_every_class_stands_as_it_is_called(names, tmp_path):
+    """No class is lost, however many there are and whatever they are called."""
+    found = page(make(names), tmp_path)
+    assert [name for name in names if name not in found.text] == []
+
+
+def test_hostile_text_stays_text(tmp_path):
+    """Markup in any text that a user's data or machine supplies never becomes an element or a script."""
+    plain, evil = make(), "<script>evil()</script><img src=x onerror=evil()>\"'"
+    row = ExportRow(dataclasses.replace(KERAS, format=evil, reason=evil), evil, 1)
+    data = Data(evil, {evil: 3}, {evil: (ClassCount(evil, 1, 1, 1),)}, ((evil, evil),), notes=(evil,))
+    mistake = Mistake(plain.mistakes[0].image, evil, (evil,), (evil,), 0.5, ((evil, 0.5),), evil)
+    hostile = dataclasses.replace(
+        plain,
+        title=evil,
+        command=evil,
+        config=evil,
+        created=evil,
+        environment={evil: evil},
+        verdict=Verdict(0.5, evil, 1, evil),
+        data=data,
+        phases=(dataclasses.replace(curve(evil, 3, np.random.default_rng(0)), metrics={evil: [1, 2], "loss": [1, 2]}),),
+        heads=(single_label_head([evil, evil], np.random.default_rng(0), evil),) * 2,
+        mistakes=(mistake,),
+        exports=(row,),
+    )
+    found = page(hostile, tmp_path)
+    assert found.count("script") == 1
+    assert found.count("img") == 1
+    assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on")]
+    assert found.text.count("evil()</script>") > 20
+
+
+def test_file_name_that_is_not_unicode(tmp_path):
+    """Linux file names are bytes; one that is not UTF-8 must not cost the report."""
+    name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    data = dataclasses.replace(make().data, skipped=((name, "truncated"),))
+    assert "caf\\udce9.png" in page(make(data=data), tmp_path).text
+
+
+def test_same_report_gives_same_bytes(tmp_path):
+    """Two runs can be compared by their reports: no dates, random ids or addresses of objects."""
+    assert written(make(), tmp_path) == written(make(), tmp_path)
+
+
+def test_missing_parts(tmp_path):
+    """A run without phases, heads, mistakes or exports still has a report, without empty sections."""
+    bare = make(mistakes=0, heads=(), phases=(), exports=(), data=Data("photos", {"test": 4}), environment={})
+    found = page(dataclasses.replace(bare, verdict=Verdict(1.0, "accuracy", 4)), tmp_path)
+    assert "No files exported" in found.text
+    headings = [text for text in ("Files", "Classes", "Mistakes", "Training") if text in found.texts]
+    assert headings == []
+    assert {"#result", "#data", "#reproduce"} == {a["href"] for tag, a in found.tags if tag == "a"}
+
+
+def test_several_heads(tmp_path):
+    """Each head has its own section; a head that tags has no confusion matrix."""
+    rng = np.random.default_rng(1)
+    heads = (single_label_head(ANIMALS[:3], rng, "animal"), tagging_head(("wet", "furry", "rare"), rng))
+    found = page(make(heads=heads), tmp_path)
+    assert {"animal", "tags", "Average precision"} <= set(found.texts)
+    assert [a["class"] for tag, a in found.tags if tag == "table" and "heat" in a.get("class", "")] == ["heat few"]
+
+
+def test_many_classes_show_pairs_instead_of_cells(tmp_path):
+    """Beyond 40 classes a heat map cannot be read; the pairs that are confused most often can."""
+    names = [f"class {i}" for i in range(41)]
+    assert [a for tag, a in page(make(names), tmp_path).tags if "heat" in (a.get("class") or "")] == []
+    assert "Most confused" in page(make(names), tmp_path).texts
+
+
+def test_most_confused_by_hand():
+    """The worst pair comes first, with its share of the true class; right answers are no confusion."""
+    matrix = np.array([[8, 2, 0], [0, 5, 0], [1, 3, 6]])
+    head = HeadResult("label", "accuracy", {"accuracy": 0.76}, classes=("a", "b", "c"), confusion=matrix)
+    pairs = [(pair.truth, pair.predicted, pair.count, round(pair.share, 9)) for pair in head.most_confused]
+    assert pairs == [("c", "b", 3, 0.3), ("a", "b", 2, 0.2), ("c", "a", 1, 0.1)]
+
+
+def test_refused_and_broken_files_are_named(tmp_path):
+    """What failed is said in the headline and in its row, and numbers that mean nothing are not shown."""
+    check = Check("tflite_int8", {}, 0.0, 1.0, 1.0, 1.0, float("inf"), 0.0, "the file is empty")
+    broken = ExportRow(check, "m.tflite", 200_000)
+    found = page(make(exports=(EXPORTS[0], broken)), tmp_path)
+    assert "✗ 1 of 2 files refused" in found.text
+    assert "the file is empty" in found.text
+    assert "inf" not in found.texts
+    assert "\u22121.000" not in found.text
+
+
+def test_surest_mistakes_first_and_no_more_than_24(tmp_path):
+    """The mistakes worth a look are those of which the model was sure; one without a picture is still listed."""
+    found = page(make(mistakes=30), tmp_path)
+    pictures = [attributes["alt"] for tag, attributes in found.tags if tag == "img"]
+    assert len(pictures) == 24
+    assert pictures[0].endswith("0029.png")
+    spoken = Mistake(None, "clip.ogg", ("yes", "loud"), (), 0.9, (("yes", 0.1),))
+    found = page(dataclasses.replace(make(), mistakes=(spoken,)), tmp_path)
+    assert found.count("img") == 0
+    assert "clip.ogg" in found.text
+
+
+def test_skipped_files_are_counted_whole_and_listed_in_part(tmp_path):
+    """A folder of a thousand broken files makes no page of a thousand lines, but the count is true."""
+    found = page(make(), tmp_path)
+    assert "61 could not be used; the first 50" in found.text
+    assert "photos/bad49.png" in found.text
+    assert "photos/bad50.png" not in found.text
+
+
+def test_curves_of_odd_phases(tmp_path):
+    """One epoch, values that are not numbers, no validation and no metrics at all are drawn as far as they go."""
+    nan = float("nan")
+    phases = (
+        Curve("one", 1, 1, 1, {"loss": [0.5], "val_loss": [0.6]}, 0),
+        Curve("nan", 1, 1, 1, {"loss": [nan, nan], "val_loss": [0.5, nan], "val_score": [nan, 0.5]}, 1),
+        Curve("loss only", 1, 0, 0, {"loss": [0.5, 0.4]}),
+        Curve("nothing", 1, 0, 0, {}),
+    )
+    assert page(make(phases=phases), tmp_path).count("figure") == 1 + 2 + 1 + 24
+
+
+def test_colours_follow_the_page(tmp_path):
+    """No colour is fixed in a drawing, so that dark mode and print can choose theirs."""
+    drawings = "".join(plot.svg for plot in curve("warm", 5, np.random.default_rng(0)).plots)
+    assert re.search(r"(fill|stroke): #", drawings) is None
+    assert "var(--series-0)" in drawings
+
+
+def test_mean_score_is_not_drawn_twice():
+    """With one head `val_score` is that head's score; with several it is a line of its own."""
+    one = Curve("tune", 1, 1, 1, {"val_score": [0.5, 0.6], "val_label/accuracy": [0.5, 0.6]})
+    two = dataclasses.replace(one, metrics={**one.metrics, "val_tags/f1": [0.1, 0.2], "val_score": [0.3, 0.4]})
+    assert [line.name for line in one.plots[0].lines] == ["label/accuracy"]
+    assert sorted(line.name for line in two.plots[0].lines) == ["label/accuracy", "score", "tags/f1"]

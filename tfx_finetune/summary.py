@@ -1,0 +1,215 @@
+"""STATION: what a run found out, for the bundle's manifest, for report.html and for the terminal."""
+
+import datetime
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table as Grid
+
+from tfx_finetune import report as page
+from tfx_finetune.bundle import describe
+from tfx_finetune.contracts import LABEL_SEPARATOR, SPLITS, Batch, Check, Task
+from tfx_finetune.core import flagfile, hardware
+from tfx_finetune.features import Store
+from tfx_finetune.model import Network
+from tfx_finetune.phases import History
+from tfx_finetune.pipeline import Data
+from tfx_finetune.plan import Plan, image_options
+from tfx_finetune.verify import score
+
+_PACKAGES = ("tfx_finetune", "tensorflow", "keras", "ai-edge-litert", "numpy")
+_THUMBNAIL = 160
+
+
+def manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
+    """What a bundle says about itself, apart from its files."""
+    heads = {
+        head: {
+            "task": str(plan.heads[head]),
+            "labels": list(task.labels.names),
+            "counts": list(task.labels.counts),
+            "samples": task.labels.samples,
+        }
+        for head, task in network.tasks.items()
+    }
+    card = network.backbone.card
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "heads": heads,
+        "backbone": str(plan.tower[1]),
+        "modality": describe("image", image_options(plan.run) | {"size": data.modality.shape[0]}, card),
+        "data": {"source": str(plan.source)} | {split: data.table.size(split) for split in SPLITS},
+        "versions": environment(),
+    }
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine."""
+    found = hardware.detect()
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    machine = {"device": found.device, "threads": str(found.threads), "precision": found.precision}
+    return {"python": platform.python_version(), **versions, **machine}
+
+
+def report(
+    plan: Plan,
+    data: Data,
+    histories: Sequence[History],
+    test: Store,
+    reference: tuple[Batch, Batch],
+    scores: Mapping[str, Any],
+    checks: Sequence[Check],
+    sizes: Mapping[str, tuple[str, int]],
+) -> page.Report:
+    """Collects the content of report.html.
+
+    Args:
+        plan: The run.
+        data: Its samples.
+        histories: What each phase did.
+        test: Prepared test samples.
+        reference: The trained model's (targets, decoded outputs) on them.
+        scores: Every score of the trained model.
+        checks: What was found about every file.
+        sizes: (file, bytes) by format.
+    """
+    targets, outputs = reference
+    (first, task), *_ = data.tasks.items()
+    mistakes = [m for head in data.tasks for m in _mistakes(data, head, test, targets[head], outputs[f"{head}/scores"])]
+    return page.Report(
+        title=data.source.name,
+        command=" ".join(["python -m tfx_finetune.train", *sys.argv[1:]]),
+        config="\n".join(flagfile.lines(plan.run)),
+        created=datetime.datetime.now().isoformat(" ", timespec="minutes"),
+        seconds=sum(history.seconds for history in histories),
+        environment=environment(),
+        seed=plan.run.seed,
+        verdict=page.Verdict(
+            score=score(data.tasks, scores),
+            name=task.score if len(data.tasks) == 1 else "mean score",
+            samples=len(test),
+            interval=_interval(task.correct(targets[first], outputs[f"{first}/scores"]))
+            if len(data.tasks) == 1
+            else None,
+        ),
+        data=_data(data),
+        phases=tuple(
+            page.Curve(h.phase, h.seconds, h.trained, h.parameters, h.metrics, h.best_epoch) for h in histories
+        ),
+        heads=tuple(
+            _head(head, task, scores, targets[head], outputs[f"{head}/scores"]) for head, task in data.tasks.items()
+        ),
+        mistakes=tuple(mistakes),
+        exports=tuple(
+            page.ExportRow(
+                c.format,
+                *sizes[c.format],
+                c.score,
+                c.drop,
+                c.low,
+                c.high,
+                c.difference,
+                c.latency,
+                not c.reason,
+                c.reason,
+            )
+            for c in checks
+        ),
+    )
+
+
+def say_result(plan: Plan, scores: Mapping[str, Any], tasks: Mapping[str, Task], checks: Sequence[Check]) -> None:
+    """Prints the scores and the table of files, and where everything lies."""
+    console = Console(stderr=True, highlight=False)
+    named = "  ".join(f"{head}/{task.score} {scores[f'{head}/{task.score}']:.4f}" for head, task in tasks.items())
+    grid = Grid(title=f"trained model on the test split: {named}", title_justify="left")
+    for column in ("file", "score", "drop (95 % interval)", "ms a sample", "verified"):
+        grid.add_column(column, justify="left" if column in ("file", "verified") else "right")
+    for c in checks:
+        drop = f"{c.drop:+.4f} ({c.low:+.4f} to {c.high:+.4f})"
+        grid.add_row(c.format, f"{c.score:.4f}", drop, f"{c.latency:.1f}", c.reason or "yes")
+    console.print(grid)
+    console.print(f"bundle: {plan.workdir / 'bundle'}\nreport: {plan.workdir / 'report.html'}", soft_wrap=True)
+
+
+def _data(data: Data) -> page.Data:
+    table = data.table
+    sides = {split: table.split == split for split in SPLITS}
+    classes = {}
+    for head, task in data.tasks.items():
+        values = [set(value.split(LABEL_SEPARATOR)) for value in table.columns[task.column]]
+        has = {name: np.array([name in value for value in values]) for name in task.labels.names}
+        classes[head] = tuple(
+            page.ClassCount(name, *(int((has[name] & sides[split]).sum()) for split in SPLITS))
+            for name in task.labels.names
+        )
+    used = table.digest[table.split != ""]
+    return page.Data(
+        source=data.source.name,
+        splits={split: table.size(split) for split in SPLITS},
+        classes=classes,
+        skipped=tuple(table.bad),
+        duplicates=len(used) - len(set(used)),
+        notes=table.notes,
+    )
+
+
+def _head(
+    head: str, task: Task, scores: Mapping[str, Any], targets: np.ndarray, outputs: np.ndarray
+) -> page.HeadResult:
+    mine = {name.removeprefix(f"{head}/"): value for name, value in scores.items() if name.startswith(f"{head}/")}
+    rows = [page.ClassScore(name, **values) for name, values in mine["per_class"].items()]
+    return page.HeadResult(
+        name=head,
+        score=task.score,
+        scores={name: value for name, value in mine.items() if isinstance(value, float)},
+        interval=_interval(task.correct(targets, outputs)),
+        classes=task.labels.names,
+        confusion=np.asarray(mine["confusion"]) if "confusion" in mine else None,
+        per_class=tuple(rows),
+    )
+
+
+def _mistakes(data: Data, head: str, test: Store, targets: np.ndarray, scores: np.ndarray) -> list[page.Mistake]:
+    """The test samples that the head got wrong and was surest of."""
+    task = data.tasks[head]
+    names = np.array(task.labels.names, dtype=object)
+    files = data.table.file[data.table.split == "test"]
+    wrong = np.flatnonzero(task.correct(targets, scores) < 1)
+    wrong = wrong[np.argsort(-scores[wrong].max(-1))][: page.MOST_MISTAKES]
+    found = []
+    for row in wrong:
+        said = task.predict(scores[row])["label"]
+        order = np.argsort(-scores[row])[:3]
+        found.append(
+            page.Mistake(
+                image=_thumbnail(np.asarray(test.inputs[0][row])),
+                file=str(files[row]),
+                truth=tuple(names[targets[row] > 0.5]),
+                predicted=tuple(said) if isinstance(said, list) else (said,),
+                score=float(scores[row].max()),
+                top=tuple((str(names[i]), float(scores[row][i])) for i in order),
+                head=head,
+            )
+        )
+    return found
+
+
+def _thumbnail(pixels: np.ndarray) -> bytes:
+    side = min(_THUMBNAIL, pixels.shape[0])
+    small = tf.cast(tf.image.resize(pixels, (side, side), antialias=True), tf.uint8)
+    return tf.io.encode_jpeg(small, quality=80).numpy()
+
+
+def _interval(correct: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a mean of values in [0, 1] (Wilson score interval, which keeps to that range)."""
+    n, mean, z = len(correct), float(correct.mean()), 1.96
+    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+    return float(centre - half), float(centre + half)
