@@ -162,9 +162,9 @@ def create(path: Path, manifest: dict[str, Any], exports: Mapping[str, Export], 
         draft.mkdir()
         for spec, export in exports.items():
             export.write(servable, draft / export.file)
-            written = {"bytes": files.size(draft / export.file), "sha256": files.sha256(draft / export.file)}
-            known[export.format] = {"path": export.file, "export": spec} | written
-            advance(1, f"{export.format} {written['bytes'] / 1e6:.2f} MB")
+            size, digest = files.size(draft / export.file), files.sha256(draft / export.file)
+            known[export.format] = {"path": export.file, "export": spec, "bytes": size, "sha256": digest}
+            advance(1, f"{export.format} {size / 1e6:.2f} MB")
         for position, (head, names) in enumerate(servable.labels.items()):
             name = "labels.txt" if position == 0 else f"labels.{head}.txt"
             (draft / name).write_text("".join(f"{label}\n" for label in names), encoding="utf-8")

@@ -47,10 +47,14 @@ class Source(Protocol):
         paths: Columns that hold the path of a file and not yet its content.
     """
 
-    name: str
-    sizes: Mapping[str, int]
-    labels: tuple[str, ...]
-    paths: tuple[str, ...]
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def sizes(self) -> Mapping[str, int]: ...  # noqa: D102
+    @property
+    def labels(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def paths(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def read(self, part: str) -> tf.data.Dataset:
         """Returns the part's raw samples, unbatched, always in the same order."""

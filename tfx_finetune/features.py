@@ -105,7 +105,7 @@ def fingerprint(data: Data, trunk: keras.Model | None, settings: dict[str, Any])
             config = {name: value for name, value in layer.get_config().items() if name != "name"}
             digest.update(json.dumps([type(layer).__name__, config], sort_keys=True, default=str).encode())
         for weight in trunk.weights:
-            digest.update(np.ascontiguousarray(weight.numpy()))
+            digest.update(weight.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -118,7 +118,7 @@ def _compute(data: Data, split: str, view: int, trunk: Apply | None, folder: Pat
     """Writes input.npy, target_<i>.npy and weight_<i>.npy of a split, a batch at a time."""
     folder.mkdir()
     count, done = data.table.size(split), 0
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.memmap] = {}
     with progress.bar(title, count) as advance:
         for inputs, targets, weights in data.batches(split, view).as_numpy_iterator():
             (pixels,) = inputs.values()

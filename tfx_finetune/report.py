@@ -19,6 +19,7 @@ from tfx_finetune.core import files
 from tfx_finetune.plots import Metrics, Plot, learning_curves
 
 MOST_CONFUSED = 20
+MOST_MISTAKES = 24
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ class Report:
         data: What was learned from.
         phases: Training, in order.
         heads: What each head scored.
-        mistakes: Samples that the model got wrong; the 24 of which it was surest are shown.
+        mistakes: Samples that the model got wrong, the surest first; `MOST_MISTAKES` are shown.
         exports: The exported files.
     """
 
@@ -262,7 +263,7 @@ def write_report(path: Path, report: Report) -> None:
     # The page allows this script alone and no address at all, should a name ever slip through as markup.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = environment.get_template("report.html.j2")
-    text = page.render(report=report, script=Markup(script), script_hash=digest)
+    text = page.render(report=report, most_mistakes=MOST_MISTAKES, script=Markup(script), script_hash=digest)
     with files.atomic(path) as draft:
         # A file name that is not UTF-8 arrives with lone surrogates, which cannot be encoded.
         draft.write_bytes(text.encode("utf-8", errors="backslashreplace"))

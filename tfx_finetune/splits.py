@@ -7,7 +7,11 @@ import numpy as np
 
 
 def assign(
-    digests: Sequence[str], labels: Sequence[str], groups: Sequence[str], shares: Mapping[str, float], seed: int
+    digests: Sequence[str] | np.ndarray,
+    labels: Sequence[str] | np.ndarray,
+    groups: Sequence[str] | np.ndarray,
+    shares: Mapping[str, float],
+    seed: int,
 ) -> np.ndarray:
     """Assigns every sample to `train` or to one of the held-out splits.
 
@@ -38,7 +42,7 @@ def assign(
     return split
 
 
-def _units(digests: Sequence[str], groups: Sequence[str]) -> list[list[int]]:
+def _units(digests: Sequence[str] | np.ndarray, groups: Sequence[str] | np.ndarray) -> list[list[int]]:
     """Connected components of samples that share content or group, by union-find."""
     parent = list(range(len(digests)))
 

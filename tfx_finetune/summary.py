@@ -106,21 +106,7 @@ def report(
             _head(head, task, scores, targets[head], outputs[f"{head}/scores"]) for head, task in data.tasks.items()
         ),
         mistakes=tuple(mistakes),
-        exports=tuple(
-            page.ExportRow(
-                c.format,
-                *sizes[c.format],
-                c.score,
-                c.drop,
-                c.low,
-                c.high,
-                c.difference,
-                c.latency,
-                not c.reason,
-                c.reason,
-            )
-            for c in checks
-        ),
+        exports=tuple(page.ExportRow(check, *sizes[check.format]) for check in checks),
     )
 
 

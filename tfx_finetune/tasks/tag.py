@@ -82,7 +82,7 @@ def tagging_scores(names: tuple[str, ...], truth: np.ndarray, scores: np.ndarray
     predicted = scores >= threshold
     precision, recall, f1, support = metrics.precision_recall_fscore_support(truth, predicted, zero_division=0.0)
     micro = metrics.precision_recall_fscore_support(truth, predicted, average="micro", zero_division=0.0)
-    occurs = truth.any(axis=0)
+    occurs = np.asarray(truth.any(axis=0))
     precisions = [
         metrics.average_precision_score(truth[:, i], scores[:, i]) if occurs[i] else 0.0 for i in range(len(names))
     ]
