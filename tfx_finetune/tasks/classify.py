@@ -8,7 +8,7 @@ import tensorflow as tf
 from sklearn import metrics
 
 from tfx_finetune.contracts import TASKS, Labels, Task
-from tfx_finetune.tasks.head import ClassWeights, Init, class_weights, linear
+from tfx_finetune.tasks.head import ClassWeights, Init, check_options, class_weights, linear
 
 
 @TASKS.register
@@ -34,6 +34,7 @@ def classify(
         dropout: Share of features dropped before the head in training.
         init: Initialization of the head; see `head.linear`.
     """
+    check_options(label_smoothing=label_smoothing, focal=focal, dropout=dropout)
     weights = class_weights(labels, class_weight)
     names = tf.constant(labels.names)
     reduction = "mean_with_sample_weight"

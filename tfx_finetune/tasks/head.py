@@ -1,4 +1,4 @@
-"""The linear head on pooled features that classification tasks share, and their class weights."""
+"""The linear head on pooled features that classification tasks share, their class weights, and what they allow."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfx_finetune.contracts import Features, Labels
+from tfx_finetune.core.errors import UserError
 
 Init = Literal["zeros", "glorot", "he", "prior"]
 ClassWeights = Literal["none", "balanced"]
@@ -38,11 +39,22 @@ def linear(labels: Labels, dropout: float, init: Init, prior: np.ndarray) -> Cal
 
 
 def class_weights(labels: Labels, kind: ClassWeights) -> np.ndarray:
-    """Weight of each class, (classes,), of mean 1 over the training samples.
+    """Weight of each class, (classes,), of mean 1 over the labels of the training samples.
 
-    `balanced` is inverse to the frequency, as in scikit-learn: samples / (classes * count).
+    `balanced` is inverse to the frequency, as in scikit-learn: labels in all / (classes * labels of the class). A
+    class without training samples is weighed as one with a single sample.
     """
-    counts = np.maximum(np.asarray(labels.counts, np.float32), 1.0)
+    counts = np.asarray(labels.counts, np.float32)
     if kind == "none":
         return np.ones_like(counts)
-    return counts.sum() / (len(counts) * counts)
+    return counts.sum() / (len(counts) * np.maximum(counts, 1.0))
+
+
+def check_options(*, label_smoothing: float, focal: float, dropout: float) -> None:
+    """Raises a `UserError` for the first option outside its range."""
+    if not 0 <= label_smoothing < 1:
+        raise UserError("label_smoothing is out of range", received=label_smoothing, allowed="0 to below 1")
+    if not focal >= 0:
+        raise UserError("focal is out of range", received=focal, allowed="0 or more")
+    if not 0 <= dropout < 1:
+        raise UserError("dropout is out of range", received=dropout, allowed="0 to below 1")

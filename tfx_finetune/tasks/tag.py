@@ -5,10 +5,12 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy.stats import rankdata
 from sklearn import metrics
 
 from tfx_finetune.contracts import LABEL_SEPARATOR, TASKS, Labels, Task
-from tfx_finetune.tasks.head import ClassWeights, Init, class_weights, linear
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.tasks.head import ClassWeights, Init, check_options, class_weights, linear
 
 
 @TASKS.register
@@ -36,11 +38,19 @@ def tag(
         dropout: Share of features dropped before the head in training.
         init: Initialization of the head; see `head.linear`.
     """
+    check_options(label_smoothing=label_smoothing, focal=focal, dropout=dropout)
+    if not 0 < threshold < 1:
+        raise UserError("threshold is out of range", received=threshold, allowed="between 0 and 1")
     weights = class_weights(labels, class_weight)
     names = tf.constant(labels.names)
     make = keras.losses.BinaryFocalCrossentropy if focal else keras.losses.BinaryCrossentropy
     options: dict[str, Any] = {"gamma": focal} if focal else {}
+    limit = float(np.log(threshold / (1 - threshold)))  # of logits
     frequency = np.clip(np.asarray(labels.counts, np.float32) / max(labels.samples, 1), 0.01, 0.99)
+
+    def decided(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """In place of a ranking, which a single class has not: whether it is on the right side of the threshold."""
+        return ((targets > 0.5) == (scores >= threshold)).mean(-1)
 
     def encode(text: tf.Tensor) -> tf.Tensor:
         present = tf.strings.split(text, LABEL_SEPARATOR)
@@ -53,11 +63,11 @@ def tag(
         weight=lambda target: _mean_of_present(target, tf.constant(weights)),
         head=linear(labels, dropout, init, np.log(frequency / (1 - frequency))),
         loss=make(from_logits=True, label_smoothing=label_smoothing, reduction="mean_with_sample_weight", **options),
-        metrics=lambda: [keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)],  # of logits
+        metrics=lambda: [keras.metrics.BinaryAccuracy(name="accuracy", threshold=limit)],
         score="mean_average_precision",
         decode=lambda outputs: {"scores": keras.ops.sigmoid(outputs["logits"])},
         scores=lambda targets, scores: tagging_scores(labels.names, targets > 0.5, scores, threshold),
-        correct=average_precision_of_samples,
+        correct=average_precision_of_samples if len(labels.names) > 1 else decided,
         predict=lambda scores: {
             "label": [name for name, score in zip(labels.names, scores, strict=True) if score >= threshold],
             "score": [float(score) for score in scores if score >= threshold],
@@ -67,7 +77,7 @@ def tag(
 
 
 def tagging_scores(names: tuple[str, ...], truth: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
-    """Every score of a tagger, as scikit-learn computes it.
+    """Every score of a tagger, as scikit-learn defines it; what divides by zero is 0.
 
     Args:
         names: Class names.
@@ -80,8 +90,8 @@ def tagging_scores(names: tuple[str, ...], truth: np.ndarray, scores: np.ndarray
         recall and f1 as macro and micro averages, and `per_class`.
     """
     predicted = scores >= threshold
-    precision, recall, f1, support = metrics.precision_recall_fscore_support(truth, predicted, zero_division=0.0)
-    micro = metrics.precision_recall_fscore_support(truth, predicted, average="micro", zero_division=0.0)
+    hits, said, support = (truth & predicted).sum(0), predicted.sum(0), truth.sum(0)
+    precision, recall, f1 = _share(hits, said), _share(hits, support), _share(2 * hits, said + support)
     occurs = np.asarray(truth.any(axis=0))
     precisions = [
         metrics.average_precision_score(truth[:, i], scores[:, i]) if occurs[i] else 0.0 for i in range(len(names))
@@ -94,9 +104,9 @@ def tagging_scores(names: tuple[str, ...], truth: np.ndarray, scores: np.ndarray
         "precision_macro": precision.mean(),
         "recall_macro": recall.mean(),
         "f1_macro": f1.mean(),
-        "precision_micro": micro[0],
-        "recall_micro": micro[1],
-        "f1_micro": micro[2],
+        "precision_micro": _share(hits.sum(), said.sum()),
+        "recall_micro": _share(hits.sum(), support.sum()),
+        "f1_micro": _share(2 * hits.sum(), (said + support).sum()),
     }
     rows = zip(names, precision, recall, f1, support, precisions, strict=True)
     return {name: float(value) for name, value in found.items()} | {
@@ -119,11 +129,15 @@ def average_precision_of_samples(targets: np.ndarray, scores: np.ndarray) -> np.
     Its mean is scikit-learn's `label_ranking_average_precision_score`.
     """
     present = targets > 0.5
-    rank = (scores[:, None, :] >= scores[:, :, None]).sum(-1)
-    hits = ((scores[:, None, :] >= scores[:, :, None]) & present[:, None, :]).sum(-1)
+    rank = rankdata(-scores, "max", axis=1)
+    hits = rankdata(np.where(present, -scores, np.inf), "max", axis=1)  # the rank among the present classes alone
     count = present.sum(-1)
     mean = np.where(present, hits / rank, 0.0).sum(-1) / np.maximum(count, 1)
     return np.where((count == 0) | (count == targets.shape[1]), 1.0, mean)
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.where(whole > 0, part / np.maximum(whole, 1), 0.0)
 
 
 def _mean_of_present(target: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

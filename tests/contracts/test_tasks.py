@@ -1,0 +1,138 @@
+"""What every task promises, whatever it predicts; being registered is enough to be tested."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfx_finetune.contracts import TASKS, Features, Labels
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import Spec
+
+NAMES = ("ägg", "bär und café", "猫", "🦊")
+LABELS = Labels(NAMES, (40, 30, 20, 10), 100)
+RNG = np.random.default_rng(0)
+SCORES = RNG.dirichlet(np.ones(4), 50).astype(np.float32)
+
+
+def built(name, **options):
+    return TASKS.build(Spec(name, (), options), LABELS)
+
+
+def model(task):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, task.head(Features(inputs))["logits"])
+
+
+def targets(task, count=50):
+    return np.stack([task.encode(tf.constant(name)).numpy() for name in RNG.choice(NAMES, count)])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_head_and_decoding_fit(name):
+    """Features (batch, dim) -> float32 logits (batch, classes) -> scores in [0, 1], in mixed precision too."""
+    task = built(name, init="glorot")
+    logits = model(task)(RNG.normal(size=(5, 6)))
+    scores = task.decode({"logits": logits})["scores"].numpy()
+    assert scores.shape == (5, 4)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    # A higher logit is a higher score.
+    assert (np.argsort(logits, -1) == np.argsort(scores, -1)).all()
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        assert model(task).output.dtype == "float32"
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_encode_gives_a_target_and_a_weight(name):
+    """One 1 for a sample of one class, wherever it is encoded; the weight is a scalar."""
+    task = built(name, class_weight="balanced")
+    ds = tf.data.Dataset.from_tensor_slices(list(NAMES)).map(task.encode)
+    assert np.array_equal(np.stack(list(ds.as_numpy_iterator())), np.eye(4))
+    weights = [float(weight) for weight in ds.map(task.weight)]
+    # The rarer the class, the heavier.
+    assert weights == sorted(weights)
+    assert weights[0] < 1 < weights[-1]
+
+
+@pytest.mark.parametrize("options", [{}, {"focal": 2.0, "label_smoothing": 0.1}, {"init": "he"}], ids=str)
+@pytest.mark.parametrize("name", TASKS)
+def test_training_learns(name, options):
+    """Loss and head belong together: what is separable is learned, with sample weights and metrics on."""
+    task = built(name, dropout=0.1, class_weight="balanced", **options)
+    truth = np.arange(40) % 4
+    target = np.stack([task.encode(tf.constant(NAMES[i])).numpy() for i in truth])
+    weight = np.array([task.weight(tf.constant(row)).numpy() for row in target])
+    inputs = np.eye(6)[truth] + RNG.normal(size=(40, 6)) / 10
+    network = model(task)
+    network.compile(keras.optimizers.Adam(0.1), loss=task.loss, metrics=task.metrics(), jit_compile=False)
+    history = network.fit(inputs, target, sample_weight=weight, epochs=20, batch_size=40, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0] / 2
+    assert history["accuracy"][-1] > 0.9
+    scores = task.decode({"logits": network(inputs)})["scores"].numpy()
+    assert task.scores(target, scores)[task.score] == 1.0
+    assert [metric.name for metric in task.metrics()] == ["accuracy"]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_scores_are_json_and_higher_is_better(name):
+    """Perfect scores give 1, reversed ones less; every number is a plain one, per class too."""
+    task = built(name)
+    target = targets(task)
+    best, worst = task.scores(target, target), task.scores(target, 1 - target)
+    assert best[task.score] == 1.0
+    assert worst[task.score] < 0.5
+    assert list(json.loads(json.dumps(best, allow_nan=False))["per_class"]) == list(NAMES)
+    assert all(type(value) is float for name, value in best.items() if name not in ("per_class", "confusion"))
+    for row in best["per_class"].values():
+        assert row["precision"] == row["recall"] == row["f1"] == 1.0
+    assert sum(row["support"] for row in best["per_class"].values()) == 50
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_correct_is_a_value_of_each_sample(name):
+    """In [0, 1], 1 where the scores are the truth, and of the sample alone."""
+    task = built(name)
+    target = targets(task)
+    value = task.correct(target, SCORES)
+    assert value.shape == (50,)
+    assert ((value >= 0) & (value <= 1)).all()
+    assert 0 < value.mean() < 1
+    assert (task.correct(target, target) == 1).all()
+    assert np.array_equal(task.correct(target[::-1], SCORES[::-1]), value[::-1])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_predict_is_the_json_line_of_a_sample(name):
+    """Label, score, and the score of every class by name."""
+    record = built(name).predict(np.array([0.1, 0.2, 0.6, 0.1], np.float32))
+    assert list(record) == ["label", "score", "scores"]
+    assert json.loads(json.dumps(record, ensure_ascii=False)) == record
+    assert list(record["scores"]) == list(NAMES)
+    assert record["scores"]["猫"] == pytest.approx(0.6)
+    assert record["label"] in ("猫", ["猫"])
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(
+    "options",
+    [{"label_smoothing": -0.1}, {"label_smoothing": 1}, {"focal": -1}, {"dropout": 1}, {"dropout": -0.1}],
+    ids=str,
+)
+def test_options_out_of_range_are_refused(name, options):
+    """A share of 1.5 is a mistake to mend, not a traceback of Keras."""
+    with pytest.raises(UserError, match=f"{next(iter(options))} is out of range; received: .*; allowed: 0 "):
+        built(name, **options)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_column_of_the_target_can_be_chosen(name):
+    """Two heads read two columns."""
+    assert built(name).column == "label"
+    assert built(name, column="ripeness").column == "ripeness"
