@@ -1,12 +1,13 @@
 """STATION: a frozen trunk's outputs, computed once a sample and view, kept on disk, found again by content."""
 
+import contextlib
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import keras
 import numpy as np
@@ -117,20 +118,23 @@ def forget(folder: Path) -> None:
 def _compute(data: Data, split: str, view: int, trunk: Apply | None, folder: Path, title: str) -> None:
     """Writes input.npy, target_<i>.npy and weight_<i>.npy of a split, a batch at a time."""
     folder.mkdir()
-    count, done = data.table.size(split), 0
-    arrays: dict[str, np.memmap] = {}
-    with progress.bar(title, count) as advance:
+    count = data.table.size(split)
+    with contextlib.ExitStack() as stack, progress.bar(title, count) as advance:
+        streams: dict[str, BinaryIO] = {}
         for inputs, targets, weights in data.batches(split, view).as_numpy_iterator():
             (pixels,) = inputs.values()
             rows = {"input": trunk(pixels) if trunk else pixels}
             rows |= {f"target_{i}": value for i, value in enumerate(targets.values())}
             rows |= {f"weight_{i}": value for i, value in enumerate(weights.values())}
             for name, value in rows.items():
-                if name not in arrays:
-                    shape = (count, *value.shape[1:])
-                    arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", value.dtype, shape)
-                arrays[name][done : done + len(value)] = value
-            done += len(pixels)
+                if name not in streams:
+                    streams[name] = stack.enter_context((folder / f"{name}.npy").open("wb"))
+                    np.lib.format.write_array_header_2_0(streams[name], _header(value, count))
+                # Written, not mapped: on a full disk a write is an error, a mapped page ends the process.
+                streams[name].write(np.ascontiguousarray(value).data)
             advance(len(pixels), f"{count} samples")
-    for array in arrays.values():
-        array.flush()
+
+
+def _header(batch: np.ndarray, count: int) -> dict[str, Any]:
+    shape = (count, *batch.shape[1:])
+    return {"descr": np.lib.format.dtype_to_descr(batch.dtype), "fortran_order": False, "shape": shape}

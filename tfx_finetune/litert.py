@@ -1,16 +1,13 @@
 """Keras model -> LiteRT file -> interpreter: what the TFLite export and the trunk engine share."""
 
-import contextlib
-import os
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from tfx_finetune.core.quiet import quiet
 
 
 def freeze(run: Callable[..., Any], inputs: Sequence[tf.TensorSpec]) -> Any:
@@ -47,20 +44,3 @@ def interpreter(content: bytes, threads: int) -> Interpreter:
         found = Interpreter(model_content=content, num_threads=threads)
         found.allocate_tensors()
     return found
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[Callable[[], str]]:
-    """Keeps what C++ code writes to the terminal; yields a function that returns it."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [os.dup(descriptor) for descriptor in (1, 2)]
-    with tempfile.NamedTemporaryFile() as log:
-        try:
-            for descriptor in (1, 2):
-                os.dup2(log.fileno(), descriptor)
-            yield lambda: Path(log.name).read_text(errors="replace")
-        finally:
-            for descriptor, original in zip((1, 2), kept, strict=True):
-                os.dup2(original, descriptor)
-                os.close(original)

@@ -67,8 +67,10 @@ class Data:
         buffer = min(self.table.size(split), 100_000 if self.source.paths else 10_000)
 
         def one(epoch: tf.Tensor) -> tf.data.Dataset:
+            # The seed of this function's graph alone. TensorFlow compares it with 0 and then the epoch, a tensor, too.
+            tf.random.set_seed(self.seed + 1)
             samples = self._samples(self.table.split == split)
-            shuffled = samples.shuffle(buffer, seed=epoch + self.seed, reshuffle_each_iteration=False)
+            shuffled = samples.shuffle(buffer, seed=epoch, reshuffle_each_iteration=False)
             return shuffled.map(self._prepared(epoch + 1), tf.data.AUTOTUNE).batch(self.batch_size)
 
         return tf.data.Dataset.range(first, last).flat_map(one).prefetch(2)

@@ -1,6 +1,10 @@
 """STATION: raw in, decoded out: what every export writes."""
 
+from collections.abc import Callable
+
 import keras
+import numpy as np
+import tensorflow as tf
 
 from tfx_finetune.contracts import Batch, Modality, Servable
 from tfx_finetune.model import Network, build_model, build_tower
@@ -33,6 +37,15 @@ def servable(plan: Plan, network: Network, modality: Modality, examples: Batch) 
         labels={head: task.labels.names for head, task in network.tasks.items()},
         examples=examples,
     )
+
+
+def answer(servable: Servable) -> Callable[[np.ndarray], Batch]:
+    """Returns the trained model as a function from prepared inputs (n, ...) to decoded outputs by name."""
+    ((column, shape),) = servable.shapes.items()
+    # One graph for any batch: the last one is smaller, and would be traced again.
+    signature = [tf.TensorSpec([None, *shape], tf.float32)]
+    run = tf.function(lambda inputs: servable.model({column: inputs}, training=False), input_signature=signature)
+    return lambda inputs: {name: value.numpy() for name, value in run(np.asarray(inputs, np.float32)).items()}
 
 
 def _in_float32(plan: Plan, network: Network) -> Network:

@@ -10,9 +10,9 @@ did not pass verification.
 
 from typing import TYPE_CHECKING
 
-from tfx_finetune.core import command
+from tfx_finetune.core import command, progress
 from tfx_finetune.core.config import Run
-from tfx_finetune.core.errors import GateError
+from tfx_finetune.core.errors import GateError, UserError
 
 if TYPE_CHECKING:
     from tfx_finetune.bundle import Bundle
@@ -45,7 +45,7 @@ def train(run: Run) -> "Bundle":
     from tfx_finetune.pipeline import prepare_data
     from tfx_finetune.plan import check
     from tfx_finetune.report import write_report
-    from tfx_finetune.servable import servable
+    from tfx_finetune.servable import answer, servable
     from tfx_finetune.summary import manifest, report, say_result
     from tfx_finetune.verify import verify
 
@@ -67,7 +67,7 @@ def train(run: Run) -> "Bundle":
     # The trained model's own answers are what every file has to give again.
     served = servable(plan, network, data.modality, data.examples())
     test = collect(data, "test", 1, None, "prepared", plan.workdir / "features")
-    reference = predictions(served.model, test.batches(32))
+    reference = predictions(answer(served), test.batches(32))
     scores = evaluate(network.tasks, *reference)
 
     bundle = create(plan.workdir / "bundle", manifest(plan, data, network), plan.exports, served)
@@ -86,7 +86,17 @@ def train(run: Run) -> "Bundle":
 
 def main() -> None:
     """Runs the command."""
-    command.run(lambda run, rest: train(run), Run(), __doc__ or "")
+    command.run(_train, Run(), __doc__ or "")
+
+
+def _train(run: Run, rest: list[str]) -> None:
+    if rest:
+        raise UserError("train takes flags alone", received=rest[0], todo=f"say --data={rest[0]}")
+    try:
+        train(run)
+    except KeyboardInterrupt:
+        progress.say("the same command goes on from the last epoch")
+        raise
 
 
 if __name__ == "__main__":

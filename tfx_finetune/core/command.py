@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.quiet import quiet
 
 Config = TypeVar("Config")
 
@@ -26,19 +27,32 @@ def run(work: Callable[[Config, list[str]], object], defaults: Config, doc: str,
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(arguments[1:]):
         print(flagfile.usage(doc, defaults), end="")
         sys.exit(0)
-    # TensorFlow reads these at import; its start-up chatter would bury the command's own lines.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     try:
         configuration, rest = flagfile.parse(arguments, defaults)
+        _start_tensorflow()
         work(configuration, rest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last epoch", file=sys.stderr)
-        sys.stderr.flush()
+        print("interrupted", file=sys.stderr, flush=True)
         os._exit(130)  # threads of a running tf.data pipeline would hold a normal exit back
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, has enough of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         print(f"error: {error.strerror or error}; received: {error.filename}", file=sys.stderr)
         sys.exit(2)
+
+
+def _start_tensorflow() -> None:
+    """Imports TensorFlow and has it say what it says once a process, where it cannot bury the command's own lines."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    with quiet():
+        import keras  # noqa: F401  (before any compression toolkit, which would switch TensorFlow to Keras 2)
+        import tensorflow as tf
+
+        tf.config.list_physical_devices("GPU")
+        tf.transpose(tf.zeros((1, 2), tf.uint8))

@@ -1,6 +1,7 @@
 """Files that are whole or absent, and their checksums."""
 
 import contextlib
+import errno
 import hashlib
 import shutil
 import tempfile
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tfx_finetune.core.errors import UserError
+
+_LITTLE = 1 << 20
 
 
 def sha256(path: Path) -> str:
@@ -32,6 +35,9 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, moved there if the block succeeds, removed if it does not.
 
     The block may write a file or a folder there. A reader never sees a half-written `path`.
+
+    Raises:
+        UserError: The disk is full; libraries report that in many ways, or not at all.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -40,6 +46,15 @@ def atomic(path: Path) -> Iterator[Path]:
         if path.is_dir():
             shutil.rmtree(path)
         (holder / path.name).replace(path)
+    except UserError:
+        raise
+    except Exception as error:
+        free = shutil.disk_usage(path.parent).free
+        if free < _LITTLE or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            what = f"no space left for {path.name}"
+            received = f"{free / 1e6:.0f} MB free in {path.parent}"
+            raise UserError(what, received=received, todo="make room, then run the command again") from error
+        raise
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 

@@ -106,9 +106,11 @@ def _not_above(width: tf.Tensor, height: tf.Tensor, max_pixels: int) -> tf.contr
 
 
 def _over(pixels: tf.Tensor, background: Colour) -> tf.Tensor:
-    """Composites uint8 (height, width, 4) over a colour, rounding as Pillow's alpha_composite does."""
-    colour = tf.constant(background, tf.int32)
-    values = tf.cast(pixels, tf.int32)
-    alpha = values[..., 3:]
-    mixed = values[..., :3] * alpha + colour * (255 - alpha)
-    return tf.cast((mixed + 127) // 255, tf.uint8)
+    """Composites uint8 (height, width, 4) over a colour, rounding as Pillow's alpha_composite does.
+
+    The numbers are whole and below 2^24, so float32 is exact; it is also several times faster than integers are.
+    """
+    colour = tf.constant(background, tf.float32)
+    values = tf.cast(pixels, tf.float32)
+    mixed = (values[..., :3] - colour) * values[..., 3:] + (255 * colour + 127)
+    return tf.cast(mixed / 255, tf.uint8)

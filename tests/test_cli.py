@@ -1,0 +1,141 @@
+"""The commands as a person types them: what they print, what they leave behind, how they end."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.commands import KINDS, command, refused, shapes
+
+FORMATS = ["keras", "saved_model", "tflite", "tflite_float16", "tflite_int8"]
+FILES = ["model.keras", "saved_model", "model.tflite", "model_float16.tflite", "model_int8.tflite"]
+
+
+@pytest.mark.parametrize("name", ["train", "predict", "evaluate", "inspect"])
+def test_help_needs_no_tensorflow(name):
+    """--help answers at once, and names every flag."""
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{name}', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module('tfx_finetune.{name}', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert end.code == 0\n"
+        "assert not {'tensorflow', 'keras', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert f"python -m tfx_finetune.{name}" in found.stdout
+    assert "--flagfile=FILE" in found.stdout
+
+
+def test_train_leaves_everything_behind(trained):
+    """The work folder holds what the README promises, and every file passed."""
+    workdir = trained.workdir
+    for name in ["run.cfg", "checkpoints", "tensorboard", "report.html"]:
+        assert (workdir / name).exists()
+    bundle = workdir / "bundle"
+    for name in ["manifest.json", "scores.json", "labels.txt", "golden", *FILES]:
+        assert (bundle / name).exists()
+    assert (bundle / "labels.txt").read_text().split() == list(KINDS)
+    assert len([p for p in (bundle / "golden").iterdir() if p.suffix != ".json"]) == 8
+    scores = json.loads((bundle / "scores.json").read_text())
+    assert set(scores) == {"test", *FORMATS}
+    assert scores["test"]["label/accuracy"] > 0.8
+    assert not list(workdir.glob(".*")), "half-written files are left"
+    for format in FORMATS:
+        assert format in trained.output
+    for noise in ["Warning", "oneDNN", "absl", "cuda"]:
+        assert noise not in trained.output
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_predict_prints_a_json_line_a_file(trained, format):
+    """File, label, score and the scores of all labels, whatever runs the model."""
+    picture, folder = trained.data / "disc" / "000.png", trained.data / "bar"
+    found = command("predict", f"--bundle={trained.workdir / 'bundle'}", f"--format={format}", picture, folder)
+    assert found.returncode == 0, found.stderr
+    lines = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [line["file"] for line in lines] == [str(picture), *map(str, sorted(folder.iterdir()))]
+    for line in lines:
+        assert set(line) == {"file", "label", "score", "scores"}
+        assert list(line["scores"]) == list(KINDS)
+        assert line["score"] == max(line["scores"].values()) == line["scores"][line["label"]]
+    assert sum(line["label"] == "bar" for line in lines[1:]) > 0.8 * (len(lines) - 1)
+
+
+@pytest.mark.parametrize("format", ["keras", "saved_model", "tflite_int8"])
+def test_evaluate_prints_one_json_object(trained, tmp_path, format):
+    """Every score of a file on data that it never saw, nothing held back."""
+    other = shapes(tmp_path / "other", each=10, seed=7)
+    found = command("evaluate", f"--bundle={trained.workdir / 'bundle'}", f"--data={other}", f"--format={format}")
+    assert found.returncode == 0, found.stderr
+    scores = json.loads(found.stdout)
+    assert scores["samples"] == 30
+    assert scores["label/accuracy"] > 0.8
+    assert sum(map(sum, scores["label/confusion"])) == 30
+
+
+def test_inspect_walks_one_sample(trained):
+    """Shapes, dtypes and ranges of every step, from the file to the scores."""
+    found = command("inspect", *trained.flags)
+    assert found.returncode == 0, found.stderr
+    for step in ["raw", "decoded", "augment 1", "prepared", "label/logits", "label/scores"]:
+        assert step in found.stdout
+    assert "uint8 (1, 24, 24, 3)" in found.stdout
+
+
+def test_inspect_lists_every_component():
+    """What a spec may name, with its options."""
+    found = command("inspect", "--list")
+    assert found.returncode == 0, found.stderr
+    for text in ["efficientnet_lite0(weights: str = 'imagenet'", "classify(*, column", "tflite(quantize:", "folder("]:
+        assert text in found.stdout
+
+
+def test_python_is_the_same_as_the_command(trained):
+    """Two lines in a notebook train and predict; the same options give the same model."""
+    code = (
+        "import sys, json, tfx_finetune as tfx\n"
+        "from tfx_finetune.core import flagfile\n"
+        "run, _ = flagfile.parse(sys.argv, tfx.Run())\n"
+        "bundle = tfx.train(run)\n"
+        f"print(json.dumps(bundle.predict([{str(trained.data / 'disc' / '000.png')!r}])))\n"
+    )
+    workdir = trained.workdir.parent / "python"
+    arguments = [*trained.flags, f"--workdir={workdir}", "--exports=keras_file()"]
+    found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    ours = command("predict", f"--bundle={trained.workdir / 'bundle'}", trained.data / "disc" / "000.png")
+    assert json.loads(found.stdout) == [json.loads(ours.stdout)]
+
+
+def test_a_reader_that_has_enough_is_no_error(trained):
+    """`... | head -1` prints its line and nothing else."""
+    line = f"{sys.executable} -m tfx_finetune.predict --bundle={trained.workdir / 'bundle'} {trained.data} | head -1"
+    found = subprocess.run(line, shell=True, capture_output=True, text=True)
+    assert len(found.stdout.splitlines()) == 1
+    assert found.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("train", [], "no data given; say --data=FOLDER"),
+        ("train", ["photos/"], "train takes flags alone; received: photos/; say --data=photos/"),
+        ("train", ["--data=/nowhere/photos"], "no such folder or file; received: /nowhere/photos"),
+        ("train", ["--data=x", "--tune.epoch=3"], "did you mean --tune.epochs?"),
+        ("train", ["--data=.", "--backbone=efficientnet_lite9()"], "did you mean efficientnet_lite0?"),
+        ("train", ["--data=.", "--exports=tflite(quantise='int8')"], "did you mean quantize?"),
+        ("train", ["--data=.", "--flagfile=/nowhere/x.cfg"], "flagfile"),
+        ("predict", ["a.jpg"], "no bundle given"),
+        ("predict", ["--bundle=/nowhere", "a.jpg"], "not a bundle"),
+        ("predict", ["--bundle=/nowhere"], "nothing to predict"),
+        ("evaluate", ["--data=x"], "no bundle given"),
+        ("inspect", [], "no data given"),
+    ],
+)
+def test_mistakes_end_in_one_line(name, arguments, message):
+    """What is wrong, what was received, what is allowed, what to do; exit status 2."""
+    assert message in refused(name, *arguments)
