@@ -96,7 +96,7 @@ def fit_phase(network: Network, name: str, phase: Phase, data: Data, plan: Plan)
         history.parameters = _count(network.model.weights)
         with progress.bar(name, phase.epochs * steps) as advance:
             advance(history.epochs * steps)
-            keeper = Keeper(top, network, val, history, folder, phase.patience, started, advance)
+            keeper = Keeper(top, network, val, history, folder, phase.patience, plan.run.seed, started, advance)
             if history.epochs:
                 keeper.resume()
             board = keras.callbacks.TensorBoard(plan.workdir / "tensorboard" / name, write_graph=False)
@@ -154,12 +154,19 @@ class Keeper(keras.callbacks.Callback):
         history: History,
         folder: Path,
         patience: int,
+        seed: int,
         started: float,
         advance: Any,
     ) -> None:
         super().__init__()
         self.top, self.network, self.val, self.history = top, network, val, history
-        self.folder, self.patience, self.started, self.advance = folder, patience, started, advance
+        self.folder, self.patience, self.seed, self.started, self.advance = folder, patience, seed, started, advance
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Lets dropout depend on the seed and the epoch alone, so that a resumed run draws what it would have drawn."""
+        for position, layer in enumerate(self.top.layers):
+            if generator := getattr(layer, "seed_generator", None):
+                generator.state.assign([self.seed + position, epoch << 16])
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Moves the bar."""

@@ -1,0 +1,77 @@
+"""Does peak memory grow with the number of pictures? A whole run over 1,000 and over 10,000 generated files.
+
+    python benchmarks/memory.py [--counts=1000,10000]
+
+Prints for each count the peak memory of the training process (anonymous pages: files that are mapped, such as kept
+features, are given back to the system when it needs room), the wall time, and the ratios.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+FLAGS = (
+    "--backbone=efficientnet_lite0(size=96)",
+    "--image.size=96",
+    "--warm.epochs=2",
+    "--tune.epochs=1",
+    "--tune.unfreeze=2",
+    "--exports=tflite()",
+)
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    given = [flag.partition("=")[2] for flag in sys.argv if flag.startswith("--counts=")] or ["1000,10000"]
+    print("| pictures | peak memory, MB | wall time, s |\n|---|---|---|")
+    found = []
+    for count in map(int, given[0].split(",")):
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(measure(Path(folder), count))
+        print(f"| {count:,} | {found[-1][0]:.0f} | {found[-1][1]:.0f} |", flush=True)
+    (first, short), (last, long) = found[0], found[-1]
+    print(f"\nratio of last to first: memory {last / first:.2f}, time {long / short:.2f}")
+
+
+def measure(folder: Path, count: int) -> tuple[float, float]:
+    """Peak memory in MB and wall time in seconds of a run over so many pictures."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda number: draw(folder / "photos" / f"class{number % 4}" / f"{number}.jpg"), range(count)))
+    command = [sys.executable, "-m", "tfx_finetune.train", f"--data={folder / 'photos'}", *FLAGS]
+    command += [f"--workdir={folder / 'run'}", "--nocache.enabled", "--verify.max_drop_float=1"]
+    started, peak = time.monotonic(), 0
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        peak = max(peak, anonymous(process.pid))
+        time.sleep(0.2)
+    if process.returncode:
+        raise SystemExit(f"the run over {count} pictures ended with status {process.returncode}")
+    return peak / 1e3, time.monotonic() - started
+
+
+def draw(path: Path) -> None:
+    """Writes a smooth random picture whose colours depend on its class."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(int(path.stem))
+    coarse = rng.integers(0, 256, (4, 5, 3), np.uint8)
+    coarse[..., int(path.stem) % 3] //= 2
+    Image.fromarray(coarse).resize((200, 160), Image.Resampling.BICUBIC).save(path, quality=85)
+
+
+def anonymous(pid: int) -> int:
+    """Resident anonymous memory of a process in kB; 0 when it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon:")), 0)
+
+
+if __name__ == "__main__":
+    main()

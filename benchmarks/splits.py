@@ -1,0 +1,82 @@
+"""Does fine-tuning beat logistic regression on the same frozen features? Tux Paint's stamps, five splits, none picked.
+
+    python benchmarks/splits.py [--splits=5] [any flag of tfx_finetune.train]
+
+Prints a table: a split a row, test accuracy of logistic regression on the frozen tower's features (scikit-learn's
+defaults; on the training samples that the network has, and with the validation samples added to them), of the network
+after `warm` and after `tune`, and their means.
+"""
+
+import dataclasses
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from tfx_finetune import features
+from tfx_finetune.core import flagfile
+from tfx_finetune.core.config import Run
+from tfx_finetune.engine import engine
+from tfx_finetune.evaluate import predictions
+from tfx_finetune.model import Network, build_model, build_tower, cut
+from tfx_finetune.phases import fit_phase
+from tfx_finetune.pipeline import Data, prepare_data
+from tfx_finetune.plan import Plan, check
+from tfx_finetune.servable import answer, servable
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    splits = [int(flag.partition("=")[2]) for flag in sys.argv if flag.startswith("--splits=")] or [5]
+    flags = [flag for flag in sys.argv if not flag.startswith("--splits=")]
+    defaults, _ = flagfile.parse(flags, Run(data="tux_stamps()"))
+    rows = [measure(dataclasses.replace(defaults, seed=seed)) for seed in range(splits[0])]
+    names = list(rows[0])
+    print(f"\n| split | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
+    for seed, row in enumerate(rows):
+        print(f"| {seed} | {' | '.join(f'{row[name]:.3f}' for name in names)} |")
+    means = {name: np.mean([row[name] for row in rows]) for name in names}
+    print(f"| mean | {' | '.join(f'{means[name]:.4f}' for name in names)} |")
+
+
+def measure(run: Run) -> dict[str, float]:
+    """Test accuracies of one split by method."""
+    folder = Path(tempfile.mkdtemp())
+    plan = check(dataclasses.replace(run, workdir=str(folder)))
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(run.seed)
+    backbone = build_tower(plan)
+    data = prepare_data(plan, backbone.card)
+    network = build_model(plan, backbone, data.tasks)
+    found = regression(plan, data, network, folder)
+    test = features.collect(data, "test", 1, None, "prepared", folder)
+    for name, phase in plan.phases.items():
+        fit_phase(network, name, phase, data, plan)
+        targets, outputs = predictions(answer(servable(plan, network, data.modality, {})), test.batches(32))
+        found[name] = float(data.tasks["label"].correct(targets["label"], outputs["label/scores"]).mean())
+    shutil.rmtree(folder)
+    return found
+
+
+def regression(plan: Plan, data: Data, network: Network, folder: Path) -> dict[str, float]:
+    """Test accuracy of logistic regression on the frozen tower's features."""
+    trunk, _ = cut(network, "0")
+    apply = engine(trunk, len(data.table.split))
+    stores = {split: features.collect(data, split, 1, apply, "frozen", folder) for split in ("train", "val", "test")}
+    x = {split: np.asarray(store.inputs[0]) for split, store in stores.items()}
+    y = {split: store.targets["label"].argmax(-1) for split, store in stores.items()}
+
+    def accuracy(*learned: str) -> float:
+        model = LogisticRegression(max_iter=5000)
+        model.fit(np.concatenate([x[s] for s in learned]), np.concatenate([y[s] for s in learned]))
+        return float(model.score(x["test"], y["test"]))
+
+    return {"regression": accuracy("train"), "regression with val": accuracy("train", "val")}
+
+
+if __name__ == "__main__":
+    main()
