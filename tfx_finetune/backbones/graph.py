@@ -1,25 +1,34 @@
-"""A functional graph as a backbone: normalized input, groups of layers between its narrow places, pyramid."""
+"""A functional graph as a backbone: normalized input, groups of layers between narrow places, pyramid."""
 
+import itertools
 import math
-import os
+from typing import Any
 
 import keras
 
 from tfx_finetune.contracts import Backbone, Card, Features, Group
 from tfx_finetune.core.errors import UserError
 
-# A residual block of the networks at hand has at least three convolutions.
+# A residual block of the networks at hand has two or three convolutions.
 _KERNELS_A_GROUP = 3
+_LEVELS = ("P2", "P3", "P4", "P5")
+_MERGES = (keras.layers.Add, keras.layers.Concatenate)
 
 
-def normalized(card: Card, size: int) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Returns an input of pixels, 0 to 255, and what the network sees of it: (pixel - mean) / std.
+def side(name: str, size: int, native: int, least: int = 32) -> int:
+    """The side of a backbone's input in pixels: `size`, or the native one where that is 0.
 
-    Args:
-        card: The weights' card.
-        size: Side of the input in pixels.
+    Raises:
+        UserError: It is less than the least.
     """
-    inputs = keras.Input((size, size, card.channels), name="image")
+    if size and size < least:
+        raise UserError(f"the input of {name} is too small", received=size, allowed=f"at least {least} pixels")
+    return size or native
+
+
+def normalized(card: Card) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Returns an input of pixels, 0 to 255, and what the network sees of it: (pixel - mean) / std."""
+    inputs = keras.Input((card.size, card.size, card.channels), name="image")
     mean, std = card.mean[: card.channels], card.std[: card.channels]
     if set(mean) == {0.0} and set(std) == {1.0}:
         return inputs, inputs
@@ -45,77 +54,93 @@ def backbone(card: Card, inputs: keras.KerasTensor, output: keras.KerasTensor) -
 def groups(model: keras.Model) -> tuple[Group, ...]:
     """Divides a graph into groups of layers, each left by one tensor alone.
 
-    A tensor through which every path goes is an articulation point of the graph. A group ends at the last of them
-    before the next convolution once it holds three convolutions, and so at the end of a block, behind its addition
-    or activation.
+    A group ends at the first joint at which it holds three convolutions: in most networks, at the end of a block.
     """
-    layers = _in_order(model)
-    last_use = {id(layer): position for position, layer in enumerate(layers)}
-    for position, layer in enumerate(layers):
-        for other in _consumed(layer):
-            last_use[other] = max(last_use[other], position)
-    found: list[Group] = []
-    start, kernels, narrow, reach = 0, 0, -1, 0
-    for position, layer in enumerate(layers):
-        if _has_kernel(layer):
-            if kernels >= _KERNELS_A_GROUP and narrow > start:
-                found.append(_group(layers[start : narrow + 1]))
-                kernels = sum(map(_has_kernel, layers[narrow + 1 : position]))
-                start = narrow + 1
-            kernels += 1
-        # Narrow: nothing that was computed before this layer is used after it.
-        if reach <= position:
-            narrow = position
-        reach = max(reach, last_use[id(layer)])
-    return (*found, _group(layers[start:]))
+    nodes = _in_order(model)
+    found, start = [], 0
+    for joint in _joints(model, nodes):
+        if sum(_has_kernel(node) for node in nodes[start : joint + 1]) >= _KERNELS_A_GROUP:
+            found.append(_group(nodes[start : joint + 1]))
+            start = joint + 1
+    return (*found, _group(nodes[start:]))
 
 
 def pyramid(model: keras.Model) -> dict[str, keras.KerasTensor]:
-    """The last feature map at each stride: {"P2": stride 4, ..., "P5": stride 32}, where there is one."""
-    size = model.inputs[0].shape[1]
-    levels: dict[str, keras.KerasTensor] = {}
-    for layer in _in_order(model):
-        output = layer.output
-        if isinstance(output, keras.KerasTensor) and len(output.shape) == 4 and output.shape[1]:
-            # Unpadded convolutions lose a few pixels, so that a stride of 32 may look like one of 37.
-            level = round(math.log2(size / output.shape[1]))
-            if 2 <= level <= 5:
-                levels[f"P{level}"] = output
-    return levels
+    """What the blocks of each stride give last: {"P2": stride 4, ..., "P5": stride 32}.
 
-
-def load_keras_weights(model: keras.Model, path: str, name: str) -> None:
-    """Loads a file of weights that Keras wrote.
-
-    Raises:
-        UserError: It is missing, unreadable, or holds the weights of another model.
+    That is the last joint, addition or concatenation; where there is none, the last narrow one. The side of level n
+    is ceil(size / 2^n), and a few pixels less in networks that do not pad (Inception, Xception).
     """
-    if not os.path.isfile(os.path.expanduser(path)):  # noqa: PTH113, PTH111
-        raise UserError("no such file of weights", received=path, allowed="imagenet, none or a path")
-    try:
-        model.load_weights(os.path.expanduser(path))  # noqa: PTH111
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"these are not weights of {name}", received=f"{path} ({reason})") from None
+    nodes = _in_order(model)
+    size = model.inputs[0].shape[1]
+    strides = _strides(model, nodes)
+    merges = [position for position, node in enumerate(nodes) if isinstance(node.operation, _MERGES)]
+    ends = sorted({*merges, *_joints(model, nodes), len(nodes) - 1})
+    levels = {}
+    for position in (*_narrow(model, nodes), *ends):
+        output = nodes[position].outputs[0]
+        level = strides[id(output)].bit_length() - 1
+        # The size tells where layers without a stride, such as upsampling, changed it.
+        if len(output.shape) == 4 and size / 2 ** (level + 1) < output.shape[1] <= math.ceil(size / 2**level):
+            levels[f"P{level}"] = output
+    return {name: levels[name] for name in _LEVELS if name in levels}
 
 
-def _in_order(model: keras.Model) -> list[keras.Operation]:
-    """Layers and operations, each behind those that it takes from, inputs left out."""
-    return [operation for operation in model.operations if not isinstance(operation, keras.layers.InputLayer)]
+def _strides(model: keras.Model, nodes: list[Any]) -> dict[int, int]:
+    """Pixels of the input to one of each tensor, by its identity; layers that enlarge are not counted."""
+    strides = {id(model.inputs[0]): 1}
+    for node in nodes:
+        own = getattr(node.operation, "strides", None) or 1
+        step = own[0] if isinstance(own, (tuple, list)) else own
+        below = max(strides[id(tensor)] for tensor in node.input_tensors)
+        strides |= {id(tensor): step * below for tensor in node.outputs}
+    return strides
 
 
-def _consumed(layer: keras.Operation) -> list[int]:
-    return [id(tensor._keras_history.operation) for tensor in layer._inbound_nodes[0].input_tensors if _inside(tensor)]
+def _joints(model: keras.Model, nodes: list[Any]) -> list[int]:
+    """Narrow places that are not inside a block.
+
+    A place is no joint if the next one has fewer channels, or as many on fewer pixels: it then lies inside a block,
+    widened for a depthwise convolution, and would cost a cache of features several times what the block's end costs.
+    """
+    places = _places(model, nodes)
+    shapes = {place: [n or 0 for n in reversed(nodes[place].outputs[0].shape[1:])] for place in places}
+    return [place for place, following in itertools.pairwise(places) if shapes[following] >= shapes[place]]
 
 
-def _inside(tensor: keras.KerasTensor) -> bool:
-    return not isinstance(tensor._keras_history.operation, keras.layers.InputLayer)
+def _places(model: keras.Model, nodes: list[Any]) -> list[int]:
+    """Positions of the last narrow tensor before each convolution, behind normalization, activation and pooling.
+
+    The last one is the end of the graph.
+    """
+    narrow = _narrow(model, nodes)
+    kernels = [position for position, node in enumerate(nodes) if _has_kernel(node)]
+    before = {max((place for place in narrow if place < kernel), default=-1) for kernel in kernels}
+    return sorted((before - {-1}) | {len(nodes) - 1})
 
 
-def _has_kernel(operation: keras.Operation) -> bool:
-    return any(len(weight.shape) >= 2 for weight in getattr(operation, "weights", ()))
+def _narrow(model: keras.Model, nodes: list[Any]) -> list[int]:
+    """Positions behind which nothing computed before them is used, and no layer before them is called again."""
+    calls = {id(node.operation): position for position, node in enumerate(nodes)}
+    uses = {id(tensor): position for position, node in enumerate(nodes) for tensor in node.input_tensors}
+    found, reach = [], uses[id(model.inputs[0])]
+    for position, node in enumerate(nodes):
+        if reach <= position == calls[id(node.operation)] and len(node.outputs) == 1:
+            found.append(position)
+        reach = max(reach, calls[id(node.operation)], *(uses.get(id(tensor), 0) for tensor in node.outputs))
+    return found
 
 
-def _group(operations: list[keras.Operation]) -> Group:
-    layers = tuple(operation.name for operation in operations if isinstance(operation, keras.Layer))
-    return Group(operations[-1].name, layers, operations[-1].output)
+def _in_order(model: keras.Model) -> list[Any]:
+    """Calls of layers and operations, each behind those that it takes from, inputs left out."""
+    by_depth = model._nodes_by_depth
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
+
+
+def _has_kernel(node: Any) -> bool:
+    return any(len(weight.shape) >= 2 for weight in getattr(node.operation, "weights", ()))
+
+
+def _group(nodes: list[Any]) -> Group:
+    layers = dict.fromkeys(node.operation.name for node in nodes if isinstance(node.operation, keras.Layer))
+    return Group(nodes[-1].operation.name, tuple(layers), nodes[-1].outputs[0])

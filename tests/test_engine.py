@@ -1,0 +1,110 @@
+"""The engine of a frozen trunk: LiteRT gives what Keras gives, and Keras takes what LiteRT cannot."""
+
+import keras
+import numpy as np
+import pytest
+
+from tests.contracts.test_backbones import pixels, settle
+from tfx_finetune import engine
+from tfx_finetune.contracts import BACKBONES
+from tfx_finetune.core import hardware
+from tfx_finetune.core.spec import parse_spec
+
+MANY = 10_000
+
+FAMILIES = {
+    "convnet()": (),
+    "efficientnet_lite0(size=64)": (),
+    "mobilenet(weights='none', size=64)": (),
+    "convnext_tiny(weights='none', size=64)": pytest.mark.slow,
+    "densenet121(weights='none', size=64)": pytest.mark.slow,
+    "efficientnet_b0(weights='none', size=64)": pytest.mark.slow,
+    "efficientnet_v2_b0(weights='none', size=64)": pytest.mark.slow,
+    "inception_resnet_v2(weights='none', size=139)": pytest.mark.slow,
+    "inception_v3(weights='none', size=139)": pytest.mark.slow,
+    "mobilenet_v2(weights='none', size=64)": pytest.mark.slow,
+    "mobilenet_v3_small(weights='none', size=64)": pytest.mark.slow,
+    "nasnet_mobile(weights='none', size=64)": pytest.mark.slow,
+    "resnet50(weights='none', size=64)": pytest.mark.slow,
+    "resnet50_v2(weights='none', size=64)": pytest.mark.slow,
+    "torchvision_mobilenet_v2(size=64)": pytest.mark.slow,
+    "vgg16(weights='none', size=64)": pytest.mark.slow,
+    "xception(weights='none', size=139)": pytest.mark.slow,
+}
+
+
+@pytest.mark.parametrize("spec", [pytest.param(spec, marks=marks) for spec, marks in FAMILIES.items()])
+def test_litert_agrees_with_keras(spec):
+    """Within rounding of one another, sample by sample in order, for pooled features and for a map inside."""
+    keras.utils.set_random_seed(0)
+    backbone = BACKBONES.build(parse_spec(spec))
+    data = pixels(backbone, 5)
+    if not backbone.card.origin:
+        settle(keras.Model(backbone.inputs, backbone.features.pooled), pixels(backbone, 8).astype(np.float32))
+    middle = backbone.groups[len(backbone.groups) // 2 - 1].output
+    for output in (backbone.features.pooled, middle):
+        trunk = keras.Model(backbone.inputs, output)
+        expected = trunk(data.astype(np.float32), training=False).numpy()
+        assert np.abs(expected[0] - expected[1]).max() > 1e-3 * np.abs(expected).max(), "the input does not matter"
+        for found in (engine._litert(trunk)(data), engine._keras(trunk)(data)):
+            assert found.dtype == np.float32
+            assert found.shape == expected.shape
+            assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def trunk_of(*layers):
+    inputs = keras.Input((12, 12, 3))
+    x = inputs
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def data(count):
+    return np.random.default_rng(0).integers(0, 256, (count, 12, 12, 3)).astype(np.uint8)
+
+
+def bicubic():
+    """A trunk of an operator that LiteRT does not have, as a person's own model may hold it."""
+    return trunk_of(keras.layers.Resizing(6, 6, interpolation="bicubic"), keras.layers.Conv2D(4, 3))
+
+
+@pytest.mark.skipif(hardware.detect().engine != "litert", reason="frozen trunks run in Keras on this machine")
+def test_a_trunk_that_litert_cannot_take_runs_in_keras(capsys):
+    """The outputs are the same, and one line says why it is slower."""
+    trunk = bicubic()
+    found = engine.engine(trunk, MANY)(data(4))
+    assert np.allclose(found, trunk(data(4).astype(np.float32)), rtol=1e-4, atol=1e-3)
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("the frozen trunk runs in Keras: LiteRT cannot take it (")
+    assert "ResizeBicubic" in said.err
+    assert said.out == ""
+
+
+def test_few_samples_are_not_worth_a_conversion(capsys):
+    """The same trunk says nothing where LiteRT is not tried."""
+    trunk = bicubic()
+    found = engine.engine(trunk, 3)(data(3))
+    assert np.allclose(found, trunk(data(3).astype(np.float32)), rtol=1e-4, atol=1e-3)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("samples", [1, MANY])
+def test_batches_of_any_size(samples):
+    """The last batch of a split is smaller, and one batch may hold more samples than there are interpreters."""
+    trunk = trunk_of(keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.GlobalMaxPooling2D())
+    apply = engine.engine(trunk, samples)
+    for count in (1, 7, 40, 2):
+        expected = trunk(data(count).astype(np.float32)).numpy()
+        assert np.abs(apply(data(count)) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("samples", [1, MANY])
+def test_a_trunk_runs_in_inference_mode(samples):
+    """Dropout and noise are for training; normalization uses what it has learned."""
+    normalization = keras.layers.BatchNormalization()
+    trunk = trunk_of(keras.layers.Dropout(0.5), keras.layers.GaussianNoise(1.0), normalization)
+    normalization.set_weights(list(np.array([[1, 2, 3], [0, 1, 2], [100, 110, 120], [4, 9, 16]])))
+    expected = (data(6) - [100, 110, 120]) / np.sqrt(np.array([4, 9, 16]) + 1e-3) * [1, 2, 3] + [0, 1, 2]
+    assert np.abs(engine.engine(trunk, samples)(data(6)) - expected).max() < 1e-3

@@ -1,0 +1,150 @@
+"""The whole model and its cuts: what a phase trains, what it leaves as it is, and that the parts are the whole."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from tests.assets import asset
+from tfx_finetune.contracts import TASKS, Group, Labels
+from tfx_finetune.core.config import Run
+from tfx_finetune.model import build_model, build_tower, cut, unfrozen
+from tfx_finetune.plan import check
+
+LABELS = Labels(("cat", "dog", "owl"), (3, 4, 5), 12)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A pretrained tower of 17 groups with two heads."""
+    asset("efficientnet-lite0")
+    run = Run(data=str(tmp_path_factory.mktemp("photos")), backbone="efficientnet_lite0(size=64)")
+    plan = check(dataclasses.replace(run, heads="kind=classify(), seen=tag()"))
+    tasks = {head: TASKS.build(spec, LABELS) for head, spec in plan.heads.items()}
+    keras.utils.set_random_seed(0)
+    network = build_model(plan, build_tower(plan), tasks)
+    # Heads begin at zero, where every cut would agree.
+    for layer in network.model.layers:
+        if isinstance(layer, keras.layers.Dense):
+            layer.set_weights([np.random.default_rng(0).normal(size=weight.shape) for weight in layer.weights])
+    return network
+
+
+def test_one_output_a_head(network):
+    """Named by head and output, on one input named by the tower."""
+    assert network.tower == "image"
+    assert list(network.model.input) == ["image"]
+    assert {name: tensor.shape for name, tensor in network.model.output.items()} == {
+        "kind/logits": (None, 3),
+        "seen/logits": (None, 3),
+    }
+
+
+def test_towers_and_heads_have_the_names_they_were_given(tmp_path):
+    """`--towers=photo=convnet()` names the input, `--heads=fruit=classify()` the output."""
+    plan = check(Run(data=str(tmp_path), towers="photo=convnet(size=8)", heads="fruit=classify()"))
+    tasks = {head: TASKS.build(spec, LABELS) for head, spec in plan.heads.items()}
+    network = build_model(plan, build_tower(plan), tasks)
+    assert network.tower == "photo"
+    assert list(network.model.input) == ["photo"]
+    assert list(network.model.output) == ["fruit/logits"]
+
+
+@pytest.mark.parametrize(
+    ("option", "groups", "expected"),
+    [
+        *(("0", 17, 0), ("1", 17, 1), ("5", 17, 5), ("17", 17, 17), ("99", 17, 17), ("all", 17, 17)),
+        *(("0.3", 17, 6), ("0.5", 17, 9), (".01", 17, 1), ("0.0", 17, 0), ("0.99", 2, 2), ("0.5", 2, 1), ("all", 1, 1)),
+    ],
+)
+def test_what_unfreeze_means(option, groups, expected):
+    """A number of groups, a share of them rounded up, or all; never more than there are."""
+    assert unfrozen((Group("block", (), None),) * groups, option) == expected
+
+
+def trained_by_hand(network, count):
+    """Weights of the top groups and the heads, the towers' normalization left out."""
+    groups = network.backbone.groups
+    names = {name for group in groups[len(groups) - count :] for name in group.layers}
+    tower = {name for group in groups for name in group.layers}
+    return {
+        weight.path
+        for layer in network.model.layers
+        if (layer.name in names and not isinstance(layer, keras.layers.BatchNormalization)) or layer.name not in tower
+        for weight in layer.weights
+    }
+
+
+@pytest.mark.parametrize("unfreeze", ["0", "1", "5", "0.3", "0.5", "16"])
+def test_the_parts_are_the_whole(network, unfreeze):
+    """top(trunk(pixels)) is model(pixels) for every head, and the top holds all that is trained."""
+    trunk, top = cut(network, unfreeze)
+    data = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
+    whole = network.model({"image": data}, training=False)
+    parts = top(trunk(data, training=False), training=False)
+    assert set(parts) == set(whole)
+    for name, expected in whole.items():
+        expected = expected.numpy()
+        assert np.abs(expected[0] - expected[1]).max() > 0.01
+        assert np.abs(parts[name].numpy() - expected).max() <= 1e-4 * np.abs(expected).max()
+    expected = trained_by_hand(network, unfrozen(network.backbone.groups, unfreeze))
+    assert {weight.path for weight in network.model.trainable_weights} == expected
+    assert {weight.path for weight in top.trainable_weights} == expected
+    assert trunk.trainable_weights == []
+
+
+def test_a_frozen_tower_is_cut_behind_its_pooling(network):
+    """1280 numbers a sample are kept, not a feature map of 2 x 2 x 1280."""
+    trunk, _ = cut(network, "0")
+    assert trunk.output_shape == (None, 1280)
+    trunk, _ = cut(network, "1")
+    assert trunk.output_shape == (None, 2, 2, 320)
+
+
+def test_all_leaves_no_trunk(network):
+    """Then the top is the whole model, normalization of the tower still frozen."""
+    trunk, top = cut(network, "all")
+    assert trunk is None
+    assert top is network.model
+    assert {weight.path for weight in top.trainable_weights} == trained_by_hand(network, 17)
+
+
+def test_cuts_do_not_remember(network):
+    """A phase's cut does not depend on the one before; layers are shared, so training the top trains the model."""
+    cut(network, "all")
+    _, top = cut(network, "1")
+    assert {weight.path for weight in top.trainable_weights} == trained_by_hand(network, 1)
+    before = network.model({"image": np.full((1, 64, 64, 3), 90, np.uint8)})["kind/logits"].numpy()
+    head = next(layer for layer in top.layers if isinstance(layer, keras.layers.Dense))
+    values = head.get_weights()
+    head.set_weights([values[0], values[1] + 1])
+    after = network.model({"image": np.full((1, 64, 64, 3), 90, np.uint8)})["kind/logits"].numpy()
+    head.set_weights(values)
+    assert np.allclose(after, before + 1, atol=1e-4)
+
+
+def test_normalization_of_a_pretrained_tower_learns_nothing(network):
+    """A training step in the top leaves its statistics and scales as they are; a random tower's are trained."""
+    data = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype(np.float32)
+    trunk, top = cut(network, "2")
+    layers = [layer for layer in top.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert len(layers) > 2
+    before = [layer.get_weights() for layer in layers]
+    top(trunk(data), training=True)
+    for layer, values in zip(layers, before, strict=True):
+        assert all(map(np.array_equal, layer.get_weights(), values))
+
+
+def test_a_tower_without_pretrained_weights_is_trained_with_its_normalization(tmp_path):
+    """Its statistics come from nowhere else."""
+    plan = check(Run(data=str(tmp_path), backbone="convnet(size=8, widths=(4, 8))"))
+    tasks = {head: TASKS.build(spec, LABELS) for head, spec in plan.heads.items()}
+    network = build_model(plan, build_tower(plan), tasks)
+    trunk, top = cut(network, "all")
+    assert trunk is None
+    assert len(top.trainable_weights) == 4 + 2 * 4 + 2
+    layer = next(layer for layer in top.layers if isinstance(layer, keras.layers.BatchNormalization))
+    before = layer.moving_mean.numpy()
+    top({"image": np.random.default_rng(0).normal(99, 9, (4, 8, 8, 1)).astype(np.float32)}, training=True)
+    assert np.abs(layer.moving_mean.numpy() - before).max() > 0
