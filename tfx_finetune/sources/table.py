@@ -1,22 +1,24 @@
 """A CSV or JSON-lines file that names pictures and their labels."""
 
 import csv
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tfx_finetune.contracts import LABEL_SEPARATOR, SOURCES, SPLITS, Source
 from tfx_finetune.core.errors import UserError, did_you_mean
-from tfx_finetune.sources.rows import Rows, by_split
+from tfx_finetune.sources.rows import SPLIT_NAMES, Rows, by_split
 
 _PATH_NAMES = ("path", "file", "filename", "image")
 _LABEL_NAMES = ("label", "labels", "class")
+_OTHER_NAMES = ("split", "group", "source", "language")
 
 
 @SOURCES.register
 def table(path: str, image: str = "", label: str = "", separator: str = ";") -> Source:
-    """A table of pictures: CSV, TSV or JSON lines.
+    """A table of pictures: CSV (also with semicolons or tabs, as spreadsheets write it), TSV or JSON lines.
 
     Columns: the picture's path (relative to the table), its label (several joined by `separator`, or a list in
     JSON), and, where they are there, `split` (train, val, test), `group` (samples of a group stay together),
@@ -26,7 +28,7 @@ def table(path: str, image: str = "", label: str = "", separator: str = ";") -> 
         path: The table.
         image: Column with the path; by default the first of path, file, filename, image.
         label: Column with the label; by default the first of label, labels, class.
-        separator: Between several labels of one sample.
+        separator: Between several labels of one sample; empty where a label may hold it.
 
     Raises:
         UserError: The table cannot be read, or lacks a column or a value.
@@ -35,7 +37,7 @@ def table(path: str, image: str = "", label: str = "", separator: str = ";") -> 
     rows = list(_rows(place))
     if not rows:
         raise UserError("an empty table", received=path)
-    columns = list(rows[0][1])
+    columns = list(dict.fromkeys(name for _, row in rows for name in row))
     image = _column(place, columns, image, _PATH_NAMES, "path")
     label = _column(place, columns, label, _LABEL_NAMES, "label")
     records = [_record(place, line, row, image, label, separator) for line, row in rows]
@@ -48,52 +50,67 @@ def table(path: str, image: str = "", label: str = "", separator: str = ";") -> 
 
 def _record(place: Path, line: int, row: Mapping[str, Any], image: str, label: str, separator: str) -> dict[str, str]:
     where = f"{place}, line {line}"
-    labels = row.get(label)
-    names = labels if isinstance(labels, list) else str(labels if labels is not None else "").split(separator)
     if not row.get(image):
         raise UserError(f"no value in column {image}", received=where)
-    split = str(row.get("split") or "").lower()
-    if split not in ("", *SPLITS):
+    split = str(row.get("split") or "").strip().lower()
+    if split and split not in SPLIT_NAMES:
         raise UserError("unknown split", received=f"{split} ({where})", allowed=SPLITS)
-    kept = {str(k): "" if v is None else str(v) for k, v in row.items() if k not in (image, label, "split")}
+    kept = {name: _joined(value, separator) for name, value in row.items() if name not in (image, label, "split")}
     path = str(place.parent / str(row[image]))
-    joined = LABEL_SEPARATOR.join(str(name).strip() for name in names if str(name).strip())
-    return kept | {"image": path, "label": joined, "file": path, "split": split}
+    named = {"image": path, "label": _joined(row.get(label), separator), "file": path}
+    return kept | named | {"split": SPLIT_NAMES.get(split, "")}
+
+
+def _joined(value: Any, separator: str) -> str:
+    """One text of a list, or of text with separators: the form that heads understand."""
+    text = "" if value is None else str(value)
+    parts = value if isinstance(value, list) else text.split(separator) if separator else [text]
+    # White space is one blank, since a line break stands between labels.
+    return LABEL_SEPARATOR.join(name for part in parts if (name := " ".join(str(part).split())))
 
 
 def _rows(place: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (line number, row)."""
     try:
         with place.open(newline="", encoding="utf-8-sig") as stream:
-            if place.suffix.lower() in (".jsonl", ".json", ".ndjson"):
-                yield from ((n, _object(place, n, line)) for n, line in enumerate(stream, 1) if line.strip())
-            else:
-                reader = csv.DictReader(stream, delimiter="\t" if place.suffix.lower() == ".tsv" else ",", strict=True)
-                for row in reader:
-                    if None in row or None in row.values():
-                        what = "a row has another number of cells than the head"
-                        raise UserError(what, received=f"{place}, line {reader.line_num}")
-                    yield reader.line_num, row
+            is_json = place.suffix.lower() in (".jsonl", ".json", ".ndjson")
+            for line, row in _objects(place, stream) if is_json else _cells(place, stream):
+                # The names that mean something are understood in any case, as spreadsheets like to have them.
+                yield line, {low if (low := name.strip().lower()) in _OTHER_NAMES else name: row[name] for name in row}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         allowed = "CSV, TSV or JSON lines in UTF-8"
         raise UserError("cannot read the table", received=f"{place} ({error})", allowed=allowed) from None
 
 
-def _object(place: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict):
-        raise UserError("not a JSON object", received=f"{place}, line {number}", allowed="one object a line")
-    return row
+def _cells(place: Path, stream: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    head = stream.readline()
+    delimiter = "\t" if place.suffix.lower() == ".tsv" else next((mark for mark in ",;\t" if mark in head), ",")
+    lines = itertools.chain([head], stream)
+    reader = csv.DictReader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
+    for row in reader:
+        if None in row or None in row.values():
+            what = "a row has another number of cells than the head"
+            raise UserError(what, received=f"{place}, line {reader.line_num}")
+        yield reader.line_num, row
+
+
+def _objects(place: Path, stream: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(stream, 1):
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise UserError("not a JSON object", received=f"{place}, line {number}", allowed="one object a line")
+        if row:
+            yield number, row
 
 
 def _column(place: Path, columns: list[str], wanted: str, names: tuple[str, ...], what: str) -> str:
     if wanted and wanted not in columns:
         todo = did_you_mean(wanted, columns)
         raise UserError(f"{place.name} has no such column", received=wanted, allowed=columns, todo=todo)
-    found = wanted or next((name for name in names if name in columns), "")
+    found = wanted or next((column for name in names for column in columns if column.strip().lower() == name), "")
     if not found:
         raise UserError(f"{place.name} has no column for the {what}", received=columns, allowed=names)
     return found

@@ -1,12 +1,13 @@
 """TensorFlow Datasets: any name and version."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from tfx_finetune.contracts import SOURCES, Source
-from tfx_finetune.core.errors import UserError
+from tfx_finetune.contracts import LABEL_SEPARATOR, SOURCES, Source
+from tfx_finetune.core.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,16 @@ class Builder:
 
         split = self.parts[part]
         config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-        decoders = {self.image: tfds.decode.SkipDecoding()}
+        # The modality decodes the picture; other features, such as segmentation masks, are not read at all.
+        decoders = tfds.decode.PartialDecoding(
+            {self.image: True, self.label: True}, decoders={self.image: tfds.decode.SkipDecoding()}
+        )
         ds = self.builder.as_dataset(split=split, decoders=decoders, read_config=config, shuffle_files=False)
-        names = tf.constant(self.labels)
+        names = tf.constant(self.labels, tf.string)
 
         def sample(index: tf.Tensor, row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            value = row[self.label]
-            label = value if value.dtype == tf.string else names[value]
-            return {
-                "image": row[self.image],
-                "label": label,
-                "file": tf.strings.join([f"{self.name}/{split}/", tf.strings.as_string(index)]),
-            }
+            file = tf.strings.join([f"{self.name}/{split}/", tf.strings.as_string(index)])
+            return {"image": row[self.image], "label": _text(row[self.label], names), "file": file}
 
         return ds.enumerate().map(sample)
 
@@ -49,7 +48,7 @@ def tfds(
     name: str,
     data_dir: str = "",
     train: str = "train",
-    val: str = "",
+    val: str = "validation",
     test: str = "test",
     image: str = "image",
     label: str = "label",
@@ -57,37 +56,71 @@ def tfds(
     """A data set of TensorFlow Datasets, such as tfds('mnist') or tfds('cifar10:3.0.2').
 
     Args:
-        name: Its name, with a configuration and a version where wanted.
+        name: Its name, with a configuration and a version where wanted; or the folder in which it lies prepared.
         data_dir: Where it is prepared, or is to be; by default TFDS's own folder.
         train: Its split to train on, in TFDS's notation, such as `train[:80%]`.
-        val: Its split to choose the best epoch on; empty: carved out of `train`.
-        test: Its split to test on; empty, or not there: carved out of `train`.
+        val: Its split to choose the best epoch on; carved out of `train` where it is empty, or the default is missing.
+        test: Its split to test on; as `val`.
         image: The feature with the picture.
-        label: The feature with the class.
+        label: The feature with the class, or with a sequence of classes.
 
     Raises:
         UserError: There is no such data set, split or feature, or it cannot be downloaded.
     """
+    builder = _prepared(name, data_dir)
+    features, known = builder.info.features, builder.info.splits
+    for wanted in (image, label):
+        if wanted not in features:
+            todo = did_you_mean(wanted, features)
+            raise UserError(f"{name} has no such feature", received=wanted, allowed=sorted(features), todo=todo)
+    optional = {"val": "validation", "test": "test"}
+    said = {"train": train, "val": val, "test": test}
+    parts = {part: split for part, split in said.items() if split and (split in known or split != optional.get(part))}
+    sizes = {part: _size(name, known, split) for part, split in parts.items()}
+    one = getattr(features[label], "feature", features[label])  # of a sequence
+    labels = tuple(getattr(one, "names", None) or ())
+    return Builder(builder.info.full_name.replace("/", "_"), labels, sizes, (), builder, parts, image, label)
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder holds a version of a data set as TFDS prepares it."""
+    return (folder / "dataset_info.json").is_file()
+
+
+def _prepared(name: str, data_dir: str) -> Any:
     import tensorflow_datasets
 
     try:
+        if is_prepared(Path(name).expanduser()):
+            return tensorflow_datasets.builder_from_directory(Path(name).expanduser())
         builder = tensorflow_datasets.builder(name, data_dir=data_dir or None)
         builder.download_and_prepare()
+    except tensorflow_datasets.core.DatasetNotFoundError:
+        near = did_you_mean(name, tensorflow_datasets.list_builders())
+        todo = near or "data_dir= names a folder where it lies prepared"
+        raise UserError("TFDS has no such data set", received=name, todo=todo) from None
     except Exception as error:
         # TFDS raises types of its own, of its downloader and of its builders alike.
         todo = "is the name right, and this machine online? data_dir= names a folder where it lies prepared"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise UserError("TFDS cannot give this data set", received=f"{name} ({reason})", todo=todo) from None
-    features = builder.info.features
-    for wanted in (image, label):
-        if wanted not in features:
-            raise UserError(f"{name} has no such feature", received=wanted, allowed=sorted(features))
-    known = builder.info.splits
-    parts = {"train": train, "val": val, "test": test if test.partition("[")[0] in known else ""}
-    parts = {part: split for part, split in parts.items() if split}
-    for split in parts.values():
-        if split.partition("[")[0] not in known:
-            raise UserError(f"{name} has no such split", received=split, allowed=sorted(known))
-    labels = tuple(getattr(features[label], "names", None) or ())
-    sizes = {part: known[split].num_examples for part, split in parts.items()}
-    return Builder(name.replace("/", "_"), labels, sizes, (), builder, parts, image, label)
+    return builder
+
+
+def _size(name: str, known: Any, split: str) -> int:
+    try:
+        size = known[split].num_examples
+    except (KeyError, ValueError):
+        size = 0
+    if size <= 0:
+        allowed = f"{', '.join(sorted(known))}, or a part of one such as train[:80%]"
+        raise UserError(f"{name} has no such split, or it is empty", received=split, allowed=allowed)
+    return size
+
+
+def _text(value: tf.Tensor, names: tf.Tensor) -> tf.Tensor:
+    """A class's number or name, or a sequence of them, as one text."""
+    if value.dtype != tf.string:
+        # TFDS gives the class -1 to samples whose class is not published.
+        value = tf.gather(tf.concat([[""], names], 0), value + 1) if len(names) else tf.strings.as_string(value)
+    return value if value.shape.rank == 0 else tf.strings.reduce_join(value, separator=LABEL_SEPARATOR)

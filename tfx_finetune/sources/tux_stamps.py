@@ -25,9 +25,8 @@ def tux_stamps(min_samples: int = 8, group: Literal["", "folder"] = "") -> Sourc
     counts = Counter(path.relative_to(root).parts[0] for path in files)
     kept = [path for path in files if counts[path.relative_to(root).parts[0]] >= min_samples]
     if not kept:
-        raise UserError(
-            "no category has so many pictures", received=min_samples, allowed=f"up to {max(counts.values())}"
-        )
+        most = max(counts.values(), default=0)
+        raise UserError("no category has so many pictures", received=f"{min_samples} ({root})", allowed=f"up to {most}")
     columns = {
         "image": [str(path) for path in kept],
         "label": [path.relative_to(root).parts[0] for path in kept],

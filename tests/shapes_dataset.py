@@ -1,0 +1,57 @@
+"""A data set as TFDS users write one; the tests prepare it. Its two versions have differently many samples."""
+
+from typing import ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+
+class Shapes(tfds.core.GeneratorBasedBuilder):
+    """Noise pictures of three classes: 40 of them in `train` of version 1.0.0, the usual one, 20 in version 2.0.0."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    SUPPORTED_VERSIONS: ClassVar = [tfds.core.Version("2.0.0")]
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(names=["square", "circle", "hexagon"]),
+            "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=["big", "red"])),
+            "count": np.int64,
+            "caption": tfds.features.Text(),
+            "pixels": tfds.features.Tensor(shape=(4, 4, 1), dtype=np.uint8),
+            "mask": tfds.features.Image(shape=(None, None, 1)),
+        }
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        train = 40 if str(self.version) == "1.0.0" else 20
+        return {
+            "train": self._generate_examples(0, train),
+            "validation": self._generate_examples(100, 6),
+            "test": self._generate_examples(200, 9),
+            "unlabelled": self._generate_examples(300, 3),
+        }
+
+    def _generate_examples(self, first, count):
+        for number in range(first, first + count):
+            pixels = np.random.default_rng(number).integers(0, 256, (6, 8, 3), np.uint8)
+            yield (
+                number,
+                {
+                    "image": pixels,
+                    "label": -1 if first == 300 else number % 3,
+                    "tags": [["big"], ["big", "red"], []][number % 3],
+                    "count": number % 3,
+                    "caption": f"shape {number % 3}",
+                    "pixels": pixels[:4, :4, :1],
+                    "mask": pixels[..., :1],
+                },
+            )
+
+
+def prepare(data_dir):
+    """Prepares both versions; returns the folder."""
+    for version in ("1.0.0", "2.0.0"):
+        Shapes(data_dir=data_dir, version=version).download_and_prepare()
+    return data_dir

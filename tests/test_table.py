@@ -1,0 +1,142 @@
+"""Tables as spreadsheets, scripts and people write them."""
+
+import json
+
+import pytest
+
+from tests.small_data import complaint
+from tfx_finetune.contracts import SOURCES
+from tfx_finetune.core.spec import Spec
+
+
+def source(path, **options):
+    return SOURCES.build(Spec("table", (str(path),), options))
+
+
+def written(tmp_path, content, name="data.csv"):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def samples(source, part="all"):
+    """Rows of text."""
+    return [{k: v.decode() for k, v in row.items()} for row in source.read(part).as_numpy_iterator()]
+
+
+def labels(path, **options):
+    """{file as written: label}."""
+    found = samples(source(path, **options))
+    return {row["file"].removeprefix(f"{path.parent}/"): row["label"] for row in found}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'path,label\na.jpg,cat\n"b, 2.jpg","dog, small"\n',
+        '\ufeffpath,label\r\na.jpg,cat\r\n"b, 2.jpg","dog, small"\r\n',
+        'path,label\ra.jpg,cat\r"b, 2.jpg","dog, small"\r',
+        'path, label\na.jpg, cat\n"b, 2.jpg", "dog, small"\n\n',
+        'Label ,FileName\ncat,a.jpg\n"dog, small","b, 2.jpg"',
+        "path;label\na.jpg;cat\nb, 2.jpg;dog, small\n",
+        "path\tlabel\na.jpg\tcat\nb, 2.jpg\tdog, small\n",
+    ],
+    ids=["plain", "excel", "old mac", "blanks", "names", "semicolons", "tabs"],
+)
+def test_csv_as_programs_write_it(tmp_path, content):
+    """Byte order mark, Windows newlines, quoted commas, blanks, semicolons: all the same table."""
+    assert labels(written(tmp_path, content)) == {"a.jpg": "cat", "b, 2.jpg": "dog, small"}
+
+
+def test_tsv(tmp_path):
+    """In a .tsv nothing but a tab separates."""
+    path = written(tmp_path, "path\tlabel, or what\na.jpg\tcat\n", "data.tsv")
+    assert labels(path, label="label, or what") == {"a.jpg": "cat"}
+
+
+def test_json_lines(tmp_path):
+    """Numbers are labels too, 0 among them; a row may lack what others have."""
+    rows = [{"image": "a.jpg"}, {"image": "b.jpg", "label": 0}, {"image": "ä.jpg", "label": ["x", " y"]}]
+    text = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    assert labels(written(tmp_path, text, "data.jsonl")) == {"a.jpg": "", "b.jpg": "0", "ä.jpg": "x\ny"}
+
+
+def test_several_labels(tmp_path):
+    """Joined in the form that heads split, in every column that a head may name; the separator can be another."""
+    path = written(tmp_path, "path,label,colors\na.jpg,x; y;,red;blue\nb.jpg,,a|b\n")
+    assert labels(path) == {"a.jpg": "x\ny", "b.jpg": ""}
+    assert [row["colors"] for row in samples(source(path))] == ["red\nblue", "a|b"]
+    assert [row["colors"] for row in samples(source(path, separator="|"))] == ["red;blue", "a\nb"]
+    assert [row["colors"] for row in samples(source(path, separator=""))] == ["red;blue", "a|b"]
+
+
+def test_paths(tmp_path):
+    """Relative to the table, or absolute."""
+    path = written(tmp_path, f"path,label\nsub/a.jpg,x\n{tmp_path.parent}/b.jpg,y\n")
+    assert [row["image"] for row in samples(source(path))] == [f"{tmp_path}/sub/a.jpg", f"{tmp_path.parent}/b.jpg"]
+
+
+def test_further_columns(tmp_path):
+    """Split in any spelling; group, source and language in any case; all others as they are."""
+    text = "path,label,Split,GROUP,Source,language,Ripe\na,x,Train,g,s,fi,yes\nb,x,validation,,,,\nc,y,TEST,g,s,fi,no\n"
+    found = source(written(tmp_path, text))
+    assert found.sizes == {"train": 1, "val": 1, "test": 1}
+    (row,) = samples(found, "test")
+    assert {k: v for k, v in row.items() if k not in ("image", "file")} == {
+        "label": "y",
+        "group": "g",
+        "source": "s",
+        "language": "fi",
+        "Ripe": "no",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            b"\x89PNG\r\n\x1a\n\0\0",
+            "cannot read the table; received: {} ('utf-8' codec can't decode byte 0x89 in position 0",
+        ),
+        (b'path,label\n"a,b\n', "cannot read the table; received: {} (unexpected end of data)"),
+        (b"", "an empty table; received: {}"),
+        (b"path,label\n", "an empty table; received: {}"),
+        (
+            b"name,label\na,b\n",
+            "data.csv has no column for the path; received: ['name', 'label']; allowed: path, file, ",
+        ),
+        (
+            b"path,kind\na,b\n",
+            "data.csv has no column for the label; received: ['path', 'kind']; allowed: label, labels, ",
+        ),
+        (b"path,label\na,b,c\n", "a row has another number of cells than the head; received: {}, line 2"),
+        (b"path,label\na,b\nc\n", "a row has another number of cells than the head; received: {}, line 3"),
+        (b"path,label\na,b\n,c\n", "no value in column path; received: {}, line 3"),
+        (b"path,label,split\na,b,dev\n", "unknown split; received: dev ({}, line 2); allowed: train, val, test"),
+        (
+            b"path,label,split\na,b,train\nc,d,\n",
+            "some rows have a split and some have none; received: {}, line 3; allowed: train, val, test",
+        ),
+    ],
+)
+def test_bad_tables(tmp_path, content, said):
+    """Each says what is wrong and in which line."""
+    path = written(tmp_path, content)
+    assert complaint(source, path).startswith(said.format(path))
+
+
+@pytest.mark.parametrize("line", ["[", '"text"', "{'path': 'a'}", "3"])
+def test_bad_json(tmp_path, line):
+    """A list of objects, or Python's notation, is not JSON lines."""
+    path = written(tmp_path, f'{{"path": "a", "label": "x"}}\n{line}\n', "data.json")
+    assert complaint(source, path) == f"not a JSON object; received: {path}, line 2; allowed: one object a line"
+
+
+def test_no_such_table_or_column(tmp_path):
+    """A path or an option that is mistyped."""
+    gone = tmp_path / "gone.csv"
+    assert complaint(source, gone).startswith(f"cannot read the table; received: {gone} ([Errno 2] No such file")
+    path = written(tmp_path, "path,label,kind\na,b,c\n")
+    said = "data.csv has no such column; received: kid; allowed: path, label, kind; did you mean kind?"
+    assert complaint(lambda: source(path, label="kid")) == said
+    assert labels(path, label="kind") == {"a": "c"}

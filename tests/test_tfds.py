@@ -1,0 +1,114 @@
+"""TFDS: a data set that is prepared here, by TFDS itself."""
+
+import pytest
+import tensorflow as tf
+
+from tests.shapes_dataset import prepare
+from tests.small_data import complaint
+from tfx_finetune.contracts import SOURCES
+from tfx_finetune.core.spec import Spec
+from tfx_finetune.sources.recognize import recognize
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return str(prepare(tmp_path_factory.mktemp("tfds")))
+
+
+def source(name, **options):
+    return SOURCES.build(Spec("tfds", (name,), options))
+
+
+def column(source, part, name="label"):
+    return [sample[name] for sample in source.read(part).as_numpy_iterator()]
+
+
+def test_name_version_and_splits(data_dir):
+    """The usual version by default, another one by its number; TFDS's own splits, its own order of classes."""
+    found = source("shapes", data_dir=data_dir)
+    assert (found.name, found.paths, found.labels) == ("shapes_1.0.0", (), ("square", "circle", "hexagon"))
+    assert found.sizes == {"train": 40, "val": 6, "test": 9}
+    other = source("shapes:2.0.0", data_dir=data_dir)
+    assert (other.name, other.sizes["train"]) == ("shapes_2.0.0", 20)
+    assert sorted(column(found, "test")) == [b"circle"] * 3 + [b"hexagon"] * 3 + [b"square"] * 3
+
+
+def test_a_prepared_folder_needs_no_name(data_dir):
+    """--data=~/tensorflow_datasets/mnist/3.0.1."""
+    found = SOURCES.build(recognize(f"{data_dir}/shapes/2.0.0"))
+    assert (found.name, found.sizes) == ("shapes_2.0.0", {"train": 20, "val": 6, "test": 9})
+
+
+def test_pictures_stay_encoded_and_match_their_labels(data_dir):
+    """What the modality gets is the file as it is stored; nothing is decoded twice."""
+    found = source("shapes", data_dir=data_dir, label="count")
+    for sample in found.read("train").as_numpy_iterator():
+        assert tf.io.decode_png(sample["image"]).shape == (6, 8, 3)
+    names, numbers = column(source("shapes", data_dir=data_dir), "train"), column(found, "train")
+    assert set(zip(names, numbers, strict=True)) == {(b"square", b"0"), (b"circle", b"1"), (b"hexagon", b"2")}
+    assert found.labels == ()
+
+
+def test_parts_of_splits(data_dir):
+    """TFDS's notation: shares, sums, parts that do not overlap; an empty name leaves a split to be carved out."""
+    found = source("shapes", data_dir=data_dir, train="train[:80%]", val="", test="train[80%:]+test[:2]")
+    assert found.sizes == {"train": 32, "test": 10}
+    whole = column(source("shapes", data_dir=data_dir), "train", "image")
+    assert column(found, "train", "image") == whole[:32]
+    assert column(found, "test", "image")[:8] == whole[32:]
+    assert column(found, "train", "file")[31] == b"shapes_1.0.0/train[:80%]/31"
+
+
+def test_other_features(data_dir):
+    """Sequences of classes are tags; text is a label as it stands; pixels need no decoding."""
+    tags = source("shapes", data_dir=data_dir, label="tags")
+    assert tags.labels == ("big", "red")
+    assert set(column(tags, "train")) == {b"big", b"big\nred", b""}
+    pixels = source("shapes", data_dir=data_dir, image="pixels", label="caption")
+    assert set(column(pixels, "test")) == {b"shape 0", b"shape 1", b"shape 2"}
+    assert pixels.read("test").element_spec["image"] == tf.TensorSpec((4, 4, 1), tf.uint8)
+
+
+def test_unpublished_classes_are_no_label(data_dir):
+    """Test splits of competitions have the class -1."""
+    assert set(column(source("shapes", data_dir=data_dir, test="unlabelled"), "test")) == {b""}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"train": "trian"},
+            "shapes has no such split, or it is empty; received: trian; allowed: test, train, unlabelled, ",
+        ),
+        ({"val": "valid"}, "shapes has no such split, or it is empty; received: valid; "),
+        ({"test": "tset"}, "shapes has no such split, or it is empty; received: tset; "),
+        ({"train": "train[80%:20%]"}, "shapes has no such split, or it is empty; received: train[80%:20%]; "),
+        ({"train": "train[:80"}, "shapes has no such split, or it is empty; received: train[:80; "),
+        ({"label": "lable"}, "shapes has no such feature; received: lable; allowed: caption, count, image, "),
+        ({"image": "picture"}, "shapes has no such feature; received: picture; "),
+    ],
+)
+def test_wrong_options(data_dir, options, said):
+    """A typo in a split must not end in a split that is carved out in silence."""
+    assert complaint(lambda: source("shapes", data_dir=data_dir, **options)).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mnsit", "TFDS has no such data set; received: mnsit; did you mean mnist?"),
+        (
+            "zzzz_qqqq",
+            "TFDS has no such data set; received: zzzz_qqqq; data_dir= names a folder where it lies prepared",
+        ),
+        ("shapes:9.9.9", "TFDS cannot give this data set; received: shapes:9.9.9 ("),
+        (
+            "a bad name!",
+            "TFDS cannot give this data set; received: a bad name! (Parsing builder name string a bad name!",
+        ),
+    ],
+)
+def test_unknown_names(data_dir, name, said):
+    """No data set, no version of it, no name at all."""
+    assert complaint(lambda: source(name, data_dir=data_dir)).startswith(said)
