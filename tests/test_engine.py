@@ -41,6 +41,8 @@ def test_litert_agrees_with_keras(spec):
     data = pixels(backbone, 5)
     if not backbone.card.origin:
         settle(keras.Model(backbone.inputs, backbone.features.pooled), pixels(backbone, 8).astype(np.float32))
+    # Random weights grow the rounding from layer to layer, trained ones do not.
+    tolerance = 1e-5 if backbone.card.origin else 1e-3
     middle = backbone.groups[len(backbone.groups) // 2 - 1].output
     for output in (backbone.features.pooled, middle):
         trunk = keras.Model(backbone.inputs, output)
@@ -49,7 +51,7 @@ def test_litert_agrees_with_keras(spec):
         for found in (engine._litert(trunk)(data), engine._keras(trunk)(data)):
             assert found.dtype == np.float32
             assert found.shape == expected.shape
-            assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+            assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
 
 def trunk_of(*layers):

@@ -98,6 +98,18 @@ def test_every_head_has_all_its_classes_in_training(tmp_path):
         assert "rare" in data.table.columns["kind"][data.table.split == "test"]
 
 
+def test_tags(tmp_path):
+    """Any number of labels a sample, none as well; counts are of training samples that have the label."""
+    lines = [f"{n}.png,{['', 'red', 'red;big', 'big'][n % 4]}" for n in range(40)]
+    data = load(table(tmp_path, "\n".join(["path,label", *lines])), heads="tag()", samples__val=0.0)
+    assert sizes(data) == {"train": 30, "val": 0, "test": 10}
+    trained = list(data.table.columns["label"][data.table.split == "train"])
+    names, counts, samples = data.labels["label"]
+    assert (names, samples) == (("big", "red"), 30)
+    assert counts == tuple(sum(name in label for label in trained) for name in names)
+    assert {"", "red", "red\nbig", "big"} == set(trained)
+
+
 def test_the_table_is_in_the_order_of_the_source(tmp_path):
     """Row n of the table is sample n that the source reads, over all parts: the pipeline relies on it."""
     class_folder(tmp_path / "train", cat=20, dog=20)

@@ -4,7 +4,8 @@ import csv
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tfx_finetune.contracts import (
     Export,
     Labels,
     Modality,
+    Predict,
     Reader,
     Servable,
     Task,
@@ -29,12 +31,11 @@ from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.golden import Golden, keep
 from tfx_finetune.modalities.image import reason
+from tfx_finetune.sources.rows import pictures, readable
 from tfx_finetune.survey import Table
 
 VERSION = 1
 """Of the manifest's form; a bundle of another version is refused."""
-
-PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
 
 @dataclass(frozen=True)
@@ -56,22 +57,26 @@ class Bundle:
         Raises:
             UserError: It is no bundle, or a file is missing or altered.
         """
-        path = Path(path)
+        if not path:
+            raise UserError("no bundle given", todo="say --bundle=FOLDER, the folder bundle/ of a finished run")
+        path = Path(path).expanduser()
         try:
             manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            version = manifest["version"]
+        except (OSError, ValueError, KeyError, TypeError):
             todo = "name the folder bundle/ of a finished run"
             raise UserError("not a bundle (it has no readable manifest.json)", received=path, todo=todo) from None
+        if version != VERSION:
+            todo = "use the tfx_finetune that wrote it"
+            raise UserError("a bundle of another version", received=version, allowed=VERSION, todo=todo)
         if "verified" not in manifest:
             raise UserError("a bundle whose run has not finished", received=path, todo="run its command again")
-        if manifest.get("version") != VERSION:
-            raise UserError("a bundle of another version", received=manifest.get("version"), allowed=VERSION)
-        for name, known in manifest["files"].items():
-            if not (path / known["path"]).exists():
-                raise UserError(f"a file of the bundle is missing ({name})", received=path / known["path"])
-            if files.sha256(path / known["path"]) != known["sha256"]:
-                todo = "it is not what was verified; export it again"
-                raise UserError(f"a file of the bundle was altered ({name})", received=path / known["path"], todo=todo)
+        for name, digest in manifest["sha256"].items():
+            if not (path / name).is_file():
+                raise UserError("a file of the bundle is missing", received=path / name, todo="run its command again")
+            if files.sha256(path / name) != digest:
+                todo = "it is not what was verified; run its command again"
+                raise UserError("a file of the bundle was altered", received=path / name, todo=todo)
         return cls(path, manifest)
 
     @property
@@ -101,6 +106,17 @@ class Bundle:
             for head, known in heads
         }
 
+    @functools.cached_property
+    def _prepare(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        # The modality is built here, outside of the graph that its constants would belong to.
+        modality = self.modality
+        return tf.function(lambda raw: modality.prepare(modality.decode(raw)))
+
+    @functools.cached_property
+    def _opened(self) -> dict[str, Predict]:
+        """Files that predictions were made with, so that the next ones need not wait for them."""
+        return {}
+
     def export(self, format: str) -> Export:
         """The component that wrote and reads a format.
 
@@ -119,7 +135,7 @@ class Bundle:
     def write(self, name: str, content: Any) -> None:
         """Writes a JSON file of the bundle."""
         with files.atomic(self.path / name) as draft:
-            draft.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+            draft.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
 
     def predict(self, paths: Iterable[str | Path], format: str = "keras") -> list[dict[str, Any]]:
         """Predicts files, and every picture of folders.
@@ -132,20 +148,23 @@ class Bundle:
 
     def predict_each(self, paths: Iterable[str | Path], format: str = "keras") -> Iterator[dict[str, Any]]:
         """As `predict`, one record at a time."""
-        predict = self.reader(format).predict
-        prepare = tf.function(lambda raw: self.modality.prepare(self.modality.decode(raw)))
+        if format not in self._opened:
+            self._opened[format] = self.reader(format).predict
+        if not self.manifest["verified"][format]:
+            progress.say(f"{format} did not pass verification; scores.json says why")
         for path in _expand(paths):
+            name = readable(str(path))
             try:
-                pixels = prepare(tf.constant(path.read_bytes())).numpy()
-            except OSError as error:
-                yield {"file": str(path), "error": error.strerror or str(error)}
+                pixels = self._prepare(tf.constant(path.read_bytes())).numpy()
+            except (OSError, ValueError) as error:  # ValueError: the path holds what no path can, such as a null byte.
+                yield {"file": name, "error": getattr(error, "strerror", None) or str(error)}
                 continue
             except tf.errors.OpError as error:
-                yield {"file": str(path), "error": reason(error)}
+                yield {"file": name, "error": reason(error)}
                 continue
-            outputs = predict({self.modality.column: pixels[None]})
+            outputs = self._opened[format]({self.modality.column: pixels[None]})
             found = {head: task.predict(outputs[f"{head}/scores"][0]) for head, task in self.tasks.items()}
-            yield {"file": str(path)} | (next(iter(found.values())) if len(found) == 1 else found)
+            yield {"file": name} | (next(iter(found.values())) if len(found) == 1 else found)
 
 
 def create(path: Path, manifest: dict[str, Any], exports: Mapping[str, Export], servable: Servable) -> Bundle:
@@ -162,8 +181,8 @@ def create(path: Path, manifest: dict[str, Any], exports: Mapping[str, Export], 
         draft.mkdir()
         for spec, export in exports.items():
             export.write(servable, draft / export.file)
-            size, digest = files.size(draft / export.file), files.sha256(draft / export.file)
-            known[export.format] = {"path": export.file, "export": spec, "bytes": size, "sha256": digest}
+            size = files.size(draft / export.file)
+            known[export.format] = {"path": export.file, "export": spec, "bytes": size}
             advance(1, f"{export.format} {size / 1e6:.2f} MB")
         for position, (head, names) in enumerate(servable.labels.items()):
             name = "labels.txt" if position == 0 else f"labels.{head}.txt"
@@ -174,7 +193,7 @@ def create(path: Path, manifest: dict[str, Any], exports: Mapping[str, Export], 
 
 
 def finish(bundle: Bundle, table: Table, golden: Golden, scores: Mapping[str, Any], checks: Sequence[Check]) -> Bundle:
-    """Adds what was proven: scores.json, golden/, split.csv, and the mark of each file that passed.
+    """Adds what was proven: scores.json, golden/, split.csv, the mark of each file that passed, and all checksums.
 
     Args:
         bundle: As `create` made it.
@@ -184,12 +203,13 @@ def finish(bundle: Bundle, table: Table, golden: Golden, scores: Mapping[str, An
         checks: Of every file.
     """
     bundle.write("golden/outputs.json", keep(golden, bundle.path / "golden"))
-    bundle.write("scores.json", {"test": scores} | {check.format: check.record() for check in checks})
+    bundle.write("scores.json", {"test": scores} | {check.format: _record(check) for check in checks})
     with (bundle.path / "split.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["file", "split", "sha256", *table.columns])
         writer.writerows(zip(table.file, table.split, table.digest, *table.columns.values(), strict=True))
-    done = dict(bundle.manifest) | {"verified": {check.format: not check.reason for check in checks}}
+    verified = {check.format: not check.reason for check in checks}
+    done = dict(bundle.manifest) | {"verified": verified, "sha256": _digests(bundle.path)}
     bundle.write("manifest.json", done)
     return dataclasses.replace(bundle, manifest=done)
 
@@ -203,9 +223,17 @@ def _tuples(card: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in card.items()}
 
 
+def _record(check: Check) -> dict[str, Any]:
+    """As it stands in scores.json; JSON has no infinity, which is the difference of a broken file."""
+    return check.record() | ({} if math.isfinite(check.difference) else {"difference": None})
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Checksum of every file of a bundle, the manifest left out, which holds them."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {name: files.sha256(folder / name) for name in names if name != "manifest.json"}
+
+
 def _expand(paths: Iterable[str | Path]) -> Iterator[Path]:
     for path in map(Path, paths):
-        if path.is_dir():
-            yield from sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
-        else:
-            yield path
+        yield from pictures(path) if path.is_dir() else [path]

@@ -180,6 +180,8 @@ def _check_bad(table: Table, max_bad: float, flag: str) -> None:
         todo = "mend or remove them" if len(bad) == count else f"mend or remove them, or raise {flag}"
         allowed = f"a share of {max_bad}"
         raise UserError(f"{len(bad)} of {count} samples cannot be read", received=shown, allowed=allowed, todo=todo)
+    if bad:
+        progress.say(f"{len(bad)} of {count} samples cannot be read and are left out; the report lists them")
 
 
 def _split(table: Table, source: Source, plan: Plan) -> Table:

@@ -87,7 +87,7 @@ class Run:
     batch_size: int = option(32, "samples a training step", low=1)
     towers: str = option("", "several towers by name, in place of --backbone")
     plugins: str = option("", "modules to import first, separated by commas; they register further components")
-    warm: Phase = phase(epochs=40, learning_rate=1e-2, patience=10)
+    warm: Phase = phase(epochs=20, learning_rate=3e-3, patience=10)
     tune: Phase = phase(epochs=8, learning_rate=3e-4, unfreeze="5")
     image: Image = field(default_factory=Image)
     samples: Samples = field(default_factory=Samples)

@@ -1,9 +1,11 @@
 """The Keras file: for further training, and for everything that reads Keras."""
 
+import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfx_finetune.contracts import EXPORTS, Batch, Export, Reader, Servable
 from tfx_finetune.core import files
@@ -26,16 +28,19 @@ def load(path: Path) -> Reader:
     """Opens a Keras file; refuses one that would run code.
 
     Raises:
-        UserError: It is not a readable Keras file.
+        UserError: It is not a Keras file that can be read, or not one of this package.
     """
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, OSError, TypeError, KeyError) as error:
+        specs = {name: tf.TensorSpec(tensor.shape, tensor.dtype) for name, tensor in model.input.items()}
+    except (ValueError, OSError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError("not a readable Keras file", received=f"{path} ({reason})") from None
+        raise UserError("not a readable Keras file of this package", received=f"{path} ({reason})") from None
+    # One graph for every size of batch; `predict_on_batch` makes a new one for each of the first sizes that it meets.
+    run = tf.function(lambda inputs: model(inputs, training=False), input_signature=[specs], autograph=False)
 
     def predict(inputs: Batch) -> Batch:
         floats = {name: np.asarray(values, np.float32) for name, values in inputs.items()}
-        return {name: keras.ops.convert_to_numpy(value) for name, value in model.predict_on_batch(floats).items()}
+        return {name: value.numpy() for name, value in run(floats).items()}
 
     return Reader(predict)

@@ -27,8 +27,13 @@ def write(servable: Servable, path: Path) -> None:
     ((column, shape),) = servable.shapes.items()
     decode = servable.decode[column]
 
-    def tensor(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        return servable.model({column: inputs}, training=False)
+    archive = keras.export.ExportArchive()
+    # `track` is left out: it walks through every layer for look-up tables, and endpoints bring their variables along.
+    tensor = archive.add_endpoint(
+        "tensor",
+        lambda inputs: servable.model({column: inputs}, training=False),
+        [tf.TensorSpec([None, *shape], tf.float32, name=column)],
+    )
 
     def serving(raw: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels = tf.map_fn(decode, raw, fn_output_signature=tf.TensorSpec(shape, tf.uint8))
@@ -40,10 +45,7 @@ def write(servable: Servable, path: Path) -> None:
             outputs[f"{head}/best"] = tf.gather(labels, tf.argmax(scores, axis=-1))
         return outputs
 
-    archive = keras.export.ExportArchive()
-    archive.track(servable.model)
     archive.add_endpoint("serving_default", serving, [tf.TensorSpec([None], tf.string, name=column)])
-    archive.add_endpoint("tensor", tensor, [tf.TensorSpec([None, *shape], tf.float32, name=column)])
     with files.atomic(path) as draft:
         archive.write_out(str(draft), verbose=False)
 

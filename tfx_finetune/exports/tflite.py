@@ -1,10 +1,14 @@
 """TFLite (LiteRT): for phones, small computers and browsers."""
 
+import functools
+import hashlib
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -19,6 +23,9 @@ Inputs = Literal["auto", "uint8", "float32"]
 # Largest difference of a probability. float16 keeps 11 bits of each weight; 8-bit kinds are judged by the score,
 # the tolerance only catches what is another model altogether.
 _TOLERANCES = {"none": 1e-4, "float16": 2e-2, "dynamic": 0.3, "int8": 0.5}
+# Calibration takes 12 times as long a sample as the finished file. 64 evenly spaced samples gave the scores of 256
+# and of all 498 (EfficientNet-Lite0, 13 classes, 273 held-out pictures: accuracy and log loss within 0.004).
+_CALIBRATION_SAMPLES = 64
 
 
 @EXPORTS.register
@@ -38,7 +45,9 @@ def tflite(quantize: Quantize = "none", inputs: Inputs = "auto") -> Export:
             content = _convert(servable, quantize, kind)
         except RuntimeError as error:
             todo = "leave this export out, or take another backbone"
-            raise UserError(f"TFLite cannot take this model ({name})", received=error, todo=todo) from None
+            missing = sorted(set(re.findall(r"'tf\.(\w+)' op", str(error.__cause__))))
+            received = f"operators that TFLite lacks ({', '.join(missing)})" if missing else error
+            raise UserError(f"TFLite cannot take this model ({name})", received=received, todo=todo) from None
         with files.atomic(path) as draft:
             draft.write_bytes(content)
 
@@ -72,22 +81,36 @@ def load(path: Path) -> Reader:
 
 def _convert(servable: Servable, quantize: Quantize, inputs: str) -> bytes:
     ((column, shape),) = servable.shapes.items()
-    names = list(servable.model.output)
     # A quantized graph takes uint8 by its own input type; a float one casts.
     fed = tf.uint8 if inputs == "uint8" and quantize != "int8" else tf.float32
     spec = tf.TensorSpec([1, *shape], fed, name=column)
-
-    def run(pixels: tf.Tensor) -> list[tf.Tensor]:
-        outputs = servable.model({column: tf.cast(pixels, tf.float32)}, training=False)
-        return [outputs[name] for name in names]
-
-    frozen = litert.freeze(run, [spec])
+    frozen = _frozen(servable.model, spec, _digest(servable.model))
+    names = list(servable.model.output)
     module = tf.Module()
     # The file's signature, and with it the names of inputs and outputs, comes from the SavedModel alone.
     module.serve = tf.function(lambda pixels: dict(zip(names, frozen(pixels), strict=True)), input_signature=[spec])
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures={"serving_default": module.serve})
         return litert.convert(lambda: _converter(folder, quantize, inputs, servable.examples[column]))
+
+
+@functools.lru_cache(maxsize=1)
+def _frozen(model: keras.Model, spec: tf.TensorSpec, digest: str) -> Any:
+    """The model as a graph of constants, kept for the next file of the same model: every TFLite file starts from it."""
+
+    def run(pixels: tf.Tensor) -> list[tf.Tensor]:
+        outputs = model({spec.name: tf.cast(pixels, tf.float32)}, training=False)
+        return [outputs[name] for name in model.output]
+
+    return litert.freeze(run, [spec])
+
+
+def _digest(model: keras.Model) -> str:
+    """Changes with the weights, which training changes in place."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        digest.update(np.asarray(weight).tobytes())
+    return digest.hexdigest()
 
 
 def _converter(folder: str, quantize: Quantize, inputs: str, examples: np.ndarray) -> tf.lite.TFLiteConverter:
@@ -108,7 +131,8 @@ def _converter(folder: str, quantize: Quantize, inputs: str, examples: np.ndarra
 
 def _calibration(examples: np.ndarray) -> Iterator[list[np.ndarray]]:
     """Prepared training samples; the whole range of pixels is shown, so that a pixel's value is its quantized value."""
-    for position, pixels in enumerate(examples):
+    rows = np.linspace(0, len(examples) - 1, min(len(examples), _CALIBRATION_SAMPLES)).round().astype(int)
+    for position, pixels in enumerate(examples[rows]):
         batch = pixels[None].astype(np.float32)
         if position == 0:
             batch[0, 0, :2] = [[0.0], [255.0]]

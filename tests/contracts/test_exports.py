@@ -1,0 +1,79 @@
+"""What every export promises, with every combination of its options; being registered is enough to be tested."""
+
+import inspect
+import itertools
+import typing
+
+import numpy as np
+import pytest
+
+from tests.small_model import small
+from tfx_finetune.contracts import EXPORTS
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import Spec
+
+FORMATS = {"keras", "saved_model", "tflite", "tflite_float16", "tflite_dynamic", "tflite_int8"}
+
+
+def specs():
+    """Every export with every value that its options of a fixed choice can take."""
+    for name in EXPORTS:
+        hints = typing.get_type_hints(EXPORTS[name])
+        choices = {key: typing.get_args(hints[key]) for key in EXPORTS.signature(name).parameters}
+        assert all(choices.values()), f"say in this test what to try for the options of {name}"
+        for values in itertools.product(*choices.values()):
+            yield Spec(name, (), dict(zip(choices, values, strict=True)))
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Two heads of different tasks."""
+    return small({"kind": "classify()", "marks": "tag()"})
+
+
+@pytest.mark.parametrize("spec", specs(), ids=str)
+def test_what_is_written_is_read_again(spec, model, tmp_path):
+    """load(write(model)) answers as the model does, for one sample and for several, by the same names."""
+    export = EXPORTS.build(spec)
+    export.write(model.servable, tmp_path / export.file)
+    assert [path.name for path in tmp_path.iterdir()] == [export.file]
+    predict = export.load(tmp_path / export.file).predict
+    found = predict({"image": model.pixels[:5]})
+    assert set(found) == {"kind/scores", "marks/scores"}
+    for name, scores in found.items():
+        assert scores.dtype == np.float32
+        assert scores.shape == (5, 3)
+        np.testing.assert_allclose(scores, model.answers[name][:5], atol=export.tolerance)
+        assert np.ptp(scores, axis=0).max() > 0.1, "the input makes no difference"
+        np.testing.assert_allclose(predict({"image": model.pixels[3:4]})[name][0], scores[3], atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", specs(), ids=str)
+def test_formats_and_files_have_the_names_that_users_know(spec):
+    """A float file is held to a smaller tolerance than one that rounds."""
+    export = EXPORTS.build(spec)
+    assert export.format in FORMATS
+    assert export.file.startswith(("model", "saved_model"))
+    assert export.quantized == (export.format in ("tflite_dynamic", "tflite_int8"))
+    assert export.tolerance <= (0.5 if export.quantized else 0.02)
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_what_is_no_such_file_is_refused(name, tmp_path):
+    """Missing, empty, and of another kind: one line that names the file."""
+    export = EXPORTS.build(Spec(name))
+    path = tmp_path / export.file
+    for content in (None, b"", b"PK\3\4 not much of a model"):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(UserError) as error:
+            export.load(path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_every_export_says_what_it_writes(name):
+    """Its page is made from its docstring, which documents every option."""
+    doc = inspect.getdoc(EXPORTS[name])
+    assert all(f"{option}:" in doc for option in EXPORTS.signature(name).parameters)

@@ -1,0 +1,260 @@
+"""Exported files outside this package: what goes in, what comes out, and who can read them."""
+
+import json
+import subprocess
+import sys
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from skimage import data
+
+from tests.small_model import NAMES, small
+from tfx_finetune.contracts import BACKBONES, EXPORTS, MODALITIES, Servable
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.evaluate import evaluate, predictions
+
+EVERY = (
+    *("keras_file()", "saved_model()", "tflite()", "tflite(quantize='float16')"),
+    *("tflite(quantize='dynamic')", "tflite(quantize='int8')"),
+)
+PIXELS = "import sys, numpy as np; pixels = np.load(sys.argv[2])\n"
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Two heads of different tasks."""
+    return small({"kind": "classify()", "marks": "tag()"})
+
+
+def write(spec, model, folder):
+    export = EXPORTS.build(parse_spec(spec))
+    export.write(model.servable, folder / export.file)
+    return folder / export.file
+
+
+def elsewhere(code, *arguments):
+    """Runs code in a process that cannot import this package, and returns what it prints as JSON."""
+    code = "import sys; sys.modules['tfx_finetune'] = None\n" + code
+    found = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+# ---- SavedModel and Keras file
+
+
+def test_plain_tensorflow_serves_the_saved_model(model, tmp_path):
+    """Encoded pictures in, scores, labels and best label out; or prepared pictures in, scores out; any batch size."""
+    path = write("saved_model()", model, tmp_path)
+    np.save(tmp_path / "pixels.npy", model.pixels[:3].astype(np.float32))
+    for row, content in enumerate(model.raw[:3]):
+        (tmp_path / f"{row}.png").write_bytes(content)
+    code = (
+        "import json, pathlib, tensorflow as tf\n"
+        "signatures = tf.saved_model.load(sys.argv[1]).signatures\n"
+        "raw = [path.read_bytes() for path in sorted(pathlib.Path(sys.argv[2]).parent.glob('*.png'))]\n"
+        "served = signatures['serving_default'](image=tf.constant(raw))\n"
+        "run = signatures['tensor'](image=tf.constant(pixels))\n"
+        "assert signatures['serving_default'](image=tf.constant(raw[:1]))['kind/scores'].shape == (1, 3)\n"
+        "def plain(v): return v.decode() if isinstance(v, bytes) else [*map(plain, v)] if isinstance(v, list) else v\n"
+        "print(json.dumps([{k: plain(v.numpy().tolist()) for k, v in found.items()} for found in (served, run)]))"
+    )
+    served, run = elsewhere(PIXELS + code, path, tmp_path / "pixels.npy")
+    assert set(run) == {"kind/scores", "marks/scores"}
+    assert set(served) == {f"{head}/{name}" for head in ("kind", "marks") for name in ("scores", "labels", "best")}
+    for head in ("kind", "marks"):
+        scores = model.answers[f"{head}/scores"][:3]
+        np.testing.assert_allclose(served[f"{head}/scores"], scores, atol=1e-5)
+        np.testing.assert_allclose(run[f"{head}/scores"], scores, atol=1e-5)
+        assert served[f"{head}/labels"] == [list(NAMES)] * 3
+        assert served[f"{head}/best"] == [NAMES[i] for i in scores.argmax(-1)]
+
+
+def test_plain_keras_loads_and_trains_the_keras_file(model, tmp_path):
+    """Only stock layers, loaded in safe mode; the weights can go on being trained."""
+    path = write("keras_file()", model, tmp_path)
+    np.save(tmp_path / "pixels.npy", model.pixels[:4])
+    code = (
+        "import json, keras\n"
+        "model = keras.saving.load_model(sys.argv[1])\n"
+        "print(json.dumps([sum(w.shape.num_elements() for w in model.trainable_weights),"
+        " {k: v.tolist() for k, v in model.predict({'image': pixels}, verbose=0).items()}]))"
+    )
+    count, found = elsewhere(PIXELS + code, path, tmp_path / "pixels.npy")
+    assert count == sum(w.shape.num_elements() for w in model.servable.model.trainable_weights) > 0
+    for name, scores in found.items():
+        np.testing.assert_allclose(scores, model.answers[name][:4], atol=1e-5)
+
+
+def test_a_keras_file_that_would_run_code_is_refused(tmp_path):
+    """A Lambda layer holds Python code."""
+    inputs = keras.Input((2,), name="image")
+    outputs = {"kind/scores": keras.layers.Lambda(lambda x: x + 1)(inputs)}
+    keras.Model({"image": inputs}, outputs).save(tmp_path / "model.keras")
+    with pytest.raises(UserError, match="not a readable Keras file"):
+        EXPORTS.build(parse_spec("keras_file()")).load(tmp_path / "model.keras")
+
+
+# ---- TFLite
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype"),
+    [
+        ("", np.float32),
+        ("inputs='uint8'", np.uint8),
+        ("quantize='float16'", np.float32),
+        ("quantize='float16', inputs='uint8'", np.uint8),
+        ("quantize='dynamic'", np.float32),
+        ("quantize='int8'", np.uint8),
+        ("quantize='int8', inputs='float32'", np.float32),
+    ],
+)
+def test_tflite_takes_what_was_asked_for(options, dtype, model, tmp_path):
+    """One picture, named as the column; a byte is a pixel's value, whatever is inside."""
+    path = write(f"tflite({options})", model, tmp_path)
+    interpreter = Interpreter(str(path))
+    assert set(interpreter.get_signature_list()) == {"serving_default"}
+    runner = interpreter.get_signature_runner()
+    ((name, given),) = runner.get_input_details().items()
+    assert name == "image"
+    assert given["dtype"] == dtype
+    assert given["shape"].tolist() == [1, 16, 16, 3]
+    eight_bits = "quantize='int8'" in options
+    if dtype == np.uint8 and eight_bits:
+        scale, zero = given["quantization"]
+        assert zero == 0
+        assert scale == pytest.approx(1.0)
+    results = runner.get_output_details()
+    assert set(results) == {"kind/scores", "marks/scores"}
+    assert all(detail["dtype"] == np.float32 for detail in results.values())
+    for pixels, expected in zip(model.pixels[:10], model.answers["kind/scores"], strict=False):
+        found = runner(image=pixels[None].astype(dtype))["kind/scores"]
+        np.testing.assert_allclose(found[0], expected, atol=0.15 if eight_bits else 0.02)
+
+
+def kept(path):
+    """Types of the constants in a TFLite file that have two dimensions or more."""
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    return {detail["dtype"].__name__ for detail in interpreter.get_tensor_details() if len(detail["shape"]) >= 2}
+
+
+def test_quantized_files_are_what_they_are_called(tmp_path):
+    """Half the bytes for float16, a quarter for the 8-bit kinds; no float kernel in an int8 file."""
+    model = small({"kind": "classify()"})
+    # Large enough for the weights to outweigh the rest of the file.
+    inputs = keras.Input((16, 16, 3), name="image")
+    x = keras.layers.Conv2D(64, 3, activation="relu")(inputs)
+    x = keras.layers.Conv2D(128, 3, activation="relu")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    scores = keras.layers.Dense(3, activation="softmax")(x)
+    wide = keras.Model({"image": inputs}, {"kind/scores": scores})
+    model = model._replace(servable=Servable(wide, {}, {"image": (16, 16, 3)}, {}, model.servable.examples))
+    specs = ("tflite()", "tflite(quantize='float16')", "tflite(quantize='dynamic')", "tflite(quantize='int8')")
+    paths = [write(spec, model, tmp_path) for spec in specs]
+    sizes = [path.stat().st_size for path in paths]
+    assert 0.45 < sizes[1] / sizes[0] < 0.6
+    assert 0.2 < sizes[2] / sizes[0] < 0.35
+    assert 0.2 < sizes[3] / sizes[0] < 0.35
+    assert "float16" in kept(paths[1])
+    assert "int8" in kept(paths[2])
+    # Only what goes out is float32.
+    interpreter = Interpreter(str(paths[3]))
+    interpreter.allocate_tensors()
+    floats = [d["name"] for d in interpreter.get_tensor_details() if d["dtype"] == np.float32 and len(d["shape"]) > 1]
+    assert len(floats) == 1
+
+
+def test_int8_knows_the_whole_range_of_pixels(model, tmp_path):
+    """Calibrated on dark pictures alone, it still tells bright ones apart."""
+    dark = {"image": np.full((3, 16, 16, 3), 7, np.uint8)}
+    servable = model.servable
+    dim = Servable(servable.model, servable.decode, servable.shapes, servable.labels, dark)
+    path = write("tflite(quantize='int8')", model._replace(servable=dim), tmp_path)
+    ((_, given),) = Interpreter(str(path)).get_signature_runner().get_input_details().items()
+    assert given["quantization"] == (pytest.approx(1.0), 0)
+
+
+def test_trained_weights_are_never_those_of_an_earlier_file(tmp_path):
+    """The graph is kept from one file to the next, for the same weights alone."""
+    model = small({"kind": "classify()"})
+    write("tflite()", model, tmp_path)
+    layer = next(layer for layer in model.servable.model.layers if isinstance(layer, keras.layers.Dense))
+    layer.set_weights([-w for w in layer.get_weights()])
+    expected = model.servable.model({"image": model.pixels}, training=False)["kind/scores"].numpy()
+    assert np.abs(expected - model.answers["kind/scores"]).max() > 0.5
+    for spec in ("tflite(quantize='float16')", "tflite()"):
+        path = write(spec, model, tmp_path)
+        found = EXPORTS.build(parse_spec(spec)).load(path).predict({"image": model.pixels})["kind/scores"]
+        np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+@pytest.mark.parametrize("spec", ["tflite()", "tflite(quantize='int8')"])
+def test_what_tflite_has_no_operator_for_is_said(spec, model, tmp_path):
+    """Not written with operators that no interpreter has, and nothing is left behind."""
+    inputs = keras.Input((16, 16, 3), name="image")
+    scores = keras.layers.Dense(3)(keras.ops.tan(inputs)[:, 0, 0])  # with the Flex delegate it would be there
+    servable = Servable(keras.Model({"image": inputs}, {"kind/scores": scores}), {}, {"image": (16, 16, 3)}, {}, {})
+    odd = model._replace(servable=Servable(**{**servable.__dict__, "examples": model.servable.examples}))
+    with pytest.raises(
+        UserError, match=r"cannot take this model .*TFLite lacks \(Tan\); leave this export out"
+    ) as error:
+        write(spec, odd, tmp_path)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+# ---- every format
+
+
+def test_every_format_gives_the_scores_of_the_model_and_says_nothing(model, tmp_path, capfd):
+    """Evaluation takes any predict function. What TensorFlow logs as information, the commands switch off."""
+    parts = [slice(start, start + 16) for start in range(0, 40, 16)]
+    batches = [
+        ({"image": model.pixels[part]}, {head: target[part] for head, target in model.targets.items()})
+        for part in parts
+    ]
+    for spec in EVERY:
+        export = EXPORTS.build(parse_spec(spec))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python shows none of these.
+            targets, outputs = predictions(export.load(write(spec, model, tmp_path)).predict, batches)
+        assert len(outputs["kind/scores"]) == 40
+        scores = evaluate(model.tasks, targets, outputs)
+        least = 0.85 if export.quantized else 0.97
+        assert least <= scores["kind/accuracy"] <= 1
+        assert least <= scores["marks/mean_average_precision"] <= 1 + 1e-9
+    output, errors = capfd.readouterr()
+    assert output == ""
+    assert [line for line in errors.splitlines() if not line.startswith("I0000 ")] == []
+
+
+@pytest.mark.slow
+def test_a_real_network_in_every_format(tmp_path):
+    """EfficientNet-Lite0 with ImageNet's weights and a head of its own."""
+    keras.utils.set_random_seed(0)
+    backbone = BACKBONES.build(parse_spec("efficientnet_lite0()"))
+    modality = MODALITIES.build(parse_spec("image"), backbone.card)
+    scores = keras.layers.Dense(3, activation="softmax", kernel_initializer="he_normal")(backbone.features.pooled)
+    network = keras.Model({"image": backbone.inputs}, {"kind/scores": scores})
+    pictures = [getattr(data, name)() for name in ("chelsea", "coffee", "astronaut", "rocket")]
+    raw = [tf.io.encode_jpeg(picture).numpy() for picture in pictures]
+    pixels = np.stack([modality.prepare(modality.decode(tf.constant(content))) for content in raw])
+    expected = network({"image": pixels}, training=False)["kind/scores"].numpy()
+    decode = {"image": lambda content: modality.prepare(modality.decode(content))}
+    servable = Servable(network, decode, {"image": modality.shape}, {"kind": NAMES}, {"image": pixels})
+    for spec in EVERY:
+        export = EXPORTS.build(parse_spec(spec))
+        export.write(servable, tmp_path / export.file)
+        reader = export.load(tmp_path / export.file)
+        limit = 0.15 if export.quantized else export.tolerance
+        np.testing.assert_allclose(reader.predict({"image": pixels})["kind/scores"], expected, atol=limit)
+        if reader.serve:
+            np.testing.assert_allclose(reader.serve({"image": raw})["kind/scores"], expected, atol=limit)

@@ -1,0 +1,299 @@
+"""A file that is not the model that was trained does not pass, whatever is wrong with it."""
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from tests.small_model import small, write_bundle
+from tfx_finetune import litert
+from tfx_finetune.bundle import Bundle
+from tfx_finetune.contracts import Labels, Servable
+from tfx_finetune.core.config import Verify
+from tfx_finetune.features import Store
+from tfx_finetune.tasks.classify import classify
+from tfx_finetune.tasks.tag import tag
+from tfx_finetune.verify import allowed_drop, difference, paired_interval, verify
+
+EVERY = (
+    "keras_file(), saved_model(), tflite(), tflite(quantize='float16'), tflite(quantize='dynamic'), "
+    "tflite(quantize='int8')"
+)
+HEADS = {"kind": "classify()", "marks": "tag()"}
+WIDE = Verify(max_drop=0.1)  # what 8 bits may lose of a network this small
+
+
+@pytest.fixture(scope="module")
+def model():
+    """With 100 samples, the darkest first."""
+    made = small(HEADS, count=100)
+    order = np.argsort(made.pixels.mean((1, 2, 3)))
+    answers = {name: values[order] for name, values in made.answers.items()}
+    return made._replace(pixels=made.pixels[order], raw=[made.raw[i] for i in order], answers=answers)
+
+
+@pytest.fixture(scope="module")
+def original(model, tmp_path_factory):
+    """A bundle of every format, written once."""
+    return write_bundle(tmp_path_factory.mktemp("verify") / "bundle", model, EVERY)
+
+
+@pytest.fixture
+def bundle(original, tmp_path):
+    """A copy of it, to be broken."""
+    shutil.copytree(original.path, tmp_path / "bundle")
+    return Bundle(tmp_path / "bundle", original.manifest)
+
+
+def only(bundle, *formats):
+    """The bundle as if it had no other files."""
+    return Bundle(bundle.path, bundle.manifest | {"files": {name: bundle.manifest["files"][name] for name in formats}})
+
+
+def checks(bundle, model, gate=WIDE):
+    test = Store((model.pixels,), model.targets, {})
+    found = verify(bundle, model.golden, test, (model.targets, model.answers), gate)
+    assert [check.format for check in found] == bundle.formats
+    return {check.format: check for check in found}
+
+
+def refused(bundle, model, format, gate=WIDE):
+    """What is found about a file that does not pass, beside one that does."""
+    found = checks(only(bundle, format, "tflite_dynamic"), model, gate)
+    assert found["tflite_dynamic"].reason == ""
+    assert found[format].reason
+    assert "\n" not in found[format].reason
+    return found[format]
+
+
+def overwrite(bundle, model, format):
+    """Puts the file of another model into the bundle."""
+    export = bundle.export(format)
+    export.write(model.servable, bundle.path / export.file)
+
+
+def tflite(run, path, size=16):
+    """Writes a TFLite file of a function from a picture to outputs by name."""
+    spec = tf.TensorSpec([1, size, size, 3], tf.float32, name="image")
+    names = list(run(tf.zeros(spec.shape)))
+    frozen = litert.freeze(lambda image: [run(image)[name] for name in names], [spec])
+    module = tf.Module()
+    module.serve = tf.function(lambda image: dict(zip(names, frozen(image), strict=True)), input_signature=[spec])
+    convert(module, path)
+
+
+def convert(module, path):
+    folder = path.parent / "module"
+    tf.saved_model.save(module, folder, signatures={"serving_default": module.serve})
+    path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(folder)).convert())
+
+
+def spoil(model, path, lost, how):
+    """Writes a file that is wrong, in the way that `how` says, about the `lost` brightest samples of the head kind."""
+    bright = np.sort(model.pixels.mean((1, 2, 3)))
+    limit = float((bright[-lost - 1] + bright[-lost]) / 2) if lost else 256.0
+
+    def run(image):
+        outputs = model.servable.model({"image": image}, training=False)
+        scores = outputs["kind/scores"]
+        return outputs | {"kind/scores": tf.where(tf.reduce_mean(image) > limit, how(scores), scores)}
+
+    tflite(run, path)
+
+
+def others(scores):
+    """Gives every class the score of the next one."""
+    return tf.concat([scores[:, 1:], scores[:, :1]], axis=-1)
+
+
+# ---- what passes
+
+
+def test_every_format_of_the_trained_model_passes(original, model):
+    """With its scores on the test split, what it loses and within which bounds, and its speed."""
+    found = checks(original, model)
+    for format, check in found.items():
+        assert check.reason == "", format
+        assert check.difference <= original.export(format).tolerance
+        assert check.high - check.low < 0.3
+        assert check.latency > 0
+        each = check.scores["kind/accuracy"], check.scores["marks/mean_average_precision"]
+        assert check.score == pytest.approx(sum(each) / 2)
+        # The model is always right here, so that what is lost is what is missing.
+        assert check.drop == pytest.approx(1 - check.score)
+    for format in ("keras", "saved_model", "tflite"):
+        assert found[format].drop == pytest.approx(0)
+        assert found[format].difference < 1e-5
+        assert found[format].low < 0 < found[format].high
+    assert 1e-5 < found["tflite_float16"].difference < 0.02
+    assert found["tflite_int8"].difference > found["tflite_float16"].difference
+
+
+# ---- what does not
+
+
+def test_the_empty_tflite_file_is_refused(bundle, model):
+    """TensorFlow 2.21 converts a `tf.Module` that holds a Keras 3 model without an error, and without its weights."""
+    module = tf.Module()
+    module.model = model.servable.model
+    spec = tf.TensorSpec([1, 16, 16, 3], tf.float32, name="image")
+    module.serve = tf.function(lambda image: module.model({"image": image}, training=False), input_signature=[spec])
+    convert(module, bundle.path / "model.tflite")
+    found = bundle.reader("tflite").predict({"image": model.pixels[:1]})
+    assert np.isnan(found["kind/scores"]).all(), "TensorFlow has mended it: try another file that is not finite"
+    check = refused(bundle, model, "tflite")
+    assert "empty or broken" in check.reason
+    assert check.difference == math.inf
+    assert check.drop == 1
+
+
+@pytest.mark.parametrize("format", ["keras", "tflite"])
+def test_the_file_of_another_model_is_refused(format, bundle, model):
+    """As an earlier run might leave it."""
+    overwrite(bundle, small(HEADS, seed=1), format)
+    check = refused(bundle, model, format)
+    assert "on a golden sample, allowed" in check.reason
+    assert check.difference > bundle.export(format).tolerance
+
+
+@pytest.mark.parametrize("content", [None, b"", b"half of a file" * 100], ids=["missing", "empty", "other"])
+@pytest.mark.parametrize("format", ["keras", "tflite_int8"])
+def test_a_file_that_cannot_be_opened_is_refused(format, content, bundle, model):
+    """Missing, empty, or of another kind."""
+    path = bundle.path / bundle.export(format).file
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    assert "of this package" in refused(bundle, model, format).reason
+
+
+def test_a_file_for_other_pictures_is_refused(bundle, model):
+    """It opens, and fails when it is run: the next file is checked all the same."""
+    tflite(lambda image: {"kind/scores": image[:, 0, 0]}, bundle.path / "model.tflite", size=8)
+    assert refused(bundle, model, "tflite").difference == math.inf
+
+
+def test_a_file_without_one_of_the_heads_is_refused(bundle, model):
+    """The head that it has is right."""
+    run = model.servable.model
+    tflite(lambda x: {"kind/scores": run({"image": x}, training=False)["kind/scores"]}, bundle.path / "model.tflite")
+    assert "of another shape" in refused(bundle, model, "tflite").reason
+
+
+def test_a_saved_model_that_decodes_otherwise_is_refused(bundle, model):
+    """Its signature for prepared pictures agrees; what it makes of encoded ones does not."""
+    served = model.servable
+    mirrored = {"image": lambda raw: served.decode["image"](raw)[:, ::-1, ::-1]}
+    servable = Servable(served.model, mirrored, served.shapes, served.labels, served.examples)
+    overwrite(bundle, model._replace(servable=servable), "saved_model")
+    assert "on a golden sample" in refused(bundle, model, "saved_model").reason
+
+
+def test_a_file_that_is_not_finite_on_some_test_sample_is_refused(bundle, model):
+    """The golden samples, which are dark, do not show it."""
+    spoil(model, bundle.path / "model.tflite", 1, lambda scores: scores * np.nan)
+    assert "not finite" in refused(bundle, model, "tflite").reason
+
+
+# ---- the gate
+
+
+@pytest.mark.parametrize(
+    ("format", "lost", "gate", "reason"),
+    [
+        # One of 100 samples is less than the test set can tell apart; two are more than 0.001 of them.
+        ("tflite", 1, Verify(), ""),
+        ("tflite", 2, Verify(), "loses 0.0200 of kind/accuracy, allowed 0.0100"),
+        # At the limit is within it, whatever the last digit of 1 - 0.98 is.
+        ("tflite", 2, Verify(max_drop_float=0.02), ""),
+        # No loss is no loss.
+        ("tflite", 0, Verify(max_drop_float=0), ""),
+        ("tflite", 1, Verify(max_drop_float=0), "loses 0.0100 of kind/accuracy, allowed 0.0000"),
+        # 8 bits may lose 0.02.
+        ("tflite_int8", 2, Verify(), ""),
+        ("tflite_int8", 3, Verify(), "loses 0.0300 of kind/accuracy, allowed 0.0200"),
+        ("tflite_int8", 3, Verify(max_drop=0.04), ""),
+    ],
+)
+def test_a_file_may_lose_so_much_and_no_more(format, lost, gate, reason, bundle, model):
+    """Of each head by itself: the mean over both heads would be half of it."""
+    spoil(model, bundle.path / bundle.export(format).file, lost, others)
+    check = checks(only(bundle, format), model, gate)[format]
+    assert check.reason == reason
+    assert check.drop == pytest.approx(lost / 100 / 2)
+    assert check.scores["kind/accuracy"] == pytest.approx(1 - lost / 100)
+
+
+def test_what_may_be_lost_is_a_sample_at_least():
+    """Below one sample a test set cannot tell; 0 is taken at its word."""
+    assert allowed_drop(0.02, 1000) == pytest.approx(0.02)
+    assert allowed_drop(0.02, 10) == pytest.approx(0.1)
+    assert allowed_drop(0.001, 195) == pytest.approx(1 / 195)
+    assert allowed_drop(0, 10) == pytest.approx(0, abs=1e-8)
+
+
+# ---- the interval
+
+
+def outputs(right):
+    """Scores of two classes that are right, or wrong, about a truth that is always the first one."""
+    return {"a/scores": np.where(np.array(right, bool)[:, None], [[0.9, 0.1]], [[0.1, 0.9]])}
+
+
+@pytest.mark.parametrize(("both", "ours", "theirs", "neither"), [(150, 12, 5, 28), (20, 0, 0, 0), (3, 4, 0, 1)])
+def test_the_interval_is_that_of_agresti_and_min(both, ours, theirs, neither):
+    """Their formula by hand: half a pair is added to each cell of the table of pairs."""
+    task = classify(Labels(("x", "y"), (1, 1), 2))
+    a = outputs([1] * both + [1] * ours + [0] * theirs + [0] * neither)
+    b = outputs([1] * both + [0] * ours + [1] * theirs + [0] * neither)
+    n = both + ours + theirs + neither + 2
+    only_ours, only_theirs = (ours + 0.5) / n, (theirs + 0.5) / n
+    mean = only_ours - only_theirs
+    half = 1.96 * math.sqrt((only_ours + only_theirs - mean**2) / n)
+    truth = {"a": np.tile([1.0, 0.0], (n - 2, 1))}
+    assert paired_interval({"a": task}, truth, a, b) == pytest.approx((mean - half, mean + half))
+    # Turned round it is the same loss with the other sign.
+    assert paired_interval({"a": task}, truth, b, a) == pytest.approx((-mean - half, -mean + half))
+
+
+def test_the_interval_of_a_large_test_set_is_that_of_resampling():
+    """Of the mean over two heads, one of which gives parts of a sample, against SciPy's bootstrap of the pairs."""
+    rng = np.random.default_rng(0)
+    labels = Labels(("x", "y", "z"), (1, 1, 1), 3)
+    tasks = {"a": classify(labels), "b": tag(labels)}
+    targets = {"a": np.eye(3)[rng.integers(0, 3, 600)], "b": rng.random((600, 3)) < 0.4}
+    ours = {f"{head}/scores": rng.dirichlet(np.ones(3), 600) + targets[head] for head in tasks}
+    theirs = {name: values + rng.normal(size=values.shape) / 3 for name, values in ours.items()}
+    loss = np.mean(
+        [
+            tasks[head].correct(targets[head], ours[f"{head}/scores"])
+            - tasks[head].correct(targets[head], theirs[f"{head}/scores"])
+            for head in tasks
+        ],
+        axis=0,
+    )
+    assert loss.mean() > 0.02
+    resampled = stats.bootstrap((loss,), np.mean, rng=rng, n_resamples=5000).confidence_interval
+    low, high = paired_interval(tasks, targets, ours, theirs)
+    assert low == pytest.approx(resampled.low, abs=0.003)
+    assert high == pytest.approx(resampled.high, abs=0.003)
+
+
+def test_the_interval_stays_within_what_is_possible():
+    """Two samples say next to nothing."""
+    task = classify(Labels(("x", "y"), (1, 1), 2))
+    low, high = paired_interval({"a": task}, {"a": np.array([[1.0, 0]] * 2)}, outputs([1, 1]), outputs([0, 0]))
+    assert -1 <= low < 0 < high == 1
+
+
+def test_difference_is_the_largest_and_infinite_where_there_is_none():
+    """Names, shapes and finiteness count; what else a file gives does not."""
+    a = {"x": np.array([[0.1, 0.9]]), "y": np.array([[0.5]])}
+    assert difference(a, {"x": np.array([[0.2, 0.9]]), "y": np.array([[0.2]]), "z": None}) == pytest.approx(0.3)
+    assert difference(a, {"x": a["x"]}) == math.inf
+    assert difference(a, {"x": a["x"], "y": np.array([0.5])}) == math.inf
+    assert difference(a, {"x": a["x"], "y": np.array([[np.nan]])}) == math.inf
+    assert difference(a, {"x": a["x"], "y": np.array([[np.inf]])}) == math.inf
