@@ -110,7 +110,7 @@ class Bundle:
     def _prepare(self) -> Callable[[tf.Tensor], tf.Tensor]:
         # The modality is built here, outside of the graph that its constants would belong to.
         modality = self.modality
-        return tf.function(lambda raw: modality.prepare(modality.decode(raw)))
+        return tf.function(lambda raw: modality.prepare(modality.decode(raw)), autograph=False)
 
     @functools.cached_property
     def _opened(self) -> dict[str, Predict]:

@@ -111,6 +111,7 @@ class Data:
     def _prepared(self, view: int | tf.Tensor) -> Any:
         augmented = bool(self.augments) and not (isinstance(view, int) and view == 0)
 
+        @tf.autograph.experimental.do_not_convert  # nothing in it needs that, and it doubles the time of tracing
         def prepare(index: tf.Tensor, sample: dict[str, tf.Tensor]) -> tuple[dict, dict, dict]:
             column = self.modality.column
             sample = self._read(sample)

@@ -140,7 +140,7 @@ def opened(source: Source, modality: Modality, tasks: Mapping[str, Task], part: 
 @functools.lru_cache(maxsize=4)
 def _graph(decode: Callable) -> Callable:
     # Building and optimizing the graph takes seconds, which a model that meets several data sets spends once.
-    return tf.function(decode)
+    return tf.function(decode, autograph=False)
 
 
 def _check_columns(source: Source, columns: tuple[str, ...]) -> None:
