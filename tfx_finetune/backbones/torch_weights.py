@@ -136,7 +136,7 @@ def _array(value: Any, buffers: dict[str, np.ndarray]) -> Any:
         return value
     base = buffers[value.storage.key]
     end = value.offset + 1 + sum((n - 1) * s for n, s in zip(value.shape, value.stride, strict=True))
-    if min((value.offset, *value.shape, *value.stride)) < 0 or (0 not in value.shape and end > base.size):
+    if min((value.offset, *value.stride)) < 0 or (0 not in value.shape and end > base.size):
         raise ValueError("a tensor outside its storage")
     # A stride of 0 repeats a value without end.
     if math.prod(value.shape) > base.size:
