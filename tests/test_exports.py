@@ -195,6 +195,24 @@ def test_trained_weights_are_never_those_of_an_earlier_file(tmp_path):
         np.testing.assert_allclose(found, expected, atol=0.02)
 
 
+@pytest.mark.parametrize("spec", EVERY)
+def test_the_activations_of_known_networks_are_taken(spec, model, tmp_path):
+    """EfficientNet's swish has a gradient of its own, which TensorFlow cannot save with a graph of constants."""
+    keras.utils.set_random_seed(0)
+    inputs = x = keras.Input((16, 16, 3), name="image")
+    for kind in ("swish", "gelu", "hard_swish", "relu6", "elu", "tanh"):
+        x = keras.layers.Conv2D(4, 3, padding="same", activation=kind)(x)
+    scores = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(x))
+    network = keras.Model({"image": inputs}, {"kind/scores": scores})
+    served = model.servable
+    servable = Servable(network, served.decode, served.shapes, {"kind": NAMES}, served.examples)
+    path = write(spec, model._replace(servable=servable), tmp_path)
+    export = EXPORTS.build(parse_spec(spec))
+    found = export.load(path).predict({"image": model.pixels[:5]})["kind/scores"]
+    expected = network({"image": model.pixels[:5]})["kind/scores"]
+    np.testing.assert_allclose(found, expected, atol=0.2 if export.quantized else export.tolerance)
+
+
 @pytest.mark.parametrize("spec", ["tflite()", "tflite(quantize='int8')"])
 def test_what_tflite_has_no_operator_for_is_said(spec, model, tmp_path):
     """Not written with operators that no interpreter has, and nothing is left behind."""

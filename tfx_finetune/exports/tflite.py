@@ -89,8 +89,10 @@ def _convert(servable: Servable, quantize: Quantize, inputs: str) -> bytes:
     module = tf.Module()
     # The file's signature, and with it the names of inputs and outputs, comes from the SavedModel alone.
     module.serve = tf.function(lambda pixels: dict(zip(names, frozen(pixels), strict=True)), input_signature=[spec])
+    # Gradients of one's own, such as that of swish, cannot be saved with a graph of constants; nothing here needs them.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(module, folder, signatures={"serving_default": module.serve})
+        tf.saved_model.save(module, folder, {"serving_default": module.serve}, options)
         return litert.convert(lambda: _converter(folder, quantize, inputs, servable.examples[column]))
 
 
