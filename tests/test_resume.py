@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.commands import command
 
 
@@ -52,6 +54,7 @@ def test_a_finished_run_is_not_trained_again(trained):
     assert answers(trained.workdir) == known
 
 
+@pytest.mark.slow
 def test_run_cfg_reproduces_the_run(trained, tmp_path):
     """The flag file that a run leaves gives the same model in another folder."""
     found = command("train", f"--flagfile={trained.workdir / 'run.cfg'}", f"--workdir={tmp_path / 'again'}")

@@ -216,7 +216,10 @@ class Keeper(keras.callbacks.Callback):
 
 def validate(top: keras.Model, network: Network, val: features.Store) -> dict[str, float]:
     """Returns `val_loss`, `val_score` and `val_<head>/<score>` of the top on a store."""
-    targets, outputs = predictions(lambda x: top(x, training=False), val.batches(256))
+    # The whole model takes its input by name, a top the one tensor that its trunk gives.
+    whole = top is network.model
+    predict = lambda x: top({network.tower: x} if whole else x, training=False)  # noqa: E731
+    targets, outputs = predictions(predict, val.batches(256))
     found: dict[str, float] = {}
     losses = []
     for head, task in network.tasks.items():

@@ -66,6 +66,7 @@ class Data:
         # Shuffling comes before decoding: names are small, so the buffer may hold many samples.
         buffer = min(self.table.size(split), 100_000 if self.source.paths else 10_000)
 
+        @tf.autograph.experimental.do_not_convert
         def one(epoch: tf.Tensor) -> tf.data.Dataset:
             # The seed of this function's graph alone. TensorFlow compares it with 0 and then the epoch, a tensor, too.
             tf.random.set_seed(self.seed + 1)
