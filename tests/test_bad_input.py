@@ -79,12 +79,11 @@ def test_work_folder_with_other_files(trained, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [20_000, 60_000])
-def test_full_disk(trained, tmp_path, limit):
+def test_full_disk(trained, tmp_path):
     """Files that cannot grow, as on a full disk, end the run in one line; nothing half-written is left."""
     code = (
         "import resource, runpy, sys\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
         "sys.argv[0] = 'train'\n"
         "runpy.run_module('tfx_finetune.train', run_name='__main__')\n"
     )

@@ -27,8 +27,6 @@ def run(work: Callable[[Config, list[str]], object], defaults: Config, doc: str,
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(arguments[1:]):
         print(flagfile.usage(doc, defaults), end="")
         sys.exit(0)
-    # On a full disk h5py says so in hundreds of lines as its objects are freed, beside the error that is raised.
-    sys.unraisablehook = lambda unraisable: None
     try:
         configuration, rest = flagfile.parse(arguments, defaults)
         _start_tensorflow()
