@@ -8,16 +8,12 @@ import shutil
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from tests.small_data import class_folder, complaint, picture
+from tests.small_data import complaint
 from tests.small_model import NAMES, small, table, write_bundle
-from tfx_finetune import golden
 from tfx_finetune.bundle import Bundle, create, finish
-from tfx_finetune.contracts import Check, Export, Labels
+from tfx_finetune.contracts import Check, Export
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.pipeline import labelled
-from tfx_finetune.tasks.classify import classify
 
 EXPORTS = "keras_file(), saved_model(), tflite()"
 SCORES = {"kind/accuracy": 0.75}
@@ -297,33 +293,3 @@ def test_a_file_that_did_not_pass_says_so(original, model, tmp_path, capsys):
     assert capsys.readouterr().err == ""
     original.predict([tmp_path / "a.png"], "tflite")
     assert "tflite did not pass verification" in capsys.readouterr().err
-
-
-# ---- golden samples
-
-
-def test_golden_samples_are_spread_over_the_test_split(model, tmp_path):
-    """Eight of twenty, from the first class to the last, with what the model says of them."""
-    data = class_folder(tmp_path / "data", a=12, b=8)
-    task = classify(Labels(("a", "b"), (1, 1), 2))
-    data = labelled(str(data), model.modality, {"kind": task}, "", 0.0)
-    found = golden.choose(data, model.servable)
-    assert len(found.raw) == golden.COUNT == 8
-    files = sorted((tmp_path / "data").rglob("*.png"))
-    chosen = [files.index(next(path for path in files if path.read_bytes() == raw)) for raw in found.raw]
-    assert chosen == sorted(set(chosen))
-    assert chosen[0] == 0
-    assert chosen[-1] == 19
-    assert found.inputs["image"].shape == (8, 16, 16, 3)
-    assert np.array_equal(found.inputs["image"][0], model.servable.decode["image"](tf.constant(found.raw[0])))
-    answers = model.servable.model({"image": found.inputs["image"]}, training=False)
-    np.testing.assert_allclose(found.outputs["kind/scores"], answers["kind/scores"], atol=1e-6)
-
-
-@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "bmp", "webp"])
-def test_golden_samples_keep_their_format(ending, model, tmp_path):
-    """A file's ending says what it is."""
-    raw = picture(tmp_path / f"a.{ending}").read_bytes()
-    kept = golden.keep(dataclasses.replace(model.golden, raw=[raw]), tmp_path / "golden")
-    assert list(kept) == [f"0.{ending}"]
-    assert (tmp_path / "golden" / f"0.{ending}").read_bytes() == raw

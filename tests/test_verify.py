@@ -6,17 +6,14 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy import stats
 
 from tests.small_model import small, write_bundle
 from tfx_finetune import litert
 from tfx_finetune.bundle import Bundle
-from tfx_finetune.contracts import Labels, Servable
+from tfx_finetune.contracts import Servable
 from tfx_finetune.core.config import Verify
 from tfx_finetune.features import Store
-from tfx_finetune.tasks.classify import classify
-from tfx_finetune.tasks.tag import tag
-from tfx_finetune.verify import allowed_drop, difference, paired_interval, verify
+from tfx_finetune.verify import allowed_drop, verify
 
 EVERY = (
     "keras_file(), saved_model(), tflite(), tflite(quantize='float16'), tflite(quantize='dynamic'), "
@@ -241,67 +238,3 @@ def test_what_may_be_lost_is_a_sample_at_least():
     assert allowed_drop(0.02, 10) == pytest.approx(0.1)
     assert allowed_drop(0.001, 195) == pytest.approx(1 / 195)
     assert allowed_drop(0, 10) == pytest.approx(0, abs=1e-8)
-
-
-# ---- the interval
-
-
-def outputs(right):
-    """Scores of two classes that are right, or wrong, about a truth that is always the first one."""
-    return {"a/scores": np.where(np.array(right, bool)[:, None], [[0.9, 0.1]], [[0.1, 0.9]])}
-
-
-@pytest.mark.parametrize(("both", "ours", "theirs", "neither"), [(150, 12, 5, 28), (20, 0, 0, 0), (3, 4, 0, 1)])
-def test_the_interval_is_that_of_agresti_and_min(both, ours, theirs, neither):
-    """Their formula by hand: half a pair is added to each cell of the table of pairs."""
-    task = classify(Labels(("x", "y"), (1, 1), 2))
-    a = outputs([1] * both + [1] * ours + [0] * theirs + [0] * neither)
-    b = outputs([1] * both + [0] * ours + [1] * theirs + [0] * neither)
-    n = both + ours + theirs + neither + 2
-    only_ours, only_theirs = (ours + 0.5) / n, (theirs + 0.5) / n
-    mean = only_ours - only_theirs
-    half = 1.96 * math.sqrt((only_ours + only_theirs - mean**2) / n)
-    truth = {"a": np.tile([1.0, 0.0], (n - 2, 1))}
-    assert paired_interval({"a": task}, truth, a, b) == pytest.approx((mean - half, mean + half))
-    # Turned round it is the same loss with the other sign.
-    assert paired_interval({"a": task}, truth, b, a) == pytest.approx((-mean - half, -mean + half))
-
-
-def test_the_interval_of_a_large_test_set_is_that_of_resampling():
-    """Of the mean over two heads, one of which gives parts of a sample, against SciPy's bootstrap of the pairs."""
-    rng = np.random.default_rng(0)
-    labels = Labels(("x", "y", "z"), (1, 1, 1), 3)
-    tasks = {"a": classify(labels), "b": tag(labels)}
-    targets = {"a": np.eye(3)[rng.integers(0, 3, 600)], "b": rng.random((600, 3)) < 0.4}
-    ours = {f"{head}/scores": rng.dirichlet(np.ones(3), 600) + targets[head] for head in tasks}
-    theirs = {name: values + rng.normal(size=values.shape) / 3 for name, values in ours.items()}
-    loss = np.mean(
-        [
-            tasks[head].correct(targets[head], ours[f"{head}/scores"])
-            - tasks[head].correct(targets[head], theirs[f"{head}/scores"])
-            for head in tasks
-        ],
-        axis=0,
-    )
-    assert loss.mean() > 0.02
-    resampled = stats.bootstrap((loss,), np.mean, rng=rng, n_resamples=5000).confidence_interval
-    low, high = paired_interval(tasks, targets, ours, theirs)
-    assert low == pytest.approx(resampled.low, abs=0.003)
-    assert high == pytest.approx(resampled.high, abs=0.003)
-
-
-def test_the_interval_stays_within_what_is_possible():
-    """Two samples say next to nothing."""
-    task = classify(Labels(("x", "y"), (1, 1), 2))
-    low, high = paired_interval({"a": task}, {"a": np.array([[1.0, 0]] * 2)}, outputs([1, 1]), outputs([0, 0]))
-    assert -1 <= low < 0 < high == 1
-
-
-def test_difference_is_the_largest_and_infinite_where_there_is_none():
-    """Names, shapes and finiteness count; what else a file gives does not."""
-    a = {"x": np.array([[0.1, 0.9]]), "y": np.array([[0.5]])}
-    assert difference(a, {"x": np.array([[0.2, 0.9]]), "y": np.array([[0.2]]), "z": None}) == pytest.approx(0.3)
-    assert difference(a, {"x": a["x"]}) == math.inf
-    assert difference(a, {"x": a["x"], "y": np.array([0.5])}) == math.inf
-    assert difference(a, {"x": a["x"], "y": np.array([[np.nan]])}) == math.inf
-    assert difference(a, {"x": a["x"], "y": np.array([[np.inf]])}) == math.inf
