@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,7 +202,7 @@ def finish(bundle: Bundle, table: Table, golden: Golden, scores: Mapping[str, An
         checks: Of every file.
     """
     bundle.write("golden/outputs.json", keep(golden, bundle.path / "golden"))
-    bundle.write("scores.json", {"test": scores} | {check.format: _record(check) for check in checks})
+    bundle.write("scores.json", {"test": scores} | {check.format: check.record() for check in checks})
     with (bundle.path / "split.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["file", "split", "sha256", *table.columns])
@@ -221,11 +220,6 @@ def describe(modality: str, options: dict[str, Any], card: Card) -> dict[str, An
 
 def _tuples(card: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in card.items()}
-
-
-def _record(check: Check) -> dict[str, Any]:
-    """As it stands in scores.json; JSON has no infinity, which is the difference of a broken file."""
-    return check.record() | ({} if math.isfinite(check.difference) else {"difference": None})
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ what the caller hands it; all others are what a user may write in a spec string.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -271,9 +272,9 @@ class Check:
     reason: str
 
     def record(self) -> dict[str, Any]:
-        """As it stands in scores.json."""
+        """As it stands in scores.json; JSON has no infinity, which is the difference of a broken file."""
         found = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("format", "scores")}
-        return {**self.scores, **found}
+        return {**self.scores, **found, "difference": self.difference if math.isfinite(self.difference) else None}
 
 
 SOURCES = Registry("source", "tfx_finetune.sources")

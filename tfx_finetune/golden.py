@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.contracts import Batch, Servable
 from tfx_finetune.pipeline import Data
+from tfx_finetune.servable import answer
 
 COUNT = 8
 
@@ -34,8 +34,7 @@ def choose(data: Data, servable: Servable) -> Golden:
     raw = data.raw(data.some("test", COUNT))
     ((column, decode),) = servable.decode.items()
     inputs = {column: np.stack([decode(tf.constant(content)).numpy() for content in raw])}
-    outputs = {k: keras.ops.convert_to_numpy(v) for k, v in servable.model(inputs, training=False).items()}
-    return Golden(raw, inputs, outputs)
+    return Golden(raw, inputs, answer(servable)(inputs[column]))
 
 
 def keep(golden: Golden, folder: Path) -> dict[str, Any]:

@@ -218,8 +218,8 @@ def validate(top: keras.Model, network: Network, val: features.Store) -> dict[st
     """Returns `val_loss`, `val_score` and `val_<head>/<score>` of the top on a store."""
     # The whole model takes its input by name, a top the one tensor that its trunk gives.
     whole = top is network.model
-    predict = lambda x: top({network.tower: x} if whole else x, training=False)  # noqa: E731
-    targets, outputs = predictions(predict, val.batches(256))
+    batches = (({network.tower: x} if whole else x, y) for x, y in val.batches(256))
+    targets, outputs = predictions(lambda inputs: top(inputs, training=False), batches)
     found: dict[str, float] = {}
     losses = []
     for head, task in network.tasks.items():

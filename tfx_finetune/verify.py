@@ -11,6 +11,7 @@ from tfx_finetune.bundle import Bundle
 from tfx_finetune.contracts import Batch, Check, Predict, Reader, Task
 from tfx_finetune.core import progress
 from tfx_finetune.core.config import Verify
+from tfx_finetune.core.errors import first_line
 from tfx_finetune.evaluate import evaluate, predictions
 from tfx_finetune.features import Store
 from tfx_finetune.golden import Golden
@@ -92,7 +93,7 @@ def _check(
         if np.isfinite(apart):
             _, theirs = predictions(reader.predict, (({column: x}, y) for x, y in test.batches(32)))
     except Exception as error:  # A file may be broken in any way; each is a reason to refuse it, none to stop.
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = first_line(error, most=None)
     if not np.isfinite(difference(ours, theirs)):
         return Check(format, {}, 0.0, 1.0, 1.0, 1.0, float("inf"), 0.0, why)
     scores, best = evaluate(tasks, targets, theirs), evaluate(tasks, targets, ours)

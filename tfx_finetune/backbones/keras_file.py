@@ -8,7 +8,7 @@ from tfx_finetune.backbones.flatten import flatten
 from tfx_finetune.backbones.graph import backbone, normalized
 from tfx_finetune.contracts import BACKBONES, Backbone, Card
 from tfx_finetune.core import files
-from tfx_finetune.core.errors import UserError, did_you_mean
+from tfx_finetune.core.errors import UserError, did_you_mean, first_line
 
 
 @BACKBONES.register
@@ -46,7 +46,7 @@ def _opened(path: str) -> keras.Model:
         model = keras.models.load_model(Path(path).expanduser(), compile=False, safe_mode=True)
     except Exception as error:
         # A damaged file can end in any error of zip, HDF5 or Keras.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error)
         raise UserError("not a readable Keras file", received=f"{path} ({reason})") from None
     if not isinstance(model, (keras.Function, keras.Sequential)) or not getattr(model, "inputs", None):
         raise UserError("not a functional Keras model", received=path, allowed="a functional or sequential model")

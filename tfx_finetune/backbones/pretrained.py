@@ -11,7 +11,7 @@ import numpy as np
 from tfx_finetune.backbones import torch_weights
 from tfx_finetune.contracts import Card
 from tfx_finetune.core import assets, files
-from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.errors import UserError, first_line
 
 # torch names these parts of a layer, in the order in which Keras keeps them.
 _PARTS = ("weight", "bias")
@@ -85,8 +85,7 @@ def load_keras(model: keras.Model, name: str, path: Path) -> None:
             model.load_weights(path)
     except Exception as error:
         # A damaged file can end in any error of HDF5, zip or Keras.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"these are not weights of {name}", received=f"{path} ({reason})") from None
+        raise UserError(f"these are not weights of {name}", received=f"{path} ({first_line(error)})") from None
 
 
 def _assign(model: keras.Model, tensors: dict[str, np.ndarray], modules: Mapping[str, str], where: str) -> None:

@@ -15,7 +15,7 @@ Config = TypeVar("Config")
 def run(work: Callable[[Config, list[str]], object], defaults: Config, doc: str, argv: Sequence[str] = ()) -> None:
     """Parses flags, calls `work(configuration, arguments)` and exits.
 
-    Exit status: 0 done, 2 the user's error, 3 a gate not met, 130 interrupted.
+    Exit status: 0 done, 2 the user's error, 3 a gate not met, 130 interrupted, 141 where nobody reads on.
 
     Args:
         work: Does the command's work. TensorFlow may be imported in it, not before it.

@@ -35,6 +35,11 @@ class GateError(UserError):
     exit_status = 3
 
 
+def first_line(error: BaseException, most: int | None = 200) -> str:
+    """The first line of what a library's exception says, cut at `most` characters; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns `did you mean X?` for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.6)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfx_finetune.contracts import EXPORTS, Batch, Export, Reader, Servable
 from tfx_finetune.core import files
-from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.errors import UserError, first_line
 
 
 @EXPORTS.register
@@ -34,7 +34,7 @@ def load(path: Path) -> Reader:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
         specs = {name: tf.TensorSpec(tensor.shape, tensor.dtype) for name, tensor in model.input.items()}
     except (ValueError, OSError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error)
         raise UserError("not a readable Keras file of this package", received=f"{path} ({reason})") from None
     # One graph for every size of batch; `predict_on_batch` makes a new one for each of the first sizes that it meets.
     run = tf.function(lambda inputs: model(inputs, training=False), input_signature=[specs], autograph=False)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfx_finetune.contracts import EXPORTS, Batch, Export, Reader, Servable
 from tfx_finetune.core import files
-from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.errors import UserError, first_line
 
 
 @EXPORTS.register
@@ -60,7 +60,7 @@ def load(path: Path) -> Reader:
         loaded = tf.saved_model.load(str(path))
         tensor, serving = loaded.signatures["tensor"], loaded.signatures["serving_default"]
     except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error)
         raise UserError("not a readable SavedModel of this package", received=f"{path} ({reason})") from None
 
     def predict(inputs: Batch) -> Batch:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfx_finetune import litert
 from tfx_finetune.contracts import EXPORTS, Batch, Export, Reader, Servable
 from tfx_finetune.core import files, hardware
-from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.errors import UserError, first_line
 
 Quantize = Literal["none", "float16", "dynamic", "int8"]
 Inputs = Literal["auto", "uint8", "float32"]
@@ -65,7 +65,7 @@ def load(path: Path) -> Reader:
         interpreter = litert.interpreter(path.read_bytes(), hardware.detect().threads)
         runner = interpreter.get_signature_runner("serving_default")
     except (ValueError, RuntimeError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error)
         raise UserError("not a TFLite file of this package that runs here", received=f"{path} ({reason})") from None
     types = {name: detail["dtype"] for name, detail in runner.get_input_details().items()}
 

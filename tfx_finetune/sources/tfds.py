@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune.contracts import LABEL_SEPARATOR, SOURCES, Source
-from tfx_finetune.core.errors import UserError, did_you_mean
+from tfx_finetune.core.errors import UserError, did_you_mean, first_line
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _prepared(name: str, data_dir: str) -> Any:
     except Exception as error:
         # TFDS raises types of its own, of its downloader and of its builders alike.
         todo = "is the name right, and this machine online? data_dir= names a folder where it lies prepared"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        reason = first_line(error, 300)
         raise UserError("TFDS cannot give this data set", received=f"{name} ({reason})", todo=todo) from None
     return builder
 
