@@ -122,6 +122,6 @@ def test_a_file_that_fails_the_gate_is_named(trained, tmp_path):
     flags = [*trained.flags, "--plugins=spoiled", "--exports=keras_file(), spoiled()"]
     found = command("train", *flags, f"--workdir={tmp_path / 'run'}", PYTHONPATH=str(tmp_path))
     assert found.returncode == 3, found.stderr
-    assert "error: spoiled did not pass verification; received: differs from the model by" in found.stderr
+    assert "error: 1 of 2 files did not pass verification; received: spoiled differs from the model by" in found.stderr
     assert (tmp_path / "run" / "report.html").exists()
     assert "spoiled" in (tmp_path / "run" / "bundle" / "scores.json").read_text()

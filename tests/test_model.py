@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.assets import asset
-from tfx_finetune.contracts import TASKS, Group, Labels
+from tfx_finetune.contracts import TASKS, Backbone, Card, Group, Labels
 from tfx_finetune.core.config import Run
 from tfx_finetune.model import build_model, build_tower, cut, unfrozen
 from tfx_finetune.plan import check
@@ -60,7 +60,8 @@ def test_towers_and_heads_have_the_names_they_were_given(tmp_path):
 )
 def test_what_unfreeze_means(option, groups, expected):
     """A number of groups, a share of them rounded up, or all; never more than there are."""
-    assert unfrozen((Group("block", (), None),) * groups, option) == expected
+    backbone = Backbone("image", Card(8, origin="a package"), None, None, (Group("block", (), None),) * groups)
+    assert unfrozen(backbone, option) == expected
 
 
 def trained_by_hand(network, count):
@@ -88,7 +89,7 @@ def test_the_parts_are_the_whole(network, unfreeze):
         expected = expected.numpy()
         assert np.abs(expected[0] - expected[1]).max() > 0.01
         assert np.abs(parts[name].numpy() - expected).max() <= 1e-4 * np.abs(expected).max()
-    expected = trained_by_hand(network, unfrozen(network.backbone.groups, unfreeze))
+    expected = trained_by_hand(network, unfrozen(network.backbone, unfreeze))
     assert {weight.path for weight in network.model.trainable_weights} == expected
     assert {weight.path for weight in top.trainable_weights} == expected
     assert trunk.trainable_weights == []
@@ -137,11 +138,11 @@ def test_normalization_of_a_pretrained_tower_learns_nothing(network):
 
 
 def test_a_tower_without_pretrained_weights_is_trained_with_its_normalization(tmp_path):
-    """Its statistics come from nowhere else."""
+    """Its statistics come from nowhere else, so all of it is trained whatever a phase would unfreeze."""
     plan = check(Run(data=str(tmp_path), backbone="convnet(size=8, widths=(4, 8))"))
     tasks = {head: TASKS.build(spec, LABELS) for head, spec in plan.heads.items()}
     network = build_model(plan, build_tower(plan), tasks)
-    trunk, top = cut(network, "all")
+    trunk, top = cut(network, "0")
     assert trunk is None
     assert len(top.trainable_weights) == 4 + 2 * 4 + 2
     layer = next(layer for layer in top.layers if isinstance(layer, keras.layers.BatchNormalization))

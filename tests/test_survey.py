@@ -199,3 +199,16 @@ def test_labelled_data_for_a_model_that_exists(tmp_path):
         path.write_bytes(b"")
     assert complaint(survey, "test", 0.5) == "no sample of this split can be read; received: test"
     assert complaint(survey, "train").endswith("mend or remove them, or raise --max_bad")
+
+
+@pytest.mark.parametrize(("label", "message"), [("", "a sample without a label"), ("cat|dog", "a sample with several")])
+def test_classification_is_evaluated_on_one_label_a_sample(tmp_path, label, message):
+    """What training refuses, `evaluate` refuses too, where it would score nonsense."""
+    tasks = {
+        "label": TASKS.build(Spec("classify"), load(class_folder(tmp_path / "model", cat=4, dog=4)).labels["label"])
+    }
+    pictures = sorted((tmp_path / "model").rglob("*.png"))
+    rows = [f"{path},{label if row == 1 else 'cat'}" for row, path in enumerate(pictures)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows]))
+    table = SOURCES.build(recognize(f"table(path='{tmp_path / 't.csv'}', separator='|')"))
+    assert complaint(lambda: opened(table, modality(), tasks, "", 0.1)).startswith(message)

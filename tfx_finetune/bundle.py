@@ -127,8 +127,9 @@ class Bundle:
             raise UserError("the bundle has no such format", received=format, allowed=self.formats, todo=todo)
         return EXPORTS.build(parse_spec(self.manifest["files"][format]["export"]))
 
-    def reader(self, format: str = "keras") -> Reader:
-        """Opens one of the files."""
+    def reader(self, format: str = "") -> Reader:
+        """Opens one of the files, by default the first."""
+        format = format or self.formats[0]
         return self.export(format).load(self.path / self.manifest["files"][format]["path"])
 
     def write(self, name: str, content: Any) -> None:
@@ -136,8 +137,12 @@ class Bundle:
         with files.atomic(self.path / name) as draft:
             draft.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
 
-    def predict(self, paths: Iterable[str | Path], format: str = "keras") -> list[dict[str, Any]]:
+    def predict(self, paths: Iterable[str | Path], format: str = "") -> list[dict[str, Any]]:
         """Predicts files, and every picture of folders.
+
+        Args:
+            paths: Files and folders.
+            format: Which of the bundle's files predicts; by default the first.
 
         Returns:
             One record a file, in order: file, label, score and scores by label (by head where there are several),
@@ -145,8 +150,9 @@ class Bundle:
         """
         return list(self.predict_each(paths, format))
 
-    def predict_each(self, paths: Iterable[str | Path], format: str = "keras") -> Iterator[dict[str, Any]]:
+    def predict_each(self, paths: Iterable[str | Path], format: str = "") -> Iterator[dict[str, Any]]:
         """As `predict`, one record at a time."""
+        format = format or self.formats[0]
         if format not in self._opened:
             self._opened[format] = self.reader(format).predict
         if not self.manifest["verified"][format]:

@@ -163,6 +163,7 @@ class Task:
     Attributes:
         labels: The classes.
         column: The sample's column with the target.
+        single: Whether each sample has exactly one of the classes.
         encode: Raw column -> target tensor, in TensorFlow operations.
         weight: One target -> its sample weight (scalar), from the class weights, in TensorFlow operations.
         head: Features -> outputs by name (`logits`).
@@ -178,6 +179,7 @@ class Task:
 
     labels: Labels
     column: str
+    single: bool
     encode: Callable[[Tensor], Tensor]
     weight: Callable[[Tensor], Tensor]
     head: Callable[[Features], dict[str, Symbol]]

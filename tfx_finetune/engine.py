@@ -29,7 +29,7 @@ def engine(trunk: keras.Model, samples: int) -> Apply:
     if hardware.detect().engine == "litert" and samples >= _WORTH_CONVERTING:
         try:
             return _litert(trunk)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             # The trunk is as right in Keras, only slower.
             progress.say(f"the frozen trunk runs in Keras: LiteRT cannot take it ({error})")
     return _keras(trunk)

@@ -50,7 +50,7 @@ class Evaluate:
 
     bundle: str = option("", "the folder bundle/ of a finished run")
     data: str = option("", "labelled data: a folder with a sub-folder a class, a table, or a source spec")
-    format: str = option("keras", "which of the bundle's files is evaluated, such as saved_model or tflite_int8")
+    format: str = option("", "which of the bundle's files is evaluated, such as tflite_int8; by default the first")
     split: str = option("", "train, val or test of data that comes split; by default everything")
     max_bad: float = option(0.1, "share of unreadable samples above which the command fails", low=0, high=1)
     plugins: str = option("", "modules to import first, separated by commas")

@@ -73,7 +73,7 @@ def walk(run: Run) -> None:
     show("prepared", prepared)
     for name, phase in plan.phases.items():
         trunk, _ = cut(network, phase.unfreeze)
-        count = unfrozen(backbone.groups, phase.unfreeze)
+        count = unfrozen(backbone, phase.unfreeze)
         print(f"{name:<10} trains {count} of {len(backbone.groups)} groups and the heads")
         if trunk is not None:
             show("  trunk", engine(trunk, 1)(prepared))

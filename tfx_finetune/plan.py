@@ -5,12 +5,26 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfx_finetune.contracts import AUGMENTS, BACKBONES, EXPORTS, MODALITIES, TASKS, Augment, Card, Export
+from tfx_finetune.contracts import (
+    AUGMENTS,
+    BACKBONES,
+    EXPORTS,
+    MODALITIES,
+    TASKS,
+    Augment,
+    Card,
+    Export,
+    Labels,
+    Task,
+)
 from tfx_finetune.core import assets, config
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_specs
 from tfx_finetune.sources.recognize import recognize
+
+# The fields of a prediction beside its heads.
+_RECORD = {"file", "error"}
 
 
 @dataclass(frozen=True)
@@ -22,6 +36,7 @@ class Plan:
         source: Where the samples come from.
         tower: The name of the tower, which is also the model's input, and its spec.
         heads: Task specs by head.
+        drafts: Each head as it would be for two classes: what it reads is known before its classes are.
         augments: In the order in which they are applied.
         exports: The files to write, by spec string.
         phases: By name, in order, those of zero epochs left out.
@@ -32,6 +47,7 @@ class Plan:
     source: Spec
     tower: tuple[str, Spec]
     heads: dict[str, Spec]
+    drafts: dict[str, Task]
     augments: tuple[Augment, ...]
     exports: dict[str, Export]
     phases: dict[str, Phase]
@@ -71,10 +87,10 @@ def check(run: Run) -> Plan:
     heads = parse_named_specs(run.heads, default="label")
     if not heads:
         raise UserError("no head given", allowed=sorted(TASKS))
-    for spec in heads.values():
-        TASKS.options(spec)
+    if taken := set(heads) & _RECORD:
+        raise UserError("a head cannot have this name, which a prediction needs", received=min(taken))
     name, tower = next(iter(towers.items()))
-    BACKBONES.options(tower)
+    tower = _sized(tower, run.image.size)
     MODALITIES.build(Spec("image", (), image_options(run)), Card(size=1))
     exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(run.exports)}
     formats = [export.format for export in exports.values()]
@@ -86,6 +102,7 @@ def check(run: Run) -> Plan:
         source=source,
         tower=(name, tower),
         heads=heads,
+        drafts={head: TASKS.build(spec, Labels(("a", "b"), (1, 1), 2)) for head, spec in heads.items()},
         augments=tuple(AUGMENTS.build(spec) for spec in parse_specs(run.augment)),
         exports=exports,
         phases={name: _checked(name, phase) for name, phase in phases.items() if phase.epochs},
@@ -111,6 +128,25 @@ def load_plugins(names: str) -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise UserError("cannot import a plug-in", received=f"{name} ({error})", todo="is it installed?") from None
+
+
+def _sized(tower: Spec, size: int) -> Spec:
+    """The tower with the size that `--image.size` asks for.
+
+    Raises:
+        UserError: The spec is malformed, or says another size.
+    """
+    options = BACKBONES.options(tower)
+    if not size:
+        return tower
+    signature = BACKBONES.signature(tower.name)
+    if "size" not in signature.parameters:
+        raise UserError("the size of this backbone cannot be chosen", received=f"--image.size={size} beside {tower}")
+    said = signature.bind(*tower.args, **tower.kwargs).arguments.get("size", 0)
+    if said not in (0, size):
+        received = f"--image.size={size} beside {tower}"
+        raise UserError("two sizes of the input", received=received, todo="say it once")
+    return Spec(tower.name, (), options | {"size": size})
 
 
 def _checked(name: str, phase: Phase) -> Phase:

@@ -20,7 +20,7 @@ class Predict:
     """Options of the command."""
 
     bundle: str = option("", "the folder bundle/ of a finished run")
-    format: str = option("keras", "which of the bundle's files predicts, such as saved_model or tflite_int8")
+    format: str = option("", "which of the bundle's files predicts, such as tflite_int8; by default the first")
     plugins: str = option("", "modules to import first, separated by commas")
 
 

@@ -115,10 +115,10 @@ def say_result(plan: Plan, scores: Mapping[str, Any], tasks: Mapping[str, Task],
     console = Console(stderr=True, highlight=False)
     named = "  ".join(f"{head}/{task.score} {scores[f'{head}/{task.score}']:.4f}" for head, task in tasks.items())
     grid = Grid(title=f"trained model on the test split: {named}", title_justify="left")
-    for column in ("file", "score", "drop (95 % interval)", "ms a sample", "verified"):
+    for column in ("file", "score", "drop (95 % interval)", "ms", "verified"):
         grid.add_column(column, justify="left" if column in ("file", "verified") else "right")
     for c in checks:
-        drop = f"{c.drop:+.4f} ({c.low:+.4f} to {c.high:+.4f})"
+        drop = f"{c.drop:+.4f} ({c.low:+.4f} .. {c.high:+.4f})"
         grid.add_row(c.format, f"{c.score:.4f}", drop, f"{c.latency:.1f}", c.reason or "yes")
     console.print(grid)
     console.print(f"bundle: {plan.workdir / 'bundle'}\nreport: {plan.workdir / 'report.html'}", soft_wrap=True)

@@ -19,7 +19,6 @@ from tfx_finetune import splits
 from tfx_finetune.contracts import LABEL_SEPARATOR, SOURCES, SPLITS, Labels, Modality, Source, Task
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
-from tfx_finetune.core.spec import Spec
 from tfx_finetune.modalities.image import reason
 from tfx_finetune.plan import Plan
 
@@ -103,7 +102,7 @@ def load(plan: Plan, modality: Modality) -> tuple[Source, Table, dict[str, Label
     table = survey(source, modality, _columns(plan))
     _check_bad(table, plan.run.samples.max_bad, "--samples.max_bad")
     table = _split(table, source, plan)
-    labels = {head: _labels(table, source, _column(spec), spec) for head, spec in plan.heads.items()}
+    labels = {head: _labels(table, source, task) for head, task in plan.drafts.items()}
     if not table.size("test"):
         todo = "give it a test split of its own, or more samples that are not copies or of one group"
         raise UserError("no sample is left to test on", received=source.name, todo=todo)
@@ -131,10 +130,13 @@ def opened(source: Source, modality: Modality, tasks: Mapping[str, Task], part: 
     wanted = (table.split != "") & ((table.split == part) | (part == ""))
     if not wanted.any():
         raise UserError("no sample of this split can be read", received=part)
+    table = dataclasses.replace(table, split=np.where(wanted, "test", "").astype(object))
     for task in tasks.values():
+        if task.single:
+            _check_single(table, task.column)
         if unknown := sorted(set(_classes(table.columns[task.column][wanted])) - set(task.labels.names)):
             raise UserError("a label that the model does not know", received=unknown[0], allowed=task.labels.names)
-    return dataclasses.replace(table, split=np.where(wanted, "test", "").astype(object))
+    return table
 
 
 @functools.lru_cache(maxsize=4)
@@ -151,11 +153,7 @@ def _check_columns(source: Source, columns: tuple[str, ...]) -> None:
 
 
 def _columns(plan: Plan) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_column(spec) for spec in plan.heads.values()))
-
-
-def _column(spec: Spec) -> str:
-    return str(spec.kwargs.get("column", "label"))
+    return tuple(dict.fromkeys(task.column for task in plan.drafts.values()))
 
 
 def _examine(content: Any, is_path: bool, decode: Any) -> tuple[str, str]:
@@ -232,8 +230,8 @@ def _scattered(keys: Iterable[str], values: Iterable[str]) -> int:
     return sum(len(several) > 1 for several in found.values())
 
 
-def _labels(table: Table, source: Source, column: str, spec: Spec) -> Labels:
-    values = table.columns[column]
+def _labels(table: Table, source: Source, task: Task) -> Labels:
+    column, values = task.column, table.columns[task.column]
     per_split = {side: Counter(_classes(values[table.split == side])) for side in SPLITS}
     trained = per_split["train"]
     names = source.labels if column == "label" and source.labels else tuple(sorted(trained))
@@ -244,8 +242,11 @@ def _labels(table: Table, source: Source, column: str, spec: Spec) -> Labels:
     if unseen := (set(per_split["val"]) | set(per_split["test"])) - set(trained):
         todo = "give it training samples, or leave it out"
         raise UserError("a class of the held-out data never occurs in training", received=min(unseen), todo=todo)
-    if spec.name == "classify":
-        _check_single(table, values, trained)
+    if task.single:
+        _check_single(table, column)
+        if len(trained) < 2:
+            todo = "classification wants at least two; the classes of a folder are its sub-folders"
+            raise UserError("one class only", received=", ".join(trained), todo=todo)
     if not trained:
         raise UserError("no sample has a label", received=f"column {column}")
     everywhere = sum(per_split.values(), Counter())
@@ -255,18 +256,16 @@ def _labels(table: Table, source: Source, column: str, spec: Spec) -> Labels:
     return Labels(names, tuple(trained[name] for name in names), table.size("train"))
 
 
-def _check_single(table: Table, values: np.ndarray, trained: Mapping[str, int]) -> None:
-    """Classification wants exactly one label a sample, and two classes."""
-    for file, value in zip(table.file[table.split != ""], values[table.split != ""], strict=True):
+def _check_single(table: Table, column: str) -> None:
+    """Classification wants exactly one label a sample."""
+    used = table.split != ""
+    for file, value in zip(table.file[used], table.columns[column][used], strict=True):
         if not value:
             raise UserError("a sample without a label", received=file, todo="label it or leave it out")
         if LABEL_SEPARATOR in value:
             labels = value.replace(LABEL_SEPARATOR, ", ")
             what = "a sample with several labels"
             raise UserError(what, received=f"{file} ({labels})", allowed="one label a sample", todo="use --heads=tag()")
-    if len(trained) < 2:
-        todo = "classification wants at least two; the classes of a folder are its sub-folders"
-        raise UserError("one class only", received=", ".join(trained), todo=todo)
 
 
 def _classes(values: np.ndarray) -> Iterator[str]:

@@ -80,7 +80,8 @@ def train(run: Run) -> "Bundle":
     forget(plan.workdir / "features")
     say_result(plan, scores, network.tasks, checks)
     if refused := [check for check in checks if check.reason]:
-        raise GateError(f"{refused[0].format} did not pass verification", received=refused[0].reason)
+        reasons = "; ".join(f"{check.format} {check.reason}" for check in refused)
+        raise GateError(f"{len(refused)} of {len(checks)} files did not pass verification", received=reasons)
     return bundle
 
 

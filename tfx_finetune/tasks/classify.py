@@ -50,6 +50,7 @@ def classify(
     return Task(
         labels=labels,
         column=column,
+        single=True,
         encode=lambda name: tf.cast(names == name, tf.float32),
         weight=lambda target: tf.gather(weights, tf.argmax(target)),
         head=linear(labels, dropout, init, np.log(frequency)),

@@ -59,6 +59,7 @@ def tag(
     return Task(
         labels=labels,
         column=column,
+        single=False,
         encode=encode,
         weight=lambda target: _mean_of_present(target, tf.constant(weights)),
         head=linear(labels, dropout, init, np.log(frequency / (1 - frequency))),

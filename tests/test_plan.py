@@ -1,0 +1,55 @@
+"""What a configuration as a whole can have wrong is found before data or weights are touched."""
+
+import dataclasses
+
+import pytest
+
+from tfx_finetune.core.config import Image, Run
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.model import build_tower
+from tfx_finetune.plan import check
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": ""}, "no data given; say --data=FOLDER"),
+        ({"heads": "classify(dropout=1.5)"}, "dropout is out of range; received: 1.5; allowed: 0 to below 1"),
+        ({"heads": "a=tag(), b=tag(threshold=2)"}, "threshold is out of range; received: 2"),
+        (
+            {"heads": "file=classify(), b=tag()"},
+            "a head cannot have this name, which a prediction needs; received: file",
+        ),
+        ({"heads": "classify(drop=1)"}, "unknown option of task classify; received: drop"),
+        ({"towers": "a=convnet(), b=convnet()"}, "one tower at a time"),
+        ({"exports": "tflite(), tflite(inputs='uint8')"}, "--exports writes a file twice"),
+        (
+            {"image": Image(size=64), "backbone": "convnet(size=32)"},
+            "two sizes of the input; received: --image.size=64",
+        ),
+        ({"image": Image(size=64), "backbone": "convnet(32)"}, "two sizes of the input; received: --image.size=64"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, options, message):
+    """Each with what was received."""
+    with pytest.raises(UserError) as error:
+        check(dataclasses.replace(Run(data=str(tmp_path)), **options))
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("backbone", ["convnet()", "convnet(size=64)", "convnet(64, 3)", "efficientnet_lite3(size=0)"])
+def test_the_size_of_the_input_reaches_the_backbone(tmp_path, backbone):
+    """`--image.size` is all that has to be said."""
+    plan = check(Run(data=str(tmp_path), backbone=backbone, image=Image(size=64)))
+    tower = build_tower(plan)
+    assert tower.inputs.shape[1:3] == (64, 64)
+    assert tower.card.size == 64
+
+
+def test_a_draft_of_each_head_says_what_it_reads(tmp_path):
+    """Its column, and whether a sample has exactly one class."""
+    plan = check(Run(data=str(tmp_path), heads="kind=classify(column='k'), seen=tag()"))
+    assert {head: (task.column, task.single) for head, task in plan.drafts.items()} == {
+        "kind": ("k", True),
+        "seen": ("label", False),
+    }
