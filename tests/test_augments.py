@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfx_finetune.contracts import AUGMENTS
+from tfx_finetune.contracts import AUGMENTS, Mix
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
 
@@ -16,7 +16,11 @@ def apply(spec, seed, pixels=PIXELS):
     return augment({"image": tf.constant(pixels), "label": tf.constant("x")}, tf.constant([seed, 7], tf.int64))
 
 
-@pytest.mark.parametrize("name", AUGMENTS)
+SINGLE = [name for name in AUGMENTS if not isinstance(AUGMENTS.build(Spec(name)), Mix)]
+MIXES = sorted(set(AUGMENTS) - set(SINGLE))
+
+
+@pytest.mark.parametrize("name", SINGLE)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_contract(name, channels):
     """Any augment: uint8 stays uint8, other columns stay, one seed gives one result, eagerly and in tf.data."""
@@ -29,7 +33,8 @@ def test_contract(name, channels):
         assert sample["label"] == b"x"
         assert np.array_equal(sample["image"], apply(name, seed, pixels)["image"])
         results.append(sample["image"].numpy())
-    assert len({result.tobytes() for result in results}) > 1, "no seed changes anything"
+    if (name, channels) != ("gray", 1):
+        assert len({result.tobytes() for result in results}) > 1, "no seed changes anything"
     augment = AUGMENTS.build(Spec(name))
     ds = tf.data.Dataset.range(12).map(
         lambda seed: augment({"image": tf.constant(pixels)}, tf.stack([seed, tf.constant(7, tf.int64)]))["image"]

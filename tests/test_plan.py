@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from tfx_finetune.core.config import Image, Run
+from tfx_finetune.core.config import Image, Phase, Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.model import build_tower
 from tfx_finetune.plan import check
@@ -53,3 +53,23 @@ def test_a_draft_of_each_head_says_what_it_reads(tmp_path):
         "kind": ("k", True),
         "seen": ("label", False),
     }
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "parts"),
+    [("5", ["2", "4", "5"]), ("all", ["0.3333", "0.6667", "all"]), ("0.6", ["0.2000", "0.4000", "0.6"])],
+)
+def test_stages_unfreeze_from_the_top(tmp_path, unfreeze, parts):
+    """A phase a stage, which share the epochs; the last one keeps the name."""
+    plan = check(Run(data=str(tmp_path), warm=Phase(), tune=Phase(epochs=8, stages=3, unfreeze=unfreeze)))
+    assert list(plan.phases) == ["tune_1", "tune_2", "tune"]
+    assert [phase.unfreeze for phase in plan.phases.values()] == parts
+    assert [phase.epochs for phase in plan.phases.values()] == [2, 2, 4]
+
+
+def test_mixes_are_told_from_changes_of_single_samples(tmp_path):
+    """Kept features depend on the latter alone."""
+    plan = check(Run(data=str(tmp_path), augment="flip(), mixup(), crop(), cutmix()"))
+    assert list(plan.augments) == ["flip()", "crop()"]
+    assert len(plan.mixes) == 2
+    assert plan.preparation["augment"] == ["flip()", "crop()"]

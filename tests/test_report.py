@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfx_finetune.contracts import Check
+from tfx_finetune.checks import Check
 from tfx_finetune.report import (
     ClassCount,
     ClassScore,

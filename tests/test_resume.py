@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.assets import asset
 from tests.commands import command
 
 
-def interrupted(workdir: Path, flags: tuple[str, ...], epochs: int) -> subprocess.CompletedProcess:
-    """Starts a run and interrupts it as Ctrl-C does once the phase `tune` has so many epochs."""
+def stopped(workdir: Path, flags: tuple[str, ...], when: str | int, how: signal.Signals) -> subprocess.CompletedProcess:
+    """Starts a run and stops it once a path of this pattern is in the work folder, or `tune` has so many epochs."""
     arguments = [sys.executable, "-m", "tfx_finetune.train", *flags, f"--workdir={workdir}"]
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
-    history = workdir / "checkpoints" / "tune" / "history.json"
     while process.poll() is None:
-        if history.exists() and len(json.loads(history.read_text())["metrics"]["loss"]) >= epochs:
-            process.send_signal(signal.SIGINT)
+        if len(history(workdir)["metrics"]["loss"]) >= when if isinstance(when, int) else any(workdir.glob(when)):
+            process.send_signal(how)
             break
-        time.sleep(0.05)
+        time.sleep(0.01)
     _, errors = process.communicate(timeout=60)
     return subprocess.CompletedProcess(arguments, process.returncode, "", errors)
 
@@ -29,19 +29,45 @@ def interrupted(workdir: Path, flags: tuple[str, ...], epochs: int) -> subproces
 def test_ctrl_c_and_go_on(trained, tmp_path):
     """Exits at once without a traceback; the same command continues and gives the same model."""
     workdir = tmp_path / "run"
-    stopped = interrupted(workdir, trained.flags, 3)
-    assert stopped.returncode == 130, stopped.stderr
-    assert "the same command goes on from the last epoch" in stopped.stderr
-    assert "Traceback" not in stopped.stderr
-    before = json.loads((workdir / "checkpoints" / "tune" / "history.json").read_text())
-    assert not before["done"]
+    found = stopped(workdir, trained.flags, 3, signal.SIGINT)
+    assert found.returncode == 130, found.stderr
+    assert "the same command goes on from the last epoch" in found.stderr
+    assert "Traceback" not in found.stderr
+    before = history(workdir)
+    assert not (workdir / "checkpoints" / "tune" / "weights.npz").exists()
     assert 3 <= len(before["metrics"]["loss"]) < 12
     finished = command("train", *trained.flags, f"--workdir={workdir}")
     assert finished.returncode == 0, finished.stderr
-    after = json.loads((workdir / "checkpoints" / "tune" / "history.json").read_text())
-    assert after["done"]
-    assert after["metrics"]["loss"][: len(before["metrics"]["loss"])] == before["metrics"]["loss"]
+    assert history(workdir)["metrics"]["loss"][: len(before["metrics"]["loss"])] == before["metrics"]["loss"]
     assert answers(workdir) == answers(trained.workdir)
+
+
+RECIPE = ("--tune.ema=0.5", "--tune.soup=3", "--tune.interpolate", "--tune.accumulate=2", "--tune.decay_to=start")
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(trained, tmp_path):
+    """At once, without a chance to clean up: while features are kept, in each phase, and while a file is exported.
+
+    The moving average, gathered gradients and the epochs of a soup are part of what goes on.
+    """
+    pretrained = "--backbone=efficientnet_lite0(size=64)"
+    asset("efficientnet-lite0")
+    flags = (*trained.flags, *RECIPE, pretrained, "--tune.unfreeze=2", "--tune.epochs=6", "--nocache.enabled")
+    flags += ("--exports=keras_file()",)
+    whole = command("train", *flags, f"--workdir={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
+    workdir = tmp_path / "run"
+    moments = ["features/.*", "checkpoints/warm/weights.npz", 1, 4, "checkpoints/tune/weights.npz"]
+    for when in (*moments, ".bundle.*/bundle/model.keras", "bundle/golden"):
+        found = stopped(workdir, flags, when, signal.SIGKILL)
+        assert found.returncode == -signal.SIGKILL, (when, found.stderr)
+    finished = command("train", *flags, f"--workdir={workdir}")
+    assert finished.returncode == 0, finished.stderr
+    assert history(workdir)["metrics"] == history(tmp_path / "whole")["metrics"]
+    assert answers(workdir) == answers(tmp_path / "whole")
+    left = [path.name for path in workdir.rglob("*") if path.name.startswith(".") or path.name == "features"]
+    assert left == []
 
 
 def test_a_finished_run_is_not_trained_again(trained):
@@ -68,6 +94,12 @@ def test_a_work_folder_of_another_run_is_refused(trained):
     assert found.returncode == 2
     assert "the work folder holds another run" in found.stderr
     assert "(differs in --seed); choose another --workdir, or delete it" in found.stderr
+
+
+def history(workdir: Path) -> dict:
+    """What the phase `tune` did so far."""
+    path = workdir / "checkpoints" / "tune" / "history.json"
+    return json.loads(path.read_text()) if path.exists() else {"metrics": {"loss": []}}
 
 
 def answers(workdir: Path) -> dict:

@@ -11,12 +11,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfx_finetune.checks import Check
 from tfx_finetune.contracts import (
     EXPORTS,
     MODALITIES,
     TASKS,
     Card,
-    Check,
     Export,
     Labels,
     Modality,

@@ -6,8 +6,6 @@ what the caller hands it; all others are what a user may write in a spec string.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,6 +194,19 @@ Augment = Callable[[dict[str, Any], Any], dict[str, Any]]
 """(decoded sample, stateless seed of shape (2,)) -> sample, in TensorFlow operations; moves everything together."""
 
 
+Mixed: TypeAlias = tuple[Any, dict[str, Any], dict[str, Any]]
+"""Inputs, targets by head and sample weights by head of one batch."""
+
+
+class Mix(NamedTuple):
+    """An augment of whole batches.
+
+    apply: (inputs, targets, weights, stateless seed of shape (2,)) -> the same, mixed, in TensorFlow operations.
+    """
+
+    apply: Callable[[Any, dict[str, Any], dict[str, Any], Any], Mixed]
+
+
 @dataclass(frozen=True)
 class Servable:
     """What every export writes: raw or prepared input in, decoded output out.
@@ -245,38 +256,6 @@ class Export:
     load: Callable[[Path], Reader]
     tolerance: float
     quantized: bool
-
-
-@dataclass(frozen=True)
-class Check:
-    """What was found about one exported file.
-
-    Attributes:
-        format: The file's format.
-        scores: Every score on the test split.
-        score: Mean over heads of each task's own score.
-        drop: Score that it lost against the trained model.
-        low: Lower end of the paired 95 % interval of the drop.
-        high: Upper end.
-        difference: Largest difference of a decoded output on the golden samples.
-        latency: Milliseconds a sample, median.
-        reason: Why it is refused; empty where it passes.
-    """
-
-    format: str
-    scores: Mapping[str, Any]
-    score: float
-    drop: float
-    low: float
-    high: float
-    difference: float
-    latency: float
-    reason: str
-
-    def record(self) -> dict[str, Any]:
-        """As it stands in scores.json; JSON has no infinity, which is the difference of a broken file."""
-        found = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("format", "scores")}
-        return {**self.scores, **found, "difference": self.difference if math.isfinite(self.difference) else None}
 
 
 SOURCES = Registry("source", "tfx_finetune.sources")

@@ -19,13 +19,22 @@ _WORTH_CONVERTING = 400
 _INTERPRETERS = 16
 
 
-def engine(trunk: keras.Model, samples: int) -> Apply:
-    """Returns a function from prepared inputs (batch, ...) to the trunk's output (batch, ...), float32.
+def engine(trunk: keras.Model, samples: int, precision: str = "float32") -> Apply:
+    """Returns a function from prepared inputs (batch, ...) to the trunk's output (batch, ...).
 
     Args:
         trunk: A model of one input and one output, run in inference mode.
         samples: How many samples it is wanted for.
+        precision: Of the output: `float32`, or `float16`, which ends at 65,504.
     """
+    apply = _fastest(trunk, samples)
+    if precision == "float32":
+        return apply
+    limit = float(np.finfo(precision).max)
+    return lambda inputs: np.clip(apply(inputs), -limit, limit).astype(precision)
+
+
+def _fastest(trunk: keras.Model, samples: int) -> Apply:
     if hardware.detect().engine == "litert" and samples >= _WORTH_CONVERTING:
         try:
             return _litert(trunk)

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.core import files, progress
+from tfx_finetune.order import Order
 from tfx_finetune.pipeline import Data
 
 Apply = Callable[[np.ndarray], np.ndarray]
@@ -42,7 +43,7 @@ class Store:
             part = slice(start, start + size)
             yield np.asarray(self.inputs[0][part]), {head: target[part] for head, target in self.targets.items()}
 
-    def epochs(self, first: int, last: int, size: int, seed: int) -> tf.data.Dataset:
+    def epochs(self, first: int, last: int, size: int, order: Order) -> tf.data.Dataset:
         """Shuffled batches of the epochs `first` to `last - 1`; epoch e takes view e modulo the number of views."""
         heads = list(self.targets)
         columns = [self.inputs[0], *self.targets.values(), *self.weights.values()]
@@ -60,9 +61,8 @@ class Store:
             return found[0], dict(zip(heads, targets, strict=True)), dict(zip(heads, weights, strict=True))
 
         def one(epoch: tf.Tensor) -> tf.data.Dataset:
-            order = tf.random.experimental.stateless_shuffle(tf.range(len(self)), [tf.cast(seed, tf.int64), epoch])
-            rows = tf.data.Dataset.from_tensor_slices(order).batch(size)
-            return rows.map(lambda chosen: batch(epoch, chosen), tf.data.AUTOTUNE)
+            rows = tf.data.Dataset.from_tensor_slices(order.rows(len(self), epoch)).batch(size)
+            return order.mixed(rows.map(lambda chosen: batch(epoch, chosen), tf.data.AUTOTUNE), epoch)
 
         return tf.data.Dataset.range(first, last).flat_map(one).prefetch(4)
 
@@ -86,6 +86,7 @@ def collect(data: Data, split: str, views: int, trunk: Apply | None, key: str, f
             title = f"{split} view {view + 1}/{views}" if views > 1 else split
             with files.atomic(place) as draft:
                 _compute(data, split, view, trunk, draft, title)
+        place.touch()
         stores.append({file.stem: np.load(file, mmap_mode="r") for file in place.glob("*.npy")})
     heads = list(data.tasks)
     return Store(
@@ -108,6 +109,24 @@ def fingerprint(data: Data, trunk: keras.Model | None, settings: dict[str, Any])
         for weight in trunk.weights:
             digest.update(weight.numpy().tobytes())
     return digest.hexdigest()
+
+
+def evict(folder: Path, most: int, since: float) -> None:
+    """Removes the stores that were not used for longest, until the rest has at most so many bytes.
+
+    Args:
+        folder: Where stores are kept.
+        most: Bytes; 0 for no limit.
+        since: Stores that were used after this time (seconds since the epoch) stay: a run needs them.
+    """
+    files.sweep(folder, seconds=86_400)  # what is younger may be in the making, by another run
+    stores = sorted((place for place in folder.glob("[!.]*")), key=lambda place: place.stat().st_mtime)
+    total = sum(map(files.size, stores))
+    for place in stores:
+        if not most or total <= most or place.stat().st_mtime >= since:
+            break
+        total -= files.size(place)
+        forget(place)
 
 
 def forget(folder: Path) -> None:

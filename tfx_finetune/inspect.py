@@ -66,7 +66,7 @@ def walk(run: Run) -> None:
     show("raw", raw)
     show("decoded", decoded)
     sample = {data.modality.column: decoded}
-    for position, augment in enumerate(plan.augments):
+    for position, augment in enumerate(plan.augments.values()):
         sample = augment(sample, tf.constant([run.seed, position], tf.int64))
         show(f"augment {position + 1}", sample[data.modality.column])
     prepared = data.prepared(member)

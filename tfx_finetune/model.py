@@ -86,3 +86,18 @@ def unfrozen(backbone: Backbone, unfreeze: str) -> int:
     if "." in unfreeze:
         return min(len(groups), math.ceil(float(unfreeze) * len(groups)))
     return min(len(groups), int(unfreeze))
+
+
+def rates(network: Network, top: keras.Model, decay: float) -> list[float]:
+    """Factor of the learning rate for each trained weight: 1 for heads, `decay` for the top group, its square below.
+
+    Layer-wise decay as in ELECTRA (arXiv 2003.10555, appendix) and BEiT (arXiv 2106.08254).
+    """
+    groups = network.backbone.groups
+    height = {name: len(groups) - position for position, group in enumerate(groups) for name in group.layers}
+    factor = {
+        id(weight): decay ** height.get(layer.name, 0)
+        for layer in network.model.layers
+        for weight in layer.trainable_weights
+    }
+    return [factor[id(weight)] for weight in top.trainable_weights]

@@ -3,6 +3,7 @@
 The order of the steps: read -> decode -> augment (training only) -> prepare -> encode -> batch -> prefetch.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from tfx_finetune.contracts import MODALITIES, SOURCES, TASKS, Augment, Card, Modality, Source, Task
 from tfx_finetune.core.spec import Spec
+from tfx_finetune.order import Order
 from tfx_finetune.plan import Plan, image_options
 from tfx_finetune.sources.recognize import recognize
 from tfx_finetune.survey import Table, load, opened
@@ -28,8 +30,8 @@ class Data:
         tower: The name of the model's input.
         tasks: Heads by name; they encode the targets.
         augments: For training samples.
-        seed: Of the augmentation.
         batch_size: Samples a batch.
+        order: How training samples follow one another.
     """
 
     source: Source
@@ -38,8 +40,8 @@ class Data:
     tower: str
     tasks: Mapping[str, Task]
     augments: tuple[Augment, ...]
-    seed: int
     batch_size: int
+    order: Order
 
     def batches(self, split: str, view: int = 0) -> tf.data.Dataset:
         """Batches of a split in the source's order: no sample is dropped, repeated or moved.
@@ -69,10 +71,11 @@ class Data:
         @tf.autograph.experimental.do_not_convert
         def one(epoch: tf.Tensor) -> tf.data.Dataset:
             # The seed of this function's graph alone. TensorFlow compares it with 0 and then the epoch, a tensor, too.
-            tf.random.set_seed(self.seed + 1)
-            samples = self._samples(self.table.split == split)
+            tf.random.set_seed(self.order.seed + 1)
+            samples = self.order.repeated(self._samples(self.table.split == split), epoch)
             shuffled = samples.shuffle(buffer, seed=epoch, reshuffle_each_iteration=False)
-            return shuffled.map(self._prepared(epoch + 1), tf.data.AUTOTUNE).batch(self.batch_size)
+            batches = shuffled.map(self._prepared(epoch + 1), tf.data.AUTOTUNE).batch(self.batch_size)
+            return self.order.mixed(batches, epoch)
 
         return tf.data.Dataset.range(first, last).flat_map(one).prefetch(2)
 
@@ -122,7 +125,7 @@ class Data:
             sample = self._read(sample)
             sample[column] = self.modality.decode(sample[column])
             if augmented:
-                seed = tf.stack([tf.cast(view, tf.int64) * 1_000_003 + self.seed, index])
+                seed = tf.stack([tf.cast(view, tf.int64) * 1_000_003 + self.order.seed, index])
                 for position, augment in enumerate(self.augments):
                     sample = augment(sample, tf.random.experimental.stateless_fold_in(seed, position))
             targets = {head: task.encode(sample[task.column]) for head, task in self.tasks.items()}
@@ -146,7 +149,9 @@ def prepare_data(plan: Plan, card: Card) -> Data:
     source, table, labels = load(plan, modality)
     tasks = {head: TASKS.build(spec, labels[head]) for head, spec in plan.heads.items()}
     run = plan.run
-    return Data(source, table, modality, plan.tower[0], tasks, plan.augments, run.seed, run.batch_size)
+    order = Order(run.seed, plan.mixes, _chances(table, tasks) if run.samples.balance else None)
+    augments = tuple(plan.augments.values())
+    return Data(source, table, modality, plan.tower[0], tasks, augments, run.batch_size, order)
 
 
 def labelled(data: str, modality: Modality, tasks: Mapping[str, Task], split: str, max_bad: float) -> Data:
@@ -164,7 +169,18 @@ def labelled(data: str, modality: Modality, tasks: Mapping[str, Task], split: st
     """
     source = SOURCES.build(recognize(data))
     table = opened(source, modality, tasks, split, max_bad)
-    return Data(source, table, modality, modality.column, tasks, (), 0, 32)
+    return Data(source, table, modality, modality.column, tasks, (), 32, Order(0))
+
+
+def _chances(table: Table, tasks: Mapping[str, Task]) -> np.ndarray:
+    """The chance of each training sample to be drawn with which all labels, those of all heads taken together, are
+    equally frequent, (n,).
+    """
+    train = table.split == "train"
+    labels = list(zip(*(table.columns[task.column][train] for task in tasks.values()), strict=True))
+    counts = Counter(labels)
+    chances = np.array([1 / counts[label] for label in labels], np.float32)
+    return chances / chances.sum()
 
 
 def _encoded(content: tf.Tensor) -> bytes:

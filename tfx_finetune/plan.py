@@ -1,6 +1,8 @@
 """STATION: check(run) -> Plan. Every error that a configuration can have is found here, before data or weights."""
 
+import dataclasses
 import importlib
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from tfx_finetune.contracts import (
     Card,
     Export,
     Labels,
+    Mix,
     Task,
 )
 from tfx_finetune.core import assets, config
@@ -37,7 +40,8 @@ class Plan:
         tower: The name of the tower, which is also the model's input, and its spec.
         heads: Task specs by head.
         drafts: Each head as it would be for two classes: what it reads is known before its classes are.
-        augments: In the order in which they are applied.
+        augments: Changes of single training samples by spec string, in the order in which they are applied.
+        mixes: Changes of whole training batches, likewise.
         exports: The files to write, by spec string.
         phases: By name, in order, those of zero epochs left out.
         workdir: The folder for everything the run writes.
@@ -48,7 +52,8 @@ class Plan:
     tower: tuple[str, Spec]
     heads: dict[str, Spec]
     drafts: dict[str, Task]
-    augments: tuple[Augment, ...]
+    augments: dict[str, Augment]
+    mixes: tuple[Mix, ...]
     exports: dict[str, Export]
     phases: dict[str, Phase]
     workdir: Path
@@ -58,7 +63,7 @@ class Plan:
         """What determines a sample's prepared form and its target, apart from its content."""
         run = self.run
         heads = {head: str(spec) for head, spec in self.heads.items()}
-        return {"image": image_options(run), "augment": run.augment, "seed": run.seed, "heads": heads}
+        return {"image": image_options(run), "augment": list(self.augments), "seed": run.seed, "heads": heads}
 
     @property
     def features_folder(self) -> Path | None:
@@ -92,20 +97,22 @@ def check(run: Run) -> Plan:
     name, tower = next(iter(towers.items()))
     tower = _sized(tower, run.image.size)
     MODALITIES.build(Spec("image", (), image_options(run)), Card(size=1))
+    augments = {str(spec): AUGMENTS.build(spec) for spec in parse_specs(run.augment)}
     exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(run.exports)}
     formats = [export.format for export in exports.values()]
     if len(set(formats)) < len(formats):
         raise UserError("--exports writes a file twice", received=formats)
-    phases = {"warm": run.warm, "tune": run.tune}
+    phases = _staged("warm", run.warm) | _staged("tune", run.tune)
     return Plan(
         run=run,
         source=source,
         tower=(name, tower),
         heads=heads,
         drafts={head: TASKS.build(spec, Labels(("a", "b"), (1, 1), 2)) for head, spec in heads.items()},
-        augments=tuple(AUGMENTS.build(spec) for spec in parse_specs(run.augment)),
+        augments={name: augment for name, augment in augments.items() if not isinstance(augment, Mix)},
+        mixes=tuple(augment for augment in augments.values() if isinstance(augment, Mix)),
         exports=exports,
-        phases={name: _checked(name, phase) for name, phase in phases.items() if phase.epochs},
+        phases=phases,
         workdir=Path(run.workdir or Path("runs") / _slug(source)),
     )
 
@@ -149,11 +156,32 @@ def _sized(tower: Spec, size: int) -> Spec:
     return Spec(tower.name, (), options | {"size": size})
 
 
-def _checked(name: str, phase: Phase) -> Phase:
+def _staged(name: str, phase: Phase) -> dict[str, Phase]:
+    """The phase, or a phase a stage, each of which unfreezes some more groups from the top (gradual unfreezing,
+    Howard and Ruder, arXiv 1801.06146, section 3.3).
+    """
     if not re.fullmatch(r"all|\d+|0?\.\d+", phase.unfreeze):
         allowed = "a number of groups, a share such as 0.3, or all"
         raise UserError(f"--{name}.unfreeze is not understood", received=phase.unfreeze, allowed=allowed)
-    return phase
+    if phase.clip_norm and phase.clip_value:
+        received = f"--{name}.clip_norm={phase.clip_norm}, --{name}.clip_value={phase.clip_value}"
+        raise UserError("gradients are clipped in one way", received=received, todo="set one of them to 0")
+    if not phase.epochs:
+        return {}
+    if phase.stages > phase.epochs:
+        raise UserError(f"--{name}.stages is more than its epochs", received=phase.stages, allowed=phase.epochs)
+    each = phase.epochs // phase.stages
+    found = {}
+    for stage in range(1, phase.stages):
+        part = _part(phase.unfreeze, stage / phase.stages)
+        found[f"{name}_{stage}"] = dataclasses.replace(phase, epochs=each, unfreeze=part)
+    return found | {name: dataclasses.replace(phase, epochs=phase.epochs - each * (phase.stages - 1))}
+
+
+def _part(unfreeze: str, share: float) -> str:
+    if unfreeze.isdigit():
+        return str(math.ceil(int(unfreeze) * share))
+    return f"{(1.0 if unfreeze == 'all' else float(unfreeze)) * share:.4f}"
 
 
 def _slug(source: Spec) -> str:

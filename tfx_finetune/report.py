@@ -14,7 +14,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tfx_finetune.contracts import Check
+from tfx_finetune.checks import Check
 from tfx_finetune.core import files
 from tfx_finetune.plots import Metrics, Plot, learning_curves
 
@@ -86,7 +86,8 @@ class Curve:
         trained: Numbers that were trained, of `parameters` in all.
         parameters: Numbers in the model.
         metrics: One value an epoch by name: `loss`, `val_loss`, scores with and without `val_`, `learning_rate`.
-        best_epoch: The epoch, counted from 0, whose weights were kept; negative for none.
+        best_epoch: The epoch, counted from 0, of the best validation score; negative for none.
+        kept: What the result of the phase is made of.
     """
 
     phase: str
@@ -95,6 +96,7 @@ class Curve:
     parameters: int
     metrics: Metrics
     best_epoch: int = -1
+    kept: str = ""
 
     @property
     def epochs(self) -> int:

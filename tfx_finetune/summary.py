@@ -14,11 +14,12 @@ from rich.table import Table as Grid
 
 from tfx_finetune import report as page
 from tfx_finetune.bundle import describe
-from tfx_finetune.contracts import LABEL_SEPARATOR, SPLITS, Batch, Check, Task
+from tfx_finetune.checkpoint import History
+from tfx_finetune.checks import Check
+from tfx_finetune.contracts import LABEL_SEPARATOR, SPLITS, Batch, Task
 from tfx_finetune.core import flagfile, hardware
 from tfx_finetune.features import Store
 from tfx_finetune.model import Network
-from tfx_finetune.phases import History
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan, image_options
 from tfx_finetune.verify import score
@@ -100,7 +101,7 @@ def report(
         ),
         data=_data(data),
         phases=tuple(
-            page.Curve(h.phase, h.seconds, h.trained, h.parameters, h.metrics, h.best_epoch) for h in histories
+            page.Curve(h.phase, h.seconds, h.trained, h.parameters, h.metrics, h.best_epoch, h.kept) for h in histories
         ),
         heads=tuple(
             _head(head, task, scores, targets[head], outputs[f"{head}/scores"]) for head, task in data.tasks.items()

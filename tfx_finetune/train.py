@@ -8,6 +8,7 @@ The same command goes on where an interrupted run stopped. Exit status: 0 done, 
 did not pass verification.
 """
 
+import time
 from typing import TYPE_CHECKING
 
 from tfx_finetune.core import command, progress
@@ -33,12 +34,13 @@ def train(run: Run) -> "Bundle":
     """
     # The stations import TensorFlow; a command answers --help without it.
     import keras
+    import tensorflow as tf
 
     from tfx_finetune import workspace
     from tfx_finetune.bundle import create, finish
     from tfx_finetune.core import hardware
     from tfx_finetune.evaluate import evaluate, predictions
-    from tfx_finetune.features import collect, forget
+    from tfx_finetune.features import collect, evict, forget
     from tfx_finetune.golden import choose
     from tfx_finetune.model import build_model, build_tower
     from tfx_finetune.phases import fit_phase
@@ -50,9 +52,12 @@ def train(run: Run) -> "Bundle":
     from tfx_finetune.verify import verify
 
     # Everything a configuration can have wrong, before weights or data are touched.
+    started = time.time()
     plan = check(run)
     workspace.claim(plan)
     keras.utils.set_random_seed(run.seed)
+    if run.deterministic:
+        tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(hardware.detect().precision)
 
     # The weights say how samples are prepared, the samples say what the heads predict.
@@ -78,6 +83,8 @@ def train(run: Run) -> "Bundle":
     found = report(plan, data, histories, test, reference, scores, checks, bundle.sizes)
     write_report(plan.workdir / "report.html", found)
     forget(plan.workdir / "features")
+    if plan.features_folder:
+        evict(plan.features_folder, run.cache.max_bytes, started)
     say_result(plan, scores, network.tasks, checks)
     if refused := [check for check in checks if check.reason]:
         reasons = "; ".join(f"{check.format} {check.reason}" for check in refused)

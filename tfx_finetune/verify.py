@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from tfx_finetune.bundle import Bundle
-from tfx_finetune.contracts import Batch, Check, Predict, Reader, Task
+from tfx_finetune.checks import Check
+from tfx_finetune.contracts import Batch, Predict, Reader, Task
 from tfx_finetune.core import progress
 from tfx_finetune.core.config import Verify
 from tfx_finetune.core.errors import first_line

@@ -30,6 +30,7 @@ def claim(plan: Plan) -> None:
             )
     elif any(folder.iterdir()):
         raise UserError("the work folder holds files of something else", received=folder, todo=todo)
+    files.sweep(folder)
     with files.atomic(path) as draft:
         flagfile.write(plan.run, draft, f"python -m tfx_finetune.train --flagfile={path}")
 

@@ -25,11 +25,26 @@ class Phase:
     epochs: int = option(0, "passes over the training data at most; 0 skips the phase", low=0)
     learning_rate: float = option(1e-3, "peak learning rate", low=0)
     unfreeze: str = option("0", "top groups of the tower to train: a number, a share such as 0.3, or all")
-    schedule: str = option("cosine", "learning rate after the warm-up", choices=("cosine", "constant"))
+    optimizer: str = option("adamw", "how weights step", choices=("adamw", "sgd", "lion", "muon"))
+    schedule: str = option(
+        "cosine", "learning rate after the warm-up", choices=("cosine", "linear", "one_cycle", "constant")
+    )
     warmup: float = option(0.1, "share of the steps in which the learning rate rises", low=0, high=1)
+    layer_decay: float = option(1.0, "learning rate of a group as a share of the next higher one's", low=0.1, high=1)
     weight_decay: float = option(1e-4, "decoupled weight decay, not on biases and normalization", low=0)
+    decay_to: str = option(
+        "zero", "what weight decay pulls towards: zero, or the phase's start", choices=("zero", "start")
+    )
     clip_norm: float = option(1.0, "gradient norm above which gradients are scaled down; 0 never", low=0)
+    clip_value: float = option(0.0, "size at which each part of a gradient is cut; 0 never", low=0)
+    accumulate: int = option(1, "batches whose gradients are averaged for one step", low=1)
     patience: int = option(5, "epochs without a better validation score before stopping; 0 never stops early", low=0)
+    ema: float = option(
+        0.0, "momentum of a moving average of the weights, which is then judged and kept", low=0, high=1
+    )
+    soup: int = option(0, "best epochs that may be averaged, as long as the validation score does not fall", low=0)
+    interpolate: bool = option(False, "keep the best point between the phase's start and its end (WiSE-FT)")
+    stages: int = option(1, "steps in which the groups are unfrozen, from the top; the epochs are shared", low=1)
     views: int = option(2, "augmented views of each sample that the frozen part sees; 1 is the sample itself", low=1)
 
 
@@ -50,6 +65,7 @@ class Samples:
         0.25, "share held out for the final scores where the data has no test split", low=0.01, high=0.9
     )
     val: float = option(0.1, "share held out to choose the best epoch where the data has no val split", low=0, high=0.9)
+    balance: bool = option(False, "draw training samples so that every class is equally frequent")
     max_bad: float = option(0.1, "share of unreadable samples above which the run fails", low=0, high=1)
     max_pixels: int = option(100_000_000, "pictures of more pixels are refused as unreadable", low=1)
 
@@ -68,6 +84,10 @@ class Cache:
 
     dir: str = option("", "folder of the cache; by default $TFX_FINETUNE_CACHE or ~/.cache/tfx_finetune")
     enabled: bool = option(True, "keep the frozen trunk's outputs for the next run")
+    max_bytes: int = option(
+        20_000_000_000, "size of the kept outputs above which those longest unused are removed; 0 for no limit", low=0
+    )
+    precision: str = option("float32", "in which the trunk's outputs are kept", choices=("float32", "float16"))
 
 
 @dataclass(frozen=True)
@@ -77,12 +97,13 @@ class Run:
     data: str = option("", "folder, table file or source spec to train on, such as photos/ or tfds('mnist')")
     backbone: str = option("efficientnet_lite0()", "pretrained tower")
     heads: str = option("classify()", "what to predict: classify() or tag(), or name=classify(), ...")
-    augment: str = option("flip()", "random changes of training samples, in order; empty for none")
+    augment: str = option("flip()", "random changes of training samples or batches, in order; empty for none")
     exports: str = option(
         "keras_file(), saved_model(), tflite(), tflite(quantize='float16'), tflite(quantize='int8')",
         "files to write into the bundle",
     )
     workdir: str = option("", "folder for everything the run writes; by default runs/ and the name of the data")
+    deterministic: bool = option(False, "refuse what could differ in the last digit between two runs on one GPU")
     seed: int = option(0, "seed of the split, the initialization, the data order and the augmentation", low=0)
     batch_size: int = option(32, "samples a training step", low=1)
     towers: str = option("", "several towers by name, in place of --backbone")

@@ -5,12 +5,14 @@ import errno
 import hashlib
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tfx_finetune.core.errors import UserError
 
 _LITTLE = 1 << 20
+_PART = ".part"
 
 
 def sha256(path: Path) -> str:
@@ -40,7 +42,7 @@ def atomic(path: Path) -> Iterator[Path]:
         UserError: The disk is full; libraries report that in many ways, or not at all.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_PART, dir=path.parent))
     try:
         yield holder / path.name
         if path.is_dir():
@@ -57,6 +59,14 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def sweep(folder: Path, seconds: float = 0) -> None:
+    """Removes what killed processes left half-written under a folder and did not touch for so many seconds."""
+    for path in list(folder.rglob(f".*{_PART}")):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime >= seconds:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def writable_folder(path: Path, purpose: str) -> Path:

@@ -8,6 +8,7 @@ import tensorflow as tf
 from sklearn import metrics
 
 from tfx_finetune.contracts import TASKS, Labels, Task
+from tfx_finetune.core.errors import UserError
 from tfx_finetune.tasks.head import ClassWeights, Init, check_options, class_weights, linear
 
 
@@ -20,6 +21,7 @@ def classify(
     label_smoothing: float = 0.1,
     focal: float = 0.0,
     class_weight: ClassWeights = "none",
+    logit_adjust: float = 0.0,
     dropout: float = 0.2,
     init: Init = "zeros",
 ) -> Task:
@@ -31,12 +33,17 @@ def classify(
         label_smoothing: Share of the target spread over all classes (Szegedy et al., arXiv 1512.00567).
         focal: Gamma of the focal loss (arXiv 1708.02002); 0 is plain cross-entropy.
         class_weight: `balanced` weighs samples inversely to the frequency of their class.
+        logit_adjust: Strength (1 in the paper) with which rare classes are favoured in training, by adding the log of
+            the class frequencies to the logits of the loss (Menon et al., arXiv 2007.07314, equation 10).
         dropout: Share of features dropped before the head in training.
         init: Initialization of the head; see `head.linear`.
     """
     check_options(label_smoothing=label_smoothing, focal=focal, dropout=dropout)
+    if not logit_adjust >= 0:
+        raise UserError("logit_adjust is out of range", received=logit_adjust, allowed="0 or more")
     weights = class_weights(labels, class_weight)
     names = tf.constant(labels.names)
+    frequency = np.log(np.maximum(np.asarray(labels.counts, np.float32), 0.5) / max(labels.samples, 1))
     reduction = "mean_with_sample_weight"
     if focal:
         loss = keras.losses.CategoricalFocalCrossentropy(
@@ -46,14 +53,15 @@ def classify(
         loss = keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=label_smoothing, reduction=reduction
         )
-    frequency = np.maximum(np.asarray(labels.counts, np.float32), 0.5) / max(labels.samples, 1)
+    if logit_adjust:
+        loss = _adjusted(loss, logit_adjust * frequency)
     return Task(
         labels=labels,
         column=column,
         single=True,
         encode=lambda name: tf.cast(names == name, tf.float32),
         weight=lambda target: tf.gather(weights, tf.argmax(target)),
-        head=linear(labels, dropout, init, np.log(frequency)),
+        head=linear(labels, dropout, init, frequency),
         loss=loss,
         metrics=lambda: [keras.metrics.CategoricalAccuracy(name="accuracy")],
         score="accuracy",
@@ -110,6 +118,13 @@ def classification_scores(names: tuple[str, ...], truth: np.ndarray, scores: np.
         },
         "confusion": metrics.confusion_matrix(truth, predicted, labels=indices).tolist(),
     }
+
+
+def _adjusted(loss: keras.losses.Loss, offset: np.ndarray) -> keras.losses.Loss:
+    """The loss of logits to which the offset, (classes,), is added."""
+    plain = loss.call
+    loss.call = lambda target, logits: plain(target, logits + offset)
+    return loss
 
 
 def _distributions(scores: np.ndarray) -> np.ndarray:

@@ -1,0 +1,158 @@
+"""Kept outputs of frozen trunks: found again, never half-written, evicted by age; and training on them is training."""
+
+import dataclasses
+import os
+
+import keras
+import numpy as np
+import pytest
+
+from tests.assets import asset
+from tests.commands import shapes
+from tfx_finetune import features
+from tfx_finetune.core.config import Run
+from tfx_finetune.engine import engine
+from tfx_finetune.model import build_model, build_tower, cut
+from tfx_finetune.phases import compile_top
+from tfx_finetune.pipeline import prepare_data
+from tfx_finetune.plan import check
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A pretrained tower of 64 pixels, two heads that begin at random, and 24 drawn shapes."""
+    asset("efficientnet-lite0")
+    root = tmp_path_factory.mktemp("features")
+    run = Run(
+        data=str(shapes(root / "shapes", each=8)),
+        backbone="efficientnet_lite0(size=64)",
+        heads="kind=classify(init='glorot', dropout=0.0), seen=tag(init='glorot', dropout=0.0)",
+        augment="flip(), crop()",
+        workdir=str(root / "run"),
+        batch_size=4,
+    )
+    plan = check(run)
+    backbone = build_tower(plan)
+    data = prepare_data(plan, backbone.card)
+    keras.utils.set_random_seed(0)
+    return plan, data, build_model(plan, backbone, data.tasks)
+
+
+def collected(prepared, folder, split="train", views=2, unfreeze="2", precision="float32"):
+    plan, data, network = prepared
+    trunk, _ = cut(network, unfreeze)
+    key = features.fingerprint(data, trunk, plan.preparation | {"precision": precision})
+    return features.collect(data, split, views, engine(trunk, 1, precision), key, folder)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_training_on_kept_outputs_is_training_the_whole_model(prepared, tmp_path):
+    """Two epochs of the top on the trunk's outputs, and of the whole model on the same views: the same weights."""
+    plan, data, network = prepared
+    phase = dataclasses.replace(plan.run.tune, epochs=2, learning_rate=1e-3)
+    store = collected(prepared, tmp_path)
+    pixels = features.collect(data, "train", 2, None, "pixels", tmp_path)
+    _, top = cut(network, "2")
+    start = network.model.get_weights()
+    steps = -(-len(store) // data.batch_size)
+    found = []
+    for model, batches in ((top, store), (network.model, pixels)):
+        network.model.set_weights(start)
+        compile_top(model, network, phase, steps)
+        named = model is network.model
+        ds = batches.epochs(0, 2, data.batch_size, data.order).map(
+            lambda x, y, w, named=named: (
+                {"image": x} if named else x,
+                *({f"{head}/logits": value for head, value in values.items()} for values in (y, w)),
+            )
+        )
+        model.fit(ds, epochs=2, steps_per_epoch=steps, shuffle=False, verbose=0)
+        found.append(network.model.get_weights())
+    network.model.set_weights(start)
+    moved = [np.abs(a - b).max() for a, b in zip(found[0], start, strict=True)]
+    assert sum(change > 1e-4 for change in moved) >= 8
+    # Adam divides by the size of small gradients, which lets rounding grow.
+    assert max(np.abs(a - b).max() for a, b in zip(*found, strict=True)) < 2e-4
+
+
+def test_views_differ_and_epochs_take_turns(prepared, tmp_path):
+    """Epoch e sees view e modulo the number of views, each sample once."""
+    store = collected(prepared, tmp_path)
+    assert len(store.inputs) == 2
+    assert np.abs(store.inputs[0] - store.inputs[1]).max() > 0.1
+    for epoch in range(3):
+        seen = np.concatenate([x for x, *_ in store.epochs(epoch, epoch + 1, 4, prepared[1].order).as_numpy_iterator()])
+        view = store.inputs[epoch % 2]
+        assert len(seen) == len(view)
+        for row in view:
+            assert (np.abs(seen - row).max(axis=(1, 2, 3)) == 0).sum() == 1
+
+
+def test_found_again_by_what_determines_them(prepared, tmp_path):
+    """The same key computes nothing anew; another cut, precision or weight has a key of its own."""
+    plan, data, network = prepared
+    first = collected(prepared, tmp_path)
+    count = len(names(tmp_path))
+
+    def never(pixels):
+        raise AssertionError("computed again")
+
+    trunk, _ = cut(network, "2")
+    key = features.fingerprint(data, trunk, plan.preparation | {"precision": "float32"})
+    again = features.collect(data, "train", 2, never, key, tmp_path)
+    assert np.array_equal(first.inputs[1], again.inputs[1])
+    collected(prepared, tmp_path, unfreeze="3")
+    collected(prepared, tmp_path, precision="float16")
+    assert len(names(tmp_path)) == 3 * count
+    layer = next(layer for layer in trunk.layers if layer.weights)
+    kept = layer.get_weights()
+    layer.set_weights([value + 1e-3 for value in kept])
+    assert features.fingerprint(data, trunk, plan.preparation | {"precision": "float32"}) != key
+    layer.set_weights(kept)
+
+
+def test_half_precision_is_the_same_number_rounded(prepared, tmp_path):
+    """Half the size, 11 bits of each value."""
+    whole, half = (collected(prepared, tmp_path, precision=p).inputs[0] for p in ("float32", "float16"))
+    assert half.dtype == np.float16
+    assert np.array_equal(half, np.asarray(whole).astype(np.float16))
+
+
+def test_what_breaks_off_is_not_taken_for_whole(prepared, tmp_path):
+    """A trunk that fails in its second batch leaves nothing, and the next run computes everything."""
+    _, data, network = prepared
+    trunk, _ = cut(network, "2")
+    apply, calls = engine(trunk, 1), []
+
+    def breaking(pixels):
+        calls.append(len(pixels))
+        if len(calls) == 2:
+            raise OSError("the plug was pulled")
+        return apply(pixels)
+
+    with pytest.raises(OSError, match="plug"):
+        features.collect(data, "train", 1, breaking, "key", tmp_path)
+    assert names(tmp_path) == []
+    assert len(features.collect(data, "train", 1, apply, "key", tmp_path)) == data.table.size("train")
+
+
+def test_longest_unused_stores_are_removed(tmp_path):
+    """Until the rest fits; those of this run stay, and what another run is writing stays."""
+    for position, name in enumerate("abcd"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "input.npy").write_bytes(bytes(100))
+        os.utime(tmp_path / name, (position, position))
+    (tmp_path / ".e.xyz.part").mkdir()
+    features.evict(tmp_path, 0, since=0)
+    features.evict(tmp_path, 400, since=9)
+    assert names(tmp_path) == [".e.xyz.part", "a", "b", "c", "d"]
+    features.evict(tmp_path, 250, since=9)
+    assert names(tmp_path) == [".e.xyz.part", "c", "d"]
+    features.evict(tmp_path, 50, since=3)
+    assert names(tmp_path) == [".e.xyz.part", "d"]
+    os.utime(tmp_path / ".e.xyz.part", (0, 0))
+    features.evict(tmp_path, 250, since=3)
+    assert names(tmp_path) == ["d"]

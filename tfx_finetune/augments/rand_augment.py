@@ -1,0 +1,31 @@
+"""RandAugment (Cubuk et al., arXiv 1909.13719)."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfx_finetune.augments.operations import RAND_AUGMENT, one_of
+from tfx_finetune.contracts import AUGMENTS, Augment
+from tfx_finetune.core.errors import UserError
+
+
+@AUGMENTS.register
+def rand_augment(operations: int = 2, magnitude: float = 7.0) -> Augment:
+    """Applies some operations out of 13, drawn for each sample: turning, shearing, colours, and so on.
+
+    Args:
+        operations: How many, one after the other.
+        magnitude: How strong, 0 to 10.
+    """
+    if operations < 1 or not 0 <= magnitude <= 10:
+        received = f"operations={operations}, magnitude={magnitude}"
+        raise UserError("rand_augment is out of range", received=received, allowed="1 or more, and 0 to 10")
+
+    def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
+        pixels = sample["image"]
+        for position in range(operations):
+            drawn = tf.random.experimental.stateless_fold_in(seed, position)
+            pixels = one_of(RAND_AUGMENT, pixels, magnitude, drawn)
+        return sample | {"image": pixels}
+
+    return apply

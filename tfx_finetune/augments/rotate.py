@@ -1,0 +1,26 @@
+"""Random rotation."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfx_finetune.augments import operations
+from tfx_finetune.contracts import AUGMENTS, Augment
+from tfx_finetune.core.errors import UserError
+
+
+@AUGMENTS.register
+def rotate(degrees: float = 15.0) -> Augment:
+    """Turns pictures about their centre; the pixels of the edge go on beyond it.
+
+    Args:
+        degrees: Most, in either direction, 0 to 180.
+    """
+    if not 0 <= degrees <= 180:
+        raise UserError("the degrees of rotate are out of range", received=degrees, allowed="0 to 180")
+
+    def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
+        strength = tf.random.stateless_uniform((), seed, -1, 1)
+        return sample | {"image": operations.rotate(sample["image"], strength, degrees)}
+
+    return apply

@@ -1,0 +1,39 @@
+"""What verification finds about one exported file: the record that the bundle, the summary and the report read."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found about one exported file.
+
+    Attributes:
+        format: The file's format.
+        scores: Every score on the test split.
+        score: Mean over heads of each task's own score.
+        drop: Score that it lost against the trained model.
+        low: Lower end of the paired 95 % interval of the drop.
+        high: Upper end.
+        difference: Largest difference of a decoded output on the golden samples.
+        latency: Milliseconds a sample, median.
+        reason: Why it is refused; empty where it passes.
+    """
+
+    format: str
+    scores: Mapping[str, Any]
+    score: float
+    drop: float
+    low: float
+    high: float
+    difference: float
+    latency: float
+    reason: str
+
+    def record(self) -> dict[str, Any]:
+        """As it stands in scores.json; JSON has no infinity, which is the difference of a broken file."""
+        found = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("format", "scores")}
+        return {**self.scores, **found, "difference": self.difference if math.isfinite(self.difference) else None}

@@ -1,0 +1,152 @@
+"""Scores every epoch of a phase, keeps what may be wanted, stops early, and makes runs resumable."""
+
+import math
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfx_finetune.averaging import Weights
+from tfx_finetune.checkpoint import Checkpoint, History
+from tfx_finetune.core.config import Phase
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.evaluate import predictions
+from tfx_finetune.features import Store
+from tfx_finetune.model import Network
+
+Pair = tuple[float, float]
+
+
+class Judge:
+    """Tells how good weights are on the validation samples.
+
+    The score is the mean over heads of each task's own score, the one that the final evaluation reports; the loss
+    decides between equal scores, which small validation sets often give.
+
+    Args:
+        top: What is trained.
+        network: The whole model.
+        val: What the top sees of the validation samples; None where there are none.
+    """
+
+    def __init__(self, top: keras.Model, network: Network, val: Store | None) -> None:
+        self.top, self.network, self.val = top, network, val
+
+    def __call__(self, weights: Weights) -> Pair:
+        """Score and negative loss of these weights, which the top has afterwards."""
+        self.top.set_weights(weights)
+        return pair(self.scores())
+
+    def scores(self) -> dict[str, float]:
+        """`val_loss`, `val_score` and `val_<head>/<score>` of the top as it is; nothing without validation samples."""
+        if not self.val:
+            return {}
+        # The whole model takes its input by name, a top the one tensor that its trunk gives.
+        whole = self.top is self.network.model
+        batches = (({self.network.tower: x} if whole else x, y) for x, y in self.val.batches(256))
+        targets, outputs = predictions(lambda inputs: self.top(inputs, training=False), batches)
+        found: dict[str, float] = {}
+        losses = []
+        for head, task in self.network.tasks.items():
+            logits = outputs[f"{head}/logits"]
+            losses.append(float(task.loss(targets[head], logits)))
+            decoded = keras.ops.convert_to_numpy(task.decode({"logits": tf.constant(logits)})["scores"])
+            found[f"val_{head}/{task.score}"] = task.scores(targets[head], decoded)[task.score]
+        return {"val_loss": sum(losses), "val_score": float(np.mean(list(found.values()))), **found}
+
+
+def pair(scores: dict[str, float]) -> Pair:
+    """Validation score and negative loss, by which weights are compared."""
+    return scores.get("val_score", -math.inf), -scores.get("val_loss", math.inf)
+
+
+class Keeper(keras.callbacks.Callback):
+    """The callback of a phase.
+
+    Args:
+        top: What is trained.
+        judge: Tells how good it is.
+        history: What was done; goes on growing.
+        checkpoint: Where everything is kept.
+        phase: How to train.
+        seed: Of the run.
+        started: When the phase would have begun had it not been interrupted, in monotonic seconds.
+        advance: Moves the bar.
+    """
+
+    def __init__(
+        self,
+        top: keras.Model,
+        judge: Judge,
+        history: History,
+        checkpoint: Checkpoint,
+        phase: Phase,
+        seed: int,
+        started: float,
+        advance: Callable[..., None],
+    ) -> None:
+        super().__init__()
+        self.top, self.judge, self.history, self.checkpoint = top, judge, history, checkpoint
+        self.phase, self.seed, self.started, self.advance = phase, seed, started, advance
+
+    @property
+    def over(self) -> bool:
+        """Whether no epoch is left, or the last ones were no better."""
+        waited = self.history.epochs - 1 - self.history.best_epoch
+        return self.history.epochs >= self.phase.epochs or bool(self.phase.patience and waited >= self.phase.patience)
+
+    def begin(self, resumed: tuple[History, Weights, Weights] | None) -> None:
+        """Scores the start, or loads weights and optimizer of the last complete epoch."""
+        self.top.optimizer.build(self.top.trainable_variables)
+        if resumed is None:
+            self.history.start = self.history.best = pair(self.judge.scores())
+            return
+        _, weights, optimizer = resumed
+        self.top.set_weights(weights)
+        for variable, value in zip(self.top.optimizer.variables, optimizer, strict=True):
+            variable.assign(value)
+
+    def wanted(self) -> list[int]:
+        """The epochs whose weights may become the result, the best first; the last one where nothing is judged."""
+        metrics = self.history.metrics
+        if "val_score" not in metrics:
+            return [self.history.epochs - 1]
+        scores = list(zip(metrics["val_score"], metrics["val_loss"], strict=True))
+        order = sorted(range(len(scores)), key=lambda epoch: (-scores[epoch][0], scores[epoch][1], epoch))
+        return order[: max(self.phase.soup, 1)]
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Lets dropout depend on the seed and the epoch alone, so that a resumed run draws what it would have drawn."""
+        for position, layer in enumerate(self.top.layers):
+            if generator := getattr(layer, "seed_generator", None):
+                generator.state.assign([self.seed + position, epoch << 16])
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Moves the bar."""
+        self.advance(1)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Scores, keeps and decides."""
+        logs = logs if logs is not None else {}
+        if not math.isfinite(logs["loss"]):
+            todo = f"lower --{self.history.phase}.learning_rate or --{self.history.phase}.clip_norm"
+            raise UserError(f"the loss of epoch {epoch + 1} is not a number", received=logs["loss"], todo=todo)
+        stepped = [weight.numpy() for weight in self.top.weights]
+        # With a moving average, that is what is judged and kept; training goes on from where it was.
+        self.top.optimizer.finalize_variable_values(self.top.trainable_variables)
+        logs |= self.judge.scores()
+        for name, value in logs.items():
+            self.history.metrics.setdefault(name, []).append(float(value))
+        if (now := pair(logs)) > self.history.best or not self.judge.val:
+            self.history.best, self.history.best_epoch = now, epoch
+        if epoch in self.wanted():
+            self.checkpoint.keep(epoch, self.top.weights)
+        self.top.set_weights(stepped)
+        self.history.seconds = time.monotonic() - self.started
+        self.checkpoint.save(self.history, stepped, self.top.optimizer.variables)
+        self.checkpoint.forget(self.wanted())
+        note = f"epoch {epoch + 1}: " + "  ".join(f"{k} {v:.3f}" for k, v in logs.items() if k in ("loss", "val_score"))
+        self.advance(0, note)
+        self.model.stop_training = self.over

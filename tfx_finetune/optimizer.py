@@ -1,0 +1,98 @@
+"""How a phase steps: the optimizer, its schedule, and what single weights get of both."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfx_finetune.core.config import Phase
+
+_KINDS = {
+    "adamw": keras.optimizers.AdamW,
+    "sgd": keras.optimizers.SGD,
+    "lion": keras.optimizers.Lion,
+    "muon": keras.optimizers.Muon,
+}
+_OPTIONS = {"sgd": {"momentum": 0.9, "nesterov": True}}
+
+
+def make_optimizer(phase: Phase, steps: int, rates: Sequence[float], start: Sequence[np.ndarray]) -> keras.Optimizer:
+    """Returns the optimizer of a phase.
+
+    Weight decay is decoupled (arXiv 1711.05101) and leaves out biases and normalization.
+
+    Args:
+        phase: AdamW (arXiv 1711.05101), SGD with Nesterov's momentum of 0.9, Lion (arXiv 2302.06675), or Muon
+            (https://kellerjordan.github.io/posts/muon, AdamW for what is no matrix).
+        steps: Steps of an epoch.
+        rates: Factor of the learning rate for each trained weight.
+        start: Values of the trained weights when the phase began. `--<phase>.decay_to=start` decays towards them in
+            place of zero (L2-SP, arXiv 1802.01483).
+    """
+    anchors = [keras.Variable(value, trainable=False) for value in start] if phase.decay_to == "start" else None
+
+    kind: Any = _KINDS[phase.optimizer]
+
+    class Tailored(kind):
+        """The optimizer with a rate and an anchor of its own for each weight."""
+
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            """Steps one weight."""
+            super().update_step(gradient, variable, learning_rate * rates[self._get_variable_index(variable)])
+
+        def _apply_weight_decay(self, variables: Any) -> None:
+            for variable in variables:
+                if self._use_weight_decay(variable):
+                    index = self._get_variable_index(variable)
+                    excess = variable - anchors[index] if anchors else variable
+                    variable.assign_sub(excess * self.weight_decay * rates[index] * self.learning_rate)
+
+    options = _OPTIONS.get(phase.optimizer, {}) | ({"ema_momentum": phase.ema} if phase.ema else {})
+    optimizer = Tailored(
+        Schedule(phase, phase.epochs * steps),
+        weight_decay=phase.weight_decay,
+        global_clipnorm=phase.clip_norm or None,
+        clipvalue=phase.clip_value or None,
+        use_ema=bool(phase.ema),
+        gradient_accumulation_steps=phase.accumulate if phase.accumulate > 1 else None,
+        name=phase.optimizer,
+        **options,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A rise from 0 to the peak, then a fall.
+
+    cosine (arXiv 1608.03983), linear and constant follow a linear rise over a share `warmup` of the steps; one_cycle
+    (arXiv 1708.07120) rises over 30 % of them along a cosine, whatever `warmup` says.
+
+    Args:
+        phase: Names the schedule, its peak and its warm-up.
+        total: Steps of the whole phase.
+    """
+
+    def __init__(self, phase: Phase, total: int) -> None:
+        self.kind, self.peak, self.total = phase.schedule, phase.learning_rate, max(total, 1)
+        self.rise = int((0.3 if self.kind == "one_cycle" else phase.warmup) * self.total)
+
+    def __call__(self, step: keras.KerasTensor) -> keras.KerasTensor:
+        """The learning rate of a step, counted from 0."""
+        step = keras.ops.cast(step, "float32")
+        up = step / max(self.rise, 1)
+        down = keras.ops.minimum((step - self.rise) / max(self.total - self.rise, 1), 1.0)
+        if self.kind == "one_cycle":
+            up = 1 - _falling_cosine(up)
+        fall = {"constant": keras.ops.ones_like(down), "linear": 1 - down}.get(self.kind, _falling_cosine(down))
+        return self.peak * keras.ops.where(step < self.rise, up, fall)
+
+    def get_config(self) -> dict:
+        """For Keras, which may serialize an optimizer."""
+        return {"kind": self.kind, "peak": self.peak, "total": self.total, "rise": self.rise}
+
+
+def _falling_cosine(share: keras.KerasTensor) -> keras.KerasTensor:
+    return 0.5 * (1 + keras.ops.cos(math.pi * share))

@@ -1,0 +1,66 @@
+"""How training samples follow one another: shuffled or drawn anew each epoch, and mixed within a batch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfx_finetune.contracts import Mix
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """The order of an epoch; it depends on the seed and the epoch alone, so that training can go on anywhere.
+
+    Attributes:
+        seed: Of the run.
+        mixes: Changes of whole batches.
+        chances: Chance of each training sample to be drawn, (n,), summing to 1; None where each comes once an epoch.
+    """
+
+    seed: int
+    mixes: tuple[Mix, ...] = ()
+    chances: np.ndarray | None = None
+
+    def rows(self, count: int, epoch: tf.Tensor) -> tf.Tensor:
+        """Positions of the samples of an epoch among the training samples, int32 (count,)."""
+        seed = self._seed(epoch)
+        if self.chances is None:
+            return tf.random.experimental.stateless_shuffle(tf.range(count), seed)
+        chances = tf.math.log(tf.constant(self.chances))[None]
+        return tf.random.stateless_categorical(chances, count, seed, tf.int32)[0]
+
+    def repeated(self, samples: tf.data.Dataset, epoch: tf.Tensor) -> tf.data.Dataset:
+        """Unshuffled (index, sample) of an epoch, each as often as it was drawn; copies get an index of their own."""
+        if self.chances is None:
+            return samples
+        count = len(self.chances)
+        times = tf.math.bincount(self.rows(count, epoch), minlength=count, maxlength=count, dtype=tf.int64)
+
+        def copies(position: tf.Tensor, found: tuple[tf.Tensor, Any]) -> tf.data.Dataset:
+            index, sample = found
+            return tf.data.Dataset.range(times[position]).map(lambda copy: (index + copy * 2**32, sample))
+
+        return samples.map(lambda *found: found).enumerate().flat_map(copies)
+
+    def mixed(self, batches: tf.data.Dataset, epoch: tf.Tensor) -> tf.data.Dataset:
+        """Batches of (inputs, targets, weights) of an epoch, mixed. Inputs are a tensor, or one by its name."""
+        if not self.mixes:
+            return batches
+
+        @tf.autograph.experimental.do_not_convert
+        def apply(number: tf.Tensor, batch: tuple[Any, dict, dict]) -> tuple[Any, dict, dict]:
+            inputs, targets, weights = batch
+            names = list(inputs) if isinstance(inputs, dict) else []
+            x = inputs[names[0]] if names else inputs
+            seed = tf.random.experimental.stateless_fold_in(self._seed(epoch), number)
+            for position, mix in enumerate(self.mixes):
+                drawn = tf.random.experimental.stateless_fold_in(seed, position)
+                x, targets, weights = mix.apply(x, targets, weights, drawn)
+            return {names[0]: x} if names else x, targets, weights
+
+        return batches.enumerate().map(lambda number, batch: apply(number, batch), tf.data.AUTOTUNE)
+
+    def _seed(self, epoch: tf.Tensor) -> tf.Tensor:
+        return tf.stack([tf.cast(self.seed, tf.int64), tf.cast(epoch, tf.int64)])
