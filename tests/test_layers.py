@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tfx_finetune"
 COMPONENTS = {"sources", "modalities", "augments", "backbones", "tasks", "exports"}
 PURE = {"splits", "litert"}
-COMMANDS = {"train", "predict", "evaluate", "inspect"}
+COMMANDS = {"train", "tune", "predict", "evaluate", "inspect"}
 STATIONS_THAT_ARE_COMMANDS = {"evaluate"}  # any station may score predictions
 
 

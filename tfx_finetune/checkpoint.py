@@ -32,6 +32,7 @@ class History:
         best: Its validation score and negative validation loss, which decides between equal scores.
         start: The same before the first epoch.
         kept: What the phase's result is made of, in words.
+        result: Its validation score.
         trained: Numbers that were trained, of `parameters` in all.
         seconds: Time it took, the trunk's outputs included.
     """
@@ -42,6 +43,7 @@ class History:
     best: tuple[float, float] = (-math.inf, -math.inf)
     start: tuple[float, float] = (-math.inf, -math.inf)
     kept: str = ""
+    result: float = -math.inf
     trained: int = 0
     parameters: int = 0
     seconds: float = 0.0

@@ -1,5 +1,6 @@
 """The engine that runs a frozen trunk: LiteRT on a CPU, where it is several times faster than Keras, else Keras."""
 
+import functools
 import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,16 +23,18 @@ _INTERPRETERS = 16
 def engine(trunk: keras.Model, samples: int, precision: str = "float32") -> Apply:
     """Returns a function from prepared inputs (batch, ...) to the trunk's output (batch, ...).
 
+    Nothing is converted or traced before its first call, which may never come: its outputs may be on disk.
+
     Args:
         trunk: A model of one input and one output, run in inference mode.
         samples: How many samples it is wanted for.
         precision: Of the output: `float32`, or `float16`, which ends at 65,504.
     """
-    apply = _fastest(trunk, samples)
+    apply = functools.cache(lambda: _fastest(trunk, samples))
     if precision == "float32":
-        return apply
+        return lambda inputs: apply()(inputs)
     limit = float(np.finfo(precision).max)
-    return lambda inputs: np.clip(apply(inputs), -limit, limit).astype(precision)
+    return lambda inputs: np.clip(apply()(inputs), -limit, limit).astype(precision)
 
 
 def _fastest(trunk: keras.Model, samples: int) -> Apply:

@@ -74,6 +74,7 @@ class Keeper(keras.callbacks.Callback):
         seed: Of the run.
         started: When the phase would have begun had it not been interrupted, in monotonic seconds.
         advance: Moves the bar.
+        watch: Told the phase, the epoch and its validation score.
     """
 
     def __init__(
@@ -86,10 +87,12 @@ class Keeper(keras.callbacks.Callback):
         seed: int,
         started: float,
         advance: Callable[..., None],
+        watch: Callable[[str, int, float], None],
     ) -> None:
         super().__init__()
         self.top, self.judge, self.history, self.checkpoint = top, judge, history, checkpoint
-        self.phase, self.seed, self.started, self.advance = phase, seed, started, advance
+        self.phase, self.seed, self.started = phase, seed, started
+        self.advance, self.watch = advance, watch
 
     @property
     def over(self) -> bool:
@@ -150,3 +153,4 @@ class Keeper(keras.callbacks.Callback):
         note = f"epoch {epoch + 1}: " + "  ".join(f"{k} {v:.3f}" for k, v in logs.items() if k in ("loss", "val_score"))
         self.advance(0, note)
         self.model.stop_training = self.over
+        self.watch(self.history.phase, epoch, now[0])

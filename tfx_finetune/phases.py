@@ -7,13 +7,14 @@ computed once a sample and view, and `fit` sees the top alone. Where everything 
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfx_finetune import averaging, features
-from tfx_finetune.checkpoint import Checkpoint, History
+from tfx_finetune.checkpoint import Checkpoint, History, Weights
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.config import Phase
 from tfx_finetune.core.errors import UserError
@@ -24,8 +25,21 @@ from tfx_finetune.optimizer import make_optimizer
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
 
+Watch = Callable[[str, int, float], None]
 
-def fit_phase(network: Network, name: str, phase: Phase, data: Data, plan: Plan) -> History:
+
+def _nobody(phase: str, epoch: int, score: float) -> None:
+    """Watches nothing."""
+
+
+def fit_phase(
+    network: Network,
+    name: str,
+    phase: Phase,
+    data: Data,
+    plan: Plan,
+    watch: Watch = _nobody,
+) -> History:
     """Trains what a phase unfreezes and leaves the network with the best weights that the phase came by.
 
     The state after every epoch is kept in `workdir/checkpoints/<name>`; a phase that was interrupted goes on there.
@@ -36,6 +50,7 @@ def fit_phase(network: Network, name: str, phase: Phase, data: Data, plan: Plan)
         phase: How to train.
         data: Samples of all splits.
         plan: The run.
+        watch: Told the phase, the epoch (from 0) and its validation score after each; what it raises ends the phase.
 
     Raises:
         UserError: The loss is not a number, or validation samples are wanted and there are none.
@@ -71,7 +86,8 @@ def fit_phase(network: Network, name: str, phase: Phase, data: Data, plan: Plan)
         compile_top(top, network, phase, steps)
         history.trained, history.parameters = _count(top.trainable_weights), _count(network.model.weights)
         with progress.bar(name, phase.epochs * steps) as advance:
-            keeper = Keeper(top, Judge(top, network, val), history, checkpoint, phase, plan.run.seed, started, advance)
+            judge = Judge(top, network, val)
+            keeper = Keeper(top, judge, history, checkpoint, phase, plan.run.seed, started, advance, watch)
             keeper.begin(resumed)
             advance(history.epochs * steps)
             board = keras.callbacks.TensorBoard(plan.workdir / "tensorboard" / name, write_graph=False)
@@ -85,7 +101,7 @@ def fit_phase(network: Network, name: str, phase: Phase, data: Data, plan: Plan)
                     shuffle=False,
                     verbose=0,
                 )
-            weights, history.kept = choose(keeper, start, phase)
+            weights, history.kept, history.result = choose(keeper, start, phase)
         top.set_weights(weights)
         history.seconds = time.monotonic() - started
         checkpoint.finish(history, weights)
@@ -105,8 +121,8 @@ def compile_top(top: keras.Model, network: Network, phase: Phase, steps: int) ->
     )
 
 
-def choose(keeper: Keeper, start: averaging.Weights, phase: Phase) -> tuple[averaging.Weights, str]:
-    """Returns the weights that a phase leaves, and in words what they are.
+def choose(keeper: Keeper, start: Weights, phase: Phase) -> tuple[Weights, str, float]:
+    """Returns the weights that a phase leaves, in words what they are, and their validation score.
 
     They are those of the best epoch or an average of the best ones, moved towards the start where that is better.
     """
@@ -114,16 +130,16 @@ def choose(keeper: Keeper, start: averaging.Weights, phase: Phase) -> tuple[aver
     epochs = keeper.wanted()
     weights, kept = keeper.checkpoint.epoch(epochs[0]), f"epoch {epochs[0] + 1}"
     if not judge.val:
-        return weights, kept
+        return weights, kept, keeper.history.result
     if phase.soup > 1:
         weights, count = averaging.greedy_soup([keeper.checkpoint.epoch(epoch) for epoch in epochs], judge)
         kept = f"the average of {count} epochs" if count > 1 else kept
     if phase.interpolate:
         weights, share = averaging.interpolate(start, weights, judge)
         kept = kept if share == 1 else f"{share:.1f} of the way from the start to {kept}"
-    if judge(weights) < keeper.history.start:
-        return start, "the start, than which nothing was better"
-    return weights, kept
+    if (found := judge(weights)) < keeper.history.start:
+        return start, "the start, than which nothing was better", keeper.history.start[0]
+    return weights, kept, found[0]
 
 
 def _by_output(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

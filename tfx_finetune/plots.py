@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -141,3 +141,31 @@ def _inline(svg: str) -> str:
     for drawn, shown in _COLOURS.items():
         body = body.replace(drawn, shown)
     return f'<svg {box[0] if box else ""} role="img">{body}'
+
+
+def trials_plot(trials: Sequence[tuple[int, float, Mapping[str, Any]]]) -> str:
+    """Draws a search as SVG: the score of each trial and the best so far, and the score by each option.
+
+    Args:
+        trials: `(number, score, options)` of every finished trial.
+    """
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for _, _, options in trials for name in options))
+    figure = Figure(figsize=(4 * (len(names) + 1), 3.2), layout="constrained")
+    numbers, scores, _ = zip(*trials, strict=True)
+    axes = figure.subplots(1, len(names) + 1, squeeze=False)[0]
+    axes[0].plot(numbers, scores, "o", markersize=4)
+    axes[0].plot(numbers, [max(scores[: i + 1]) for i in range(len(scores))], linewidth=1)
+    axes[0].set_xlabel("trial")
+    axes[0].set_ylabel("validation score")
+    for name, plot in zip(names, axes[1:], strict=True):
+        values: list[Any] = [options.get(name) for _, _, options in trials]
+        numeric = all(isinstance(value, (int, float)) for value in values)
+        plot.plot(values if numeric else [str(value) for value in values], scores, "o", markersize=4)
+        plot.set_xlabel(name)
+        if numeric and min(values) > 0 and max(values) > 20 * min(values):
+            plot.set_xscale("log")
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    return buffer.getvalue()
