@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tfx_finetune"
-COMPONENTS = {"sources", "modalities", "augments", "backbones", "tasks", "exports"}
+COMPONENTS = {"sources", "modalities", "augments", "backbones", "adapters", "tasks", "exports"}
 PURE = {"splits", "litert"}
 COMMANDS = {"train", "tune", "predict", "evaluate", "inspect"}
 STATIONS_THAT_ARE_COMMANDS = {"evaluate"}  # any station may score predictions

@@ -23,6 +23,7 @@ _PUBLIC = {
     "MODALITIES": "tfx_finetune.contracts",
     "AUGMENTS": "tfx_finetune.contracts",
     "BACKBONES": "tfx_finetune.contracts",
+    "ADAPTERS": "tfx_finetune.contracts",
     "TASKS": "tfx_finetune.contracts",
     "EXPORTS": "tfx_finetune.contracts",
 }

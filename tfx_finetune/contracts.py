@@ -6,7 +6,7 @@ what the caller hands it; all others are what a user may write in a spec string.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
@@ -103,6 +103,17 @@ class Modality:
     shape: tuple[int, ...]
     blank: Callable[[], Tensor]
     portable: bool
+
+
+class Adapter(NamedTuple):
+    """What a phase trains inside the groups that it unfreezes, in place of all their weights.
+
+    attach: Adds weights to these layers, or chooses those that are trained.
+    merge: Makes the layers what they were, apart from the values of their weights and from which are trained.
+    """
+
+    attach: Callable[[Sequence[Any]], None]
+    merge: Callable[[Sequence[Any]], None]
 
 
 class Features(NamedTuple):
@@ -262,7 +273,8 @@ SOURCES = Registry("source", "tfx_finetune.sources")
 MODALITIES = Registry("modality", "tfx_finetune.modalities")
 AUGMENTS = Registry("augment", "tfx_finetune.augments")
 BACKBONES = Registry("backbone", "tfx_finetune.backbones")
+ADAPTERS = Registry("adapter", "tfx_finetune.adapters")
 TASKS = Registry("task", "tfx_finetune.tasks")
 EXPORTS = Registry("export", "tfx_finetune.exports")
 
-REGISTRIES = (SOURCES, MODALITIES, AUGMENTS, BACKBONES, TASKS, EXPORTS)
+REGISTRIES = (SOURCES, MODALITIES, AUGMENTS, BACKBONES, ADAPTERS, TASKS, EXPORTS)

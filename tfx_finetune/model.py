@@ -68,7 +68,11 @@ def cut(network: Network, unfreeze: str) -> tuple[keras.Model | None, keras.Mode
     frozen = {name for group in groups for name in group.layers} - trained
     for layer in network.model.layers:
         normalization = isinstance(layer, keras.layers.BatchNormalization) and pretrained
-        layer.trainable = layer.name not in frozen and not (normalization and layer.name in trained)
+        trainable = layer.name not in frozen and not (normalization and layer.name in trained)
+        # TensorFlow skips the assignment of a value that is there already, and with it the layer's single weights,
+        # which an adapter may have set apart.
+        layer.trainable = not trainable
+        layer.trainable = trainable
     if count == len(groups):
         return None, network.model
     features = network.backbone.features
@@ -88,6 +92,13 @@ def unfrozen(backbone: Backbone, unfreeze: str) -> int:
     return min(len(groups), int(unfreeze))
 
 
+def unfrozen_layers(network: Network, unfreeze: str) -> list[keras.Layer]:
+    """The tower's layers that an `unfreeze` option means."""
+    groups = network.backbone.groups
+    names = {name for group in groups[len(groups) - unfrozen(network.backbone, unfreeze) :] for name in group.layers}
+    return [layer for layer in network.model.layers if layer.name in names]
+
+
 def rates(network: Network, top: keras.Model, decay: float) -> list[float]:
     """Factor of the learning rate for each trained weight: 1 for heads, `decay` for the top group, its square below.
 
@@ -96,8 +107,6 @@ def rates(network: Network, top: keras.Model, decay: float) -> list[float]:
     groups = network.backbone.groups
     height = {name: len(groups) - position for position, group in enumerate(groups) for name in group.layers}
     factor = {
-        id(weight): decay ** height.get(layer.name, 0)
-        for layer in network.model.layers
-        for weight in layer.trainable_weights
+        id(weight): decay ** height.get(layer.name, 0) for layer in network.model.layers for weight in layer.weights
     }
     return [factor[id(weight)] for weight in top.trainable_weights]

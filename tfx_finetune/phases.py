@@ -15,12 +15,14 @@ import tensorflow as tf
 
 from tfx_finetune import averaging, features
 from tfx_finetune.checkpoint import Checkpoint, History, Weights
+from tfx_finetune.contracts import ADAPTERS, Adapter
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.config import Phase
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.engine import engine
 from tfx_finetune.keeper import Judge, Keeper
-from tfx_finetune.model import Network, cut, rates
+from tfx_finetune.model import Network, cut, rates, unfrozen_layers
 from tfx_finetune.optimizer import make_optimizer
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
@@ -73,7 +75,9 @@ def fit_phase(
     key = features.fingerprint(data, trunk, plan.preparation | {"precision": precision})
     temporary = plan.workdir / "features"
     place = plan.features_folder or temporary
+    adapter, adapted = _adapter(phase), unfrozen_layers(network, phase.unfreeze)
     try:
+        adapter.attach(adapted)
         val = features.collect(data, "val", 1, apply, key, place) if size("val") else None
         if trunk:
             train = features.collect(data, "train", phase.views, apply, key, place)
@@ -103,9 +107,11 @@ def fit_phase(
                 )
             weights, history.kept, history.result = choose(keeper, start, phase)
         top.set_weights(weights)
+        adapter.merge(adapted)
         history.seconds = time.monotonic() - started
-        checkpoint.finish(history, weights)
+        checkpoint.finish(history, top.get_weights())
     finally:
+        adapter.merge(adapted)
         features.forget(temporary)
     return history
 
@@ -140,6 +146,13 @@ def choose(keeper: Keeper, start: Weights, phase: Phase) -> tuple[Weights, str, 
     if (found := judge(weights)) < keeper.history.start:
         return start, "the start, than which nothing was better", keeper.history.start[0]
     return weights, kept, found[0]
+
+
+def _adapter(phase: Phase) -> Adapter:
+    """The phase's adapter; without one, all weights that are unfrozen are trained."""
+    if not phase.adapter:
+        return Adapter(lambda layers: None, lambda layers: None)
+    return ADAPTERS.build(parse_spec(phase.adapter))
 
 
 def _by_output(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfx_finetune.contracts import (
+    ADAPTERS,
     AUGMENTS,
     BACKBONES,
     EXPORTS,
@@ -23,7 +24,7 @@ from tfx_finetune.contracts import (
 from tfx_finetune.core import assets, config
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.core.spec import Spec, parse_named_specs, parse_specs
+from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_specs
 from tfx_finetune.sources.recognize import recognize
 
 # The fields of a prediction beside its heads.
@@ -166,6 +167,8 @@ def _staged(name: str, phase: Phase) -> dict[str, Phase]:
     if phase.clip_norm and phase.clip_value:
         received = f"--{name}.clip_norm={phase.clip_norm}, --{name}.clip_value={phase.clip_value}"
         raise UserError("gradients are clipped in one way", received=received, todo="set one of them to 0")
+    if phase.adapter:
+        ADAPTERS.build(parse_spec(phase.adapter))
     if not phase.epochs:
         return {}
     if phase.stages > phase.epochs:

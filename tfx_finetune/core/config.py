@@ -25,6 +25,7 @@ class Phase:
     epochs: int = option(0, "passes over the training data at most; 0 skips the phase", low=0)
     learning_rate: float = option(1e-3, "peak learning rate", low=0)
     unfreeze: str = option("0", "top groups of the tower to train: a number, a share such as 0.3, or all")
+    adapter: str = option("", "what is trained inside those groups in place of all weights, such as lora(rank=4)")
     optimizer: str = option("adamw", "how weights step", choices=("adamw", "sgd", "lion", "muon"))
     schedule: str = option(
         "cosine", "learning rate after the warm-up", choices=("cosine", "linear", "one_cycle", "constant")

@@ -1,0 +1,79 @@
+"""What every adapter promises; being registered is enough to be tested."""
+
+import keras
+import numpy as np
+import pytest
+
+from tfx_finetune.contracts import ADAPTERS
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import Spec
+
+X = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype(np.float32)
+Y = np.random.default_rng(1).normal(size=(16, 5)).astype(np.float32)
+
+
+def network():
+    """Every kind of layer that an adapter may meet, the normalization frozen as in a pretrained tower."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(6, 3, name="conv")(inputs)
+    x = keras.layers.BatchNormalization(name="batch")(x)
+    x = keras.layers.DepthwiseConv2D(3, name="depthwise")(x)
+    x = keras.layers.Reshape((16, 6))(x)
+    x = keras.layers.MultiHeadAttention(2, 3, name="attention")(x, x)
+    x = keras.layers.LayerNormalization(name="layer")(x)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(5, name="dense")(x))
+    model.get_layer("batch").trainable = False
+    return model
+
+
+def shape(model):
+    return [(weight.path.rsplit("/", 2)[-2:], tuple(weight.shape)) for weight in model.weights]
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_little_is_trained_and_nothing_is_left(name):
+    """A few weights move the outputs; merged, the same outputs come from a model of the form that it had."""
+    model, before = network(), shape(network())
+    plain = model(X, training=False).numpy()
+    whole = sum(weight.numpy().size for weight in model.trainable_weights)
+    adapter = ADAPTERS.build(Spec(name, (), {"rank": 1} if name == "lora" else {}))
+    adapter.attach(model.layers)
+    assert np.allclose(model(X, training=False), plain, atol=1e-6), "attaching changes the model"
+    trained = {weight.path for weight in model.trainable_weights}
+    assert 0 < sum(weight.numpy().size for weight in model.trainable_weights) < 0.75 * whole
+    statistics = model.get_layer("batch").moving_mean.numpy()
+    frozen = {weight.path: weight.numpy() for weight in model.weights if weight.path not in trained}
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
+    model.fit(X, Y, epochs=3, verbose=0)
+    for weight in model.weights:
+        if weight.path in frozen:
+            assert np.array_equal(weight.numpy(), frozen[weight.path]), weight.path
+    adapted = model(X, training=False).numpy()
+    assert np.abs(adapted - plain).max() > 1e-2
+    assert np.array_equal(model.get_layer("batch").moving_mean.numpy(), statistics)
+    adapter.merge(model.layers)
+    adapter.merge(model.layers)  # a second time does nothing
+    assert np.allclose(model(X, training=False), adapted, atol=1e-5)
+    assert shape(model) == before
+
+
+def test_a_merged_model_is_saved_and_adapted_again(tmp_path):
+    """As if there had been no adapter."""
+    model = network()
+    adapter = ADAPTERS.build(Spec("lora"))
+    adapter.attach(model.layers)
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
+    model.fit(X, Y, epochs=1, verbose=0)
+    adapter.merge(model.layers)
+    model.save(tmp_path / "model.keras")
+    assert np.allclose(keras.models.load_model(tmp_path / "model.keras")(X), model(X), atol=1e-6)
+    adapter.attach(model.layers)
+    adapter.merge(model.layers)
+
+
+def test_rank_is_positive():
+    """A change of rank 0 is none."""
+    with pytest.raises(UserError, match="lora is out of range; received: rank=0, alpha=0"):
+        ADAPTERS.build(Spec("lora", (), {"rank": 0}))

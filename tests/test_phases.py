@@ -1,0 +1,148 @@
+"""One phase on a pretrained tower: what it leaves is what it says, however it was trained."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from tests.assets import asset
+from tests.commands import shapes
+from tests.small_data import complaint
+from tfx_finetune.core.config import Phase, Run, Samples
+from tfx_finetune.model import build_model, build_tower
+from tfx_finetune.phases import fit_phase
+from tfx_finetune.pipeline import prepare_data
+from tfx_finetune.plan import check
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A pretrained tower of 64 pixels with a head, drawn shapes, and the weights before any training."""
+    asset("efficientnet-lite0")
+    root = tmp_path_factory.mktemp("phases")
+    run = Run(
+        data=str(shapes(root / "shapes", each=16)),
+        backbone="efficientnet_lite0(size=64)",
+        workdir=str(root / "run"),
+        batch_size=8,
+        samples=Samples(val=0.2),
+    )
+    plan = check(run)
+    backbone = build_tower(plan)
+    data = prepare_data(plan, backbone.card)
+    keras.utils.set_random_seed(0)
+    network = build_model(plan, backbone, data.tasks)
+    return plan, data, network, network.model.get_weights()
+
+
+def fitted(prepared, folder, **options):
+    plan, data, network, start = prepared
+    network.model.set_weights(start)
+    phase = Phase(**({"epochs": 4, "learning_rate": 1e-3, "unfreeze": "2", "views": 1} | options))
+    return fit_phase(network, "tune", phase, data, dataclasses.replace(plan, workdir=folder))
+
+
+def accuracy(prepared, split="val"):
+    """Of the whole model on pixels, whatever the phase says."""
+    _, data, network, _ = prepared
+    right = [
+        network.model(x, training=False)["label/logits"].numpy().argmax(-1) == y["label"].argmax(-1)
+        for x, y, _ in data.batches(split).as_numpy_iterator()
+    ]
+    return np.concatenate(right).mean()
+
+
+RECIPES = {
+    "plain": {},
+    "moving average": {"ema": 0.7},
+    "soup": {"soup": 3},
+    "interpolation": {"interpolate": True},
+    "all of them": {
+        "ema": 0.5,
+        "soup": 2,
+        "interpolate": True,
+        "accumulate": 2,
+        "layer_decay": 0.8,
+        "decay_to": "start",
+    },
+    "lora": {"adapter": "lora(rank=2)"},
+    "lora soup": {"adapter": "lora(rank=2)", "soup": 2, "ema": 0.5},
+    "bitfit": {"adapter": "bitfit()", "learning_rate": 1e-2},
+    "norms": {"adapter": "norms()", "learning_rate": 1e-2},
+    "whole": {"unfreeze": "all", "epochs": 2},
+    "adapted whole": {"unfreeze": "all", "epochs": 2, "adapter": "lora()"},
+}
+
+
+@pytest.mark.parametrize("options", RECIPES.values(), ids=RECIPES)
+def test_what_a_phase_leaves_is_what_it_says(prepared, tmp_path, options):
+    """The network has the score that the history states, again when the phase is found done; it has learned."""
+    _, _, network, start = prepared
+    history = fitted(prepared, tmp_path, **options)
+    assert history.epochs <= options.get("epochs", 4)
+    assert accuracy(prepared) == pytest.approx(history.result)
+    assert history.result >= history.start[0]
+    assert [weight.shape for weight in network.model.get_weights()] == [weight.shape for weight in start]
+    left = network.model.get_weights()
+    again = fitted(prepared, tmp_path, **options)
+    assert again == history
+    assert all(map(np.array_equal, network.model.get_weights(), left))
+    names = sorted(path.name for path in (tmp_path / "checkpoints" / "tune").iterdir())
+    assert names == ["history.json", "weights.npz"]
+    if "adapter" in options:
+        assert history.trained < 0.25 * history.parameters
+
+
+def test_a_phase_never_ends_worse_than_it_began(prepared, tmp_path):
+    """A rate that ruins the tower after a good start leaves the start."""
+    network = prepared[2]
+    good = fitted(prepared, tmp_path / "good", epochs=6)
+    kept = network.model.get_weights()
+    bad = fit_phase(
+        network,
+        "tune",
+        Phase(epochs=2, learning_rate=3.0, unfreeze="2", views=1, warmup=0.0, clip_norm=0.0),
+        prepared[1],
+        dataclasses.replace(prepared[0], workdir=tmp_path / "bad"),
+    )
+    assert good.trained > 100_000
+    assert good.result > 0.6
+    assert bad.start[0] == good.result
+    assert max(zip(bad.metrics["val_score"], np.negative(bad.metrics["val_loss"]), strict=True)) < bad.start
+    assert bad.kept == "the start, than which nothing was better"
+    assert all(map(np.array_equal, network.model.get_weights(), kept))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(prepared, tmp_path):
+    """One line says what to lower, and the state of the last good epoch stays."""
+    said = complaint(lambda: fitted(prepared, tmp_path, learning_rate=1e38, clip_norm=0.0, warmup=0.5, epochs=6))
+    assert "is not a number; received: nan; lower --tune.learning_rate or --tune.clip_norm" in said
+
+
+def test_choosing_by_validation_samples_needs_some(prepared, tmp_path):
+    """Said before anything is trained."""
+    plan, data, network, start = prepared
+    split = np.where(data.table.split == "val", "train", data.table.split)
+    bare = (plan, dataclasses.replace(data, table=dataclasses.replace(data.table, split=split)), network, start)
+    assert "choose by validation samples; raise --samples.val" in complaint(lambda: fitted(bare, tmp_path, soup=2))
+    history = fitted(bare, tmp_path, epochs=2)
+    assert history.kept == "epoch 2"
+
+
+def test_watching_may_end_a_phase(prepared, tmp_path):
+    """As pruning a trial does; an adapter is taken off all the same."""
+    plan, data, network, start = prepared
+    seen = []
+
+    def watch(*found):
+        seen.append(found)
+        if len(seen) == 2:
+            raise StopIteration
+
+    network.model.set_weights(start)
+    phase = Phase(epochs=4, learning_rate=1e-3, unfreeze="2", views=1, adapter="lora()")
+    with pytest.raises(StopIteration):
+        fit_phase(network, "tune", phase, data, dataclasses.replace(plan, workdir=tmp_path), watch)
+    assert [(name, epoch) for name, epoch, _ in seen] == [("tune", 0), ("tune", 1)]
+    assert [weight.shape for weight in network.model.get_weights()] == [weight.shape for weight in start]

@@ -1,0 +1,10 @@
+"""Normalization alone (Frankle, Schwab and Morcos, Training BatchNorm and Only BatchNorm, arXiv 2003.00152)."""
+
+from tfx_finetune.adapters.bitfit import choose
+from tfx_finetune.contracts import ADAPTERS, Adapter
+
+
+@ADAPTERS.register
+def norms() -> Adapter:
+    """Trains scales and offsets of normalization; the means and variances that it has learned stay."""
+    return Adapter(lambda layers: choose(layers, ("gamma", "beta")), lambda layers: None)
