@@ -81,3 +81,13 @@ def test_configuration_is_frozen():
     """Derived values get names of their own in a Plan; nothing changes a configuration while it runs."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         Run().seed = 1
+
+
+def test_a_budget_sets_the_phases_and_flags_change_them(tmp_path):
+    """Whatever is given beside it wins, and the written file is read back without the budget's help."""
+    run, _ = flagfile.parse(["train", "--budget=fast", "--warm.epochs=3"], Run())
+    assert (run.warm.epochs, run.warm.views, run.tune.epochs) == (3, 1, 0)
+    assert Run(budget="fast", warm=Phase(epochs=3)).tune.epochs == 0
+    assert Run().tune == Run(budget="balanced").tune != Run(budget="best").tune
+    flagfile.write(run, tmp_path / "run.cfg")
+    assert flagfile.parse(["train", f"--flagfile={tmp_path / 'run.cfg'}"], Run())[0] == run

@@ -75,7 +75,13 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("options", RECIPES.values(), ids=RECIPES)
+QUICK = ("plain", "all of them", "lora")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(RECIPES[name], marks=() if name in QUICK else pytest.mark.slow, id=name) for name in RECIPES],
+)
 def test_what_a_phase_leaves_is_what_it_says(prepared, tmp_path, options):
     """The network has the score that the history states, again when the phase is found done; it has learned."""
     _, _, network, start = prepared
@@ -120,13 +126,12 @@ def test_a_loss_that_is_no_number_stops_the_run(prepared, tmp_path):
     assert "is not a number; received: nan; lower --tune.learning_rate or --tune.clip_norm" in said
 
 
-def test_choosing_by_validation_samples_needs_some(prepared, tmp_path):
-    """Said before anything is trained."""
+def test_without_validation_samples_the_last_epoch_is_kept(prepared, tmp_path):
+    """There is nothing to choose by."""
     plan, data, network, start = prepared
     split = np.where(data.table.split == "val", "train", data.table.split)
     bare = (plan, dataclasses.replace(data, table=dataclasses.replace(data.table, split=split)), network, start)
-    assert "choose by validation samples; raise --samples.val" in complaint(lambda: fitted(bare, tmp_path, soup=2))
-    history = fitted(bare, tmp_path, epochs=2)
+    history = fitted(bare, tmp_path, epochs=2, soup=2, interpolate=True)
     assert history.kept == "epoch 2"
 
 

@@ -39,6 +39,7 @@ def test_what_is_no_space_is_named(text, message):
     assert message in complaint(parse_space, text)
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_and_writes_the_best_run(trained, tmp_path):
     """Two trials, then two more: the first is the run as given, and best.cfg holds the best values."""
     flags = (*trained.flags, "--warm.epochs=0", "--tune.epochs=4", SPACE, f"--workdir={tmp_path / 'search'}")

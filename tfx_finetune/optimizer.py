@@ -15,6 +15,8 @@ _KINDS = {
     "lion": keras.optimizers.Lion,
     "muon": keras.optimizers.Muon,
 }
+RANGE = "range"
+"""A schedule for range tests alone: from a millionth of the peak up to it, exponentially."""
 _OPTIONS = {"sgd": {"momentum": 0.9, "nesterov": True}}
 
 
@@ -82,6 +84,8 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step: keras.KerasTensor) -> keras.KerasTensor:
         """The learning rate of a step, counted from 0."""
         step = keras.ops.cast(step, "float32")
+        if self.kind == RANGE:
+            return self.peak * 10 ** (-6 * (1 - step / self.total))
         up = step / max(self.rise, 1)
         down = keras.ops.minimum((step - self.rise) / max(self.total - self.rise, 1), 1.0)
         if self.kind == "one_cycle":

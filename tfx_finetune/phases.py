@@ -5,22 +5,21 @@ computed once a sample and view, and `fit` sees the top alone. Where everything 
 `fit` sees augmented batches from the pipeline: the same code.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from tfx_finetune import averaging, features
+from tfx_finetune import averaging
 from tfx_finetune.checkpoint import Checkpoint, History, Weights
-from tfx_finetune.contracts import ADAPTERS, Adapter
+from tfx_finetune.contracts import ADAPTERS
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.config import Phase
-from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.engine import engine
+from tfx_finetune.feed import feed
 from tfx_finetune.keeper import Judge, Keeper
 from tfx_finetune.model import Network, cut, rates, unfrozen_layers
 from tfx_finetune.optimizer import make_optimizer
@@ -55,7 +54,7 @@ def fit_phase(
         watch: Told the phase, the epoch (from 0) and its validation score after each; what it raises ends the phase.
 
     Raises:
-        UserError: The loss is not a number, or validation samples are wanted and there are none.
+        UserError: The loss is not a number.
     """
     checkpoint = Checkpoint(plan.workdir / "checkpoints" / name)
     trunk, top = cut(network, phase.unfreeze)
@@ -65,39 +64,20 @@ def fit_phase(
     resumed = checkpoint.load()
     history = resumed[0] if resumed else History(name)
     started = time.monotonic() - history.seconds
-    size = data.table.size
-    if not size("val") and (phase.soup > 1 or phase.interpolate):
-        todo = "raise --samples.val, or leave them out"
-        raise UserError(f"--{name}.soup and --{name}.interpolate choose by validation samples", todo=todo)
-
-    precision = plan.run.cache.precision
-    apply = engine(trunk, size("train") * phase.views + size("val"), precision) if trunk else None
-    key = features.fingerprint(data, trunk, plan.preparation | {"precision": precision})
-    temporary = plan.workdir / "features"
-    place = plan.features_folder or temporary
-    adapter, adapted = _adapter(phase), unfrozen_layers(network, phase.unfreeze)
-    try:
-        adapter.attach(adapted)
-        val = features.collect(data, "val", 1, apply, key, place) if size("val") else None
-        if trunk:
-            train = features.collect(data, "train", phase.views, apply, key, place)
-            batches = train.epochs(history.epochs, phase.epochs, data.batch_size, data.order)
-        else:
-            batches = data.epochs("train", history.epochs, phase.epochs)
-
-        steps = math.ceil(size("train") / data.batch_size)
+    with adapted(network, phase), feed(trunk, phase, data, plan) as fed:
+        steps = math.ceil(data.table.size("train") / data.batch_size)
         start = top.get_weights()
         compile_top(top, network, phase, steps)
         history.trained, history.parameters = _count(top.trainable_weights), _count(network.model.weights)
         with progress.bar(name, phase.epochs * steps) as advance:
-            judge = Judge(top, network, val)
+            judge = Judge(top, network, fed.val)
             keeper = Keeper(top, judge, history, checkpoint, phase, plan.run.seed, started, advance, watch)
             keeper.begin(resumed)
             advance(history.epochs * steps)
             board = keras.callbacks.TensorBoard(plan.workdir / "tensorboard" / name, write_graph=False)
             if not keeper.over:
                 top.fit(
-                    batches.map(lambda x, y, w: (x, _by_output(y), _by_output(w))),
+                    fed.batches(history.epochs, phase.epochs),
                     epochs=phase.epochs,
                     initial_epoch=history.epochs,
                     steps_per_epoch=steps,
@@ -107,12 +87,8 @@ def fit_phase(
                 )
             weights, history.kept, history.result = choose(keeper, start, phase)
         top.set_weights(weights)
-        adapter.merge(adapted)
-        history.seconds = time.monotonic() - started
-        checkpoint.finish(history, top.get_weights())
-    finally:
-        adapter.merge(adapted)
-        features.forget(temporary)
+    history.seconds = time.monotonic() - started
+    checkpoint.finish(history, top.get_weights())
     return history
 
 
@@ -130,7 +106,8 @@ def compile_top(top: keras.Model, network: Network, phase: Phase, steps: int) ->
 def choose(keeper: Keeper, start: Weights, phase: Phase) -> tuple[Weights, str, float]:
     """Returns the weights that a phase leaves, in words what they are, and their validation score.
 
-    They are those of the best epoch or an average of the best ones, moved towards the start where that is better.
+    They are those of the best epoch or an average of the best ones, moved towards the start where that is better; those
+    of the last epoch where no validation samples tell.
     """
     judge = keeper.judge
     epochs = keeper.wanted()
@@ -148,15 +125,18 @@ def choose(keeper: Keeper, start: Weights, phase: Phase) -> tuple[Weights, str, 
     return weights, kept, found[0]
 
 
-def _adapter(phase: Phase) -> Adapter:
-    """The phase's adapter; without one, all weights that are unfrozen are trained."""
+@contextlib.contextmanager
+def adapted(network: Network, phase: Phase) -> Iterator[None]:
+    """Has the phase's adapter, if it has one, in the layers that the phase unfreezes."""
     if not phase.adapter:
-        return Adapter(lambda layers: None, lambda layers: None)
-    return ADAPTERS.build(parse_spec(phase.adapter))
-
-
-def _by_output(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    return {f"{head}/logits": value for head, value in values.items()}
+        yield
+        return
+    adapter, layers = ADAPTERS.build(parse_spec(phase.adapter)), unfrozen_layers(network, phase.unfreeze)
+    try:
+        adapter.attach(layers)
+        yield
+    finally:
+        adapter.merge(layers)
 
 
 def _count(weights: list[Any]) -> int:

@@ -169,3 +169,25 @@ def trials_plot(trials: Sequence[tuple[int, float, Mapping[str, Any]]]) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")
     return buffer.getvalue()
+
+
+def rates_plot(curves: Mapping[str, tuple[Sequence[float], Sequence[float], float]]) -> str:
+    """Draws range tests as SVG, one a phase: the loss over the learning rate, and the rate that is proposed.
+
+    Args:
+        curves: `(rates, losses, proposed rate)` by phase.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(curves), 3.2), layout="constrained")
+    for axes, (name, (rates, losses, proposed)) in zip(
+        figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
+    ):
+        axes.semilogx(rates, losses)
+        axes.axvline(proposed, linestyle="--", linewidth=1, color="grey")
+        axes.set_title(f"{name}: {proposed:.1e}")
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("loss")
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    return buffer.getvalue()

@@ -9,10 +9,11 @@ did not pass verification.
 """
 
 import time
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from tfx_finetune.core import command, progress
-from tfx_finetune.core.config import Run
+from tfx_finetune.core.config import Run, option
 from tfx_finetune.core.errors import GateError, UserError
 
 if TYPE_CHECKING:
@@ -92,14 +93,43 @@ def train(run: Run) -> "Bundle":
     return bundle
 
 
+def find_learning_rates(run: Run) -> dict[str, float]:
+    """Runs a learning rate range test of every phase instead of training; see `find_lr.py`."""
+    import keras
+
+    from tfx_finetune import find_lr
+    from tfx_finetune.core import hardware
+    from tfx_finetune.model import build_model, build_tower
+    from tfx_finetune.pipeline import prepare_data
+    from tfx_finetune.plan import check
+
+    plan = check(run)
+    keras.utils.set_random_seed(run.seed)
+    keras.config.set_dtype_policy(hardware.detect().precision)
+    backbone = build_tower(plan)
+    data = prepare_data(plan, backbone.card)
+    return find_lr.find_learning_rates(build_model(plan, backbone, data.tasks), data, plan)
+
+
+@dataclass(frozen=True)
+class Train(Run):
+    """Options of the command: those of a run, and whether to look for its learning rates instead."""
+
+    find_lr: bool = option(False, "train nothing; draw the loss over the learning rate into <workdir>/find_lr.svg")
+
+
 def main() -> None:
     """Runs the command."""
-    command.run(_train, Run(), __doc__ or "")
+    command.run(_train, Train(), __doc__ or "")
 
 
-def _train(run: Run, rest: list[str]) -> None:
+def _train(options: Train, rest: list[str]) -> None:
     if rest:
         raise UserError("train takes flags alone", received=rest[0], todo=f"say --data={rest[0]}")
+    run = Run(**{item.name: getattr(options, item.name) for item in fields(Run)})
+    if options.find_lr:
+        find_learning_rates(run)
+        return
     try:
         train(run)
     except KeyboardInterrupt:

@@ -28,7 +28,7 @@ def claim(plan: Plan) -> None:
             raise UserError(
                 "the work folder holds another run", received=f"{folder} (differs in {', '.join(names)})", todo=todo
             )
-    elif any(folder.iterdir()):
+    elif any(path.name != "find_lr.svg" for path in folder.iterdir()):
         raise UserError("the work folder holds files of something else", received=folder, todo=todo)
     files.sweep(folder)
     with files.atomic(path) as draft:

@@ -13,11 +13,6 @@ def option(default: Any, text: str, *, low: float | None = None, high: float | N
     return field(default=default, metadata={"help": text, "low": low, "high": high, "choices": choices})
 
 
-def phase(**defaults: Any) -> Any:
-    """A field that holds a `Phase` of these defaults."""
-    return field(default_factory=lambda: Phase(**defaults))
-
-
 @dataclass(frozen=True)
 class Phase:
     """One stage of training: what is unfrozen, for how long, how fast."""
@@ -47,6 +42,19 @@ class Phase:
     interpolate: bool = option(False, "keep the best point between the phase's start and its end (WiSE-FT)")
     stages: int = option(1, "steps in which the groups are unfrozen, from the top; the epochs are shared", low=1)
     views: int = option(2, "augmented views of each sample that the frozen part sees; 1 is the sample itself", low=1)
+
+
+# What each budget spends; docs/training.md has what each gave.
+_WARM = Phase(epochs=20, learning_rate=3e-3, patience=10)
+_TUNE = Phase(epochs=8, learning_rate=3e-4, unfreeze="5", soup=3, interpolate=True)
+BUDGETS = {
+    "fast": (dataclasses.replace(_WARM, views=1), dataclasses.replace(_TUNE, epochs=0)),
+    "balanced": (_WARM, _TUNE),
+    "best": (
+        dataclasses.replace(_WARM, views=4),
+        dataclasses.replace(_TUNE, epochs=20, views=4, soup=5, patience=0),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -109,12 +117,19 @@ class Run:
     batch_size: int = option(32, "samples a training step", low=1)
     towers: str = option("", "several towers by name, in place of --backbone")
     plugins: str = option("", "modules to import first, separated by commas; they register further components")
-    warm: Phase = phase(epochs=20, learning_rate=3e-3, patience=10)
-    tune: Phase = phase(epochs=8, learning_rate=3e-4, unfreeze="5")
+    budget: str = option("balanced", "what training may cost: it sets the phases' defaults", choices=tuple(BUDGETS))
+    # Without a value, those of the budget.
+    warm: Phase = field(default=cast(Phase, None))
+    tune: Phase = field(default=cast(Phase, None))
     image: Image = field(default_factory=Image)
     samples: Samples = field(default_factory=Samples)
     verify: Verify = field(default_factory=Verify)
     cache: Cache = field(default_factory=Cache)
+
+    def __post_init__(self) -> None:
+        warm, tune = BUDGETS.get(self.budget, BUDGETS["balanced"])
+        object.__setattr__(self, "warm", self.warm or warm)
+        object.__setattr__(self, "tune", self.tune or tune)
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
@@ -125,6 +140,11 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fie
             yield from leaves(value, f"{prefix}{item.name}.")
         else:
             yield f"{prefix}{item.name}", item, value
+
+
+def with_budget(run: Any, budget: str) -> Any:
+    """The run with the phases of another budget."""
+    return dataclasses.replace(run, budget=budget, warm=None, tune=None)
 
 
 def replace(config: Any, values: dict[str, Any]) -> Any:

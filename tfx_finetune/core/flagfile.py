@@ -47,6 +47,8 @@ def parse(argv: Sequence[str], defaults: Config) -> tuple[Config, list[str]]:
     except flags.Error as error:
         raise UserError(f"bad flag: {error}") from None
     given = {name: values[name].value for name, _, _ in leaves if values[name].present}
+    if "budget" in given:
+        defaults = config.with_budget(defaults, given["budget"])
     return config.replace(defaults, given), rest
 
 

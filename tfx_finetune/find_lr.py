@@ -1,0 +1,104 @@
+"""STATION: a learning rate range test (Smith, Cyclical Learning Rates, arXiv 1506.01186, section 3.3)."""
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tfx_finetune.core import files, progress
+from tfx_finetune.core.config import Phase
+from tfx_finetune.feed import feed
+from tfx_finetune.model import Network, cut
+from tfx_finetune.optimizer import RANGE
+from tfx_finetune.phases import adapted, compile_top, fit_phase
+from tfx_finetune.pipeline import Data
+from tfx_finetune.plan import Plan
+from tfx_finetune.plots import rates_plot
+
+STEPS = 120
+_SMOOTH = 0.9
+_EXPLODED = 3.0
+
+
+def find_learning_rates(network: Network, data: Data, plan: Plan) -> dict[str, float]:
+    """Runs the range test of every phase and draws them into `<workdir>/find_lr.svg`.
+
+    The rate grows from 1e-6 to 1 within some 100 steps, and the loss is watched. A phase is tested on what the phases
+    before it give, which are trained for that.
+
+    Args:
+        network: The whole model; its weights are changed in place.
+        data: Samples of all splits.
+        plan: The run.
+
+    Returns:
+        For each phase the rate at which the smoothed loss fell fastest.
+    """
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    found = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, phase in plan.phases.items():
+            rates, losses = _curve(network, phase, data, plan)
+            curves[name] = rates.tolist(), losses.tolist()
+            found[name] = steepest(rates, losses)
+            given = f"--{name}.learning_rate={phase.learning_rate:.1e}"
+            progress.say(f"{name}: the loss fell fastest at {found[name]:.1e} (the run has {given})")
+            if name != list(plan.phases)[-1]:
+                fit_phase(network, name, phase, data, dataclasses.replace(plan, workdir=Path(scratch)))
+    with files.atomic(plan.workdir / "find_lr.svg") as draft:
+        draft.write_text(rates_plot({name: (*curve, found[name]) for name, curve in curves.items()}))
+    return found
+
+
+def steepest(rates: Sequence[float] | np.ndarray, losses: Sequence[float] | np.ndarray) -> float:
+    """The rate at which the loss falls fastest by its logarithm.
+
+    Args:
+        rates: Increasing.
+        losses: Smoothed loss at each.
+    """
+    slope = np.gradient(np.asarray(losses), np.log(np.asarray(rates)))
+    return float(rates[int(slope.argmin())])
+
+
+def _curve(network: Network, phase: Phase, data: Data, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """Rates and smoothed losses, up to where the loss exploded; the network is left as it was."""
+    trunk, top = cut(network, phase.unfreeze)
+    start = top.get_weights()
+    losses: list[float] = []
+
+    class Watch(keras.callbacks.Callback):
+        """Stops where the loss explodes."""
+
+        def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+            """Makes the loss that Keras states that of one batch, not the mean so far."""
+            self.model.reset_metrics()
+
+        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+            """Smooths the loss."""
+            loss = float((logs or {})["loss"])
+            losses.append(loss)
+            if not math.isfinite(loss) or loss > _EXPLODED * min(losses):
+                self.model.stop_training = True
+
+    tested = dataclasses.replace(phase, epochs=1, schedule=RANGE, learning_rate=1.0)
+    with adapted(network, phase), feed(trunk, phase, data, plan) as fed:
+        compile_top(top, network, tested, STEPS)
+        top.fit(fed.batches(0, STEPS).take(STEPS), epochs=1, steps_per_epoch=STEPS, callbacks=[Watch()], verbose=0)
+    top.set_weights(start)
+    kept = np.array([loss for loss in losses if math.isfinite(loss)])
+    rates = np.array([10 ** (-6 * (1 - step / STEPS)) for step in range(len(kept))])
+    return rates, smoothed(kept)
+
+
+def smoothed(losses: np.ndarray) -> np.ndarray:
+    """Exponential moving average, corrected for its start (arXiv 1412.6980, section 3)."""
+    mean, found = 0.0, []
+    for step, loss in enumerate(losses, 1):
+        mean = _SMOOTH * mean + (1 - _SMOOTH) * loss
+        found.append(mean / (1 - _SMOOTH**step))
+    return np.array(found)
