@@ -208,6 +208,23 @@ def test_resizes_as_pillow_does(shape, resize):
     assert np.abs(ours - theirs).max() <= 2
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    # The input has 32 pixels: at least 64 are left of the shorter side.
+    [(120, 200, 1), (128, 200, 2), (255, 900, 2), (256, 300, 4), (511, 512, 4), (512, 700, 8), (2048, 1024, 8)],
+)
+def test_large_jpegs_are_decoded_at_a_part_of_their_size(height, width, expected):
+    """A person sees no difference in what the model gets, which is what Pillow gives within a few values."""
+    picture = photo().resize((width, height), Image.Resampling.BICUBIC)
+    raw = encoded(picture, "JPEG", quality=95)
+    pixels = decoded(raw)
+    assert pixels.shape == (-(-height // expected), -(-width // expected), 3)
+    found = modality(resize="stretch").prepare(tf.constant(pixels.astype(np.uint8))).numpy().astype(int)
+    full = np.asarray(Image.open(io.BytesIO(raw)).resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(found - full).mean() < 1.5
+    assert np.abs(found - full).max() < 12
+
+
 def test_one_channel_is_luma():
     """A backbone of grey input sees Pillow's grey values."""
     raw = encoded(photo(), "PNG")

@@ -4,6 +4,7 @@ TensorFlow's own operations decompress; this file does what they leave out: EXIF
 of BMP, and a look at the size before anything is decompressed.
 """
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -18,13 +19,15 @@ Colour = tuple[int, int, int]
 _MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8", "BMP": b"BM", "WebP": b"RIFF"}
 
 
-def decode(raw: tf.Tensor, background: Colour, max_pixels: int) -> tf.Tensor:
+def decode(raw: tf.Tensor, background: Colour, max_pixels: int, enough: int = 0) -> tf.Tensor:
     """Decodes a picture of any of the formats.
 
     Args:
         raw: Scalar string with the encoded picture.
         background: Colour behind transparency.
         max_pixels: Larger pictures are refused before they are decompressed.
+        enough: A JPEG is decoded at half, a quarter or an eighth of its size where its shorter side still has so many
+            pixels then, which takes a fraction of the time; 0 for its full size.
 
     Returns:
         uint8 (height, width, 3), upright. Of animations the first frame; of 16-bit pictures the upper 8 bits.
@@ -38,7 +41,7 @@ def decode(raw: tf.Tensor, background: Colour, max_pixels: int) -> tf.Tensor:
     found = tf.reduce_any(starts) & (tf.strings.length(raw) >= 26)
     with tf.control_dependencies([tf.debugging.Assert(found, ["not a JPEG, PNG, GIF, BMP or WebP picture"])]):
         which = tf.argmax(tf.cast(starts, tf.int32), output_type=tf.int32)
-    decoders = (_jpeg, _png, _gif, _bmp, _webp)
+    decoders = (functools.partial(_jpeg, enough=enough), _png, _gif, _bmp, _webp)
     return tf.switch_case(which, [_branch(decoder, raw, background, max_pixels) for decoder in decoders])
 
 
@@ -46,11 +49,16 @@ def _branch(decoder: Callable, raw: tf.Tensor, background: Colour, max_pixels: i
     return lambda: tf.ensure_shape(decoder(raw, background, max_pixels), (None, None, 3))
 
 
-def _jpeg(raw: tf.Tensor, background: Colour, max_pixels: int) -> tf.Tensor:
+def _jpeg(raw: tf.Tensor, background: Colour, max_pixels: int, enough: int) -> tf.Tensor:
     shape = tf.io.extract_jpeg_shape(raw)
     with _not_above(shape[1], shape[0], max_pixels):
         # The accurate transform gives the pixels that other decoders give; the default one is off by a few levels.
-        pixels = tf.io.decode_jpeg(raw, channels=3, dct_method="INTEGER_ACCURATE")
+        full = functools.partial(tf.io.decode_jpeg, raw, channels=3, dct_method="INTEGER_ACCURATE")
+        if not enough:
+            pixels = full()
+        else:
+            halved = tf.reduce_sum(tf.cast(tf.reduce_min(shape[:2]) >= tf.constant([2, 4, 8]) * enough, tf.int32))
+            pixels = tf.switch_case(halved, [functools.partial(full, ratio=ratio) for ratio in (1, 2, 4, 8)])
     return upright(pixels, tf.strings.substr(raw, 0, 65536), b"Exif\0\0", 6)
 
 

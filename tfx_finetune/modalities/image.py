@@ -43,7 +43,8 @@ def image(
 
     def to_pixels(raw: tf.Tensor) -> tf.Tensor:
         if raw.dtype == tf.string:
-            pixels = decode(raw, colour, max_pixels)
+            # Twice the side leaves enough for a crop, and for the antialiasing of the rest of the way.
+            pixels = decode(raw, colour, max_pixels, 2 * side)
         else:
             pixels = raw if raw.shape.rank == 3 else raw[..., None]
             pixels = tf.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
