@@ -2,9 +2,9 @@
 
     python benchmarks/splits.py [--splits=5] [any flag of tfx_finetune.train]
 
-Prints a table: a split a row, test accuracy of logistic regression on the frozen tower's features (scikit-learn's
-defaults; on the training samples that the network has, and with the validation samples added to them), of the network
-after `warm` and after `tune`, and their means.
+Writes a table into benchmarks/RESULTS.md: a split a row, test accuracy of logistic regression on the frozen tower's
+features (scikit-learn's defaults; on the training samples that the network has, and with the validation samples added
+to them), of the network after `warm` and after `tune`, and their means.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from results import record
 from sklearn.linear_model import LogisticRegression
 
 from tfx_finetune import features
@@ -36,11 +37,12 @@ def main() -> None:
     defaults, _ = flagfile.parse(flags, Run(data="tux_stamps()"))
     rows = [measure(dataclasses.replace(defaults, seed=seed)) for seed in range(splits[0])]
     names = list(rows[0])
-    print(f"\n| split | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
-    for seed, row in enumerate(rows):
-        print(f"| {seed} | {' | '.join(f'{row[name]:.3f}' for name in names)} |")
+    lines = [f"| split | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    lines += [f"| {seed} | {' | '.join(f'{row[name]:.3f}' for name in names)} |" for seed, row in enumerate(rows)]
     means = {name: np.mean([row[name] for row in rows]) for name in names}
-    print(f"| mean | {' | '.join(f'{means[name]:.4f}' for name in names)} |")
+    lines.append(f"| mean | {' | '.join(f'{means[name]:.4f}' for name in names)} |")
+    given = " ".join(flags[1:])
+    record(f"splits {given}".strip(), f"Five splits, {given or 'the defaults'}", "\n".join(lines))
 
 
 def measure(run: Run) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""Does peak memory grow with the number of pictures? A whole run over 1,000 and over 10,000 generated files.
+"""How do time and peak memory grow with the number of pictures? A whole run over 1,000, 4,000 and 16,000 of them.
 
-    python benchmarks/memory.py [--counts=1000,10000]
+    python benchmarks/scale.py [--counts=1000,4000,16000]
 
-Prints for each count the peak memory of the training process (anonymous pages: files that are mapped, such as kept
-features, are given back to the system when it needs room), the wall time, and the ratios.
+Writes into benchmarks/RESULTS.md for each count the wall time, the peak memory of the training process (anonymous
+pages: files that are mapped, such as kept features, are given back to the system when it needs room), and the ratios.
 """
 
 import subprocess
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from results import record
 
 FLAGS = (
     "--backbone=efficientnet_lite0(size=96)",
@@ -28,15 +29,16 @@ FLAGS = (
 
 def main() -> None:
     """Runs the benchmark."""
-    given = [flag.partition("=")[2] for flag in sys.argv if flag.startswith("--counts=")] or ["1000,10000"]
-    print("| pictures | peak memory, MB | wall time, s |\n|---|---|---|")
+    given = [flag.partition("=")[2] for flag in sys.argv if flag.startswith("--counts=")] or ["1000,4000,16000"]
+    rows = ["| pictures | peak memory, MB | wall time, s |", "|---|---|---|"]
     found = []
     for count in map(int, given[0].split(",")):
         with tempfile.TemporaryDirectory() as folder:
             found.append(measure(Path(folder), count))
-        print(f"| {count:,} | {found[-1][0]:.0f} | {found[-1][1]:.0f} |", flush=True)
+        rows.append(f"| {count:,} | {found[-1][0]:.0f} | {found[-1][1]:.0f} |")
     (first, short), (last, long) = found[0], found[-1]
-    print(f"\nratio of last to first: memory {last / first:.2f}, time {long / short:.2f}")
+    rows.append(f"\nRatio of the last to the first: memory {last / first:.2f}, time {long / short:.2f}.")
+    record("scale", "Time and memory by the number of pictures", "\n".join(rows))
 
 
 def measure(folder: Path, count: int) -> tuple[float, float]:

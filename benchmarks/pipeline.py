@@ -1,0 +1,74 @@
+"""What does preparing pictures cost beside decompressing them?
+
+    python benchmarks/pipeline.py
+
+Photographs of three sizes as JPEG, on all cores: pictures a second of this package's decoding and preparing, of a bare
+decompression by libjpeg-turbo (Pillow) and of Pillow's decompression at the reduced scale that suffices for 224 pixels.
+Writes them and their ratios into benchmarks/RESULTS.md: the median of three passes, taken in turns.
+"""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from results import record
+from trunk import medians
+
+from tfx_finetune.contracts import MODALITIES, Card
+from tfx_finetune.core import hardware
+from tfx_finetune.core.spec import Spec
+
+SIZES = {(500, 375): 400, (1600, 1200): 60, (4000, 3000): 16}
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    rows = ["| JPEG | ours | bare decompression | at reduced scale | ours / bare |", "|---|---|---|---|---|"]
+    image = MODALITIES.build(Spec("image"), Card(size=224))
+    pool = ThreadPoolExecutor(hardware.detect().threads)
+    for (width, height), count in SIZES.items():
+        contents = [jpeg(width, height, seed) for seed in range(min(count, 16))] * -(-count // 16)
+        ds = tf.data.Dataset.from_tensor_slices(contents).map(
+            lambda raw: image.prepare(image.decode(raw)), tf.data.AUTOTUNE
+        )
+        seconds = medians(
+            {
+                "ours": lambda ds=ds: list(ds.batch(32).as_numpy_iterator()),
+                "bare": lambda contents=contents: list(pool.map(bare, contents)),
+                "reduced": lambda contents=contents: list(pool.map(reduced, contents)),
+            }
+        )
+        speed = {name: len(contents) / value for name, value in seconds.items()}
+        rows.append(
+            f"| {width} x {height} | {speed['ours']:.0f} | {speed['bare']:.0f} | {speed['reduced']:.0f} "
+            f"| {speed['ours'] / speed['bare']:.2f} |"
+        )
+    rows.append("\nPictures a second, prepared to 224 x 224.")
+    record("pipeline", "Decoding and preparing", "\n".join(rows))
+
+
+def jpeg(width: int, height: int, seed: int) -> bytes:
+    """A picture with detail down to some eight pixels, as photographs have."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3)).astype(np.uint8))
+    stream = io.BytesIO()
+    coarse.resize((width, height), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def bare(content: bytes) -> np.ndarray:
+    """Decompresses."""
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def reduced(content: bytes) -> np.ndarray:
+    """Decompresses at the smallest scale with twice 224 pixels."""
+    picture = Image.open(io.BytesIO(content))
+    picture.draft("RGB", (448, 448))
+    return np.asarray(picture)
+
+
+if __name__ == "__main__":
+    main()

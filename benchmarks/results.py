@@ -1,0 +1,30 @@
+"""benchmarks/RESULTS.md: a section a benchmark, written by the benchmark itself."""
+
+import platform
+import re
+from pathlib import Path
+
+from tfx_finetune.core import hardware
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+_OPENING = """# Results
+Each section is what one command of this folder wrote. Machines differ and are noisy: look at the ratios.
+"""
+
+
+def record(name: str, title: str, text: str) -> None:
+    """Prints a section and writes it into the file, in place of what the same benchmark wrote before.
+
+    Args:
+        name: Of the benchmark with the flags that change what it measures.
+        title: The section's heading.
+        text: Markdown.
+    """
+    print(text)
+    found = hardware.detect()
+    machine = f"{found.threads} CPU cores ({platform.machine()}), {'no GPU' if found.device == 'cpu' else found.device}"
+    section = f"<!-- {name} -->\n## {title}\n{machine}.\n\n{text}\n<!-- end -->\n"
+    page = RESULTS.read_text() if RESULTS.exists() else _OPENING
+    known = re.compile(rf"<!-- {re.escape(name)} -->\n.*?<!-- end -->\n", re.DOTALL)
+    page = known.sub(lambda _: section, page) if known.search(page) else f"{page}\n{section}"
+    RESULTS.write_text(page)

@@ -1,0 +1,253 @@
+"""Accuracy and cost beside two recipes that people use: the Keras transfer-learning guide's, and a PyTorch loop.
+
+    python benchmarks/time_to_accuracy.py [--data=tux,fashion] [--seeds=0,1,2] [--only=ours,warm_cache,guide,torch]
+
+On the Tux stamps at 224 pixels and on 10,000 pictures of Fashion-MNIST at 96: the same split, prepared pictures
+and the same EfficientNet-Lite0 weights. Each contestant is a process of its own; `ours` is the whole command by default
+but for its exports (a Keras file alone), with nothing kept; `warm_cache` is the same again, the trunk's outputs kept.
+Writes accuracy, wall time, CPU time and peak memory into benchmarks/RESULTS.md: means and spreads over the seeds.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIZES = {"tux": 224, "fashion": 96}
+CONTESTANTS = ("ours", "warm_cache", "guide", "torch")
+TITLES = {
+    "ours": "this package, nothing kept",
+    "warm_cache": "this package, trunk kept",
+    "guide": "Keras guide's recipe",
+    "torch": "PyTorch loop",
+}
+
+
+def main() -> None:
+    """Runs the benchmark, or one contestant of it."""
+    given = {name: value.split(",") for name, _, value in (flag.partition("=") for flag in sys.argv[1:])}
+    if "--worker" in given:
+        print(json.dumps(globals()[given["--worker"][0]](Path(given["--folder"][0]), int(given["--seed"][0]))))
+        return
+    from results import record
+
+    for data in given.get("--data", ["tux", "fashion"]):
+        seeds = [int(seed) for seed in given.get("--seeds", ["0", "1", "2"])]
+        found: dict[str, list[dict[str, Any]]] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for seed in seeds:
+                place = Path(folder) / f"{data}{seed}"
+                subprocess.run(worker("prepare_" + data, place, seed), check=True, stdout=subprocess.DEVNULL)
+                for name in given.get("--only", CONTESTANTS):
+                    result = measured(worker("ours" if name == "warm_cache" else name, place, seed))
+                    if "skipped" in result:
+                        print(f"{TITLES[name]}: left out, {result['skipped']}", file=sys.stderr)
+                    else:
+                        found.setdefault(name, []).append(result)
+                        print(data, seed, name, result, file=sys.stderr)
+        record(f"time_to_accuracy {data}", f"Time to accuracy, {data}, seeds {seeds}", table(found))
+
+
+def table(found: dict[str, list[dict[str, Any]]]) -> str:
+    """A contestant a row."""
+    rows = ["| recipe | accuracy | wall, s | CPU, s | peak MB | wall / ours |", "|---|---|---|---|---|---|"]
+    base = np.mean([result["wall"] for result in found.get("ours", [])]) if "ours" in found else np.nan
+    for name, results in found.items():
+        best = np.array([max(result["accuracy"].values()) for result in results])
+        each = ", ".join(f"{k} {np.mean([r['accuracy'][k] for r in results]):.3f}" for k in results[0]["accuracy"])
+        wall, cpu, peak = (np.mean([result[key] for result in results]) for key in ("wall", "cpu", "peak"))
+        spread = f" ± {best.std(ddof=1):.3f}" if len(best) > 1 else ""
+        rows.append(
+            f"| {TITLES[name]} | {best.mean():.3f}{spread} ({each}) | {wall:.0f} | {cpu:.0f} | {peak:.0f} "
+            f"| {wall / base:.2f} |"
+        )
+    return "\n".join(rows)
+
+
+def worker(name: str, folder: Path, seed: int) -> list[str]:
+    """The command line of one contestant."""
+    return [sys.executable, __file__, f"--worker={name}", f"--folder={folder}", f"--seed={seed}"]
+
+
+def measured(command: list[str]) -> dict[str, Any]:
+    """Runs a contestant to its end; adds wall and CPU seconds and peak memory in MB to what it prints last."""
+    started = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{command} ended with status {status}")
+    wall = time.monotonic() - started
+    costs = {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak": usage.ru_maxrss / 1e3}
+    return json.loads(output.splitlines()[-1]) | costs
+
+
+def prepare_tux(folder: Path, seed: int) -> None:
+    """Writes the package's own split of the stamps as prepared pictures, train/ and test/."""
+    prepare(folder, "tux_stamps()", seed, SIZES["tux"], 10**9)
+
+
+def prepare_fashion(folder: Path, seed: int) -> None:
+    """Writes 10,000 training pictures of Fashion-MNIST, drawn by the seed, and its test pictures."""
+    prepare(folder, "idx(package='fashion-mnist')", seed, SIZES["fashion"], 10_000)
+
+
+def prepare(folder: Path, source: str, seed: int, size: int, most: int) -> None:
+    """Writes PNG files into train/<class>/ and test/<class>/."""
+    from PIL import Image
+
+    from tfx_finetune.contracts import Card
+    from tfx_finetune.core.config import Run, Samples
+    from tfx_finetune.pipeline import prepare_data
+    from tfx_finetune.plan import check
+
+    run = Run(data=source, seed=seed, augment="", samples=Samples(val=0.0), workdir=str(folder))
+    data = prepare_data(check(run), Card(size=size))
+    names = data.tasks["label"].labels.names
+    for split in ("train", "test"):
+        member = np.flatnonzero(data.table.split == split)
+        if split == "train" and len(member) > most:
+            member = np.sort(np.random.default_rng(seed).permutation(member)[:most])
+        wanted, position = set(np.searchsorted(np.flatnonzero(data.table.split == split), member).tolist()), 0
+        for inputs, targets, _ in data.batches(split).as_numpy_iterator():
+            for pixels, target in zip(inputs["image"], targets["label"], strict=True):
+                place = folder / split / names[int(target.argmax())]
+                place.mkdir(parents=True, exist_ok=True)
+                if position in wanted:
+                    Image.fromarray(pixels).save(place / f"{position:06}.png", compress_level=1)
+                position += 1
+
+
+def ours(folder: Path, seed: int) -> dict[str, Any]:
+    """The package's command by default."""
+    import tfx_finetune as tfx
+    from tfx_finetune.core import assets
+    from tfx_finetune.core.config import Cache, Image
+
+    size = side(next((folder / "train").rglob("*.png")))
+    data = folder / "data"
+    data.mkdir(exist_ok=True)
+    for split in ("train", "test"):
+        if not (data / split).exists():
+            (data / split).symlink_to(folder / split)
+    number = len(list(folder.glob("run*")))
+    # Packages are those of the usual cache; kept features are this benchmark's own.
+    cache = folder / "cache"
+    cache.mkdir(exist_ok=True)
+    if not (cache / "packages").exists():
+        (cache / "packages").symlink_to(assets.cache() / "packages")
+    run = tfx.Run(
+        data=str(data),
+        seed=seed,
+        image=Image(size=size),
+        exports="keras_file()",
+        workdir=str(folder / f"run{number}"),
+        cache=Cache(dir=str(cache)),
+    )
+    bundle = tfx.train(run)
+    scores = json.loads((bundle.path / "scores.json").read_text())
+    return {"accuracy": {"tune": scores["test"]["label/accuracy"]}}
+
+
+def side(picture: Path) -> int:
+    """Side of the prepared pictures in pixels."""
+    from PIL import Image
+
+    return Image.open(picture).size[0]
+
+
+def guide(folder: Path, seed: int) -> dict[str, Any]:
+    """https://keras.io/guides/transfer_learning, 10 frozen and 10 unfrozen epochs, with Keras's defaults."""
+    import keras
+
+    from tfx_finetune.backbones.efficientnet_lite import efficientnet_lite
+
+    keras.utils.set_random_seed(seed)
+    size = side(next((folder / "train").rglob("*.png")))
+    options = {"image_size": (size, size), "batch_size": 32, "label_mode": "int"}
+    train = keras.utils.image_dataset_from_directory(folder / "train", seed=seed, **options)
+    test = keras.utils.image_dataset_from_directory(folder / "test", shuffle=False, **options)
+    layers = [keras.layers.RandomFlip("horizontal"), keras.layers.RandomRotation(0.1)]
+
+    def augmented(x: Any, y: Any) -> Any:
+        for layer in layers:
+            x = layer(x, training=True)
+        return x, y
+
+    train = train.map(augmented, num_parallel_calls=2).prefetch(2)
+    backbone = efficientnet_lite(0, size=size)
+    base = keras.Model(backbone.inputs, backbone.groups[-1].output)
+    base.trainable = False
+    inputs = keras.Input((size, size, 3))
+    x = base(inputs, training=False)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dropout(0.2)(x)
+    model = keras.Model(inputs, keras.layers.Dense(len(test.class_names))(x))
+    accuracy = {}
+    for phase, rate in (("frozen", 1e-3), ("unfrozen", 1e-5)):
+        base.trainable = phase == "unfrozen"
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        # By default Keras compiles for XLA on a CPU too, which takes ten times as long here: that is left out.
+        model.compile(keras.optimizers.Adam(rate), loss, ["accuracy"], jit_compile=False)
+        model.fit(train, epochs=10, verbose=0)
+        accuracy[phase] = float(model.evaluate(test, verbose=0)[1])
+    return {"accuracy": accuracy}
+
+
+def torch(folder: Path, seed: int) -> dict[str, Any]:
+    """timm's EfficientNet-Lite0: 10 epochs of the head, 8 of all layers at 3e-4, AdamW, one cycle, channels_last."""
+    try:
+        import timm
+        import torch as pytorch
+        import torchvision
+    except ImportError as error:
+        return {"skipped": f"{error.name} is not installed"}
+    from tfx_finetune.core import assets
+
+    pytorch.manual_seed(seed)
+    change = torchvision.transforms.v2
+    scale = [change.ToImage(), change.ToDtype(pytorch.float32), change.Normalize([127.0] * 3, [128.0] * 3)]
+    sets = {
+        "train": torchvision.datasets.ImageFolder(
+            folder / "train", change.Compose([change.RandomHorizontalFlip(), *scale])
+        ),
+        "test": torchvision.datasets.ImageFolder(folder / "test", change.Compose(scale)),
+    }
+    loaders = {n: pytorch.utils.data.DataLoader(s, 32, shuffle=n == "train", num_workers=1) for n, s in sets.items()}
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    model.load_state_dict(pytorch.load(assets.fetch_file("efficientnet-lite0")))
+    model.reset_classifier(len(sets["train"].classes))
+    model = model.to(memory_format=pytorch.channels_last)
+    accuracy = {}
+    for phase, epochs, rate in (("head", 10, 1e-3), ("whole", 8, 3e-4)):
+        for name, weight in model.named_parameters():
+            weight.requires_grad = phase == "whole" or name.startswith("classifier")
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        optimizer = pytorch.optim.AdamW(trained, rate)
+        cycle = pytorch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * len(loaders["train"]))
+        for _ in range(epochs):
+            model.train(phase == "whole")
+            for x, y in loaders["train"]:
+                loss = pytorch.nn.functional.cross_entropy(
+                    model(x.to(memory_format=pytorch.channels_last)), y, label_smoothing=0.1
+                )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                cycle.step()
+        model.eval()
+        with pytorch.inference_mode():
+            right = [(model(x).argmax(1) == y).float() for x, y in loaders["test"]]
+        accuracy[phase] = float(pytorch.cat(right).mean())
+    return {"accuracy": accuracy}
+
+
+if __name__ == "__main__":
+    main()
