@@ -50,10 +50,7 @@ _TUNE = Phase(epochs=8, learning_rate=3e-4, unfreeze="5", soup=3, interpolate=Tr
 BUDGETS = {
     "fast": (dataclasses.replace(_WARM, views=1), dataclasses.replace(_TUNE, epochs=0)),
     "balanced": (_WARM, _TUNE),
-    "best": (
-        dataclasses.replace(_WARM, views=4),
-        dataclasses.replace(_TUNE, epochs=20, views=4, soup=5, patience=0),
-    ),
+    "best": (_WARM, dataclasses.replace(_TUNE, epochs=20, patience=0, soup=5, interpolate=False)),
 }
 
 
