@@ -9,17 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
-
-from tfx_finetune.core import config, files, flagfile, hardware, progress
+from tfx_finetune.core import config, files, flagfile, progress
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec, parse_named_specs
-from tfx_finetune.model import Network, build_model, build_tower
+from tfx_finetune.model import Network
 from tfx_finetune.phases import fit_phase
-from tfx_finetune.pipeline import Data, prepare_data
+from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import check
 from tfx_finetune.plots import trials_plot
+from tfx_finetune.setup import set_up
 
 try:
     import optuna
@@ -109,14 +108,9 @@ def search(run: Run, space: dict[str, Spec], trials: int, folder: Path) -> Path:
 
 def _prepare(run: Run) -> tuple[Data, Network, list]:
     """What trials share that differ in their phases alone."""
-    plan = check(run)
-    keras.utils.set_random_seed(run.seed)
-    keras.config.set_dtype_policy(hardware.detect().precision)
-    backbone = build_tower(plan)
-    data = prepare_data(plan, backbone.card)
+    data, network = set_up(check(run))
     if not data.table.size("val"):
         raise UserError("trials are judged by validation samples, and there are none", todo="raise --samples.val")
-    network = build_model(plan, backbone, data.tasks)
     return data, network, network.model.get_weights()
 
 

@@ -9,11 +9,11 @@ did not pass verification.
 """
 
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tfx_finetune.core import command, progress
-from tfx_finetune.core.config import Run, option
+from tfx_finetune.core.config import Run, option, run_of
 from tfx_finetune.core.errors import GateError, UserError
 
 if TYPE_CHECKING:
@@ -95,20 +95,13 @@ def train(run: Run) -> "Bundle":
 
 def find_learning_rates(run: Run) -> dict[str, float]:
     """Runs a learning rate range test of every phase instead of training; see `find_lr.py`."""
-    import keras
-
     from tfx_finetune import find_lr
-    from tfx_finetune.core import hardware
-    from tfx_finetune.model import build_model, build_tower
-    from tfx_finetune.pipeline import prepare_data
     from tfx_finetune.plan import check
+    from tfx_finetune.setup import set_up
 
     plan = check(run)
-    keras.utils.set_random_seed(run.seed)
-    keras.config.set_dtype_policy(hardware.detect().precision)
-    backbone = build_tower(plan)
-    data = prepare_data(plan, backbone.card)
-    return find_lr.find_learning_rates(build_model(plan, backbone, data.tasks), data, plan)
+    data, network = set_up(plan)
+    return find_lr.find_learning_rates(network, data, plan)
 
 
 @dataclass(frozen=True)
@@ -126,7 +119,7 @@ def main() -> None:
 def _train(options: Train, rest: list[str]) -> None:
     if rest:
         raise UserError("train takes flags alone", received=rest[0], todo=f"say --data={rest[0]}")
-    run = Run(**{item.name: getattr(options, item.name) for item in fields(Run)})
+    run = run_of(options)
     if options.find_lr:
         find_learning_rates(run)
         return

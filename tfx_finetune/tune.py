@@ -8,11 +8,10 @@ once for all of them. The work folder ends up with best.cfg, trials.svg and tria
 an interrupted search stopped, and a higher --trials adds to it.
 """
 
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
 from tfx_finetune.core import command
-from tfx_finetune.core.config import Run, option
+from tfx_finetune.core.config import Run, option, run_of
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,9 @@ def tune(options: Tune, rest: list[str]) -> None:
     from tfx_finetune.search import parse_space, search
 
     space = parse_space(options.space)
-    run = Run(**{item.name: getattr(options, item.name) for item in fields(Run)})
-    folder = check(run).workdir if run.workdir else Path("runs") / f"{check(run).workdir.name}-tune"
+    run = run_of(options)
+    workdir = check(run).workdir
+    folder = workdir if run.workdir else workdir.with_name(f"{workdir.name}-tune")
     print(f"best: {search(run, space, options.trials, folder)}")
 
 

@@ -139,6 +139,11 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fie
             yield f"{prefix}{item.name}", item, value
 
 
+def run_of(options: Run) -> Run:
+    """The run alone in the options of a command that has more of them."""
+    return Run(**{item.name: getattr(options, item.name) for item in dataclasses.fields(Run)})
+
+
 def with_budget(run: Any, budget: str) -> Any:
     """The run with the phases of another budget."""
     return dataclasses.replace(run, budget=budget, warm=None, tune=None)
