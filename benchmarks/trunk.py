@@ -6,17 +6,12 @@ Writes pictures a second and their ratios into benchmarks/RESULTS.md: the median
 """
 
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 
-import keras
 import numpy as np
-from results import record
-
-from tfx_finetune.contracts import BACKBONES
-from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.engine import engine
 
 # Speed does not depend on what the weights are. torchvision's name, where it has the network.
 BACKBONES_MEASURED = {
@@ -31,7 +26,13 @@ PASSES = 3
 
 def main() -> None:
     """Runs the benchmark."""
+    if worker := [flag.partition("=")[2].split(",") for flag in sys.argv if flag.startswith("--torch=")]:
+        name, size, count = worker[0]
+        print(torch_worker(name, int(size), int(count)))
+        return
     given = [int(flag.partition("=")[2]) for flag in sys.argv if flag.startswith("--pictures=")] or [256]
+    from results import record
+
     head = "| backbone | Keras | LiteRT engine | PyTorch | engine / Keras | engine / PyTorch |"
     rows = [head, "|---|---|---|---|---|---|"]
     for spec, torch_name in BACKBONES_MEASURED.items():
@@ -47,6 +48,12 @@ def main() -> None:
 
 def measure(spec: str, torch_name: str, count: int) -> dict[str, float]:
     """Pictures a second by what runs the backbone."""
+    import keras
+
+    from tfx_finetune.contracts import BACKBONES
+    from tfx_finetune.core.spec import parse_spec
+    from tfx_finetune.engine import engine
+
     keras.backend.clear_session()
     backbone = BACKBONES.build(parse_spec(spec))
     trunk = keras.Model(backbone.inputs, backbone.features.pooled)
@@ -57,9 +64,9 @@ def measure(spec: str, torch_name: str, count: int) -> dict[str, float]:
         "keras": lambda: trunk.predict(pixels.astype(np.float32), batch_size=32, verbose=0),
         "engine": lambda: [apply(pixels[start : start + 32]) for start in range(0, count, 32)],
     }
-    if torch_run := in_torch(torch_name, pixels):
-        runs["torch"] = torch_run
-    return {name: count / seconds for name, seconds in medians(runs).items()}
+    found = {name: count / seconds for name, seconds in medians(runs).items()}
+    theirs = in_torch(torch_name, backbone.inputs.shape[1], count)
+    return found if theirs is None else found | {"torch": theirs}
 
 
 def medians(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
@@ -75,27 +82,28 @@ def medians(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def in_torch(name: str, pixels: np.ndarray) -> Callable[[], object] | None:
-    """The same network in PyTorch, batches of 32, if it is there."""
-    try:
-        import torch
-        import torchvision
-    except ImportError:
-        return None
-    if not name:
-        return None
-    network = getattr(torchvision.models, name)(weights=None).features if name != "resnet50" else None
-    network = network or torchvision.models.resnet50(weights=None)
+def in_torch(name: str, size: int, count: int) -> float | None:
+    """Pictures a second of the same network in PyTorch, in a process of its own: it and TensorFlow clash in one."""
+    command = [sys.executable, __file__, f"--torch={name},{size},{count}"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    return float(found.stdout) if name and found.returncode == 0 else None
+
+
+def torch_worker(name: str, size: int, count: int) -> float:
+    """Pictures a second of a torchvision network without its classifier, in batches of 32."""
+    import torch
+    import torchvision
+
+    network = getattr(torchvision.models, name)(weights=None)
+    network.fc = network.classifier = torch.nn.Identity()
     network = network.eval().to(memory_format=torch.channels_last)
-    batches = (
-        torch.from_numpy(pixels).permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last).split(32)
-    )
+    batches = torch.rand(count, 3, size, size).contiguous(memory_format=torch.channels_last).split(32)
 
     def run() -> object:
         with torch.inference_mode():
             return [network(batch) for batch in batches]
 
-    return run
+    return count / medians({"torch": run})["torch"]
 
 
 if __name__ == "__main__":

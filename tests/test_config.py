@@ -74,7 +74,7 @@ def test_every_option_is_explained():
     assert all(item.metadata["help"] for _, item, _ in config.leaves(Run()))
     plain = {name for name in names if "." not in name}
     assert not {name.partition(".")[0] for name in names if "." in name} & plain
-    assert "--tune.epochs=8" in flagfile.usage("doc", Run())
+    assert "--tune.epochs=5" in flagfile.usage("doc", Run())
 
 
 def test_configuration_is_frozen():

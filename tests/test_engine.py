@@ -48,7 +48,7 @@ def test_litert_agrees_with_keras(spec):
         trunk = keras.Model(backbone.inputs, output)
         expected = trunk(data.astype(np.float32), training=False).numpy()
         assert np.abs(expected[0] - expected[1]).max() > 1e-3 * np.abs(expected).max(), "the input does not matter"
-        for found in (engine._litert(trunk)(data), engine._keras(trunk)(data)):
+        for (found,) in (engine._litert(trunk)(data), engine._keras(trunk)(data)):
             assert found.dtype == np.float32
             assert found.shape == expected.shape
             assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
@@ -100,6 +100,18 @@ def test_batches_of_any_size(samples):
     for count in (1, 7, 40, 2):
         expected = trunk(data(count).astype(np.float32)).numpy()
         assert np.abs(apply(data(count)) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("samples", [1, MANY])
+def test_several_outputs_come_in_their_order(samples):
+    """More than ten of them, whose names sort otherwise as text."""
+    inputs = keras.Input((12, 12, 3))
+    outputs = [keras.layers.Rescaling(1.0, number)(inputs) for number in range(12)]
+    order = [5, 0, 11, 3, 10, 1, 2, 4, 6, 7, 9, 8]
+    found = engine.engine(keras.Model(inputs, [outputs[number] for number in order]), samples)(data(3))
+    assert len(found) == 12
+    for number, output in zip(order, found, strict=True):
+        assert np.array_equal(output, data(3).astype(np.float32) + number)
 
 
 @pytest.mark.parametrize("samples", [1, MANY])

@@ -12,6 +12,7 @@ from tests.commands import shapes
 from tfx_finetune import features
 from tfx_finetune.core.config import Run
 from tfx_finetune.engine import engine
+from tfx_finetune.feed import feed, feed_ahead
 from tfx_finetune.model import build_model, build_tower, cut
 from tfx_finetune.phases import compile_top
 from tfx_finetune.pipeline import prepare_data
@@ -112,6 +113,39 @@ def test_found_again_by_what_determines_them(prepared, tmp_path):
     layer.set_weights([value + 1e-3 for value in kept])
     assert features.fingerprint(data, trunk, plan.preparation | {"precision": "float32"}) != key
     layer.set_weights(kept)
+
+
+def test_all_phases_are_fed_in_one_pass(prepared, tmp_path, monkeypatch):
+    """What each phase then looks for is there, and is what it would have computed itself."""
+    plan, data, network = prepared
+    monkeypatch.setattr(type(plan), "features_folder", tmp_path / "ahead")
+    feed_ahead(network, data, plan)
+    kept = names(tmp_path / "ahead")
+    for name, phase in plan.phases.items():
+        trunk, _ = cut(network, phase.unfreeze)
+        fed = feed(trunk, phase, data, plan)
+        assert len(fed.train.inputs) == phase.views == 2
+        own = collected(prepared, tmp_path / name, unfreeze=phase.unfreeze)
+        for ours, theirs in zip(fed.train.inputs, own.inputs, strict=True):
+            assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+        for head in data.tasks:
+            assert np.array_equal(fed.train.targets[head], own.targets[head])
+            assert np.array_equal(fed.train.weights[head], own.weights[head])
+    assert names(tmp_path / "ahead") == kept
+
+
+def test_what_an_earlier_phase_changes_is_not_fed_ahead(prepared, tmp_path, monkeypatch):
+    """Of phases that unfreeze four groups, then two, the second one's trunk is not what it will be."""
+    plan, data, network = prepared
+    monkeypatch.setattr(type(plan), "features_folder", tmp_path)
+    tune = plan.phases["tune"]
+    phases = {name: dataclasses.replace(tune, unfreeze=unfreeze) for name, unfreeze in (("a", "4"), ("b", "2"))}
+    feed_ahead(network, data, dataclasses.replace(plan, phases=phases))
+    trunk, _ = cut(network, "4")
+    key = features.fingerprint(data, trunk, plan.preparation | {"precision": "float32"})
+    count = len(names(tmp_path))
+    features.collect(data, "train", 2, lambda pixels: pytest.fail("computed again"), key, tmp_path)
+    assert len(names(tmp_path)) == count == 2 + bool(data.table.size("val"))
 
 
 def test_half_precision_is_the_same_number_rounded(prepared, tmp_path):

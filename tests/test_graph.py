@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tfx_finetune.backbones.flatten import flatten
-from tfx_finetune.backbones.graph import groups, normalized, pyramid
+from tfx_finetune.backbones.graph import groups, inserted, normalized, pyramid
 from tfx_finetune.contracts import BACKBONES, Card
 
 
@@ -166,3 +166,30 @@ def test_normalized():
     assert x is inputs
     inputs, x = normalized(Card(size=5, mean=(127.5,), std=(127.5,), channels=1))
     assert np.allclose(keras.Model(inputs, x)(data[..., :1]), data[..., :1] / 127.5 - 1, atol=1e-6)
+
+
+def test_layers_are_inserted_behind_groups():
+    """The same numbers while they are the identity; from then on they belong to their group, and change it alone."""
+    backbone = BACKBONES["efficientnet_lite0"](weights="none", size=64)
+    names = [group.name for group in backbone.groups]
+    place = names.index("block14_add")
+    scale = keras.layers.Rescaling(1.0, name="scale")
+    found = inserted(backbone, {"block14_add": lambda x: keras.layers.Activation("linear", name="end")(scale(x))})
+    assert [group.name for group in found.groups] == names
+    assert found.groups[place].layers == (*backbone.groups[place].layers, "scale", "end")
+    assert found.groups[place + 1].layers == backbone.groups[place + 1].layers
+    x = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
+
+    def outputs(backbone):
+        levels = backbone.features.pyramid.values()
+        model = keras.Model(backbone.inputs, [*(group.output for group in backbone.groups), *levels])
+        return [output.numpy() for output in model(x)]
+
+    before = outputs(backbone)
+    assert all(np.array_equal(a, b) for a, b in zip(before, outputs(found), strict=True))
+    scale.scale = 2.0
+    after = outputs(found)
+    same = [np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
+    assert same == [True] * place + [False] * (len(names) - place) + [True, True, True, False]
+    assert np.array_equal(after[place], 2 * before[place])
+    assert all(np.array_equal(a, b) for a, b in zip(before, outputs(backbone), strict=True))

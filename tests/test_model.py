@@ -9,7 +9,8 @@ import pytest
 from tests.assets import asset
 from tfx_finetune.contracts import TASKS, Backbone, Card, Group, Labels
 from tfx_finetune.core.config import Run
-from tfx_finetune.model import build_model, build_tower, cut, unfrozen
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.model import build_model, build_tower, cut, set_stochastic_depth, unfrozen
 from tfx_finetune.plan import check
 
 LABELS = Labels(("cat", "dog", "owl"), (3, 4, 5), 12)
@@ -149,3 +150,50 @@ def test_a_tower_without_pretrained_weights_is_trained_with_its_normalization(tm
     before = layer.moving_mean.numpy()
     top({"image": np.random.default_rng(0).normal(99, 9, (4, 8, 8, 1)).astype(np.float32)}, training=True)
     assert np.abs(layer.moving_mean.numpy() - before).max() > 0
+
+
+def test_blocks_are_left_out_the_more_the_higher_they_stand(network):
+    """Nine residual blocks of EfficientNet-Lite0: at a chance of 0.9 the last one goes in nine of ten samples."""
+    drops = [layer for layer in network.model.layers if layer.name.endswith("_drop")]
+    assert [layer.rate for layer in drops] == [0.0] * 9
+    set_stochastic_depth(network, 0.9)
+    assert np.allclose([layer.rate for layer in drops], 0.1 * np.arange(1, 10))
+    branch = np.ones((2000, 2, 2, drops[-1].output.shape[-1]), np.float32)
+    kept = drops[-1](branch, training=True).numpy()
+    assert np.isin(kept.round(3), (0.0, 10.0)).all()
+    whole = kept.reshape(2000, -1)
+    assert (whole == whole[:, :1]).all(), "a branch is left out as a whole"
+    assert 0.07 < (whole[:, 0] > 0).mean() < 0.13
+    set_stochastic_depth(network, 0.0)
+    assert np.array_equal(drops[-1](branch, training=True), branch)
+
+
+def test_a_tower_of_no_such_blocks_is_refused(tmp_path):
+    """Better than an option that does nothing."""
+    plan = check(Run(data=str(tmp_path), backbone="convnet(size=8)"))
+    network = build_model(plan, build_tower(plan), {"label": TASKS.build(plan.heads["label"], LABELS)})
+    set_stochastic_depth(network, 0.0)
+    with pytest.raises(UserError, match=r"no blocks that can be left out; received: stochastic_depth=0\.1"):
+        set_stochastic_depth(network, 0.1)
+
+
+def test_an_adapter_of_the_graph_stands_in_the_groups_of_its_phase(tmp_path):
+    """Behind the three top groups, trained with them, and nothing changes before it is."""
+    asset("efficientnet-lite0")
+    run = Run(data=str(tmp_path), backbone="efficientnet_lite0(size=64)")
+    tune = dataclasses.replace(run.tune, unfreeze="3", adapter="bottleneck(dim=4)")
+    found, outputs = {}, []
+    for name, tried in (("plain", run), ("adapted", dataclasses.replace(run, tune=tune))):
+        plan = check(tried)
+        found[name] = build_model(plan, build_tower(plan), {"label": TASKS.build(plan.heads["label"], LABELS)})
+        pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+        pooled = keras.Model(found[name].backbone.inputs, found[name].backbone.features.pooled)
+        outputs.append(pooled(pixels.astype(np.float32)).numpy())
+    assert np.array_equal(*outputs)
+    added = [len(group.layers) for group in found["adapted"].backbone.groups]
+    assert np.subtract(added, [len(group.layers) for group in found["plain"].backbone.groups]).tolist() == [
+        *[0] * 14,
+        *[3] * 3,
+    ]
+    _, top = cut(found["adapted"], "3")
+    assert sum("adapter" in weight.path for weight in top.trainable_weights) == 3 * 4

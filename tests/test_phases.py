@@ -36,6 +36,21 @@ def prepared(tmp_path_factory):
     return plan, data, network, network.model.get_weights()
 
 
+def test_a_bottleneck_is_trained_and_stays(prepared, tmp_path):
+    """With the head it is all that is trained; the normalization and kernels of the tower are as they were."""
+    plan, data, _, _ = prepared
+    phase = dataclasses.replace(plan.phases["tune"], epochs=3, unfreeze="3", adapter="bottleneck(dim=8)")
+    plan = dataclasses.replace(plan, phases={"tune": phase}, workdir=tmp_path)
+    keras.utils.set_random_seed(0)
+    network = build_model(plan, build_tower(plan), data.tasks)
+    before = {weight.path: weight.numpy() for weight in network.model.weights}
+    history = fit_phase(network, "tune", phase, data, plan)
+    changed = {weight.path for weight in network.model.weights if not np.array_equal(before[weight.path], weight)}
+    assert changed == {path for path in before if "adapter" in path or path.startswith("dense")}
+    assert history.trained == sum(before[path].size for path in changed)
+    assert history.result > history.start[0]
+
+
 def fitted(prepared, folder, **options):
     plan, data, network, start = prepared
     network.model.set_weights(start)
@@ -70,6 +85,7 @@ RECIPES = {
     "lora soup": {"adapter": "lora(rank=2)", "soup": 2, "ema": 0.5},
     "bitfit": {"adapter": "bitfit()", "learning_rate": 1e-2},
     "norms": {"adapter": "norms()", "learning_rate": 1e-2},
+    "stochastic depth": {"stochastic_depth": 0.5, "unfreeze": "5"},
     "whole": {"unfreeze": "all", "epochs": 2},
     "adapted whole": {"unfreeze": "all", "epochs": 2, "adapter": "lora()"},
 }

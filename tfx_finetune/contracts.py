@@ -110,10 +110,13 @@ class Adapter(NamedTuple):
 
     attach: Adds weights to these layers, or chooses those that are trained.
     merge: Makes the layers what they were, apart from the values of their weights and from which are trained.
+    insert: From a group's name and its output to what goes on in its place, for layers that stay in the model; None
+        where there are none. They begin as the identity.
     """
 
     attach: Callable[[Sequence[Any]], None]
     merge: Callable[[Sequence[Any]], None]
+    insert: Callable[[str, Symbol], Symbol] | None = None
 
 
 class Features(NamedTuple):

@@ -13,7 +13,9 @@ from ai_edge_litert.interpreter import Interpreter
 from tfx_finetune import litert
 from tfx_finetune.core import hardware, progress
 
-Apply = Callable[[np.ndarray], np.ndarray]
+Outputs = np.ndarray | list[np.ndarray]
+Apply = Callable[[np.ndarray], Outputs]
+Run = Callable[[np.ndarray], list[np.ndarray]]
 
 # Conversion costs 2 to 4 seconds; below so many samples Keras is done sooner.
 _WORTH_CONVERTING = 400
@@ -21,23 +23,28 @@ _INTERPRETERS = 16
 
 
 def engine(trunk: keras.Model, samples: int, precision: str = "float32") -> Apply:
-    """Returns a function from prepared inputs (batch, ...) to the trunk's output (batch, ...).
+    """Returns a function from prepared inputs (batch, ...) to the trunk's output (batch, ...), or a list of outputs.
 
     Nothing is converted or traced before its first call, which may never come: its outputs may be on disk.
 
     Args:
-        trunk: A model of one input and one output, run in inference mode.
+        trunk: A model of one input, and one output or a list of them, run in inference mode.
         samples: How many samples it is wanted for.
         precision: Of the output: `float32`, or `float16`, which ends at 65,504.
     """
     apply = functools.cache(lambda: _fastest(trunk, samples))
-    if precision == "float32":
-        return lambda inputs: apply()(inputs)
     limit = float(np.finfo(precision).max)
-    return lambda inputs: np.clip(apply()(inputs), -limit, limit).astype(precision)
+
+    def run(inputs: np.ndarray) -> Outputs:
+        outputs = apply()(inputs)
+        if precision != "float32":
+            outputs = [np.clip(output, -limit, limit).astype(precision) for output in outputs]
+        return outputs if isinstance(trunk.output, list) else outputs[0]
+
+    return run
 
 
-def _fastest(trunk: keras.Model, samples: int) -> Apply:
+def _fastest(trunk: keras.Model, samples: int) -> Run:
     if hardware.detect().engine == "litert" and samples >= _WORTH_CONVERTING:
         try:
             return _litert(trunk)
@@ -47,15 +54,15 @@ def _fastest(trunk: keras.Model, samples: int) -> Apply:
     return _keras(trunk)
 
 
-def _keras(trunk: keras.Model) -> Apply:
-    run = tf.function(lambda inputs: trunk(inputs, training=False), jit_compile=hardware.detect().jit_compile)
-    return lambda inputs: tf.cast(run(tf.cast(inputs, tf.float32)), tf.float32).numpy()
+def _keras(trunk: keras.Model) -> Run:
+    run = tf.function(lambda inputs: _listed(trunk, inputs), jit_compile=hardware.detect().jit_compile)
+    return lambda inputs: [output.numpy() for output in run(tf.cast(inputs, tf.float32))]
 
 
-def _litert(trunk: keras.Model) -> Apply:
+def _litert(trunk: keras.Model) -> Run:
     (source,) = trunk.inputs
     spec = tf.TensorSpec([1, *source.shape[1:]], tf.float32)
-    frozen = litert.freeze(lambda inputs: trunk(inputs, training=False), [spec])
+    frozen = litert.freeze(lambda inputs: _listed(trunk, inputs), [spec])
     content = litert.convert(lambda: tf.lite.TFLiteConverter.from_concrete_functions([frozen]))
     # One single-threaded interpreter a core, each with a sample of its own, keeps every core busy to the end.
     count = min(hardware.detect().threads, _INTERPRETERS)
@@ -63,15 +70,22 @@ def _litert(trunk: keras.Model) -> Apply:
     for _ in range(count):
         interpreter = litert.interpreter(content, threads=1)
         free.put(interpreter)
-    fed, target = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    # The converter leaves a function's outputs in their order.
+    targets = [detail["index"] for detail in interpreter.get_output_details()]
+    fed = interpreter.get_input_details()[0]["index"]
     pool = ThreadPoolExecutor(count)
 
-    def one(sample: np.ndarray) -> np.ndarray:
+    def one(sample: np.ndarray) -> list[np.ndarray]:
         interpreter = free.get()
         interpreter.set_tensor(fed, sample[None].astype(np.float32))
         interpreter.invoke()
-        output = interpreter.get_tensor(target)[0]
+        outputs = [interpreter.get_tensor(target)[0] for target in targets]
         free.put(interpreter)
-        return output
+        return outputs
 
-    return lambda inputs: np.stack(list(pool.map(one, inputs)))
+    return lambda inputs: [np.stack(rows) for rows in zip(*pool.map(one, inputs), strict=True)]
+
+
+def _listed(trunk: keras.Model, inputs: tf.Tensor) -> list[tf.Tensor]:
+    outputs = trunk(inputs, training=False)
+    return [tf.cast(output, tf.float32) for output in (outputs if isinstance(outputs, list) else [outputs])]

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,10 +14,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.core import files, progress
+from tfx_finetune.core.dataset import finished, mapped
+from tfx_finetune.engine import Apply
 from tfx_finetune.order import Order
 from tfx_finetune.pipeline import Data
 
-Apply = Callable[[np.ndarray], np.ndarray]
+_IMMATERIAL = ("name", "trainable", "rate", "seed")
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ class Store:
 
         def one(epoch: tf.Tensor) -> tf.data.Dataset:
             rows = tf.data.Dataset.from_tensor_slices(order.rows(len(self), epoch)).batch(size)
-            return order.mixed(rows.map(lambda chosen: batch(epoch, chosen), tf.data.AUTOTUNE), epoch)
+            return order.mixed(mapped(rows, lambda chosen: batch(epoch, chosen)), epoch)
 
-        return tf.data.Dataset.range(first, last).flat_map(one).prefetch(4)
+        return finished(tf.data.Dataset.range(first, last).flat_map(one), ahead=4)
 
 
 def collect(data: Data, split: str, views: int, trunk: Apply | None, key: str, folder: Path) -> Store:
@@ -78,14 +80,10 @@ def collect(data: Data, split: str, views: int, trunk: Apply | None, key: str, f
         key: Digest of everything that determines the outputs besides split and view; see `fingerprint`.
         folder: Where stores are kept.
     """
+    compute(data, split, {key: views}, trunk, folder)
     stores = []
     for view in range(views):
-        digest = hashlib.sha256(f"{key}/{split}/{view}".encode()).hexdigest()[:32]
-        place = folder / digest
-        if not place.is_dir():
-            title = f"{split} view {view + 1}/{views}" if views > 1 else split
-            with files.atomic(place) as draft:
-                _compute(data, split, view, trunk, draft, title)
+        place = _place(folder, key, split, view)
         place.touch()
         stores.append({file.stem: np.load(file, mmap_mode="r") for file in place.glob("*.npy")})
     heads = list(data.tasks)
@@ -96,6 +94,39 @@ def collect(data: Data, split: str, views: int, trunk: Apply | None, key: str, f
     )
 
 
+def compute(data: Data, split: str, views: Mapping[str, int], trunk: Apply | None, folder: Path) -> None:
+    """Computes what is not kept yet, in one pass over the samples of a split.
+
+    Args:
+        data: The samples.
+        split: `train`, `val` or `test`.
+        views: How many augmented views of each sample, by the key of each output of the trunk.
+        trunk: Inputs (batch, ...) -> its output or outputs (batch, ...); None keeps the prepared inputs themselves.
+        folder: Where stores are kept.
+    """
+    wanted = [(view, output, key) for output, (key, most) in enumerate(views.items()) for view in range(most)]
+    missing = {at: place for at in wanted if not (place := _place(folder, at[2], split, at[0])).is_dir()}
+    if not missing:
+        return
+    count, shown = data.table.size(split), sorted({view for view, *_ in missing})
+    title = f"{split}, {len(shown)} views" if len(shown) > 1 else split
+    with contextlib.ExitStack() as stack, progress.bar(title, count) as advance:
+        writers = {at: _Writer(stack.enter_context(files.atomic(place)), count) for at, place in missing.items()}
+        for batch in data.views(split, shown).as_numpy_iterator():
+            for view, (inputs, targets, weights) in zip(shown, batch, strict=True):
+                (pixels,) = inputs.values()
+                outputs = trunk(pixels) if trunk else pixels
+                rows = {f"target_{i}": value for i, value in enumerate(targets.values())}
+                rows |= {f"weight_{i}": value for i, value in enumerate(weights.values())}
+                for position, output in enumerate(outputs if isinstance(outputs, list) else [outputs]):
+                    for at, writer in writers.items():
+                        if at[:2] == (view, position):
+                            writer.write(rows | {"input": output})
+            advance(len(pixels), f"{count} samples")
+        for writer in writers.values():
+            writer.close()
+
+
 def fingerprint(data: Data, trunk: keras.Model | None, settings: dict[str, Any]) -> str:
     """Digest of what determines a trunk's outputs: samples, split, targets, preparation, graph and weights."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -103,8 +134,8 @@ def fingerprint(data: Data, trunk: keras.Model | None, settings: dict[str, Any])
         digest.update("\n".join(column).encode())
     if trunk is not None:
         for layer in trunk.layers:
-            # Automatic names count up within a process and would make every key a new one.
-            config = {name: value for name, value in layer.get_config().items() if name != "name"}
+            # Automatic names count up within a process and would make every key a new one; a trunk runs in inference.
+            config = {name: value for name, value in layer.get_config().items() if name not in _IMMATERIAL}
             digest.update(json.dumps([type(layer).__name__, config], sort_keys=True, default=str).encode())
         for weight in trunk.weights:
             digest.update(weight.numpy().tobytes())
@@ -134,26 +165,35 @@ def forget(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _compute(data: Data, split: str, view: int, trunk: Apply | None, folder: Path, title: str) -> None:
-    """Writes input.npy, target_<i>.npy and weight_<i>.npy of a split, a batch at a time."""
-    folder.mkdir()
-    count = data.table.size(split)
-    with contextlib.ExitStack() as stack, progress.bar(title, count) as advance:
-        streams: dict[str, BinaryIO] = {}
-        for inputs, targets, weights in data.batches(split, view).as_numpy_iterator():
-            (pixels,) = inputs.values()
-            rows = {"input": trunk(pixels) if trunk else pixels}
-            rows |= {f"target_{i}": value for i, value in enumerate(targets.values())}
-            rows |= {f"weight_{i}": value for i, value in enumerate(weights.values())}
-            for name, value in rows.items():
-                if name not in streams:
-                    streams[name] = stack.enter_context((folder / f"{name}.npy").open("wb"))
-                    np.lib.format.write_array_header_2_0(streams[name], _header(value, count))
-                # Written, not mapped: on a full disk a write is an error, a mapped page ends the process.
-                streams[name].write(np.ascontiguousarray(value).data)
-            advance(len(pixels), f"{count} samples")
+def _place(folder: Path, key: str, split: str, view: int) -> Path:
+    return folder / hashlib.sha256(f"{key}/{split}/{view}".encode()).hexdigest()[:32]
 
 
-def _header(batch: np.ndarray, count: int) -> dict[str, Any]:
-    shape = (count, *batch.shape[1:])
-    return {"descr": np.lib.format.dtype_to_descr(batch.dtype), "fortran_order": False, "shape": shape}
+class _Writer:
+    """Writes a folder of arrays, a file each, a batch of their rows at a time.
+
+    Args:
+        folder: The folder to make.
+        count: How many rows there will be.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        folder.mkdir()
+        self.folder, self.count = folder, count
+        self.streams: dict[str, BinaryIO] = {}
+
+    def write(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Appends rows (batch, ...) to the array of each name."""
+        for name, value in rows.items():
+            if name not in self.streams:
+                self.streams[name] = (self.folder / f"{name}.npy").open("wb")
+                shape = (self.count, *value.shape[1:])
+                header = {"descr": np.lib.format.dtype_to_descr(value.dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_2_0(self.streams[name], header)
+            # Written, not mapped: on a full disk a write is an error, a mapped page ends the process.
+            self.streams[name].write(np.ascontiguousarray(value).data)
+
+    def close(self) -> None:
+        """Writes what is still in memory."""
+        for stream in self.streams.values():
+            stream.close()

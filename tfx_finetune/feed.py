@@ -1,8 +1,7 @@
 """What the trained part of a network sees in a phase: the kept outputs of its frozen trunk, or prepared samples."""
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -11,6 +10,7 @@ from tfx_finetune import features
 from tfx_finetune.core.config import Phase
 from tfx_finetune.engine import engine
 from tfx_finetune.features import Store
+from tfx_finetune.model import Network, cut, unfrozen
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
 
@@ -38,20 +38,47 @@ class Feed:
         return batches.map(lambda x, y, w: (x, _by_output(y), _by_output(w)))
 
 
-@contextlib.contextmanager
-def feed(trunk: keras.Model | None, phase: Phase, data: Data, plan: Plan) -> Iterator[Feed]:
-    """Computes what is not kept yet; what the run does not keep is gone when the block ends."""
-    size, precision = data.table.size, plan.run.cache.precision
-    apply = engine(trunk, size("train") * phase.views + size("val"), precision) if trunk else None
-    key = features.fingerprint(data, trunk, plan.preparation | {"precision": precision})
-    temporary = plan.workdir / "features"
-    place = plan.features_folder or temporary
-    try:
-        val = features.collect(data, "val", 1, apply, key, place) if size("val") else None
-        train = features.collect(data, "train", phase.views, apply, key, place) if trunk else None
-        yield Feed(data, train, val)
-    finally:
-        features.forget(temporary)
+def feed(trunk: keras.Model | None, phase: Phase, data: Data, plan: Plan) -> Feed:
+    """Computes what a phase sees of its trunk, where that is not kept yet."""
+    size, key, folder = data.table.size, _key(trunk, data, plan), _folder(plan)
+    apply = engine(trunk, size("train") * phase.views + size("val"), plan.run.cache.precision) if trunk else None
+    val = features.collect(data, "val", 1, apply, key, folder) if size("val") else None
+    train = features.collect(data, "train", phase.views, apply, key, folder) if trunk else None
+    return Feed(data, train, val)
+
+
+def feed_ahead(network: Network, data: Data, plan: Plan) -> None:
+    """Computes what all phases will see of their trunks in one pass over the samples, instead of one a phase.
+
+    What a phase leaves frozen is now what it will be then, unless an earlier phase trains more of the tower.
+    """
+    trunks: dict[str, keras.Model] = {}
+    views: dict[str, int] = {}
+    most = 0
+    for phase in plan.phases.values():
+        count = unfrozen(network.backbone, phase.unfreeze)
+        trunk, _ = cut(network, phase.unfreeze)
+        if trunk and count >= most:
+            key = _key(trunk, data, plan)
+            trunks[key], views[key] = trunk, max(phase.views, views.get(key, 1))
+        most = max(most, count)
+    if not trunks:
+        return
+    size, folder = data.table.size, _folder(plan)
+    outputs = [trunk.output for trunk in trunks.values()]
+    joint = keras.Model(network.backbone.inputs, outputs)
+    apply = engine(joint, size("train") * max(views.values()) + size("val"), plan.run.cache.precision)
+    if size("val"):
+        features.compute(data, "val", dict.fromkeys(views, 1), apply, folder)
+    features.compute(data, "train", views, apply, folder)
+
+
+def _key(trunk: keras.Model | None, data: Data, plan: Plan) -> str:
+    return features.fingerprint(data, trunk, plan.preparation | {"precision": plan.run.cache.precision})
+
+
+def _folder(plan: Plan) -> Path:
+    return plan.features_folder or plan.workdir / "features"
 
 
 def _by_output(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -86,7 +86,8 @@ def _curve(network: Network, phase: Phase, data: Data, plan: Plan) -> tuple[np.n
                 self.model.stop_training = True
 
     tested = dataclasses.replace(phase, epochs=1, schedule=RANGE, learning_rate=1.0)
-    with adapted(network, phase), feed(trunk, phase, data, plan) as fed:
+    fed = feed(trunk, phase, data, plan)
+    with adapted(network, phase):
         compile_top(top, network, tested, STEPS)
         top.fit(fed.batches(0, STEPS).take(STEPS), epochs=1, steps_per_epoch=STEPS, callbacks=[Watch()], verbose=0)
     top.set_weights(start)

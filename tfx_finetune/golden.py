@@ -1,5 +1,6 @@
 """STATION: a few raw samples with the trained model's answers, kept in the bundle, against which every file is held."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ import tensorflow as tf
 
 from tfx_finetune.contracts import Batch, Servable
 from tfx_finetune.pipeline import Data
-from tfx_finetune.servable import answer
 
 COUNT = 8
 
@@ -29,12 +29,18 @@ class Golden:
     outputs: Batch
 
 
-def choose(data: Data, servable: Servable) -> Golden:
-    """Takes samples spread over the test split."""
+def choose(data: Data, servable: Servable, model: Callable[[np.ndarray], Batch]) -> Golden:
+    """Takes samples spread over the test split.
+
+    Args:
+        data: The samples.
+        servable: What is exported.
+        model: The trained model as a function; see `servable.answer`.
+    """
     raw = data.raw(data.some("test", COUNT))
     ((column, decode),) = servable.decode.items()
     inputs = {column: np.stack([decode(tf.constant(content)).numpy() for content in raw])}
-    return Golden(raw, inputs, answer(servable)(inputs[column]))
+    return Golden(raw, inputs, model(inputs[column]))
 
 
 def keep(golden: Golden, folder: Path) -> dict[str, Any]:

@@ -1,13 +1,18 @@
 """STATION: tower -> heads -> one flat functional keras.Model, and where a phase cuts it."""
 
+import functools
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
-from tfx_finetune.contracts import BACKBONES, Backbone, Task
+from tfx_finetune.backbones.graph import inserted
+from tfx_finetune.contracts import ADAPTERS, BACKBONES, Backbone, Task
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.plan import Plan
 
 
@@ -34,7 +39,9 @@ def build_tower(plan: Plan) -> Backbone:
 
 
 def build_model(plan: Plan, backbone: Backbone, tasks: Mapping[str, Task]) -> Network:
-    """Puts the heads on the tower."""
+    """Puts the heads on the tower, and into it what the phases' adapters add to its graph."""
+    if behind := _insertions(plan, backbone):
+        backbone = inserted(backbone, behind)
     outputs = {
         f"{head}/{name}": tensor
         for head, task in tasks.items()
@@ -45,7 +52,21 @@ def build_model(plan: Plan, backbone: Backbone, tasks: Mapping[str, Task]) -> Ne
         # Keras would have the key equal the tensor's name, which is the modality's.
         warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
         model = keras.Model({tower: backbone.inputs}, outputs)
-    return Network(model, tower, backbone, tasks)
+    network = Network(model, tower, backbone, tasks)
+    set_stochastic_depth(network, 0.0)
+    return network
+
+
+def _insertions(plan: Plan, backbone: Backbone) -> dict[str, Callable[[Any], Any]]:
+    """What the phases' adapters want behind each group that they unfreeze, by the group's name."""
+    found: dict[str, Callable[[Any], Any]] = {}
+    for phase in plan.phases.values():
+        insert = phase.adapter and ADAPTERS.build(parse_spec(phase.adapter)).insert
+        if insert:
+            count = unfrozen(backbone, phase.unfreeze)
+            names = [group.name for group in backbone.groups[len(backbone.groups) - count :]]
+            found |= {name: functools.partial(insert, name) for name in names}
+    return found
 
 
 def cut(network: Network, unfreeze: str) -> tuple[keras.Model | None, keras.Model]:
@@ -80,6 +101,28 @@ def cut(network: Network, unfreeze: str) -> tuple[keras.Model | None, keras.Mode
     joint = features.pooled if count == 0 else groups[-count - 1].output
     trunk = keras.Model(network.backbone.inputs, joint, name="trunk")
     return trunk, keras.Model(joint, network.model.output, name="top")
+
+
+def set_stochastic_depth(network: Network, chance: float) -> None:
+    """Lets blocks be left out in training, the last one with this chance, those below it with less (Huang et al., Deep
+    Networks with Stochastic Depth, arXiv 1603.09382, equation 4).
+
+    Raises:
+        UserError: The chance is not 0 and the tower has no blocks that can be left out.
+    """
+    # A dropout whose noise is one number a sample drops a whole branch.
+    drops = [
+        layer
+        for layer in network.model.layers
+        if isinstance(layer, keras.layers.Dropout) and set((layer.noise_shape or (0,))[1:]) == {1}
+    ]
+    if chance and not drops:
+        allowed = "efficientnet_lite, efficientnet_b and efficientnet_v2 have them"
+        raise UserError(
+            "the tower has no blocks that can be left out", received=f"stochastic_depth={chance}", allowed=allowed
+        )
+    for position, layer in enumerate(drops, 1):
+        layer.rate = chance * position / len(drops)
 
 
 def unfrozen(backbone: Backbone, unfreeze: str) -> int:

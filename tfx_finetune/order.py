@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.contracts import Mix
+from tfx_finetune.core.dataset import mapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,6 @@ class Order:
         if not self.mixes:
             return batches
 
-        @tf.autograph.experimental.do_not_convert
         def apply(number: tf.Tensor, batch: tuple[Any, dict, dict]) -> tuple[Any, dict, dict]:
             inputs, targets, weights = batch
             names = list(inputs) if isinstance(inputs, dict) else []
@@ -60,7 +60,7 @@ class Order:
                 x, targets, weights = mix.apply(x, targets, weights, drawn)
             return {names[0]: x} if names else x, targets, weights
 
-        return batches.enumerate().map(lambda number, batch: apply(number, batch), tf.data.AUTOTUNE)
+        return mapped(batches.enumerate(), apply)
 
     def _seed(self, epoch: tf.Tensor) -> tf.Tensor:
         return tf.stack([tf.cast(self.seed, tf.int64), tf.cast(epoch, tf.int64)])

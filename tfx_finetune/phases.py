@@ -21,7 +21,7 @@ from tfx_finetune.core.config import Phase
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.feed import feed
 from tfx_finetune.keeper import Judge, Keeper
-from tfx_finetune.model import Network, cut, rates, unfrozen_layers
+from tfx_finetune.model import Network, cut, rates, set_stochastic_depth, unfrozen_layers
 from tfx_finetune.optimizer import make_optimizer
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
@@ -64,7 +64,9 @@ def fit_phase(
     resumed = checkpoint.load()
     history = resumed[0] if resumed else History(name)
     started = time.monotonic() - history.seconds
-    with adapted(network, phase), feed(trunk, phase, data, plan) as fed:
+    fed = feed(trunk, phase, data, plan)
+    set_stochastic_depth(network, phase.stochastic_depth)
+    with adapted(network, phase):
         steps = math.ceil(data.table.size("train") / data.batch_size)
         start = top.get_weights()
         compile_top(top, network, phase, steps)

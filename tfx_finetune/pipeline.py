@@ -4,7 +4,7 @@ The order of the steps: read -> decode -> augment (training only) -> prepare -> 
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.contracts import MODALITIES, SOURCES, TASKS, Augment, Card, Modality, Source, Task
+from tfx_finetune.core.dataset import finished, mapped
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.order import Order
 from tfx_finetune.plan import Plan, image_options
@@ -53,12 +54,16 @@ class Data:
         Returns:
             A data set of (inputs by tower, targets by head, sample weights by head).
         """
-        return (
-            self._samples(self.table.split == split)
-            .map(self._prepared(view), tf.data.AUTOTUNE)
-            .batch(self.batch_size)
-            .prefetch(2)
-        )
+        return finished(mapped(self._samples(self.table.split == split), self._prepared(view)).batch(self.batch_size))
+
+    def views(self, split: str, views: Sequence[int]) -> tf.data.Dataset:
+        """Batches of several views at once, each sample read and decoded once: a tuple of `batches`, one a view."""
+
+        def each(index: tf.Tensor, sample: dict[str, tf.Tensor]) -> tuple:
+            decoded = self._decoded(sample)
+            return tuple(self._view(view, index, decoded) for view in views)
+
+        return finished(mapped(self._samples(self.table.split == split), each).batch(self.batch_size))
 
     def epochs(self, split: str, first: int, last: int) -> tf.data.Dataset:
         """Shuffled and freshly augmented batches of the epochs `first` to `last - 1`, one after the other.
@@ -74,10 +79,10 @@ class Data:
             tf.random.set_seed(self.order.seed + 1)
             samples = self.order.repeated(self._samples(self.table.split == split), epoch)
             shuffled = samples.shuffle(buffer, seed=epoch, reshuffle_each_iteration=False)
-            batches = shuffled.map(self._prepared(epoch + 1), tf.data.AUTOTUNE).batch(self.batch_size)
+            batches = mapped(shuffled, self._prepared(epoch + 1)).batch(self.batch_size)
             return self.order.mixed(batches, epoch)
 
-        return tf.data.Dataset.range(first, last).flat_map(one).prefetch(2)
+        return finished(tf.data.Dataset.range(first, last).flat_map(one))
 
     def some(self, split: str, count: int) -> np.ndarray:
         """Marks up to `count` samples of a split, evenly spaced in the source's order, which often is by class."""
@@ -88,12 +93,12 @@ class Data:
 
     def raw(self, member: np.ndarray) -> list[bytes]:
         """Encoded content of the marked samples; pixels that came decoded are encoded as PNG."""
-        samples = self._samples(member).map(lambda _, sample: self._read(sample)[self.modality.column])
-        return [_encoded(content) for content in samples]
+        contents = self._samples(member).map(lambda _, sample: self._read(sample)[self.modality.column])
+        return [_encoded(content) for content in finished(contents)]
 
     def prepared(self, member: np.ndarray) -> np.ndarray:
         """Prepared inputs of the marked samples, (n, ...)."""
-        batches = self._samples(member).map(self._prepared(0), tf.data.AUTOTUNE).batch(self.batch_size)
+        batches = finished(mapped(self._samples(member), self._prepared(0)).batch(self.batch_size))
         return np.concatenate([inputs[self.tower] for inputs, _, _ in batches.as_numpy_iterator()])
 
     def examples(self, count: int = 64) -> dict[str, np.ndarray]:
@@ -117,22 +122,22 @@ class Data:
         return sample | {column: tf.io.read_file(sample[column]) for column in self.source.paths}
 
     def _prepared(self, view: int | tf.Tensor) -> Any:
-        augmented = bool(self.augments) and not (isinstance(view, int) and view == 0)
+        """The function from an enumerated sample to (inputs, targets, weights) of one view."""
+        return lambda index, sample: self._view(view, index, self._decoded(sample))
 
-        @tf.autograph.experimental.do_not_convert  # nothing in it needs that, and it doubles the time of tracing
-        def prepare(index: tf.Tensor, sample: dict[str, tf.Tensor]) -> tuple[dict, dict, dict]:
-            column = self.modality.column
-            sample = self._read(sample)
-            sample[column] = self.modality.decode(sample[column])
-            if augmented:
-                seed = tf.stack([tf.cast(view, tf.int64) * 1_000_003 + self.order.seed, index])
-                for position, augment in enumerate(self.augments):
-                    sample = augment(sample, tf.random.experimental.stateless_fold_in(seed, position))
-            targets = {head: task.encode(sample[task.column]) for head, task in self.tasks.items()}
-            weights = {head: task.weight(targets[head]) for head, task in self.tasks.items()}
-            return {self.tower: self.modality.prepare(sample[column])}, targets, weights
+    def _decoded(self, sample: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        column = self.modality.column
+        sample = self._read(sample)
+        return sample | {column: self.modality.decode(sample[column])}
 
-        return prepare
+    def _view(self, view: int | tf.Tensor, index: tf.Tensor, sample: dict[str, tf.Tensor]) -> tuple[dict, dict, dict]:
+        if not (isinstance(view, int) and view == 0):
+            seed = tf.stack([tf.cast(view, tf.int64) * 1_000_003 + self.order.seed, index])
+            for position, augment in enumerate(self.augments):
+                sample = augment(sample, tf.random.experimental.stateless_fold_in(seed, position))
+        targets = {head: task.encode(sample[task.column]) for head, task in self.tasks.items()}
+        weights = {head: task.weight(targets[head]) for head, task in self.tasks.items()}
+        return {self.tower: self.modality.prepare(sample[self.modality.column])}, targets, weights
 
 
 def prepare_data(plan: Plan, card: Card) -> Data:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tfx_finetune.core import config, files, flagfile, progress
-from tfx_finetune.core.config import Run
+from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec, parse_named_specs
 from tfx_finetune.model import Network
@@ -119,8 +119,7 @@ def _score(trial: Any, run: Run, space: dict[str, Spec], folder: Path, prepared:
     shutil.rmtree(folder, ignore_errors=True)
     tried = config.replace(run, {name: _proposed(trial, name, spec) for name, spec in space.items()})
     plan = check(dataclasses.replace(tried, workdir=str(folder)))
-    # Phases and the folder play no part in what is prepared.
-    data, network, start = prepared(dataclasses.replace(tried, warm=run.warm, tune=run.tune, workdir=""))
+    data, network, start = prepared(_shared(tried, run))
     network.model.set_weights(start)
     before, score = 0, 0.0
 
@@ -134,6 +133,17 @@ def _score(trial: Any, run: Run, space: dict[str, Spec], folder: Path, prepared:
         before += phase.epochs
     shutil.rmtree(folder, ignore_errors=True)
     return score
+
+
+def _shared(tried: Run, run: Run) -> Run:
+    """What is prepared for a trial: the folder plays no part in it, nor do phases, apart from adapters in the graph."""
+
+    def phase(name: str) -> Phase:
+        old, new = getattr(run, name), getattr(tried, name)
+        unfreeze = new.unfreeze if new.adapter else old.unfreeze
+        return dataclasses.replace(old, adapter=new.adapter, unfreeze=unfreeze)
+
+    return dataclasses.replace(tried, warm=phase("warm"), tune=phase("tune"), workdir="")
 
 
 def _proposed(trial: Any, name: str, spec: Spec) -> Any:

@@ -18,6 +18,7 @@ import tensorflow as tf
 from tfx_finetune import splits
 from tfx_finetune.contracts import LABEL_SEPARATOR, SOURCES, SPLITS, Labels, Modality, Source, Task
 from tfx_finetune.core import hardware, progress
+from tfx_finetune.core.dataset import finished
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.modalities.image import reason
 from tfx_finetune.plan import Plan
@@ -78,7 +79,7 @@ def survey(source: Source, modality: Modality, columns: tuple[str, ...]) -> Tabl
 
     def rows() -> Iterator[tuple[str, dict[str, Any]]]:
         for part in source.sizes:
-            yield from ((part, sample) for sample in source.read(part).as_numpy_iterator())
+            yield from ((part, sample) for sample in finished(source.read(part)).as_numpy_iterator())
 
     found: list[tuple[str, ...]] = []
     total = sum(source.sizes.values())

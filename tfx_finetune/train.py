@@ -42,6 +42,7 @@ def train(run: Run) -> "Bundle":
     from tfx_finetune.core import hardware
     from tfx_finetune.evaluate import evaluate, predictions
     from tfx_finetune.features import collect, evict, forget
+    from tfx_finetune.feed import feed_ahead
     from tfx_finetune.golden import choose
     from tfx_finetune.model import build_model, build_tower
     from tfx_finetune.phases import fit_phase
@@ -68,16 +69,18 @@ def train(run: Run) -> "Bundle":
     network = build_model(plan, backbone, data.tasks)
 
     # First the heads on the frozen tower, then the tower's top groups with them.
+    feed_ahead(network, data, plan)
     histories = [fit_phase(network, name, phase, data, plan) for name, phase in plan.phases.items()]
 
     # The trained model's own answers are what every file has to give again.
     served = servable(plan, network, data.modality, data.examples())
     test = collect(data, "test", 1, None, "prepared", plan.workdir / "features")
-    reference = predictions(answer(served), test.batches(32))
+    model = answer(served)
+    reference = predictions(model, test.batches(32))
     scores = evaluate(network.tasks, *reference)
 
     bundle = create(plan.workdir / "bundle", manifest(plan, data, network), plan.exports, served)
-    golden = choose(data, served)
+    golden = choose(data, served, model)
     checks = verify(bundle, golden, test, reference, run.verify)
     bundle = finish(bundle, data.table, golden, scores, checks)
 

@@ -12,20 +12,24 @@ X = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype(np.float32)
 Y = np.random.default_rng(1).normal(size=(16, 5)).astype(np.float32)
 
 
-def network():
+def network(adapter):
     """Every kind of layer that an adapter may meet, the normalization frozen as in a pretrained tower."""
     keras.utils.set_random_seed(0)
+    insert = adapter.insert or (lambda name, x: x)
     inputs = keras.Input((8, 8, 3))
-    x = keras.layers.Conv2D(6, 3, name="conv")(inputs)
+    x = insert("conv", keras.layers.Conv2D(6, 3, name="conv")(inputs))
     x = keras.layers.BatchNormalization(name="batch")(x)
     x = keras.layers.DepthwiseConv2D(3, name="depthwise")(x)
     x = keras.layers.Reshape((16, 6))(x)
-    x = keras.layers.MultiHeadAttention(2, 3, name="attention")(x, x)
+    x = insert("attention", keras.layers.MultiHeadAttention(2, 3, name="attention")(x, x))
     x = keras.layers.LayerNormalization(name="layer")(x)
     x = keras.layers.GlobalAveragePooling1D()(x)
     model = keras.Model(inputs, keras.layers.Dense(5, name="dense")(x))
     model.get_layer("batch").trainable = False
     return model
+
+
+SMALL = {"lora": {"rank": 1}, "bottleneck": {"dim": 2}}
 
 
 def shape(model):
@@ -35,10 +39,10 @@ def shape(model):
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_little_is_trained_and_nothing_is_left(name):
     """A few weights move the outputs; merged, the same outputs come from a model of the form that it had."""
-    model, before = network(), shape(network())
+    adapter = ADAPTERS.build(Spec(name, (), SMALL.get(name, {})))
+    model, before = network(adapter), shape(network(adapter))
     plain = model(X, training=False).numpy()
     whole = sum(weight.numpy().size for weight in model.trainable_weights)
-    adapter = ADAPTERS.build(Spec(name, (), {"rank": 1} if name == "lora" else {}))
     adapter.attach(model.layers)
     assert np.allclose(model(X, training=False), plain, atol=1e-6), "attaching changes the model"
     trained = {weight.path for weight in model.trainable_weights}
@@ -61,8 +65,8 @@ def test_little_is_trained_and_nothing_is_left(name):
 
 def test_a_merged_model_is_saved_and_adapted_again(tmp_path):
     """As if there had been no adapter."""
-    model = network()
     adapter = ADAPTERS.build(Spec("lora"))
+    model = network(adapter)
     adapter.attach(model.layers)
     model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
     model.fit(X, Y, epochs=1, verbose=0)
@@ -73,7 +77,21 @@ def test_a_merged_model_is_saved_and_adapted_again(tmp_path):
     adapter.merge(model.layers)
 
 
-def test_rank_is_positive():
-    """A change of rank 0 is none."""
+def test_what_is_inserted_begins_as_the_identity():
+    """A bottleneck behind each layer gives what the layers gave, on maps, sequences and vectors."""
+    adapter = ADAPTERS.build(Spec("bottleneck", (), {"dim": 2}))
+    for shape in ((4, 4, 6), (5, 6), (6,)):
+        inputs = keras.Input(shape)
+        output = adapter.insert("there", inputs)
+        x = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
+        model = keras.Model(inputs, output)
+        assert np.array_equal(model(x), x)
+        assert sum(weight.numpy().size for weight in model.weights) == 2 * 2 * 6 + 2 + 6
+
+
+def test_options_have_ranges():
+    """A change of rank 0 is none, and so is a bottleneck that lets nothing through."""
+    with pytest.raises(UserError, match="bottleneck is out of range; received: dim=0"):
+        ADAPTERS.build(Spec("bottleneck", (), {"dim": 0}))
     with pytest.raises(UserError, match="lora is out of range; received: rank=0, alpha=0"):
         ADAPTERS.build(Spec("lora", (), {"rank": 0}))

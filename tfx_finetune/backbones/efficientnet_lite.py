@@ -103,7 +103,10 @@ def _block(x: keras.KerasTensor, name: str, kernel: int, stride: int, expansion:
         x = _conv(x, f"{name}_expand", keras.layers.Conv2D, filters=wide, kernel_size=1)
     x = _conv(x, f"{name}_depthwise", keras.layers.DepthwiseConv2D, kernel_size=kernel, strides=stride)
     x = _conv(x, f"{name}_project", keras.layers.Conv2D, active=False, filters=channels, kernel_size=1)
-    return keras.layers.Add(name=f"{name}_add")([start, x]) if start.shape == x.shape else x
+    if start.shape != x.shape:
+        return x
+    x = keras.layers.Dropout(0.2, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(x)
+    return keras.layers.Add(name=f"{name}_add")([start, x])
 
 
 def _conv(x: keras.KerasTensor, name: str, layer: Any, active: bool = True, **options: Any) -> keras.KerasTensor:

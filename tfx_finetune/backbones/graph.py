@@ -1,7 +1,9 @@
 """A functional graph as a backbone: normalized input, groups of layers between narrow places, pyramid."""
 
+import dataclasses
 import itertools
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -49,6 +51,49 @@ def backbone(card: Card, inputs: keras.KerasTensor, output: keras.KerasTensor) -
     pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(output) if len(output.shape) == 4 else output
     model = keras.Model(inputs, output)
     return Backbone("image", card, inputs, Features(pooled, pyramid(model)), groups(model))
+
+
+def inserted(backbone: Backbone, behind: Mapping[str, Callable[[Any], Any]]) -> Backbone:
+    """The same layers with others behind the outputs of some groups, to which these belong from then on.
+
+    Args:
+        backbone: The graph.
+        behind: By a group's name, from its output to what goes on in its place.
+    """
+    features = backbone.features
+    tensors = [group.output for group in backbone.groups]
+    tensors += [
+        x for x in (features.pooled, *features.pyramid.values(), features.tokens, features.mask) if x is not None
+    ]
+    unique = list({id(tensor): tensor for tensor in tensors}.values())
+    added: dict[str, list[str]] = {}
+
+    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        output = operation(*args, **kwargs)
+        # A group bears the name of its last operation.
+        if operation.name not in behind:
+            return output
+        following = behind[operation.name](output)
+        added[operation.name] = [layer.name for layer in keras.Model(output, following).layers[1:]]
+        return following
+
+    model = keras.Model(backbone.inputs, unique)
+    clone = keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+    new = {id(tensor): output for tensor, output in zip(unique, clone.outputs, strict=True)}
+    return dataclasses.replace(
+        backbone,
+        inputs=clone.inputs[0],
+        features=features._replace(
+            pooled=new[id(features.pooled)],
+            pyramid={level: new[id(tensor)] for level, tensor in features.pyramid.items()},
+            tokens=None if features.tokens is None else new[id(features.tokens)],
+            mask=None if features.mask is None else new[id(features.mask)],
+        ),
+        groups=tuple(
+            group._replace(layers=(*group.layers, *added.get(group.name, ())), output=new[id(group.output)])
+            for group in backbone.groups
+        ),
+    )
 
 
 def groups(model: keras.Model) -> tuple[Group, ...]:

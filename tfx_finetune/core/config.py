@@ -38,6 +38,7 @@ class Phase:
     ema: float = option(
         0.0, "momentum of a moving average of the weights, which is then judged and kept", low=0, high=1
     )
+    stochastic_depth: float = option(0.0, "chance that the last block is left out, less below it", low=0, high=0.9)
     soup: int = option(0, "best epochs that may be averaged, as long as the validation score does not fall", low=0)
     interpolate: bool = option(False, "keep the best point between the phase's start and its end (WiSE-FT)")
     stages: int = option(1, "steps in which the groups are unfrozen, from the top; the epochs are shared", low=1)
@@ -46,7 +47,7 @@ class Phase:
 
 # What each budget spends; docs/training.md has what each gave.
 _WARM = Phase(epochs=20, learning_rate=3e-3, patience=10)
-_TUNE = Phase(epochs=8, learning_rate=3e-4, unfreeze="5", soup=3, interpolate=True)
+_TUNE = Phase(epochs=5, learning_rate=3e-4, unfreeze="5", soup=3, interpolate=True)
 BUDGETS = {
     "fast": (dataclasses.replace(_WARM, views=1), dataclasses.replace(_TUNE, epochs=0)),
     "balanced": (_WARM, _TUNE),

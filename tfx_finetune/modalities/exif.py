@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfx_finetune.modalities.header import find, number
+from tfx_finetune.modalities.header import number, one_node
 
 
 def upright(pixels: tf.Tensor, block: tf.Tensor, marker: bytes, length: int) -> tf.Tensor:
@@ -14,13 +14,18 @@ def upright(pixels: tf.Tensor, block: tf.Tensor, marker: bytes, length: int) -> 
         marker: What the block begins with.
         length: Bytes from the marker to the TIFF header that the block consists of.
     """
-    position = find(tf.io.decode_raw(block, tf.uint8), marker)
+    parts = tf.strings.split(block, marker, maxsplit=1)
     turned = tf.cond(
-        position >= 0,
-        lambda: _turn(pixels, orientation(tf.strings.substr(block, position + length, -1 + 2**16))),
+        tf.shape(parts)[0] > 1,
+        lambda: _turned(pixels, tf.strings.substr(parts[1], length - len(marker), 2**16)),
         lambda: pixels,
     )
     return tf.ensure_shape(turned, (None, None, 3))
+
+
+@one_node(tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((), tf.string))
+def _turned(pixels: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
+    return _turn(pixels, orientation(tiff))
 
 
 def orientation(tiff: tf.Tensor) -> tf.Tensor:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfx_finetune.modalities.bmp import decode_bmp
 from tfx_finetune.modalities.exif import upright
 from tfx_finetune.modalities.gif import transparency_over
-from tfx_finetune.modalities.header import find, number
+from tfx_finetune.modalities.header import find, number, one_node
 
 Colour = tuple[int, int, int]
 
@@ -46,7 +46,11 @@ def decode(raw: tf.Tensor, background: Colour, max_pixels: int, enough: int = 0)
 
 
 def _branch(decoder: Callable, raw: tf.Tensor, background: Colour, max_pixels: int) -> Callable[[], tf.Tensor]:
-    return lambda: tf.ensure_shape(decoder(raw, background, max_pixels), (None, None, 3))
+    @one_node(tf.TensorSpec((), tf.string))
+    def run(raw: tf.Tensor) -> tf.Tensor:
+        return decoder(raw, background, max_pixels)
+
+    return lambda: tf.ensure_shape(run(raw), (None, None, 3))
 
 
 def _jpeg(raw: tf.Tensor, background: Colour, max_pixels: int, enough: int) -> tf.Tensor:

@@ -1,6 +1,16 @@
 """Numbers in the bytes of a file, in TensorFlow operations."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
+
+
+def one_node(*inputs: tf.TensorSpec) -> Callable[[Callable], Callable]:
+    """Decorator of a function that stands as one node in the graphs that call it.
+
+    TensorFlow looks at every node of branches that are not taken, which took 1.2 ms a picture for the other formats.
+    """
+    return tf.function(input_signature=inputs, autograph=False, experimental_attributes={"_noinline": True})
 
 
 def number(raw: tf.Tensor, position: int | tf.Tensor, size: int, order: str = "little") -> tf.Tensor:

@@ -41,10 +41,15 @@ def image(
     colour = parse_colour(background)
     side = size or card.size
 
+    # Traced once, not again by every pipeline: the branches for all formats take most of a second.
+    @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
+    def decompressed(raw: tf.Tensor) -> tf.Tensor:
+        # Twice the side leaves enough for a crop, and for the antialiasing of the rest of the way.
+        return decode(raw, colour, max_pixels, 2 * side)
+
     def to_pixels(raw: tf.Tensor) -> tf.Tensor:
         if raw.dtype == tf.string:
-            # Twice the side leaves enough for a crop, and for the antialiasing of the rest of the way.
-            pixels = decode(raw, colour, max_pixels, 2 * side)
+            pixels = decompressed(raw)
         else:
             pixels = raw if raw.shape.rank == 3 else raw[..., None]
             pixels = tf.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
@@ -90,9 +95,11 @@ def fit(pixels: tf.Tensor, side: int, resize: Resize, background: tf.Tensor) -> 
     before = tf.abs(side - target) // 2
     if resize == "pad":
         after = side - target - before
-        shifted = tf.cast(resized, tf.int16) - tf.cast(background, tf.int16)
-        shifted = tf.pad(shifted, [[before[0], after[0]], [before[1], after[1]], [0, 0]])
-        resized = tf.cast(shifted + tf.cast(background, tf.int16), tf.uint8)
+        # Padding is with zeros; what is the background's colour is zero in between.
+        masked = tf.pad(
+            tf.bitwise.bitwise_xor(resized, background), [[before[0], after[0]], [before[1], after[1]], [0, 0]]
+        )
+        resized = tf.bitwise.bitwise_xor(masked, background)
     elif resize == "crop":
         resized = resized[before[0] : before[0] + side, before[1] : before[1] + side]
     return tf.ensure_shape(resized, (side, side, channels))
@@ -130,4 +137,4 @@ def reason(error: tf.errors.OpError) -> str:
 
 def _resized(pixels: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     resized = tf.image.resize(pixels, target, antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+    return tf.cast(tf.round(resized), tf.uint8)  # a mean of pixels is never outside of 0 to 255

@@ -1,0 +1,26 @@
+"""tf.data as everything here uses it: on all cores, in order, and without its autotuner."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfx_finetune.core import hardware
+
+
+def mapped(samples: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
+    """Applies a function, which needs no autograph, to every element on all cores; the order stays."""
+    # Autograph doubles the time of tracing.
+    plain = tf.autograph.experimental.do_not_convert(function)
+    return samples.map(plain, num_parallel_calls=hardware.detect().threads, deterministic=True)
+
+
+def finished(samples: tf.data.Dataset, ahead: int = 2) -> tf.data.Dataset:
+    """The whole pipeline, some elements prepared ahead.
+
+    Without autotuning: its thread, when an iterator ends, is now and then not woken, and keeps the end waiting for
+    seconds (3 of 10 iterators over 500 pictures waited 3.5 s).
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return samples.prefetch(ahead).with_options(options)
