@@ -9,7 +9,10 @@ import pytest
 from tests.assets import asset
 from tests.commands import shapes
 from tests.small_data import complaint
-from tfx_finetune.core.config import Phase, Run, Samples
+from tfx_finetune.contracts import AUGMENTS
+from tfx_finetune.core.config import Cache, Phase, Run, Samples
+from tfx_finetune.core.spec import parse_specs
+from tfx_finetune.feed import feed
 from tfx_finetune.model import build_model, build_tower
 from tfx_finetune.phases import fit_phase
 from tfx_finetune.pipeline import prepare_data
@@ -149,6 +152,29 @@ def test_without_validation_samples_the_last_epoch_is_kept(prepared, tmp_path):
     bare = (plan, dataclasses.replace(data, table=dataclasses.replace(data.table, split=split)), network, start)
     history = fitted(bare, tmp_path, epochs=2, soup=2, interpolate=True)
     assert history.kept == "epoch 2"
+
+
+@pytest.mark.parametrize("augment", ["", "flip()"])
+def test_prepared_pictures_are_kept_where_nothing_changes_them(prepared, tmp_path, augment):
+    """Then every epoch of the whole model sees the kept ones; each sample comes once, with its own label."""
+    plan, data, _, _ = prepared
+    plan = dataclasses.replace(plan, workdir=tmp_path, run=dataclasses.replace(plan.run, cache=Cache(enabled=False)))
+    data = dataclasses.replace(data, augments=tuple(AUGMENTS.build(spec) for spec in parse_specs(augment)))
+    fed = feed(None, plan.phases["tune"], data, plan)
+    assert bool(fed.train) == (not augment)
+    labels = {x.tobytes(): y["label"].argmax() for x, y in rows(data.batches("train"), "label")}
+    for epoch in range(2):
+        seen = {x.tobytes(): y["label/logits"].argmax() for x, y in rows(fed.batches(epoch, epoch + 1), "label/logits")}
+        assert len(seen) == data.table.size("train")
+        assert (seen == labels) == (not augment)
+
+
+def rows(batches, head):
+    return [
+        (x, {head: y})
+        for inputs, targets, _ in batches.as_numpy_iterator()
+        for x, y in zip(inputs["image"], targets[head], strict=True)
+    ]
 
 
 def test_watching_may_end_a_phase(prepared, tmp_path):

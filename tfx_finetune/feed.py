@@ -1,5 +1,7 @@
 """What the trained part of a network sees in a phase: the kept outputs of its frozen trunk, or prepared samples."""
 
+import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +9,9 @@ import keras
 import tensorflow as tf
 
 from tfx_finetune import features
+from tfx_finetune.core import files
 from tfx_finetune.core.config import Phase
+from tfx_finetune.core.dataset import mapped
 from tfx_finetune.engine import engine
 from tfx_finetune.features import Store
 from tfx_finetune.model import Network, cut, unfrozen
@@ -21,21 +25,25 @@ class Feed:
 
     Attributes:
         data: The samples themselves.
-        train: The trunk's outputs for training samples; None where there is no trunk.
+        whole: Whether the whole model is trained, which takes its input by name.
+        train: What the trained part sees of the training samples; None where that is new in every epoch, as augmented
+            samples are where there is no trunk.
         val: What the trained part sees of the validation samples; None where there are none.
     """
 
     data: Data
+    whole: bool
     train: Store | None
     val: Store | None
 
     def batches(self, first: int, last: int) -> tf.data.Dataset:
         """Training batches (inputs, targets by output, weights by output) of the epochs `first` to `last - 1`."""
-        if self.train:
-            batches = self.train.epochs(first, last, self.data.batch_size, self.data.order)
-        else:
+        if not self.train:
             batches = self.data.epochs("train", first, last)
-        return batches.map(lambda x, y, w: (x, _by_output(y), _by_output(w)))
+            return mapped(batches, lambda x, y, w: (x, _by_output(y), _by_output(w)))
+        batches = self.train.epochs(first, last, self.data.batch_size, self.data.order)
+        name = self.data.tower
+        return mapped(batches, lambda x, y, w: ({name: x} if self.whole else x, _by_output(y), _by_output(w)))
 
 
 def feed(trunk: keras.Model | None, phase: Phase, data: Data, plan: Plan) -> Feed:
@@ -43,8 +51,10 @@ def feed(trunk: keras.Model | None, phase: Phase, data: Data, plan: Plan) -> Fee
     size, key, folder = data.table.size, _key(trunk, data, plan), _folder(plan)
     apply = engine(trunk, size("train") * phase.views + size("val"), plan.run.cache.precision) if trunk else None
     val = features.collect(data, "val", 1, apply, key, folder) if size("val") else None
-    train = features.collect(data, "train", phase.views, apply, key, folder) if trunk else None
-    return Feed(data, train, val)
+    views = phase.views if trunk else 1
+    kept = trunk or (not data.augments and _fits(data, folder))
+    train = features.collect(data, "train", views, apply, key, folder) if kept else None
+    return Feed(data, trunk is None, train, val)
 
 
 def feed_ahead(network: Network, data: Data, plan: Plan) -> None:
@@ -75,6 +85,12 @@ def feed_ahead(network: Network, data: Data, plan: Plan) -> None:
 
 def _key(trunk: keras.Model | None, data: Data, plan: Plan) -> str:
     return features.fingerprint(data, trunk, plan.preparation | {"precision": plan.run.cache.precision})
+
+
+def _fits(data: Data, folder: Path) -> bool:
+    """Whether prepared training samples, as bytes, take no more than a quarter of the disk's free space."""
+    free = shutil.disk_usage(files.writable_folder(folder, "cache")).free
+    return 4 * data.table.size("train") * math.prod(data.modality.shape) <= free
 
 
 def _folder(plan: Plan) -> Path:

@@ -13,7 +13,7 @@ from tfx_finetune.core import files, progress
 from tfx_finetune.core.config import Phase
 from tfx_finetune.feed import feed
 from tfx_finetune.model import Network, cut
-from tfx_finetune.optimizer import RANGE
+from tfx_finetune.optimizer import RANGE, Schedule
 from tfx_finetune.phases import adapted, compile_top, fit_phase
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
@@ -92,7 +92,7 @@ def _curve(network: Network, phase: Phase, data: Data, plan: Plan) -> tuple[np.n
         top.fit(fed.batches(0, STEPS).take(STEPS), epochs=1, steps_per_epoch=STEPS, callbacks=[Watch()], verbose=0)
     top.set_weights(start)
     kept = np.array([loss for loss in losses if math.isfinite(loss)])
-    rates = np.array([10 ** (-6 * (1 - step / STEPS)) for step in range(len(kept))])
+    rates = np.asarray(Schedule(tested, STEPS)(np.arange(len(kept))))
     return rates, smoothed(kept)
 
 

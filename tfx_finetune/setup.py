@@ -1,6 +1,7 @@
-"""STATION: from a checked run to data and an untrained network, for commands that try things out."""
+"""STATION: from a checked run to data and an untrained network."""
 
 import keras
+import tensorflow as tf
 
 from tfx_finetune.core import hardware
 from tfx_finetune.model import Network, build_model, build_tower
@@ -9,8 +10,14 @@ from tfx_finetune.plan import Plan
 
 
 def set_up(plan: Plan) -> tuple[Data, Network]:
-    """Seeds everything, builds the tower, opens the data and puts the heads on."""
+    """Seeds everything, then builds: the weights say how samples are prepared, the samples what the heads predict.
+
+    Raises:
+        UserError: The data cannot be used as it is.
+    """
     keras.utils.set_random_seed(plan.run.seed)
+    if plan.run.deterministic:
+        tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(hardware.detect().precision)
     backbone = build_tower(plan)
     data = prepare_data(plan, backbone.card)

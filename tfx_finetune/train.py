@@ -34,22 +34,17 @@ def train(run: Run) -> "Bundle":
         GateError: An exported file does not agree with the trained model; bundle and report are written all the same.
     """
     # The stations import TensorFlow; a command answers --help without it.
-    import keras
-    import tensorflow as tf
-
     from tfx_finetune import workspace
     from tfx_finetune.bundle import create, finish
-    from tfx_finetune.core import hardware
     from tfx_finetune.evaluate import evaluate, predictions
     from tfx_finetune.features import collect, evict, forget
     from tfx_finetune.feed import feed_ahead
     from tfx_finetune.golden import choose
-    from tfx_finetune.model import build_model, build_tower
     from tfx_finetune.phases import fit_phase
-    from tfx_finetune.pipeline import prepare_data
     from tfx_finetune.plan import check
     from tfx_finetune.report import write_report
     from tfx_finetune.servable import answer, servable
+    from tfx_finetune.setup import set_up
     from tfx_finetune.summary import manifest, report, say_result
     from tfx_finetune.verify import verify
 
@@ -57,16 +52,8 @@ def train(run: Run) -> "Bundle":
     started = time.time()
     plan = check(run)
     workspace.claim(plan)
-    keras.utils.set_random_seed(run.seed)
-    if run.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    keras.config.set_dtype_policy(hardware.detect().precision)
-
-    # The weights say how samples are prepared, the samples say what the heads predict.
-    backbone = build_tower(plan)
-    data = prepare_data(plan, backbone.card)
+    data, network = set_up(plan)
     workspace.same_data(plan, data.table)
-    network = build_model(plan, backbone, data.tasks)
 
     # First the heads on the frozen tower, then the tower's top groups with them.
     feed_ahead(network, data, plan)

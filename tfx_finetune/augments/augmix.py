@@ -4,9 +4,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfx_finetune.augments.operations import AUGMIX, one_of, to_pixels
+from tfx_finetune.augments.operations import AUGMIX, one_of
 from tfx_finetune.contracts import AUGMENTS, Augment
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.pixels import rounded
 
 
 @AUGMENTS.register
@@ -42,6 +43,6 @@ def augmix(magnitude: float = 3.0, width: int = 3, depth: int = 3, alpha: float 
                 )
             mixed += shares[chain] * tf.cast(changed, tf.float32)
         kept = two[0] / tf.reduce_sum(two)
-        return sample | {"image": to_pixels(kept * tf.cast(pixels, tf.float32) + (1 - kept) * mixed)}
+        return sample | {"image": rounded(kept * tf.cast(pixels, tf.float32) + (1 - kept) * mixed)}
 
     return apply

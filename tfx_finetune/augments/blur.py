@@ -4,9 +4,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfx_finetune.augments.operations import to_pixels
+from tfx_finetune.augments.operations import sometimes
 from tfx_finetune.contracts import AUGMENTS, Augment
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.pixels import rounded
 
 
 @AUGMENTS.register
@@ -32,12 +33,11 @@ def blur(sigma: tuple[float, float] = (0.1, 2.0), probability: float = 0.5) -> A
         for shape in ((-1, 1, 1, 1), (1, -1, 1, 1)):
             one = tf.tile(tf.reshape(kernel, shape), (1, 1, channels, 1))
             x = tf.nn.depthwise_conv2d(x, one, (1, 1, 1, 1), "VALID")
-        return tf.ensure_shape(to_pixels(x[0]), pixels.shape)
+        return tf.ensure_shape(rounded(x[0]), pixels.shape)
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
-        pixels = sample["image"]
-        drawn = tf.random.stateless_uniform((), tf.random.experimental.stateless_fold_in(seed, 1)) < probability
-        return sample | {"image": tf.cond(drawn, lambda: blurred(pixels, seed), lambda: pixels)}
+        drawn = tf.random.experimental.stateless_fold_in(seed, 1)
+        return sometimes(sample, drawn, probability, lambda pixels: blurred(pixels, seed))
 
     return apply
 

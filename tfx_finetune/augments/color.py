@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfx_finetune.contracts import AUGMENTS, Augment
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.pixels import rounded
 
 
 @AUGMENTS.register
@@ -31,6 +32,6 @@ def color(brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.
         if pixels.shape[-1] == 3:
             grey = tf.reduce_sum(pixels * [0.299, 0.587, 0.114], -1, keepdims=True)
             pixels = grey + (pixels - grey) * rich
-        return sample | {"image": tf.cast(tf.clip_by_value(tf.round(pixels), 0, 255), tf.uint8)}
+        return sample | {"image": rounded(pixels)}
 
     return apply

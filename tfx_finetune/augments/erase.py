@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfx_finetune.augments.operations import sometimes
 from tfx_finetune.contracts import AUGMENTS, Augment
 from tfx_finetune.core.errors import UserError
 
@@ -36,9 +37,8 @@ def erase(area: tuple[float, float] = (0.02, 0.33), probability: float = 0.5) ->
         return tf.where(inside[..., None], tf.cast(noise, tf.uint8), pixels)
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
-        pixels = sample["image"]
-        drawn = tf.random.stateless_uniform((), tf.random.experimental.stateless_fold_in(seed, 1)) < probability
-        return sample | {"image": tf.cond(drawn, lambda: erased(pixels, seed), lambda: pixels)}
+        drawn = tf.random.experimental.stateless_fold_in(seed, 1)
+        return sometimes(sample, drawn, probability, lambda pixels: erased(pixels, seed))
 
     return apply
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfx_finetune.augments.operations import sometimes
 from tfx_finetune.contracts import AUGMENTS, Augment
 from tfx_finetune.core.errors import UserError
 
@@ -19,8 +20,6 @@ def flip(probability: float = 0.5) -> Augment:
         raise UserError("the probability of flip is out of range", received=probability, allowed="0 to 1")
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
-        mirrored = tf.random.stateless_uniform((), seed) < probability
-        pixels = sample["image"]
-        return sample | {"image": tf.cond(mirrored, lambda: pixels[:, ::-1], lambda: pixels)}
+        return sometimes(sample, seed, probability, lambda pixels: pixels[:, ::-1])
 
     return apply

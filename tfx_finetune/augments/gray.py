@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfx_finetune.augments.operations import grey
+from tfx_finetune.augments.operations import grey, sometimes
 from tfx_finetune.contracts import AUGMENTS, Augment
 from tfx_finetune.core.errors import UserError
 
@@ -20,8 +20,6 @@ def gray(probability: float = 0.2) -> Augment:
         raise UserError("the probability of gray is out of range", received=probability, allowed="0 to 1")
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
-        pixels = sample["image"]
-        drawn = tf.random.stateless_uniform((), seed) < probability
-        return sample | {"image": tf.cond(drawn, lambda: grey(pixels), lambda: pixels)}
+        return sometimes(sample, seed, probability, grey)
 
     return apply

@@ -6,8 +6,11 @@ take the size.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
+
+from tfx_finetune.core.pixels import luma, rounded
 
 Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -63,7 +66,7 @@ def auto_contrast(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     """Stretches each channel to 0 to 255."""
     values = tf.cast(pixels, tf.float32)
     low, high = tf.reduce_min(values, (0, 1)), tf.reduce_max(values, (0, 1))
-    return tf.where(high > low, to_pixels(tf.math.divide_no_nan((values - low) * 255, high - low)), pixels)
+    return tf.where(high > low, rounded(tf.math.divide_no_nan((values - low) * 255, high - low)), pixels)
 
 
 def equalize(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
@@ -98,8 +101,7 @@ def grey(pixels: tf.Tensor) -> tf.Tensor:
     """ITU-R 601 luma in every channel."""
     if pixels.shape[-1] == 1:
         return pixels
-    luma = tf.reduce_sum(tf.cast(pixels, tf.int32) * [19595, 38470, 7471], -1, keepdims=True)
-    return tf.repeat(tf.cast((luma + 0x8000) // 0x10000, tf.uint8), 3, -1)
+    return tf.repeat(luma(pixels), 3, -1)
 
 
 def color(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
@@ -125,18 +127,22 @@ def sharpness(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     kernel = tf.tile(kernel[:, :, None, None], (1, 1, channels, 1))
     inner = tf.nn.depthwise_conv2d(tf.cast(pixels, tf.float32)[None], kernel, (1, 1, 1, 1), "VALID")[0]
     ring = tf.pad(tf.ones_like(inner, tf.bool), ((1, 1), (1, 1), (0, 0)))
-    smooth = tf.where(ring, tf.pad(to_pixels(inner), ((1, 1), (1, 1), (0, 0))), pixels)
+    smooth = tf.where(ring, tf.pad(rounded(inner), ((1, 1), (1, 1), (0, 0))), pixels)
     return _blend(smooth, pixels, strength)
 
 
-def to_pixels(values: tf.Tensor) -> tf.Tensor:
-    """Rounds and cuts to 0 to 255."""
-    return tf.cast(tf.clip_by_value(tf.round(values), 0, 255), tf.uint8)
+def sometimes(
+    sample: dict[str, Any], seed: tf.Tensor, probability: float, change: Callable[[tf.Tensor], tf.Tensor]
+) -> dict[str, Any]:
+    """Changes the picture of a share of the samples, drawn by the seed."""
+    pixels = sample["image"]
+    drawn = tf.random.stateless_uniform((), seed) < probability
+    return sample | {"image": tf.cond(drawn, lambda: change(pixels), lambda: pixels)}
 
 
 def _blend(origin: tf.Tensor, pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     start, values = tf.cast(origin, tf.float32), tf.cast(pixels, tf.float32)
-    return to_pixels(start + (values - start) * (1 + 0.9 * strength))
+    return rounded(start + (values - start) * (1 + 0.9 * strength))
 
 
 # Those of AugMix leave out what the corruptions of ImageNet-C, against which it is measured, consist of.

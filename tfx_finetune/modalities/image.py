@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfx_finetune.contracts import MODALITIES, Card, Modality
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.pixels import luma
 from tfx_finetune.modalities.formats import decode
 
 Resize = Literal["pad", "crop", "stretch"]
@@ -103,12 +104,6 @@ def fit(pixels: tf.Tensor, side: int, resize: Resize, background: tf.Tensor) -> 
     elif resize == "crop":
         resized = resized[before[0] : before[0] + side, before[1] : before[1] + side]
     return tf.ensure_shape(resized, (side, side, channels))
-
-
-def luma(pixels: tf.Tensor) -> tf.Tensor:
-    """ITU-R 601 luma of uint8 (..., 3), as uint8 (..., 1), in the integer arithmetic that Pillow uses."""
-    weighted = tf.cast(pixels, tf.int32) * tf.constant([19595, 38470, 7471])
-    return tf.cast((tf.reduce_sum(weighted, -1, keepdims=True) + 0x8000) // 0x10000, tf.uint8)
 
 
 def parse_colour(text: str) -> tuple[int, int, int]:
