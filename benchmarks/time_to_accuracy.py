@@ -1,14 +1,13 @@
 """Accuracy and cost beside two recipes that people use: the Keras transfer-learning guide's, and a PyTorch loop.
 
     python benchmarks/time_to_accuracy.py [--data=tux,fashion] [--seeds=0,1,2] [--only=ours,warm_cache,guide,torch]
-                                          [--once=torch]
 
 On the Tux stamps at 224 pixels and on 10,000 pictures of Fashion-MNIST at 96: the same split, prepared pictures
 and the same EfficientNet-Lite0 weights. Each contestant is a process of its own; `ours` is the whole command by default
 but for its exports (a Keras file alone), with nothing kept; `warm_cache` is the same again, the trunk's outputs kept.
-What is named by `--once` runs for the first seed alone. PyTorch takes part where it can be imported (pip install torch
-torchvision timm). Writes accuracy, wall time, CPU time and peak memory into benchmarks/RESULTS.md: means and spreads
-over the seeds.
+PyTorch takes part where it can be imported (pip install torch torchvision timm). Writes accuracy, wall time, CPU time
+and peak memory of every run into benchmarks/time_to_accuracy.json, where those of earlier calls stay, and means and
+spreads over the seeds into benchmarks/RESULTS.md.
 """
 
 import json
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+RUNS = Path(__file__).with_suffix(".json")
 SIZES = {"tux": 224, "fashion": 96}
 CONTESTANTS = ("ours", "warm_cache", "guide", "torch")
 TITLES = {
@@ -40,40 +40,36 @@ def main() -> None:
         return
     from results import record
 
+    kept: dict[str, Any] = json.loads(RUNS.read_text()) if RUNS.exists() else {}
     for data in given.get("--data", ["tux", "fashion"]):
-        seeds = [int(seed) for seed in given.get("--seeds", ["0", "1", "2"])]
-        found: dict[str, list[dict[str, Any]]] = {}
         with tempfile.TemporaryDirectory() as folder:
-            for seed in seeds:
+            for seed in map(int, given.get("--seeds", ["0", "1", "2"])):
                 place = Path(folder) / f"{data}{seed}"
                 subprocess.run(worker("prepare_" + data, place, seed), check=True, stdout=subprocess.DEVNULL)
                 for name in given.get("--only", CONTESTANTS):
-                    if name in given.get("--once", []) and seed != seeds[0]:
-                        continue
                     result = measured(worker("ours" if name == "warm_cache" else name, place, seed))
-                    if "skipped" in result:
-                        print(f"{TITLES[name]}: left out, {result['skipped']}", file=sys.stderr)
-                    else:
-                        found.setdefault(name, []).append(result)
-                        print(data, seed, name, result, file=sys.stderr)
-                # Hours may pass before the last seed is done.
-                done = ", ".join(map(str, seeds[: seeds.index(seed) + 1]))
-                record(f"time_to_accuracy {data}", f"Time to accuracy, {data}, seeds {done}", table(found))
+                    print(data, seed, name, result, file=sys.stderr)
+                    if "skipped" not in result:
+                        kept.setdefault(data, {}).setdefault(name, {})[str(seed)] = result
+                        RUNS.write_text(json.dumps(kept, indent=1))
+        record(f"time_to_accuracy {data}", f"Time to accuracy, {data}", table(kept[data]))
 
 
-def table(found: dict[str, list[dict[str, Any]]]) -> str:
-    """A contestant a row."""
-    rows = ["| recipe | accuracy | wall, s | CPU, s | peak MB | wall / ours |", "|---|---|---|---|---|---|"]
-    base = np.mean([result["wall"] for result in found.get("ours", [])]) if "ours" in found else np.nan
-    for name, results in found.items():
-        best = np.array([max(result["accuracy"].values()) for result in results])
-        each = ", ".join(f"{k} {np.mean([r['accuracy'][k] for r in results]):.3f}" for k in results[0]["accuracy"])
-        wall, cpu, peak = (np.mean([result[key] for result in results]) for key in ("wall", "cpu", "peak"))
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """A contestant a row; ratios are over the seeds that both it and this package ran."""
+    rows = ["| recipe | seeds | accuracy | wall, s | CPU, s | peak MB | wall / ours |", "|---|---|---|---|---|---|---|"]
+    for name in (name for name in CONTESTANTS if name in found):
+        results, ours = found[name], found.get("ours", {})
+        best = np.array([max(result["accuracy"].values()) for result in results.values()])
+        phases = next(iter(results.values()))["accuracy"]
+        each = ", ".join(f"{k} {np.mean([r['accuracy'][k] for r in results.values()]):.3f}" for k in phases)
+        wall, cpu, peak = (np.mean([r[key] for r in results.values()]) for key in ("wall", "cpu", "peak"))
         spread = f" ± {best.std(ddof=1):.3f}" if len(best) > 1 else ""
-        seeds = "" if len(results) == len(found[next(iter(found))]) else f" (seeds: {len(results)})"
+        both = [seed for seed in results if seed in ours]
+        ratio = np.mean([results[seed]["wall"] for seed in both]) / np.mean([ours[seed]["wall"] for seed in both])
         rows.append(
-            f"| {TITLES[name]}{seeds} | {best.mean():.3f}{spread} ({each}) | {wall:.0f} | {cpu:.0f} | {peak:.0f} "
-            f"| {wall / base:.2f} |"
+            f"| {TITLES[name]} | {len(best)} | {best.mean():.3f}{spread} ({each}) | {wall:.0f} | {cpu:.0f} | {peak:.0f} "
+            f"| {ratio:.1f} |"
         )
     return "\n".join(rows)
 
