@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """A contestant a row; ratios are over the seeds that both it and this package ran."""
+    """A contestant a row; ratios over the seeds that both it and this package ran."""
     rows = ["| recipe | seeds | accuracy | wall, s | CPU, s | peak MB | wall / ours |", "|---|---|---|---|---|---|---|"]
     for name in (name for name in CONTESTANTS if name in found):
         results, ours = found[name], found.get("ours", {})
@@ -66,7 +66,8 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         wall, cpu, peak = (np.mean([r[key] for r in results.values()]) for key in ("wall", "cpu", "peak"))
         spread = f" ± {best.std(ddof=1):.3f}" if len(best) > 1 else ""
         both = [seed for seed in results if seed in ours]
-        ratio = np.mean([results[seed]["wall"] for seed in both]) / np.mean([ours[seed]["wall"] for seed in both])
+        mine = np.mean([ours[seed]["wall"] for seed in both])
+        ratio = np.mean([results[seed]["wall"] for seed in both]) / mine
         rows.append(
             f"| {TITLES[name]} | {len(best)} | {best.mean():.3f}{spread} ({each}) | {wall:.0f} | {cpu:.0f} | {peak:.0f} "
             f"| {ratio:.1f} |"
@@ -199,7 +200,7 @@ def guide(folder: Path, seed: int) -> dict[str, Any]:
         base.trainable = phase == "unfrozen"
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         # By default Keras compiles for XLA on a CPU too, which takes ten times as long here: that is left out.
-        model.compile(keras.optimizers.Adam(rate), loss, ["accuracy"], jit_compile=False)
+        model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"], jit_compile=False)
         model.fit(train, epochs=10, verbose=0)
         accuracy[phase] = float(model.evaluate(test, verbose=0)[1])
     return {"accuracy": accuracy}
