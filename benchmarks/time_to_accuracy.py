@@ -69,8 +69,8 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         mine = np.mean([ours[seed]["wall"] for seed in both])
         ratio = np.mean([results[seed]["wall"] for seed in both]) / mine
         rows.append(
-            f"| {TITLES[name]} | {len(best)} | {best.mean():.3f}{spread} ({each}) | {wall:.0f} | {cpu:.0f} | {peak:.0f} "
-            f"| {ratio:.1f} |"
+            f"| {TITLES[name]} | {len(best)} | {best.mean():.3f}{spread} ({each}) "
+            f"| {wall:.0f} | {cpu:.0f} | {peak:.0f} | {ratio:.1f} |"
         )
     return "\n".join(rows)
 
@@ -212,12 +212,12 @@ def torch(folder: Path, seed: int) -> dict[str, Any]:
         import timm
         import torch as pytorch
         import torchvision
+        from torchvision.transforms import v2 as change
     except ImportError as error:
         return {"skipped": f"{error.name} is not installed"}
     from tfx_finetune.core import assets
 
     pytorch.manual_seed(seed)
-    change = torchvision.transforms.v2
     scale = [change.ToImage(), change.ToDtype(pytorch.float32), change.Normalize([127.0] * 3, [128.0] * 3)]
     sets = {
         "train": torchvision.datasets.ImageFolder(
