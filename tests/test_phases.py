@@ -169,6 +169,33 @@ def test_prepared_pictures_are_kept_where_nothing_changes_them(prepared, tmp_pat
         assert (seen == labels) == (not augment)
 
 
+@pytest.mark.slow
+def test_mixed_precision_trains_as_float32_does(prepared, tmp_path):
+    """From the same start the weights, kept in float32, go the same way, but for the rounding of bfloat16 (2^-9), which
+    opens and closes ReLUs in 17 blocks.
+    """
+    plan, data, _, start = prepared
+    # A step of SGD is as long as its gradient, so rounding stays rounding.
+    phase = Phase(epochs=2, learning_rate=1e-2, unfreeze="2", views=1, optimizer="sgd", weight_decay=0.0)
+    ways = []
+    for policy in ("float32", "mixed_bfloat16"):
+        keras.config.set_dtype_policy(policy)
+        try:
+            network = build_model(plan, build_tower(plan), data.tasks)
+            network.model.set_weights(start)
+            fit_phase(network, "tune", phase, data, dataclasses.replace(plan, workdir=tmp_path / policy))
+        finally:
+            keras.config.set_dtype_policy("float32")
+        assert {weight.dtype for weight in network.model.weights} == {"float32"}
+        assert network.model.get_layer("head").compute_dtype == policy.removeprefix("mixed_")
+        moved = [a - b for a, b in zip(network.model.get_weights(), start, strict=True)]
+        ways.append(np.concatenate([change.ravel() for change in moved]))
+    lengths = [np.linalg.norm(way) for way in ways]
+    assert lengths[0] > 1e-2
+    assert lengths[1] == pytest.approx(lengths[0], rel=0.2)
+    assert 0.9 < np.dot(*ways) / np.prod(lengths) < 0.99999, "the same direction, but not the same numbers"
+
+
 def rows(batches, head):
     return [
         (x, {head: y})

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,13 +69,16 @@ def survey(source: Source, modality: Modality, columns: tuple[str, ...]) -> Tabl
         UserError: A column is missing, or there is no sample.
     """
     _check_columns(source, columns)
-    decode = _graph(modality.decode)
+    decode = _decoder(modality.decode)
     keep = (*columns, "group")
 
-    def look(row: tuple[str, dict[str, Any]]) -> tuple[str, ...]:
-        part, sample = row
-        digest, why = _examine(sample[modality.column], modality.column in source.paths, decode)
-        return (_text(sample["file"]), digest, why, "" if why else part, *(_text(sample.get(c, "")) for c in keep))
+    def look(rows: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, ...]]:
+        contents = [sample[modality.column] for _, sample in rows]
+        examined = _examine(contents, modality.column in source.paths, decode)
+        return [
+            (_text(sample["file"]), digest, why, "" if why else part, *(_text(sample.get(c, "")) for c in keep))
+            for (part, sample), (digest, why) in zip(rows, examined, strict=True)
+        ]
 
     def rows() -> Iterator[tuple[str, dict[str, Any]]]:
         for part in source.sizes:
@@ -84,9 +87,9 @@ def survey(source: Source, modality: Modality, columns: tuple[str, ...]) -> Tabl
     found: list[tuple[str, ...]] = []
     total = sum(source.sizes.values())
     with ThreadPoolExecutor(hardware.detect().threads) as pool, progress.bar("read data", total) as advance:
-        for chunk in _chunks(rows(), 256):
-            found += pool.map(look, chunk)
-            advance(len(chunk), f"{len(found)} samples of {source.name}")
+        for chunk in _chunks(_chunks(rows(), 8), 32):
+            found += itertools.chain.from_iterable(pool.map(look, chunk))
+            advance(sum(map(len, chunk)), f"{len(found)} samples of {source.name}")
     if not found:
         raise UserError("the data has no samples", received=source.name)
     file, digest, why, part, *values = (np.array(column, dtype=object) for column in zip(*found, strict=True))
@@ -141,9 +144,17 @@ def opened(source: Source, modality: Modality, tasks: Mapping[str, Task], part: 
 
 
 @functools.lru_cache(maxsize=4)
-def _graph(decode: Callable) -> Callable:
-    # Building and optimizing the graph takes seconds, which a model that meets several data sets spends once.
-    return tf.function(decode, autograph=False)
+def _decoder(decode: Callable) -> Callable:
+    """A function that decodes several samples, bytes each, and raises what the first broken one raises."""
+
+    # Building and optimizing the graph takes seconds, which a model that meets several data sets spends once; a call of
+    # it takes longer than decoding a small picture, so there is one for several.
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def run(contents: tf.Tensor) -> tf.Tensor:
+        one = {"fn_output_signature": tf.int32, "parallel_iterations": 1}
+        return tf.map_fn(lambda content: tf.size(decode(content)), contents, **one)
+
+    return lambda contents: run(tf.constant(contents))
 
 
 def _check_columns(source: Source, columns: tuple[str, ...]) -> None:
@@ -157,19 +168,36 @@ def _columns(plan: Plan) -> tuple[str, ...]:
     return tuple(dict.fromkeys(task.column for task in plan.drafts.values()))
 
 
-def _examine(content: Any, is_path: bool, decode: Any) -> tuple[str, str]:
-    """Returns the hash of the content, or why it cannot be used."""
+def _examine(contents: Sequence[Any], is_path: bool, decode: Callable) -> list[tuple[str, str]]:
+    """Returns for each the hash of its content, or why it cannot be used."""
+    read = [_read(content) if is_path else (content, "") for content in contents]
+    encoded = [content for content, why in read if not why and isinstance(content, bytes)]
+    broken = {}
+    if encoded and _complaint(encoded, decode):
+        broken = {content: why for content in encoded if (why := _complaint([content], decode))}
+    found = []
+    for content, why in read:
+        why = why or (broken.get(content, "") if isinstance(content, bytes) else "")
+        # Pixels, which are no bytes, are decoded already.
+        whole = content if isinstance(content, bytes) else content.tobytes()
+        found.append(("" if why else hashlib.sha256(whole).hexdigest(), why))
+    return found
+
+
+def _read(path: bytes) -> tuple[bytes, str]:
     try:
-        content = Path(os.fsdecode(content)).read_bytes() if is_path else content
+        return Path(os.fsdecode(path)).read_bytes(), ""
     except (OSError, ValueError) as error:  # A path may hold what no path can, such as a null byte.
-        return "", getattr(error, "strerror", None) or str(error)
-    if not isinstance(content, bytes):
-        return hashlib.sha256(content.tobytes()).hexdigest(), ""  # Pixels are decoded already.
+        return b"", getattr(error, "strerror", None) or str(error)
+
+
+def _complaint(contents: list[bytes], decode: Callable) -> str:
+    """Why one of them cannot be decoded; empty if all can."""
     try:
-        decode(tf.constant(content))
+        decode(contents)
     except tf.errors.OpError as error:
-        return "", reason(error)
-    return hashlib.sha256(content).hexdigest(), ""
+        return reason(error)
+    return ""
 
 
 def _check_bad(table: Table, max_bad: float, flag: str) -> None:
