@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfx_finetune.core.config import Phase
 
@@ -42,14 +43,18 @@ def make_optimizer(phase: Phase, steps: int, rates: Sequence[float], start: Sequ
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             """Steps one weight."""
-            super().update_step(gradient, variable, learning_rate * rates[self._get_variable_index(variable)])
+            rate = learning_rate * rates[self._get_variable_index(variable)]
+            if kind is keras.optimizers.AdamW:
+                _adam(self, gradient, variable, rate)
+            else:
+                super().update_step(gradient, variable, rate)
 
         def _apply_weight_decay(self, variables: Any) -> None:
             for variable in variables:
                 if self._use_weight_decay(variable):
                     index = self._get_variable_index(variable)
                     excess = variable - anchors[index] if anchors else variable
-                    variable.assign_sub(excess * self.weight_decay * rates[index] * self.learning_rate)
+                    variable.assign_sub(excess * (self.weight_decay * rates[index] * self.learning_rate))
 
     options = _OPTIONS.get(phase.optimizer, {}) | ({"ema_momentum": phase.ema} if phase.ema else {})
     optimizer = Tailored(
@@ -64,6 +69,28 @@ def make_optimizer(phase: Phase, steps: int, rates: Sequence[float], start: Sequ
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
+
+
+def _adam(optimizer: Any, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor) -> None:
+    """Keras's step of Adam in one operation, not in a dozen passes over all weights.
+
+    That is a fifth of a step's time where the top is deep and pictures are small.
+    """
+    index = optimizer._get_variable_index(variable)
+    step = tf.cast(optimizer.iterations + 1, variable.dtype)
+    first, second = (tf.constant(beta, variable.dtype) for beta in (optimizer.beta_1, optimizer.beta_2))
+    tf.raw_ops.ResourceApplyAdam(
+        var=variable.handle,
+        m=optimizer._momentums[index].value.handle,
+        v=optimizer._velocities[index].value.handle,
+        beta1_power=first**step,
+        beta2_power=second**step,
+        lr=tf.cast(rate, variable.dtype),
+        beta1=first,
+        beta2=second,
+        epsilon=tf.constant(optimizer.epsilon, variable.dtype),
+        grad=tf.cast(gradient, variable.dtype),
+    )
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
