@@ -12,6 +12,7 @@ spreads over the seeds into benchmarks/RESULTS.md.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,12 @@ def table(found: dict[str, dict[str, Any]]) -> str:
             f"| {TITLES[name]} | {len(best)} | {best.mean():.3f}{spread} ({each}) "
             f"| {wall:.0f} | {cpu:.0f} | {peak:.0f} | {ratio:.1f} |"
         )
+    for name in (name for name in ("ours", "warm_cache") if name in found):
+        runs = [run | {"rest": run["wall"] - sum(run["stages"].values())} for run in found[name].values()]
+        spent = {stage: np.mean([run["stages"].get(stage, 0.0) for run in runs]) for stage in runs[0]["stages"]}
+        spent["start, tracing, report"] = np.mean([run["rest"] for run in runs])
+        shown = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in spent.items())
+        rows.append(f"\nSeconds of *{TITLES[name]}*: {shown}.")
     return "\n".join(rows)
 
 
@@ -82,16 +89,22 @@ def worker(name: str, folder: Path, seed: int) -> list[str]:
 
 def measured(command: list[str]) -> dict[str, Any]:
     """Runs a contestant to its end; adds wall and CPU seconds and peak memory in MB to what it prints last."""
-    started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    with tempfile.TemporaryFile("w+") as log:
+        started = time.monotonic()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert process.stdout
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.monotonic() - started
+        log.seek(0)
+        said = log.read()
     if status:
-        raise SystemExit(f"{command} ended with status {status}")
-    wall = time.monotonic() - started
+        raise SystemExit(f"{command} ended with status {status}: {said.splitlines()[-1]}")
     costs = {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak": usage.ru_maxrss / 1e3}
-    return json.loads(output.splitlines()[-1]) | costs
+    stages = {
+        name.strip(): float(seconds) for name, seconds in re.findall(r"^(\w.*?) +([\d.]+) s  ", said, re.MULTILINE)
+    }
+    return json.loads(output.splitlines()[-1]) | costs | {"stages": stages}
 
 
 def prepare_tux(folder: Path, seed: int) -> None:
@@ -105,7 +118,7 @@ def prepare_fashion(folder: Path, seed: int) -> None:
 
 
 def prepare(folder: Path, source: str, seed: int, size: int, most: int) -> None:
-    """Writes PNG files into train/<class>/ and test/<class>/."""
+    """Writes PNG files into train/<class>/ and test/<class>/, and a table of them with their groups."""
     from PIL import Image
 
     from tfx_finetune.contracts import Card
@@ -116,18 +129,22 @@ def prepare(folder: Path, source: str, seed: int, size: int, most: int) -> None:
     run = Run(data=source, seed=seed, augment="", samples=Samples(val=0.0), workdir=str(folder))
     data = prepare_data(check(run), Card(size=size))
     names = data.tasks["label"].labels.names
+    lines = ["path,label,split,group"]
     for split in ("train", "test"):
-        member = np.flatnonzero(data.table.split == split)
-        if split == "train" and len(member) > most:
-            member = np.sort(np.random.default_rng(seed).permutation(member)[:most])
-        wanted, position = set(np.searchsorted(np.flatnonzero(data.table.split == split), member).tolist()), 0
+        groups = data.table.columns["group"][data.table.split == split]
+        chosen = range(len(groups))
+        if split == "train" and len(groups) > most:
+            chosen = np.random.default_rng(seed).permutation(len(groups))[:most].tolist()
+        wanted, position = set(chosen), 0
         for inputs, targets, _ in data.batches(split).as_numpy_iterator():
             for pixels, target in zip(inputs["image"], targets["label"], strict=True):
-                place = folder / split / names[int(target.argmax())]
-                place.mkdir(parents=True, exist_ok=True)
+                place = Path(split) / names[int(target.argmax())] / f"{position:06}.png"
+                (folder / place).parent.mkdir(parents=True, exist_ok=True)
                 if position in wanted:
-                    Image.fromarray(pixels).save(place / f"{position:06}.png", compress_level=1)
+                    Image.fromarray(pixels).save(folder / place, compress_level=1)
+                    lines.append(f'"{place}","{place.parent.name}",{split},"{groups[position]}"')
                 position += 1
+    (folder / "samples.csv").write_text("\n".join(lines) + "\n")
 
 
 def ours(folder: Path, seed: int) -> dict[str, Any]:
@@ -137,11 +154,6 @@ def ours(folder: Path, seed: int) -> dict[str, Any]:
     from tfx_finetune.core.config import Cache, Image
 
     size = side(next((folder / "train").rglob("*.png")))
-    data = folder / "data"
-    data.mkdir(exist_ok=True)
-    for split in ("train", "test"):
-        if not (data / split).exists():
-            (data / split).symlink_to(folder / split)
     number = len(list(folder.glob("run*")))
     # Packages are those of the usual cache; kept features are this benchmark's own.
     cache = folder / "cache"
@@ -149,7 +161,7 @@ def ours(folder: Path, seed: int) -> dict[str, Any]:
     if not (cache / "packages").exists():
         (cache / "packages").symlink_to(assets.cache() / "packages")
     run = tfx.Run(
-        data=str(data),
+        data=str(folder / "samples.csv"),
         seed=seed,
         image=Image(size=size),
         exports="keras_file()",
