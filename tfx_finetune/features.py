@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.core import files, progress
-from tfx_finetune.core.dataset import finished, mapped
+from tfx_finetune.dataset import finished, mapped
 from tfx_finetune.engine import Apply
 from tfx_finetune.order import Order
 from tfx_finetune.pipeline import Data

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfx_finetune import features
 from tfx_finetune.core import files
 from tfx_finetune.core.config import Phase
-from tfx_finetune.core.dataset import mapped
+from tfx_finetune.dataset import mapped
 from tfx_finetune.engine import engine
 from tfx_finetune.features import Store
 from tfx_finetune.model import Network, cut, unfrozen

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.contracts import Mix
-from tfx_finetune.core.dataset import mapped
+from tfx_finetune.dataset import mapped
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.contracts import MODALITIES, SOURCES, TASKS, Augment, Card, Modality, Source, Task
-from tfx_finetune.core.dataset import finished, mapped
 from tfx_finetune.core.spec import Spec
+from tfx_finetune.dataset import finished, mapped
 from tfx_finetune.order import Order
 from tfx_finetune.plan import Plan, image_options
 from tfx_finetune.sources.recognize import recognize

@@ -1,26 +1,21 @@
 """STATION: what is in a source: which samples can be read, on which side of the split they stand, which classes."""
 
 import dataclasses
-import functools
-import hashlib
 import itertools
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tfx_finetune import splits
 from tfx_finetune.contracts import LABEL_SEPARATOR, SOURCES, SPLITS, Labels, Modality, Source, Task
 from tfx_finetune.core import hardware, progress
-from tfx_finetune.core.dataset import finished
 from tfx_finetune.core.errors import UserError, did_you_mean
-from tfx_finetune.modalities.image import reason
+from tfx_finetune.dataset import finished
+from tfx_finetune.examine import decoder, examine
 from tfx_finetune.plan import Plan
 
 
@@ -69,12 +64,12 @@ def survey(source: Source, modality: Modality, columns: tuple[str, ...]) -> Tabl
         UserError: A column is missing, or there is no sample.
     """
     _check_columns(source, columns)
-    decode = _decoder(modality.decode)
+    decode = decoder(modality.decode)
     keep = (*columns, "group")
 
     def look(rows: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, ...]]:
         contents = [sample[modality.column] for _, sample in rows]
-        examined = _examine(contents, modality.column in source.paths, decode)
+        examined = examine(contents, modality.column in source.paths, decode)
         return [
             (_text(sample["file"]), digest, why, "" if why else part, *(_text(sample.get(c, "")) for c in keep))
             for (part, sample), (digest, why) in zip(rows, examined, strict=True)
@@ -143,20 +138,6 @@ def opened(source: Source, modality: Modality, tasks: Mapping[str, Task], part: 
     return table
 
 
-@functools.lru_cache(maxsize=4)
-def _decoder(decode: Callable) -> Callable:
-    """A function that decodes several samples, bytes each, and raises what the first broken one raises."""
-
-    # Building and optimizing the graph takes seconds, which a model that meets several data sets spends once; a call of
-    # it takes longer than decoding a small picture, so there is one for several.
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def run(contents: tf.Tensor) -> tf.Tensor:
-        one = {"fn_output_signature": tf.int32, "parallel_iterations": 1}
-        return tf.map_fn(lambda content: tf.size(decode(content)), contents, **one)
-
-    return lambda contents: run(tf.constant(contents))
-
-
 def _check_columns(source: Source, columns: tuple[str, ...]) -> None:
     known = source.read(next(iter(source.sizes))).element_spec
     if missing := [column for column in columns if column not in known]:
@@ -166,38 +147,6 @@ def _check_columns(source: Source, columns: tuple[str, ...]) -> None:
 
 def _columns(plan: Plan) -> tuple[str, ...]:
     return tuple(dict.fromkeys(task.column for task in plan.drafts.values()))
-
-
-def _examine(contents: Sequence[Any], is_path: bool, decode: Callable) -> list[tuple[str, str]]:
-    """Returns for each the hash of its content, or why it cannot be used."""
-    read = [_read(content) if is_path else (content, "") for content in contents]
-    encoded = [content for content, why in read if not why and isinstance(content, bytes)]
-    broken = {}
-    if encoded and _complaint(encoded, decode):
-        broken = {content: why for content in encoded if (why := _complaint([content], decode))}
-    found = []
-    for content, why in read:
-        why = why or (broken.get(content, "") if isinstance(content, bytes) else "")
-        # Pixels, which are no bytes, are decoded already.
-        whole = content if isinstance(content, bytes) else content.tobytes()
-        found.append(("" if why else hashlib.sha256(whole).hexdigest(), why))
-    return found
-
-
-def _read(path: bytes) -> tuple[bytes, str]:
-    try:
-        return Path(os.fsdecode(path)).read_bytes(), ""
-    except (OSError, ValueError) as error:  # A path may hold what no path can, such as a null byte.
-        return b"", getattr(error, "strerror", None) or str(error)
-
-
-def _complaint(contents: list[bytes], decode: Callable) -> str:
-    """Why one of them cannot be decoded; empty if all can."""
-    try:
-        decode(contents)
-    except tf.errors.OpError as error:
-        return reason(error)
-    return ""
 
 
 def _check_bad(table: Table, max_bad: float, flag: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfx_finetune.core.pixels import luma, rounded
+from tfx_finetune.pixels import luma, rounded
 
 Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 

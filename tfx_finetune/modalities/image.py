@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from tfx_finetune.contracts import MODALITIES, Card, Modality
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.core.pixels import luma
 from tfx_finetune.modalities.formats import decode
+from tfx_finetune.pixels import luma
 
 Resize = Literal["pad", "crop", "stretch"]
 

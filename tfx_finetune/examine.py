@@ -1,0 +1,58 @@
+"""Samples as they come: whether each can be read and decoded, else why not, and its hash."""
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tfx_finetune.modalities.image import reason
+
+
+@functools.lru_cache(maxsize=4)
+def decoder(decode: Callable) -> Callable:
+    """A function that decodes several samples, bytes each, and raises what the first broken one raises."""
+
+    # Building and optimizing the graph takes seconds, which a model that meets several data sets spends once; a call of
+    # it takes longer than decoding a small picture, so there is one for several.
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def run(contents: tf.Tensor) -> tf.Tensor:
+        one = {"fn_output_signature": tf.int32, "parallel_iterations": 1}
+        return tf.map_fn(lambda content: tf.size(decode(content)), contents, **one)
+
+    return lambda contents: run(tf.constant(contents))
+
+
+def examine(contents: Sequence[Any], is_path: bool, decode: Callable) -> list[tuple[str, str]]:
+    """Returns for each the hash of its content, or why it cannot be used."""
+    read = [_read(content) if is_path else (content, "") for content in contents]
+    encoded = [content for content, why in read if not why and isinstance(content, bytes)]
+    broken = {}
+    if encoded and _complaint(encoded, decode):
+        broken = {content: why for content in encoded if (why := _complaint([content], decode))}
+    found = []
+    for content, why in read:
+        why = why or (broken.get(content, "") if isinstance(content, bytes) else "")
+        # Pixels, which are no bytes, are decoded already.
+        whole = content if isinstance(content, bytes) else content.tobytes()
+        found.append(("" if why else hashlib.sha256(whole).hexdigest(), why))
+    return found
+
+
+def _read(path: bytes) -> tuple[bytes, str]:
+    try:
+        return Path(os.fsdecode(path)).read_bytes(), ""
+    except (OSError, ValueError) as error:  # A path may hold what no path can, such as a null byte.
+        return b"", getattr(error, "strerror", None) or str(error)
+
+
+def _complaint(contents: list[bytes], decode: Callable) -> str:
+    """Why one of them cannot be decoded; empty if all can."""
+    try:
+        decode(contents)
+    except tf.errors.OpError as error:
+        return reason(error)
+    return ""
