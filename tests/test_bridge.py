@@ -1,0 +1,85 @@
+"""The twin in Keras 2 gives what the Keras 3 model gives, for every family that has one, and its weights come back."""
+
+import keras
+import numpy as np
+import pytest
+
+from tests.contracts.test_backbones import pixels, settle
+from tests.test_engine import FAMILIES
+from tfx_finetune import bridge
+from tfx_finetune.contracts import BACKBONES
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import parse_spec
+
+QUICK = ("convnet()", "efficientnet_lite0(size=64)", "mobilenet_v3_small(weights='none', size=64)")
+SPECS = {*FAMILIES, "mobilenet_v3_large(weights='none', size=64)", "efficientnet_lite1(size=64)"}
+
+
+def network(spec):
+    """A whole model of two heads on random or pretrained weights."""
+    keras.utils.set_random_seed(0)
+    backbone = BACKBONES.build(parse_spec(spec))
+    if not backbone.card.origin:
+        settle(keras.Model(backbone.inputs, backbone.features.pooled), pixels(backbone, 8).astype(np.float32))
+    x = keras.layers.Dropout(0.2)(backbone.features.pooled)
+    outputs = {"kind/logits": keras.layers.Dense(3, name="kind")(x), "seen/logits": keras.layers.Dense(2)(x)}
+    return keras.Model({"image": backbone.inputs}, outputs), pixels(backbone, 4).astype(np.float32)
+
+
+def apart(ours, theirs):
+    assert set(ours) == set(theirs)
+    return max(np.abs(ours[name] - theirs[name]).max() / np.abs(ours[name]).max() for name in ours)
+
+
+@pytest.mark.parametrize(
+    "spec", [pytest.param(spec, marks=() if spec in QUICK else pytest.mark.slow) for spec in sorted(SPECS)]
+)
+def test_a_twin_gives_the_same_answers(spec):
+    """Within 1e-5; random weights of deep networks grow the rounding from layer to layer. Trained there, and back."""
+    model, data = network(spec)
+    copy = bridge.twin(model)
+    ours = {name: value.numpy() for name, value in model({"image": data}, training=False).items()}
+    assert max(np.abs(value[0] - value[1]).max() for value in ours.values()) > 1e-3, "the input does not matter"
+    theirs = {name: value.numpy() for name, value in copy({"image": data}, training=False).items()}
+    assert apart(ours, theirs) < 1e-5
+    assert copy.count_params() == model.count_params() - unweighted(model)
+    rng = np.random.default_rng(0)
+    for layer in copy.layers:
+        layer.set_weights([value * rng.uniform(0.9, 1.1, value.shape) for value in layer.get_weights()])
+    changed = {name: value.numpy() for name, value in copy({"image": data}, training=False).items()}
+    assert apart(ours, changed) > 1e-3
+    bridge.bring_back(copy, model)
+    assert (
+        apart({name: value.numpy() for name, value in model({"image": data}, training=False).items()}, changed) < 1e-5
+    )
+
+
+def unweighted(model):
+    """Numbers of layers that become a scale and an offset."""
+    return sum(layer.count_params() for layer in model.layers if isinstance(layer, keras.layers.Normalization))
+
+
+def test_a_layer_is_called_by_its_name():
+    """TF-MOT's reports name the layers that a person knows; what is trained stays trained."""
+    model, _ = network("mobilenet_v3_small(weights='none', size=64)")
+    for layer in model.layers[:20]:
+        layer.trainable = False
+    copy = bridge.twin(model)
+    names = {layer.name for layer in model.layers}
+    assert names <= {layer.name for layer in copy.layers}
+    added = {layer.name for layer in copy.layers} - names
+    assert all(any(name.startswith(stem) for stem in names) or name.startswith(("add", "multiply")) for name in added)
+    assert {w.name.split("/")[0] for w in copy.trainable_weights} == {
+        layer.name for layer in model.layers if layer.trainable_weights
+    }
+
+
+def test_a_stranger_is_named():
+    """Before anything is trained."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.GroupNormalization(3)(inputs)
+    x = keras.layers.Activation("mish")(x)
+    model = keras.Model(inputs, keras.layers.Flatten()(keras.ops.sin(x)))
+    assert bridge.strangers(model) == ["Activation(mish)", "GroupNormalization", "Sin"]
+    with pytest.raises(UserError, match=r"no counterpart in Keras 2; received: Activation\(mish\), GroupNorm"):
+        bridge.twin(model)

@@ -1,0 +1,174 @@
+"""A flat Keras 3 graph as the same graph in tf_keras (Keras 2), the only kind that TF-MOT takes, and its weights back.
+
+The twin is made of the graph itself, node by node, so that no network is defined a second time.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfx_finetune.core.errors import UserError
+
+_SAME = (
+    *("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense", "BatchNormalization", "LayerNormalization"),
+    *(
+        "ReLU",
+        "LeakyReLU",
+        "PReLU",
+        "ELU",
+        "Softmax",
+        "Activation",
+        "Add",
+        "Multiply",
+        "Concatenate",
+        "Average",
+        "Maximum",
+    ),
+    *("Dropout", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "MaxPooling2D", "AveragePooling2D", "ZeroPadding2D"),
+    *("Cropping2D", "UpSampling2D", "Reshape", "Flatten", "Permute", "Rescaling"),
+)
+# Those that Keras 2 lacks or defines otherwise are made of layers; SiLU bears its older name there.
+_ACTIVATIONS = (
+    "linear",
+    "relu",
+    "gelu",
+    "sigmoid",
+    "softmax",
+    "swish",
+    "tanh",
+    "elu",
+    "selu",
+    "softplus",
+    "exponential",
+)
+_RENAMED = {"silu": "swish"}
+# Weights are copied, so how they began does not matter.
+_LEFT_OUT = ("dtype", "activation", "_initializer", "_regularizer", "_constraint")
+
+
+def strangers(model: keras.Model) -> list[str]:
+    """Kinds of layers and operations of a flat functional model that have no counterpart, sorted."""
+    return sorted({_kind(operation) for operation in model.operations if _known(operation) is None})
+
+
+def twin(model: keras.Model) -> Any:
+    """Builds a flat functional model in tf_keras, with the same names, weights and answers.
+
+    Args:
+        model: Its inputs and outputs by name or as they are; no layer is a model itself.
+
+    Returns:
+        A `tf_keras.Model`. A layer has the name of the one that it stands for; where several stand for one, the others'
+        names begin with it.
+
+    Raises:
+        UserError: The model has a layer without a counterpart.
+    """
+    # Importing it changes what `tf.keras` is, and takes seconds.
+    import tf_keras
+
+    if unknown := strangers(model):
+        raise UserError("no counterpart in Keras 2", received=", ".join(unknown), allowed=_SAME)
+    made: dict[int, Callable[..., Any]] = {}
+
+    def applied(operation: keras.Operation) -> Callable[..., Any]:
+        if id(operation) not in made:
+            made[id(operation)] = _counterpart(operation)
+        return made[id(operation)]
+
+    inputs = keras.tree.map_structure(
+        lambda tensor: tf_keras.Input(tensor.shape[1:], name=tensor.name, dtype="float32"), model._inputs_struct
+    )
+    outputs = model._run_through_graph(keras.tree.flatten(inputs), operation_fn=applied)
+    copy = tf_keras.Model(inputs, outputs, name=model.name)
+    for layer in model.layers:
+        if layer.weights and not isinstance(layer, keras.layers.Normalization):
+            copy.get_layer(layer.name).set_weights(layer.get_weights())
+            copy.get_layer(layer.name).trainable = layer.trainable
+    return copy
+
+
+def bring_back(copy: Any, model: keras.Model) -> None:
+    """Gives a model the weights of its twin, layer by layer of the same name."""
+    for layer in model.layers:
+        if layer.weights and not isinstance(layer, keras.layers.Normalization):
+            layer.set_weights(copy.get_layer(layer.name).get_weights())
+
+
+def _known(operation: keras.Operation) -> str | None:
+    """In which way an operation has a counterpart; None where it has none."""
+    kind = type(operation).__name__
+    if not isinstance(operation, keras.Layer):
+        return "arithmetic" if kind in ("Add", "Multiply") else None
+    if kind in ("InputLayer", "Normalization", "LayerScale"):
+        return kind
+    if kind not in _SAME:
+        return None
+    activation = _activation(operation)
+    if activation in ("hard_silu", "hard_sigmoid"):
+        return activation if kind == "Activation" else None
+    return "same" if activation in _ACTIVATIONS else None
+
+
+def _activation(layer: keras.Layer) -> str:
+    found = layer.get_config().get("activation") or "linear"
+    return _RENAMED.get(found, found) if isinstance(found, str) else "unknown"
+
+
+def _kind(operation: keras.Operation) -> str:
+    kind = type(operation).__name__
+    activation = _activation(operation) if isinstance(operation, keras.Layer) else "linear"
+    return kind if activation == "linear" else f"{kind}({activation})"
+
+
+def _counterpart(operation: keras.Operation) -> Callable[..., Any]:
+    """What applies an operation to tensors of tf_keras."""
+    import tf_keras
+    from tf_keras.src.applications.convnext import LayerScale
+
+    layers, name = tf_keras.layers, operation.name
+    known = _known(operation)
+    if known == "arithmetic":
+        return lambda x, y: _arithmetic(layers, operation, x, y)
+    if known == "Normalization":
+        std = np.sqrt(np.asarray(operation.variance)).ravel()
+        mean = np.asarray(operation.mean).ravel()
+        return layers.Rescaling((1 / std).tolist(), (-mean / std).tolist(), name=name)
+    if known == "LayerScale":
+        return LayerScale(operation.init_values, operation.projection_dim, name=name)
+    if known in ("hard_silu", "hard_sigmoid"):
+        return lambda x: _hard(layers, name, x, times_input=known == "hard_silu")
+    cls = getattr(layers, type(operation).__name__)
+    accepted = inspect.signature(cls.__init__).parameters
+    config = {
+        option: value
+        for option, value in operation.get_config().items()
+        if option in accepted and not any(option.endswith(part) for part in _LEFT_OUT)
+    }
+    if "activation" in accepted:
+        config["activation"] = _activation(operation)
+    return cls(**config | {"name": name})
+
+
+def _hard(layers: Any, name: str, x: Any, times_input: bool) -> Any:
+    """relu6(x + 3) / 6, times x (Howard et al., Searching for MobileNetV3, arXiv 1905.02244, section 5.2).
+
+    Keras 2 has another hard sigmoid, of slope 0.2.
+    """
+    y = layers.ReLU(6.0, name=f"{name}_relu6")(layers.Rescaling(1.0, 3.0, name=f"{name}_plus3")(x))
+    y = layers.Rescaling(1 / 6, name=f"{name}_sixth" if times_input else name)(y)
+    return layers.Multiply(name=name)([x, y]) if times_input else y
+
+
+def _arithmetic(layers: Any, operation: keras.Operation, x: Any, y: Any) -> Any:
+    """A sum or product of two tensors, or of a tensor and a number."""
+    adds = type(operation).__name__ == "Add"
+    numbers = [value for value in (x, y) if isinstance(value, (int, float))]
+    if not numbers:
+        return (layers.Add if adds else layers.Multiply)(name=operation.name)([x, y])
+    tensor = y if x is numbers[0] else x
+    scale, offset = (1.0, numbers[0]) if adds else (numbers[0], 0.0)
+    return layers.Rescaling(scale, offset, name=operation.name)(tensor)
