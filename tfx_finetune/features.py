@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.core import files, progress
-from tfx_finetune.dataset import finished, mapped
+from tfx_finetune.dataset import finished, mapped, plain
 from tfx_finetune.engine import Apply
 from tfx_finetune.order import Order
 from tfx_finetune.pipeline import Data
@@ -62,6 +62,7 @@ class Store:
             targets, weights = found[1 : 1 + len(heads)], found[1 + len(heads) :]
             return found[0], dict(zip(heads, targets, strict=True)), dict(zip(heads, weights, strict=True))
 
+        @plain
         def one(epoch: tf.Tensor) -> tf.data.Dataset:
             rows = tf.data.Dataset.from_tensor_slices(order.rows(len(self), epoch)).batch(size)
             return order.mixed(mapped(rows, lambda chosen: batch(epoch, chosen)), epoch)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.contracts import Mix
-from tfx_finetune.dataset import mapped
+from tfx_finetune.dataset import mapped, plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +39,12 @@ class Order:
         count = len(self.chances)
         times = tf.math.bincount(self.rows(count, epoch), minlength=count, maxlength=count, dtype=tf.int64)
 
+        @plain
         def copies(position: tf.Tensor, found: tuple[tf.Tensor, Any]) -> tf.data.Dataset:
             index, sample = found
             return tf.data.Dataset.range(times[position]).map(lambda copy: (index + copy * 2**32, sample))
 
-        return samples.map(lambda *found: found).enumerate().flat_map(copies)
+        return mapped(samples, lambda *found: found).enumerate().flat_map(copies)
 
     def mixed(self, batches: tf.data.Dataset, epoch: tf.Tensor) -> tf.data.Dataset:
         """Batches of (inputs, targets, weights) of an epoch, mixed. Inputs are a tensor, or one by its name."""

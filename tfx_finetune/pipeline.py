@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfx_finetune.contracts import MODALITIES, SOURCES, TASKS, Augment, Card, Modality, Source, Task
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.dataset import finished, mapped
+from tfx_finetune.dataset import finished, mapped, plain
 from tfx_finetune.order import Order
 from tfx_finetune.plan import Plan, image_options
 from tfx_finetune.sources.recognize import recognize
@@ -73,7 +73,7 @@ class Data:
         # Shuffling comes before decoding: names are small, so the buffer may hold many samples.
         buffer = min(self.table.size(split), 100_000 if self.source.paths else 10_000)
 
-        @tf.autograph.experimental.do_not_convert
+        @plain
         def one(epoch: tf.Tensor) -> tf.data.Dataset:
             # The seed of this function's graph alone. TensorFlow compares it with 0 and then the epoch, a tensor, too.
             tf.random.set_seed(self.order.seed + 1)
@@ -93,7 +93,7 @@ class Data:
 
     def raw(self, member: np.ndarray) -> list[bytes]:
         """Encoded content of the marked samples; pixels that came decoded are encoded as PNG."""
-        contents = self._samples(member).map(lambda _, sample: self._read(sample)[self.modality.column])
+        contents = mapped(self._samples(member), lambda _, sample: self._read(sample)[self.modality.column])
         return [_encoded(content) for content in finished(contents)]
 
     def prepared(self, member: np.ndarray) -> np.ndarray:
@@ -116,7 +116,7 @@ class Data:
         for part in parts[1:]:
             samples = samples.concatenate(part)
         # Samples of other splits are left out before their files are read.
-        return samples.enumerate().filter(lambda index, _: marked[index])
+        return samples.enumerate().filter(plain(lambda index, _: marked[index]))
 
     def _read(self, sample: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return sample | {column: tf.io.read_file(sample[column]) for column in self.source.paths}
