@@ -23,7 +23,11 @@ def network(spec):
         settle(keras.Model(backbone.inputs, backbone.features.pooled), pixels(backbone, 8).astype(np.float32))
     x = keras.layers.Dropout(0.2)(backbone.features.pooled)
     outputs = {"kind/logits": keras.layers.Dense(3, name="kind")(x), "seen/logits": keras.layers.Dense(2)(x)}
-    return keras.Model({"image": backbone.inputs}, outputs), pixels(backbone, 4).astype(np.float32)
+    return (
+        keras.Model({"image": backbone.inputs}, outputs),
+        pixels(backbone, 4).astype(np.float32),
+        backbone.card.origin,
+    )
 
 
 def apart(ours, theirs):
@@ -35,13 +39,14 @@ def apart(ours, theirs):
     "spec", [pytest.param(spec, marks=() if spec in QUICK else pytest.mark.slow) for spec in sorted(SPECS)]
 )
 def test_a_twin_gives_the_same_answers(spec):
-    """Within 1e-5; random weights of deep networks grow the rounding from layer to layer. Trained there, and back."""
-    model, data = network(spec)
+    """There and back. Random weights of deep networks grow the rounding from layer to layer, trained ones do not."""
+    model, data, pretrained = network(spec)
     copy = bridge.twin(model)
     ours = {name: value.numpy() for name, value in model({"image": data}, training=False).items()}
     assert max(np.abs(value[0] - value[1]).max() for value in ours.values()) > 1e-3, "the input does not matter"
     theirs = {name: value.numpy() for name, value in copy({"image": data}, training=False).items()}
-    assert apart(ours, theirs) < 1e-5
+    tolerance = 1e-5 if pretrained else 3e-4
+    assert apart(ours, theirs) < tolerance
     assert copy.count_params() == model.count_params() - unweighted(model)
     rng = np.random.default_rng(0)
     for layer in copy.layers:
@@ -50,7 +55,8 @@ def test_a_twin_gives_the_same_answers(spec):
     assert apart(ours, changed) > 1e-3
     bridge.bring_back(copy, model)
     assert (
-        apart({name: value.numpy() for name, value in model({"image": data}, training=False).items()}, changed) < 1e-5
+        apart({name: value.numpy() for name, value in model({"image": data}, training=False).items()}, changed)
+        < tolerance
     )
 
 
@@ -61,7 +67,7 @@ def unweighted(model):
 
 def test_a_layer_is_called_by_its_name():
     """TF-MOT's reports name the layers that a person knows; what is trained stays trained."""
-    model, _ = network("mobilenet_v3_small(weights='none', size=64)")
+    model, _, _ = network("mobilenet_v3_small(weights='none', size=64)")
     for layer in model.layers[:20]:
         layer.trainable = False
     copy = bridge.twin(model)

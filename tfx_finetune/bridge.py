@@ -103,7 +103,7 @@ def _known(operation: keras.Operation) -> str | None:
     kind = type(operation).__name__
     if not isinstance(operation, keras.Layer):
         return "arithmetic" if kind in ("Add", "Multiply") else None
-    if kind in ("InputLayer", "Normalization", "LayerScale"):
+    if kind in ("InputLayer", "Normalization", "LayerScale", "CustomScaleLayer"):
         return kind
     if kind not in _SAME:
         return None
@@ -139,6 +139,9 @@ def _counterpart(operation: keras.Operation) -> Callable[..., Any]:
         return layers.Rescaling((1 / std).tolist(), (-mean / std).tolist(), name=name)
     if known == "LayerScale":
         return LayerScale(operation.init_values, operation.projection_dim, name=name)
+    if known == "CustomScaleLayer":  # of Inception-ResNet
+        scaled = layers.Rescaling(operation.scale, name=f"{name}_scale")
+        return lambda inputs: layers.Add(name=name)([inputs[0], scaled(inputs[1])])
     if known in ("hard_silu", "hard_sigmoid"):
         return lambda x: _hard(layers, name, x, times_input=known == "hard_silu")
     cls = getattr(layers, type(operation).__name__)

@@ -105,14 +105,20 @@ def compute(data: Data, split: str, views: Mapping[str, int], trunk: Apply | Non
         trunk: Inputs (batch, ...) -> its output or outputs (batch, ...); None keeps the prepared inputs themselves.
         folder: Where stores are kept.
     """
-    wanted = [(view, output, key) for output, (key, most) in enumerate(views.items()) for view in range(most)]
-    missing = {at: place for at in wanted if not (place := _place(folder, at[2], split, at[0])).is_dir()}
+    wanted = {
+        (output, view): _place(folder, key, split, view)
+        for output, (key, most) in enumerate(views.items())
+        for view in range(most)
+    }
+    missing = {at: place for at, place in wanted.items() if not place.is_dir()}
     if not missing:
         return
-    count, shown = data.table.size(split), sorted({view for view, *_ in missing})
+    count, shown = data.table.size(split), sorted({view for _, view in missing})
     title = f"{split}, {len(shown)} views" if len(shown) > 1 else split
     with contextlib.ExitStack() as stack, progress.bar(title, count) as advance:
         writers = {at: _Writer(stack.enter_context(files.atomic(place)), count) for at, place in missing.items()}
+        for opened in writers.values():
+            stack.callback(opened.close)
         for batch in data.views(split, shown).as_numpy_iterator():
             for view, (inputs, targets, weights) in zip(shown, batch, strict=True):
                 (pixels,) = inputs.values()
@@ -120,12 +126,9 @@ def compute(data: Data, split: str, views: Mapping[str, int], trunk: Apply | Non
                 rows = {f"target_{i}": value for i, value in enumerate(targets.values())}
                 rows |= {f"weight_{i}": value for i, value in enumerate(weights.values())}
                 for position, output in enumerate(outputs if isinstance(outputs, list) else [outputs]):
-                    for at, writer in writers.items():
-                        if at[:2] == (view, position):
-                            writer.write(rows | {"input": output})
+                    if writer := writers.get((position, view)):
+                        writer.write(rows | {"input": output})
             advance(len(pixels), f"{count} samples")
-        for writer in writers.values():
-            writer.close()
 
 
 def fingerprint(data: Data, trunk: keras.Model | None, settings: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.config import Phase
-from tfx_finetune.feed import feed
+from tfx_finetune.feed import feed, feed_ahead
 from tfx_finetune.model import Network, cut
 from tfx_finetune.optimizer import RANGE, Schedule
 from tfx_finetune.phases import adapted, compile_top, fit_phase
@@ -41,14 +41,16 @@ def find_learning_rates(network: Network, data: Data, plan: Plan) -> dict[str, f
     curves: dict[str, tuple[list[float], list[float]]] = {}
     found = {}
     with tempfile.TemporaryDirectory() as scratch:
+        apart = dataclasses.replace(plan, workdir=Path(scratch))
+        feed_ahead(network, data, apart)
         for name, phase in plan.phases.items():
-            rates, losses = _curve(network, phase, data, plan)
+            rates, losses = _curve(network, phase, data, apart)
             curves[name] = rates.tolist(), losses.tolist()
             found[name] = steepest(rates, losses)
             given = f"--{name}.learning_rate={phase.learning_rate:.1e}"
             progress.say(f"{name}: the loss fell fastest at {found[name]:.1e} (the run has {given})")
             if name != list(plan.phases)[-1]:
-                fit_phase(network, name, phase, data, dataclasses.replace(plan, workdir=Path(scratch)))
+                fit_phase(network, name, phase, data, apart)
     with files.atomic(plan.workdir / "find_lr.svg") as draft:
         draft.write_text(rates_plot({name: (*curve, found[name]) for name, curve in curves.items()}))
     return found

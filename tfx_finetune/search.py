@@ -13,6 +13,7 @@ from tfx_finetune.core import config, files, flagfile, progress
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec, parse_named_specs
+from tfx_finetune.feed import feed_ahead
 from tfx_finetune.model import Network
 from tfx_finetune.phases import fit_phase
 from tfx_finetune.pipeline import Data
@@ -128,6 +129,7 @@ def _score(trial: Any, run: Run, space: dict[str, Spec], folder: Path, prepared:
         if trial.should_prune():
             raise optuna.TrialPruned
 
+    feed_ahead(network, data, plan)
     for name, phase in plan.phases.items():
         score = fit_phase(network, name, phase, data, plan, watch).result
         before += phase.epochs
