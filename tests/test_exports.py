@@ -20,7 +20,7 @@ from tfx_finetune.evaluate import evaluate, predictions
 
 EVERY = (
     *("keras_file()", "saved_model()", "tflite()", "tflite(quantize='float16')"),
-    *("tflite(quantize='dynamic')", "tflite(quantize='int8')"),
+    *("tflite(quantize='dynamic')", "tflite(quantize='int8')", "tflite(quantize='int16x8')"),
 )
 PIXELS = "import sys, numpy as np; pixels = np.load(sys.argv[2])\n"
 
@@ -113,6 +113,8 @@ def test_a_keras_file_that_would_run_code_is_refused(tmp_path):
         ("quantize='dynamic'", np.float32),
         ("quantize='int8'", np.uint8),
         ("quantize='int8', inputs='float32'", np.float32),
+        ("quantize='int16x8'", np.float32),
+        ("quantize='int16x8', inputs='uint8'", np.uint8),
     ],
 )
 def test_tflite_takes_what_was_asked_for(options, dtype, model, tmp_path):
@@ -156,14 +158,16 @@ def test_quantized_files_are_what_they_are_called(tmp_path):
     scores = keras.layers.Dense(3, activation="softmax")(x)
     wide = keras.Model({"image": inputs}, {"kind/scores": scores})
     model = model._replace(servable=Servable(wide, {}, {"image": (16, 16, 3)}, {}, model.servable.examples))
-    specs = ("tflite()", "tflite(quantize='float16')", "tflite(quantize='dynamic')", "tflite(quantize='int8')")
-    paths = [write(spec, model, tmp_path) for spec in specs]
+    kinds = ("none", "float16", "dynamic", "int8", "int16x8")
+    paths = [write(f"tflite(quantize='{kind}')", model, tmp_path) for kind in kinds]
     sizes = [path.stat().st_size for path in paths]
     assert 0.45 < sizes[1] / sizes[0] < 0.6
     assert 0.2 < sizes[2] / sizes[0] < 0.35
     assert 0.2 < sizes[3] / sizes[0] < 0.35
+    assert 0.2 < sizes[4] / sizes[0] < 0.35
     assert "float16" in kept(paths[1])
     assert "int8" in kept(paths[2])
+    assert {"int8", "int16"} <= kept(paths[4])
     # Only what goes out is float32.
     interpreter = Interpreter(str(paths[3]))
     interpreter.allocate_tensors()

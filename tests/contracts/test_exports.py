@@ -12,7 +12,7 @@ from tfx_finetune.contracts import EXPORTS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 
-FORMATS = {"keras", "saved_model", "tflite", "tflite_float16", "tflite_dynamic", "tflite_int8"}
+FORMATS = {"keras", "saved_model", "tflite", "tflite_float16", "tflite_dynamic", "tflite_int8", "tflite_int16x8"}
 
 
 def specs():
@@ -54,7 +54,7 @@ def test_formats_and_files_have_the_names_that_users_know(spec):
     export = EXPORTS.build(spec)
     assert export.format in FORMATS
     assert export.file.startswith(("model", "saved_model"))
-    assert export.quantized == (export.format in ("tflite_dynamic", "tflite_int8"))
+    assert export.quantized == (export.format in ("tflite_dynamic", "tflite_int8", "tflite_int16x8"))
     assert export.tolerance <= (0.5 if export.quantized else 0.02)
 
 
