@@ -2,14 +2,17 @@
 
     python benchmarks/trunk.py [--pictures=256]
 
-Writes pictures a second and their ratios into benchmarks/RESULTS.md: the median of three passes, taken in turns.
+Writes pictures a second and their ratios into benchmarks/RESULTS.md: the median of three passes, taken in turns. What
+limits them stands beside it: multiplications and additions a second, and those of a plain product of matrices.
 """
 
+import math
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -33,16 +36,22 @@ def main() -> None:
     given = [int(flag.partition("=")[2]) for flag in sys.argv if flag.startswith("--pictures=")] or [256]
     from results import record
 
-    head = "| backbone | Keras | LiteRT engine | PyTorch | engine / Keras | engine / PyTorch |"
-    rows = [head, "|---|---|---|---|---|---|"]
+    head = (
+        "| backbone | Keras | LiteRT engine | PyTorch | engine / Keras | engine / PyTorch | GFLOP/s, Keras | engine |"
+    )
+    rows = [head, "|---|---|---|---|---|---|---|---|"]
     for spec, torch_name in BACKBONES_MEASURED.items():
         speed = measure(spec, torch_name, given[0])
         theirs, ratio = ("-", "-")
         if "torch" in speed:
             theirs, ratio = f"{speed['torch']:.0f}", f"{speed['engine'] / speed['torch']:.1f}"
         ours = f"| {speed['keras']:.0f} | {speed['engine']:.0f} | {theirs}"
-        rows.append(f"| `{spec}` {ours} | {speed['engine'] / speed['keras']:.1f} | {ratio} |")
+        work = [speed["operations"] * speed[name] / 1e9 for name in ("keras", "engine")]
+        rows.append(
+            f"| `{spec}` {ours} | {speed['engine'] / speed['keras']:.1f} | {ratio} | {work[0]:.0f} | {work[1]:.0f} |"
+        )
     rows.append("\nPictures a second. PyTorch: channels_last, float32; - where it or the network is not installed.")
+    rows.append(f"NumPy multiplies matrices of 2048 x 2048 at {product():.0f} GFLOP/s on the same cores.")
     record("trunk", "The frozen trunk", "\n".join(rows))
 
 
@@ -65,8 +74,26 @@ def measure(spec: str, torch_name: str, count: int) -> dict[str, float]:
         "engine": lambda: [apply(pixels[start : start + 32]) for start in range(0, count, 32)],
     }
     found = {name: count / seconds for name, seconds in medians(runs).items()}
+    found["operations"] = operations(trunk)
     theirs = in_torch(torch_name, backbone.inputs.shape[1], count)
     return found if theirs is None else found | {"torch": theirs}
+
+
+def operations(model: Any) -> float:
+    """Multiplications and additions of one picture in convolutions and dense layers."""
+    total = 0
+    for layer in model.layers:
+        kernel = next((weight for weight in layer.weights if weight.name == "kernel"), None)
+        if kernel is not None:
+            # A depthwise kernel has its channels last too: each of its numbers meets every place of the output once.
+            total += 2 * math.prod(kernel.shape) * math.prod(layer.output.shape[1:-1])
+    return float(total)
+
+
+def product() -> float:
+    """GFLOP/s of a product of two matrices."""
+    a = np.random.default_rng(0).random((2048, 2048), np.float32)
+    return 2 * 2048**3 / medians({"product": lambda: a @ a})["product"] / 1e9
 
 
 def medians(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
