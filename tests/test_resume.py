@@ -1,5 +1,6 @@
 """A run that is interrupted goes on, and ends with the model that an undisturbed run gives."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -16,7 +17,9 @@ from tests.commands import command
 def stopped(workdir: Path, flags: tuple[str, ...], when: str | int, how: signal.Signals) -> subprocess.CompletedProcess:
     """Starts a run and stops it once a path of this pattern is in the work folder, or `tune` has so many epochs."""
     arguments = [sys.executable, "-m", "tfx_finetune.train", *flags, f"--workdir={workdir}"]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    # Where the tests run in the background, a shell has Ctrl-C ignored, and their processes inherit that.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     while process.poll() is None:
         if len(history(workdir)["metrics"]["loss"]) >= when if isinstance(when, int) else any(workdir.glob(when)):
             process.send_signal(how)
