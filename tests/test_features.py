@@ -10,6 +10,7 @@ import pytest
 from tests.assets import asset
 from tests.commands import shapes
 from tfx_finetune import features
+from tfx_finetune.checkpoint import Checkpoint, History
 from tfx_finetune.core.config import Run
 from tfx_finetune.engine import engine
 from tfx_finetune.feed import feed, feed_ahead
@@ -146,6 +147,17 @@ def test_what_an_earlier_phase_changes_is_not_fed_ahead(prepared, tmp_path, monk
     count = len(names(tmp_path))
     features.collect(data, "train", 2, lambda pixels: pytest.fail("computed again"), key, tmp_path)
     assert len(names(tmp_path)) == count == 2 + bool(data.table.size("val"))
+
+
+def test_what_a_finished_phase_saw_is_not_computed_again(prepared, tmp_path, monkeypatch):
+    """A finished run that is started again, its features gone, writes its bundle without them."""
+    plan, data, network = prepared
+    monkeypatch.setattr(type(plan), "features_folder", tmp_path / "features")
+    plan = dataclasses.replace(plan, workdir=tmp_path)
+    for name in ("warm", "tune"):
+        Checkpoint.of(tmp_path, name).finish(History(name), [np.zeros(1)])
+    feed_ahead(network, data, plan)
+    assert not (tmp_path / "features").exists()
 
 
 def test_half_precision_is_the_same_number_rounded(prepared, tmp_path):

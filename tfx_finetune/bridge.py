@@ -4,7 +4,7 @@ The twin is made of the graph itself, node by node, so that no network is define
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -12,38 +12,23 @@ import numpy as np
 
 from tfx_finetune.core.errors import UserError
 
-_SAME = (
-    *("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense", "BatchNormalization", "LayerNormalization"),
-    *(
-        "ReLU",
-        "LeakyReLU",
-        "PReLU",
-        "ELU",
-        "Softmax",
-        "Activation",
-        "Add",
-        "Multiply",
-        "Concatenate",
-        "Average",
-        "Maximum",
-    ),
-    *("Dropout", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "MaxPooling2D", "AveragePooling2D", "ZeroPadding2D"),
-    *("Cropping2D", "UpSampling2D", "Reshape", "Flatten", "Permute", "Rescaling"),
+_WEIGHTED = (
+    "Conv2D",
+    "DepthwiseConv2D",
+    "SeparableConv2D",
+    "Dense",
+    "BatchNormalization",
+    "LayerNormalization",
+    "PReLU",
 )
+_POINTWISE = ("ReLU", "LeakyReLU", "ELU", "Softmax", "Activation", "Rescaling", "Dropout")
+_JOINING = ("Add", "Multiply", "Average", "Maximum", "Concatenate")
+_POOLING = ("GlobalAveragePooling2D", "GlobalMaxPooling2D", "MaxPooling2D", "AveragePooling2D")
+_SHAPING = ("ZeroPadding2D", "Cropping2D", "UpSampling2D", "Reshape", "Flatten", "Permute")
+_SAME = (*_WEIGHTED, *_POINTWISE, *_JOINING, *_POOLING, *_SHAPING)
 # Those that Keras 2 lacks or defines otherwise are made of layers; SiLU bears its older name there.
-_ACTIVATIONS = (
-    "linear",
-    "relu",
-    "gelu",
-    "sigmoid",
-    "softmax",
-    "swish",
-    "tanh",
-    "elu",
-    "selu",
-    "softplus",
-    "exponential",
-)
+_RECTIFIERS = ("relu", "gelu", "swish", "elu", "selu", "softplus")
+_ACTIVATIONS = ("linear", "sigmoid", "softmax", "tanh", "exponential", *_RECTIFIERS)
 _RENAMED = {"silu": "swish"}
 # Weights are copied, so how they began does not matter.
 _LEFT_OUT = ("dtype", "activation", "_initializer", "_regularizer", "_constraint")
@@ -84,18 +69,23 @@ def twin(model: keras.Model) -> Any:
     )
     outputs = model._run_through_graph(keras.tree.flatten(inputs), operation_fn=applied)
     copy = tf_keras.Model(inputs, outputs, name=model.name)
-    for layer in model.layers:
-        if layer.weights and not isinstance(layer, keras.layers.Normalization):
-            copy.get_layer(layer.name).set_weights(layer.get_weights())
-            copy.get_layer(layer.name).trainable = layer.trainable
+    for layer, other in _pairs(model, copy):
+        other.set_weights(layer.get_weights())
+        other.trainable = layer.trainable
     return copy
 
 
 def bring_back(copy: Any, model: keras.Model) -> None:
     """Gives a model the weights of its twin, layer by layer of the same name."""
+    for layer, other in _pairs(model, copy):
+        layer.set_weights(other.get_weights())
+
+
+def _pairs(model: keras.Model, copy: Any) -> Iterator[tuple[keras.Layer, Any]]:
+    """Layers with weights and their counterparts; those of Normalization have become a scale and an offset."""
     for layer in model.layers:
         if layer.weights and not isinstance(layer, keras.layers.Normalization):
-            layer.set_weights(copy.get_layer(layer.name).get_weights())
+            yield layer, copy.get_layer(layer.name)
 
 
 def _known(operation: keras.Operation) -> str | None:

@@ -60,6 +60,20 @@ class Checkpoint:
 
     folder: Path
 
+    @classmethod
+    def of(cls, workdir: Path, phase: str) -> "Checkpoint":
+        """That of a phase of the run in a work folder."""
+        return cls(workdir / "checkpoints" / phase)
+
+    @property
+    def done(self) -> bool:
+        """Whether the phase has its result."""
+        return self._result.exists()
+
+    @property
+    def _result(self) -> Path:
+        return self.folder / "weights.npz"
+
     def keep(self, epoch: int, weights: Sequence[Any]) -> None:
         """Keeps the weights of an epoch; -1 is the start."""
         _write(self._epoch(epoch), weights=weights)
@@ -85,15 +99,14 @@ class Checkpoint:
 
     def finish(self, history: History, weights: Sequence[Any]) -> None:
         """Keeps the phase's result and removes all that led to it."""
-        _write(self.folder / "weights.npz", history, weights=weights)
+        _write(self._result, history, weights=weights)
         self._show(history)
         self.forget(())
         (self.folder / "state.npz").unlink(missing_ok=True)
 
     def result(self) -> tuple[History, Weights] | None:
         """History and result of a phase that is done."""
-        path = self.folder / "weights.npz"
-        return (_history(path), _read(path, "weights")) if path.exists() else None
+        return (_history(self._result), _read(self._result, "weights")) if self.done else None
 
     def _epoch(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch + 1}.npz"

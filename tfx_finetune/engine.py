@@ -15,7 +15,7 @@ from tfx_finetune.core import hardware, progress
 
 Outputs = np.ndarray | list[np.ndarray]
 Apply = Callable[[np.ndarray], Outputs]
-Run = Callable[[np.ndarray], list[np.ndarray]]
+_Lists = Callable[[np.ndarray], list[np.ndarray]]
 
 # Conversion costs 2 to 4 seconds; below so many samples Keras is done sooner.
 _WORTH_CONVERTING = 400
@@ -44,7 +44,7 @@ def engine(trunk: keras.Model, samples: int, precision: str = "float32") -> Appl
     return run
 
 
-def _fastest(trunk: keras.Model, samples: int) -> Run:
+def _fastest(trunk: keras.Model, samples: int) -> _Lists:
     if hardware.detect().engine == "litert" and samples >= _WORTH_CONVERTING:
         try:
             return _litert(trunk)
@@ -54,12 +54,12 @@ def _fastest(trunk: keras.Model, samples: int) -> Run:
     return _keras(trunk)
 
 
-def _keras(trunk: keras.Model) -> Run:
+def _keras(trunk: keras.Model) -> _Lists:
     run = tf.function(lambda inputs: _listed(trunk, inputs), jit_compile=hardware.detect().jit_compile)
     return lambda inputs: [output.numpy() for output in run(tf.cast(inputs, tf.float32))]
 
 
-def _litert(trunk: keras.Model) -> Run:
+def _litert(trunk: keras.Model) -> _Lists:
     (source,) = trunk.inputs
     spec = tf.TensorSpec([1, *source.shape[1:]], tf.float32)
     frozen = litert.freeze(lambda inputs: _listed(trunk, inputs), [spec])

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfx_finetune import features
+from tfx_finetune.checkpoint import Checkpoint
 from tfx_finetune.core import files
 from tfx_finetune.core.config import Phase
 from tfx_finetune.dataset import mapped
@@ -60,15 +61,16 @@ def feed(trunk: keras.Model | None, phase: Phase, data: Data, plan: Plan) -> Fee
 def feed_ahead(network: Network, data: Data, plan: Plan) -> None:
     """Computes what all phases will see of their trunks in one pass over the samples, instead of one a phase.
 
-    What a phase leaves frozen is now what it will be then, unless an earlier phase trains more of the tower.
+    What a phase leaves frozen is now what it will be then, unless an earlier phase trains more of the tower. A phase
+    that is done already sees nothing any more.
     """
     trunks: dict[str, keras.Model] = {}
     views: dict[str, int] = {}
     most = 0
-    for phase in plan.phases.values():
+    for name, phase in plan.phases.items():
         count = unfrozen(network.backbone, phase.unfreeze)
         trunk, _ = cut(network, phase.unfreeze)
-        if trunk and count >= most:
+        if trunk and count >= most and not Checkpoint.of(plan.workdir, name).done:
             key = _key(trunk, data, plan)
             trunks[key], views[key] = trunk, max(phase.views, views.get(key, 1))
         most = max(most, count)

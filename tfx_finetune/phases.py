@@ -56,7 +56,7 @@ def fit_phase(
     Raises:
         UserError: The loss is not a number.
     """
-    checkpoint = Checkpoint(plan.workdir / "checkpoints" / name)
+    checkpoint = Checkpoint.of(plan.workdir, name)
     trunk, top = cut(network, phase.unfreeze)
     if done := checkpoint.result():
         top.set_weights(done[1])
