@@ -33,6 +33,9 @@ class Judge:
 
     def __init__(self, top: keras.Model, network: Network, val: Store | None) -> None:
         self.top, self.network, self.val = top, network, val
+        # The whole model takes its input by name, a top the one tensor that its trunk gives.
+        whole = top is network.model
+        self._run = tf.function(lambda x: top({network.tower: x} if whole else x, training=False), autograph=False)
 
     def __call__(self, weights: Weights) -> Pair:
         """Score and negative loss of these weights, which the top has afterwards."""
@@ -43,10 +46,7 @@ class Judge:
         """`val_loss`, `val_score` and `val_<head>/<score>` of the top as it is; nothing without validation samples."""
         if not self.val:
             return {}
-        # The whole model takes its input by name, a top the one tensor that its trunk gives.
-        whole = self.top is self.network.model
-        batches = (({self.network.tower: x} if whole else x, y) for x, y in self.val.batches(256))
-        targets, outputs = predictions(lambda inputs: self.top(inputs, training=False), batches)
+        targets, outputs = predictions(lambda x: self._run(tf.constant(x)), self.val.batches(256))
         found: dict[str, float] = {}
         losses = []
         for head, task in self.network.tasks.items():
