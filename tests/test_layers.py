@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tfx_finetune"
-COMPONENTS = {"sources", "modalities", "augments", "backbones", "adapters", "tasks", "exports"}
+COMPONENTS = {"sources", "modalities", "augments", "backbones", "adapters", "tasks", "compressions", "exports"}
 PURE = {"splits", "litert", "dataset", "pixels"}
-COMMANDS = {"train", "tune", "predict", "evaluate", "inspect"}
+COMMANDS = {"train", "tune", "predict", "evaluate", "inspect", "benchmark", "export"}
 STATIONS_THAT_ARE_COMMANDS = {"evaluate"}  # any station may score predictions
 
 

@@ -21,7 +21,7 @@ _WEIGHTED = (
     "LayerNormalization",
     "PReLU",
 )
-_POINTWISE = ("ReLU", "LeakyReLU", "ELU", "Softmax", "Activation", "Rescaling", "Dropout")
+_POINTWISE = ("ReLU", "LeakyReLU", "ELU", "Softmax", "Activation", "Dropout")
 _JOINING = ("Add", "Multiply", "Average", "Maximum", "Concatenate")
 _POOLING = ("GlobalAveragePooling2D", "GlobalMaxPooling2D", "MaxPooling2D", "AveragePooling2D")
 _SHAPING = ("ZeroPadding2D", "Cropping2D", "UpSampling2D", "Reshape", "Flatten", "Permute")
@@ -29,6 +29,8 @@ _SAME = (*_WEIGHTED, *_POINTWISE, *_JOINING, *_POOLING, *_SHAPING)
 # Those that Keras 2 lacks or defines otherwise are made of layers; SiLU bears its older name there.
 _RECTIFIERS = ("relu", "gelu", "swish", "elu", "selu", "softplus")
 _ACTIVATIONS = ("linear", "sigmoid", "softmax", "tanh", "exponential", *_RECTIFIERS)
+# TF-MOT quantizes what goes into these only where they are layers of their own.
+_SEPARATE = {"sigmoid", "softmax", "tanh", *_RECTIFIERS} - {"relu"}
 _RENAMED = {"silu": "swish"}
 # Weights are copied, so how they began does not matter.
 _LEFT_OUT = ("dtype", "activation", "_initializer", "_regularizer", "_constraint")
@@ -93,7 +95,7 @@ def _known(operation: keras.Operation) -> str | None:
     kind = type(operation).__name__
     if not isinstance(operation, keras.Layer):
         return "arithmetic" if kind in ("Add", "Multiply") else None
-    if kind in ("InputLayer", "Normalization", "LayerScale", "CustomScaleLayer"):
+    if kind in ("InputLayer", "Normalization", "Rescaling", "LayerScale", "CustomScaleLayer"):
         return kind
     if kind not in _SAME:
         return None
@@ -126,7 +128,9 @@ def _counterpart(operation: keras.Operation) -> Callable[..., Any]:
     if known == "Normalization":
         std = np.sqrt(np.asarray(operation.variance)).ravel()
         mean = np.asarray(operation.mean).ravel()
-        return layers.Rescaling((1 / std).tolist(), (-mean / std).tolist(), name=name)
+        return _affine(layers, name, (1 / std).tolist(), (-mean / std).tolist())
+    if known == "Rescaling":
+        return _affine(layers, name, operation.scale, operation.offset)
     if known == "LayerScale":
         return LayerScale(operation.init_values, operation.projection_dim, name=name)
     if known == "CustomScaleLayer":  # of Inception-ResNet
@@ -143,7 +147,21 @@ def _counterpart(operation: keras.Operation) -> Callable[..., Any]:
     }
     if "activation" in accepted:
         config["activation"] = _activation(operation)
+    if operation.weights and config.get("activation") in _SEPARATE:
+        activation = layers.Activation(config.pop("activation"), name=f"{name}_activation")
+        layer = cls(**config | {"name": name})
+        return lambda x: activation(layer(x))
     return cls(**config | {"name": name})
+
+
+def _affine(layers: Any, name: str, scale: Any, offset: Any) -> Callable[[Any], Any]:
+    """x * scale + offset as a layer each: quantized, both results need a range of their own."""
+    if not np.any(offset):
+        return layers.Rescaling(scale, name=name)
+    if np.all(np.equal(scale, 1.0)):
+        return layers.Rescaling(1.0, offset, name=name)
+    scaled, shifted = layers.Rescaling(scale, name=f"{name}_scale"), layers.Rescaling(1.0, offset, name=name)
+    return lambda x: shifted(scaled(x))
 
 
 def _hard(layers: Any, name: str, x: Any, times_input: bool) -> Any:

@@ -127,10 +127,14 @@ class Bundle:
             raise UserError("the bundle has no such format", received=format, allowed=self.formats, todo=todo)
         return EXPORTS.build(parse_spec(self.manifest["files"][format]["export"]))
 
+    def file(self, format: str) -> Path:
+        """Where the file of a format lies."""
+        return self.path / self.manifest["files"][format]["path"]
+
     def reader(self, format: str = "") -> Reader:
         """Opens one of the files, by default the first."""
         format = format or self.formats[0]
-        return self.export(format).load(self.path / self.manifest["files"][format]["path"])
+        return self.export(format).load(self.file(format))
 
     def write(self, name: str, content: Any) -> None:
         """Writes a JSON file of the bundle."""

@@ -21,6 +21,8 @@ class Check:
         difference: Largest difference of a decoded output on the golden samples.
         latency: Milliseconds a sample, median.
         reason: Why it is refused; empty where it passes.
+        zipped: Its size in bytes when zipped; 0 where nothing was compressed.
+        zeros: Share of zeros in the kernels of its convolutions and dense layers, likewise.
     """
 
     format: str
@@ -32,6 +34,8 @@ class Check:
     difference: float
     latency: float
     reason: str
+    zipped: int = 0
+    zeros: float = 0.0
 
     def record(self) -> dict[str, Any]:
         """As it stands in scores.json; JSON has no infinity, which is the difference of a broken file."""

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfx_finetune.averaging import Weights
 from tfx_finetune.checkpoint import Checkpoint, History
+from tfx_finetune.contracts import Task
 from tfx_finetune.core.config import Phase
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.evaluate import predictions
@@ -43,18 +44,29 @@ class Judge:
         return pair(self.scores())
 
     def scores(self) -> dict[str, float]:
-        """`val_loss`, `val_score` and `val_<head>/<score>` of the top as it is; nothing without validation samples."""
-        if not self.val:
-            return {}
-        targets, outputs = predictions(lambda x: self._run(tf.constant(x)), self.val.batches(256))
-        found: dict[str, float] = {}
-        losses = []
-        for head, task in self.network.tasks.items():
-            logits = outputs[f"{head}/logits"]
-            losses.append(float(task.loss(targets[head], logits)))
-            decoded = keras.ops.convert_to_numpy(task.decode({"logits": tf.constant(logits)})["scores"])
-            found[f"val_{head}/{task.score}"] = task.scores(targets[head], decoded)[task.score]
-        return {"val_loss": sum(losses), "val_score": float(np.mean(list(found.values()))), **found}
+        """Those of the top as it is; see `judged`."""
+        return judged(lambda x: self._run(tf.constant(x)), self.network.tasks, self.val)
+
+
+def judged(predict: Callable, tasks: Mapping[str, Task], val: Store | None) -> dict[str, float]:
+    """`val_loss`, `val_score` and `val_<head>/<score>`; nothing without validation samples.
+
+    Args:
+        predict: Inputs (batch, ...) -> {"<head>/logits": ...}.
+        tasks: Heads by name.
+        val: What it takes.
+    """
+    if not val:
+        return {}
+    targets, outputs = predictions(predict, val.batches(256))
+    found: dict[str, float] = {}
+    losses = []
+    for head, task in tasks.items():
+        logits = outputs[f"{head}/logits"]
+        losses.append(float(task.loss(targets[head], logits)))
+        decoded = keras.ops.convert_to_numpy(task.decode({"logits": tf.constant(logits)})["scores"])
+        found[f"val_{head}/{task.score}"] = task.scores(targets[head], decoded)[task.score]
+    return {"val_loss": sum(losses), "val_score": float(np.mean(list(found.values()))), **found}
 
 
 def pair(scores: dict[str, float]) -> Pair:

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from tfx_finetune.core.quiet import quiet
@@ -45,3 +47,30 @@ def interpreter(content: bytes, threads: int) -> Interpreter:
         found = Interpreter(model_content=content, num_threads=threads)
         found.allocate_tensors()
     return found
+
+
+def kernels(content: bytes) -> list[np.ndarray]:
+    """Kernels of a file's convolutions and dense layers as they are stored, output channels first."""
+    operators, types = schema.BuiltinOperator, schema.TensorType
+    stored = {types.FLOAT32: np.float32, types.FLOAT16: np.float16, types.INT8: np.int8}
+    model = schema.Model.GetRootAs(content)
+    graph = model.Subgraphs(0)
+    calls = [graph.Operators(position) for position in range(graph.OperatorsLength())]
+    kinds = [max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) for code in map(_code(model), calls)]
+    # A kernel of float16 is made float32 by an operation before its use.
+    sources = {
+        call.Outputs(0): call.Inputs(0) for call, kind in zip(calls, kinds, strict=True) if kind == operators.DEQUANTIZE
+    }
+    found = []
+    for call, kind in zip(calls, kinds, strict=True):
+        if kind in (operators.CONV_2D, operators.FULLY_CONNECTED):
+            tensor = graph.Tensors(sources.get(call.Inputs(1), call.Inputs(1)))
+            values = model.Buffers(tensor.Buffer()).DataAsNumpy()
+            if isinstance(values, np.ndarray) and tensor.Type() in stored:
+                # Copied: where the file is not aligned, NumPy sorts float16 wrongly.
+                found.append(np.frombuffer(values.tobytes(), stored[tensor.Type()]).reshape(tensor.ShapeAsNumpy()))
+    return found
+
+
+def _code(model: Any) -> Callable[[Any], Any]:
+    return lambda call: model.OperatorCodes(call.OpcodeIndex())

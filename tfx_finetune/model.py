@@ -103,6 +103,23 @@ def cut(network: Network, unfreeze: str) -> tuple[keras.Model | None, keras.Mode
     return trunk, keras.Model(joint, network.model.output, name="top")
 
 
+def in_float32(plan: Plan, network: Network) -> Network:
+    """The network, built again with the same weights where it was trained in mixed precision.
+
+    The TFLite converter takes no bfloat16, and a deployed model should not depend on the card it was trained on.
+    """
+    policy = keras.config.dtype_policy()
+    if policy.compute_dtype == "float32":
+        return network
+    keras.config.set_dtype_policy("float32")
+    try:
+        rebuilt = build_model(plan, build_tower(plan), network.tasks)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    rebuilt.model.set_weights(network.model.get_weights())
+    return rebuilt
+
+
 def set_stochastic_depth(network: Network, chance: float) -> None:
     """Lets blocks be left out in training, the last one with this chance, those below it with less (Huang et al., Deep
     Networks with Stochastic Depth, arXiv 1603.09382, equation 4).

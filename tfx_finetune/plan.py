@@ -11,11 +11,13 @@ from tfx_finetune.contracts import (
     ADAPTERS,
     AUGMENTS,
     BACKBONES,
+    COMPRESSIONS,
     EXPORTS,
     MODALITIES,
     TASKS,
     Augment,
     Card,
+    Compression,
     Export,
     Labels,
     Mix,
@@ -43,6 +45,7 @@ class Plan:
         drafts: Each head as it would be for two classes: what it reads is known before its classes are.
         augments: Changes of single training samples by spec string, in the order in which they are applied.
         mixes: Changes of whole training batches, likewise.
+        compressions: What makes the trained model smaller, by spec string, in order.
         exports: The files to write, by spec string.
         phases: By name, in order, those of zero epochs left out.
         workdir: The folder for everything the run writes.
@@ -55,6 +58,7 @@ class Plan:
     drafts: dict[str, Task]
     augments: dict[str, Augment]
     mixes: tuple[Mix, ...]
+    compressions: dict[str, Compression]
     exports: dict[str, Export]
     phases: dict[str, Phase]
     workdir: Path
@@ -112,6 +116,7 @@ def check(run: Run) -> Plan:
         drafts={head: TASKS.build(spec, Labels(("a", "b"), (1, 1), 2)) for head, spec in heads.items()},
         augments={name: augment for name, augment in augments.items() if not isinstance(augment, Mix)},
         mixes=tuple(augment for augment in augments.values() if isinstance(augment, Mix)),
+        compressions=_compressions(run.compress),
         exports=exports,
         phases=phases,
         workdir=Path(run.workdir or Path("runs") / _slug(source)),
@@ -179,6 +184,19 @@ def _staged(name: str, phase: Phase) -> dict[str, Phase]:
         part = _part(phase.unfreeze, stage / phase.stages)
         found[f"{name}_{stage}"] = dataclasses.replace(phase, epochs=each, unfreeze=part)
     return found | {name: dataclasses.replace(phase, epochs=phase.epochs - each * (phase.stages - 1))}
+
+
+def _compressions(specs: str) -> dict[str, Compression]:
+    """The compressions of a run: each once, zeros before clusters before rounding, as each keeps what is before it."""
+    listed = parse_specs(specs)
+    found = {str(spec): COMPRESSIONS.build(spec) for spec in listed}
+    names = [spec.name for spec in listed]
+    order = [name for name in ("prune", "cluster", "qat") if name in names]
+    known = [name for name in names if name in ("prune", "cluster", "qat")]
+    if known != order or len(set(names)) < len(names):
+        allowed = "prune(), cluster(), qat() in this order, each once or not at all"
+        raise UserError("--compress has an order that undoes itself", received=", ".join(names), allowed=allowed)
+    return found
 
 
 def _part(unfreeze: str, share: float) -> str:

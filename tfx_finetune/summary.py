@@ -44,6 +44,7 @@ def manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "heads": heads,
         "backbone": str(plan.tower[1]),
+        "compress": plan.run.compress,
         "modality": describe("image", image_options(plan.run) | {"size": data.modality.shape[0]}, card),
         "data": {"source": str(plan.source)} | {split: data.table.size(split) for split in SPLITS},
         "versions": environment(),
@@ -116,11 +117,13 @@ def say_result(plan: Plan, scores: Mapping[str, Any], tasks: Mapping[str, Task],
     console = Console(stderr=True, highlight=False)
     named = "  ".join(f"{head}/{task.score} {scores[f'{head}/{task.score}']:.4f}" for head, task in tasks.items())
     grid = Grid(title=f"trained model on the test split: {named}", title_justify="left")
-    for column in ("file", "score", "drop (95 % interval)", "ms", "verified"):
+    compressed = any(c.zipped for c in checks)
+    for column in ("file", "score", "drop (95 % interval)", "ms", *["MB zipped"] * compressed, "verified"):
         grid.add_column(column, justify="left" if column in ("file", "verified") else "right")
     for c in checks:
         drop = f"{c.drop:+.4f} ({c.low:+.4f} .. {c.high:+.4f})"
-        grid.add_row(c.format, f"{c.score:.4f}", drop, f"{c.latency:.1f}", c.reason or "yes")
+        zipped = [f"{c.zipped / 1e6:.2f}"] * compressed
+        grid.add_row(c.format, f"{c.score:.4f}", drop, f"{c.latency:.1f}", *zipped, c.reason or "yes")
     console.print(grid)
     console.print(f"bundle: {plan.workdir / 'bundle'}\nreport: {plan.workdir / 'report.html'}", soft_wrap=True)
 

@@ -36,6 +36,7 @@ def train(run: Run) -> "Bundle":
     # The stations import TensorFlow; a command answers --help without it.
     from tfx_finetune import workspace
     from tfx_finetune.bundle import create, finish
+    from tfx_finetune.compress import check_layers, compress
     from tfx_finetune.evaluate import evaluate, predictions
     from tfx_finetune.features import collect, evict, forget
     from tfx_finetune.feed import feed_ahead
@@ -53,14 +54,18 @@ def train(run: Run) -> "Bundle":
     plan = check(run)
     workspace.claim(plan)
     data, network = set_up(plan)
+    check_layers(network, plan)
     workspace.same_data(plan, data.table)
 
     # First the heads on the frozen tower, then the tower's top groups with them.
     feed_ahead(network, data, plan)
     histories = [fit_phase(network, name, phase, data, plan) for name, phase in plan.phases.items()]
 
+    # Without --compress, the network as it is.
+    compressed = compress(network, data, plan)
+
     # The trained model's own answers are what every file has to give again.
-    served = servable(plan, network, data.modality, data.examples())
+    served = servable(plan, compressed.network, data.modality, data.examples(), compressed.rounded)
     test = collect(data, "test", 1, None, "prepared", plan.workdir / "features")
     model = answer(served)
     reference = predictions(model, test.batches(32))
@@ -68,10 +73,10 @@ def train(run: Run) -> "Bundle":
 
     bundle = create(plan.workdir / "bundle", manifest(plan, data, network), plan.exports, served)
     golden = choose(data, served, model)
-    checks = verify(bundle, golden, test, reference, run.verify)
+    checks = verify(bundle, golden, test, reference, run.verify, tuple(plan.compressions.values()))
     bundle = finish(bundle, data.table, golden, scores, checks)
 
-    found = report(plan, data, histories, test, reference, scores, checks, bundle.sizes)
+    found = report(plan, data, histories + compressed.histories, test, reference, scores, checks, bundle.sizes)
     write_report(plan.workdir / "report.html", found)
     forget(plan.workdir / "features")
     if plan.features_folder:

@@ -1,16 +1,17 @@
 """STATION: every exported file against the trained model: the same answers, and a score within the gate."""
 
+import dataclasses
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.checks import Check
-from tfx_finetune.contracts import Batch, Predict, Reader, Task
-from tfx_finetune.core import progress
+from tfx_finetune.contracts import Batch, Compression, Predict, Reader, Task
+from tfx_finetune.core import files, progress
 from tfx_finetune.core.config import Verify
 from tfx_finetune.core.errors import first_line
 from tfx_finetune.evaluate import evaluate, predictions
@@ -18,7 +19,14 @@ from tfx_finetune.features import Store
 from tfx_finetune.golden import Golden
 
 
-def verify(bundle: Bundle, golden: Golden, test: Store, reference: tuple[Batch, Batch], gate: Verify) -> list[Check]:
+def verify(
+    bundle: Bundle,
+    golden: Golden,
+    test: Store,
+    reference: tuple[Batch, Batch],
+    gate: Verify,
+    compressions: Sequence[Compression] = (),
+) -> list[Check]:
     """Checks every file of a bundle.
 
     Args:
@@ -27,11 +35,13 @@ def verify(bundle: Bundle, golden: Golden, test: Store, reference: tuple[Batch, 
         test: Prepared test samples.
         reference: The trained model's (targets, decoded outputs) on `test`.
         gate: What a file may lose.
+        compressions: What the kernels of every file have to show; sizes when zipped are measured then.
     """
     with progress.bar("verify", len(bundle.formats)) as advance:
         checks = []
         for format in bundle.formats:
-            checks.append(_check(bundle, format, golden, test, reference, gate))
+            check = _check(bundle, format, golden, test, reference, gate)
+            checks.append(_squeezed(bundle, check, compressions) if compressions else check)
             advance(1, f"{format} {checks[-1].reason or 'agrees'}")
     return checks
 
@@ -110,6 +120,38 @@ def _check(
     found, drop = score(tasks, scores), float(np.mean(list(drops.values())))
     low, high = paired_interval(tasks, targets, ours, theirs)
     return Check(format, scores, found, drop, low, high, apart, _latency(reader.predict, golden.inputs), why)
+
+
+def _squeezed(bundle: Bundle, check: Check, compressions: Sequence[Compression]) -> Check:
+    """The check with the size when zipped and, where the file's kernels can be read, with what they keep."""
+    export, path = bundle.export(check.format), bundle.file(check.format)
+    check = dataclasses.replace(check, zipped=files.zipped(path))
+    if check.reason or not export.kernels:
+        return check
+    kernels = export.kernels(path)
+    zeros = sum(int((kernel == 0).sum()) for kernel in kernels) / max(sum(kernel.size for kernel in kernels), 1)
+    return dataclasses.replace(check, zeros=zeros, reason=broken_promise(kernels, zeros, compressions))
+
+
+def broken_promise(kernels: Sequence[np.ndarray], zeros: float, compressions: Sequence[Compression]) -> str:
+    """In which way a file's kernels are not what the compressions promised; empty where they are.
+
+    Args:
+        kernels: Output channels first, as they are stored.
+        zeros: Share of zeros in all of them.
+        compressions: What was done to them.
+    """
+    for compression in compressions:
+        # A kernel of few weights may stay whole, such as the first one's under 2:4.
+        if zeros < compression.sparsity - 0.02:
+            return f"has {zeros:.3f} zeros in its kernels, {compression.name}() promised {compression.sparsity}"
+        most = compression.clusters
+        for kernel in kernels:
+            # Rounded with a scale a channel, a kernel has so many values in each channel.
+            parts = kernel if kernel.dtype == np.int8 else [kernel]
+            if most and kernel.size > most and (values := max(len(np.unique(part)) for part in parts)) > most:
+                return f"has a kernel of {values} values, {compression.name}() promised {most}"
+    return ""
 
 
 def _apart(reader: Reader, golden: Golden, column: str) -> float:

@@ -7,8 +7,8 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.plan import Plan
 from tfx_finetune.survey import Table
 
-# These say where things lie and what is checked at the end; they change nothing that is trained.
-_FREE = ("--workdir=", "--cache.", "--verify.")
+# These say where things lie, and what becomes of what the phases trained.
+_FREE = ("--workdir=", "--cache.", "--verify.", "--compress=", "--exports=")
 
 
 def claim(plan: Plan) -> None:

@@ -105,6 +105,7 @@ class Run:
     backbone: str = option("efficientnet_lite0()", "pretrained tower")
     heads: str = option("classify()", "what to predict: classify() or tag(), or name=classify(), ...")
     augment: str = option("flip()", "random changes of training samples or batches, in order; empty for none")
+    compress: str = option("", "what makes the trained model smaller, in order: prune(), cluster(), qat()")
     exports: str = option(
         "keras_file(), saved_model(), tflite(), tflite(quantize='float16'), tflite(quantize='int8')",
         "files to write into the bundle",

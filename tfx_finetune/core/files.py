@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,15 @@ def sha256(path: Path) -> str:
 def size(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
+
+
+def zipped(path: Path) -> int:
+    """Bytes that a file, or the files of a folder, take when deflated, as an archive for download has them."""
+    total = 0
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            total += len(zlib.compress(file.read_bytes(), 6))
+    return total
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from tfx_finetune.core.errors import UserError, first_line
 @EXPORTS.register
 def keras_file() -> Export:
     """`model.keras`: pixels of 0 to 255 in, scores out; only stock layers, so that plain Keras loads it."""
-    return Export("keras", "model.keras", write, load, tolerance=1e-5, quantized=False)
+    return Export("keras", "model.keras", write, load, tolerance=1e-5, quantized=False, kernels=kernels)
 
 
 def write(servable: Servable, path: Path) -> None:
@@ -44,3 +44,10 @@ def load(path: Path) -> Reader:
         return {name: value.numpy() for name, value in run(floats).items()}
 
     return Reader(predict)
+
+
+def kernels(path: Path) -> list[np.ndarray]:
+    """Kernels of the file's convolutions and dense layers, output channels first."""
+    layers = keras.models.load_model(path, compile=False, safe_mode=True).layers
+    wanted = [layer for layer in layers if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))]
+    return [np.moveaxis(np.asarray(layer.kernel), -1, 0) for layer in wanted]

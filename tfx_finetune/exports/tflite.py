@@ -4,7 +4,7 @@ import functools
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +56,10 @@ def tflite(quantize: Quantize = "none", inputs: Inputs = "auto") -> Export:
             draft.write_bytes(content)
 
     file = name.replace("tflite", "model") + ".tflite"
-    return Export(name, file, write, load, _TOLERANCES[quantize], quantized=quantize in ("dynamic", "int8", "int16x8"))
+    rounds = quantize in ("dynamic", "int8", "int16x8")
+    return Export(
+        name, file, write, load, _TOLERANCES[quantize], rounds, lambda path: litert.kernels(path.read_bytes())
+    )
 
 
 def load(path: Path) -> Reader:
@@ -88,8 +91,11 @@ def _convert(servable: Servable, quantize: Quantize, inputs: str) -> bytes:
     # A quantized graph takes uint8 by its own input type; a float one casts.
     fed = tf.uint8 if inputs == "uint8" and quantize != "int8" else tf.float32
     spec = tf.TensorSpec([1, *shape], fed, name=column)
-    frozen = _frozen(servable.model, spec, _digest(servable.model))
-    names, examples = list(servable.model.output), servable.examples[column].astype(fed.as_numpy_dtype)
+    trained = servable.rounded if quantize == "int8" else None
+    frozen = _freeze(trained, spec) if trained else _frozen(servable.model, spec, _digest(servable.model))
+    # The ranges are part of a graph that was trained with them.
+    examples = None if trained else servable.examples[column].astype(fed.as_numpy_dtype)
+    names = list(servable.model.output)
     module = tf.Module()
     # The file's signature, and with it the names of inputs and outputs, comes from the SavedModel alone.
     module.serve = tf.function(lambda pixels: dict(zip(names, frozen(pixels), strict=True)), input_signature=[spec])
@@ -104,11 +110,11 @@ def _convert(servable: Servable, quantize: Quantize, inputs: str) -> bytes:
 def _frozen(model: keras.Model, spec: tf.TensorSpec, digest: str) -> Any:
     """The model as a graph of constants, kept for the next file of the same model: every TFLite file starts from it."""
 
-    def run(pixels: tf.Tensor) -> list[tf.Tensor]:
-        outputs = model({spec.name: tf.cast(pixels, tf.float32)}, training=False)
-        return [outputs[name] for name in model.output]
+    return _freeze(lambda pixels: model({spec.name: pixels}, training=False), spec)
 
-    return litert.freeze(run, [spec])
+
+def _freeze(run: Callable[[tf.Tensor], dict[str, tf.Tensor]], spec: tf.TensorSpec) -> Any:
+    return litert.freeze(lambda pixels: list(run(tf.cast(pixels, tf.float32)).values()), [spec])
 
 
 def _digest(model: keras.Model) -> str:
@@ -119,7 +125,7 @@ def _digest(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def _converter(folder: str, quantize: Quantize, inputs: str, examples: np.ndarray) -> tf.lite.TFLiteConverter:
+def _converter(folder: str, quantize: Quantize, inputs: str, examples: np.ndarray | None) -> tf.lite.TFLiteConverter:
     converter = tf.lite.TFLiteConverter.from_saved_model(folder)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if quantize == "none":
@@ -127,7 +133,7 @@ def _converter(folder: str, quantize: Quantize, inputs: str, examples: np.ndarra
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if quantize in _INTEGERS:
+    if quantize in _INTEGERS and examples is not None:
         converter.target_spec.supported_ops = _INTEGERS[quantize]
         converter.representative_dataset = lambda: _calibration(examples)
     if quantize == "int8" and inputs == "uint8":

@@ -1,0 +1,84 @@
+"""What compression costs and saves: score, size, zipped size and latency of every file, by chain of compressions.
+
+    python benchmarks/compression.py [--seeds=0,1,2] [--backbone=efficientnet_lite0()] [--data=tux_stamps()]
+        [--chains="; qat(); prune(), qat(); ..."]
+
+Trains once a seed, then compresses the same trained network in each way; a chain is a value of --compress, the empty
+one is post-training quantization alone. Scores are differences to the float file without compression, in points, mean
+over the seeds; sizes and latencies are ratios to that file in the same run.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from results import record
+
+CHAINS = "; qat(); prune(), qat(); cluster(); prune(), cluster(), qat()"
+FORMATS = ("tflite", "tflite_int8")
+EXPORTS = "tflite(), tflite(quantize='int8')"
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    given = dict(flag.removeprefix("--").split("=", 1) for flag in sys.argv[1:])
+    seeds = [int(seed) for seed in given.get("seeds", "0,1,2").split(",")]
+    chains = [chain.strip() for chain in given.get("chains", CHAINS).split(";")]
+    backbone, data = given.get("backbone", "efficientnet_lite0()"), given.get("data", "tux_stamps()")
+    found: dict[tuple[str, str], list[np.ndarray]] = {}
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            flags = [f"--data={data}", f"--backbone={backbone}", f"--seed={seed}", f"--exports={EXPORTS}"]
+            base = run(Path(folder) / "base", [*flags, "--verify.max_drop=1"])
+            for number, chain in enumerate(chains):
+                scores = base
+                if chain:
+                    work = Path(folder) / str(number)
+                    shutil.copytree(Path(folder) / "base", work)
+                    scores = run(work, [*flags, "--verify.max_drop=1", f"--compress={chain}"])
+                for format in FORMATS:
+                    row = compared(scores[format], base["tflite"])
+                    print(seed, chain, format, row, file=sys.stderr)
+                    found.setdefault((chain, format), []).append(row)
+    lines = ["| compress | file | points | size | zipped | latency | zeros |", "|---|---|---|---|---|---|---|"]
+    for (chain, format), rows in found.items():
+        points, size, zipped, latency, zeros = np.mean(rows, axis=0)
+        name = f"`{chain}`" if chain else "none"
+        lines.append(
+            f"| {name} | `{format}` | {points:+.1f} | {size:.2f} | {zipped:.2f} | {latency:.2f} | {zeros:.0%} |"
+        )
+    title = f"{backbone}, {data}"
+    lines.append(
+        f"\nMeans over {len(seeds)} splits; size, zipped size and latency beside the float file without compression."
+    )
+    record(f"compression {title}", f"Compression: {title}", "\n".join(lines))
+
+
+def run(workdir: Path, flags: list[str]) -> dict:
+    """Trains, and returns what scores.json says of every file, with its size and zipped size."""
+    from tfx_finetune.core import files
+
+    command = [sys.executable, "-m", "tfx_finetune.train", f"--workdir={workdir}", *flags]
+    # 3: a file that did not pass, which is a result too.
+    if subprocess.run(command, check=False).returncode not in (0, 3):
+        raise SystemExit(f"failed: {' '.join(command)}")
+    scores = json.loads((workdir / "bundle" / "scores.json").read_text())
+    known = json.loads((workdir / "bundle" / "manifest.json").read_text())["files"]
+    for format, entry in known.items():
+        path = workdir / "bundle" / entry["path"]
+        scores[format] |= {"bytes": entry["bytes"], "zipped": files.zipped(path)}
+    return scores
+
+
+def compared(file: dict, base: dict) -> np.ndarray:
+    """Points of score gained, and ratios of size, zipped size and latency, and the share of zeros."""
+    ratios = [file[key] / base[key] for key in ("bytes", "zipped", "latency")]
+    return np.array([100 * (file["score"] - base["score"]), *ratios, file["zeros"]])
+
+
+if __name__ == "__main__":
+    main()

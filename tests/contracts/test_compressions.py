@@ -1,0 +1,91 @@
+"""What every compression promises; being registered is enough to be tested."""
+
+import numpy as np
+import pytest
+
+from tests.test_bridge import network
+from tfx_finetune import bridge
+from tfx_finetune.contracts import COMPRESSIONS
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.fold import folded
+from tfx_finetune.verify import broken_promise
+
+CHAINS = [
+    ["prune(sparsity=0.6)"],
+    ["prune(pattern='2:4')"],
+    ["cluster(clusters=6)"],
+    ["qat()"],
+    ["prune(sparsity=0.6)", "qat()"],
+    ["cluster(clusters=6)", "qat()"],
+    ["prune(sparsity=0.6)", "cluster(clusters=6)", "qat()"],
+]
+
+
+def test_every_compression_is_tested():
+    """A new one belongs into a chain."""
+    assert {parse_spec(spec).name for chain in CHAINS for spec in chain} == set(COMPRESSIONS)
+
+
+def kernels(twin):
+    """Output channels first, as files have them."""
+    wanted = [layer for layer in twin.layers if type(layer).__name__ in ("Conv2D", "Dense")]
+    return [np.moveaxis(layer.kernel.numpy(), -1, 0) for layer in wanted]
+
+
+NETWORKS = ["convnet(size=32)", "mobilenet_v3_small(weights='none', size=32)"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "chain"),
+    [(NETWORKS[0], chain) for chain in CHAINS] + [pytest.param(NETWORKS[1], CHAINS[-1], marks=pytest.mark.slow)],
+)
+def test_promises_hold_after_training(spec, chain):
+    """Weights move, the promise of every compression of the chain holds at its end, and each kernel has it."""
+    import tf_keras
+
+    model, data, _ = network(spec)
+    structured = bridge.twin(folded(model))
+    twin = tf_keras.Model(structured.inputs, structured.outputs)
+    start = [weight.copy() for weight in twin.get_weights()]
+    built = [COMPRESSIONS.build(parse_spec(spec)) for spec in chain]
+    targets = [np.eye(size, dtype=np.float32)[[0, 1, 0, 1]] for size in (3, 2)]
+    for position, compression in enumerate(built):
+        copy = tf_keras.models.clone_model(twin)
+        copy.set_weights(twin.get_weights())
+        wrapped = compression.wrap(copy, 12, data, [done.name for done in built[:position]])
+        wrapped.compile(tf_keras.optimizers.Adam(1e-3), loss="mse")
+        wrapped.fit(data, targets, epochs=12, batch_size=4, callbacks=compression.callbacks(), verbose=0)
+        compression.strip(wrapped, twin)
+    assert len(twin.get_weights()) == len(start)
+    assert any(np.abs(old - new).max() > 1e-4 for old, new in zip(start, twin.get_weights(), strict=True))
+    found = kernels(twin)
+    zeros = sum((kernel == 0).sum() for kernel in found) / sum(kernel.size for kernel in found)
+    assert broken_promise(found, zeros, built) == ""
+    for compression in built:
+        for kernel in found:
+            assert (kernel == 0).mean() >= compression.sparsity - 0.1 or kernel.size < 1000
+
+
+def test_a_broken_promise_is_seen():
+    """The check that every file passes can fail."""
+    rng = np.random.default_rng(0)
+    whole = [rng.normal(size=(8, 3, 3, 4)).astype(np.float32)]
+    prune, cluster, qat = (COMPRESSIONS.build(parse_spec(spec)) for spec in ("prune()", "cluster(clusters=4)", "qat()"))
+    assert "zeros" in broken_promise(whole, 0.0, [prune])
+    assert "288 values" in broken_promise(whole, 0.0, [cluster])
+    assert not broken_promise(whole, 0.0, [qat])
+    few = [np.round(np.clip(whole[0], -1.4, 1.4))]
+    assert not broken_promise(few, 0.0, [cluster])
+    channels = [few[0] * np.arange(1, 9)[:, None, None, None].astype(np.float32)]
+    assert broken_promise(channels, 0.0, [cluster])
+    assert not broken_promise([channels[0].astype(np.int8)], 0.0, [cluster])
+
+
+@pytest.mark.parametrize(
+    "spec", ["prune(sparsity=1.0)", "prune(epochs=0)", "prune(pattern='2:4', sparsity=0.3)", "cluster(clusters=1)"]
+)
+def test_options_out_of_range(spec):
+    """Each is refused in one line."""
+    with pytest.raises(UserError):
+        COMPRESSIONS.build(parse_spec(spec))

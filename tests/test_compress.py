@@ -1,0 +1,136 @@
+"""Compression as a user runs it: smaller files that keep their promises, refusals before training, going on."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.commands import SMALL, command, refused
+from tests.test_bridge import network
+from tfx_finetune import bridge, litert
+from tfx_finetune.contracts import COMPRESSIONS
+from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.fold import folded
+
+CHAIN = "prune(sparsity=0.5), cluster(clusters=8), qat()"
+
+
+@pytest.fixture(scope="module")
+def compressed(trained, tmp_path_factory):
+    """The small run, compressed in every way."""
+    workdir = tmp_path_factory.mktemp("compressed") / "run"
+    # The phases are those of the other run: only the compressions are trained.
+    shutil.copytree(trained.workdir, workdir)
+    found = command("train", *trained.flags, f"--workdir={workdir}", f"--compress={CHAIN}")
+    assert found.returncode == 0, found.stderr
+    return workdir
+
+
+def scores(workdir):
+    return json.loads((workdir / "bundle" / "scores.json").read_text())
+
+
+def test_files_are_smaller_and_as_good(trained, compressed):
+    """Every file is verified; half its weights are zero, and zipped it is far smaller."""
+    before, after = trained.workdir / "bundle", scores(compressed)
+    for name in ("keras", "tflite", "tflite_float16", "tflite_int8"):
+        assert after[name]["zeros"] > 0.48
+        assert not after[name]["reason"]
+    for name in ("model.tflite", "model_int8.tflite"):
+        assert zipped(compressed / "bundle" / name) < 0.65 * zipped(before / name)
+    manifest = json.loads((compressed / "bundle" / "manifest.json").read_text())
+    assert manifest["compress"] == CHAIN
+    assert all(manifest["verified"].values())
+    page = (compressed / "report.html").read_text()
+    assert "Zipped" in page
+    assert "Zipped" not in (trained.workdir / "report.html").read_text()
+
+
+def zipped(path):
+    from tfx_finetune.core import files
+
+    return files.zipped(path)
+
+
+def test_going_on_gives_the_same(trained, compressed, tmp_path):
+    """A run that was killed in its last compression repeats that one alone, to the same int8 file."""
+    again = tmp_path / "run"
+    shutil.copytree(compressed, again)
+    (last,) = (again / "checkpoints").glob("qat-*")
+    shutil.rmtree(last)
+    found = command("export", f"--bundle={again / 'bundle'}")
+    assert found.returncode == 0, found.stderr
+    assert "prune  " not in found.stderr
+    assert "qat  " in found.stderr
+    first, second = (litert.kernels((w / "bundle" / "model_int8.tflite").read_bytes()) for w in (compressed, again))
+    assert all(np.array_equal(one, two) for one, two in zip(first, second, strict=True))
+
+
+def test_the_wrong_order_is_refused(trained):
+    """Rounding comes last: what is pruned behind it would no longer be rounded right."""
+    line = refused("train", f"--data={trained.data}", "--compress=qat(), prune()")
+    assert "order" in line
+    assert "prune(), cluster(), qat()" in line
+    assert "clusters" in refused("train", f"--data={trained.data}", "--compress=cluster(clusters=1)")
+
+
+def test_layers_without_a_twin_are_named_before_training(trained, tmp_path):
+    """A network of the user's own with a layer that Keras 2 lacks."""
+    import keras
+
+    inputs = keras.Input((24, 24, 3))
+    x = keras.layers.GroupNormalization(2)(keras.layers.Conv2D(4, 3, strides=4)(inputs))
+    keras.Model(inputs, x).save(tmp_path / "own.keras")
+    flags = [flag for flag in SMALL if "backbone" not in flag]
+    backbone = f"--backbone=keras_file(path='{tmp_path / 'own.keras'}')"
+    found = command(
+        "train", f"--data={trained.data}", backbone, *flags, "--compress=qat()", f"--workdir={tmp_path / 'run'}"
+    )
+    assert found.returncode == 2, found.stderr
+    assert "GroupNormalization" in found.stderr.splitlines()[-1]
+    assert "warm" not in found.stderr
+
+
+QUANTIZED = {
+    "efficientnet_lite0(size=64)": set(),
+    "mobilenet_v3_small(weights='none', size=64)": set(),
+    "efficientnet_b0(weights='none', size=64)": set(),
+    "resnet50_v2(weights='none', size=64)": set(),
+}
+"""Operations that stay float."""
+
+
+@pytest.mark.parametrize("spec", [pytest.param(spec, marks=pytest.mark.slow) for spec in QUANTIZED])
+def test_every_operation_is_rounded(spec):
+    """The graph of quantization-aware training becomes a file of int8 arithmetic that gives what the graph gives."""
+    import tf_keras
+    from ai_edge_litert.interpreter import Interpreter
+
+    model, data, pretrained = network(spec)
+    structured = bridge.twin(folded(model))
+    twin = tf_keras.Model(structured.inputs, structured.outputs)
+    wrapped = COMPRESSIONS.build(parse_spec("qat()")).wrap(twin, 1, data, [])
+    ours = [value.numpy() for value in wrapped(data, training=False)]
+    frozen = litert.freeze(lambda x: wrapped(x, training=False), [tf.TensorSpec([1, *data.shape[1:]], tf.float32)])
+
+    def converter():
+        made = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+        made.optimizations = [tf.lite.Optimize.DEFAULT]
+        return made
+
+    reader = Interpreter(model_content=litert.convert(converter), num_threads=1)
+    reader.allocate_tensors()
+    types = {detail["index"]: detail["dtype"] for detail in reader.get_tensor_details()}
+    floats = {op["op_name"] for op in reader._get_ops_details() if types[op["outputs"][0]] == np.float32}
+    assert floats - {"DEQUANTIZE", "DELEGATE"} == QUANTIZED[spec]
+    if pretrained:
+        theirs = []
+        for one in data:
+            reader.set_tensor(reader.get_input_details()[0]["index"], one[None])
+            reader.invoke()
+            theirs.append([reader.get_tensor(detail["index"])[0] for detail in reader.get_output_details()])
+        spread = max(np.abs(value).max() for value in ours)
+        for value, other in zip(ours, map(np.stack, zip(*theirs, strict=True)), strict=True):
+            assert np.abs(value - other).max() < 0.05 * spread

@@ -1,0 +1,212 @@
+"""STATION: makes the trained network smaller, by TF-MOT, and trains it on meanwhile.
+
+TF-MOT takes models of Keras 2 alone. So the network is folded as it will be deployed, rebuilt in tf_keras, compressed
+there, and gets its weights back; the rounded graph of quantization-aware training stays for the int8 file.
+"""
+
+import dataclasses
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfx_finetune import bridge
+from tfx_finetune.checkpoint import Checkpoint, History, Weights
+from tfx_finetune.contracts import Compression
+from tfx_finetune.core import progress
+from tfx_finetune.core.config import Phase
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.dataset import mapped
+from tfx_finetune.feed import Feed, feed
+from tfx_finetune.fold import folded
+from tfx_finetune.keeper import judged, pair
+from tfx_finetune.model import Network, in_float32
+from tfx_finetune.pipeline import Data
+from tfx_finetune.plan import Plan
+
+Rounded = Callable[[tf.Tensor], dict[str, tf.Tensor]]
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What compression leaves.
+
+    Attributes:
+        network: The network with its new weights; folded where anything was compressed.
+        rounded: Prepared inputs (batch, ...) -> {"<head>/logits": ...}, rounded to int8; None without `qat()`.
+        histories: What each compression did.
+    """
+
+    network: Network
+    rounded: Rounded | None
+    histories: list[History]
+
+
+def check_layers(network: Network, plan: Plan) -> None:
+    """Raises a `UserError`, before training, where a compression is wanted for layers that Keras 2 does not have."""
+    if plan.compressions and (unknown := bridge.strangers(network.model)):
+        raise UserError(
+            f"--compress cannot take {plan.tower[1]}, which has layers without a counterpart in Keras 2",
+            received=", ".join(unknown),
+            allowed="networks of the layers that docs/compression.md lists",
+            todo="leave --compress out: tflite(quantize='int8') needs no training",
+        )
+
+
+def compress(network: Network, data: Data, plan: Plan) -> Compressed:
+    """Runs the compressions of a run, one after the other; without any, the network stays as it is.
+
+    A compression that is done is not run again by the next run in the same work folder; one that was interrupted
+    begins anew, from the same weights and with the same samples.
+    """
+    if not plan.compressions:
+        return Compressed(network, None, [])
+    import tf_keras
+
+    network = in_float32(plan, network)
+    model = folded(network.model)
+    structured = bridge.twin(model)
+    # TF-MOT takes no dictionaries; theirs are flattened in the order of their keys.
+    twin = tf_keras.Model(structured.inputs, structured.outputs)
+    names = sorted(network.model.output)
+    fed, examples = feed(None, Phase(), data, plan), data.examples()[data.modality.column]
+    histories: list[History] = []
+    rounded = None
+    specs = list(plan.compressions)
+    for position, compression in enumerate(plan.compressions.values()):
+        earlier = [history.phase for history in histories]
+        tf_keras.utils.set_random_seed(plan.run.seed)
+        steps = math.ceil(data.table.size("train") / data.batch_size)
+        wrapped = compression.wrap(_copy(twin), compression.epochs * steps, examples, earlier)
+        run = _named(wrapped, names)
+        checkpoint = Checkpoint.of(plan.workdir, _place(compression, specs[: position + 1]))
+        histories.append(_fit(wrapped, run, compression, network, fed, checkpoint, steps))
+        compression.strip(wrapped, twin)
+        rounded = run if compression.name == "qat" else None
+    bridge.bring_back(twin, model)
+    backbone = dataclasses.replace(network.backbone, inputs=model.input[network.tower])
+    return Compressed(dataclasses.replace(network, model=model, backbone=backbone), rounded, histories)
+
+
+def _place(compression: Compression, specs: list[str]) -> str:
+    """Where a compression keeps its result: another chain, or other options, have another place."""
+    return f"{compression.name}-{hashlib.sha256(', '.join(specs).encode()).hexdigest()[:8]}"
+
+
+def _copy(twin: Any) -> Any:
+    """A copy for a compression to take apart; all is trained but normalization, which keeps its statistics."""
+    import tf_keras
+    from tf_keras.src.applications.convnext import LayerScale
+
+    with tf_keras.utils.custom_object_scope({"LayerScale": LayerScale}):
+        copy = tf_keras.models.clone_model(twin)
+    copy.set_weights(twin.get_weights())
+    for layer in copy.layers:
+        layer.trainable = type(layer).__name__ != "BatchNormalization"
+    return copy
+
+
+def _named(wrapped: Any, names: list[str]) -> Rounded:
+    """A model of one output or a list of them as a function to outputs by name."""
+
+    def run(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = wrapped(inputs, training=False)
+        return dict(zip(names, outputs if isinstance(outputs, list) else [outputs], strict=True))
+
+    return run
+
+
+def _fit(
+    wrapped: Any,
+    run: Rounded,
+    compression: Compression,
+    network: Network,
+    fed: Feed,
+    checkpoint: Checkpoint,
+    steps: int,
+) -> History:
+    """Trains a compressed model and leaves it with the weights to be kept."""
+    import tf_keras
+
+    if done := checkpoint.result():
+        wrapped.set_weights(done[1])
+        return done[0]
+    history, started = History(compression.name), time.monotonic()
+    keeper = _keeper(wrapped, run, compression, network, fed, history)
+    history.trained = sum(int(np.prod(weight.shape)) for weight in wrapped.trainable_weights)
+    history.parameters = network.model.count_params()
+    schedule = tf_keras.optimizers.schedules.CosineDecay(compression.learning_rate, compression.epochs * steps or 1)
+    heads = [name.removesuffix("/logits") for name in sorted(network.model.output)]
+    wrapped.compile(
+        tf_keras.optimizers.Adam(schedule, clipnorm=1.0), loss=[_loss(network.tasks[head].loss) for head in heads]
+    )
+    with progress.bar(compression.name, compression.epochs * steps) as advance:
+        keeper.advance = advance
+        if compression.epochs:
+            wrapped.fit(
+                _batches(fed, network.tower, sorted(network.model.output), compression.epochs),
+                epochs=compression.epochs,
+                steps_per_epoch=steps,
+                callbacks=[*compression.callbacks(), keeper],
+                verbose=0,
+            )
+        history.kept = (
+            f"epoch {history.best_epoch + 1}" if history.best_epoch >= 0 else "the start, its ranges measured"
+        )
+        wrapped.set_weights(keeper.best)
+    history.result, history.seconds = history.best[0], time.monotonic() - started
+    checkpoint.finish(history, keeper.best)
+    return history
+
+
+def _keeper(wrapped: Any, run: Rounded, compression: Compression, network: Network, fed: Feed, history: History) -> Any:
+    """The tf_keras callback that judges every epoch and remembers the weights to be kept."""
+    import tf_keras
+
+    graph = tf.function(run, autograph=False)
+
+    def scores() -> dict[str, float]:
+        return judged(lambda x: graph(tf.cast(x, tf.float32)), network.tasks, fed.val)
+
+    class Keeper(tf_keras.callbacks.Callback):
+        best: Weights = wrapped.get_weights()
+        advance: Callable[..., None]
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.advance(1)
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            if not math.isfinite(logs["loss"]):
+                todo = f"give {compression.name}() a lower learning_rate"
+                raise UserError(f"the loss of epoch {epoch + 1} is not a number", received=logs["loss"], todo=todo)
+            found = {"loss": float(logs["loss"])} | scores()
+            for name, value in found.items():
+                history.metrics.setdefault(name, []).append(value)
+            if (now := pair(found)) > history.best or not compression.anytime or not fed.val:
+                history.best, history.best_epoch, self.best = now, epoch, wrapped.get_weights()
+            shown = "  ".join(f"{k} {v:.3f}" for k, v in found.items() if k in ("loss", "val_score"))
+            self.advance(0, f"epoch {epoch + 1}: {shown}")
+
+    history.start = history.best = pair(scores())
+    return Keeper()
+
+
+def _loss(loss: keras.losses.Loss) -> Callable[[Any, Any], Any]:
+    """A task's loss a sample, as tf_keras takes it."""
+    return lambda target, logits: loss.call(target, logits)
+
+
+def _batches(fed: Feed, tower: str, names: list[str], epochs: int) -> tf.data.Dataset:
+    """Training batches with targets and weights in lists; the weights of a batch have mean 1, as in `Task.loss`."""
+
+    def listed(x: dict, y: dict, w: dict) -> tuple:
+        weights = tuple(w[name] / tf.reduce_mean(w[name]) for name in names)
+        return tf.cast(x[tower], tf.float32), tuple(y[name] for name in names), weights
+
+    return mapped(fed.batches(0, epochs), listed)

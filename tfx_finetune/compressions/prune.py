@@ -1,0 +1,87 @@
+"""Pruning: the smallest weights become zero (Zhu and Gupta, To prune, or not to prune, arXiv 1710.01878)."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from tfx_finetune.contracts import COMPRESSIONS, Compression
+from tfx_finetune.core.errors import UserError
+
+Schedule = Literal["polynomial", "constant"]
+
+
+@COMPRESSIONS.register
+def prune(
+    sparsity: float = 0.5,
+    epochs: int = 4,
+    learning_rate: float = 3e-4,
+    schedule: Schedule = "polynomial",
+    block: tuple[int, int] = (1, 1),
+    pattern: Literal["free", "2:4"] = "free",
+) -> Compression:
+    """Trains on while the weights of convolutions and dense layers that are smallest in size become zero and stay so.
+
+    Depthwise kernels, biases and normalization are left as they are. The files are as large as before and compress
+    better; `scores.json` and the report have both sizes.
+
+    Args:
+        sparsity: Share of each kernel's weights that is zero in the end.
+        epochs: Passes over the training samples.
+        learning_rate: Peak of the cosine.
+        schedule: `polynomial` reaches the sparsity half-way, cubically from a fifth of it; `constant` has it at once.
+        block: Height and width of the blocks of a dense kernel that are zero as a whole, which some runtimes are
+            faster with. Kernels of convolutions lose single weights: TF-MOT knows blocks of matrices alone.
+        pattern: `2:4`: two of any four weights in a row, as NVIDIA's sparse units take them; sets the sparsity to 0.5.
+    """
+    if not 0 < sparsity < 1:
+        raise UserError("sparsity is out of range", received=sparsity, allowed="above 0 and below 1")
+    if pattern == "2:4" and (sparsity != 0.5 or tuple(block) != (1, 1)):
+        raise UserError(
+            "the pattern 2:4 sets sparsity and block itself", received=f"sparsity={sparsity}, block={block}"
+        )
+    if len(block) != 2 or min(block) < 1 or epochs < 1:
+        raise UserError(
+            "prune is out of range", received=f"block={block}, epochs={epochs}", allowed="a block of two numbers from 1"
+        )
+
+    def wrap(twin: Any, steps: int, examples: np.ndarray, earlier: Sequence[str]) -> Any:
+        return _wrap(twin, steps, sparsity, schedule, (block[0], block[1]), pattern)
+
+    return Compression("prune", epochs, learning_rate, wrap, _strip, _callbacks, sparsity=sparsity)
+
+
+def _wrap(twin: Any, steps: int, sparsity: float, schedule: str, block: tuple[int, int], pattern: str) -> Any:
+    import tf_keras
+    from tensorflow_model_optimization.sparsity import keras as sparse
+
+    # Masks are renewed often, for a run may have few steps; and until the end of the ramp only.
+    ramp = max(steps // 2, 1)
+    often = max(ramp // 20, 1)
+    growing: Any = sparse.ConstantSparsity(sparsity, 0, frequency=often)
+    if schedule == "polynomial":
+        growing = sparse.PolynomialDecay(sparsity / 5, sparsity, 0, ramp, frequency=often)
+
+    def wrapped(layer: Any) -> Any:
+        kind = type(layer).__name__
+        # Two in four is a pattern along the input channels, of which the first layer has three.
+        if kind not in ("Conv2D", "Dense") or (pattern == "2:4" and layer.kernel.shape[-2] % 4):
+            return layer
+        if pattern == "2:4":
+            return sparse.prune_low_magnitude(layer, growing, sparsity_m_by_n=(2, 4))
+        return sparse.prune_low_magnitude(layer, growing, block_size=block if kind == "Dense" else (1, 1))
+
+    return tf_keras.models.clone_model(twin, clone_function=wrapped)
+
+
+def _strip(wrapped: Any, twin: Any) -> None:
+    from tensorflow_model_optimization.sparsity import keras as sparse
+
+    for layer in sparse.strip_pruning(wrapped).layers:
+        twin.get_layer(layer.name).set_weights(layer.get_weights())
+
+
+def _callbacks() -> list[Any]:
+    from tensorflow_model_optimization.sparsity import keras as sparse
+
+    return [sparse.UpdatePruningStep()]

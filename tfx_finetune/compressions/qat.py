@@ -1,0 +1,249 @@
+"""Quantization-aware training: the network learns with the rounding of int8 in it (Jacob et al., arXiv 1712.05877)."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfx_finetune.contracts import COMPRESSIONS, Compression
+
+# What each kind of layer gives. `fixed`: TFLite sets the range itself, or it is that of the input. `inside`: rounded
+# where it comes out, while its own arithmetic stays float, for TFLite has no int8 kernel for it.
+_FIXED = ("ZeroPadding2D", "Cropping2D", "MaxPooling2D", "GlobalMaxPooling2D", "Reshape", "Flatten", "Permute")
+_INSIDE = ("LayerNormalization",)
+_FUSED = ("Conv2D", "DepthwiseConv2D", "Dense", "Add")
+_FIXED_ACTIVATIONS = ("linear", "sigmoid", "softmax", "tanh")
+# What a kernel of few values is made of: the values, which one each weight has, and which of them are not zero.
+_VALUES, _MEMBERS, _FREE = "cluster_values", "cluster_members", "cluster_free"
+_KERNELS = {"Conv2D": "kernel", "DepthwiseConv2D": "depthwise_kernel", "Dense": "kernel"}
+
+
+@COMPRESSIONS.register
+def qat(epochs: int = 3, learning_rate: float = 1e-4) -> Compression:
+    """Trains on with weights and activations rounded to 8 bits; `tflite(quantize='int8')` then takes over the ranges.
+
+    Weights that `prune()` set to zero stay zero (PQAT), those that `cluster()` gave few values keep them (CQAT), both
+    together (PCQAT). The ranges of the activations begin at those of calibration samples, not at -6 to 6, from which
+    TF-MOT's own would take thousands of steps to get away.
+
+    Args:
+        epochs: Passes over the training samples; with 0 the ranges are measured, and no weight changes.
+        learning_rate: Peak of the cosine.
+    """
+    return Compression("qat", epochs, learning_rate, _wrap, _strip, list, anytime=True, inside=_INSIDE)
+
+
+def _wrap(twin: Any, steps: int, examples: np.ndarray, earlier: Sequence[str]) -> Any:
+    import tf_keras
+    from tensorflow_model_optimization.python.core.quantization.keras import quantize
+    from tf_keras.src.applications.convnext import LayerScale
+
+    configs = {layer.name: _config(layer, earlier) for layer in twin.layers}
+    custom = {type(config).__name__: type(config) for config in configs.values()} | {"LayerScale": LayerScale}
+
+    def annotated(layer: Any) -> Any:
+        copy = _affine(layer) if _lone(layer) else type(layer).from_config(layer.get_config())
+        return quantize.quantize_annotate_layer(copy, configs[layer.name])
+
+    with quantize.quantize_scope(custom):
+        model = tf_keras.models.clone_model(twin, clone_function=annotated)
+        for layer, copy in zip(twin.layers, model.layers, strict=True):
+            getattr(copy, "layer", copy).set_weights(_as_affine(layer) if _lone(layer) else layer.get_weights())
+        wrapped = quantize.quantize_apply(model, _scheme())
+    _calibrate(wrapped, _ranges(twin, examples))
+    return wrapped
+
+
+def _strip(wrapped: Any, twin: Any) -> None:
+    """Gives the twin the trained weights."""
+    for name, wrapper in _wrappers(wrapped):
+        layer = twin.get_layer(name)
+        if not _lone(layer):
+            # The wrapper has put rounded tensors in the place of the layer's own variables.
+            found = {_short(weight): weight.numpy() for weight in wrapper.weights}
+            for kernel, _, parts in wrapper._weight_vars:
+                found[_short(kernel)] = np.asarray(_kernel(kernel, parts))
+            layer.set_weights([found[_short(weight)] for weight in layer.weights])
+
+
+def _config(layer: Any, earlier: Sequence[str]) -> Any:
+    """How a layer of the twin is rounded: kernels to int8 of a scale a channel, outputs where TFLite rounds them."""
+    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+        default_8bit_quantize_configs as outputs,
+    )
+
+    kind, rounded = "DepthwiseConv2D" if _lone(layer) else type(layer).__name__, _rounded(layer)
+    if kind not in _KERNELS:
+        return outputs.Default8BitOutputQuantizeConfig() if rounded else outputs.NoOpQuantizeConfig()
+    kept = earlier if kind in ("Conv2D", "Dense") else ()
+    return _kernel_config("Conv" in kind, kept)([_KERNELS[kind]], [], rounded)
+
+
+def _kernel_config(convolution: bool, earlier: Sequence[str]) -> type:
+    """The kind of config of a kernel, which keeps what earlier compressions did to it."""
+    from tensorflow_model_optimization.python.core.quantization.keras.collab_opts.prune_preserve import (
+        prune_preserve_quantize_registry as zeros,
+    )
+    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+        default_8bit_quantize_registry as kernels,
+    )
+
+    config = kernels.Default8BitConvQuantizeConfig if convolution else kernels.Default8BitQuantizeConfig
+    if not {"cluster", "prune"} & set(earlier):
+        return config
+    sparse = (
+        zeros.PrunePreserveDefault8BitConvWeightsQuantizer
+        if convolution
+        else zeros.PrunePreserveDefault8BitWeightsQuantizer
+    )
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        config.__init__(self, *args, **kwargs)
+        self.weight_quantizer = _clustered(self.weight_quantizer) if "cluster" in earlier else sparse()
+
+    # A class of its own: TF-MOT makes every config again from its class and options, which have no quantizer.
+    return type(f"Preserving{config.__name__}", (config,), {"__init__": init})
+
+
+def _clustered(quantizer: Any) -> Any:
+    """A quantizer of kernels of few values that trains these values, a zero excepted, and leaves every weight its own.
+
+    TF-MOT's for CQAT makes the values of each channel different ones, and takes minutes and gigabytes for that.
+    """
+    import tensorflow as tf
+    from tensorflow_model_optimization.python.core.quantization.keras import quantizers
+
+    class Clustered(quantizers.Quantizer):
+        def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+            values, members = np.unique(getattr(layer.layer, name).numpy(), return_inverse=True)
+            start = lambda *_, **__: tf.constant(values)  # noqa: E731
+            return quantizer.build(tensor_shape, name, layer) | {
+                _VALUES: layer.add_weight(_VALUES, values.shape, initializer=start, trainable=True),
+                _MEMBERS: tf.constant(members.reshape(tensor_shape)),
+                _FREE: tf.constant((values != 0).astype(np.float32)),
+            }
+
+        def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
+            return quantizer(_kernel(inputs, weights), training, weights, **kwargs)
+
+        def get_config(self) -> dict[str, Any]:
+            return quantizer.get_config()
+
+    return Clustered()
+
+
+def _kernel(own: Any, weights: dict[str, Any]) -> Any:
+    """A kernel made of its values, where it was clustered; else the kernel itself."""
+    import tensorflow as tf
+
+    return tf.gather(weights[_VALUES] * weights[_FREE], weights[_MEMBERS]) if _VALUES in weights else own
+
+
+def _rounded(layer: Any) -> bool:
+    """Whether TFLite rounds what a layer gives: not what it computes in one operation with the next layer."""
+    kind = type(layer).__name__
+    if kind in _FIXED or kind in ("InputLayer", "Dropout", "Softmax"):
+        return False
+    if kind == "Activation" and layer.activation.__name__ in _FIXED_ACTIVATIONS:
+        return False
+    following = [node.outbound_layer for node in layer._outbound_nodes]
+    if len(following) != 1:
+        return True
+    after = following[0]
+    rectified = type(after).__name__ == "ReLU" or getattr(getattr(after, "activation", None), "__name__", "") == "relu"
+    return not (rectified and kind in _FUSED) and type(after).__name__ != "Concatenate"
+
+
+def _lone(layer: Any) -> bool:
+    """Whether a layer is a normalization of feature maps: one that no convolution before it could take in."""
+    return type(layer).__name__ == "BatchNormalization" and len(layer.output.shape) == 4
+
+
+def _affine(layer: Any) -> Any:
+    """A normalization as the depthwise convolution of 1 x 1 that it is in inference, which TFLite can round."""
+    import tf_keras
+
+    return tf_keras.layers.DepthwiseConv2D(1, name=layer.name, trainable=False)
+
+
+def _as_affine(layer: Any) -> list[np.ndarray]:
+    mean, variance = (np.asarray(value) for value in (layer.moving_mean, layer.moving_variance))
+    scale = (np.asarray(layer.gamma) if layer.scale else 1.0) / np.sqrt(variance + layer.epsilon)
+    shift = np.asarray(layer.beta) if layer.center else 0.0
+    return [scale.reshape(1, 1, -1, 1), shift - mean * scale]
+
+
+def _scheme() -> Any:
+    """TF-MOT's 8 bits without its search for patterns of layers: which are computed as one is known here already.
+
+    Its pattern of a convolution and a rectifier would leave the kernel unrounded.
+    """
+    from tensorflow_model_optimization.python.core.quantization.keras import quantize_layout_transform
+    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+        default_8bit_quantize_scheme,
+        default_8bit_transforms,
+    )
+    from tensorflow_model_optimization.python.core.quantization.keras.graph_transformations import model_transformer
+
+    class Layout(quantize_layout_transform.QuantizeLayoutTransform):
+        def apply(self, model: Any, layer_quantize_map: Any) -> Any:
+            transforms = [default_8bit_transforms.InputLayerQuantize()]
+            return model_transformer.ModelTransformer(
+                model, transforms, set(layer_quantize_map.keys()), layer_quantize_map
+            ).transform()
+
+    class Scheme(default_8bit_quantize_scheme.Default8BitQuantizeScheme):
+        def get_layout_transformer(self) -> Any:
+            return Layout()
+
+    return Scheme()
+
+
+def _ranges(twin: Any, examples: np.ndarray, batch: int = 8) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of what each layer gives, 0 among them.
+
+    Means over batches, so that one odd sample does not widen a range; of the input and of what only scales it, the
+    extremes, for there each value that occurs has its own integer.
+    """
+    import tensorflow as tf
+    import tf_keras
+
+    model = tf_keras.Model(twin.inputs, {layer.name: layer.output for layer in twin.layers})
+    run = tf.function(
+        lambda x: {name: (tf.reduce_min(y), tf.reduce_max(y)) for name, y in model(x, training=False).items()}
+    )
+    found = [run(tf.cast(examples[at : at + batch], tf.float32)) for at in range(0, len(examples), batch)]
+    ranges = {}
+    for layer in twin.layers:
+        low, high = np.array([[float(value) for value in one[layer.name]] for one in found]).T
+        exact = type(layer).__name__ in ("InputLayer", "Rescaling")
+        ranges[layer.name] = (
+            min(low.min() if exact else low.mean(), 0.0),
+            max(high.max() if exact else high.mean(), 0.0),
+        )
+    return ranges
+
+
+def _calibrate(wrapped: Any, ranges: dict[str, tuple[float, float]]) -> None:
+    inputs = next(layer for layer in wrapped.layers if type(layer).__name__ == "QuantizeLayer")
+    source = wrapped.input_names[0]
+    for name, layer, stem in [
+        (source, inputs, inputs.name),
+        *((name, wrapper, "output") for name, wrapper in _wrappers(wrapped)),
+    ]:
+        for weight in layer.weights:
+            if _short(weight) == f"{stem}_min":
+                weight.assign(ranges[name][0])
+            elif _short(weight) == f"{stem}_max":
+                weight.assign(ranges[name][1])
+
+
+def _wrappers(wrapped: Any) -> Iterator[tuple[str, Any]]:
+    """Rounding layers by the name of the layer in them."""
+    for layer in wrapped.layers:
+        if hasattr(layer, "quantize_config"):
+            yield layer.layer.name, layer
+
+
+def _short(weight: Any) -> str:
+    return weight.name.split("/")[-1].split(":")[0]

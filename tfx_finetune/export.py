@@ -1,0 +1,49 @@
+"""COMMAND: writes the files of a finished run again, in other formats or compressed, without training its phases again.
+
+    python -m tfx_finetune.export --bundle=runs/tux/bundle --exports="tflite(), tflite(quantize='int16x8')"
+    python -m tfx_finetune.export --bundle=runs/tux/bundle --compress="prune(), qat()"
+
+The run's work folder, in which the bundle lies, has what that needs: run.cfg and the trained weights. Calibration and
+compression use the run's own data. Every file is verified again, and the bundle and the report are replaced.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tfx_finetune.core import command, flagfile
+from tfx_finetune.core.config import Run, option
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.train import train
+
+
+@dataclass(frozen=True)
+class Export:
+    """Options of the command."""
+
+    bundle: str = option("", "the folder bundle/ of a finished run, in its work folder")
+    exports: str = option("", "files to write; by default those of the run")
+    compress: str = option("as before", "what makes the model smaller; empty for nothing")
+
+
+def export(options: Export, rest: list[str]) -> None:
+    """Runs what comes after training.
+
+    Raises:
+        UserError: The bundle does not lie in the work folder of a finished run.
+    """
+    folder = Path(options.bundle).expanduser().resolve().parent
+    if not options.bundle or not (folder / "run.cfg").is_file() or not (folder / "checkpoints").is_dir():
+        todo = "name the folder bundle/ inside the work folder of a run"
+        raise UserError("no finished run to export", received=options.bundle or "nothing", todo=todo)
+    run, _ = flagfile.parse(["export", f"--flagfile={folder / 'run.cfg'}"], Run())
+    compress = run.compress if options.compress == "as before" else options.compress
+    train(replace(run, workdir=str(folder), exports=options.exports or run.exports, compress=compress))
+
+
+def main() -> None:
+    """Runs the command."""
+    command.run(export, Export(), __doc__ or "")
+
+
+if __name__ == "__main__":
+    main()
