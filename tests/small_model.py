@@ -9,8 +9,19 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.bundle import Bundle, create, describe
-from tfx_finetune.contracts import BACKBONES, EXPORTS, MODALITIES, TASKS, Batch, Card, Labels, Modality, Servable, Task
+from tfx_finetune.contracts import (
+    BACKBONES,
+    EXPORTS,
+    MODALITIES,
+    TASKS,
+    Batch,
+    Card,
+    Labels,
+    Modality,
+    Task,
+)
 from tfx_finetune.core.spec import parse_spec, parse_specs
+from tfx_finetune.deployed import Servable
 from tfx_finetune.golden import Golden
 from tfx_finetune.survey import Table
 

@@ -13,8 +13,8 @@ from tests.small_data import complaint
 from tests.small_model import NAMES, small, table, write_bundle
 from tfx_finetune.bundle import Bundle, create, finish
 from tfx_finetune.checks import Check
-from tfx_finetune.contracts import Export
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.deployed import Export
 
 EXPORTS = "keras_file(), saved_model(), tflite()"
 SCORES = {"kind/accuracy": 0.75}

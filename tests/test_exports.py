@@ -13,9 +13,10 @@ from ai_edge_litert.interpreter import Interpreter
 from skimage import data
 
 from tests.small_model import NAMES, small
-from tfx_finetune.contracts import BACKBONES, EXPORTS, MODALITIES, Servable
+from tfx_finetune.contracts import BACKBONES, EXPORTS, MODALITIES
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.deployed import Servable
 from tfx_finetune.evaluate import evaluate, predictions
 
 EVERY = (

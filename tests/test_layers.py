@@ -19,7 +19,7 @@ def layer(module: str) -> int:
     part = module.split(".")[1] if "." in module else ""
     if part == "core":
         return 0
-    if part == "contracts" or part in PURE:
+    if part in ("contracts", "deployed") or part in PURE:
         return 1
     if part in COMPONENTS:
         return 2

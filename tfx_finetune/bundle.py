@@ -12,22 +12,11 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune.checks import Check
-from tfx_finetune.contracts import (
-    EXPORTS,
-    MODALITIES,
-    TASKS,
-    Card,
-    Export,
-    Labels,
-    Modality,
-    Predict,
-    Reader,
-    Servable,
-    Task,
-)
+from tfx_finetune.contracts import EXPORTS, MODALITIES, TASKS, Card, Labels, Modality, Predict, Task
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec, parse_spec
+from tfx_finetune.deployed import Export, Reader, Servable
 from tfx_finetune.golden import Golden, keep
 from tfx_finetune.modalities.image import reason
 from tfx_finetune.sources.rows import pictures, readable

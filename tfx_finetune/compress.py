@@ -18,11 +18,11 @@ import tensorflow as tf
 
 from tfx_finetune import bridge
 from tfx_finetune.checkpoint import Checkpoint, History, Weights
-from tfx_finetune.contracts import Compression
 from tfx_finetune.core import progress
 from tfx_finetune.core.config import Phase
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.dataset import mapped
+from tfx_finetune.deployed import Compression
 from tfx_finetune.feed import Feed, feed
 from tfx_finetune.fold import folded
 from tfx_finetune.keeper import judged, pair

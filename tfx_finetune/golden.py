@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.contracts import Batch, Servable
+from tfx_finetune.contracts import Batch
+from tfx_finetune.deployed import Servable
 from tfx_finetune.pipeline import Data
 
 COUNT = 8

@@ -17,8 +17,6 @@ from tfx_finetune.contracts import (
     TASKS,
     Augment,
     Card,
-    Compression,
-    Export,
     Labels,
     Mix,
     Task,
@@ -27,6 +25,7 @@ from tfx_finetune.core import assets, config
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_specs
+from tfx_finetune.deployed import Compression, Export
 from tfx_finetune.sources.recognize import recognize
 
 # The fields of a prediction beside its heads.

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.contracts import Batch, Modality, Servable
+from tfx_finetune.contracts import Batch, Modality
+from tfx_finetune.deployed import Servable
 from tfx_finetune.model import Network, in_float32
 from tfx_finetune.plan import Plan
 

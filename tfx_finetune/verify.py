@@ -10,10 +10,11 @@ import numpy as np
 
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.checks import Check
-from tfx_finetune.contracts import Batch, Compression, Predict, Reader, Task
+from tfx_finetune.contracts import Batch, Predict, Task
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.config import Verify
 from tfx_finetune.core.errors import first_line
+from tfx_finetune.deployed import Compression, Reader
 from tfx_finetune.evaluate import evaluate, predictions
 from tfx_finetune.features import Store
 from tfx_finetune.golden import Golden
@@ -147,8 +148,9 @@ def broken_promise(kernels: Sequence[np.ndarray], zeros: float, compressions: Se
             return f"has {zeros:.3f} zeros in its kernels, {compression.name}() promised {compression.sparsity}"
         most = compression.clusters
         for kernel in kernels:
-            # Rounded with a scale a channel, a kernel has so many values in each channel.
-            parts = kernel if kernel.dtype == np.int8 else [kernel]
+            # Rounded with a scale a channel, a kernel has so many values in each channel. NumPy 2.4 sorts float16, and
+            # with that counts its values, wrongly on processors with AVX-512.
+            parts = kernel if kernel.dtype == np.int8 else [kernel.astype(np.float32)]
             if most and kernel.size > most and (values := max(len(np.unique(part)) for part in parts)) > most:
                 return f"has a kernel of {values} values, {compression.name}() promised {most}"
     return ""

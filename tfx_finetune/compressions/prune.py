@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tfx_finetune.contracts import COMPRESSIONS, Compression
+from tfx_finetune.contracts import COMPRESSIONS
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.deployed import Compression
 
 Schedule = Literal["polynomial", "constant"]
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from tfx_finetune.contracts import COMPRESSIONS, Compression
+from tfx_finetune.contracts import COMPRESSIONS
+from tfx_finetune.deployed import Compression
 
 # What each kind of layer gives. `fixed`: TFLite sets the range itself, or it is that of the input. `inside`: rounded
 # where it comes out, while its own arithmetic stays float, for TFLite has no int8 kernel for it.

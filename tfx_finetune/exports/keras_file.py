@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.contracts import EXPORTS, Batch, Export, Reader, Servable
+from tfx_finetune.contracts import EXPORTS, Batch
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError, first_line
+from tfx_finetune.deployed import Export, Reader, Servable
 
 
 @EXPORTS.register

@@ -13,9 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune import litert
-from tfx_finetune.contracts import EXPORTS, Batch, Export, Reader, Servable
+from tfx_finetune.contracts import EXPORTS, Batch
 from tfx_finetune.core import files, hardware
 from tfx_finetune.core.errors import UserError, first_line
+from tfx_finetune.deployed import Export, Reader, Servable
 
 Quantize = Literal["none", "float16", "dynamic", "int8", "int16x8"]
 Inputs = Literal["auto", "uint8", "float32"]

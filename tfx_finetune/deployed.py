@@ -1,0 +1,103 @@
+"""Layer 1: what a trained model becomes: types of compressions, exports and the stations behind training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tfx_finetune.contracts import Batch, Predict
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from tfx_finetune.contracts import Tensor
+
+
+@dataclass(frozen=True)
+class Servable:
+    """What every export writes: raw or prepared input in, decoded output out.
+
+    Attributes:
+        model: Keras model, {column: prepared input} -> {"<head>/scores": ...}.
+        decode: Raw column (scalar) -> prepared, by column.
+        shapes: Shape of the prepared input, by column.
+        labels: Class names by head.
+        examples: Prepared training inputs for calibration: {column: uint8 (n, ...)}.
+        rounded: Prepared input (batch, ...) float -> decoded outputs, with the rounding of int8 in the graph as
+            quantization-aware training left it; None where there was none.
+    """
+
+    model: keras.Model
+    decode: Mapping[str, Callable[[Tensor], Tensor]]
+    shapes: Mapping[str, tuple[int, ...]]
+    labels: Mapping[str, tuple[str, ...]]
+    examples: Batch
+    rounded: Callable[[Tensor], dict[str, Tensor]] | None = None
+
+
+class Reader(NamedTuple):
+    """An exported file, opened.
+
+    predict: Prepared inputs -> decoded outputs.
+    serve: Raw inputs ({column: list of bytes}) -> decoded outputs, for files that decode by themselves.
+    """
+
+    predict: Predict
+    serve: Callable[[dict[str, list[bytes]]], Batch] | None = None
+
+
+@dataclass(frozen=True)
+class Export:
+    """One exported file.
+
+    Attributes:
+        format: Its name to users, such as `tflite_int8`.
+        file: Its name inside the bundle.
+        write: (servable, path) -> None.
+        load: path -> Reader.
+        tolerance: Largest difference of a decoded output from the trained model's on a golden sample.
+        quantized: Whether rounding changes its outputs, so that the wider gate applies.
+        kernels: path -> the kernels of the file's convolutions and dense layers as they are stored, output channels
+            first, depthwise ones left out; None where they cannot be read.
+    """
+
+    format: str
+    file: str
+    write: Callable[[Servable, Path], None]
+    load: Callable[[Path], Reader]
+    tolerance: float
+    quantized: bool
+    kernels: Callable[[Path], list[np.ndarray]] | None = None
+
+
+@dataclass(frozen=True)
+class Compression:
+    """One way of making a trained model smaller, on its twin in tf_keras.
+
+    Attributes:
+        name: What it is called.
+        epochs: Passes over the training samples.
+        learning_rate: Peak of the cosine.
+        wrap: (a copy of the twin, training steps, prepared training samples (n, ...), names of the compressions
+            before) -> a tf_keras model of the same input and outputs that is trained.
+        strip: (that model, twin) -> None; gives the twin's layers the trained weights.
+        callbacks: Makes the tf_keras callbacks that its training needs.
+        anytime: Whether every epoch's weights comply, so that the best one may be kept; else the last one is.
+        inside: Kinds of layers whose arithmetic stays float.
+        sparsity: Share of zeros that it leaves in each kernel of a convolution or dense layer.
+        clusters: Most values that it leaves there; 0 for any number.
+    """
+
+    name: str
+    epochs: int
+    learning_rate: float
+    wrap: Callable[[Any, int, np.ndarray, Sequence[str]], Any]
+    strip: Callable[[Any, Any], None]
+    callbacks: Callable[[], list[Any]]
+    anytime: bool = False
+    inside: tuple[str, ...] = ()
+    sparsity: float = 0.0
+    clusters: int = 0
