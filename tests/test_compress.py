@@ -68,6 +68,28 @@ def test_going_on_gives_the_same(trained, compressed, tmp_path):
     assert all(np.array_equal(one, two) for one, two in zip(first, second, strict=True))
 
 
+def test_every_file_is_measured(compressed):
+    """One JSON line a file, in the bundle's order; the bundle must be one."""
+    found = command("benchmark", f"--bundle={compressed / 'bundle'}", "--repeats=3", "--batch=2")
+    assert found.returncode == 0, found.stderr
+    rows = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [row["format"] for row in rows] == list(
+        json.loads((compressed / "bundle/manifest.json").read_text())["files"]
+    )
+    for row in rows:
+        assert 0 < row["median_ms"] <= row["p90_ms"]
+        assert row["bytes"] > 0
+        assert row["batch"] == 2
+    assert "bundle" in refused("benchmark", f"--bundle={compressed}")
+
+
+def test_export_needs_a_run(trained, tmp_path):
+    """A bundle that was moved away from its run has no weights to go on from."""
+    shutil.copytree(trained.workdir / "bundle", tmp_path / "bundle")
+    assert "no finished run" in refused("export", f"--bundle={tmp_path / 'bundle'}")
+    assert "no finished run" in refused("export")
+
+
 def test_the_wrong_order_is_refused(trained):
     """Rounding comes last: what is pruned behind it would no longer be rounded right."""
     line = refused("train", f"--data={trained.data}", "--compress=qat(), prune()")

@@ -12,7 +12,16 @@ from tfx_finetune.contracts import EXPORTS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 
-FORMATS = {"keras", "saved_model", "tflite", "tflite_float16", "tflite_dynamic", "tflite_int8", "tflite_int16x8"}
+FORMATS = {
+    "keras",
+    "saved_model",
+    "onnx",
+    "tflite",
+    "tflite_float16",
+    "tflite_dynamic",
+    "tflite_int8",
+    "tflite_int16x8",
+}
 
 
 def specs():

@@ -1,0 +1,64 @@
+"""ONNX: for ONNX Runtime, OpenVINO, and what else reads it."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from tfx_finetune.contracts import EXPORTS, Batch
+from tfx_finetune.core import files, hardware
+from tfx_finetune.core.errors import UserError, first_line
+from tfx_finetune.core.quiet import quiet
+from tfx_finetune.deployed import Export, Reader, Servable
+
+_NEEDED = ("onnx", "onnxruntime", "tf2onnx")
+
+
+@EXPORTS.register
+def onnx() -> Export:
+    """`model.onnx`: prepared pictures, (batch, height, width, channels) floats of 0 to 255 -> scores; any batch size.
+
+    Written by Keras, read by ONNX Runtime (pip install 'tfx_finetune[onnx]').
+    """
+    if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
+        todo = "pip install 'tfx_finetune[onnx]'"
+        raise UserError("onnx() needs packages that are not installed", received=", ".join(missing), todo=todo)
+    return Export("onnx", "model.onnx", write, load, tolerance=1e-4, quantized=False)
+
+
+def write(servable: Servable, path: Path) -> None:
+    """Saves the servable model.
+
+    Raises:
+        UserError: The model has an operation that ONNX lacks.
+    """
+    with files.atomic(path) as draft, quiet():
+        try:
+            servable.model.export(str(draft), format="onnx", verbose=False)
+        except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
+            todo = "leave this export out, or take another backbone"
+            raise UserError("ONNX cannot take this model", received=first_line(error), todo=todo) from None
+
+
+def load(path: Path) -> Reader:
+    """Opens an ONNX file.
+
+    Raises:
+        UserError: It is not an ONNX file that can be read.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = hardware.detect().threads, 4
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # each kind of failure is a type of its own, which the package does not name
+        reason = first_line(error)
+        raise UserError("not a readable ONNX file", received=f"{path} ({reason})") from None
+    names = [output.name for output in session.get_outputs()]
+
+    def predict(inputs: Batch) -> Batch:
+        floats = {name: np.asarray(values, np.float32) for name, values in inputs.items()}
+        return dict(zip(names, session.run(names, floats), strict=True))
+
+    return Reader(predict)
