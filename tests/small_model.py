@@ -25,6 +25,7 @@ from tfx_finetune.deployed import Servable
 from tfx_finetune.golden import Golden
 from tfx_finetune.survey import Table
 
+ABOUT = {"name": "fält", "description": "flat fields", "version": "2", "author": "", "licence": "Apache-2.0"}
 NAMES = ("ägg", "bär und café", "猫")
 
 
@@ -76,7 +77,7 @@ def small(specs: Mapping[str, str], seed: int = 0, count: int = 40) -> Small:
     answers = {name: value.numpy() for name, value in model({"image": pixels}, training=False).items()}
     decode = {"image": lambda content: modality.prepare(modality.decode(content))}
     names = dict.fromkeys(tasks, labels.names)
-    servable = Servable(model, decode, {"image": modality.shape}, names, {"image": pixels[:20]})
+    servable = Servable(model, decode, {"image": modality.shape}, names, {"image": pixels[:20]}, ABOUT)
     return Small(servable, tasks, specs, modality, backbone.card, pixels, raw, answers)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +26,7 @@ class Servable:
         shapes: Shape of the prepared input, by column.
         labels: Class names by head.
         examples: Prepared training inputs for calibration: {column: uint8 (n, ...)}.
+        about: What files say about themselves: name, description, version, author, licence.
         rounded: Prepared input (batch, ...) float -> decoded outputs, with the rounding of int8 in the graph as
             quantization-aware training left it; None where there was none.
     """
@@ -35,6 +36,7 @@ class Servable:
     shapes: Mapping[str, tuple[int, ...]]
     labels: Mapping[str, tuple[str, ...]]
     examples: Batch
+    about: Mapping[str, str] = field(default_factory=dict)
     rounded: Callable[[Tensor], dict[str, Tensor]] | None = None
 
 

@@ -3,13 +3,18 @@
 python -m tfx_finetune.inspect --data=photos/
 python -m tfx_finetune.inspect --flagfile=configs/tux_classify.cfg
 python -m tfx_finetune.inspect --list                every component, with its options
+python -m tfx_finetune.inspect model.tflite          what a TFLite file says about itself, as JSON
 """
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tfx_finetune.core import command
 from tfx_finetune.core.config import Run, option
+from tfx_finetune.core.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -20,11 +25,34 @@ class Inspect(Run):
 
 
 def inspect(options: Inspect, rest: list[str]) -> None:
-    """Prints either the registries or the walk of one sample."""
-    if options.list:
+    """Prints what files say about themselves, the registries, or the walk of one sample."""
+    if rest:
+        show_files(rest)
+    elif options.list:
         list_components(options.plugins)
     else:
         walk(options)
+
+
+def show_files(paths: Sequence[str]) -> None:
+    """Prints a JSON line a TFLite file: its metadata, inputs and outputs.
+
+    Raises:
+        UserError: One cannot be read.
+    """
+    from tfx_finetune import litert, metadata
+
+    for path in paths:
+        try:
+            content = Path(path).read_bytes()
+            reader = litert.interpreter(content, 1)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError("not a TFLite file", received=f"{path} ({first_line(error)})") from None
+        tensors = {
+            name: [f"{detail['name']} {detail['dtype'].__name__} {detail['shape'].tolist()}" for detail in details]
+            for name, details in (("takes", reader.get_input_details()), ("gives", reader.get_output_details()))
+        }
+        print(json.dumps({"file": path, **tensors, "metadata": metadata.read(content)}, ensure_ascii=False))
 
 
 def list_components(plugins: str) -> None:

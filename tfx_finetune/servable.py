@@ -38,8 +38,20 @@ def servable(
         shapes={modality.column: modality.shape},
         labels={head: task.labels.names for head, task in network.tasks.items()},
         examples=examples,
+        about=_about(plan, network),
         rounded=rounded and (lambda inputs: _decoded(network, rounded(inputs))),
     )
+
+
+def _about(plan: Plan, network: Network) -> dict[str, str]:
+    about, card = plan.run.about, network.backbone.card
+    return {
+        "name": about.name or plan.workdir.name,
+        "description": f"{', '.join(map(str, plan.heads.values()))} on {plan.tower[1]}, by tfx_finetune",
+        "version": about.version,
+        "author": about.author,
+        "licence": about.licence or card.licence,
+    }
 
 
 def _decoded(network: Network, outputs: Mapping[str, Any]) -> dict[str, Any]:

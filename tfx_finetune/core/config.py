@@ -98,6 +98,16 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class About:
+    """What the exported files say about themselves."""
+
+    name: str = option("", "of the model; by default the name of the work folder")
+    version: str = option("1", "of the model")
+    author: str = option("", "who made it")
+    licence: str = option("", "under which it is passed on; by default that of the pretrained weights")
+
+
+@dataclass(frozen=True)
 class Run:
     """All that determines a run; `run.cfg` in the work folder is its text form."""
 
@@ -123,6 +133,7 @@ class Run:
     image: Image = field(default_factory=Image)
     samples: Samples = field(default_factory=Samples)
     verify: Verify = field(default_factory=Verify)
+    about: About = field(default_factory=About)
     cache: Cache = field(default_factory=Cache)
 
     def __post_init__(self) -> None:

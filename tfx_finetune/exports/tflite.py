@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune import litert
+from tfx_finetune import litert, metadata
 from tfx_finetune.contracts import EXPORTS, Batch
 from tfx_finetune.core import files, hardware
 from tfx_finetune.core.errors import UserError, first_line
@@ -36,6 +36,8 @@ _INTEGERS = {
 def tflite(quantize: Quantize = "none", inputs: Inputs = "auto") -> Export:
     """A TFLite file of builtin operators, for one picture at a time; scores come out as float32.
 
+    It carries its labels, and name, version, author and licence of `--about`, as TFLite metadata.
+
     Args:
         quantize: `none`; `float16` and `dynamic` (8-bit) weights; `int8` weights and activations, calibrated on
             training samples (Jacob et al., arXiv 1712.05877); `int16x8`, the same with activations of 16 bits, nearer
@@ -47,7 +49,9 @@ def tflite(quantize: Quantize = "none", inputs: Inputs = "auto") -> Export:
 
     def write(servable: Servable, path: Path) -> None:
         try:
-            content = _convert(servable, quantize, kind)
+            content = metadata.described(
+                _convert(servable, quantize, kind), servable.about, _channels(servable), servable.labels
+            )
         except RuntimeError as error:
             todo = "leave this export out, or take another backbone"
             missing = sorted(set(re.findall(r"'tf\.(\w+)' op", str(error.__cause__))))
@@ -85,6 +89,11 @@ def load(path: Path) -> Reader:
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     return Reader(predict)
+
+
+def _channels(servable: Servable) -> int:
+    ((*_, channels),) = servable.shapes.values()
+    return channels
 
 
 def _convert(servable: Servable, quantize: Quantize, inputs: str) -> bytes:
