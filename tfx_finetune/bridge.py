@@ -64,7 +64,9 @@ def twin(model: keras.Model) -> Any:
     def applied(operation: keras.Operation) -> Callable[..., Any]:
         if id(operation) not in made:
             made[id(operation)] = _counterpart(operation)
-        return made[id(operation)]
+        call = made[id(operation)]
+        # What a call says of training or a mask where nothing was said of them would be written into the twin.
+        return lambda *args, **kwargs: call(*args, **{k: v for k, v in kwargs.items() if v is not None})
 
     inputs = keras.tree.map_structure(
         lambda tensor: tf_keras.Input(tensor.shape[1:], name=tensor.name, dtype="float32"), model._inputs_struct
