@@ -87,6 +87,8 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
         run = _named(wrapped, names)
         checkpoint = Checkpoint.of(plan.workdir, _place(compression, specs[: position + 1]))
         histories.append(_fit(wrapped, run, compression, network, fed, checkpoint, steps))
+        if floats := [layer.name for layer in twin.layers if type(layer).__name__ in compression.inside]:
+            histories[-1].kept += f"; computed in float inside: {', '.join(floats)}"
         compression.strip(wrapped, twin)
         rounded = run if compression.name == "qat" else None
     bridge.bring_back(twin, model)
