@@ -176,6 +176,26 @@ def test_quantized_files_are_what_they_are_called(tmp_path):
     assert len(floats) == 1
 
 
+@pytest.mark.parametrize("spec", ["tflite(inputs='int8')", "tflite(quantize='dynamic', outputs='uint8')"])
+def test_integers_are_for_int8_files(spec):
+    """A float file has no scale to give them."""
+    with pytest.raises(UserError, match="quantize='int8'"):
+        EXPORTS.build(parse_spec(spec))
+
+
+def test_a_file_of_integers_alone(model, tmp_path):
+    """For microcontrollers: int8 pixels, each less 128, in; int8 scores out, which the reader makes real again."""
+    export = EXPORTS.build(parse_spec("tflite(quantize='int8', inputs='int8', outputs='int8')"))
+    export.write(model.servable, tmp_path / export.file)
+    reader = Interpreter(model_path=str(tmp_path / export.file))
+    assert {detail["dtype"] for detail in reader.get_input_details() + reader.get_output_details()} == {np.int8}
+    assert reader.get_input_details()[0]["quantization"] == (1.0, -128)
+    found = export.load(tmp_path / export.file).predict({"image": model.pixels[:8]})
+    for name, scores in found.items():
+        assert np.abs(scores - model.answers[name][:8]).max() < 0.1
+        assert np.allclose(scores * 256, np.round(scores * 256)), "softmax has 256 steps"
+
+
 def test_int8_knows_the_whole_range_of_pixels(model, tmp_path):
     """Calibrated on dark pictures alone, it still tells bright ones apart."""
     dark = {"image": np.full((3, 16, 16, 3), 7, np.uint8)}

@@ -75,7 +75,7 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
     # TF-MOT takes no dictionaries; theirs are flattened in the order of their keys.
     twin = tf_keras.Model(structured.inputs, structured.outputs)
     names = sorted(network.model.output)
-    fed, examples = feed(None, Phase(), data, plan), data.examples()[data.modality.column]
+    fed, examples = feed(None, Phase(), data, plan), data.examples(plan.run.calibration)[data.modality.column]
     histories: list[History] = []
     rounded = None
     specs = list(plan.compressions)
@@ -85,7 +85,7 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
         steps = math.ceil(data.table.size("train") / data.batch_size)
         wrapped = compression.wrap(_copy(twin), compression.epochs * steps, examples, earlier)
         run = _named(wrapped, names)
-        checkpoint = Checkpoint.of(plan.workdir, _place(compression, specs[: position + 1]))
+        checkpoint = Checkpoint.of(plan.workdir, _place(compression, specs[: position + 1], plan.run.calibration))
         histories.append(_fit(wrapped, run, compression, network, fed, checkpoint, steps))
         if floats := [layer.name for layer in twin.layers if type(layer).__name__ in compression.inside]:
             histories[-1].kept += f"; computed in float inside: {', '.join(floats)}"
@@ -96,9 +96,10 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
     return Compressed(dataclasses.replace(network, model=model, backbone=backbone), rounded, histories)
 
 
-def _place(compression: Compression, specs: list[str]) -> str:
+def _place(compression: Compression, specs: list[str], calibration: int) -> str:
     """Where a compression keeps its result: another chain, or other options, have another place."""
-    return f"{compression.name}-{hashlib.sha256(', '.join(specs).encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(f"{', '.join(specs)}/{calibration}".encode()).hexdigest()
+    return f"{compression.name}-{digest[:8]}"
 
 
 def _copy(twin: Any) -> Any:

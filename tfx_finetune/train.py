@@ -65,7 +65,7 @@ def train(run: Run) -> "Bundle":
     compressed = compress(network, data, plan)
 
     # The trained model's own answers are what every file has to give again.
-    served = servable(plan, compressed.network, data.modality, data.examples(), compressed.rounded)
+    served = servable(plan, compressed.network, data.modality, data.examples(run.calibration), compressed.rounded)
     test = collect(data, "test", 1, None, "prepared", plan.workdir / "features")
     model = answer(served)
     reference = predictions(model, test.batches(32))

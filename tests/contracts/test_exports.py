@@ -31,7 +31,11 @@ def specs():
         choices = {key: typing.get_args(hints[key]) for key in EXPORTS.signature(name).parameters}
         assert all(choices.values()), f"say in this test what to try for the options of {name}"
         for values in itertools.product(*choices.values()):
-            yield Spec(name, (), dict(zip(choices, values, strict=True)))
+            options = dict(zip(choices, values, strict=True))
+            # Only an int8 file takes or gives integers of its own; `test_exports.py` sees the others refused.
+            whole = options.get("inputs") == "int8" or options.get("outputs") in ("int8", "uint8")
+            if not whole or options["quantize"] == "int8":
+                yield Spec(name, (), options)
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,9 @@ class Run:
         "keras_file(), saved_model(), tflite(), tflite(quantize='float16'), tflite(quantize='int8')",
         "files to write into the bundle",
     )
+    calibration: int = option(
+        64, "training samples, balanced over the classes, on which int8 files are calibrated", low=1
+    )
     workdir: str = option("", "folder for everything the run writes; by default runs/ and the name of the data")
     deterministic: bool = option(False, "refuse what could differ in the last digit between two runs on one GPU")
     seed: int = option(0, "seed of the split, the initialization, the data order and the augmentation", low=0)

@@ -19,7 +19,8 @@ from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.deployed import Export, Reader, Servable
 
 Quantize = Literal["none", "float16", "dynamic", "int8", "int16x8"]
-Inputs = Literal["auto", "uint8", "float32"]
+Inputs = Literal["auto", "uint8", "int8", "float32"]
+Outputs = Literal["float32", "uint8", "int8"]
 
 # Largest difference of a probability. float16 keeps 11 bits of each weight; 8-bit kinds are judged by the score,
 # the tolerance only catches what is another model altogether.
@@ -33,8 +34,8 @@ _INTEGERS = {
 
 
 @EXPORTS.register
-def tflite(quantize: Quantize = "none", inputs: Inputs = "auto") -> Export:
-    """A TFLite file of builtin operators, for one picture at a time; scores come out as float32.
+def tflite(quantize: Quantize = "none", inputs: Inputs = "auto", outputs: Outputs = "float32") -> Export:
+    """A TFLite file of builtin operators, for one picture at a time.
 
     It carries its labels, and name, version, author and licence of `--about`, as TFLite metadata.
 
@@ -43,14 +44,19 @@ def tflite(quantize: Quantize = "none", inputs: Inputs = "auto") -> Export:
             training samples (Jacob et al., arXiv 1712.05877); `int16x8`, the same with activations of 16 bits, nearer
             to float and slower, where an operator that knows no 16 bits stays float.
         inputs: Type of the picture that goes in, of values 0 to 255: by default `uint8` for int8, else `float32`.
+            `int8`, for microcontrollers, takes each value less 128.
+        outputs: Type of the scores; `uint8` and `int8` have the scale that the file says.
     """
+    if quantize != "int8" and "int8" in (inputs, outputs.removeprefix("u")):
+        received = f"inputs={inputs!r}, outputs={outputs!r} beside quantize={quantize!r}"
+        raise UserError("only an int8 file takes or gives integers", received=received, todo="say quantize='int8'")
     kind = ("uint8" if quantize == "int8" else "float32") if inputs == "auto" else inputs
     name = "tflite" if quantize == "none" else f"tflite_{quantize}"
 
     def write(servable: Servable, path: Path) -> None:
         try:
             content = metadata.described(
-                _convert(servable, quantize, kind), servable.about, _channels(servable), servable.labels
+                _convert(servable, quantize, kind, outputs), servable.about, _channels(servable), servable.labels
             )
         except RuntimeError as error:
             todo = "leave this export out, or take another backbone"
@@ -79,16 +85,32 @@ def load(path: Path) -> Reader:
     except (ValueError, RuntimeError, OSError) as error:
         reason = first_line(error)
         raise UserError("not a TFLite file of this package that runs here", received=f"{path} ({reason})") from None
-    types = {name: detail["dtype"] for name, detail in runner.get_input_details().items()}
+    fed, given = runner.get_input_details(), runner.get_output_details()
 
     def predict(inputs: Batch) -> Batch:
         rows = []
         for row in range(len(next(iter(inputs.values())))):
-            one = {name: np.asarray(values[row : row + 1]).astype(types[name]) for name, values in inputs.items()}
-            rows.append({name: np.array(value) for name, value in runner(**one).items()})
+            one = {name: _stored(values[row : row + 1], fed[name]) for name, values in inputs.items()}
+            rows.append({name: _real(value, given[name]) for name, value in runner(**one).items()})
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     return Reader(predict)
+
+
+def _stored(values: Any, detail: dict[str, Any]) -> np.ndarray:
+    """Real values as a file takes them; pixels go in as they are where its step is 1 and its zero 0."""
+    scale, zero = detail["quantization"]
+    if not scale:
+        return np.asarray(values).astype(detail["dtype"])
+    limits = np.iinfo(detail["dtype"])
+    whole = np.round(np.asarray(values, np.float32) / scale) + zero
+    return np.clip(whole, limits.min, limits.max).astype(detail["dtype"])
+
+
+def _real(values: Any, detail: dict[str, Any]) -> np.ndarray:
+    """What a file gives as real values."""
+    scale, zero = detail["quantization"]
+    return np.float32(scale) * (np.asarray(values, np.float32) - zero) if scale else np.array(values)
 
 
 def _channels(servable: Servable) -> int:
@@ -96,7 +118,7 @@ def _channels(servable: Servable) -> int:
     return channels
 
 
-def _convert(servable: Servable, quantize: Quantize, inputs: str) -> bytes:
+def _convert(servable: Servable, quantize: Quantize, inputs: str, outputs: str) -> bytes:
     ((column, shape),) = servable.shapes.items()
     # A quantized graph takes uint8 by its own input type; a float one casts.
     fed = tf.uint8 if inputs == "uint8" and quantize != "int8" else tf.float32
@@ -113,7 +135,7 @@ def _convert(servable: Servable, quantize: Quantize, inputs: str) -> bytes:
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, {"serving_default": module.serve}, options)
-        return litert.convert(lambda: _converter(folder, quantize, inputs, examples))
+        return litert.convert(lambda: _converter(folder, quantize, inputs, outputs, examples))
 
 
 @functools.lru_cache(maxsize=1)
@@ -135,7 +157,9 @@ def _digest(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def _converter(folder: str, quantize: Quantize, inputs: str, examples: np.ndarray | None) -> tf.lite.TFLiteConverter:
+def _converter(
+    folder: str, quantize: Quantize, inputs: str, outputs: str, examples: np.ndarray | None
+) -> tf.lite.TFLiteConverter:
     converter = tf.lite.TFLiteConverter.from_saved_model(folder)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if quantize == "none":
@@ -146,8 +170,8 @@ def _converter(folder: str, quantize: Quantize, inputs: str, examples: np.ndarra
     if quantize in _INTEGERS and examples is not None:
         converter.target_spec.supported_ops = _INTEGERS[quantize]
         converter.representative_dataset = lambda: _calibration(examples)
-    if quantize == "int8" and inputs == "uint8":
-        converter.inference_input_type = tf.uint8
+    if quantize == "int8":
+        converter.inference_input_type, converter.inference_output_type = tf.as_dtype(inputs), tf.as_dtype(outputs)
     return converter
 
 
