@@ -5,6 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from tests.small_data import class_folder, idx_folder, load, picture, sizes, table
+from tfx_finetune.contracts import Card
+from tfx_finetune.core.config import Image, Run
+from tfx_finetune.pipeline import prepare_data
+from tfx_finetune.plan import check
 
 
 def test_splits_are_near_the_shares(tmp_path):
@@ -118,3 +122,15 @@ def test_the_table_is_in_the_order_of_the_source(tmp_path):
     files = [s["file"].decode() for part in found.source.sizes for s in found.source.read(part).as_numpy_iterator()]
     assert list(found.table.file) == files
     assert [Path(file).parts[-3] for file in files] == list(found.table.split)
+
+
+def test_calibration_sees_every_class(tmp_path):
+    """Classes take turns; one that has few gives all it has. The same seed gives the same samples."""
+    plan = check(Run(data=str(class_folder(tmp_path, cat=60, dog=8)), image=Image(size=8)))
+    first, second = (prepare_data(plan, Card(size=8)).examples(20)["image"] for _ in range(2))
+    assert first.shape == (20, 8, 8, 3)
+    assert np.array_equal(first, second)
+    data = prepare_data(plan, Card(size=8))
+    dogs = data.prepared((data.table.columns["label"] == "dog") & (data.table.split == "train"))
+    shown = [any(np.array_equal(one, dog) for dog in dogs) for one in first]
+    assert sum(shown) == len(dogs) < 10
