@@ -33,7 +33,7 @@ lint: setup
 	$(PY) -m mypy
 
 bench: setup
-	for name in trunk pipeline splits scale time_to_accuracy; do $(PY) benchmarks/$$name.py || exit 1; done
+	for name in trunk pipeline splits scale compression time_to_accuracy; do $(PY) benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) build *.egg-info runs

@@ -23,7 +23,8 @@ def compressed(trained, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("compressed") / "run"
     # The phases are those of the other run: only the compressions are trained.
     shutil.copytree(trained.workdir, workdir)
-    found = command("train", *trained.flags, f"--workdir={workdir}", f"--compress={CHAIN}")
+    exports = "keras_file(), tflite(), tflite(quantize='float16'), tflite(quantize='int8')"
+    found = command("train", *trained.flags, f"--workdir={workdir}", f"--compress={CHAIN}", f"--exports={exports}")
     assert found.returncode == 0, found.stderr
     return workdir
 
@@ -54,6 +55,7 @@ def zipped(path):
     return files.zipped(path)
 
 
+@pytest.mark.slow
 def test_going_on_gives_the_same(trained, compressed, tmp_path):
     """A run that was killed in its last compression repeats that one alone, to the same int8 file."""
     again = tmp_path / "run"
@@ -68,6 +70,7 @@ def test_going_on_gives_the_same(trained, compressed, tmp_path):
     assert all(np.array_equal(one, two) for one, two in zip(first, second, strict=True))
 
 
+@pytest.mark.slow
 def test_every_file_is_measured(compressed):
     """One JSON line a file, in the bundle's order; the bundle must be one."""
     found = command("benchmark", f"--bundle={compressed / 'bundle'}", "--repeats=3", "--batch=2")

@@ -8,9 +8,10 @@ import numpy as np
 from tfx_finetune.contracts import COMPRESSIONS
 from tfx_finetune.deployed import Compression
 
-# What each kind of layer gives. `fixed`: TFLite sets the range itself, or it is that of the input. `inside`: rounded
-# where it comes out, while its own arithmetic stays float, for TFLite has no int8 kernel for it.
-_FIXED = ("ZeroPadding2D", "Cropping2D", "MaxPooling2D", "GlobalMaxPooling2D", "Reshape", "Flatten", "Permute")
+# Layers of one range: what comes out has the scale of what goes in.
+_POOLING = ("MaxPooling2D", "GlobalMaxPooling2D", "AveragePooling2D")
+_FIXED = ("ZeroPadding2D", "Cropping2D", "Reshape", "Flatten", "Permute", *_POOLING)
+# Rounded where they come out, while their own arithmetic stays float, for TFLite has no int8 kernel for it.
 _INSIDE = ("LayerNormalization",)
 _FUSED = ("Conv2D", "DepthwiseConv2D", "Dense", "Add")
 _FIXED_ACTIVATIONS = ("linear", "sigmoid", "softmax", "tanh")
@@ -160,8 +161,9 @@ def _rounded(layer: Any) -> bool:
     if len(following) != 1:
         return True
     after = following[0]
-    rectified = type(after).__name__ == "ReLU" or getattr(getattr(after, "activation", None), "__name__", "") == "relu"
-    return not (rectified and kind in _FUSED) and type(after).__name__ != "Concatenate"
+    follower = type(after).__name__
+    rectified = follower == "ReLU" or (follower == "Activation" and after.activation.__name__ == "relu")
+    return not (rectified and kind in _FUSED) and follower != "Concatenate"
 
 
 def _lone(layer: Any) -> bool:
