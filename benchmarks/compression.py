@@ -5,7 +5,8 @@
 
 Trains once a seed, then compresses the same trained network in each way; a chain is a value of --compress, the empty
 one is post-training quantization alone. Scores are differences to the float file without compression, in points, mean
-over the seeds; sizes are ratios to that file. Latency is not shown: runtimes compute zeros and few values as any other weights.
+over the seeds; sizes are ratios to that file. Latency is not shown: runtimes compute zeros and few values as any other
+weights.
 """
 
 import json
