@@ -33,12 +33,13 @@ def kernels(twin):
     return [np.moveaxis(layer.kernel.numpy(), -1, 0) for layer in wanted]
 
 
+QUICK = [["prune(sparsity=0.6)"], ["qat()"], CHAINS[-1]]
 NETWORKS = ["convnet(size=32)", "mobilenet_v3_small(weights='none', size=32)"]
 
 
 @pytest.mark.parametrize(
     ("spec", "chain"),
-    [pytest.param(NETWORKS[0], chain, marks=pytest.mark.slow if len(chain) == 2 else ()) for chain in CHAINS]
+    [pytest.param(NETWORKS[0], chain, marks=() if chain in QUICK else pytest.mark.slow) for chain in CHAINS]
     + [pytest.param(NETWORKS[1], CHAINS[-1], marks=pytest.mark.slow)],
 )
 def test_promises_hold_after_training(spec, chain):
