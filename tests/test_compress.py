@@ -11,6 +11,7 @@ from tests.commands import SMALL, command, refused
 from tests.test_bridge import network
 from tfx_finetune import bridge, litert
 from tfx_finetune.contracts import COMPRESSIONS
+from tfx_finetune.core import files
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
@@ -43,19 +44,13 @@ def test_files_are_smaller_and_as_good(trained, compressed):
         assert after[name]["zeros"] > 0.48
         assert not after[name]["reason"]
     for name in ("model.tflite", "model_int8.tflite"):
-        assert zipped(compressed / "bundle" / name) < 0.65 * zipped(before / name)
+        assert files.zipped(compressed / "bundle" / name) < 0.65 * files.zipped(before / name)
     manifest = json.loads((compressed / "bundle" / "manifest.json").read_text())
     assert manifest["compress"] == CHAIN
     assert all(manifest["verified"].values())
     page = (compressed / "report.html").read_text()
     assert " zipped</span>" in page
     assert " zipped</span>" not in (trained.workdir / "report.html").read_text()
-
-
-def zipped(path):
-    from tfx_finetune.core import files
-
-    return files.zipped(path)
 
 
 @pytest.mark.slow

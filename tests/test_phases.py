@@ -13,7 +13,7 @@ from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.config import Cache, Phase, Run, Samples
 from tfx_finetune.core.spec import parse_specs
 from tfx_finetune.feed import feed
-from tfx_finetune.model import build_model, build_tower
+from tfx_finetune.model import build_model, build_tower, in_float32
 from tfx_finetune.phases import fit_phase
 from tfx_finetune.pipeline import prepare_data
 from tfx_finetune.plan import check
@@ -220,3 +220,18 @@ def test_watching_may_end_a_phase(prepared, tmp_path):
         fit_phase(network, "tune", phase, data, dataclasses.replace(plan, workdir=tmp_path), watch)
     assert [(name, epoch) for name, epoch, _ in seen] == [("tune", 0), ("tune", 1)]
     assert [weight.shape for weight in network.model.get_weights()] == [weight.shape for weight in start]
+
+
+def test_a_network_is_made_float32_once(prepared):
+    """Compression folds what was rebuilt; built again behind it, the network would not be the folded one."""
+    plan, data, network, _ = prepared
+    assert in_float32(plan, network) is network
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        half = build_model(plan, build_tower(plan), data.tasks)
+        whole = in_float32(plan, half)
+        assert whole is not half
+        assert in_float32(plan, whole) is whole
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert all(np.array_equal(a, b) for a, b in zip(half.model.get_weights(), whole.model.get_weights(), strict=True))

@@ -63,18 +63,15 @@ def measure(bundle: "Bundle", options: Benchmark) -> dict[str, object]:
     """Latency and memory of one file of a bundle, on random input, which takes as long as any other."""
     import numpy as np
 
+    from tfx_finetune.verify import latencies
+
     shape = bundle.modality.shape
     rng = np.random.default_rng(0)
     inputs = {bundle.modality.column: rng.integers(0, 256, (options.batch, *shape)).astype(np.float32)}
     before, started = _peak(), time.perf_counter()
     predict = bundle.reader(options.format).predict
     opening = time.perf_counter() - started
-    predict(inputs)
-    times = []
-    for _ in range(options.repeats):
-        started = time.perf_counter()
-        predict(inputs)
-        times.append(1000 * (time.perf_counter() - started))
+    times = latencies(predict, inputs, options.repeats)
     return {
         "format": options.format,
         "file": bundle.manifest["files"][options.format]["path"],

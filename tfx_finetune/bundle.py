@@ -18,6 +18,7 @@ from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.deployed import Export, Reader, Servable
 from tfx_finetune.golden import Golden, keep
+from tfx_finetune.metadata import label_files
 from tfx_finetune.modalities.image import reason
 from tfx_finetune.sources.rows import pictures, readable
 from tfx_finetune.survey import Table
@@ -182,9 +183,8 @@ def create(path: Path, manifest: dict[str, Any], exports: Mapping[str, Export], 
             size = files.size(draft / export.file)
             known[export.format] = {"path": export.file, "export": spec, "bytes": size}
             advance(1, f"{export.format} {size / 1e6:.2f} MB")
-        for position, (head, names) in enumerate(servable.labels.items()):
-            name = "labels.txt" if position == 0 else f"labels.{head}.txt"
-            (draft / name).write_text("".join(f"{label}\n" for label in names), encoding="utf-8")
+        for name, text in label_files(servable.labels).values():
+            (draft / name).write_text(text, encoding="utf-8")
         bundle = Bundle(draft, manifest | {"version": VERSION, "files": known})
         bundle.write("manifest.json", bundle.manifest)
     return dataclasses.replace(bundle, path=path)

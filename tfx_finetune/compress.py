@@ -86,7 +86,7 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
         wrapped = compression.wrap(_copy(twin), compression.epochs * steps, examples, earlier)
         run = _named(wrapped, names)
         checkpoint = Checkpoint.of(plan.workdir, _place(compression, specs[: position + 1], plan.run.calibration))
-        histories.append(_fit(wrapped, run, compression, network, fed, checkpoint, steps))
+        histories.append(_fit(wrapped, run, names, compression, network, fed, checkpoint, steps))
         if floats := [layer.name for layer in twin.layers if type(layer).__name__ in compression.inside]:
             histories[-1].kept += f"; computed in float inside: {', '.join(floats)}"
         compression.strip(wrapped, twin)
@@ -128,6 +128,7 @@ def _named(wrapped: Any, names: list[str]) -> Rounded:
 def _fit(
     wrapped: Any,
     run: Rounded,
+    names: list[str],
     compression: Compression,
     network: Network,
     fed: Feed,
@@ -145,15 +146,13 @@ def _fit(
     history.trained = sum(int(np.prod(weight.shape)) for weight in wrapped.trainable_weights)
     history.parameters = network.model.count_params()
     schedule = tf_keras.optimizers.schedules.CosineDecay(compression.learning_rate, compression.epochs * steps or 1)
-    heads = [name.removesuffix("/logits") for name in sorted(network.model.output)]
-    wrapped.compile(
-        tf_keras.optimizers.Adam(schedule, clipnorm=1.0), loss=[_loss(network.tasks[head].loss) for head in heads]
-    )
+    losses = [_loss(network.tasks[name.removesuffix("/logits")].loss) for name in names]
+    wrapped.compile(tf_keras.optimizers.Adam(schedule, clipnorm=1.0), loss=losses)
     with progress.bar(compression.name, compression.epochs * steps) as advance:
         keeper.advance = advance
         if compression.epochs:
             wrapped.fit(
-                _batches(fed, network.tower, sorted(network.model.output), compression.epochs),
+                _batches(fed, network.tower, names, compression.epochs),
                 epochs=compression.epochs,
                 steps_per_epoch=steps,
                 callbacks=[*compression.callbacks(), keeper],

@@ -104,13 +104,21 @@ def _pairs(model: keras.Model) -> dict[str, keras.layers.BatchNormalization]:
     return found
 
 
+def affine(normalization: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and offset of each channel that a BatchNormalization, of Keras or tf_keras, is in inference."""
+    mean, variance = (np.asarray(value) for value in (normalization.moving_mean, normalization.moving_variance))
+    scale = (np.asarray(normalization.gamma) if normalization.scale else 1.0) / np.sqrt(
+        variance + normalization.epsilon
+    )
+    shift = np.asarray(normalization.beta) if normalization.center else np.zeros_like(scale)
+    return scale, shift - mean * scale
+
+
 def _merged(layer: keras.Layer, normalization: keras.layers.BatchNormalization) -> list[np.ndarray]:
     """The layer's weights with the normalization in them."""
     weights = layer.get_weights()
-    deviation = np.sqrt(np.asarray(normalization.moving_variance) + normalization.epsilon)
-    scale = (np.asarray(normalization.gamma) if normalization.scale else 1.0) / deviation
-    shift = np.asarray(normalization.beta) if normalization.center else np.zeros_like(scale)
+    scale, offset = affine(normalization)
     bias = weights.pop() if layer.use_bias else np.zeros_like(scale)
     kernel = weights.pop()
     channels = kernel.shape[-2:] if type(layer).__name__ == "DepthwiseConv2D" else kernel.shape[-1:]
-    return [*weights, kernel * scale.reshape(channels), shift + (bias - np.asarray(normalization.moving_mean)) * scale]
+    return [*weights, kernel * scale.reshape(channels), bias * scale + offset]

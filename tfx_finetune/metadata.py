@@ -39,7 +39,7 @@ def described(content: bytes, about: Mapping[str, str], channels: int, labels: M
     """
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
     outputs = _outputs(model)
-    files = {name: _file(name, position) for position, name in enumerate(labels)}
+    files = label_files(labels)
     picture = (Byte(_RGB if channels == 3 else _GRAY), None)
     # The graph normalizes by itself: pixels of 0 to 255 go in as they are.
     normalization = (Byte(_NORMALIZATION), ([0.0], [1.0]))
@@ -60,9 +60,8 @@ def described(content: bytes, about: Mapping[str, str], channels: int, labels: M
     model.metadata = [*(model.metadata or ()), schema.MetadataT(name=_NAME, buffer=len(model.buffers) - 1)]
     stream = io.BytesIO(bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
     with zipfile.ZipFile(stream, "a") as archive:
-        for name, lines in labels.items():
-            text = "".join(f"{line}\n" for line in lines)
-            archive.writestr(zipfile.ZipInfo(files[name]), text)  # dated 1980: the same model gives the same file
+        for file, text in files.values():
+            archive.writestr(zipfile.ZipInfo(file), text)  # dated 1980: the same model gives the same file
     return stream.getvalue()
 
 
@@ -98,12 +97,16 @@ def _outputs(model: Any) -> list[str]:
     return [names[index].removesuffix("/scores") for index in model.subgraphs[0].outputs]
 
 
-def _labelled(files: Mapping[str, str], name: str) -> list[tuple] | None:
-    return [(files[name], None, Byte(_AXIS_LABELS))] if name in files else None
+def label_files(labels: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, str]]:
+    """Name and content of the file of each output's classes; the first is the one that every tool looks for."""
+    return {
+        name: ("labels.txt" if position == 0 else f"labels.{name}.txt", "".join(f"{line}\n" for line in lines))
+        for position, (name, lines) in enumerate(labels.items())
+    }
 
 
-def _file(name: str, position: int) -> str:
-    return "labels.txt" if position == 0 else f"labels.{name}.txt"
+def _labelled(files: Mapping[str, tuple[str, str]], name: str) -> list[tuple] | None:
+    return [(files[name][0], None, Byte(_AXIS_LABELS))] if name in files else None
 
 
 def _encoded(root: tuple) -> bytes:

@@ -108,9 +108,10 @@ def in_float32(plan: Plan, network: Network) -> Network:
 
     The TFLite converter takes no bfloat16, and a deployed model should not depend on the card it was trained on.
     """
-    policy = keras.config.dtype_policy()
-    if policy.compute_dtype == "float32":
+    # Its own, not that of the process: a network that was built again is not built a third time.
+    if all(layer.compute_dtype == "float32" for layer in network.model.layers):
         return network
+    policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
         rebuilt = build_model(plan, build_tower(plan), network.tasks)

@@ -120,7 +120,9 @@ def _check(
         why = f"loses {drops[worst]:.4f} of {worst}, allowed {allowed:.4f}"
     found, drop = score(tasks, scores), float(np.mean(list(drops.values())))
     low, high = paired_interval(tasks, targets, ours, theirs)
-    return Check(format, scores, found, drop, low, high, apart, _latency(reader.predict, golden.inputs), why)
+    one = {name: values[:1] for name, values in golden.inputs.items()}
+    latency = statistics.median(latencies(reader.predict, one, 20))
+    return Check(format, scores, found, drop, low, high, apart, latency, why)
 
 
 def _squeezed(bundle: Bundle, check: Check, compressions: Sequence[Compression]) -> Check:
@@ -164,13 +166,12 @@ def _apart(reader: Reader, golden: Golden, column: str) -> float:
     return apart
 
 
-def _latency(predict: Predict, inputs: Batch, repeats: int = 20) -> float:
-    """Median milliseconds of one sample, after a warm-up."""
-    one = {name: values[:1] for name, values in inputs.items()}
-    predict(one)
+def latencies(predict: Predict, inputs: Batch, repeats: int) -> list[float]:
+    """Milliseconds of each of so many calls, after one that warms up."""
+    predict(inputs)
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
-        predict(one)
-        times.append(time.perf_counter() - started)
-    return 1000 * statistics.median(times)
+        predict(inputs)
+        times.append(1000 * (time.perf_counter() - started))
+    return times

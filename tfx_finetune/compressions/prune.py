@@ -24,7 +24,7 @@ def prune(
     """Trains on while the weights of convolutions and dense layers that are smallest in size become zero and stay so.
 
     Depthwise kernels, biases and normalization are left as they are. The files are as large as before and compress
-    better; `scores.json` and the report have both sizes.
+    better; the report has both sizes.
 
     Args:
         sparsity: Share of each kernel's weights that is zero in the end.

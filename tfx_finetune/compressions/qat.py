@@ -7,6 +7,7 @@ import numpy as np
 
 from tfx_finetune.contracts import COMPRESSIONS
 from tfx_finetune.deployed import Compression
+from tfx_finetune.fold import affine
 
 # Layers of one range: what comes out has the scale of what goes in.
 _POOLING = ("MaxPooling2D", "GlobalMaxPooling2D", "AveragePooling2D")
@@ -179,10 +180,8 @@ def _affine(layer: Any) -> Any:
 
 
 def _as_affine(layer: Any) -> list[np.ndarray]:
-    mean, variance = (np.asarray(value) for value in (layer.moving_mean, layer.moving_variance))
-    scale = (np.asarray(layer.gamma) if layer.scale else 1.0) / np.sqrt(variance + layer.epsilon)
-    shift = np.asarray(layer.beta) if layer.center else 0.0
-    return [scale.reshape(1, 1, -1, 1), shift - mean * scale]
+    scale, offset = affine(layer)
+    return [scale.reshape(1, 1, -1, 1), offset]
 
 
 def _scheme() -> Any:

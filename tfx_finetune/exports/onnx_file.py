@@ -35,7 +35,7 @@ def write(servable: Servable, path: Path) -> None:
     with files.atomic(path) as draft, quiet():
         try:
             servable.model.export(str(draft), format="onnx", verbose=False)
-        except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
+        except (ValueError, RuntimeError, KeyError) as error:
             todo = "leave this export out, or take another backbone"
             raise UserError("ONNX cannot take this model", received=first_line(error), todo=todo) from None
 
