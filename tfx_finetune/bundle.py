@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.checks import Check
@@ -96,10 +97,12 @@ class Bundle:
         }
 
     @functools.cached_property
-    def _prepare(self) -> Callable[[tf.Tensor], tf.Tensor]:
+    def prepare(self) -> Callable[[bytes], np.ndarray]:
+        """Raw content -> prepared input, by the operations of training; `tf.errors.OpError` where it is unreadable."""
         # The modality is built here, outside of the graph that its constants would belong to.
         modality = self.modality
-        return tf.function(lambda raw: modality.prepare(modality.decode(raw)), autograph=False)
+        graph = tf.function(lambda raw: modality.prepare(modality.decode(raw)), autograph=False)
+        return lambda raw: graph(tf.constant(raw)).numpy()
 
     @functools.cached_property
     def _opened(self) -> dict[str, Predict]:
@@ -154,7 +157,7 @@ class Bundle:
         for path in _expand(paths):
             name = readable(str(path))
             try:
-                pixels = self._prepare(tf.constant(path.read_bytes())).numpy()
+                pixels = self.prepare(path.read_bytes())
             except (OSError, ValueError) as error:  # ValueError: the path holds what no path can, such as a null byte.
                 yield {"file": name, "error": getattr(error, "strerror", None) or str(error)}
                 continue

@@ -1,5 +1,6 @@
 """STATION: a few raw samples with the trained model's answers, kept in the bundle, against which every file is held."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,14 @@ def keep(golden: Golden, folder: Path) -> dict[str, Any]:
         (folder / name).write_bytes(raw)
         record[name] = {output: values[position].tolist() for output, values in golden.outputs.items()}
     return record
+
+
+def recall(folder: Path) -> tuple[list[bytes], Batch]:
+    """The raw samples of a finished bundle's folder golden/, and the outputs that belong to them."""
+    record = json.loads((folder / "outputs.json").read_text(encoding="utf-8"))
+    names = next(iter(record.values()))
+    outputs = {name: np.array([known[name] for known in record.values()], np.float32) for name in names}
+    return [(folder / file).read_bytes() for file in record], outputs
 
 
 def _ending(raw: bytes) -> str:

@@ -1,0 +1,194 @@
+"""STATION: TensorFlow Serving's REST messages (https://www.tensorflow.org/tfx/serving/api_rest) <-> samples and scores.
+
+predict   {"instances": [{"b64": ...}, ...]}             ->  {"predictions": [...]}      row by row
+          {"inputs": {"image": [{"b64": ...}, ...]}}     ->  {"outputs": {...}}          column by column
+          with "signature_name": "tensor": prepared samples as nested lists of numbers
+classify  {"examples": [{"image": {"b64": ...}}, ...]}   ->  {"result": [[[label, score], ...], ...]}
+"""
+
+import base64
+import binascii
+import reprlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfx_finetune.contracts import Batch
+from tfx_finetune.modalities.image import reason
+from tfx_finetune.served import Served
+
+RAW, PREPARED = "serving_default", "tensor"
+"""Signatures: of encoded samples, and of prepared ones."""
+
+
+METHODS = ("predict", "classify")
+
+
+class RequestError(Exception):
+    """What is wrong with a request, in one line, for the one who sent it."""
+
+
+def count(message: Any) -> int:
+    """How many samples a message has, before any of them is looked at."""
+    if not isinstance(message, dict):
+        return 1
+    found = message.get("instances") or message.get("examples") or message.get("inputs")
+    if isinstance(found, dict):
+        found = next(iter(found.values()), None)
+    return max(len(found), 1) if isinstance(found, list) else 1
+
+
+def predict_request(message: Any, served: Served) -> tuple[np.ndarray, Callable[[Batch], dict[str, Any]]]:
+    """Reads a message of `:predict`.
+
+    Args:
+        message: What the JSON text held.
+        served: Who answers.
+
+    Returns:
+        Prepared samples (n, ...), and what makes the answer's message of their scores.
+
+    Raises:
+        RequestError: It is not such a message, or a sample cannot be read.
+    """
+    _known(message, "signature_name", "instances", "inputs")
+    signature = message.get("signature_name") or RAW
+    if signature not in (RAW, PREPARED):
+        raise RequestError(f"signature_name {_short(signature)} is unknown; allowed: {RAW}, {PREPARED}")
+    if ("instances" in message) == ("inputs" in message):
+        raise RequestError("a prediction needs either instances (row by row) or inputs (column by column)")
+    if "instances" in message:
+        values = [_value(one, served.column) for one in _list(message["instances"], "instances")]
+    else:
+        values = _list(_value(message["inputs"], served.column), "inputs")
+    samples = _raw(values, served) if signature == RAW else _numbers(values, served)
+
+    def answer(scores: Batch) -> dict[str, Any]:
+        outputs = scores | (labels_of(scores, served) if signature == RAW else {})
+        columns: Any = outputs if len(outputs) > 1 else next(iter(outputs.values()))
+        if "inputs" in message:
+            return {"outputs": columns}
+        if len(outputs) == 1:
+            return {"predictions": columns}
+        return {"predictions": [{name: column[row] for name, column in outputs.items()} for row in range(len(samples))]}
+
+    return samples, answer
+
+
+def classify_request(message: Any, served: Served) -> tuple[np.ndarray, Callable[[Batch], dict[str, Any]]]:
+    """Reads a message of `:classify`; `signature_name` is the head, where there are several. See `predict_request`."""
+    _known(message, "signature_name", "context", "examples")
+    heads = list(served.labels)
+    head = message.get("signature_name") or heads[0]
+    if head not in heads or ("signature_name" not in message and len(heads) > 1):
+        raise RequestError(f"signature_name {_short(message.get('signature_name'))} is no head; allowed: {heads}")
+    examples = _list(message.get("examples"), "examples")
+    # A context holds the features that all examples share.
+    context = message.get("context") or {}
+    if not isinstance(context, dict) or not all(isinstance(example, dict) for example in examples):
+        raise RequestError(f"context and examples are objects of features such as {served.column}")
+    samples = _raw([_value(context | example, served.column) for example in examples], served)
+
+    def answer(scores: Batch) -> dict[str, Any]:
+        names = served.labels[head]
+        rows = scores[f"{head}/scores"]
+        return {"result": [[[names[i], row[i]] for i in np.argsort(-row, kind="stable")] for row in rows]}
+
+    return samples, answer
+
+
+def labels_of(scores: Batch, served: Served) -> dict[str, Any]:
+    """What the SavedModel gives beside scores: the labels in their order, and the best one."""
+    found: dict[str, Any] = {}
+    for head, names in served.labels.items():
+        rows = scores[f"{head}/scores"]
+        found[f"{head}/labels"] = [names] * len(rows)
+        found[f"{head}/best"] = [names[i] for i in rows.argmax(-1)]
+    return found
+
+
+def metadata(name: str, served: Served) -> dict[str, Any]:
+    """The message of `/metadata`: names, types and shapes of what goes in and comes out."""
+    scores = {f"{head}/scores": _tensor("DT_FLOAT", -1, len(names)) for head, names in served.labels.items()}
+    texts = {f"{head}/labels": _tensor("DT_STRING", -1, len(names)) for head, names in served.labels.items()}
+    best = {f"{head}/best": _tensor("DT_STRING", -1) for head in served.labels}
+    signatures = {
+        RAW: _signature({served.column: _tensor("DT_STRING", -1)}, scores | texts | best),
+        PREPARED: _signature({served.column: _tensor("DT_FLOAT", -1, *served.shape)}, scores),
+    }
+    return {
+        "model_spec": {"name": name, "signature_name": "", "version": str(served.version)},
+        "metadata": {"signature_def": {"signature_def": signatures}},
+    }
+
+
+def status(served: Served) -> dict[str, Any]:
+    """The message of a model's own address."""
+    state = {"version": str(served.version), "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    return {"model_version_status": [state]}
+
+
+def _signature(inputs: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
+    return {"inputs": inputs, "outputs": outputs, "method_name": "tensorflow/serving/predict"}
+
+
+def _tensor(dtype: str, *shape: int) -> dict[str, Any]:
+    dims = [{"size": str(size), "name": ""} for size in shape]
+    return {"dtype": dtype, "tensor_shape": {"dim": dims, "unknown_rank": False}, "name": ""}
+
+
+def _known(message: Any, *keys: str) -> None:
+    if not isinstance(message, dict):
+        raise RequestError(f"a request is a JSON object; received: {_short(message)}")
+    if unknown := sorted(set(message) - set(keys)):
+        raise RequestError(f"{_short(unknown[0])} is unknown; allowed: {', '.join(keys)}")
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise RequestError(f"{name} is a list of at least one; received: {_short(value)}")
+    return value
+
+
+def _value(given: Any, column: str) -> Any:
+    """A value that may be named, as it must be where a model has several inputs."""
+    if not isinstance(given, dict) or "b64" in given:
+        return given
+    if set(given) != {column}:
+        raise RequestError(f"a sample has the one input {column}; received: {_short(list(given))}")
+    return given[column]
+
+
+def _raw(values: Sequence[Any], served: Served) -> np.ndarray:
+    """Encoded samples, prepared."""
+    samples = np.empty((len(values), *served.shape), np.uint8)
+    for position, value in enumerate(values):
+        if not isinstance(value, dict) or not isinstance(value.get("b64"), str):
+            raise RequestError(f'sample {position} is {_short(value)}; allowed: {{"b64": "the file, base64"}}')
+        try:
+            samples[position] = served.prepare(base64.b64decode(value["b64"], validate=True))
+        except binascii.Error as error:
+            raise RequestError(f"sample {position} is not base64 ({error})") from None
+        except tf.errors.OpError as error:
+            raise RequestError(f"sample {position} cannot be read: {reason(error)}") from None
+    return samples
+
+
+def _numbers(values: Sequence[Any], served: Served) -> np.ndarray:
+    """Prepared samples."""
+    try:
+        samples = np.asarray(values, np.float32)
+    except (ValueError, TypeError):
+        raise RequestError(f"{served.column} is not nested lists of numbers, all of one shape") from None
+    if samples.shape[1:] != served.shape:
+        raise RequestError(f"a sample has the shape {served.shape}; received: {samples.shape[1:]}")
+    if not np.isfinite(samples).all():
+        raise RequestError(f"{served.column} has numbers that are not finite")
+    return samples
+
+
+def _short(value: Any) -> str:
+    """What was received, short enough for a line."""
+    return reprlib.repr(value)

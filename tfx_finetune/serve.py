@@ -1,0 +1,112 @@
+"""COMMAND: answers requests over HTTP with a bundle, by TensorFlow Serving's REST protocol.
+
+    python -m tfx_finetune.serve --bundle=runs/tux/bundle --port=8501
+    curl -d '{"instances": [{"b64": "'$(base64 -w0 a.jpg)'"}]}' http://localhost:8501/v1/models/default:predict
+
+--bundle may also be a folder of bundles named 1, 2, ...: the highest number answers. A new number, or a bundle put in
+the place of the one that answers, takes over without a request lost, once it gives its golden answers. SIGTERM: /readyz
+says 503, what comes is still answered for --drain seconds, and the process ends. docs/deployment.md has the rest.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfx_finetune.core import command, progress
+from tfx_finetune.core.config import option
+from tfx_finetune.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Options of the command."""
+
+    bundle: str = option("", "the folder bundle/ of a finished run, or a folder of bundles named 1, 2, ...")
+    host: str = option("127.0.0.1", "address to listen at; 0.0.0.0 for every one of the machine")
+    port: int = option(8501, "port to listen at; 0 for any that is free", low=0, high=65535)
+    model_name: str = option("default", "name of the model in its addresses")
+    format: str = option("", "which of the bundle's files answers; by default the SavedModel where there is one")
+    batch_size: int = option(32, "samples of concurrent requests that are predicted together", low=1)
+    max_waiting: int = option(256, "samples in work above which requests are refused with 503", low=1)
+    max_body: int = option(16_000_000, "bytes of a request above which it is refused with 413", low=1)
+    max_pixels: int = option(40_000_000, "pixels of a picture above which its request is refused with 400", low=1)
+    poll: float = option(1.0, "seconds between two looks for a new version", low=0.05)
+    drain: float = option(5.0, "seconds in which requests are still answered after SIGTERM", low=0)
+    plugins: str = option("", "modules to import first, separated by commas")
+
+
+def serve(options: Serve, rest: list[str]) -> None:
+    """Serves until it is stopped.
+
+    Raises:
+        UserError: An extra is missing, the bundle cannot be used, or the port is taken.
+    """
+    from tfx_finetune.plan import load_plugins
+
+    try:
+        import uvicorn
+
+        from tfx_finetune.routes import app
+        from tfx_finetune.service import Limits, Service
+    except ModuleNotFoundError as error:
+        todo = "pip install 'tfx_finetune[serve]'"
+        raise UserError("serving needs an extra", received=f"no module {error.name}", todo=todo) from None
+    load_plugins(options.plugins)
+    if not options.bundle:
+        raise UserError("no bundle given", todo="say --bundle=FOLDER, the folder bundle/ of a finished run")
+    listener = _listen(options.host, options.port)
+    limits = Limits(options.max_body, options.max_pixels, options.max_waiting, options.batch_size)
+    service = Service(options.model_name, Path(options.bundle).expanduser(), options.format, limits)
+
+    class Server(uvicorn.Server):
+        """Stops at once at SIGINT, and once others know of it at SIGTERM; in both cases with every answer given."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGTERM, self.drain)
+            loop.add_signal_handler(signal.SIGINT, self.stop)
+            yield
+
+        def drain(self) -> None:
+            service.draining = True
+            asyncio.get_running_loop().call_later(options.drain, self.stop)
+
+        def stop(self) -> None:
+            service.draining = self.should_exit = True
+
+    async def run() -> None:
+        watching = asyncio.create_task(service.watch(options.poll))
+        config = uvicorn.Config(
+            app(service), log_level="warning", access_log=False, server_header=False, lifespan="off"
+        )
+        host, port = listener.getsockname()[:2]
+        progress.say(f"version {service.served.version} of {service.name} answers at http://{host}:{port}/v1/models/")
+        await Server(config).serve([listener])
+        watching.cancel()
+
+    asyncio.run(run())
+    progress.say("stopped, every request answered")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        todo = "stop what listens there, or take another --port"
+        received = f"{host}:{port} ({error.strerror})"
+        raise UserError("cannot listen there", received=received, todo=todo) from None
+
+
+def main() -> None:
+    """Runs the command."""
+    command.run(serve, Serve(), __doc__ or "")
+
+
+if __name__ == "__main__":
+    main()
