@@ -193,3 +193,28 @@ def test_every_operation_is_rounded(spec):
         spread = max(np.abs(value).max() for value in ours)
         for value, other in zip(ours, map(np.stack, zip(*theirs, strict=True)), strict=True):
             assert np.abs(value - other).max() < 0.15 * spread
+
+
+@pytest.mark.parametrize("kind", ["Conv2D", "DepthwiseConv2D", "Dense"])
+def test_rounding_begins_where_training_ended(kind):
+    """Before a step is trained, each channel of a kernel is within half a step of 127 of its own largest weight.
+
+    Folded normalization leaves channels of sizes as far apart as these: one scale for all would round the small ones
+    away, and the range of -6 to 6 that TF-MOT begins with, too.
+    """
+    import tf_keras
+
+    rng, sizes = np.random.default_rng(0), np.logspace(-3, 1, 6, dtype=np.float32)
+    inputs = tf_keras.Input((4,) if kind == "Dense" else (8, 8, 6 if kind == "DepthwiseConv2D" else 4))
+    layer = getattr(tf_keras.layers, kind)(*{"Conv2D": (6, 3), "DepthwiseConv2D": (3,), "Dense": (6,)}[kind])
+    twin = tf_keras.Model(inputs, layer(inputs))
+    kernel, bias = twin.get_weights()
+    rows = rng.normal(size=(kernel.size // 6, 6)).astype(np.float32) * sizes
+    twin.set_weights([rows.reshape(kernel.shape), bias])
+    samples = rng.normal(size=(8, *inputs.shape[1:])).astype(np.float32)
+    wrapped = COMPRESSIONS.build(parse_spec("qat()")).wrap(twin, 1, samples, [])
+    ((_, quantizer, ranges),) = wrapped.layers[-1]._weight_vars
+    rounded = np.reshape(quantizer(rows.reshape(kernel.shape), training=False, weights=ranges), rows.shape)
+    apart = np.abs(rounded - rows).max(0) / np.abs(rows).max(0)
+    assert (apart > 1e-4).all()
+    assert (apart < 0.5001 / 127).all()

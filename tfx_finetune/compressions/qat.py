@@ -87,68 +87,78 @@ def _config(layer: Any, earlier: Sequence[str]) -> Any:
     if kind not in _KERNELS:
         return outputs.Default8BitOutputQuantizeConfig() if rounded else outputs.NoOpQuantizeConfig()
     kept = earlier if kind in ("Conv2D", "Dense") else ()
-    return _kernel_config("Conv" in kind, kept)([_KERNELS[kind]], [], rounded)
+    return _kernel_config(kind, kept)([_KERNELS[kind]], [], rounded)
 
 
-def _kernel_config(convolution: bool, earlier: Sequence[str]) -> type:
-    """The kind of config of a kernel, which keeps what earlier compressions did to it."""
-    from tensorflow_model_optimization.python.core.quantization.keras.collab_opts.prune_preserve import (
-        prune_preserve_quantize_registry as zeros,
-    )
+def _kernel_config(kind: str, earlier: Sequence[str]) -> type:
+    """The kind of config of a kernel: its own scale a channel, and what earlier compressions did to it kept."""
+    import tensorflow as tf
+    import tf_keras
+    from tensorflow_model_optimization.python.core.quantization.keras import quant_ops, quantizers
     from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
-        default_8bit_quantize_registry as kernels,
+        default_8bit_quantize_registry as configs,
     )
 
-    config = kernels.Default8BitConvQuantizeConfig if convolution else kernels.Default8BitQuantizeConfig
-    if not {"cluster", "prune"} & set(earlier):
-        return config
-    sparse = (
-        zeros.PrunePreserveDefault8BitConvWeightsQuantizer
-        if convolution
-        else zeros.PrunePreserveDefault8BitWeightsQuantizer
-    )
+    class Kernel(quantizers.LastValueQuantizer):
+        """Rounds to -127 to 127, symmetric; trains the few values of a clustered kernel in place of its weights.
+
+        TF-MOT's own has one scale for all of a depthwise kernel, whose channels are of very different sizes once
+        normalization is folded in; and for CQAT it takes minutes and gigabytes.
+        """
+
+        def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+            kernel = getattr(layer.layer, name).numpy()
+            parts: dict[str, Any] = {}
+            if "cluster" in earlier:
+                values, members = np.unique(kernel, return_inverse=True)
+                start = tf_keras.initializers.Constant(values)
+                parts[_VALUES] = layer.add_weight(_VALUES, values.shape, initializer=start, trainable=True)
+                parts[_MEMBERS] = tf.constant(members.reshape(kernel.shape))
+                parts[_FREE] = tf.constant((values != 0).astype(np.float32))
+            elif "prune" in earlier:
+                parts[_FREE] = tf.constant((kernel != 0).astype(np.float32))
+            return parts | self._add_range_weights(layer, name, self.per_axis, self._by_channel(kernel).shape)
+
+        def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
+            kernel, low, high = _kernel(inputs, weights), weights["min_var"], weights["max_var"]
+            rows = self._by_channel(kernel)
+            if training:
+                rounded = quant_ops.LastValueQuantize(
+                    rows, low, high, per_channel=True, symmetric=True, narrow_range=True
+                )
+            else:
+                # Constants in the end, which TFLite stores as the integers that they are multiples of. It has no way to
+                # take over a rounding of a depthwise kernel by channels.
+                step = high / 127
+                rounded = tf.clip_by_value(tf.round(tf.math.divide_no_nan(rows, step)), -127.0, 127.0) * step
+            return tf.reshape(rounded, kernel.shape)
+
+        def _by_channel(self, kernel: Any) -> Any:
+            """The channels that go out of it on the last axis; they are on two of a depthwise kernel's."""
+            *_, width, channels = kernel.shape
+            return (
+                tf.reshape(kernel, (-1, width * channels))
+                if kind == "DepthwiseConv2D"
+                else tf.convert_to_tensor(kernel)
+            )
+
+    config = configs.Default8BitQuantizeConfig
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         config.__init__(self, *args, **kwargs)
-        self.weight_quantizer = _clustered(self.weight_quantizer) if "cluster" in earlier else sparse()
+        self.weight_quantizer = Kernel(num_bits=8, per_axis=True, symmetric=True, narrow_range=True)
 
     # A class of its own: TF-MOT makes every config again from its class and options, which have no quantizer.
-    return type(f"Preserving{config.__name__}", (config,), {"__init__": init})
+    return type(f"Kernel{kind}Config", (config,), {"__init__": init})
 
 
-def _clustered(quantizer: Any) -> Any:
-    """A quantizer of kernels of few values that trains these values, a zero excepted, and leaves every weight its own.
-
-    TF-MOT's for CQAT makes the values of each channel different ones, and takes minutes and gigabytes for that.
-    """
-    import tensorflow as tf
-    import tf_keras
-    from tensorflow_model_optimization.python.core.quantization.keras import quantizers
-
-    class Clustered(quantizers.Quantizer):
-        def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
-            values, members = np.unique(getattr(layer.layer, name).numpy(), return_inverse=True)
-            start = tf_keras.initializers.Constant(values)
-            return quantizer.build(tensor_shape, name, layer) | {
-                _VALUES: layer.add_weight(_VALUES, values.shape, initializer=start, trainable=True),
-                _MEMBERS: tf.constant(members.reshape(tensor_shape)),
-                _FREE: tf.constant((values != 0).astype(np.float32)),
-            }
-
-        def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
-            return quantizer(_kernel(inputs, weights), training, weights, **kwargs)
-
-        def get_config(self) -> dict[str, Any]:
-            return quantizer.get_config()
-
-    return Clustered()
-
-
-def _kernel(own: Any, weights: dict[str, Any]) -> Any:
-    """A kernel made of its values, where it was clustered; else the kernel itself."""
+def _kernel(own: Any, parts: dict[str, Any]) -> Any:
+    """A kernel made of its values, where it was clustered; else the kernel itself, its zeros kept."""
     import tensorflow as tf
 
-    return tf.gather(weights[_VALUES] * weights[_FREE], weights[_MEMBERS]) if _VALUES in weights else own
+    if _VALUES in parts:
+        return tf.gather(parts[_VALUES] * parts[_FREE], parts[_MEMBERS])
+    return own * parts[_FREE] if _FREE in parts else own
 
 
 def _rounded(layer: Any) -> bool:
@@ -248,6 +258,7 @@ def _following() -> Any:
 
 
 def _calibrate(wrapped: Any, ranges: dict[str, tuple[float, float]]) -> None:
+    """Sets the ranges of what layers give, and of their kernels, which TF-MOT measures at training steps alone."""
     inputs = next(layer for layer in wrapped.layers if type(layer).__name__ == "QuantizeLayer")
     source = wrapped.input_names[0]
     for name, layer, stem in [
@@ -259,6 +270,9 @@ def _calibrate(wrapped: Any, ranges: dict[str, tuple[float, float]]) -> None:
                 weight.assign(ranges[name][0])
             elif _short(weight) == f"{stem}_max":
                 weight.assign(ranges[name][1])
+    for _, wrapper in _wrappers(wrapped):
+        for kernel, quantizer, parts in wrapper._weight_vars:
+            quantizer(kernel, training=True, weights=parts)
 
 
 def _wrappers(wrapped: Any) -> Iterator[tuple[str, Any]]:
