@@ -18,7 +18,10 @@ from tfx_finetune.core.spec import parse_spec
 
 PACKAGES = ("@litertjs/core@2.5.3", "onnxruntime-web@1.30.0")
 PAGE = Path(__file__).with_name("browser.html")
-SPECS = ("tflite()", "tflite(quantize='float16')", "tflite(quantize='dynamic')", "tflite(quantize='int8')", "onnx()")
+SPECS = (
+    *("tflite()", "tflite(quantize='float16')", "tflite(quantize='dynamic')"),
+    *("tflite(quantize='int8')", "tflite(quantize='int16x8')", "onnx()"),
+)
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
