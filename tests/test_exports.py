@@ -21,7 +21,7 @@ from tfx_finetune.evaluate import evaluate, predictions
 
 EVERY = (
     *("keras_file()", "saved_model()", "tflite()", "tflite(quantize='float16')"),
-    *("tflite(quantize='dynamic')", "tflite(quantize='int8')", "tflite(quantize='int16x8')"),
+    *("tflite(quantize='dynamic')", "tflite(quantize='int8')", "tflite(quantize='int16x8')", "openvino()"),
 )
 PIXELS = "import sys, numpy as np; pixels = np.load(sys.argv[2])\n"
 

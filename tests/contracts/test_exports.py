@@ -16,6 +16,8 @@ FORMATS = {
     "keras",
     "saved_model",
     "onnx",
+    "openvino",
+    "openvino_float16",
     "tflite",
     "tflite_float16",
     "tflite_dynamic",
@@ -66,7 +68,7 @@ def test_formats_and_files_have_the_names_that_users_know(spec):
     """A float file is held to a smaller tolerance than one that rounds."""
     export = EXPORTS.build(spec)
     assert export.format in FORMATS
-    assert export.file.startswith(("model", "saved_model"))
+    assert export.file.startswith(("model", "saved_model", "openvino"))
     assert export.quantized == (export.format in ("tflite_dynamic", "tflite_int8", "tflite_int16x8"))
     assert export.tolerance <= (0.5 if export.quantized else 0.02)
 

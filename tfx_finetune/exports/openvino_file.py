@@ -1,0 +1,106 @@
+"""OpenVINO: for processors and graphics of Intel, and what else its runtime runs on."""
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import tensorflow as tf
+
+from tfx_finetune.contracts import EXPORTS, Batch
+from tfx_finetune.core import files, hardware
+from tfx_finetune.core.errors import UserError, first_line
+from tfx_finetune.core.quiet import quiet
+from tfx_finetune.deployed import Export, Reader, Servable
+
+Precision = Literal["float32", "float16"]
+
+# Largest difference of a probability; float16 keeps 11 bits of each weight.
+_TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
+_ABOUT = "tfx_finetune"
+
+
+@EXPORTS.register
+def openvino(precision: Precision = "float32") -> Export:
+    """`openvino/model.xml` and its weights beside it, `model.bin`, for OpenVINO's runtime; any batch size.
+
+    Prepared pictures, (batch, height, width, channels) floats of 0 to 255 -> scores. The section `tfx_finetune` of its
+    rt_info has the labels of each head, as JSON, and name, version, author and licence of `--about`.
+    Written and read by OpenVINO (pip install 'tfx_finetune[openvino]').
+
+    Args:
+        precision: Of the weights as they are stored, `float32` or `float16`, half the size.
+    """
+    if importlib.util.find_spec("openvino") is None:
+        todo = "pip install 'tfx_finetune[openvino]'"
+        raise UserError("openvino() needs a package that is not installed", received="openvino", todo=todo)
+    name = "openvino" if precision == "float32" else f"openvino_{precision}"
+
+    def write(servable: Servable, path: Path) -> None:
+        model = _convert(servable)
+        for key, text in {**servable.about, "labels": json.dumps(servable.labels, ensure_ascii=False)}.items():
+            model.set_rt_info(text, [_ABOUT, key])
+        with files.atomic(path) as draft:
+            draft.mkdir()
+            _runtime().save_model(model, draft / "model.xml", compress_to_fp16=precision == "float16")
+
+    # OpenVINO multiplies a picture's normalization into the first kernel, which then has none of the values that
+    # cluster() left there: kernels are not held against promises.
+    return Export(name, name, write, load, _TOLERANCES[precision], quantized=False)
+
+
+def load(path: Path) -> Reader:
+    """Opens the folder of an OpenVINO model.
+
+    Raises:
+        UserError: It is not an OpenVINO model that can be read.
+    """
+    # Where a processor has units for bfloat16, OpenVINO computes in it unless told otherwise; the file is judged by
+    # what is in it.
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": hardware.detect().threads}
+    try:
+        with quiet():
+            model = _runtime().Core().compile_model(path / "model.xml", "CPU", options)
+        names = [output.get_any_name() for output in model.outputs]
+    except RuntimeError as error:
+        # Its first lines say where in OpenVINO that was, the last one what it is.
+        reason = str(error).strip().rpartition("\n")[2][:200]
+        raise UserError("not a readable OpenVINO model", received=f"{path} ({reason})") from None
+
+    def predict(inputs: Batch) -> Batch:
+        floats = {name: np.asarray(values, np.float32) for name, values in inputs.items()}
+        return dict(zip(names, model(floats).to_tuple(), strict=True))
+
+    return Reader(predict)
+
+
+def _convert(servable: Servable) -> Any:
+    """The servable model as OpenVINO's.
+
+    Raises:
+        UserError: The model has an operation that OpenVINO lacks.
+    """
+    ((column, shape),) = servable.shapes.items()
+    spec = tf.TensorSpec([None, *shape], tf.float32)
+    run = tf.function(lambda pixels: servable.model({column: pixels}, training=False), autograph=False)
+    with quiet():
+        try:
+            model = _runtime().convert_model(run.get_concrete_function(spec))
+        except Exception as error:  # each kind of failure is a type of its own
+            todo = "leave this export out, or take another backbone"
+            missing = re.search(r"(?:operations|failed for): (.+)", str(error))
+            received = f"operators that OpenVINO lacks ({missing[1]})" if missing else first_line(error)
+            raise UserError("OpenVINO cannot take this model", received=received, todo=todo) from None
+    model.input().set_names({column})
+    return model
+
+
+def _runtime() -> Any:
+    # On import OpenVINO would tell its makers of its use, over the network, unless this module of it is missing.
+    cast("dict[str, Any]", sys.modules).setdefault("openvino_telemetry", None)
+    import openvino
+
+    return openvino
