@@ -52,7 +52,7 @@ def tflite(
             `int8`, for microcontrollers, takes each value less 128.
         outputs: Type of the scores; `uint8` and `int8` have the scale that the file says.
         selective: For int8: operators that lose most by rounding stay float, as few as keep the score on validation
-            samples. Writing the file takes some dozen times as long.
+            samples. Some dozen files are tried, each on up to 256 samples.
     """
     if selective and quantize != "int8":
         received = f"selective=True beside quantize={quantize!r}"
