@@ -18,6 +18,7 @@ from tfx_finetune.contracts import (
     Card,
     Labels,
     Modality,
+    Predict,
     Task,
 )
 from tfx_finetune.core.spec import parse_spec, parse_specs
@@ -77,7 +78,14 @@ def small(specs: Mapping[str, str], seed: int = 0, count: int = 40) -> Small:
     answers = {name: value.numpy() for name, value in model({"image": pixels}, training=False).items()}
     decode = {"image": lambda content: modality.prepare(modality.decode(content))}
     names = dict.fromkeys(tasks, labels.names)
-    servable = Servable(model, decode, {"image": modality.shape}, names, {"image": pixels[:20]}, ABOUT)
+
+    def drop(predict: Predict) -> float:
+        found = predict({"image": pixels})
+        return max(float(np.abs(found[name] - scores).mean()) for name, scores in answers.items())
+
+    servable = Servable(
+        model, decode, {"image": modality.shape}, names, {"image": pixels[:20]}, ABOUT, drop=drop, allowed=0.05
+    )
     return Small(servable, tasks, specs, modality, backbone.card, pixels, raw, answers)
 
 

@@ -13,6 +13,7 @@ from ai_edge_litert.interpreter import Interpreter
 from skimage import data
 
 from tests.small_model import NAMES, small
+from tfx_finetune import metadata
 from tfx_finetune.contracts import BACKBONES, EXPORTS, MODALITIES
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
@@ -251,6 +252,34 @@ def test_what_tflite_has_no_operator_for_is_said(spec, model, tmp_path):
         write(spec, odd, tmp_path)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+# ---- AI Edge Quantizer
+
+
+def test_four_bits_are_smaller_than_eight_and_calibration_says_nothing(model, tmp_path, capfd):
+    """Its recipes do what they are named for, on any picture, and keep its reports to themselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)
+        recipes = ("weight_only_wi8_afp32", "weight_only_wi4_afp32", "static_wi8_ai8")
+        paths = [write(f"ai_edge(recipe='{recipe}')", model, tmp_path) for recipe in recipes]
+    assert paths[1].stat().st_size < paths[0].stat().st_size
+    output, errors = capfd.readouterr()
+    assert output == ""
+    assert [line for line in errors.splitlines() if not line.startswith("I0000 ")] == []
+    # Calibrated on dark and bright pictures alike: the range of each of them counts, not their mean.
+    predict = EXPORTS.build(parse_spec("ai_edge(recipe='static_wi8_ai8')")).load(paths[2]).predict
+    for name, scores in predict({"image": model.pixels}).items():
+        assert np.abs(scores - model.answers[name]).max() < 0.2
+    assert "labels" in metadata.read(paths[1].read_bytes())
+
+
+def test_without_its_package_ai_edge_says_what_to_install(monkeypatch):
+    """Before anything is trained."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"received: ai-edge-quantizer; pip install 'tfx_finetune\[quantizer\]'"):
+        EXPORTS.build(parse_spec("ai_edge()"))
 
 
 # ---- every format

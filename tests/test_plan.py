@@ -24,6 +24,10 @@ from tfx_finetune.plan import check
         ({"towers": "a=convnet(), b=convnet()"}, "one tower at a time"),
         ({"exports": "tflite(), tflite(inputs='uint8')"}, "--exports writes a file twice"),
         (
+            {"exports": "tflite(), tflite(quantize='int8', selective=True)", "compress": "prune(), qat()"},
+            "qat() leaves no layer to be chosen; received: tflite(quantize='int8', selective=True); leave",
+        ),
+        (
             {"image": Image(size=64), "backbone": "convnet(size=32)"},
             "two sizes of the input; received: --image.size=64",
         ),

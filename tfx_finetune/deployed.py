@@ -29,6 +29,9 @@ class Servable:
         about: What files say about themselves: name, description, version, author, licence.
         rounded: Prepared input (batch, ...) float -> decoded outputs, with the rounding of int8 in the graph as
             quantization-aware training left it; None where there was none.
+        drop: Score that a predict function loses against the trained model on validation samples, for exports that
+            choose by it; None where none does.
+        allowed: What it may lose there.
     """
 
     model: keras.Model
@@ -38,6 +41,8 @@ class Servable:
     examples: Batch
     about: Mapping[str, str] = field(default_factory=dict)
     rounded: Callable[[Tensor], dict[str, Tensor]] | None = None
+    drop: Callable[[Predict], float] | None = None
+    allowed: float = 0.0
 
 
 class Reader(NamedTuple):
@@ -64,6 +69,7 @@ class Export:
         quantized: Whether rounding changes its outputs, so that the wider gate applies.
         kernels: path -> the kernels of the file's convolutions and dense layers as they are stored, output channels
             first, depthwise ones left out; None where they cannot be read.
+        selective: Whether `write` chooses by `Servable.drop` what it rounds.
     """
 
     format: str
@@ -73,6 +79,7 @@ class Export:
     tolerance: float
     quantized: bool
     kernels: Callable[[Path], list[np.ndarray]] | None = None
+    selective: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Keras model -> LiteRT file -> interpreter: what the TFLite export and the trunk engine share."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +10,8 @@ from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from tfx_finetune.core.quiet import quiet
+
+Result = TypeVar("Result")
 
 
 def freeze(run: Callable[..., Any], inputs: Sequence[tf.TensorSpec]) -> Any:
@@ -23,14 +25,19 @@ def freeze(run: Callable[..., Any], inputs: Sequence[tf.TensorSpec]) -> Any:
 
 
 def convert(make: Callable[[], tf.lite.TFLiteConverter]) -> bytes:
-    """Makes a converter and runs it, its chatter kept from the terminal.
+    """Makes a converter and runs it; see `quietly`."""
+    return quietly(lambda: make().convert())
+
+
+def quietly(work: Callable[[], Result]) -> Result:
+    """Runs what converts, its chatter kept from the terminal.
 
     Raises:
         RuntimeError: The converter cannot take the graph; the message is the converter's own.
     """
     with quiet() as said:
         try:
-            return make().convert()
+            return work()
         except Exception as error:
             # It raises types of its own, of MLIR and of NumPy alike.
             message = (str(error).strip() or said() or type(error).__name__).splitlines()[0]

@@ -106,6 +106,12 @@ def check(run: Run) -> Plan:
     formats = [export.format for export in exports.values()]
     if len(set(formats)) < len(formats):
         raise UserError("--exports writes a file twice", received=formats)
+    compressions = _compressions(run.compress)
+    chosen = [spec for spec, export in exports.items() if export.selective]
+    if chosen and any(compression.name == "qat" for compression in compressions.values()):
+        # Its ranges were trained with the network: without them there is nothing to choose among.
+        todo = "leave selective=True out, or qat()"
+        raise UserError("qat() leaves no layer to be chosen", received=", ".join(chosen), todo=todo)
     phases = _staged("warm", run.warm) | _staged("tune", run.tune)
     return Plan(
         run=run,
@@ -115,7 +121,7 @@ def check(run: Run) -> Plan:
         drafts={head: TASKS.build(spec, Labels(("a", "b"), (1, 1), 2)) for head, spec in heads.items()},
         augments={name: augment for name, augment in augments.items() if not isinstance(augment, Mix)},
         mixes=tuple(augment for augment in augments.values() if isinstance(augment, Mix)),
-        compressions=_compressions(run.compress),
+        compressions=compressions,
         exports=exports,
         phases=phases,
         workdir=Path(run.workdir or Path("runs") / _slug(source)),

@@ -40,6 +40,7 @@ def train(run: Run) -> "Bundle":
     from tfx_finetune.evaluate import evaluate, predictions
     from tfx_finetune.features import collect, evict, forget
     from tfx_finetune.feed import feed_ahead
+    from tfx_finetune.gate import gated
     from tfx_finetune.golden import choose
     from tfx_finetune.phases import fit_phase
     from tfx_finetune.plan import check
@@ -71,6 +72,7 @@ def train(run: Run) -> "Bundle":
     reference = predictions(model, test.batches(32))
     scores = evaluate(network.tasks, *reference)
 
+    served = gated(plan, data, served)
     bundle = create(plan.workdir / "bundle", manifest(plan, data, network), plan.exports, served)
     golden = choose(data, served, model)
     checks = verify(bundle, golden, test, reference, run.verify, tuple(plan.compressions.values()))

@@ -17,6 +17,7 @@ from tfx_finetune.core.errors import first_line
 from tfx_finetune.deployed import Compression, Reader
 from tfx_finetune.evaluate import evaluate, predictions
 from tfx_finetune.features import Store
+from tfx_finetune.gate import allowed_drop, drops
 from tfx_finetune.golden import Golden
 
 
@@ -81,17 +82,6 @@ def difference(ours: Batch, theirs: Batch) -> float:
     return found
 
 
-def allowed_drop(limit: float, samples: int) -> float:
-    """What a file may lose on a test set of so many samples.
-
-    A limit of less than one sample would refuse a file for a single one that falls the other way, as happens between
-    any two roundings, and one such sample says nothing of the file (sign test: p = 1). So a limit above 0 always
-    allows one sample; 0 is taken at its word.
-    """
-    # The tiny rest is for the rounding of a difference of two means.
-    return (max(limit, 1 / samples) if limit else 0.0) + 1e-9
-
-
 def _check(
     bundle: Bundle, format: str, golden: Golden, test: Store, reference: tuple[Batch, Batch], gate: Verify
 ) -> Check:
@@ -110,15 +100,15 @@ def _check(
         return Check(format, {}, 0.0, 1.0, 1.0, 1.0, float("inf"), 0.0, why)
     scores, best = evaluate(tasks, targets, theirs), evaluate(tasks, targets, ours)
     # Every head is held to the gate by itself: the mean would let one of several be ruined.
-    drops = {name: best[name] - scores[name] for name in (f"{head}/{task.score}" for head, task in tasks.items())}
-    worst = max(drops, key=lambda name: drops[name])
+    losses = drops(tasks, best, scores)
+    worst = max(losses, key=lambda name: losses[name])
     allowed = allowed_drop(gate.max_drop if export.quantized else gate.max_drop_float, len(test))
     why = ""
     if apart > export.tolerance:
         why = f"differs from the model by {apart:.2g} on a golden sample, allowed {export.tolerance:.2g}"
-    elif drops[worst] > allowed:
-        why = f"loses {drops[worst]:.4f} of {worst}, allowed {allowed:.4f}"
-    found, drop = score(tasks, scores), float(np.mean(list(drops.values())))
+    elif losses[worst] > allowed:
+        why = f"loses {losses[worst]:.4f} of {worst}, allowed {allowed:.4f}"
+    found, drop = score(tasks, scores), float(np.mean(list(losses.values())))
     low, high = paired_interval(tasks, targets, ours, theirs)
     one = {name: values[:1] for name, values in golden.inputs.items()}
     latency = statistics.median(latencies(reader.predict, one, 20))

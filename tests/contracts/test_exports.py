@@ -22,21 +22,32 @@ FORMATS = {
     "tflite_float16",
     "tflite_dynamic",
     "tflite_int8",
+    "tflite_int8_selective",
     "tflite_int16x8",
+    "ai_edge_dynamic_wi8_afp32",
+    "ai_edge_dynamic_wi4_afp32",
+    "ai_edge_weight_only_wi8_afp32",
+    "ai_edge_weight_only_wi4_afp32",
+    "ai_edge_static_wi8_ai8",
 }
+ROUNDED = ("tflite_dynamic", "tflite_int8", "tflite_int16x8", "ai_edge")
 
 
 def specs():
     """Every export with every value that its options of a fixed choice can take."""
     for name in EXPORTS:
         hints = typing.get_type_hints(EXPORTS[name])
-        choices = {key: typing.get_args(hints[key]) for key in EXPORTS.signature(name).parameters}
+        keys = EXPORTS.signature(name).parameters
+        choices = {key: (False, True) if hints[key] is bool else typing.get_args(hints[key]) for key in keys}
         assert all(choices.values()), f"say in this test what to try for the options of {name}"
         for values in itertools.product(*choices.values()):
             options = dict(zip(choices, values, strict=True))
             # Only an int8 file takes or gives integers of its own; `test_exports.py` sees the others refused.
             whole = options.get("inputs") == "int8" or options.get("outputs") in ("int8", "uint8")
-            if not whole or options["quantize"] == "int8":
+            # So it is with layers that stay float; that they leave inputs and outputs alone, `test_selective.py` sees.
+            chosen = options.get("selective", False)
+            plain = (options.get("inputs"), options.get("outputs")) == ("auto", "float32")
+            if not (whole or chosen) or (options["quantize"] == "int8" and (plain or not chosen)):
                 yield Spec(name, (), options)
 
 
@@ -69,7 +80,7 @@ def test_formats_and_files_have_the_names_that_users_know(spec):
     export = EXPORTS.build(spec)
     assert export.format in FORMATS
     assert export.file.startswith(("model", "saved_model", "openvino"))
-    assert export.quantized == (export.format in ("tflite_dynamic", "tflite_int8", "tflite_int16x8"))
+    assert export.quantized == export.format.startswith(ROUNDED)
     assert export.tolerance <= (0.5 if export.quantized else 0.02)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune import litert, metadata
-from tfx_finetune.contracts import EXPORTS, Batch
+from tfx_finetune import selective as selection
+from tfx_finetune.contracts import EXPORTS, Batch, Predict
 from tfx_finetune.core import files, hardware
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.deployed import Export, Reader, Servable
@@ -26,6 +27,8 @@ Outputs = Literal["float32", "uint8", "int8"]
 # the tolerance only catches what is another model altogether.
 _TOLERANCES = {"none": 1e-4, "float16": 2e-2, "dynamic": 0.3, "int8": 0.5, "int16x8": 0.3}
 _OPS = tf.lite.OpsSet
+# Samples on which the errors of operators are measured; so many say which are large.
+_SHOWN = 16
 # What has no kernel of 16 x 8 bits, such as hard-swish, stays float.
 _INTEGERS = {
     "int8": [_OPS.TFLITE_BUILTINS_INT8],
@@ -34,7 +37,9 @@ _INTEGERS = {
 
 
 @EXPORTS.register
-def tflite(quantize: Quantize = "none", inputs: Inputs = "auto", outputs: Outputs = "float32") -> Export:
+def tflite(
+    quantize: Quantize = "none", inputs: Inputs = "auto", outputs: Outputs = "float32", selective: bool = False
+) -> Export:
     """A TFLite file of builtin operators, for one picture at a time.
 
     It carries its labels, and name, version, author and licence of `--about`, as TFLite metadata.
@@ -46,31 +51,50 @@ def tflite(quantize: Quantize = "none", inputs: Inputs = "auto", outputs: Output
         inputs: Type of the picture that goes in, of values 0 to 255: by default `uint8` for int8, else `float32`.
             `int8`, for microcontrollers, takes each value less 128.
         outputs: Type of the scores; `uint8` and `int8` have the scale that the file says.
+        selective: For int8: operators that lose most by rounding stay float, as few as keep the score on validation
+            samples. Some dozen files are tried, each on up to 256 samples.
     """
+    if selective and quantize != "int8":
+        received = f"selective=True beside quantize={quantize!r}"
+        raise UserError("only of an int8 file a part stays float", received=received, todo="say quantize='int8'")
     if quantize != "int8" and "int8" in (inputs, outputs.removeprefix("u")):
         received = f"inputs={inputs!r}, outputs={outputs!r} beside quantize={quantize!r}"
         raise UserError("only an int8 file takes or gives integers", received=received, todo="say quantize='int8'")
     kind = ("uint8" if quantize == "int8" else "float32") if inputs == "auto" else inputs
-    name = "tflite" if quantize == "none" else f"tflite_{quantize}"
+    name = ("tflite" if quantize == "none" else f"tflite_{quantize}") + ("_selective" if selective else "")
 
     def write(servable: Servable, path: Path) -> None:
-        try:
-            content = metadata.described(
-                _convert(servable, quantize, kind, outputs), servable.about, _channels(servable), servable.labels
-            )
-        except RuntimeError as error:
-            todo = "leave this export out, or take another backbone"
-            missing = sorted(set(re.findall(r"'tf\.(\w+)' op", str(error.__cause__))))
-            received = f"operators that TFLite lacks ({', '.join(missing)})" if missing else error
-            raise UserError(f"TFLite cannot take this model ({name})", received=received, todo=todo) from None
+        content = described(servable, converted(servable, name, quantize, kind, outputs, selective))
         with files.atomic(path) as draft:
             draft.write_bytes(content)
 
     file = name.replace("tflite", "model") + ".tflite"
     rounds = quantize in ("dynamic", "int8", "int16x8")
-    return Export(
-        name, file, write, load, _TOLERANCES[quantize], rounds, lambda path: litert.kernels(path.read_bytes())
-    )
+    tolerance = _TOLERANCES[quantize]
+    return Export(name, file, write, load, tolerance, rounds, lambda path: litert.kernels(path.read_bytes()), selective)
+
+
+def converted(
+    servable: Servable, name: str, quantize: Quantize, inputs: str, outputs: str, selective: bool = False
+) -> bytes:
+    """A TFLite file's content; `name` is the format's.
+
+    Raises:
+        UserError: The model has an operation that TFLite lacks.
+    """
+    try:
+        return _convert(servable, name, quantize, inputs, outputs, selective)
+    except RuntimeError as error:
+        todo = "leave this export out, or take another backbone"
+        missing = sorted(set(re.findall(r"'tf\.(\w+)' op", str(error.__cause__))))
+        received = f"operators that TFLite lacks ({', '.join(missing)})" if missing else error
+        raise UserError(f"TFLite cannot take this model ({name})", received=received, todo=todo) from None
+
+
+def described(servable: Servable, content: bytes) -> bytes:
+    """The content with what the file says about itself."""
+    ((*_, channels),) = servable.shapes.values()
+    return metadata.described(content, servable.about, channels, servable.labels)
 
 
 def load(path: Path) -> Reader:
@@ -80,11 +104,14 @@ def load(path: Path) -> Reader:
         UserError: It is not a TFLite file, is of another tool, or wants operators that are not builtin.
     """
     try:
-        interpreter = litert.interpreter(path.read_bytes(), hardware.detect().threads)
-        runner = interpreter.get_signature_runner("serving_default")
+        return Reader(_predict(path.read_bytes()))
     except (ValueError, RuntimeError, OSError) as error:
         reason = first_line(error)
         raise UserError("not a TFLite file of this package that runs here", received=f"{path} ({reason})") from None
+
+
+def _predict(content: bytes) -> Predict:
+    runner = litert.interpreter(content, hardware.detect().threads).get_signature_runner("serving_default")
     fed, given = runner.get_input_details(), runner.get_output_details()
 
     def predict(inputs: Batch) -> Batch:
@@ -94,7 +121,7 @@ def load(path: Path) -> Reader:
             rows.append({name: _real(value, given[name]) for name, value in runner(**one).items()})
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
-    return Reader(predict)
+    return predict
 
 
 def _stored(values: Any, detail: dict[str, Any]) -> np.ndarray:
@@ -113,12 +140,7 @@ def _real(values: Any, detail: dict[str, Any]) -> np.ndarray:
     return np.float32(scale) * (np.asarray(values, np.float32) - zero) if scale else np.array(values)
 
 
-def _channels(servable: Servable) -> int:
-    ((*_, channels),) = servable.shapes.values()
-    return channels
-
-
-def _convert(servable: Servable, quantize: Quantize, inputs: str, outputs: str) -> bytes:
+def _convert(servable: Servable, name: str, quantize: Quantize, inputs: str, outputs: str, selective: bool) -> bytes:
     ((column, shape),) = servable.shapes.items()
     # A quantized graph takes uint8 by its own input type; a float one casts.
     fed = tf.uint8 if inputs == "uint8" and quantize != "int8" else tf.float32
@@ -135,7 +157,23 @@ def _convert(servable: Servable, quantize: Quantize, inputs: str, outputs: str) 
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, {"serving_default": module.serve}, options)
-        return litert.convert(lambda: _converter(folder, quantize, inputs, outputs, examples))
+        make = functools.partial(_converter, folder, quantize, inputs, outputs, examples)
+        return _selected(servable, name, make, inputs, outputs) if selective else litert.convert(make)
+
+
+def _selected(
+    servable: Servable, name: str, make: Callable[[], tf.lite.TFLiteConverter], inputs: str, outputs: str
+) -> bytes:
+    if servable.drop is None:
+        raise ValueError("selective=True needs to know what a file loses")
+    drop = servable.drop
+    (examples,) = servable.examples.values()
+    # They often come class by class.
+    shown = examples[:: max(len(examples) // _SHOWN, 1)].astype(np.float32)
+    types = tf.as_dtype(inputs), tf.as_dtype(outputs)
+    return selection.convert(
+        name, make, lambda: calibration(shown), types, lambda content: drop(_predict(content)), servable.allowed
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -169,13 +207,13 @@ def _converter(
         converter.target_spec.supported_types = [tf.float16]
     if quantize in _INTEGERS and examples is not None:
         converter.target_spec.supported_ops = _INTEGERS[quantize]
-        converter.representative_dataset = lambda: _calibration(examples)
+        converter.representative_dataset = lambda: calibration(examples)
     if quantize == "int8":
         converter.inference_input_type, converter.inference_output_type = tf.as_dtype(inputs), tf.as_dtype(outputs)
     return converter
 
 
-def _calibration(examples: np.ndarray) -> Iterator[list[np.ndarray]]:
+def calibration(examples: np.ndarray) -> Iterator[list[np.ndarray]]:
     """Prepared training samples; the whole range of pixels is shown, so that a pixel's value is its quantized value."""
     for position, pixels in enumerate(examples):
         batch = pixels[None].copy()
