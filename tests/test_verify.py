@@ -10,6 +10,7 @@ import tensorflow as tf
 from tests.small_model import small, write_bundle
 from tfx_finetune import litert
 from tfx_finetune.bundle import Bundle
+from tfx_finetune.core import files
 from tfx_finetune.core.config import Verify
 from tfx_finetune.deployed import Servable
 from tfx_finetune.features import Store
@@ -117,6 +118,9 @@ def test_every_format_of_the_trained_model_passes(original, model):
         assert check.difference <= original.export(format).tolerance
         assert check.high - check.low < 0.3
         assert check.latency > 0
+        assert 0.8 < check.agreement <= 1
+        assert 0 < check.zipped < check.bytes == files.size(original.file(format))
+        assert (check.operators is None) == (check.memory is None) == (not format.startswith("tflite"))
         each = check.scores["kind/accuracy"], check.scores["marks/mean_average_precision"]
         assert check.score == pytest.approx(sum(each) / 2)
         # The model is always right here, so that what is lost is what is missing.
@@ -125,6 +129,14 @@ def test_every_format_of_the_trained_model_passes(original, model):
         assert found[format].drop == pytest.approx(0)
         assert found[format].difference < 1e-5
         assert found[format].low < 0 < found[format].high
+        assert found[format].agreement == 1
+    # Every operator of an int8 file computes in int8; of the others, only their weights are small.
+    assert {format: check.floats for format, check in found.items() if check.operators} == {
+        "tflite_int8": 0,
+        **dict.fromkeys(("tflite", "tflite_float16", "tflite_dynamic"), found["tflite"].operators),
+    }
+    assert found["tflite"].latency_one > 0
+    assert 0 < found["tflite"].memory < 100
     assert 1e-5 < found["tflite_float16"].difference < 0.02
     assert found["tflite_int8"].difference > found["tflite_float16"].difference
 

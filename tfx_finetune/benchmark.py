@@ -3,20 +3,22 @@
     python -m tfx_finetune.benchmark --bundle=runs/tux/bundle
     python -m tfx_finetune.benchmark --bundle=runs/tux/bundle --format=tflite_int8 --batch=8
 
-prints one JSON line a file: milliseconds of one call (median, and 90 % are faster than p90) and of its opening, and the
-MB by which opening and running it made a process of its own grow.
+prints one JSON line a file and number of threads: milliseconds of one call (median, and 90 % are faster than p90) and
+of its opening, and the MB by which opening and running it made a process of its own grow.
 """
 
 import json
+import os
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tfx_finetune.core import command
+from tfx_finetune.core import command, hardware
 from tfx_finetune.core.config import option
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.probe import measure, probe
 
 if TYPE_CHECKING:
     from tfx_finetune.bundle import Bundle
@@ -28,8 +30,9 @@ class Benchmark:
 
     bundle: str = option("", "the folder bundle/ of a finished run")
     format: str = option("", "which of the bundle's files is measured, such as tflite_int8; by default each of them")
-    batch: int = option(1, "samples a call; a TFLite file takes them one by one", low=1)
+    batch: int = option(1, "samples a call; TFLite files take one", low=1)
     repeats: int = option(50, "calls, after one that warms up", low=1)
+    threads: int = option(0, "threads to measure with; 0 for one, and then all that the machine has", low=0)
     plugins: str = option("", "modules to import first, separated by commas")
 
 
@@ -45,51 +48,54 @@ def benchmark(options: Benchmark, rest: list[str]) -> None:
     load_plugins(options.plugins)
     bundle = Bundle.open(options.bundle)
     if options.format:
-        print(json.dumps(measure(bundle, options)), flush=True)
+        bundle.export(options.format)
+    if options.format and options.threads and bundle.file(options.format).suffix != ".tflite":
+        print(json.dumps(_line(bundle, options.format, options.threads) | measured(bundle, options)), flush=True)
         return
-    for format in bundle.formats:
-        child = subprocess.run(
-            [sys.executable, "-m", "tfx_finetune.benchmark", *sys.argv[1:], f"--format={format}"],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        if child.returncode:
-            raise UserError("a file could not be measured", received=format)
-        print(child.stdout, end="", flush=True)
+    every = [options.threads] if options.threads else sorted({1, hardware.detect().threads})
+    for format in [options.format] if options.format else bundle.formats:
+        if (path := bundle.file(format)).suffix == ".tflite":
+            for found in probe([path], every, options.repeats):
+                del found["path"]
+                print(json.dumps(_line(bundle, format, found["threads"]) | {"batch": 1} | found), flush=True)
+            continue
+        for threads in every:
+            child = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "tfx_finetune.benchmark",
+                    *sys.argv[1:],
+                    f"--format={format}",
+                    f"--threads={threads}",
+                ],
+                env=os.environ | {"TF_NUM_INTRAOP_THREADS": str(threads)},
+                stdout=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+            if child.returncode:
+                raise UserError("a file could not be measured", received=format)
+            print(child.stdout, end="", flush=True)
 
 
-def measure(bundle: "Bundle", options: Benchmark) -> dict[str, object]:
-    """Latency and memory of one file of a bundle, on random input, which takes as long as any other."""
+def measured(bundle: "Bundle", options: Benchmark) -> dict[str, float]:
+    """Latency and memory of one file of a bundle in this process, on random input, which takes as long as any other."""
     import numpy as np
 
-    from tfx_finetune.verify import latencies
+    shape = (options.batch, *bundle.modality.shape)
+    inputs = {bundle.modality.column: np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)}
 
-    shape = bundle.modality.shape
-    rng = np.random.default_rng(0)
-    inputs = {bundle.modality.column: rng.integers(0, 256, (options.batch, *shape)).astype(np.float32)}
-    before, started = _peak(), time.perf_counter()
-    predict = bundle.reader(options.format).predict
-    opening = time.perf_counter() - started
-    times = latencies(predict, inputs, options.repeats)
-    return {
-        "format": options.format,
-        "file": bundle.manifest["files"][options.format]["path"],
-        "bytes": bundle.manifest["files"][options.format]["bytes"],
-        "batch": options.batch,
-        "median_ms": round(float(np.median(times)), 3),
-        "p90_ms": round(float(np.percentile(times, 90)), 3),
-        "opening_ms": round(1000 * opening, 1),
-        "memory_mb": round(_peak() - before, 1),
-    }
+    def start() -> Callable[[], object]:
+        predict = bundle.reader(options.format).predict
+        return lambda: predict(inputs)
+
+    return {"batch": options.batch} | measure(start, options.repeats)
 
 
-def _peak() -> float:
-    """Largest memory that this process has had, in MB."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+def _line(bundle: "Bundle", format: str, threads: int) -> dict[str, object]:
+    known = bundle.manifest["files"][format]
+    return {"format": format, "file": known["path"], "bytes": known["bytes"], "threads": threads}
 
 
 def main() -> None:

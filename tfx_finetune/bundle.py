@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.checks import Check
+from tfx_finetune.choose import link
 from tfx_finetune.contracts import EXPORTS, MODALITIES, TASKS, Card, Labels, Modality, Predict, Task
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
@@ -193,7 +194,14 @@ def create(path: Path, manifest: dict[str, Any], exports: Mapping[str, Export], 
     return dataclasses.replace(bundle, path=path)
 
 
-def finish(bundle: Bundle, table: Table, golden: Golden, scores: Mapping[str, Any], checks: Sequence[Check]) -> Bundle:
+def finish(
+    bundle: Bundle,
+    table: Table,
+    golden: Golden,
+    scores: Mapping[str, Any],
+    checks: Sequence[Check],
+    chosen: Check | None = None,
+) -> Bundle:
     """Adds what was proven: scores.json, golden/, split.csv, the mark of each file that passed, and all checksums.
 
     Args:
@@ -202,7 +210,10 @@ def finish(bundle: Bundle, table: Table, golden: Golden, scores: Mapping[str, An
         golden: Samples and outputs that the files were held against.
         scores: Of the trained model on the test split.
         checks: Of every file.
+        chosen: That of the file which `model_best.tflite` is another name of.
     """
+    if chosen:
+        link(bundle.file(chosen.format))
     bundle.write("golden/outputs.json", keep(golden, bundle.path / "golden"))
     bundle.write("scores.json", {"test": scores} | {check.format: check.record() for check in checks})
     with (bundle.path / "split.csv").open("w", newline="", encoding="utf-8") as stream:
@@ -210,7 +221,8 @@ def finish(bundle: Bundle, table: Table, golden: Golden, scores: Mapping[str, An
         writer.writerow(["file", "split", "sha256", *table.columns])
         writer.writerows(zip(table.file, table.split, table.digest, *table.columns.values(), strict=True))
     verified = {check.format: not check.reason for check in checks}
-    done = dict(bundle.manifest) | {"verified": verified, "sha256": _digests(bundle.path)}
+    known = {"verified": verified} | ({"best": chosen.format} if chosen else {})
+    done = dict(bundle.manifest) | known | {"sha256": _digests(bundle.path)}
     bundle.write("manifest.json", done)
     return dataclasses.replace(bundle, manifest=done)
 

@@ -19,10 +19,16 @@ class Check:
         low: Lower end of the paired 95 % interval of the drop.
         high: Upper end.
         difference: Largest difference of a decoded output on the golden samples.
-        latency: Milliseconds a sample, median.
+        latency: Milliseconds a sample, median, with all threads.
         reason: Why it is refused; empty where it passes.
-        zipped: Its size in bytes when zipped; 0 where nothing was compressed.
-        zeros: Share of zeros in the kernels of its convolutions and dense layers, likewise.
+        agreement: Share of the test samples to which it gives the trained model's answer.
+        bytes: Its size.
+        zipped: Its size when zipped.
+        zeros: Share of zeros in the kernels of its convolutions and dense layers; 0 where nothing was compressed.
+        latency_one: Milliseconds with one thread; this and what follows is known of TFLite files alone.
+        memory: MB that opening and running it take.
+        operators: How many it has.
+        floats: How many of them compute in float.
     """
 
     format: str
@@ -34,8 +40,14 @@ class Check:
     difference: float
     latency: float
     reason: str
+    agreement: float = 0.0
+    bytes: int = 0
     zipped: int = 0
     zeros: float = 0.0
+    latency_one: float | None = None
+    memory: float | None = None
+    operators: int | None = None
+    floats: int | None = None
 
     def record(self) -> dict[str, Any]:
         """As it stands in scores.json; JSON has no infinity, which is the difference of a broken file."""

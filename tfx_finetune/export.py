@@ -1,7 +1,7 @@
 """COMMAND: writes the files of a finished run again, in other formats or compressed, without training its phases again.
 
     python -m tfx_finetune.export --bundle=runs/tux/bundle --exports="tflite(), tflite(quantize='int16x8')"
-    python -m tfx_finetune.export --bundle=runs/tux/bundle --compress="prune(), qat()"
+    python -m tfx_finetune.export --bundle=runs/tux/bundle --compress="prune(), qat()" --choose="size<2MB, drop<0.01"
 
 The run's work folder, in which the bundle lies, has what that needs: run.cfg and the trained weights. Calibration and
 compression use the run's own data. Every file is verified again, and the bundle and the report are replaced.
@@ -23,6 +23,7 @@ class Export:
     bundle: str = option("", "the folder bundle/ of a finished run, in its work folder")
     exports: str = option("", "files to write; by default those of the run")
     compress: str = option("as before", "what makes the model smaller; empty for nothing")
+    choose: str = option("", "limits of the file that becomes model_best.tflite; by default those of the run")
 
 
 def export(options: Export, rest: list[str]) -> None:
@@ -37,7 +38,8 @@ def export(options: Export, rest: list[str]) -> None:
         raise UserError("no finished run to export", received=options.bundle or "nothing", todo=todo)
     run, _ = flagfile.parse(["export", f"--flagfile={folder / 'run.cfg'}"], Run())
     compress = run.compress if options.compress == "as before" else options.compress
-    train(replace(run, workdir=str(folder), exports=options.exports or run.exports, compress=compress))
+    exports, choose = options.exports or run.exports, options.choose or run.choose
+    train(replace(run, workdir=str(folder), exports=exports, compress=compress, choose=choose))
 
 
 def main() -> None:

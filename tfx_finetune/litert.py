@@ -56,6 +56,18 @@ def interpreter(content: bytes, threads: int) -> Interpreter:
     return found
 
 
+def operators(content: bytes) -> tuple[int, int]:
+    """How many operators a file has that compute, and how many of these give floats."""
+    kinds, types = schema.BuiltinOperator, schema.TensorType
+    model = schema.Model.GetRootAs(content)
+    graph = model.Subgraphs(0)
+    calls = [graph.Operators(position) for position in range(graph.OperatorsLength())]
+    code = _code(model)
+    computing = [c for c in calls if code(c).BuiltinCode() not in (kinds.QUANTIZE, kinds.DEQUANTIZE)]
+    floats = [c for c in computing if graph.Tensors(c.Outputs(0)).Type() in (types.FLOAT32, types.FLOAT16)]
+    return len(computing), len(floats)
+
+
 def kernels(content: bytes) -> list[np.ndarray]:
     """Kernels of a file's convolutions and dense layers as they are stored, output channels first."""
     operators, types = schema.BuiltinOperator, schema.TensorType

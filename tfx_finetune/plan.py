@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfx_finetune.choose import Limit, parse_limits
 from tfx_finetune.contracts import (
     ADAPTERS,
     AUGMENTS,
@@ -46,6 +47,7 @@ class Plan:
         mixes: Changes of whole training batches, likewise.
         compressions: What makes the trained model smaller, by spec string, in order.
         exports: The files to write, by spec string.
+        limits: What a file has to keep to be the chosen one.
         phases: By name, in order, those of zero epochs left out.
         workdir: The folder for everything the run writes.
     """
@@ -59,6 +61,7 @@ class Plan:
     mixes: tuple[Mix, ...]
     compressions: dict[str, Compression]
     exports: dict[str, Export]
+    limits: tuple[Limit, ...]
     phases: dict[str, Phase]
     workdir: Path
 
@@ -123,6 +126,7 @@ def check(run: Run) -> Plan:
         mixes=tuple(augment for augment in augments.values() if isinstance(augment, Mix)),
         compressions=compressions,
         exports=exports,
+        limits=parse_limits(run.choose),
         phases=phases,
         workdir=Path(run.workdir or Path("runs") / _slug(source)),
     )

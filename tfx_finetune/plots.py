@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -80,6 +82,44 @@ def learning_curves(phase: str, metrics: Metrics, best_epoch: int) -> tuple[Plot
     return tuple(
         Plot(title, _draw(f"{phase}/{title}", lines, best_epoch), lines) for title, lines in drawn.items() if lines
     )
+
+
+def trade_off(points: Mapping[str, tuple[float, float, float]], score: str) -> str:
+    """Draws files by size and score as SVG, the slower the larger.
+
+    Args:
+        points: `(bytes, score, milliseconds)` by name.
+        score: What the score is called.
+    """
+    from matplotlib import style
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    with style.context(["default", _STYLE | {"svg.hashsalt": "files"}]):
+        figure = Figure(figsize=(7, 3), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_xscale("log")
+        axes.set_xlabel("size, MB")
+        axes.set_ylabel(score)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        sizes, scores, times = (np.array(column) for column in zip(*points.values(), strict=True))
+        sizes = sizes / 1e6
+        room = max(np.ptp(scores) / 3, 0.02)
+        axes.scatter(sizes, scores, s=30 + 300 * times / times.max(), color=_LINES[0], alpha=0.45, linewidths=0)
+        axes.set_xlim(sizes.min() / 1.8, sizes.max() * 1.8)
+        axes.set_ylim(scores.min() - 0.6 * room, scores.max() + 2 * room)
+        # Names of files of about one size and score are written under one another.
+        named: dict[tuple[float, float], list[str]] = {}
+        for name, size, value, time in zip(points, sizes, scores, times, strict=True):
+            near = (at for at in named if abs(np.log(at[0] / size)) < 0.3 and abs(at[1] - value) < room / 2)
+            named.setdefault(next(near, (size, value)), []).append(f"{name}, {time:.1f} ms")
+        for at, lines in named.items():
+            axes.annotate("\n".join(lines), at, (0, 12), textcoords="offset points", ha="center", color=_TEXT)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True)
+    return _inline(buffer.getvalue())
 
 
 def _lines(metrics: Metrics) -> tuple[Line, ...]:

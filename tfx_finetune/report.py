@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from tfx_finetune.checks import Check
 from tfx_finetune.core import files
-from tfx_finetune.plots import Metrics, Plot, learning_curves
+from tfx_finetune.plots import Metrics, Plot, learning_curves, trade_off
 
 MOST_CONFUSED = 20
 MOST_MISTAKES = 24
@@ -204,11 +204,10 @@ class Mistake:
 
 @dataclass(frozen=True)
 class ExportRow:
-    """What was found about one exported file, its name inside the bundle, and its size in bytes."""
+    """What was found about one exported file, and its name inside the bundle."""
 
     check: Check
     file: str
-    bytes: int
 
     @property
     def measured(self) -> bool:
@@ -234,6 +233,7 @@ class Report:
         heads: What each head scored.
         mistakes: Samples that the model got wrong, the surest first; `MOST_MISTAKES` are shown.
         exports: The exported files.
+        best: Format of the file that `--choose` chose.
     """
 
     title: str
@@ -249,6 +249,17 @@ class Report:
     heads: tuple[HeadResult, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
     exports: tuple[ExportRow, ...] = ()
+    best: str = ""
+
+    @property
+    def trade_off(self) -> str:
+        """The files by size, score and time, drawn; nothing where there are too few to compare."""
+        points = {
+            row.check.format: (row.check.bytes, row.check.score, row.check.latency)
+            for row in self.exports
+            if row.measured and row.check.bytes and row.check.latency
+        }
+        return trade_off(points, self.verdict.name.replace("_", " ")) if len(points) > 1 else ""
 
 
 def write_report(path: Path, report: Report) -> None:

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from tfx_finetune import report as page
-from tfx_finetune.bundle import describe
+from tfx_finetune.bundle import Bundle, describe
 from tfx_finetune.checkpoint import History
 from tfx_finetune.checks import Check
+from tfx_finetune.choose import BEST
 from tfx_finetune.contracts import LABEL_SEPARATOR, SPLITS, Batch, Task
 from tfx_finetune.core import flagfile, hardware
 from tfx_finetune.features import Store
@@ -67,7 +68,7 @@ def report(
     reference: tuple[Batch, Batch],
     scores: Mapping[str, Any],
     checks: Sequence[Check],
-    sizes: Mapping[str, tuple[str, int]],
+    bundle: Bundle,
 ) -> page.Report:
     """Collects the content of report.html.
 
@@ -79,7 +80,7 @@ def report(
         reference: The trained model's (targets, decoded outputs) on them.
         scores: Every score of the trained model.
         checks: What was found about every file.
-        sizes: (file, bytes) by format.
+        bundle: The files.
     """
     targets, outputs = reference
     (first, task), *_ = data.tasks.items()
@@ -108,23 +109,31 @@ def report(
             _head(head, task, scores, targets[head], outputs[f"{head}/scores"]) for head, task in data.tasks.items()
         ),
         mistakes=tuple(mistakes),
-        exports=tuple(page.ExportRow(check, *sizes[check.format]) for check in checks),
+        exports=tuple(page.ExportRow(check, bundle.file(check.format).name) for check in checks),
+        best=bundle.manifest.get("best", ""),
     )
 
 
-def say_result(plan: Plan, scores: Mapping[str, Any], tasks: Mapping[str, Task], checks: Sequence[Check]) -> None:
+def say_result(
+    plan: Plan, scores: Mapping[str, Any], tasks: Mapping[str, Task], checks: Sequence[Check], chosen: Check | None
+) -> None:
     """Prints the scores and the table of files, and where everything lies."""
     console = Console(stderr=True, highlight=False)
     named = "  ".join(f"{head}/{task.score} {scores[f'{head}/{task.score}']:.4f}" for head, task in tasks.items())
-    grid = Grid(title=f"trained model on the test split: {named}", title_justify="left")
-    compressed = any(c.zipped for c in checks)
-    for column in ("file", "score", "drop (95 % interval)", "ms", *["MB zipped"] * compressed, "verified"):
-        grid.add_column(column, justify="left" if column in ("file", "verified") else "right")
+    title, threads = f"trained model on the test split: {named}", hardware.detect().threads
+    grid = Grid(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    grid.add_column("file")
+    for column in ("score", "drop", "same", "ms at 1", f"at {threads}", "MB", "zipped", "RAM", "float", "verified"):
+        grid.add_column(column, justify="right")
     for c in checks:
-        drop = f"{c.drop:+.4f} ({c.low:+.4f} .. {c.high:+.4f})"
-        zipped = [f"{c.zipped / 1e6:.2f}"] * compressed
-        grid.add_row(c.format, f"{c.score:.4f}", drop, f"{c.latency:.1f}", *zipped, c.reason or "yes")
+        speed = "-" if c.latency_one is None else f"{c.latency_one:.1f}", f"{c.latency:.1f}"
+        sizes = f"{c.bytes / 1e6:.1f}", f"{c.zipped / 1e6:.1f}", "-" if c.memory is None else f"{c.memory:.0f}"
+        floats = "-" if c.operators is None else f"{c.floats}/{c.operators}"
+        rates = f"{c.score:.3f}", f"{c.drop:+.3f}", f"{c.agreement:.1%}"
+        grid.add_row(c.format, *rates, *speed, *sizes, floats, "no" if c.reason else "yes")
     console.print(grid)
+    if chosen:
+        console.print(f"fits best: {chosen.format}, as {BEST}")
     console.print(f"bundle: {plan.workdir / 'bundle'}\nreport: {plan.workdir / 'report.html'}", soft_wrap=True)
 
 

@@ -31,11 +31,13 @@ def train(run: Run) -> "Bundle":
 
     Raises:
         UserError: The configuration or the data cannot be used.
-        GateError: An exported file does not agree with the trained model; bundle and report are written all the same.
+        GateError: An exported file does not agree with the trained model, or none is within the limits of `choose`;
+            bundle and report are written all the same.
     """
     # The stations import TensorFlow; a command answers --help without it.
     from tfx_finetune import workspace
     from tfx_finetune.bundle import create, finish
+    from tfx_finetune.choose import best, nothing_fits
     from tfx_finetune.compress import check_layers, compress
     from tfx_finetune.evaluate import evaluate, predictions
     from tfx_finetune.features import collect, evict, forget
@@ -76,17 +78,20 @@ def train(run: Run) -> "Bundle":
     bundle = create(plan.workdir / "bundle", manifest(plan, data, network), plan.exports, served)
     golden = choose(data, served, model)
     checks = verify(bundle, golden, test, reference, run.verify, tuple(plan.compressions.values()))
-    bundle = finish(bundle, data.table, golden, scores, checks)
+    chosen = best(plan.limits, checks)
+    bundle = finish(bundle, data.table, golden, scores, checks, chosen)
 
-    found = report(plan, data, histories + compressed.histories, test, reference, scores, checks, bundle.sizes)
+    found = report(plan, data, histories + compressed.histories, test, reference, scores, checks, bundle)
     write_report(plan.workdir / "report.html", found)
     forget(plan.workdir / "features")
     if plan.features_folder:
         evict(plan.features_folder, run.cache.max_bytes, started)
-    say_result(plan, scores, network.tasks, checks)
+    say_result(plan, scores, network.tasks, checks, chosen)
     if refused := [check for check in checks if check.reason]:
         reasons = "; ".join(f"{check.format} {check.reason}" for check in refused)
         raise GateError(f"{len(refused)} of {len(checks)} files did not pass verification", received=reasons)
+    if plan.limits and not chosen:
+        raise nothing_fits(plan.limits, checks)
     return bundle
 
 

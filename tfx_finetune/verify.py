@@ -2,23 +2,26 @@
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from tfx_finetune import litert
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.checks import Check
-from tfx_finetune.contracts import Batch, Predict, Task
-from tfx_finetune.core import files, progress
+from tfx_finetune.contracts import Batch, Task
+from tfx_finetune.core import files, hardware, progress
 from tfx_finetune.core.config import Verify
 from tfx_finetune.core.errors import first_line
+from tfx_finetune.core.probe import latencies, probe
 from tfx_finetune.deployed import Compression, Reader
 from tfx_finetune.evaluate import evaluate, predictions
 from tfx_finetune.features import Store
 from tfx_finetune.gate import allowed_drop, drops
 from tfx_finetune.golden import Golden
+
+_REPEATS = 50
 
 
 def verify(
@@ -37,15 +40,15 @@ def verify(
         test: Prepared test samples.
         reference: The trained model's (targets, decoded outputs) on `test`.
         gate: What a file may lose.
-        compressions: What the kernels of every file have to show; sizes when zipped are measured then.
+        compressions: What the kernels of every file have to show.
     """
     with progress.bar("verify", len(bundle.formats)) as advance:
         checks = []
         for format in bundle.formats:
             check = _check(bundle, format, golden, test, reference, gate)
-            checks.append(_squeezed(bundle, check, compressions) if compressions else check)
+            checks.append(_kept(bundle, check, compressions) if compressions else check)
             advance(1, f"{format} {checks[-1].reason or 'agrees'}")
-    return checks
+    return _measured(bundle, checks)
 
 
 def score(tasks: Mapping[str, Task], scores: Mapping[str, Any]) -> float:
@@ -111,19 +114,46 @@ def _check(
     found, drop = score(tasks, scores), float(np.mean(list(losses.values())))
     low, high = paired_interval(tasks, targets, ours, theirs)
     one = {name: values[:1] for name, values in golden.inputs.items()}
-    latency = statistics.median(latencies(reader.predict, one, 20))
-    return Check(format, scores, found, drop, low, high, apart, latency, why)
+    latency = statistics.median(latencies(lambda: reader.predict(one), _REPEATS))
+    same = [_answer(task, ours, head) == _answer(task, theirs, head) for head, task in tasks.items()]
+    return Check(format, scores, found, drop, low, high, apart, latency, why, float(np.mean(same)))
 
 
-def _squeezed(bundle: Bundle, check: Check, compressions: Sequence[Compression]) -> Check:
-    """The check with the size when zipped and, where the file's kernels can be read, with what they keep."""
+def _answer(task: Task, outputs: Batch, head: str) -> np.ndarray:
+    """What is said of each sample, as texts."""
+    return np.array([str(task.predict(scores)["label"]) for scores in outputs[f"{head}/scores"]])
+
+
+def _kept(bundle: Bundle, check: Check, compressions: Sequence[Compression]) -> Check:
+    """The check with what the file's kernels keep of the compressions, where they can be read."""
     export, path = bundle.export(check.format), bundle.file(check.format)
-    check = dataclasses.replace(check, zipped=files.zipped(path))
     if check.reason or not export.kernels:
         return check
     kernels = export.kernels(path)
     zeros = sum(int((kernel == 0).sum()) for kernel in kernels) / max(sum(kernel.size for kernel in kernels), 1)
     return dataclasses.replace(check, zeros=zeros, reason=broken_promise(kernels, zeros, compressions))
+
+
+def _measured(bundle: Bundle, checks: Sequence[Check]) -> list[Check]:
+    """The checks with the files' sizes and, for TFLite files that run, speed, memory and operators."""
+    paths = {check.format: bundle.file(check.format) for check in checks}
+    lite = [paths[check.format] for check in checks if check.latency and paths[check.format].suffix == ".tflite"]
+    threads = hardware.detect().threads
+    found = {(row["path"], row["threads"]): row for row in probe(lite, sorted({1, threads}), _REPEATS)} if lite else {}
+    done = []
+    for check in checks:
+        path = paths[check.format]
+        if not path.exists():
+            done.append(check)
+            continue
+        sizes: dict[str, Any] = {"bytes": files.size(path), "zipped": files.zipped(path)}
+        if (str(path), threads) in found:
+            one, all = found[str(path), 1], found[str(path), threads]
+            counts = dict(zip(("operators", "floats"), litert.operators(path.read_bytes()), strict=True))
+            speed = {"latency": all["median_ms"], "latency_one": one["median_ms"], "memory": all["memory_mb"]}
+            sizes |= counts | speed
+        done.append(dataclasses.replace(check, **sizes))
+    return done
 
 
 def broken_promise(kernels: Sequence[np.ndarray], zeros: float, compressions: Sequence[Compression]) -> str:
@@ -154,14 +184,3 @@ def _apart(reader: Reader, golden: Golden, column: str) -> float:
     if reader.serve:
         apart = max(apart, difference(golden.outputs, reader.serve({column: golden.raw})))
     return apart
-
-
-def latencies(predict: Predict, inputs: Batch, repeats: int) -> list[float]:
-    """Milliseconds of each of so many calls, after one that warms up."""
-    predict(inputs)
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        predict(inputs)
-        times.append(1000 * (time.perf_counter() - started))
-    return times

@@ -8,7 +8,7 @@ from tfx_finetune.plan import Plan
 from tfx_finetune.survey import Table
 
 # These say where things lie, and what becomes of what the phases trained.
-_FREE = ("--workdir=", "--cache.", "--verify.", "--compress=", "--exports=", "--about.", "--calibration=")
+_FREE = ("--workdir=", "--cache.", "--verify.", "--compress=", "--exports=", "--about.", "--calibration=", "--choose=")
 
 
 def claim(plan: Plan) -> None:

@@ -8,29 +8,32 @@ import numpy as np
 from tfx_finetune.contracts import COMPRESSIONS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.deployed import Compression
+from tfx_finetune.refit import refit
 
-Schedule = Literal["polynomial", "constant"]
+Schedule = Literal["once", "polynomial"]
 
 
 @COMPRESSIONS.register
 def prune(
     sparsity: float = 0.5,
     epochs: int = 4,
-    learning_rate: float = 3e-4,
-    schedule: Schedule = "polynomial",
+    learning_rate: float = 1e-4,
+    schedule: Schedule = "once",
     block: tuple[int, int] = (1, 1),
     pattern: Literal["free", "2:4"] = "free",
 ) -> Compression:
-    """Trains on while the weights of convolutions and dense layers that are smallest in size become zero and stay so.
+    """Trains on while the weights of convolutions and dense layers that are smallest in size are zero.
 
     Depthwise kernels, biases and normalization are left as they are. The files are as large as before and compress
     better; the report has both sizes.
 
     Args:
         sparsity: Share of each kernel's weights that is zero in the end.
-        epochs: Passes over the training samples.
+        epochs: Passes over the training samples; 0 trains nothing.
         learning_rate: Peak of the cosine.
-        schedule: `polynomial` reaches the sparsity half-way, cubically from a fifth of it; `constant` has it at once.
+        schedule: `once`: they are zero from the start, and the other weights are first set to what gives each layer's
+            outputs without them (`refit.py`). `polynomial`: they become zero by and by, cubically from a fifth of the
+            sparsity, until half-way.
         block: Height and width of the blocks of a dense kernel that are zero as a whole, which some runtimes are
             faster with. Kernels of convolutions lose single weights: TF-MOT knows blocks of matrices alone.
         pattern: `2:4`: two of any four weights in a row, as NVIDIA's sparse units take them; sets the sparsity to 0.5.
@@ -41,15 +44,39 @@ def prune(
         raise UserError(
             "the pattern 2:4 sets sparsity and block itself", received=f"sparsity={sparsity}, block={block}"
         )
-    if len(block) != 2 or min(block) < 1 or epochs < 1:
+    if len(block) != 2 or min(block) < 1 or epochs < 0 or (not epochs and schedule == "polynomial"):
         raise UserError(
-            "prune is out of range", received=f"block={block}, epochs={epochs}", allowed="a block of two numbers from 1"
+            "prune is out of range",
+            received=f"block={block}, epochs={epochs}",
+            allowed="a block of two numbers from 1; epochs from 0, by and by from 1",
         )
+    blocks = (block[0], block[1])
 
     def wrap(twin: Any, steps: int, examples: np.ndarray, earlier: Sequence[str]) -> Any:
-        return _wrap(twin, steps, sparsity, schedule, (block[0], block[1]), pattern)
+        if schedule == "once":
+            refit(twin, lambda layer: _kept(layer, sparsity, blocks, pattern), examples)
+        return _wrap(twin, steps, sparsity, schedule, blocks, pattern)
 
-    return Compression("prune", epochs, learning_rate, wrap, _strip, _callbacks, sparsity=sparsity)
+    anytime = schedule == "once"
+    return Compression("prune", epochs, learning_rate, wrap, _strip, _callbacks, anytime, sparsity=sparsity)
+
+
+def _kept(layer: Any, sparsity: float, block: tuple[int, int], pattern: str) -> np.ndarray | None:
+    """Which weights of a kernel stay; None where TF-MOT decides, or none goes."""
+    sizes = np.abs(layer.kernel.numpy())
+    if not _prunable(layer, pattern) or (sizes.ndim == 2 and block != (1, 1)):
+        return None
+    if pattern == "2:4":
+        fours = sizes.reshape(*sizes.shape[:-2], -1, 4, sizes.shape[-1])
+        return (fours.argsort(-2).argsort(-2) >= 2).reshape(sizes.shape)
+    order = sizes.ravel().argsort().argsort()
+    return (order >= round(sparsity * sizes.size)).reshape(sizes.shape)
+
+
+def _prunable(layer: Any, pattern: str) -> bool:
+    # Two in four is a pattern along the input channels, of which the first layer has three.
+    known = type(layer).__name__ in ("Conv2D", "Dense")
+    return known and not (pattern == "2:4" and layer.kernel.shape[-2] % 4)
 
 
 def _wrap(twin: Any, steps: int, sparsity: float, schedule: str, block: tuple[int, int], pattern: str) -> Any:
@@ -64,12 +91,11 @@ def _wrap(twin: Any, steps: int, sparsity: float, schedule: str, block: tuple[in
         growing = sparse.PolynomialDecay(sparsity / 5, sparsity, 0, ramp, frequency=often)
 
     def wrapped(layer: Any) -> Any:
-        kind = type(layer).__name__
-        # Two in four is a pattern along the input channels, of which the first layer has three.
-        if kind not in ("Conv2D", "Dense") or (pattern == "2:4" and layer.kernel.shape[-2] % 4):
+        if not _prunable(layer, pattern):
             return layer
         if pattern == "2:4":
             return sparse.prune_low_magnitude(layer, growing, sparsity_m_by_n=(2, 4))
+        kind = type(layer).__name__
         return sparse.prune_low_magnitude(layer, growing, block_size=block if kind == "Dense" else (1, 1))
 
     return tf_keras.models.clone_model(twin, clone_function=wrapped)

@@ -123,6 +123,7 @@ class Run:
     calibration: int = option(
         64, "training samples, balanced over the classes, on which int8 files are calibrated", low=1
     )
+    choose: str = option("", "limits of the file that becomes model_best.tflite, such as size<2MB, drop<0.01")
     workdir: str = option("", "folder for everything the run writes; by default runs/ and the name of the data")
     deterministic: bool = option(False, "refuse what could differ in the last digit between two runs on one GPU")
     seed: int = option(0, "seed of the split, the initialization, the data order and the augmentation", low=0)

@@ -29,7 +29,9 @@ def detect() -> Hardware:
     """Looks at the machine, once."""
     import tensorflow as tf
 
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # TensorFlow's own variable; all else keeps to it too.
+    threads = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or cores)
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return Hardware("cpu", threads, "float32", False, "litert")
