@@ -1,7 +1,7 @@
 """STATION: the version of a model that is served, and how the next one is found and tried before it takes over."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.contracts import Batch
+from tfx_finetune.core import hardware
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.golden import recall
 from tfx_finetune.modalities.image import reason
@@ -66,7 +67,7 @@ def load(place: Place, format: str, max_pixels: int, batch_size: int) -> Served:
 
     Args:
         place: Where it lies.
-        format: Which of its files answers; by default the SavedModel where there is one, else the first.
+        format: Which of its files answers; see `_quickest`.
         max_pixels: Larger pictures are refused before they are decompressed.
         batch_size: Samples a batch at most.
 
@@ -74,7 +75,7 @@ def load(place: Place, format: str, max_pixels: int, batch_size: int) -> Served:
         UserError: It is no whole bundle, or does not give its golden answers here.
     """
     bundle = Bundle.open(place.folder)
-    format = format or ("saved_model" if "saved_model" in bundle.formats else bundle.formats[0])
+    format = format or _quickest(bundle.formats)
     if not bundle.manifest["verified"].get(format, True):
         raise UserError("a file that did not pass verification is not served", received=format)
     reader, tolerance = bundle.reader(format), bundle.export(format).tolerance
@@ -96,6 +97,12 @@ def load(place: Place, format: str, max_pixels: int, batch_size: int) -> Served:
         raise UserError("a bundle that does not give its golden answers here", received=received, allowed=tolerance)
     labels = {head: task.labels.names for head, task in bundle.tasks.items()}
     return Served(place.version, column, bundle.modality.shape, labels, bundle.prepare, predict)
+
+
+def _quickest(formats: Sequence[str]) -> str:
+    """The file that answers fastest with all of the trained model's precision."""
+    order = ("tflite", "saved_model") if hardware.detect().engine == "litert" else ("saved_model", "keras")
+    return next((format for format in order if format in formats), formats[0])
 
 
 def _stamp(folder: Path) -> tuple[int, int] | None:

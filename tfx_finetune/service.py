@@ -46,7 +46,7 @@ class Service:
     Args:
         name: Of the model, in its addresses.
         path: A bundle, or a folder of numbered ones.
-        format: The file that answers; by default the SavedModel where there is one.
+        format: The file that answers; by default the fastest here that is exact.
         limits: What may be asked for.
 
     Raises:

@@ -85,7 +85,13 @@ def test_a_broken_promise_is_seen():
 
 
 @pytest.mark.parametrize(
-    "spec", ["prune(sparsity=1.0)", "prune(epochs=0)", "prune(pattern='2:4', sparsity=0.3)", "cluster(clusters=1)"]
+    "spec",
+    [
+        "prune(sparsity=1.0)",
+        "prune(epochs=0, schedule='polynomial')",
+        "prune(pattern='2:4', sparsity=0.3)",
+        "cluster(clusters=1)",
+    ],
 )
 def test_options_out_of_range(spec):
     """Each is refused in one line."""

@@ -5,6 +5,7 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,14 +112,34 @@ def load(path: Path) -> Reader:
 
 
 def _predict(content: bytes) -> Predict:
-    runner = litert.interpreter(content, hardware.detect().threads).get_signature_runner("serving_default")
-    fed, given = runner.get_input_details(), runner.get_output_details()
+    threads = hardware.detect().threads
+    one = litert.interpreter(content, threads).get_signature_runner("serving_default")
+    fed, given = one.get_input_details(), one.get_output_details()
+
+    # A file takes one sample. So several go side by side, each on a thread, which is twice as fast as one after the
+    # other on two.
+    @functools.cache
+    def several() -> tuple[ThreadPoolExecutor, list[Any]]:
+        runners = [litert.interpreter(content, 1).get_signature_runner("serving_default") for _ in range(threads)]
+        return ThreadPoolExecutor(threads), runners
+
+    def row(runner: Any, inputs: Batch, position: int) -> Batch:
+        sample = {name: _stored(values[position : position + 1], fed[name]) for name, values in inputs.items()}
+        return {name: _real(value, given[name]) for name, value in runner(**sample).items()}
 
     def predict(inputs: Batch) -> Batch:
-        rows = []
-        for row in range(len(next(iter(inputs.values())))):
-            one = {name: _stored(values[row : row + 1], fed[name]) for name, values in inputs.items()}
-            rows.append({name: _real(value, given[name]) for name, value in runner(**one).items()})
+        count = len(next(iter(inputs.values())))
+        if count == 1 or threads == 1:
+            rows = [row(one, inputs, position) for position in range(count)]
+        else:
+            executor, runners = several()
+            shares = executor.map(
+                lambda share: [row(runners[share], inputs, at) for at in range(share, count, threads)], range(threads)
+            )
+            found = dict[int, Batch]()
+            for share, part in enumerate(shares):
+                found |= dict(zip(range(share, count, threads), part, strict=True))
+            rows = [found[position] for position in range(count)]
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     return predict

@@ -1,0 +1,122 @@
+"""The server under load: 64 clients for a minute, over a new version and to the end of the process; with and without
+batches.
+
+    python benchmarks/serving.py [--bundle=runs/quickstart/bundle] [--clients=64] [--seconds=60]
+
+Every client asks on and on, over a connection that it keeps, for one golden picture, and holds the answer against the
+bundle's own. Clients and server share this machine, so look at the ratios. Fails where a request is lost or wrong.
+"""
+
+import base64
+import http.client
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from results import record
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    given = dict(flag.removeprefix("--").split("=", 1) for flag in sys.argv[1:])
+    bundle = Path(given.get("bundle", "runs/quickstart/bundle"))
+    clients, seconds = int(given.get("clients", 64)), float(given.get("seconds", 60))
+    rows = [
+        "| clients | samples a batch | answers a second | median, ms | 99 %, ms | answers | lost or wrong |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rates = []
+    for many, most, duration in ((1, 1, seconds / 4), (clients, 1, seconds / 4), (clients, 32, seconds)):
+        times, wrong = load(bundle, most, many, duration, swap=most > 1)
+        rates.append(len(times) / duration)
+        middle, late = np.percentile(times, [50, 99]) * 1000
+        numbers = f"{rates[-1]:.0f} | {middle:.0f} | {late:.0f} | {len(times):,}"
+        rows.append(f"| {many} | {most} | {numbers} | {wrong} |")
+        if wrong:
+            raise SystemExit("\n".join(rows))
+    one, alone, together = rates
+    rows.append(
+        f"\nBatches give {together / one:.1f} times the answers that a client alone gets, and {together / alone:.1f} "
+        f"times those that {clients} clients get one by one. The last row includes a version that took over meanwhile, "
+        "and SIGTERM at the end."
+    )
+    record("serving", "The server under load", "\n".join(rows))
+
+
+def load(bundle: Path, most: int, clients: int, seconds: float, swap: bool) -> tuple[list[float], int]:
+    """Seconds of every answer, and how many were lost or wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        versions = Path(folder)
+        shutil.copytree(bundle, versions / "1")
+        command = [
+            sys.executable,
+            "-m",
+            "tfx_finetune.serve",
+            f"--bundle={versions}",
+            "--port=0",
+            f"--batch_size={most}",
+        ]
+        server = subprocess.Popen([*command, "--drain=3"], stderr=subprocess.PIPE, text=True)
+        port = int(server.stderr.readline().split(":")[2].split("/")[0])
+        times: list[float] = []
+        wrong: list[str] = []
+        seen: set[str] = set()
+        threads = [threading.Thread(target=ask, args=(port, bundle, number, times, wrong)) for number in range(clients)]
+        for thread in threads:
+            thread.start()
+        time.sleep(seconds / 3)
+        if swap:
+            shutil.copytree(bundle, versions / ".2")
+            (versions / ".2").rename(versions / "2")
+        time.sleep(2 * seconds / 3)
+        if swap:
+            seen.add(version(port))
+        counted = list(times)
+        server.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+        if server.wait(60) or (swap and seen != {"2"}):
+            wrong.append("the server did not end well, or the new version did not take over")
+        return counted, len(wrong)
+
+
+def ask(port: int, bundle: Path, number: int, times: list[float], wrong: list[str]) -> None:
+    """One client; it ends when the server tells it to go elsewhere."""
+    known = json.loads((bundle / "golden" / "outputs.json").read_text())
+    name = sorted(known)[number % len(known)]
+    picture = base64.b64encode((bundle / "golden" / name).read_bytes()).decode()
+    body = json.dumps({"instances": [{"b64": picture}]})
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    while True:
+        started = time.monotonic()
+        try:
+            connection.request("POST", "/v1/models/default:predict", body)
+            response = connection.getresponse()
+            message = json.loads(response.read())
+            (row,) = message["predictions"]
+            for output, scores in known[name].items():
+                np.testing.assert_allclose(row[output], scores, atol=1e-3)
+        except Exception as error:
+            wrong.append(str(error))
+            return
+        times.append(time.monotonic() - started)
+        if response.headers["Connection"] == "close":
+            return
+
+
+def version(port: int) -> str:
+    """The version that answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/v1/models/default")
+    return json.loads(connection.getresponse().read())["model_version_status"][0]["version"]
+
+
+if __name__ == "__main__":
+    main()
