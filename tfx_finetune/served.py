@@ -75,8 +75,9 @@ def load(place: Place, format: str, max_pixels: int, batch_size: int) -> Served:
         UserError: It is no whole bundle, or does not give its golden answers here.
     """
     bundle = Bundle.open(place.folder)
-    format = format or _quickest(bundle.formats)
-    if not bundle.manifest["verified"].get(format, True):
+    verified = bundle.manifest["verified"]
+    format = format or _quickest([format for format in bundle.formats if verified[format]] or bundle.formats)
+    if not verified.get(format, True):
         raise UserError("a file that did not pass verification is not served", received=format)
     reader, tolerance = bundle.reader(format), bundle.export(format).tolerance
     bundle = dataclasses.replace(bundle, manifest=_limited(bundle.manifest, max_pixels))
