@@ -37,6 +37,7 @@ def scores(workdir):
     return json.loads((workdir / "bundle" / "scores.json").read_text())
 
 
+@pytest.mark.slow
 def test_files_are_smaller_and_as_good(trained, compressed):
     """Every file is verified; half its weights are zero, and zipped it is far smaller."""
     before, after = trained.workdir / "bundle", scores(compressed)

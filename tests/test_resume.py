@@ -29,6 +29,7 @@ def stopped(workdir: Path, flags: tuple[str, ...], when: str | int, how: signal.
     return subprocess.CompletedProcess(arguments, process.returncode, "", errors)
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_go_on(trained, tmp_path):
     """Exits at once without a traceback; the same command continues and gives the same model."""
     workdir = tmp_path / "run"
