@@ -74,3 +74,27 @@ def test_a_network_gives_nearly_what_it_gave(stride, padding):
         if type(layer).__name__ in ("Conv2D", "Dense") and layer.name != "last":
             assert (layer.kernel.numpy() == 0).mean() == pytest.approx(0.5, abs=0.02)
     assert np.array_equal(twin.get_layer("last").kernel, last[0])
+
+
+def test_layers_without_bias_and_grouped_ones():
+    """A layer without bias gets none; the channels of a grouped convolution are left to training."""
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(0)
+    inputs = tf_keras.Input((8, 8, 4))
+    x = tf_keras.layers.Conv2D(8, 3, groups=4, padding="same", name="grouped")(inputs)
+    x = tf_keras.layers.Conv2D(8, 1, use_bias=False, name="plain")(x)
+    twin = tf_keras.Model(inputs, x)
+    rng = np.random.default_rng(0)
+    # Channels that go together, so that one can take over from another.
+    samples = (rng.normal(size=(16, 8, 8, 1)) + 0.3 * rng.normal(size=(16, 8, 8, 4))).astype(np.float32)
+    start, before = twin.get_layer("grouped").get_weights(), twin(samples).numpy()
+    (kernel,) = twin.get_layer("plain").get_weights()
+    stays = np.abs(kernel) > np.median(np.abs(kernel))
+    refit(twin, lambda layer: stays, samples)
+    assert all(np.array_equal(a, b) for a, b in zip(twin.get_layer("grouped").get_weights(), start, strict=True))
+    (fitted,) = twin.get_layer("plain").get_weights()
+    assert ((fitted == 0) == ~stays).all()
+    lost = np.linalg.norm(twin(samples).numpy() - before)
+    twin.get_layer("plain").set_weights([np.where(stays, kernel, 0)])
+    assert lost < 0.95 * np.linalg.norm(twin(samples).numpy() - before)

@@ -28,7 +28,8 @@ def refit(twin: Any, keep: Callable[[Any], np.ndarray | None], examples: np.ndar
 
     Args:
         twin: A functional model; changed in place.
-        keep: A layer of `KERNELS` -> which weights of its kernel stay, of the kernel's shape; None leaves it alone.
+        keep: A layer of `KERNELS`, of no groups and no activation, -> which weights of its kernel stay, of the kernel's
+            shape; None leaves it alone.
         examples: Prepared samples (n, ...).
     """
     samples = examples[:: -(-len(examples) // _SAMPLES)].astype(np.float32)
@@ -42,7 +43,9 @@ def refit(twin: Any, keep: Callable[[Any], np.ndarray | None], examples: np.ndar
                 continue
             before, after = (node.map_arguments(values) for values in (whole, now))
             wanted = node.layer(*before[0], **before[1])
-            stays = keep(node.layer) if type(node.layer).__name__ in KERNELS else None
+            # The channels of a grouped convolution have inputs of their own.
+            able = type(node.layer).__name__ in KERNELS and getattr(node.layer, "groups", 1) == 1
+            stays = keep(node.layer) if able else None
             if stays is not None:
                 _fit(node.layer, after[0][0], wanted, stays)
             found = node.layer(*after[0], **after[1])
@@ -54,18 +57,37 @@ def refit(twin: Any, keep: Callable[[Any], np.ndarray | None], examples: np.ndar
 def _fit(layer: Any, inputs: tf.Tensor, wanted: tf.Tensor, stays: np.ndarray) -> None:
     """Gives a layer the weights that stay."""
     kernel = layer.kernel.numpy()
-    if kernel.ndim == 4:
-        height, width = kernel.shape[:2]
-        inputs = tf.image.extract_patches(
-            inputs, [1, height, width, 1], [1, *layer.strides, 1], [1, *layer.dilation_rate, 1], layer.padding.upper()
+    width = kernel.shape[-1]
+    rng, share = np.random.default_rng(0), -(-_ROWS // len(inputs))
+    rows, outputs = [], []
+    # Sample by sample: the patches of all would not fit into memory.
+    for one, other in zip(inputs, wanted, strict=True):
+        patches, targets = (tf.reshape(x, (-1, x.shape[-1])).numpy() for x in (_patches(layer, one[None]), other))
+        some = rng.permutation(len(patches))[:share]
+        rows.append(patches[some])
+        outputs.append(targets[some])
+    seen, sought, weights = np.concatenate(rows), np.concatenate(outputs), kernel.reshape(-1, width)
+    kept = stays.reshape(-1, width)
+    if layer.use_bias:
+        # It is the weight of an input that is always 1.
+        seen = np.concatenate([seen, np.ones((len(seen), 1))], 1)
+        weights, kept = (
+            np.concatenate([weights, layer.bias.numpy()[None]]),
+            np.concatenate([kept, np.ones((1, width), bool)]),
         )
-    rows, outputs = (tf.reshape(tensor, (-1, tensor.shape[-1])).numpy() for tensor in (inputs, wanted))
-    some = np.random.default_rng(0).permutation(len(rows))[:_ROWS]
-    rows = np.concatenate([rows[some], np.ones((len(some), 1))], 1, dtype=np.float64)
-    weights = np.concatenate([kernel.reshape(-1, kernel.shape[-1]), layer.bias.numpy()[None]], dtype=np.float64)
-    kept = np.concatenate([stays.reshape(-1, kernel.shape[-1]), np.ones((1, kernel.shape[-1]), bool)])
-    fitted = solved(rows, outputs[some].astype(np.float64), weights, kept)
-    layer.set_weights([fitted[:-1].reshape(kernel.shape), fitted[-1]])
+    fitted = solved(seen.astype(np.float64), sought.astype(np.float64), weights.astype(np.float64), kept)
+    bias = [fitted[-1]] if layer.use_bias else []
+    layer.set_weights([fitted[: kernel[..., 0].size].reshape(kernel.shape), *bias])
+
+
+def _patches(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
+    """What a kernel is multiplied with at each position, on the last axis."""
+    if layer.kernel.shape.rank == 2:
+        return inputs
+    height, width = layer.kernel_size
+    return tf.image.extract_patches(
+        inputs, [1, height, width, 1], [1, *layer.strides, 1], [1, *layer.dilation_rate, 1], layer.padding.upper()
+    )
 
 
 def solved(rows: np.ndarray, outputs: np.ndarray, weights: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -75,7 +97,7 @@ def solved(rows: np.ndarray, outputs: np.ndarray, weights: np.ndarray, kept: np.
         rows: Inputs (n, inputs).
         outputs: (n, outputs).
         weights: As they were (inputs, outputs); they decide where the rows do not.
-        kept: Which of them stay, the last one among them, likewise.
+        kept: Which of them stay, likewise.
     """
     power = rows.T @ rows / len(rows)
     ridge = _RIDGE * np.diag(power).mean()

@@ -8,7 +8,7 @@ import numpy as np
 from tfx_finetune.contracts import COMPRESSIONS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.deployed import Compression
-from tfx_finetune.refit import refit
+from tfx_finetune.refit import KERNELS, refit
 
 Schedule = Literal["once", "polynomial"]
 
@@ -75,7 +75,7 @@ def _kept(layer: Any, sparsity: float, block: tuple[int, int], pattern: str) -> 
 
 def _prunable(layer: Any, pattern: str) -> bool:
     # Two in four is a pattern along the input channels, of which the first layer has three.
-    known = type(layer).__name__ in ("Conv2D", "Dense")
+    known = type(layer).__name__ in KERNELS
     return known and not (pattern == "2:4" and layer.kernel.shape[-2] % 4)
 
 
