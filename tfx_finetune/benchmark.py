@@ -49,7 +49,8 @@ def benchmark(options: Benchmark, rest: list[str]) -> None:
     bundle = Bundle.open(options.bundle)
     if options.format:
         bundle.export(options.format)
-    if options.format and options.threads and bundle.file(options.format).suffix != ".tflite":
+    mine = options.threads == hardware.detect().threads  # TensorFlow's number cannot be changed any more
+    if options.format and mine and bundle.file(options.format).suffix != ".tflite":
         print(json.dumps(_line(bundle, options.format, options.threads) | measured(bundle, options)), flush=True)
         return
     every = [options.threads] if options.threads else sorted({1, hardware.detect().threads})
