@@ -56,14 +56,27 @@ def interpreter(content: bytes, threads: int) -> Interpreter:
     return found
 
 
+def calls(content: bytes) -> tuple[Any, Any, list[tuple[Any, int]]]:
+    """A file's model and graph, as the schema's classes read them, and its operators with their kinds, in order."""
+    model = schema.Model.GetRootAs(content)
+    graph = model.Subgraphs(0)
+    found = [graph.Operators(position) for position in range(graph.OperatorsLength())]
+    codes = [model.OperatorCodes(call.OpcodeIndex()) for call in found]
+    return (
+        model,
+        graph,
+        [
+            (call, max(code.BuiltinCode(), code.DeprecatedBuiltinCode()))
+            for call, code in zip(found, codes, strict=True)
+        ],
+    )
+
+
 def operators(content: bytes) -> tuple[int, int]:
     """How many operators a file has that compute, and how many of these give floats."""
     kinds, types = schema.BuiltinOperator, schema.TensorType
-    model = schema.Model.GetRootAs(content)
-    graph = model.Subgraphs(0)
-    calls = [graph.Operators(position) for position in range(graph.OperatorsLength())]
-    code = _code(model)
-    computing = [c for c in calls if code(c).BuiltinCode() not in (kinds.QUANTIZE, kinds.DEQUANTIZE)]
+    _, graph, found = calls(content)
+    computing = [call for call, kind in found if kind not in (kinds.QUANTIZE, kinds.DEQUANTIZE)]
     floats = [c for c in computing if graph.Tensors(c.Outputs(0)).Type() in (types.FLOAT32, types.FLOAT16)]
     return len(computing), len(floats)
 
@@ -72,23 +85,14 @@ def kernels(content: bytes) -> list[np.ndarray]:
     """Kernels of a file's convolutions and dense layers as they are stored, output channels first."""
     operators, types = schema.BuiltinOperator, schema.TensorType
     stored = {types.FLOAT32: np.float32, types.FLOAT16: np.float16, types.INT8: np.int8}
-    model = schema.Model.GetRootAs(content)
-    graph = model.Subgraphs(0)
-    calls = [graph.Operators(position) for position in range(graph.OperatorsLength())]
-    kinds = [max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) for code in map(_code(model), calls)]
+    model, graph, every = calls(content)
     # A kernel of float16 is made float32 by an operation before its use.
-    sources = {
-        call.Outputs(0): call.Inputs(0) for call, kind in zip(calls, kinds, strict=True) if kind == operators.DEQUANTIZE
-    }
+    sources = {call.Outputs(0): call.Inputs(0) for call, kind in every if kind == operators.DEQUANTIZE}
     found = []
-    for call, kind in zip(calls, kinds, strict=True):
+    for call, kind in every:
         if kind in (operators.CONV_2D, operators.FULLY_CONNECTED):
             tensor = graph.Tensors(sources.get(call.Inputs(1), call.Inputs(1)))
             values = model.Buffers(tensor.Buffer()).DataAsNumpy()
             if isinstance(values, np.ndarray) and tensor.Type() in stored:
                 found.append(values.view(stored[tensor.Type()]).reshape(tensor.ShapeAsNumpy()))
     return found
-
-
-def _code(model: Any) -> Callable[[Any], Any]:
-    return lambda call: model.OperatorCodes(call.OpcodeIndex())

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.python.convert import mlir_quantize
 
 from tfx_finetune import litert
@@ -130,8 +129,8 @@ def lost(real: np.ndarray, rounded: np.ndarray, scale: float, zero: int) -> floa
 
 def _operators(content: bytes) -> dict[str, list[str]]:
     """The operators that take the output of each operator, all called by the name of their first output."""
-    graph = schema.Model.GetRootAs(content).Subgraphs(0)
-    calls = [graph.Operators(position) for position in range(graph.OperatorsLength())]
+    _, graph, found = litert.calls(content)
+    calls = [call for call, _ in found]
     names = [graph.Tensors(call.Outputs(0)).Name().decode() for call in calls]
     takers: dict[Any, list[str]] = {}
     for call, name in zip(calls, names, strict=True):
