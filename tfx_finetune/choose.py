@@ -46,12 +46,14 @@ class Limit:
         measure: What is limited.
         most: Whether `bound` is the most that it may be; else the least.
         bound: In the measure's own unit.
+        unit: That it was written in.
     """
 
     text: str
     measure: str
     most: bool
     bound: float
+    unit: str
 
     def excess(self, check: Check) -> float:
         """By which share of the bound a file misses it; 0 where it fits, infinite where it was not measured."""
@@ -85,7 +87,7 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
         if unit not in units:
             raise UserError(f"--choose wants a unit of {name}", received=part, allowed=[key or "none" for key in units])
         try:
-            limits.append(Limit(part, name, sign == "<", float(number) * units[unit]))
+            limits.append(Limit(part, name, sign == "<", float(number) * units[unit], unit))
         except ValueError:
             raise UserError("--choose is not understood", received=part, allowed=allowed) from None
     return tuple(limits)
@@ -122,8 +124,6 @@ def _able(checks: Sequence[Check]) -> list[Check]:
 
 def _shown(limit: Limit, check: Check) -> str:
     """What a file has of a measure, in the unit that was asked in."""
-    value, units = _MEASURES[limit.measure].of(check), _MEASURES[limit.measure].units
-    if value is None:
-        return "unknown"
-    unit = re.sub(r"^[^<>]*[<>]=?\s*[\d.]+(e-?\d+)?\s*", "", limit.text)
-    return f"{value / units[unit]:.3g}{unit}"
+    measure = _MEASURES[limit.measure]
+    value = measure.of(check)
+    return "unknown" if value is None else f"{value / measure.units[limit.unit]:.3g}{limit.unit}"

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,7 @@ def learning_curves(phase: str, metrics: Metrics, best_epoch: int) -> tuple[Plot
     scores = {name: values for name, values in metrics.items() if not name.endswith(("loss", "learning_rate"))}
     drawn = {"loss": _lines(losses), "score": _lines(_without_copy(scores))}
     return tuple(
-        Plot(title, _draw(f"{phase}/{title}", lines, best_epoch), lines) for title, lines in drawn.items() if lines
+        Plot(title, _curves(f"{phase}/{title}", lines, best_epoch), lines) for title, lines in drawn.items() if lines
     )
 
 
@@ -91,35 +91,31 @@ def trade_off(points: Mapping[str, tuple[float, float, float]], score: str) -> s
         points: `(bytes, score, milliseconds)` by name.
         score: What the score is called.
     """
-    from matplotlib import style
-    from matplotlib.figure import Figure
+    return _svg("files", (7, 3), lambda axes: _draw_files(axes, points, score))
+
+
+def _draw_files(axes: "Axes", points: Mapping[str, tuple[float, float, float]], score: str) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    with style.context(["default", _STYLE | {"svg.hashsalt": "files"}]):
-        figure = Figure(figsize=(7, 3), layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_xscale("log")
-        axes.set_xlabel("size, MB")
-        axes.set_ylabel(score)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
-        sizes, scores, times = (np.array(column) for column in zip(*points.values(), strict=True))
-        sizes = sizes / 1e6
-        room = max(np.ptp(scores) / 3, 0.02)
-        axes.scatter(sizes, scores, s=30 + 300 * times / times.max(), color=_LINES[0], alpha=0.45, linewidths=0)
-        axes.set_xlim(sizes.min() / 1.8, sizes.max() * 1.8)
-        axes.set_ylim(scores.min() - 0.6 * room, scores.max() + 2 * room)
-        # Names of files of about one size and score are written under one another.
-        named: dict[tuple[float, float], list[str]] = {}
-        for name, size, value, time in zip(points, sizes, scores, times, strict=True):
-            near = (at for at in named if abs(np.log(at[0] / size)) < 0.3 and abs(at[1] - value) < room / 2)
-            named.setdefault(next(near, (size, value)), []).append(f"{name}, {time:.1f} ms")
-        for at, lines in named.items():
-            axes.annotate("\n".join(lines), at, (0, 12), textcoords="offset points", ha="center", color=_TEXT)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True)
-    return _inline(buffer.getvalue())
+    axes.set_xscale("log")
+    axes.set_xlabel("size, MB")
+    axes.set_ylabel(score)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    sizes, scores, times = (np.array(column) for column in zip(*points.values(), strict=True))
+    sizes = sizes / 1e6
+    room = max(np.ptp(scores) / 3, 0.02)
+    axes.scatter(sizes, scores, s=30 + 300 * times / times.max(), color=_LINES[0], alpha=0.45, linewidths=0)
+    axes.set_xlim(sizes.min() / 1.8, sizes.max() * 1.8)
+    axes.set_ylim(scores.min() - 0.6 * room, scores.max() + 2 * room)
+    # Names of files of about one size and score are written under one another.
+    named: dict[tuple[float, float], list[str]] = {}
+    for name, size, value, time in zip(points, sizes, scores, times, strict=True):
+        near = (at for at in named if abs(np.log(at[0] / size)) < 0.3 and abs(at[1] - value) < room / 2)
+        named.setdefault(next(near, (size, value)), []).append(f"{name}, {time:.1f} ms")
+    for at, lines in named.items():
+        axes.annotate("\n".join(lines), at, (0, 12), textcoords="offset points", ha="center", color=_TEXT)
 
 
 def _lines(metrics: Metrics) -> tuple[Line, ...]:
@@ -140,25 +136,34 @@ def _without_copy(scores: Metrics) -> Metrics:
     return {name: values for name, values in scores.items() if name != "val_score" or not copied}
 
 
-def _draw(salt: str, lines: Sequence[Line], best_epoch: int) -> str:
+def _svg(salt: str, size: tuple[float, float], draw: Callable[["Axes"], None]) -> str:
+    """A drawing as inline SVG; `salt` keeps the ids of two on one page apart."""
     # Matplotlib takes half a second to import. The Figure alone keeps clear of pyplot's global state and displays.
     from matplotlib import style
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     with style.context(["default", _STYLE | {"svg.hashsalt": salt}]):  # whatever the user's matplotlibrc says
-        figure = Figure(figsize=(5, 2.6), layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.margins(x=0.03)
-        if best_epoch >= 0:
-            axes.axvline(best_epoch + 1, color=_TEXT, linewidth=0.9, linestyle=(0, (2, 3)), alpha=0.6)
-        for line in lines:
-            _draw_line(axes, line, best_epoch)
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.add_subplot())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True)
     return _inline(buffer.getvalue())
+
+
+def _curves(salt: str, lines: Sequence[Line], best_epoch: int) -> str:
+    return _svg(salt, (5, 2.6), lambda axes: _draw_curves(axes, lines, best_epoch))
+
+
+def _draw_curves(axes: "Axes", lines: Sequence[Line], best_epoch: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.margins(x=0.03)
+    if best_epoch >= 0:
+        axes.axvline(best_epoch + 1, color=_TEXT, linewidth=0.9, linestyle=(0, (2, 3)), alpha=0.6)
+    for line in lines:
+        _draw_line(axes, line, best_epoch)
 
 
 def _draw_line(axes: "Axes", line: Line, best_epoch: int) -> None:

@@ -23,9 +23,6 @@ RAW, PREPARED = "serving_default", "tensor"
 """Signatures: of encoded samples, and of prepared ones."""
 
 
-METHODS = ("predict", "classify")
-
-
 class RequestError(Exception):
     """What is wrong with a request, in one line, for the one who sent it."""
 
@@ -66,7 +63,7 @@ def predict_request(message: Any, served: Served) -> tuple[np.ndarray, Callable[
     samples = _raw(values, served) if signature == RAW else _numbers(values, served)
 
     def answer(scores: Batch) -> dict[str, Any]:
-        outputs = scores | (labels_of(scores, served) if signature == RAW else {})
+        outputs = scores | (_labels_of(scores, served) if signature == RAW else {})
         columns: Any = outputs if len(outputs) > 1 else next(iter(outputs.values()))
         if "inputs" in message:
             return {"outputs": columns}
@@ -99,7 +96,7 @@ def classify_request(message: Any, served: Served) -> tuple[np.ndarray, Callable
     return samples, answer
 
 
-def labels_of(scores: Batch, served: Served) -> dict[str, Any]:
+def _labels_of(scores: Batch, served: Served) -> dict[str, Any]:
     """What the SavedModel gives beside scores: the labels in their order, and the best one."""
     found: dict[str, Any] = {}
     for head, names in served.labels.items():
@@ -128,6 +125,10 @@ def status(served: Served) -> dict[str, Any]:
     """The message of a model's own address."""
     state = {"version": str(served.version), "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
     return {"model_version_status": [state]}
+
+
+METHODS = {"predict": predict_request, "classify": classify_request}
+"""What reads the messages of each method."""
 
 
 def _signature(inputs: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.served import Place, load, newest
 
-_READ = {"predict": rest.predict_request, "classify": rest.classify_request}
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -118,7 +117,7 @@ class Service:
         """The answer to a request's body.
 
         Args:
-            method: `predict` or `classify`.
+            method: One of `rest.METHODS`.
             body: JSON text; see `rest.py`.
 
         Raises:
@@ -136,6 +135,6 @@ class Service:
             raise rest.RequestError(f"{count} samples in one request; allowed: {self.limits.waiting}")
         # The request itself is counted already.
         with self.admitted(count - 1):
-            samples, told = await run(self._readers, _READ[method], message, served)
+            samples, told = await run(self._readers, rest.METHODS[method], message, served)
             scores = await batcher.predict(samples)
             return orjson.dumps(told(scores), option=orjson.OPT_SERIALIZE_NUMPY)

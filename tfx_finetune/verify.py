@@ -148,9 +148,9 @@ def _measured(bundle: Bundle, checks: Sequence[Check]) -> list[Check]:
             continue
         sizes: dict[str, Any] = {"bytes": files.size(path), "zipped": files.zipped(path)}
         if (str(path), threads) in found:
-            one, all = found[str(path), 1], found[str(path), threads]
+            alone, whole = found[str(path), 1], found[str(path), threads]
             counts = dict(zip(("operators", "floats"), litert.operators(path.read_bytes()), strict=True))
-            speed = {"latency": all["median_ms"], "latency_one": one["median_ms"], "memory": all["memory_mb"]}
+            speed = {"latency": whole["median_ms"], "latency_one": alone["median_ms"], "memory": whole["memory_mb"]}
             sizes |= counts | speed
         done.append(dataclasses.replace(check, **sizes))
     return done

@@ -5,6 +5,7 @@
 prints one JSON line a file and number of threads. This process holds no TensorFlow, which would hide what a file takes.
 """
 
+import importlib
 import json
 import os
 import statistics
@@ -92,10 +93,8 @@ def _start(path: str, threads: int) -> Callable[[], Any]:
 def main() -> None:
     """Measures the files of the command line."""
     # Its own import is not the files' memory.
-    import ai_edge_litert.interpreter
-    import numpy as np
-
-    assert ai_edge_litert, np
+    for module in ("ai_edge_litert.interpreter", "numpy"):
+        importlib.import_module(module)
     repeats, threads = int(sys.argv[1]), [int(number) for number in sys.argv[2].split(",")]
     for path in sys.argv[3:]:
         for number in threads:

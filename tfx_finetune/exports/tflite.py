@@ -136,10 +136,9 @@ def _predict(content: bytes) -> Predict:
             shares = executor.map(
                 lambda share: [row(runners[share], inputs, at) for at in range(share, count, threads)], range(threads)
             )
-            found = dict[int, Batch]()
+            rows = [Batch()] * count
             for share, part in enumerate(shares):
-                found |= dict(zip(range(share, count, threads), part, strict=True))
-            rows = [found[position] for position in range(count)]
+                rows[share::threads] = part
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     return predict
