@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Sample = dict[str, Any]
 """Raw columns of one sample, scalar tensors unless said: `image` (encoded bytes, or uint8 pixels of shape
-(height, width, channels)), `label` (one class name, or several joined by `LABEL_SEPARATOR`), `file` (what a
+(height, width, channels)), `audio` (encoded bytes), `text` (UTF-8), each empty where a sample lacks it, `label` (one class name, or several joined by `LABEL_SEPARATOR`), `file` (what a
 person would call this sample: a path, or the source's own id), and, where the data has them, `split`, `group`,
 `source`, `language`. A column that `Source.paths` names holds a path whose content is still to be read."""
 
@@ -61,16 +61,19 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Card:
-    """What feeds pretrained weights correctly: the network sees `(pixel - mean) / std`.
+    """What feeds pretrained weights correctly: of a picture the network sees `(pixel - mean) / std`.
 
     Attributes:
-        size: Side of the square input, in pixels.
+        size: Of the input: the side of the square in pixels, the waveform's samples, or a text's tokens.
         mean: Per channel, in pixel values of 0 to 255, in the order red, green, blue.
         std: As `mean`.
         channels: 3, or 1 for grey.
         origin: Where the weights come from; empty for weights initialized at random.
         licence: Of the weights.
         sha256: Of the file of weights, where it is known.
+        rate: Of a waveform, in samples a second.
+        tokenizer: How text becomes tokens, as a spec such as `code_points()`; see `modalities/tokenizers.py`.
+        vocabulary: File that the tokenizer reads; a bundle has a copy of it. Empty where it needs none.
     """
 
     size: int
@@ -80,6 +83,9 @@ class Card:
     origin: str = ""
     licence: str = ""
     sha256: str = ""
+    rate: int = 0
+    tokenizer: str = ""
+    vocabulary: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,13 +93,16 @@ class Modality:
     """How one column of a sample becomes model input.
 
     Attributes:
-        column: The sample's column.
-        decode: Raw content -> decoded (image: encoded bytes -> uint8 (height, width, channels)), in TensorFlow
-            operations, so that the same code stands in the pipeline and in the SavedModel.
-        prepare: Decoded -> what the model takes (image: uint8 (size, size, channels)).
+        column: The sample's column, unless a tower is named after another one.
+        decode: Raw content -> decoded, in TensorFlow operations, so that the same code stands in the pipeline and in
+            the SavedModel. Image: encoded bytes -> uint8 (height, width, channels). Audio: encoded bytes -> float32
+            (samples,) of -1 to 1 at the card's rate. Text: UTF-8 -> normalized UTF-8.
+        prepare: Decoded -> what the model takes. Image: uint8 (size, size, channels). Audio: float32 (size,). Text:
+            int32 (size,), 0 where there is no token.
         shape: Shape of what the model takes, without the batch.
         blank: The prepared value of a missing sample.
         portable: Whether decode and prepare can stand inside a SavedModel.
+        dtype: Of what the model takes.
     """
 
     column: str
@@ -102,6 +111,7 @@ class Modality:
     shape: tuple[int, ...]
     blank: Callable[[], Tensor]
     portable: bool
+    dtype: str = "uint8"
 
 
 class Adapter(NamedTuple):
@@ -146,8 +156,9 @@ class Backbone:
     Attributes:
         modality: Name of the modality it takes.
         card: Its weight card.
-        inputs: Its input: for images (batch, size, size, channels), pixel values of 0 to 255, any numeric dtype
-            a caller feeds; normalization is the graph's first layer.
+        inputs: Its input, what the modality prepares: for images (batch, size, size, channels), pixel values of 0 to
+            255, any numeric dtype a caller feeds; normalization is the graph's first layer. Waveforms are float32
+            (batch, size), tokens int32 (batch, size).
         features: What it gives.
         groups: From the input to the top. The graph is one tensor wide after each, so a phase may cut there.
     """

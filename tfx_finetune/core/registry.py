@@ -29,14 +29,35 @@ class Registry(Mapping[str, Factory]):
         self._package = package
         self._factories: dict[str, Factory] = {}
         self._aliases: dict[str, str] = {}
+        self._modalities: dict[str, str] = {}
 
-    def register(self, factory: Factory, name: str = "") -> Factory:
-        """Adds `factory` under its own name or `name`; usable as a decorator."""
+    def register(self, factory: Factory, name: str = "", modality: str = "image") -> Factory:
+        """Adds `factory` under its own name or `name`; usable as a decorator.
+
+        Args:
+            factory: The component.
+            name: Its name; by default the factory's.
+            modality: Of what it takes, for backbones and augments.
+        """
         name = name or factory.__name__
         if name in self._factories:
             raise ValueError(f"{self.kind} {name!r} is registered twice")
         self._factories[name] = factory
+        self._modalities[name] = modality
         return factory
+
+    def takes(self, modality: str) -> Callable[[Factory], Factory]:
+        """Decorator that registers a factory for a modality."""
+        return lambda factory: self.register(factory, modality=modality)
+
+    def modality(self, name: str) -> str:
+        """The modality that an entry was registered for.
+
+        Raises:
+            UserError: There is no such entry.
+        """
+        self[name]  # raises for an unknown name
+        return self._modalities[self._aliases.get(name, name)]
 
     def alias(self, spelling: str, name: str) -> None:
         """Accepts another spelling of an entry; it is not listed."""
