@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 Sample = dict[str, Any]
 """Raw columns of one sample, scalar tensors unless said: `image` (encoded bytes, or uint8 pixels of shape
-(height, width, channels)), `audio` (encoded bytes), `text` (UTF-8), each empty where a sample lacks it, `label` (one class name, or several joined by `LABEL_SEPARATOR`), `file` (what a
-person would call this sample: a path, or the source's own id), and, where the data has them, `split`, `group`,
-`source`, `language`. A column that `Source.paths` names holds a path whose content is still to be read."""
+(height, width, channels)), `audio` (encoded bytes), `text` (UTF-8), each empty where a sample lacks it, `label`
+(one class name, or several joined by `LABEL_SEPARATOR`), `file` (what a person would call this sample: a path, or
+the source's own id), and, where the data has them, `split`, `group`, `source`, `language`. A column that
+`Source.paths` names holds a path whose content is still to be read."""
 
 LABEL_SEPARATOR = "\n"
 SPLITS = ("train", "val", "test")
