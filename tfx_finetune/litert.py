@@ -56,6 +56,12 @@ def interpreter(content: bytes, threads: int) -> Interpreter:
     return found
 
 
+def inputs(content: bytes) -> list[str]:
+    """Names of the inputs of a file's signature, in the order in which they lie in it."""
+    found = interpreter(content, 1).get_signature_runner("serving_default").get_input_details()
+    return sorted(found, key=lambda name: found[name]["index"])
+
+
 def calls(content: bytes) -> tuple[Any, Any, list[tuple[Any, int]]]:
     """A file's model and graph, as the schema's classes read them, and its operators with their kinds, in order."""
     model = schema.Model.GetRootAs(content)

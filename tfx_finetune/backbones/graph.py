@@ -96,6 +96,22 @@ def inserted(backbone: Backbone, behind: Mapping[str, Callable[[Any], Any]]) -> 
     )
 
 
+def renamed(backbone: Backbone, prefix: str) -> Backbone:
+    """The same graph with a prefix before the names of its layers and groups, so that a model can hold several.
+
+    The prefix itself becomes the name of its input.
+    """
+    ends = [group.output for group in backbone.groups] + [backbone.features.pooled]
+    for operation in keras.Model(backbone.inputs, ends).operations:
+        operation.name = f"{prefix}_{operation.name}"
+    backbone.inputs.name = backbone.inputs._keras_history.operation.name = prefix
+    groups = tuple(
+        group._replace(name=f"{prefix}_{group.name}", layers=tuple(f"{prefix}_{name}" for name in group.layers))
+        for group in backbone.groups
+    )
+    return dataclasses.replace(backbone, groups=groups)
+
+
 def groups(model: keras.Model) -> tuple[Group, ...]:
     """Divides a graph into groups of layers, each left by one tensor alone.
 

@@ -133,6 +133,10 @@ class Run:
     towers: str = option(
         "", "towers by name, in place of --backbone; one takes the data's column of its name, or of its modality"
     )
+    fusion: str = option("gated()", "how several towers become one")
+    drop_towers: float = option(
+        0.2, "chance that what one of several towers takes is left out of a training sample", low=0, high=0.9
+    )
     plugins: str = option("", "modules to import first, separated by commas; they register further components")
     budget: str = option("balanced", "what training may cost: it sets the phases' defaults", choices=tuple(BUDGETS))
     # Without a value, those of the budget.
