@@ -35,7 +35,7 @@ def model():
 def original(model, tmp_path_factory):
     """A finished bundle, whose TFLite file was refused."""
     bundle = write_bundle(tmp_path_factory.mktemp("bundle") / "bundle", model, EXPORTS)
-    return finish(bundle, table(model), model.golden, SCORES, CHECKS)
+    return finish(bundle, table(model), model.golden, SCORES, (), CHECKS)
 
 
 @pytest.fixture
@@ -280,7 +280,7 @@ def test_several_heads_have_a_record_each(tmp_path):
     model = small({"kind": "classify()", "marks": "tag(threshold=0.3)"})
     bundle = write_bundle(tmp_path / "bundle", model, "tflite()")
     checks = [dataclasses.replace(CHECKS[0], format="tflite")]
-    bundle = finish(bundle, table(model), model.golden, SCORES, checks)
+    bundle = finish(bundle, table(model), model.golden, SCORES, (), checks)
     (tmp_path / "a.png").write_bytes(model.raw[0])
     (record,) = bundle.predict([tmp_path / "a.png"], "tflite")
     assert list(record) == ["file", "kind", "marks"]

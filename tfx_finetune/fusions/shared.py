@@ -26,9 +26,7 @@ def shared(dim: int = 256, contrast: float = 0.1, temperature: float = 0.1) -> F
 
     def fuse(towers: Mapping[str, Features], presence: keras.KerasTensor) -> Fused:
         points = [
-            keras.layers.UnitNormalization(name=f"{tower}_point")(
-                keras.layers.Dense(dim, use_bias=False, name=f"{tower}_projection")(part)
-            )
+            _unit(keras.layers.Dense(dim, use_bias=False, name=f"{tower}_projection")(part))
             for tower, part in normalized(towers, presence).items()
         ]
         weights = shares(presence)
@@ -37,3 +35,8 @@ def shared(dim: int = 256, contrast: float = 0.1, temperature: float = 0.1) -> F
         return Fused((Features(mean(points, weights) * math.sqrt(dim)),), weights, views)
 
     return Fusion(fuse, contrast=contrast, temperature=temperature)
+
+
+def _unit(x: keras.KerasTensor) -> keras.KerasTensor:
+    """Of unit length; what has none stays zero, which Keras's own layer leaves undefined in a TFLite file."""
+    return x * keras.ops.rsqrt(keras.ops.sum(keras.ops.square(x), axis=-1, keepdims=True) + 1e-6)
