@@ -101,6 +101,17 @@ ASSETS: dict[str, Asset] = {
             "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
         },
     ),
+    "speech-embedding": Asset(
+        "pypi",
+        "pyopen-wakeword",
+        "1.1.0",
+        "pyopen_wakeword/models",
+        "Apache-2.0",
+        {
+            "embedding_model.tflite": "c0aea21eb84a4ce90a08c870da41b7a7173b45269e6a3207c71d67c40f3a59d8",
+            "melspectrogram.tflite": "96fa0adccb6e8cf95cb14465409a1a2898ee4a96a85bb9ed3c7eb0e68bf163e8",
+        },
+    ),
     "tux-stamps": Asset("debian", "tuxpaint-stamps-default", "", "usr/share/tuxpaint/stamps", "GPL-2.0-or-later"),
 }
 
