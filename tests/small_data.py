@@ -18,7 +18,7 @@ from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.plan import check
-from tfx_finetune.survey import Table
+from tfx_finetune.samples import Table
 
 
 def picture(path: Path, seed: int = 0) -> Path:

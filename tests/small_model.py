@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.bundle import Bundle, create, describe
+from tfx_finetune.bundle import Bundle
 from tfx_finetune.contracts import (
     BACKBONES,
     EXPORTS,
@@ -24,7 +24,8 @@ from tfx_finetune.contracts import (
 from tfx_finetune.core.spec import parse_spec, parse_specs
 from tfx_finetune.deployed import Servable
 from tfx_finetune.golden import Golden
-from tfx_finetune.survey import Table
+from tfx_finetune.pack import create, describe
+from tfx_finetune.samples import Table
 
 ABOUT = {"name": "fält", "description": "flat fields", "version": "2", "author": "", "licence": "Apache-2.0"}
 NAMES = ("ägg", "bär und café", "猫")

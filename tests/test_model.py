@@ -34,7 +34,6 @@ def network(tmp_path_factory):
 
 def test_one_output_a_head(network):
     """Named by head and output, on one input named by the tower."""
-    assert network.tower == "image"
     assert list(network.model.input) == ["image"]
     assert {name: tensor.shape for name, tensor in network.model.output.items()} == {
         "kind/logits": (None, 3),
@@ -47,7 +46,6 @@ def test_towers_and_heads_have_the_names_they_were_given(tmp_path):
     plan = check(Run(data=str(tmp_path), towers="photo=convnet(size=8)", heads="fruit=classify()"))
     tasks = {head: TASKS.build(spec, LABELS) for head, spec in plan.heads.items()}
     network = build_model(plan, build_tower(plan), tasks)
-    assert network.tower == "photo"
     assert list(network.model.input) == ["photo"]
     assert list(network.model.output) == ["fruit/logits"]
 
@@ -67,7 +65,7 @@ def test_what_unfreeze_means(option, groups, expected):
 
 def trained_by_hand(network, count):
     """Weights of the top groups and the heads, the towers' normalization left out."""
-    groups = network.backbone.groups
+    groups = network.backbones["image"].groups
     names = {name for group in groups[len(groups) - count :] for name in group.layers}
     tower = {name for group in groups for name in group.layers}
     return {
@@ -90,7 +88,7 @@ def test_the_parts_are_the_whole(network, unfreeze):
         expected = expected.numpy()
         assert np.abs(expected[0] - expected[1]).max() > 0.01
         assert np.abs(parts[name].numpy() - expected).max() <= 1e-4 * np.abs(expected).max()
-    expected = trained_by_hand(network, unfrozen(network.backbone, unfreeze))
+    expected = trained_by_hand(network, unfrozen(network.backbones["image"], unfreeze))
     assert {weight.path for weight in network.model.trainable_weights} == expected
     assert {weight.path for weight in top.trainable_weights} == expected
     assert trunk.trainable_weights == []

@@ -5,9 +5,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-import numpy as np
-
-from tfx_finetune.contracts import Batch
+from tfx_finetune.contracts import Batch, Predict
+from tfx_finetune.served import joined
 
 
 class Batcher:
@@ -17,7 +16,7 @@ class Batcher:
     models: Yu et al., OSDI 2022).
 
     Args:
-        predict: Prepared samples (n, ...) -> outputs by name, (n, ...).
+        predict: Prepared inputs by name, (n, ...) -> outputs by name, (n, ...).
         executor: A thread that predictions run in, one at a time.
         most: Samples a batch.
         observe: Called with the size of every batch.
@@ -25,31 +24,32 @@ class Batcher:
 
     def __init__(
         self,
-        predict: Callable[[np.ndarray], Batch],
+        predict: Predict,
         executor: Executor,
         most: int,
         observe: Callable[[int], object] = lambda size: None,
     ) -> None:
         self._predict, self._executor, self._most, self._observe = predict, executor, most, observe
-        self._waiting: deque[tuple[np.ndarray, asyncio.Future[Batch]]] = deque()
+        self._waiting: deque[tuple[Batch, asyncio.Future[Batch]]] = deque()
         self._work: asyncio.Task[None] | None = None
 
-    async def predict(self, samples: np.ndarray) -> Batch:
+    async def predict(self, samples: Batch) -> Batch:
         """Outputs of one request's samples; raises whatever the prediction raised."""
-        parts = [samples[at : at + self._most] for at in range(0, len(samples), self._most)]
+        starts = range(0, size(samples), self._most)
+        parts = [{name: rows[at : at + self._most] for name, rows in samples.items()} for at in starts]
         futures = [asyncio.get_running_loop().create_future() for _ in parts]
         self._waiting += zip(parts, futures, strict=True)
         if self._work is None:
             self._work = asyncio.create_task(self._run())
         found = await asyncio.gather(*futures)
-        return {name: np.concatenate([outputs[name] for outputs in found]) for name in found[0]}
+        return joined(found)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
             batch = self._take()
-            samples = np.concatenate([part for part, _ in batch])
-            self._observe(len(samples))
+            samples = joined([part for part, _ in batch])
+            self._observe(size(samples))
             outputs: Batch | Exception
             try:
                 outputs = await loop.run_in_executor(self._executor, self._predict, samples)
@@ -57,7 +57,7 @@ class Batcher:
                 outputs = error
             start = 0
             for part, future in batch:
-                rows, start = slice(start, start + len(part)), start + len(part)
+                rows, start = slice(start, start + size(part)), start + size(part)
                 if future.cancelled():
                     continue
                 if isinstance(outputs, Exception):
@@ -66,11 +66,16 @@ class Batcher:
                     future.set_result({name: values[rows] for name, values in outputs.items()})
         self._work = None
 
-    def _take(self) -> list[tuple[np.ndarray, asyncio.Future[Batch]]]:
+    def _take(self) -> list[tuple[Batch, asyncio.Future[Batch]]]:
         """What waits longest, as much as makes a batch."""
         batch = [self._waiting.popleft()]
-        size = len(batch[0][0])
-        while self._waiting and size + len(self._waiting[0][0]) <= self._most:
+        count = size(batch[0][0])
+        while self._waiting and count + size(self._waiting[0][0]) <= self._most:
             batch.append(self._waiting.popleft())
-            size += len(batch[-1][0])
+            count += size(batch[-1][0])
         return batch
+
+
+def size(batch: Batch) -> int:
+    """Samples of a batch."""
+    return len(next(iter(batch.values())))

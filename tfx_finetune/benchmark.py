@@ -84,8 +84,15 @@ def measured(bundle: "Bundle", options: Benchmark) -> dict[str, float]:
     """Latency and memory of one file of a bundle in this process, on random input, which takes as long as any other."""
     import numpy as np
 
-    shape = (options.batch, *bundle.modality.shape)
-    inputs = {bundle.modality.column: np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)}
+    from tfx_finetune.contracts import PRESENCE
+
+    rng = np.random.default_rng(0)
+    inputs: dict[str, np.ndarray] = {
+        tower: rng.integers(0, 256, (options.batch, *modality.shape)).astype(modality.fed)
+        for tower, modality in bundle.modalities.items()
+    }
+    if len(inputs) > 1:
+        inputs[PRESENCE] = np.ones((options.batch, len(inputs)), np.float32)
 
     def start() -> Callable[[], object]:
         predict = bundle.reader(options.format).predict

@@ -1,10 +1,9 @@
-"""STATION: the artifact on disk: created by a run, opened by everyone else."""
+"""STATION: the artifact on disk, opened: its files read, its answers given."""
 
-import csv
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,24 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.checks import Check
-from tfx_finetune.choose import link
-from tfx_finetune.contracts import EXPORTS, MODALITIES, TASKS, Card, Labels, Modality, Predict, Task
+from tfx_finetune.contracts import EXPORTS, MODALITIES, PRESENCE, TASKS, Batch, Card, Labels, Modality, Predict, Task
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec, parse_spec
-from tfx_finetune.deployed import Export, Reader, Servable
-from tfx_finetune.golden import Golden, keep
-from tfx_finetune.metadata import label_files
-from tfx_finetune.modalities.image import reason
+from tfx_finetune.dataset import decoded
+from tfx_finetune.deployed import Export, Reader
 from tfx_finetune.sources.rows import pictures, readable
-from tfx_finetune.survey import Table
 
-VERSION = 1
+VERSION = 2
 """Of the manifest's form; a bundle of another version is refused."""
+
+
+Given = str | Path | Mapping[str, Any]
+"""What is to be predicted: a file, or what each tower takes, by name: the path of a file, or the text itself."""
+
+
+class UnreadableError(ValueError):
+    """Why a sample cannot be decoded, in a few words."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,15 @@ class Bundle:
         return {format: (known["path"], known["bytes"]) for format, known in self.manifest["files"].items()}
 
     @functools.cached_property
-    def modality(self) -> Modality:
-        """How raw content becomes model input."""
-        known = self.manifest["modality"]
-        return MODALITIES.build(Spec(known["name"], (), known["options"]), Card(**_tuples(known["card"])))
+    def modalities(self) -> dict[str, Modality]:
+        """How raw content becomes model input, by tower."""
+        return {tower: self._modality(known) for tower, known in self.manifest["towers"].items()}
+
+    def _modality(self, known: Mapping[str, Any]) -> Modality:
+        card = Card(**_tuples(known["card"]))
+        if card.vocabulary:
+            card = dataclasses.replace(card, vocabulary=str(self.path / card.vocabulary))
+        return MODALITIES.build(Spec(known["modality"], (), known["options"]), card)
 
     @functools.cached_property
     def tasks(self) -> dict[str, Task]:
@@ -98,12 +105,32 @@ class Bundle:
         }
 
     @functools.cached_property
-    def prepare(self) -> Callable[[bytes], np.ndarray]:
-        """Raw content -> prepared input, by the operations of training; `tf.errors.OpError` where it is unreadable."""
-        # The modality is built here, outside of the graph that its constants would belong to.
-        modality = self.modality
-        graph = tf.function(lambda raw: modality.prepare(modality.decode(raw)), autograph=False)
-        return lambda raw: graph(tf.constant(raw)).numpy()
+    def prepare(self) -> Callable[[Mapping[str, bytes]], Batch]:
+        """Raw content by tower -> prepared inputs of this one sample, by the operations of training.
+
+        Of several towers some may go without. It raises `UnreadableError` where a content cannot be decoded, or there
+        is none.
+        """
+        # The modalities are built here, outside of the graphs that their constants would belong to.
+        modalities = self.modalities
+        graphs = {tower: _graph(modality) for tower, modality in modalities.items()}
+        several = len(modalities) > 1
+
+        def prepared(raw: Mapping[str, bytes]) -> Batch:
+            if not any(raw.values()) and several:
+                raise UnreadableError(f"has none of {', '.join(modalities)}")
+            inputs = {}
+            for tower, modality in modalities.items():
+                content = raw.get(tower, b"")
+                try:
+                    there = bool(content) or not several
+                    inputs[tower] = graphs[tower](tf.constant(content), tf.constant(there)).numpy()[None]
+                except tf.errors.OpError as error:
+                    raise UnreadableError((f"{tower}: " if several else "") + modality.reason(error)) from None
+            presence = np.array([[bool(raw.get(tower)) for tower in modalities]], np.float32)
+            return inputs | ({PRESENCE: presence} if several else {})
+
+        return prepared
 
     @functools.cached_property
     def _opened(self) -> dict[str, Predict]:
@@ -135,113 +162,69 @@ class Bundle:
         with files.atomic(self.path / name) as draft:
             draft.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
 
-    def predict(self, paths: Iterable[str | Path], format: str = "") -> list[dict[str, Any]]:
-        """Predicts files, and every picture of folders.
+    def predict(self, samples: Iterable[Given], format: str = "") -> list[dict[str, Any]]:
+        """Predicts files, every file of folders, and samples of several parts.
 
         Args:
-            paths: Files and folders.
+            samples: Files and folders, for a model of one tower; or `{tower: path of a file}`, where text stands as it
+                is, and some towers may be left out.
             format: Which of the bundle's files predicts; by default the first.
 
         Returns:
-            One record a file, in order: file, label, score and scores by label (by head where there are several),
-            or file and error where it cannot be read.
-        """
-        return list(self.predict_each(paths, format))
+            One record a sample, in order: file (or input), label, score and scores by label (by head where there are
+            several), or file and error where it cannot be read.
 
-    def predict_each(self, paths: Iterable[str | Path], format: str = "") -> Iterator[dict[str, Any]]:
+        Raises:
+            UserError: A model of several towers is given a file that is not named, or one of another name.
+        """
+        return list(self.predict_each(samples, format))
+
+    def predict_each(self, samples: Iterable[Given], format: str = "") -> Iterator[dict[str, Any]]:
         """As `predict`, one record at a time."""
         format = format or self.formats[0]
         if format not in self._opened:
             self._opened[format] = self.reader(format).predict
         if not self.manifest["verified"][format]:
             progress.say(f"{format} did not pass verification; scores.json says why")
-        for path in _expand(paths):
-            name = readable(str(path))
+        for given in _expand(samples):
+            shown = {"input": dict(given)} if isinstance(given, Mapping) else {"file": readable(str(given))}
             try:
-                pixels = self.prepare(path.read_bytes())
+                inputs = self.prepare(self._content(given))
             except (OSError, ValueError) as error:  # ValueError: the path holds what no path can, such as a null byte.
-                yield {"file": name, "error": getattr(error, "strerror", None) or str(error)}
+                yield shown | {"error": getattr(error, "strerror", None) or str(error)}
                 continue
-            except tf.errors.OpError as error:
-                yield {"file": name, "error": reason(error)}
-                continue
-            outputs = self._opened[format]({self.modality.column: pixels[None]})
+            outputs = self._opened[format](inputs)
             found = {head: task.predict(outputs[f"{head}/scores"][0]) for head, task in self.tasks.items()}
-            yield {"file": name} | (next(iter(found.values())) if len(found) == 1 else found)
+            yield shown | (next(iter(found.values())) if len(found) == 1 else found)
+
+    def _content(self, given: str | Path | Mapping[str, Any]) -> dict[str, bytes]:
+        """The raw content of what is to be predicted, by tower."""
+        towers = list(self.modalities)
+        if not isinstance(given, Mapping):
+            if len(towers) > 1:
+                todo = "name what each takes, such as " + json.dumps(dict.fromkeys(towers, "..."))
+                raise UserError("a model of several inputs", received=given, allowed=towers, todo=todo)
+            return {towers[0]: Path(given).read_bytes()}
+        if unknown := set(given) - set(towers):
+            raise UserError("the model has no such input", received=min(unknown), allowed=towers)
+        return {
+            tower: str(value).encode() if self.modalities[tower].inline else Path(value).read_bytes()
+            for tower, value in given.items()
+            if value
+        }
 
 
-def create(path: Path, manifest: dict[str, Any], exports: Mapping[str, Export], servable: Servable) -> Bundle:
-    """Writes every export, the labels and the manifest into a folder, which appears only when it is whole.
-
-    Args:
-        path: The bundle's folder; an earlier one is replaced.
-        manifest: What the run knows about the model; `version` and `files` are added.
-        exports: The files to write, by spec string.
-        servable: What they write.
-    """
-    known = {}
-    with files.atomic(path) as draft, progress.bar("export", len(exports)) as advance:
-        draft.mkdir()
-        for spec, export in exports.items():
-            export.write(servable, draft / export.file)
-            size = files.size(draft / export.file)
-            known[export.format] = {"path": export.file, "export": spec, "bytes": size}
-            advance(1, f"{export.format} {size / 1e6:.2f} MB")
-        for name, text in label_files(servable.labels).values():
-            (draft / name).write_text(text, encoding="utf-8")
-        bundle = Bundle(draft, manifest | {"version": VERSION, "files": known})
-        bundle.write("manifest.json", bundle.manifest)
-    return dataclasses.replace(bundle, path=path)
-
-
-def finish(
-    bundle: Bundle,
-    table: Table,
-    golden: Golden,
-    scores: Mapping[str, Any],
-    checks: Sequence[Check],
-    chosen: Check | None = None,
-) -> Bundle:
-    """Adds what was proven: scores.json, golden/, split.csv, the mark of each file that passed, and all checksums.
-
-    Args:
-        bundle: As `create` made it.
-        table: The samples and their split.
-        golden: Samples and outputs that the files were held against.
-        scores: Of the trained model on the test split.
-        checks: Of every file.
-        chosen: That of the file which `model_best.tflite` is another name of.
-    """
-    if chosen:
-        link(bundle.file(chosen.format))
-    bundle.write("golden/outputs.json", keep(golden, bundle.path / "golden"))
-    bundle.write("scores.json", {"test": scores} | {check.format: check.record() for check in checks})
-    with (bundle.path / "split.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["file", "split", "sha256", *table.columns])
-        writer.writerows(zip(table.file, table.split, table.digest, *table.columns.values(), strict=True))
-    verified = {check.format: not check.reason for check in checks}
-    known = {"verified": verified} | ({"best": chosen.format} if chosen else {})
-    done = dict(bundle.manifest) | known | {"sha256": _digests(bundle.path)}
-    bundle.write("manifest.json", done)
-    return dataclasses.replace(bundle, manifest=done)
-
-
-def describe(modality: str, options: dict[str, Any], card: Card) -> dict[str, Any]:
-    """The manifest's entry from which `Bundle.modality` is built again."""
-    return {"name": modality, "options": options, "card": dataclasses.asdict(card)}
+def _graph(modality: Modality) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    return tf.function(lambda raw, there: modality.prepare(decoded(modality, raw, there)), autograph=False)
 
 
 def _tuples(card: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in card.items()}
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """Checksum of every file of a bundle, the manifest left out, which holds them."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return {name: files.sha256(folder / name) for name in names if name != "manifest.json"}
-
-
-def _expand(paths: Iterable[str | Path]) -> Iterator[Path]:
-    for path in map(Path, paths):
-        yield from pictures(path) if path.is_dir() else [path]
+def _expand(samples: Iterable[Given]) -> Iterator[Path | Mapping[str, Any]]:
+    for given in samples:
+        if isinstance(given, Mapping):
+            yield given
+        else:
+            yield from pictures(Path(given)) if Path(given).is_dir() else [Path(given)]

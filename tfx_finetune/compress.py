@@ -30,7 +30,7 @@ from tfx_finetune.model import Network, in_float32
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
 
-Rounded = Callable[[tf.Tensor], dict[str, tf.Tensor]]
+Rounded = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Compressed:
 
     Attributes:
         network: The network with its new weights; folded where anything was compressed.
-        rounded: Prepared inputs (batch, ...) -> {"<head>/logits": ...}, rounded to int8; None without `qat()`.
+        rounded: Prepared inputs by name, (batch, ...) -> {"<head>/logits": ...}, rounded to int8; None without `qat()`.
         histories: What each compression did.
     """
 
@@ -51,8 +51,9 @@ class Compressed:
 def check_layers(network: Network, plan: Plan) -> None:
     """Raises a `UserError`, before training, where a compression is wanted for layers that Keras 2 does not have."""
     if plan.compressions and (unknown := bridge.strangers(network.model)):
+        towers = ", ".join(map(str, plan.towers.values()))
         raise UserError(
-            f"--compress cannot take {plan.tower[1]}, which has layers without a counterpart in Keras 2",
+            f"--compress cannot take {towers}, which has layers without a counterpart in Keras 2",
             received=", ".join(unknown),
             allowed="networks of the layers that docs/compression.md lists",
             todo="leave --compress out: tflite(quantize='int8') needs no training",
@@ -75,7 +76,8 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
     # TF-MOT takes no dictionaries; theirs are flattened in the order of their keys.
     twin = tf_keras.Model(structured.inputs, structured.outputs)
     names = sorted(network.model.output)
-    fed, examples = feed(None, Phase(), data, plan), data.examples(plan.run.calibration)[data.modality.column]
+    ((tower, backbone),) = network.backbones.items()
+    fed, examples = feed({}, Phase(), data, plan), data.examples(plan.run.calibration)[tower]
     histories: list[History] = []
     rounded = None
     specs = list(plan.compressions)
@@ -92,8 +94,8 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
         compression.strip(wrapped, twin)
         rounded = run if compression.name == "qat" else None
     bridge.bring_back(twin, model)
-    backbone = dataclasses.replace(network.backbone, inputs=model.input[network.tower])
-    return Compressed(dataclasses.replace(network, model=model, backbone=backbone), rounded, histories)
+    backbone = dataclasses.replace(backbone, inputs=model.input[tower])
+    return Compressed(dataclasses.replace(network, model=model, backbones={tower: backbone}), rounded, histories)
 
 
 def _place(compression: Compression, specs: list[str], calibration: int) -> str:
@@ -116,10 +118,11 @@ def _copy(twin: Any) -> Any:
 
 
 def _named(wrapped: Any, names: list[str]) -> Rounded:
-    """A model of one output or a list of them as a function to outputs by name."""
+    """A model of one output or a list of them as a function from inputs by name to outputs by name."""
 
-    def run(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = wrapped(inputs, training=False)
+    def run(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        (x,) = inputs.values()
+        outputs = wrapped(tf.cast(x, tf.float32), training=False)
         return dict(zip(names, outputs if isinstance(outputs, list) else [outputs], strict=True))
 
     return run
@@ -152,7 +155,7 @@ def _fit(
         keeper.advance = advance
         if compression.epochs:
             wrapped.fit(
-                _batches(fed, network.tower, names, compression.epochs),
+                _batches(fed, names, compression.epochs),
                 epochs=compression.epochs,
                 steps_per_epoch=steps,
                 callbacks=[*compression.callbacks(), keeper],
@@ -174,7 +177,7 @@ def _keeper(wrapped: Any, run: Rounded, compression: Compression, network: Netwo
     graph = tf.function(run, autograph=False)
 
     def scores() -> dict[str, float]:
-        return judged(lambda x: graph(tf.cast(x, tf.float32)), network.tasks, fed.val)
+        return judged(graph, network.tasks, fed.val)
 
     class Keeper(tf_keras.callbacks.Callback):
         best: Weights = wrapped.get_weights()
@@ -204,11 +207,12 @@ def _loss(loss: keras.losses.Loss) -> Callable[[Any, Any], Any]:
     return lambda target, logits: loss.call(target, logits)
 
 
-def _batches(fed: Feed, tower: str, names: list[str], epochs: int) -> tf.data.Dataset:
+def _batches(fed: Feed, names: list[str], epochs: int) -> tf.data.Dataset:
     """Training batches with targets and weights in lists; the weights of a batch have mean 1, as in `Task.loss`."""
 
     def listed(x: dict, y: dict, w: dict) -> tuple:
         weights = tuple(w[name] / tf.reduce_mean(w[name]) for name in names)
-        return tf.cast(x[tower], tf.float32), tuple(y[name] for name in names), weights
+        (inputs,) = x.values()
+        return tf.cast(inputs, tf.float32), tuple(y[name] for name in names), weights
 
     return mapped(fed.batches(0, epochs), listed)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
+from tfx_finetune.core.errors import first_line
 from tfx_finetune.core.registry import Registry
 
 if TYPE_CHECKING:
@@ -89,21 +90,39 @@ class Card:
     vocabulary: str = ""
 
 
+PRESENCE = "presence"
+"""Name of the input of a model of several towers that says which of them have something to see: float32 (batch,
+towers), 1 or 0."""
+
+
+class Exhibit(NamedTuple):
+    """A sample as a person looks at it: an encoded picture, a WAV file, a text, each empty where there is none."""
+
+    picture: bytes = b""
+    sound: bytes = b""
+    text: str = ""
+
+
 @dataclass(frozen=True)
 class Modality:
     """How one column of a sample becomes model input.
 
     Attributes:
-        column: The sample's column, unless a tower is named after another one.
+        column: The modality's name, and the sample's column unless a tower is named after another one.
         decode: Raw content -> decoded, in TensorFlow operations, so that the same code stands in the pipeline and in
             the SavedModel. Image: encoded bytes -> uint8 (height, width, channels). Audio: encoded bytes -> float32
             (samples,) of -1 to 1 at the card's rate. Text: UTF-8 -> normalized UTF-8.
         prepare: Decoded -> what the model takes. Image: uint8 (size, size, channels). Audio: float32 (size,). Text:
             int32 (size,), 0 where there is no token.
         shape: Shape of what the model takes, without the batch.
-        blank: The prepared value of a missing sample.
+        blank: The decoded value of a missing sample, in a model of several towers.
         portable: Whether decode and prepare can stand inside a SavedModel.
-        dtype: Of what the model takes.
+        dtype: Of what prepare gives.
+        noun: What a sample is, in the plural.
+        usual: The augments of a run that names none, as specs.
+        inline: Whether people write the content itself where others have the path of a file.
+        reason: Why something cannot be decoded, in a few words, from what decoding raised.
+        show: (raw content, prepared) -> the sample as a person looks at it.
     """
 
     column: str
@@ -113,6 +132,16 @@ class Modality:
     blank: Callable[[], Tensor]
     portable: bool
     dtype: str = "uint8"
+    noun: str = "samples"
+    usual: str = ""
+    inline: bool = False
+    reason: Callable[[Exception], str] = first_line
+    show: Callable[[bytes, np.ndarray], Exhibit] = lambda raw, prepared: Exhibit()
+
+    @property
+    def fed(self) -> str:
+        """The type in which models take it: pixels as floats, so that what comes next need not convert them."""
+        return "float32" if self.dtype == "uint8" else self.dtype
 
 
 class Adapter(NamedTuple):
@@ -157,9 +186,9 @@ class Backbone:
     Attributes:
         modality: Name of the modality it takes.
         card: Its weight card.
-        inputs: Its input, what the modality prepares: for images (batch, size, size, channels), pixel values of 0 to
-            255, any numeric dtype a caller feeds; normalization is the graph's first layer. Waveforms are float32
-            (batch, size), tokens int32 (batch, size).
+        inputs: Its input, what the modality prepares, as `Modality.fed`: pictures (batch, size, size, channels), pixel
+            values of 0 to 255, which the graph's first layer normalizes; waveforms (batch, size); tokens int32 (batch,
+            size).
         features: What it gives.
         groups: From the input to the top. The graph is one tensor wide after each, so a phase may cut there.
     """

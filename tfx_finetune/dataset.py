@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfx_finetune.contracts import Modality
 from tfx_finetune.core import hardware
 
 plain = tf.autograph.experimental.do_not_convert
@@ -25,3 +26,10 @@ def finished(samples: tf.data.Dataset, ahead: int = 2) -> tf.data.Dataset:
     options = tf.data.Options()
     options.autotune.enabled = False
     return samples.prefetch(ahead).with_options(options)
+
+
+def decoded(modality: Modality, content: tf.Tensor, there: tf.Tensor | bool) -> tf.Tensor:
+    """Raw content, decoded; the modality's blank where it is not there."""
+    if there is True or content.dtype != tf.string:
+        return modality.decode(content)
+    return tf.cond(there, lambda: modality.decode(content), modality.blank)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tfx_finetune.contracts import Batch, Predict
+from tfx_finetune.contracts import PRESENCE, Batch, Predict
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from tfx_finetune.contracts import Tensor
+    from tfx_finetune.contracts import Modality, Tensor
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class Servable:
     """What every export writes: raw or prepared input in, decoded output out.
 
     Attributes:
-        model: Keras model, {column: prepared input} -> {"<head>/scores": ...}.
-        decode: Raw column (scalar) -> prepared, by column.
-        shapes: Shape of the prepared input, by column.
+        model: Keras model, {tower: prepared input} -> {"<head>/scores": ...}; with several towers it takes `PRESENCE`
+            too.
+        modalities: How raw content becomes its inputs, by tower.
         labels: Class names by head.
-        examples: Prepared training inputs for calibration: {column: uint8 (n, ...)}.
+        examples: Prepared training inputs for calibration, (n, ...).
         about: What files say about themselves: name, description, version, author, licence.
-        rounded: Prepared input (batch, ...) float -> decoded outputs, with the rounding of int8 in the graph as
+        rounded: Prepared inputs (batch, ...) -> decoded outputs, with the rounding of int8 in the graph as
             quantization-aware training left it; None where there was none.
         drop: Score that a predict function loses against the trained model on validation samples, for exports that
             choose by it; None where none does.
@@ -35,21 +35,31 @@ class Servable:
     """
 
     model: keras.Model
-    decode: Mapping[str, Callable[[Tensor], Tensor]]
-    shapes: Mapping[str, tuple[int, ...]]
+    modalities: Mapping[str, Modality]
     labels: Mapping[str, tuple[str, ...]]
     examples: Batch
     about: Mapping[str, str] = field(default_factory=dict)
-    rounded: Callable[[Tensor], dict[str, Tensor]] | None = None
+    rounded: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     drop: Callable[[Predict], float] | None = None
     allowed: float = 0.0
+
+    @property
+    def inputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape, without the batch, and type of each input."""
+        found = {tower: (modality.shape, modality.fed) for tower, modality in self.modalities.items()}
+        return found | ({PRESENCE: ((len(found),), "float32")} if len(found) > 1 else {})
+
+    @property
+    def portable(self) -> bool:
+        """Whether raw content can be prepared inside of a SavedModel."""
+        return all(modality.portable for modality in self.modalities.values())
 
 
 class Reader(NamedTuple):
     """An exported file, opened.
 
     predict: Prepared inputs -> decoded outputs.
-    serve: Raw inputs ({column: list of bytes}) -> decoded outputs, for files that decode by themselves.
+    serve: Raw inputs ({tower: list of bytes}) -> decoded outputs, for files that decode by themselves.
     """
 
     predict: Predict

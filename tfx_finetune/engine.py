@@ -56,12 +56,13 @@ def _fastest(trunk: keras.Model, samples: int) -> _Lists:
 
 def _keras(trunk: keras.Model) -> _Lists:
     run = tf.function(lambda inputs: _listed(trunk, inputs), jit_compile=hardware.detect().jit_compile)
-    return lambda inputs: [output.numpy() for output in run(tf.cast(inputs, tf.float32))]
+    (source,) = trunk.inputs
+    return lambda inputs: [output.numpy() for output in run(tf.cast(inputs, source.dtype))]
 
 
 def _litert(trunk: keras.Model) -> _Lists:
     (source,) = trunk.inputs
-    spec = tf.TensorSpec([1, *source.shape[1:]], tf.float32)
+    spec = tf.TensorSpec([1, *source.shape[1:]], source.dtype)
     frozen = litert.freeze(lambda inputs: _listed(trunk, inputs), [spec])
     content = litert.convert(lambda: tf.lite.TFLiteConverter.from_concrete_functions([frozen]))
     # One single-threaded interpreter a core, each with a sample of its own, keeps every core busy to the end.
@@ -77,7 +78,7 @@ def _litert(trunk: keras.Model) -> _Lists:
 
     def one(sample: np.ndarray) -> list[np.ndarray]:
         interpreter = free.get()
-        interpreter.set_tensor(fed, sample[None].astype(np.float32))
+        interpreter.set_tensor(fed, sample[None].astype(source.dtype))
         interpreter.invoke()
         outputs = [interpreter.get_tensor(target)[0] for target in targets]
         free.put(interpreter)

@@ -73,7 +73,7 @@ def print_scores(options: Evaluate, rest: list[str]) -> None:
 
     load_plugins(options.plugins)
     bundle = Bundle.open(options.bundle)
-    data = labelled(options.data, bundle.modality, bundle.tasks, options.split, options.max_bad)
+    data = labelled(options.data, bundle.modalities, bundle.tasks, options.split, options.max_bad)
     predict = bundle.reader(options.format).predict
     batches = ((inputs, targets) for inputs, targets, _ in data.batches("test").as_numpy_iterator())
     scores = evaluate(bundle.tasks, *predictions(predict, batches))

@@ -9,8 +9,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfx_finetune.modalities.image import reason
-
 
 @functools.lru_cache(maxsize=4)
 def decoder(decode: Callable) -> Callable:
@@ -26,13 +24,27 @@ def decoder(decode: Callable) -> Callable:
     return lambda contents: run(tf.constant(contents))
 
 
-def examine(contents: Sequence[Any], is_path: bool, decode: Callable) -> list[tuple[str, str]]:
-    """Returns for each the hash of its content, or why it cannot be used."""
+def examine(
+    contents: Sequence[Any], is_path: bool, decode: Callable, reason: Callable[[Exception], str], lacking: bool = False
+) -> list[tuple[str, str]]:
+    """Returns for each the hash of its content, or why it cannot be used.
+
+    Args:
+        contents: Encoded, or the paths of files, or pixels.
+        is_path: Whether they are paths.
+        decode: See `decoder`.
+        reason: See `Modality.reason`.
+        lacking: Whether a content may be empty, which has an empty hash.
+    """
+    if lacking:
+        there = [content for content in contents if not isinstance(content, bytes) or content]
+        each = iter(examine(there, is_path, decode, reason))
+        return [next(each) if not isinstance(content, bytes) or content else ("", "") for content in contents]
     read = [_read(content) if is_path else (content, "") for content in contents]
     encoded = [content for content, why in read if not why and isinstance(content, bytes)]
     broken = {}
-    if encoded and _complaint(encoded, decode):
-        broken = {content: why for content in encoded if (why := _complaint([content], decode))}
+    if encoded and _complaint(encoded, decode, reason):
+        broken = {content: why for content in encoded if (why := _complaint([content], decode, reason))}
     found = []
     for content, why in read:
         why = why or (broken.get(content, "") if isinstance(content, bytes) else "")
@@ -49,7 +61,7 @@ def _read(path: bytes) -> tuple[bytes, str]:
         return b"", getattr(error, "strerror", None) or str(error)
 
 
-def _complaint(contents: list[bytes], decode: Callable) -> str:
+def _complaint(contents: list[bytes], decode: Callable, reason: Callable[[Exception], str]) -> str:
     """Why one of them cannot be decoded; empty if all can."""
     try:
         decode(contents)

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfx_finetune.contracts import PRESENCE, Batch
 from tfx_finetune.core import files, progress
 from tfx_finetune.dataset import finished, mapped, plain
 from tfx_finetune.engine import Apply
@@ -27,40 +28,41 @@ class Store:
     """Arrays on disk, memory-mapped, one row a sample: what goes into the top, targets and weights by head.
 
     Attributes:
-        inputs: One array a view, each (n, ...).
+        inputs: For each view, what each tower gives, and `PRESENCE` where there are several, (n, ...).
         targets: By head, (n, ...).
         weights: By head, (n,).
     """
 
-    inputs: tuple[np.ndarray, ...]
+    inputs: tuple[Batch, ...]
     targets: dict[str, np.ndarray]
     weights: dict[str, np.ndarray]
 
     def __len__(self) -> int:
-        return len(self.inputs[0])
+        return len(next(iter(self.inputs[0].values())))
 
-    def batches(self, size: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    def batches(self, size: int) -> Iterator[tuple[Batch, Batch]]:
         """Yields (inputs, targets) of the first view in order."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            yield np.asarray(self.inputs[0][part]), {head: target[part] for head, target in self.targets.items()}
+            yield rows(self.inputs[0], part), rows(self.targets, part)
 
     def epochs(self, first: int, last: int, size: int, order: Order) -> tf.data.Dataset:
         """Shuffled batches of the epochs `first` to `last - 1`; epoch e takes view e modulo the number of views."""
-        heads = list(self.targets)
-        columns = [self.inputs[0], *self.targets.values(), *self.weights.values()]
+        kinds = (self.inputs[0], self.targets, self.weights)
+        columns = [column for kind in kinds for column in kind.values()]
         types = [tf.as_dtype(column.dtype) for column in columns]
 
-        def gather(epoch: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
+        def gather(epoch: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
             view = self.inputs[int(epoch) % len(self.inputs)]
-            return [np.asarray(column[rows]) for column in (view, *columns[1:])]
+            return [np.asarray(column[chosen]) for column in (*view.values(), *columns[len(view) :])]
 
-        def batch(epoch: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, dict, dict]:
-            found = tf.numpy_function(gather, [epoch, rows], types, stateful=False)
+        def batch(epoch: tf.Tensor, chosen: tf.Tensor) -> tuple[dict, dict, dict]:
+            found = tf.numpy_function(gather, [epoch, chosen], types, stateful=False)
             for tensor, column in zip(found, columns, strict=True):
                 tensor.set_shape([None, *column.shape[1:]])
-            targets, weights = found[1 : 1 + len(heads)], found[1 + len(heads) :]
-            return found[0], dict(zip(heads, targets, strict=True)), dict(zip(heads, weights, strict=True))
+            each = iter(found)
+            inputs, targets, weights = ({name: next(each) for name in kind} for kind in kinds)
+            return inputs, targets, weights
 
         @plain
         def one(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -70,71 +72,86 @@ class Store:
         return finished(tf.data.Dataset.range(first, last).flat_map(one), ahead=4)
 
 
-def collect(data: Data, split: str, views: int, trunk: Apply | None, key: str, folder: Path) -> Store:
-    """Returns the trunk's outputs of a split, from disk if they are there, else computed and kept.
+def collect(
+    data: Data, split: str, views: int, trunks: Mapping[str, Apply], keys: Mapping[str, str], folder: Path
+) -> Store:
+    """Returns the trunks' outputs of a split, from disk if they are there, else computed and kept.
 
     Args:
         data: The samples.
         split: `train`, `val` or `test`.
         views: How many augmented views of each sample; 1 is the sample itself.
-        trunk: Inputs (batch, ...) -> outputs (batch, ...); None keeps the prepared inputs themselves.
-        key: Digest of everything that determines the outputs besides split and view; see `fingerprint`.
+        trunks: Inputs (batch, ...) -> outputs (batch, ...), by tower; without one, the prepared inputs are kept.
+        keys: Digest of everything that determines the outputs besides split and view, by tower; see `fingerprint`.
         folder: Where stores are kept.
     """
-    compute(data, split, {key: views}, trunk, folder)
-    stores = []
+    compute(data, split, {tower: {key: views} for tower, key in keys.items()}, trunks, folder)
+    stores: list[dict[str, Batch]] = []
     for view in range(views):
-        place = _place(folder, key, split, view)
-        place.touch()
-        stores.append({file.stem: np.load(file, mmap_mode="r") for file in place.glob("*.npy")})
-    heads = list(data.tasks)
+        stores.append({})
+        for tower, key in keys.items():
+            place = _place(folder, key, split, view)
+            place.touch()
+            stores[-1][tower] = {file.stem: np.load(file, mmap_mode="r") for file in place.glob("*.npy")}
+    inputs = tuple({tower: kept["input"] for tower, kept in store.items()} for store in stores)
+    if len(keys) > 1:
+        there = np.stack([kept["present"] for kept in stores[0].values()], 1)
+        inputs = tuple(view | {PRESENCE: there} for view in inputs)
+    heads, kept = list(data.tasks), next(iter(stores[0].values()))
     return Store(
-        tuple(store["input"] for store in stores),
-        {head: stores[0][f"target_{position}"] for position, head in enumerate(heads)},
-        {head: stores[0][f"weight_{position}"] for position, head in enumerate(heads)},
+        inputs,
+        {head: kept[f"target_{position}"] for position, head in enumerate(heads)},
+        {head: kept[f"weight_{position}"] for position, head in enumerate(heads)},
     )
 
 
-def compute(data: Data, split: str, views: Mapping[str, int], trunk: Apply | None, folder: Path) -> None:
+def compute(
+    data: Data, split: str, views: Mapping[str, Mapping[str, int]], trunks: Mapping[str, Apply], folder: Path
+) -> None:
     """Computes what is not kept yet, in one pass over the samples of a split.
 
     Args:
         data: The samples.
         split: `train`, `val` or `test`.
-        views: How many augmented views of each sample, by the key of each output of the trunk.
-        trunk: Inputs (batch, ...) -> its output or outputs (batch, ...); None keeps the prepared inputs themselves.
+        views: How many augmented views of each sample, by tower and by the key of each output of its trunk.
+        trunks: Inputs (batch, ...) -> its output or outputs (batch, ...), by tower; without one, the prepared inputs
+            are kept.
         folder: Where stores are kept.
     """
     wanted = {
-        (output, view): _place(folder, key, split, view)
-        for output, (key, most) in enumerate(views.items())
+        (tower, output, view): _place(folder, key, split, view)
+        for tower, keys in views.items()
+        for output, (key, most) in enumerate(keys.items())
         for view in range(most)
     }
     missing = {at: place for at, place in wanted.items() if not place.is_dir()}
     if not missing:
         return
-    count, shown = data.table.size(split), sorted({view for _, view in missing})
+    towers = list(dict.fromkeys(tower for tower, _, _ in missing))
+    count, shown = data.table.size(split), sorted({view for _, _, view in missing})
     title = f"{split}, {len(shown)} views" if len(shown) > 1 else split
     with contextlib.ExitStack() as stack, progress.bar(title, count) as advance:
         writers = {at: _Writer(stack.enter_context(files.atomic(place)), count) for at, place in missing.items()}
         for opened in writers.values():
             stack.callback(opened.close)
-        for batch in data.views(split, shown).as_numpy_iterator():
+        for batch in data.views(split, shown, towers).as_numpy_iterator():
             for view, (inputs, targets, weights) in zip(shown, batch, strict=True):
-                (pixels,) = inputs.values()
-                outputs = trunk(pixels) if trunk else pixels
-                rows = {f"target_{i}": value for i, value in enumerate(targets.values())}
-                rows |= {f"weight_{i}": value for i, value in enumerate(weights.values())}
-                for position, output in enumerate(outputs if isinstance(outputs, list) else [outputs]):
-                    if writer := writers.get((position, view)):
-                        writer.write(rows | {"input": output})
-            advance(len(pixels), f"{count} samples")
+                known = {f"target_{i}": value for i, value in enumerate(targets.values())}
+                known |= {f"weight_{i}": value for i, value in enumerate(weights.values())}
+                for tower in towers:
+                    if PRESENCE in inputs:
+                        known["present"] = inputs[PRESENCE][:, list(data.columns).index(tower)]
+                    outputs = trunks[tower](inputs[tower]) if tower in trunks else inputs[tower]
+                    for position, output in enumerate(outputs if isinstance(outputs, list) else [outputs]):
+                        if writer := writers.get((tower, position, view)):
+                            writer.write(known | {"input": output})
+            advance(len(inputs[towers[0]]), f"{count} samples")
 
 
-def fingerprint(data: Data, trunk: keras.Model | None, settings: dict[str, Any]) -> str:
+def fingerprint(data: Data, tower: str, trunk: keras.Model | None, settings: dict[str, Any]) -> str:
     """Digest of what determines a trunk's outputs: samples, split, targets, preparation, graph and weights."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for column in (data.table.digest, data.table.split, *data.table.columns.values()):
+    for column in (data.table.contents[tower], data.table.split, *data.table.columns.values()):
         digest.update("\n".join(column).encode())
     if trunk is not None:
         for layer in trunk.layers:
@@ -144,6 +161,11 @@ def fingerprint(data: Data, trunk: keras.Model | None, settings: dict[str, Any])
         for weight in trunk.weights:
             digest.update(weight.numpy().tobytes())
     return digest.hexdigest()
+
+
+def rows(batch: Batch, chosen: Any) -> Batch:
+    """Some rows of every array."""
+    return {name: np.asarray(values[chosen]) for name, values in batch.items()}
 
 
 def evict(folder: Path, most: int, since: float) -> None:

@@ -2,10 +2,13 @@
 
 import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfx_finetune import features
@@ -26,14 +29,12 @@ class Feed:
 
     Attributes:
         data: The samples themselves.
-        whole: Whether the whole model is trained, which takes its input by name.
         train: What the trained part sees of the training samples; None where that is new in every epoch, as augmented
             samples are where there is no trunk.
         val: What the trained part sees of the validation samples; None where there are none.
     """
 
     data: Data
-    whole: bool
     train: Store | None
     val: Store | None
 
@@ -43,19 +44,26 @@ class Feed:
             batches = self.data.epochs("train", first, last)
             return mapped(batches, lambda x, y, w: (x, _by_output(y), _by_output(w)))
         batches = self.train.epochs(first, last, self.data.batch_size, self.data.order)
-        name = self.data.tower
-        return mapped(batches, lambda x, y, w: ({name: x} if self.whole else x, _by_output(y), _by_output(w)))
+        return mapped(batches, lambda x, y, w: (x, _by_output(y), _by_output(w)))
 
 
-def feed(trunk: keras.Model | None, phase: Phase, data: Data, plan: Plan) -> Feed:
-    """Computes what a phase sees of its trunk, where that is not kept yet."""
-    size, key, folder = data.table.size, _key(trunk, data, plan), _folder(plan)
-    apply = engine(trunk, size("train") * phase.views + size("val"), plan.run.cache.precision) if trunk else None
-    val = features.collect(data, "val", 1, apply, key, folder) if size("val") else None
-    views = phase.views if trunk else 1
-    kept = trunk or (not data.augments and _fits(data, folder))
-    train = features.collect(data, "train", views, apply, key, folder) if kept else None
-    return Feed(data, trunk is None, train, val)
+def feed(trunks: Mapping[str, keras.Model], phase: Phase, data: Data, plan: Plan) -> Feed:
+    """Computes what a phase sees of its trunks, where that is not kept yet."""
+    size, folder = data.table.size, _folder(plan)
+    keys = {tower: _key(tower, trunks.get(tower), data, plan) for tower in data.modalities}
+    samples = size("train") * phase.views + size("val")
+    applied = {tower: engine(trunk, samples, plan.run.cache.precision) for tower, trunk in trunks.items()}
+    val = features.collect(data, "val", 1, applied, keys, folder) if size("val") else None
+    views = phase.views if trunks else 1
+    kept = trunks or (not data.augments and _fits(data, folder))
+    train = features.collect(data, "train", views, applied, keys, folder) if kept else None
+    return Feed(data, train, val)
+
+
+def prepared(data: Data, split: str, plan: Plan) -> Store:
+    """The prepared samples of a split, kept in the work folder while the run lasts."""
+    keys = {tower: f"prepared {tower}" for tower in data.modalities}
+    return features.collect(data, split, 1, {}, keys, plan.workdir / "features")
 
 
 def feed_ahead(network: Network, data: Data, plan: Plan) -> None:
@@ -64,35 +72,41 @@ def feed_ahead(network: Network, data: Data, plan: Plan) -> None:
     What a phase leaves frozen is now what it will be then, unless an earlier phase trains more of the tower. A phase
     that is done already sees nothing any more.
     """
-    trunks: dict[str, keras.Model] = {}
-    views: dict[str, int] = {}
-    most = 0
+    outputs: dict[str, list[Any]] = {}
+    views: dict[str, dict[str, int]] = {}
+    most = dict.fromkeys(network.backbones, 0)
     for name, phase in plan.phases.items():
-        count = unfrozen(network.backbone, phase.unfreeze)
-        trunk, _ = cut(network, phase.unfreeze)
-        if trunk and count >= most and not Checkpoint.of(plan.workdir, name).done:
-            key = _key(trunk, data, plan)
-            trunks[key], views[key] = trunk, max(phase.views, views.get(key, 1))
-        most = max(most, count)
-    if not trunks:
-        return
+        trunks, _ = cut(network, phase.unfreeze)
+        done = Checkpoint.of(plan.workdir, name).done
+        for tower, trunk in trunks.items():
+            if not done and unfrozen(network.backbones[tower], phase.unfreeze) >= most[tower]:
+                key, known = _key(tower, trunk, data, plan), views.setdefault(tower, {})
+                if key not in known:
+                    outputs.setdefault(tower, []).append(trunk.output)
+                known[key] = max(phase.views, known.get(key, 1))
+        most = {tower: max(most[tower], unfrozen(known, phase.unfreeze)) for tower, known in network.backbones.items()}
     size, folder = data.table.size, _folder(plan)
-    outputs = [trunk.output for trunk in trunks.values()]
-    joint = keras.Model(network.backbone.inputs, outputs)
-    apply = engine(joint, size("train") * max(views.values()) + size("val"), plan.run.cache.precision)
+    joint = {}
+    for tower, several in outputs.items():
+        samples = size("train") * max(views[tower].values()) + size("val")
+        model = keras.Model(network.backbones[tower].inputs, several)
+        joint[tower] = engine(model, samples, plan.run.cache.precision)
     if size("val"):
-        features.compute(data, "val", dict.fromkeys(views, 1), apply, folder)
-    features.compute(data, "train", views, apply, folder)
+        once = {tower: dict.fromkeys(keys, 1) for tower, keys in views.items()}
+        features.compute(data, "val", once, joint, folder)
+    features.compute(data, "train", views, joint, folder)
 
 
-def _key(trunk: keras.Model | None, data: Data, plan: Plan) -> str:
-    return features.fingerprint(data, trunk, plan.preparation | {"precision": plan.run.cache.precision})
+def _key(tower: str, trunk: keras.Model | None, data: Data, plan: Plan) -> str:
+    settings = plan.preparation(tower) | {"precision": plan.run.cache.precision}
+    return features.fingerprint(data, tower, trunk, settings)
 
 
 def _fits(data: Data, folder: Path) -> bool:
-    """Whether prepared training samples, as bytes, take no more than a quarter of the disk's free space."""
+    """Whether prepared training samples take no more than a quarter of the disk's free space."""
     free = shutil.disk_usage(files.writable_folder(folder, "cache")).free
-    return 4 * data.table.size("train") * math.prod(data.modality.shape) <= free
+    each = sum(math.prod(m.shape) * np.dtype(m.dtype).itemsize for m in data.modalities.values())
+    return 4 * data.table.size("train") * each <= free
 
 
 def _folder(plan: Plan) -> Path:

@@ -69,7 +69,7 @@ def steepest(rates: Sequence[float] | np.ndarray, losses: Sequence[float] | np.n
 
 def _curve(network: Network, phase: Phase, data: Data, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     """Rates and smoothed losses, up to where the loss exploded; the network is left as it was."""
-    trunk, top = cut(network, phase.unfreeze)
+    trunks, top = cut(network, phase.unfreeze)
     start = top.get_weights()
     losses: list[float] = []
 
@@ -88,7 +88,7 @@ def _curve(network: Network, phase: Phase, data: Data, plan: Plan) -> tuple[np.n
                 self.model.stop_training = True
 
     tested = dataclasses.replace(phase, epochs=1, schedule=RANGE, learning_rate=1.0)
-    fed = feed(trunk, phase, data, plan)
+    fed = feed(trunks, phase, data, plan)
     with adapted(network, phase):
         compile_top(top, network, tested, STEPS)
         top.fit(fed.batches(0, STEPS).take(STEPS), epochs=1, steps_per_epoch=STEPS, callbacks=[Watch()], verbose=0)

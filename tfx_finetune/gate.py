@@ -12,7 +12,8 @@ import numpy as np
 from tfx_finetune.contracts import Predict, Task
 from tfx_finetune.deployed import Servable
 from tfx_finetune.evaluate import evaluate, predictions
-from tfx_finetune.features import collect
+from tfx_finetune.features import rows as some
+from tfx_finetune.feed import prepared
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
 from tfx_finetune.servable import answer
@@ -47,25 +48,26 @@ def gated(plan: Plan, data: Data, served: Servable) -> Servable:
         return served
     model = answer(served)
     if count := data.table.size("val"):
-        val = collect(data, "val", 1, None, "prepared", plan.workdir / "features")
+        val = prepared(data, "val", plan)
         # Evenly spaced: they often come class by class.
         rows = np.linspace(0, count - 1, min(count, _MOST)).round().astype(int)
-        pixels, targets = val.inputs[0][rows], {head: target[rows] for head, target in val.targets.items()}
-        ours = model(pixels)
+        inputs, targets = some(val.inputs[0], rows), some(val.targets, rows)
+        ours = model(inputs)
     else:
-        pixels = served.examples[data.modality.column]
-        ours = model(pixels)
+        inputs = dict(served.examples)
+        ours = model(inputs)
         targets = {head: _said(task, ours[f"{head}/scores"]) for head, task in data.tasks.items()}
     best = evaluate(data.tasks, targets, ours)
 
     def drop(predict: Predict) -> float:
-        _, theirs = predictions(predict, [({data.modality.column: pixels}, targets)])
+        _, theirs = predictions(predict, [(inputs, targets)])
         if not all(np.isfinite(values).all() for values in theirs.values()):
             return float("inf")
         # Every head by itself, as `verify` judges it.
         return max(drops(data.tasks, best, evaluate(data.tasks, targets, theirs)).values())
 
-    return dataclasses.replace(served, drop=drop, allowed=allowed_drop(plan.run.verify.max_drop / 2, len(pixels)))
+    count = len(next(iter(targets.values())))
+    return dataclasses.replace(served, drop=drop, allowed=allowed_drop(plan.run.verify.max_drop / 2, count))
 
 
 def _said(task: Task, scores: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """STATION: a few raw samples with the trained model's answers, kept in the bundle, against which every file is held."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.contracts import Batch
+from tfx_finetune.contracts import PRESENCE, Batch, Modality, Predict
+from tfx_finetune.dataset import decoded
 from tfx_finetune.deployed import Servable
 from tfx_finetune.pipeline import Data
 
@@ -21,17 +22,17 @@ class Golden:
     """Raw samples with the outputs that the trained model gives for them.
 
     Attributes:
-        raw: Encoded content of each sample.
-        inputs: Prepared inputs by column, (n, ...).
+        raw: Encoded content of each sample by tower; empty where it lacks it.
+        inputs: Prepared inputs, (n, ...).
         outputs: Decoded outputs by name, (n, ...).
     """
 
-    raw: list[bytes]
+    raw: list[dict[str, bytes]]
     inputs: Batch
     outputs: Batch
 
 
-def choose(data: Data, servable: Servable, model: Callable[[np.ndarray], Batch]) -> Golden:
+def choose(data: Data, servable: Servable, model: Predict) -> Golden:
     """Takes samples spread over the test split.
 
     Args:
@@ -40,30 +41,55 @@ def choose(data: Data, servable: Servable, model: Callable[[np.ndarray], Batch])
         model: The trained model as a function; see `servable.answer`.
     """
     raw = data.raw(data.some("test", COUNT))
-    ((column, decode),) = servable.decode.items()
-    inputs = {column: np.stack([decode(tf.constant(content)).numpy() for content in raw])}
-    return Golden(raw, inputs, model(inputs[column]))
+    inputs = prepared(servable.modalities, raw)
+    return Golden(raw, inputs, model(inputs))
 
 
-def keep(golden: Golden, folder: Path) -> dict[str, Any]:
-    """Writes the raw samples and returns the record of their outputs: {file: {output: values}}."""
+def prepared(modalities: Mapping[str, Modality], raw: Sequence[Mapping[str, bytes]]) -> Batch:
+    """Prepared inputs of raw samples, of what each has.
+
+    Raises:
+        tf.errors.OpError: One cannot be decoded.
+    """
+    there = np.array([[bool(sample.get(tower)) for tower in modalities] for sample in raw], np.float32)
+    several = len(modalities) > 1
+    inputs = {}
+    for place, (tower, modality) in enumerate(modalities.items()):
+        contents = [tf.constant(sample.get(tower, b"")) for sample in raw]
+        known = [tf.constant(bool(row[place])) if several else True for row in there]
+        rows = [modality.prepare(decoded(modality, *each)) for each in zip(contents, known, strict=True)]
+        inputs[tower] = np.stack([row.numpy() for row in rows])
+    return inputs | ({PRESENCE: there} if several else {})
+
+
+def keep(golden: Golden, folder: Path) -> list[dict[str, Any]]:
+    """Writes the raw samples and returns their record: [{"files": {tower: file}, "outputs": {output: values}}, ...]."""
     folder.mkdir(exist_ok=True)
-    record = {}
-    for position, raw in enumerate(golden.raw):
-        name = f"{position}.{_ending(raw)}"
-        (folder / name).write_bytes(raw)
-        record[name] = {output: values[position].tolist() for output, values in golden.outputs.items()}
+    record = []
+    for position, sample in enumerate(golden.raw):
+        names = {}
+        for tower, content in sample.items():
+            if content:
+                names[tower] = f"{position}.{tower}.{_ending(content)}"
+                (folder / names[tower]).write_bytes(content)
+        outputs = {output: values[position].tolist() for output, values in golden.outputs.items()}
+        record.append({"files": names, "outputs": outputs})
     return record
 
 
-def recall(folder: Path) -> tuple[list[bytes], Batch]:
-    """The raw samples of a finished bundle's folder golden/, and the outputs that belong to them."""
+def recall(folder: Path) -> tuple[list[dict[str, bytes]], Batch]:
+    """The raw samples of a finished bundle's folder golden/, by tower, and the outputs that belong to them."""
     record = json.loads((folder / "outputs.json").read_text(encoding="utf-8"))
-    names = next(iter(record.values()))
-    outputs = {name: np.array([known[name] for known in record.values()], np.float32) for name in names}
-    return [(folder / file).read_bytes() for file in record], outputs
+    outputs = {
+        name: np.array([known["outputs"][name] for known in record], np.float32) for name in record[0]["outputs"]
+    }
+    return [
+        {tower: (folder / file).read_bytes() for tower, file in known["files"].items()} for known in record
+    ], outputs
 
 
 def _ending(raw: bytes) -> str:
-    kinds = {b"\xff\xd8": "jpg", b"\x89P": "png", b"GI": "gif", b"BM": "bmp", b"RI": "webp"}
+    kinds = {b"\xff\xd8": "jpg", b"\x89P": "png", b"GI": "gif", b"BM": "bmp", b"Og": "ogg", b"fL": "flac"}
+    if raw[:2] == b"RI":
+        return "webp" if raw[8:12] == b"WEBP" else "wav"
     return kinds.get(raw[:2], "bin")

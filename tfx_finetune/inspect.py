@@ -74,38 +74,43 @@ def walk(run: Run) -> None:
     import tensorflow as tf
 
     from tfx_finetune.engine import engine
-    from tfx_finetune.model import build_model, build_tower, cut, unfrozen
+    from tfx_finetune.model import build_model, build_towers, cut, unfrozen
     from tfx_finetune.pipeline import prepare_data
     from tfx_finetune.plan import check
 
     plan = check(run)
-    print(f"source     {plan.source}\ntower      {plan.tower[0]}={plan.tower[1]}")
-    backbone = build_tower(plan)
-    data = prepare_data(plan, backbone.card)
-    network = build_model(plan, backbone, data.tasks)
+    print(f"source     {plan.source}")
+    for tower, spec in plan.towers.items():
+        print(f"tower      {tower}={spec}")
+    backbones = build_towers(plan)
+    data = prepare_data(plan, {tower: backbone.card for tower, backbone in backbones.items()})
+    network = build_model(plan, backbones, data.tasks)
     for split in ("train", "val", "test"):
         print(f"{split:<10} {data.table.size(split)} samples")
     for head, task in data.tasks.items():
         print(f"{head:<10} {len(task.labels.names)} classes: {', '.join(task.labels.names[:20])}")
     member = data.some("train", 1)
-    raw = data.raw(member)[0]
-    decoded = data.modality.decode(tf.constant(raw))
+    raw, prepared = data.raw(member)[0], data.prepared(member)
     show("file", data.table.file[member][0])
-    show("raw", raw)
-    show("decoded", decoded)
-    sample = {data.modality.column: decoded}
-    for position, augment in enumerate(plan.augments.values()):
-        sample = augment(sample, tf.constant([run.seed, position], tf.int64))
-        show(f"augment {position + 1}", sample[data.modality.column])
-    prepared = data.prepared(member)
-    show("prepared", prepared)
+    for tower, modality in data.modalities.items():
+        print(f"tower      {tower}")
+        content = raw[tower]
+        sample = {modality.column: modality.decode(tf.constant(content)) if content else modality.blank()}
+        show("raw", content)
+        show("decoded", sample[modality.column].numpy())
+        for position, (takes, augment) in enumerate(plan.augments.values()):
+            if takes == modality.column:
+                sample = augment(sample, tf.constant([run.seed, position], tf.int64))
+                show(f"augment {position + 1}", sample[modality.column].numpy())
+        show("prepared", prepared[tower])
     for name, phase in plan.phases.items():
-        trunk, _ = cut(network, phase.unfreeze)
-        count = unfrozen(backbone, phase.unfreeze)
-        print(f"{name:<10} trains {count} of {len(backbone.groups)} groups and the heads")
-        if trunk is not None:
-            show("  trunk", engine(trunk, 1)(prepared))
-    outputs = network.model({data.tower: prepared}, training=False)
+        trunks, _ = cut(network, phase.unfreeze)
+        for tower, backbone in backbones.items():
+            count = unfrozen(backbone, phase.unfreeze)
+            print(f"{name:<10} trains {count} of {len(backbone.groups)} groups of {tower} and the heads")
+            if tower in trunks:
+                show("  trunk", engine(trunks[tower], 1)(prepared[tower]))
+    outputs = network.model(prepared, training=False)
     for head, task in data.tasks.items():
         logits = {"logits": outputs[f"{head}/logits"]}
         show(f"{head}/logits", logits["logits"])

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfx_finetune.averaging import Weights
 from tfx_finetune.checkpoint import Checkpoint, History
-from tfx_finetune.contracts import Task
+from tfx_finetune.contracts import Batch, Task
 from tfx_finetune.core.config import Phase
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.evaluate import predictions
@@ -34,9 +34,7 @@ class Judge:
 
     def __init__(self, top: keras.Model, network: Network, val: Store | None) -> None:
         self.top, self.network, self.val = top, network, val
-        # The whole model takes its input by name, a top the one tensor that its trunk gives.
-        whole = top is network.model
-        self._run = tf.function(lambda x: top({network.tower: x} if whole else x, training=False), autograph=False)
+        self._run = tf.function(lambda x: top(x, training=False), autograph=False)
 
     def __call__(self, weights: Weights) -> Pair:
         """Score and negative loss of these weights, which the top has afterwards."""
@@ -45,14 +43,18 @@ class Judge:
 
     def scores(self) -> dict[str, float]:
         """Those of the top as it is; see `judged`."""
-        return judged(lambda x: self._run(tf.constant(x)), self.network.tasks, self.val)
+
+        def run(inputs: Batch) -> Batch:
+            return self._run({name: tf.constant(values) for name, values in inputs.items()})
+
+        return judged(run, self.network.tasks, self.val)
 
 
 def judged(predict: Callable, tasks: Mapping[str, Task], val: Store | None) -> dict[str, float]:
     """`val_loss`, `val_score` and `val_<head>/<score>`; nothing without validation samples.
 
     Args:
-        predict: Inputs (batch, ...) -> {"<head>/logits": ...}.
+        predict: Inputs by name, (batch, ...) -> {"<head>/logits": ...}.
         tasks: Heads by name.
         val: What it takes.
     """

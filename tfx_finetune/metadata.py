@@ -28,34 +28,26 @@ class Byte(NamedTuple):
     value: int
 
 
-def described(content: bytes, about: Mapping[str, str], channels: int, labels: Mapping[str, Sequence[str]]) -> bytes:
+def described(
+    content: bytes, about: Mapping[str, str], channels: Mapping[str, int], labels: Mapping[str, Sequence[str]]
+) -> bytes:
     """The file with metadata.
 
     Args:
-        content: A TFLite file with one picture as its input and a signature.
+        content: A TFLite file with a signature.
         about: `name`, `description`, `version`, `author`, `licence`; those that are missing are left out.
-        channels: Of the picture: 3 is RGB, 1 grey.
+        channels: Of each input that is a picture, by name: 3 is RGB, 1 grey; 0 for what is none.
         labels: Class names by output.
     """
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
     outputs = _outputs(model)
     files = label_files(labels)
-    picture = (Byte(_RGB if channels == 3 else _GRAY), None)
-    # The graph normalizes by itself: pixels of 0 to 255 go in as they are.
-    normalization = (Byte(_NORMALIZATION), ([0.0], [1.0]))
-    source = (
-        "image",
-        "a picture, pixels of 0 to 255",
-        None,
-        (Byte(_IMAGE), picture),
-        [normalization],
-        ([255.0], [0.0]),
-    )
+    sources = [_source(name, channels[name]) for name in _inputs(model)]
     sinks = [
         (name, "a score for each class", None, None, None, ([1.0], [0.0]), _labelled(files, name)) for name in outputs
     ]
     said = [about.get(key) or None for key in ("name", "description", "version", "author", "licence")]
-    root = (*said[:3], [(None, None, [source], sinks)], *said[3:], None, "1.0.0")
+    root = (*said[:3], [(None, None, sources, sinks)], *said[3:], None, "1.0.0")
     model.buffers.append(schema.BufferT(data=np.frombuffer(_encoded(root), np.uint8)))
     model.metadata = [*(model.metadata or ()), schema.MetadataT(name=_NAME, buffer=len(model.buffers) - 1)]
     stream = io.BytesIO(bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
@@ -88,6 +80,24 @@ def read(content: bytes) -> dict[str, Any]:
             for file in _tables(tensor, 6):
                 labels[name] = archive.read(_text(file, 0)).decode().splitlines()
     return said | {"inputs": inputs, "outputs": outputs, "labels": labels}
+
+
+def _source(name: str, channels: int) -> tuple:
+    """What the file says of an input."""
+    if not channels:
+        return (name, "as tfx_finetune prepares it")
+    picture = (Byte(_RGB if channels == 3 else _GRAY), None)
+    # The graph normalizes by itself: pixels of 0 to 255 go in as they are.
+    normalization = (Byte(_NORMALIZATION), ([0.0], [1.0]))
+    said = "a picture, pixels of 0 to 255"
+    return (name, said, None, (Byte(_IMAGE), picture), [normalization], ([255.0], [0.0]))
+
+
+def _inputs(model: Any) -> list[str]:
+    """Names of the signature's inputs in the order of the graph's."""
+    (signature,) = model.signatureDefs
+    names = {entry.tensorIndex: entry.name.decode() for entry in signature.inputs}
+    return [names[index] for index in model.subgraphs[0].inputs]
 
 
 def _outputs(model: Any) -> list[str]:

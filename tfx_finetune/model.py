@@ -1,4 +1,4 @@
-"""STATION: tower -> heads -> one flat functional keras.Model, and where a phase cuts it."""
+"""STATION: towers -> heads -> one flat functional keras.Model, and where a phase cuts it."""
 
 import functools
 import math
@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from tfx_finetune.backbones.graph import inserted
-from tfx_finetune.contracts import ADAPTERS, BACKBONES, Backbone, Task
+from tfx_finetune.contracts import ADAPTERS, BACKBONES, Backbone, Group, Task
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.plan import Plan
@@ -22,39 +22,49 @@ class Network:
 
     Attributes:
         model: {tower: prepared input} -> {"<head>/logits": ...}.
-        tower: The name of its input.
-        backbone: The pretrained part.
+        backbones: The pretrained parts, by tower.
         tasks: Heads by name.
     """
 
     model: keras.Model
-    tower: str
-    backbone: Backbone
+    backbones: Mapping[str, Backbone]
     tasks: Mapping[str, Task]
 
+    @property
+    def groups(self) -> list[tuple[str, int, Group]]:
+        """Every group of every tower: (tower, its height: 1 for the top one, group)."""
+        return [
+            (tower, len(backbone.groups) - position, group)
+            for tower, backbone in self.backbones.items()
+            for position, group in enumerate(backbone.groups)
+        ]
 
-def build_tower(plan: Plan) -> Backbone:
-    """Builds the backbone with its pretrained weights."""
-    return BACKBONES.build(plan.tower[1])
+
+def build_towers(plan: Plan) -> dict[str, Backbone]:
+    """Builds the backbones with their pretrained weights."""
+    return {tower: BACKBONES.build(spec) for tower, spec in plan.towers.items()}
 
 
-def build_model(plan: Plan, backbone: Backbone, tasks: Mapping[str, Task]) -> Network:
-    """Puts the heads on the tower, and into it what the phases' adapters add to its graph."""
-    if behind := _insertions(plan, backbone):
-        backbone = inserted(backbone, behind)
-    outputs = {
-        f"{head}/{name}": tensor
-        for head, task in tasks.items()
-        for name, tensor in task.head(backbone.features).items()
+def build_model(plan: Plan, backbones: Mapping[str, Backbone], tasks: Mapping[str, Task]) -> Network:
+    """Puts the heads on the towers, and into these what the phases' adapters add to their graphs."""
+    backbones = {
+        tower: inserted(backbone, behind) if (behind := _insertions(plan, backbone)) else backbone
+        for tower, backbone in backbones.items()
     }
-    tower = plan.tower[0]
-    with warnings.catch_warnings():
-        # Keras would have the key equal the tensor's name, which is the modality's.
-        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
-        model = keras.Model({tower: backbone.inputs}, outputs)
-    network = Network(model, tower, backbone, tasks)
+    (features,) = (backbone.features for backbone in backbones.values())
+    outputs = {f"{head}/{name}": tensor for head, task in tasks.items() for name, tensor in task.head(features).items()}
+    inputs = {tower: backbone.inputs for tower, backbone in backbones.items()}
+    network = Network(joined(inputs, outputs), backbones, tasks)
     set_stochastic_depth(network, 0.0)
     return network
+
+
+def joined(inputs: dict[str, Any], outputs: Any, name: str | None = None) -> keras.Model:
+    """A model of the layers between inputs, by names of their own, and outputs."""
+    with warnings.catch_warnings():
+        # Keras would have a key equal the tensor's name.
+        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
+        return keras.Model(inputs, outputs, name=name)
 
 
 def _insertions(plan: Plan, backbone: Backbone) -> dict[str, Callable[[Any], Any]]:
@@ -69,7 +79,7 @@ def _insertions(plan: Plan, backbone: Backbone) -> dict[str, Callable[[Any], Any
     return found
 
 
-def cut(network: Network, unfreeze: str) -> tuple[keras.Model | None, keras.Model]:
+def cut(network: Network, unfreeze: str) -> tuple[dict[str, keras.Model], keras.Model]:
     """Cuts the model into what a phase leaves as it is and what it trains, and sets what is trainable.
 
     BatchNormalization of the pretrained tower stays frozen wherever the cut is: its statistics come from far more
@@ -78,29 +88,44 @@ def cut(network: Network, unfreeze: str) -> tuple[keras.Model | None, keras.Mode
 
     Args:
         network: The whole model.
-        unfreeze: How many groups from the top are trained: a number, a share of them, or `all`.
+        unfreeze: How many groups of each tower are trained, from the top: a number, a share of them, or `all`.
 
     Returns:
-        The trunk (None where everything is trained) and the top. Both share their layers with the whole model.
+        The trunk of each tower that is not trained as a whole, and the top, {tower: its trunk's output, or its input}
+        -> outputs. They share their layers with the whole model.
     """
-    groups, pretrained = network.backbone.groups, bool(network.backbone.card.origin)
-    count = unfrozen(network.backbone, unfreeze)
-    trained = {name for group in groups[len(groups) - count :] for name in group.layers}
-    frozen = {name for group in groups for name in group.layers} - trained
+    counts = {tower: unfrozen(backbone, unfreeze) for tower, backbone in network.backbones.items()}
+    trained = {name for tower, height, group in network.groups if height <= counts[tower] for name in group.layers}
+    frozen = {name for tower, height, group in network.groups if height > counts[tower] for name in group.layers}
+    pretrained = {
+        name for tower, _, group in network.groups if network.backbones[tower].card.origin for name in group.layers
+    }
     for layer in network.model.layers:
-        normalization = isinstance(layer, keras.layers.BatchNormalization) and pretrained
+        normalization = isinstance(layer, keras.layers.BatchNormalization) and layer.name in pretrained
         trainable = layer.name not in frozen and not (normalization and layer.name in trained)
         # TensorFlow skips the assignment of a value that is there already, and with it the layer's single weights,
         # which an adapter may have set apart.
         layer.trainable = not trainable
         layer.trainable = trainable
-    if count == len(groups):
-        return None, network.model
-    features = network.backbone.features
+    joints = {
+        tower: joint
+        for tower, backbone in network.backbones.items()
+        if (joint := _joint(backbone, counts[tower])) is not None
+    }
+    if not joints:
+        return {}, network.model
+    trunks = {
+        tower: keras.Model(network.backbones[tower].inputs, joint, name="trunk") for tower, joint in joints.items()
+    }
+    return trunks, joined(network.model.input | joints, network.model.output, "top")
+
+
+def _joint(backbone: Backbone, count: int) -> Any:
+    """Where a tower is cut whose top groups, so many of them, are trained; None where all of it is."""
+    if count == len(backbone.groups):
+        return None
     # A frozen tower is cut behind its pooling, where least is left to keep.
-    joint = features.pooled if count == 0 else groups[-count - 1].output
-    trunk = keras.Model(network.backbone.inputs, joint, name="trunk")
-    return trunk, keras.Model(joint, network.model.output, name="top")
+    return backbone.features.pooled if count == 0 else backbone.groups[-count - 1].output
 
 
 def in_float32(plan: Plan, network: Network) -> Network:
@@ -114,7 +139,7 @@ def in_float32(plan: Plan, network: Network) -> Network:
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
-        rebuilt = build_model(plan, build_tower(plan), network.tasks)
+        rebuilt = build_model(plan, build_towers(plan), network.tasks)
     finally:
         keras.config.set_dtype_policy(policy)
     rebuilt.model.set_weights(network.model.get_weights())
@@ -122,7 +147,7 @@ def in_float32(plan: Plan, network: Network) -> Network:
 
 
 def set_stochastic_depth(network: Network, chance: float) -> None:
-    """Lets blocks be left out in training, the last one with this chance, those below it with less (Huang et al., Deep
+    """Lets blocks be left out in training, the last one with this chance, those below with less (Huang et al., Deep
     Networks with Stochastic Depth, arXiv 1603.09382, equation 4).
 
     Raises:
@@ -154,19 +179,18 @@ def unfrozen(backbone: Backbone, unfreeze: str) -> int:
 
 
 def unfrozen_layers(network: Network, unfreeze: str) -> list[keras.Layer]:
-    """The tower's layers that an `unfreeze` option means."""
-    groups = network.backbone.groups
-    names = {name for group in groups[len(groups) - unfrozen(network.backbone, unfreeze) :] for name in group.layers}
+    """The towers' layers that an `unfreeze` option means."""
+    counts = {tower: unfrozen(backbone, unfreeze) for tower, backbone in network.backbones.items()}
+    names = {name for tower, height, group in network.groups if height <= counts[tower] for name in group.layers}
     return [layer for layer in network.model.layers if layer.name in names]
 
 
 def rates(network: Network, top: keras.Model, decay: float) -> list[float]:
-    """Factor of the learning rate for each trained weight: 1 for heads, `decay` for the top group, its square below.
+    """Factor of the learning rate for each trained weight: 1 for heads, `decay` for top groups, its square below.
 
     Layer-wise decay as in ELECTRA (arXiv 2003.10555, appendix) and BEiT (arXiv 2106.08254).
     """
-    groups = network.backbone.groups
-    height = {name: len(groups) - position for position, group in enumerate(groups) for name in group.layers}
+    height = {name: height for _, height, group in network.groups for name in group.layers}
     factor = {
         id(weight): decay ** height.get(layer.name, 0) for layer in network.model.layers for weight in layer.weights
     }

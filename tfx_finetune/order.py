@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.contracts import Mix
+from tfx_finetune.core.errors import UserError
 from tfx_finetune.dataset import mapped, plain
 
 
@@ -47,19 +48,20 @@ class Order:
         return mapped(samples, lambda *found: found).enumerate().flat_map(copies)
 
     def mixed(self, batches: tf.data.Dataset, epoch: tf.Tensor) -> tf.data.Dataset:
-        """Batches of (inputs, targets, weights) of an epoch, mixed. Inputs are a tensor, or one by its name."""
+        """Batches of (inputs, targets, weights) of an epoch, mixed; there is one input."""
         if not self.mixes:
             return batches
 
-        def apply(number: tf.Tensor, batch: tuple[Any, dict, dict]) -> tuple[Any, dict, dict]:
+        def apply(number: tf.Tensor, batch: tuple[dict, dict, dict]) -> tuple[dict, dict, dict]:
             inputs, targets, weights = batch
-            names = list(inputs) if isinstance(inputs, dict) else []
-            x = inputs[names[0]] if names else inputs
+            ((name, x),) = inputs.items()
+            if x.dtype.is_integer and x.dtype != tf.uint8:
+                raise UserError("tokens cannot be mixed", received=name, todo="leave mixup() and cutmix() out")
             seed = tf.random.experimental.stateless_fold_in(self._seed(epoch), number)
             for position, mix in enumerate(self.mixes):
                 drawn = tf.random.experimental.stateless_fold_in(seed, position)
                 x, targets, weights = mix.apply(x, targets, weights, drawn)
-            return {names[0]: x} if names else x, targets, weights
+            return {name: x}, targets, weights
 
         return mapped(batches.enumerate(), apply)
 

@@ -1,6 +1,6 @@
 """STATION: run one phase of training on (trunk, top).
 
-The trunk is all that the phase leaves frozen below its cut. Its outputs do not change between epochs, so they are
+A tower's trunk is all that the phase leaves frozen below its cut. Its outputs do not change between epochs, so they are
 computed once a sample and view, and `fit` sees the top alone. Where everything is trained there is no trunk, and
 `fit` sees augmented batches from the pipeline: the same code.
 """
@@ -57,14 +57,14 @@ def fit_phase(
         UserError: The loss is not a number.
     """
     checkpoint = Checkpoint.of(plan.workdir, name)
-    trunk, top = cut(network, phase.unfreeze)
+    trunks, top = cut(network, phase.unfreeze)
     if done := checkpoint.result():
         top.set_weights(done[1])
         return done[0]
     resumed = checkpoint.load()
     history = resumed[0] if resumed else History(name)
     started = time.monotonic() - history.seconds
-    fed = feed(trunk, phase, data, plan)
+    fed = feed(trunks, phase, data, plan)
     set_stochastic_depth(network, phase.stochastic_depth)
     with adapted(network, phase):
         steps = math.ceil(data.table.size("train") / data.batch_size)

@@ -11,13 +11,25 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.contracts import MODALITIES, SOURCES, TASKS, Augment, Card, Modality, Source, Task
+from tfx_finetune.contracts import (
+    MODALITIES,
+    PRESENCE,
+    SOURCES,
+    TASKS,
+    Augment,
+    Batch,
+    Card,
+    Modality,
+    Source,
+    Task,
+)
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.dataset import finished, mapped, plain
+from tfx_finetune.dataset import decoded, finished, mapped, plain
 from tfx_finetune.order import Order
-from tfx_finetune.plan import Plan, image_options
+from tfx_finetune.plan import Plan, modality_options
+from tfx_finetune.samples import Table
 from tfx_finetune.sources.recognize import recognize
-from tfx_finetune.survey import Table, load, opened
+from tfx_finetune.survey import load, opened, placed
 
 
 @dataclass(frozen=True)
@@ -27,20 +39,20 @@ class Data:
     Attributes:
         source: Where the samples come from.
         table: What is in it.
-        modality: How its raw column becomes model input.
-        tower: The name of the model's input.
+        modalities: How raw content becomes model input, by tower.
+        columns: The sample's column that each tower takes.
         tasks: Heads by name; they encode the targets.
-        augments: For training samples.
+        augments: For training samples, each with the modality that it changes.
         batch_size: Samples a batch.
         order: How training samples follow one another.
     """
 
     source: Source
     table: Table
-    modality: Modality
-    tower: str
+    modalities: Mapping[str, Modality]
+    columns: Mapping[str, str]
     tasks: Mapping[str, Task]
-    augments: tuple[Augment, ...]
+    augments: tuple[tuple[str, Augment], ...]
     batch_size: int
     order: Order
 
@@ -52,16 +64,23 @@ class Data:
             view: 0 is each sample itself; 1 and above are augmented views, the same at every call.
 
         Returns:
-            A data set of (inputs by tower, targets by head, sample weights by head).
+            A data set of (inputs by tower, targets by head, sample weights by head). Where there are several towers,
+            the inputs have `PRESENCE` too.
         """
         return finished(mapped(self._samples(self.table.split == split), self._prepared(view)).batch(self.batch_size))
 
-    def views(self, split: str, views: Sequence[int]) -> tf.data.Dataset:
-        """Batches of several views at once, each sample read and decoded once: a tuple of `batches`, one a view."""
+    def views(self, split: str, views: Sequence[int], towers: Sequence[str]) -> tf.data.Dataset:
+        """Batches of several views at once, each sample read and decoded once: a tuple of `batches`, one a view.
+
+        Args:
+            split: `train`, `val` or `test`.
+            views: See `batches`.
+            towers: Those whose inputs are wanted.
+        """
 
         def each(index: tf.Tensor, sample: dict[str, tf.Tensor]) -> tuple:
-            decoded = self._decoded(sample)
-            return tuple(self._view(view, index, decoded) for view in views)
+            decoded = self._decoded(sample, towers)
+            return tuple(self._view(view, index, sample, decoded) for view in views)
 
         return finished(mapped(self._samples(self.table.split == split), each).batch(self.batch_size))
 
@@ -91,18 +110,21 @@ class Data:
         member[rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]] = True
         return member
 
-    def raw(self, member: np.ndarray) -> list[bytes]:
-        """Encoded content of the marked samples; pixels that came decoded are encoded as PNG."""
-        contents = mapped(self._samples(member), lambda _, sample: self._read(sample)[self.modality.column])
-        return [_encoded(content) for content in finished(contents)]
+    def raw(self, member: np.ndarray) -> list[dict[str, bytes]]:
+        """Encoded content of the marked samples by tower; pixels that came decoded are encoded as PNG."""
+        contents = mapped(
+            self._samples(member), lambda _, sample: {tower: self._content(sample, tower) for tower in self.columns}
+        )
+        return [{tower: _encoded(content) for tower, content in sample.items()} for sample in finished(contents)]
 
-    def prepared(self, member: np.ndarray) -> np.ndarray:
+    def prepared(self, member: np.ndarray) -> Batch:
         """Prepared inputs of the marked samples, (n, ...)."""
         batches = finished(mapped(self._samples(member), self._prepared(0)).batch(self.batch_size))
-        return np.concatenate([inputs[self.tower] for inputs, _, _ in batches.as_numpy_iterator()])
+        parts = [inputs for inputs, _, _ in batches.as_numpy_iterator()]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def examples(self, count: int) -> dict[str, np.ndarray]:
-        """Prepared training inputs for calibration, by column: as many of each class, while it has any.
+    def examples(self, count: int) -> Batch:
+        """Prepared training inputs for calibration: as many of each class, while it has any.
 
         Calibration takes 12 times as long a sample as the finished file. 64 samples gave the scores of 256 and of all
         498 (EfficientNet-Lite0, 13 classes, 273 held-out pictures: accuracy and log loss within 0.004).
@@ -117,7 +139,7 @@ class Data:
             turns[label] += 1
         member = np.zeros(len(self.table.split), bool)
         member[[row for _, _, row in sorted(order)[:count]]] = True
-        return {self.modality.column: self.prepared(member)}
+        return self.prepared(member)
 
     def _samples(self, member: np.ndarray) -> tf.data.Dataset:
         marked = tf.constant(member)
@@ -128,53 +150,81 @@ class Data:
         # Samples of other splits are left out before their files are read.
         return samples.enumerate().filter(plain(lambda index, _: marked[index]))
 
-    def _read(self, sample: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return sample | {column: tf.io.read_file(sample[column]) for column in self.source.paths}
-
     def _prepared(self, view: int | tf.Tensor) -> Any:
         """The function from an enumerated sample to (inputs, targets, weights) of one view."""
-        return lambda index, sample: self._view(view, index, self._decoded(sample))
+        towers = list(self.columns)
+        return lambda index, sample: self._view(view, index, sample, self._decoded(sample, towers))
 
-    def _decoded(self, sample: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        column = self.modality.column
-        sample = self._read(sample)
-        return sample | {column: self.modality.decode(sample[column])}
+    def _content(self, sample: dict[str, tf.Tensor], tower: str) -> tf.Tensor:
+        """What is to be decoded for a tower; empty where the sample lacks it."""
+        column = self.columns[tower]
+        value = sample[column]
+        if column not in self.source.paths:
+            return value
+        if len(self.columns) == 1:
+            return tf.io.read_file(value)
+        return tf.cond(_present(value), lambda: tf.io.read_file(value), lambda: tf.constant(""))
 
-    def _view(self, view: int | tf.Tensor, index: tf.Tensor, sample: dict[str, tf.Tensor]) -> tuple[dict, dict, dict]:
-        if not (isinstance(view, int) and view == 0):
-            seed = tf.stack([tf.cast(view, tf.int64) * 1_000_003 + self.order.seed, index])
-            for position, augment in enumerate(self.augments):
-                sample = augment(sample, tf.random.experimental.stateless_fold_in(seed, position))
+    def _decoded(self, sample: dict[str, tf.Tensor], towers: Sequence[str]) -> dict[str, tf.Tensor]:
+        """What towers see of a sample before it is augmented and prepared."""
+        found = {}
+        for tower in towers:
+            modality, content = self.modalities[tower], self._content(sample, tower)
+            there = True if len(self.columns) == 1 else _present(sample[self.columns[tower]])
+            found[tower] = decoded(modality, content, there)
+        return found
+
+    def _view(
+        self, view: int | tf.Tensor, index: tf.Tensor, sample: dict[str, tf.Tensor], contents: dict[str, tf.Tensor]
+    ) -> tuple[dict, dict, dict]:
+        inputs = {}
+        for tower, content in contents.items():
+            modality = self.modalities[tower]
+            if not (isinstance(view, int) and view == 0):
+                seed = tf.stack([tf.cast(view, tf.int64) * 1_000_003 + self.order.seed, index])
+                changed = sample | {modality.column: content}
+                for position, (takes, augment) in enumerate(self.augments):
+                    if takes == modality.column:
+                        changed = augment(changed, tf.random.experimental.stateless_fold_in(seed, position))
+                content = changed[modality.column]
+            inputs[tower] = modality.prepare(content)
+        if len(self.columns) > 1:
+            there = [_present(sample[column]) for column in self.columns.values()]
+            inputs[PRESENCE] = tf.cast(tf.stack(there), tf.float32)
         targets = {head: task.encode(sample[task.column]) for head, task in self.tasks.items()}
         weights = {head: task.weight(targets[head]) for head, task in self.tasks.items()}
-        return {self.tower: self.modality.prepare(sample[self.modality.column])}, targets, weights
+        return inputs, targets, weights
 
 
-def prepare_data(plan: Plan, card: Card) -> Data:
+def prepare_data(plan: Plan, cards: Mapping[str, Card]) -> Data:
     """Opens, surveys and splits the data of a run, and makes the tasks for its classes.
 
     Args:
         plan: The run.
-        card: Of the backbone that the samples are prepared for.
+        cards: Of the backbones that the samples are prepared for, by tower.
 
     Raises:
         UserError: The data cannot be used as it is.
     """
-    modality = MODALITIES.build(Spec("image", (), image_options(plan.run)), card)
-    source, table, labels = load(plan, modality)
+    modalities = {
+        tower: MODALITIES.build(Spec(kind, (), modality_options(plan.run, kind)), cards[tower])
+        for tower, kind in plan.modalities.items()
+    }
+    source, columns, table, labels = load(plan, modalities)
     tasks = {head: TASKS.build(spec, labels[head]) for head, spec in plan.heads.items()}
     run = plan.run
     order = Order(run.seed, plan.mixes, _chances(table, tasks) if run.samples.balance else None)
-    augments = tuple(plan.augments.values())
-    return Data(source, table, modality, plan.tower[0], tasks, augments, run.batch_size, order)
+    return Data(source, table, modalities, columns, tasks, tuple(plan.augments.values()), run.batch_size, order)
 
 
-def labelled(data: str, modality: Modality, tasks: Mapping[str, Task], split: str, max_bad: float) -> Data:
+def labelled(
+    data: str, modalities: Mapping[str, Modality], tasks: Mapping[str, Task], split: str, max_bad: float
+) -> Data:
     """Opens labelled data for a model that exists; every sample that is wanted stands in the split `test`.
 
     Args:
         data: A path or a source spec.
-        modality: The model's.
+        modalities: The model's, by tower.
         tasks: The model's heads.
         split: A part that the data comes with; empty for all of it.
         max_bad: Share of unreadable samples above which this fails.
@@ -183,8 +233,9 @@ def labelled(data: str, modality: Modality, tasks: Mapping[str, Task], split: st
         UserError: The data cannot be used, or has a label that the model does not know.
     """
     source = SOURCES.build(recognize(data))
-    table = opened(source, modality, tasks, split, max_bad)
-    return Data(source, table, modality, modality.column, tasks, (), 32, Order(0))
+    columns = placed(source, modalities)
+    table = opened(source, modalities, columns, tasks, split, max_bad)
+    return Data(source, table, modalities, columns, tasks, (), 32, Order(0))
 
 
 def _chances(table: Table, tasks: Mapping[str, Task]) -> np.ndarray:
@@ -196,6 +247,11 @@ def _chances(table: Table, tasks: Mapping[str, Task]) -> np.ndarray:
     counts = Counter(labels)
     chances = np.array([1 / counts[label] for label in labels], np.float32)
     return chances / chances.sum()
+
+
+def _present(value: tf.Tensor) -> tf.Tensor:
+    """Whether a column holds something: a path, an encoded file, a text, or pixels."""
+    return tf.strings.length(value) > 0 if value.dtype == tf.string else tf.constant(True)
 
 
 def _encoded(content: tf.Tensor) -> bytes:

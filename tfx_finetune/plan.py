@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tfx_finetune.contracts import (
     COMPRESSIONS,
     EXPORTS,
     MODALITIES,
+    PRESENCE,
     TASKS,
     Augment,
     Card,
@@ -30,7 +32,7 @@ from tfx_finetune.deployed import Compression, Export
 from tfx_finetune.sources.recognize import recognize
 
 # The fields of a prediction beside its heads.
-_RECORD = {"file", "error"}
+_RECORD = {"file", "input", "error"}
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,12 @@ class Plan:
     Attributes:
         run: The configuration as it was given.
         source: Where the samples come from.
-        tower: The name of the tower, which is also the model's input, and its spec.
+        towers: Backbone specs by the name of the tower, which is also that of the model's input.
+        modalities: What each tower takes, by name.
         heads: Task specs by head.
         drafts: Each head as it would be for two classes: what it reads is known before its classes are.
-        augments: Changes of single training samples by spec string, in the order in which they are applied.
+        augments: Changes of single training samples by spec string, in the order in which they are applied, each with
+            the modality that it changes.
         mixes: Changes of whole training batches, likewise.
         compressions: What makes the trained model smaller, by spec string, in order.
         exports: The files to write, by spec string.
@@ -54,10 +58,11 @@ class Plan:
 
     run: Run
     source: Spec
-    tower: tuple[str, Spec]
+    towers: dict[str, Spec]
+    modalities: dict[str, str]
     heads: dict[str, Spec]
     drafts: dict[str, Task]
-    augments: dict[str, Augment]
+    augments: dict[str, tuple[str, Augment]]
     mixes: tuple[Mix, ...]
     compressions: dict[str, Compression]
     exports: dict[str, Export]
@@ -65,12 +70,13 @@ class Plan:
     phases: dict[str, Phase]
     workdir: Path
 
-    @property
-    def preparation(self) -> dict[str, object]:
-        """What determines a sample's prepared form and its target, apart from its content."""
-        run = self.run
+    def preparation(self, tower: str) -> dict[str, object]:
+        """What determines what a tower takes of a sample and its target, apart from its content."""
+        run, mine = self.run, self.modalities[tower]
         heads = {head: str(spec) for head, spec in self.heads.items()}
-        return {"image": image_options(run), "augment": list(self.augments), "seed": run.seed, "heads": heads}
+        # An augment draws by its position among all of them.
+        augments = {at: spec for at, (spec, (takes, _)) in enumerate(self.augments.items()) if takes == mine}
+        return {mine: modality_options(run, mine), "augment": augments, "seed": run.seed, "heads": heads}
 
     @property
     def features_folder(self) -> Path | None:
@@ -93,18 +99,14 @@ def check(run: Run) -> Plan:
         shares = f"{run.samples.test} + {run.samples.val}"
         raise UserError("--samples.test and --samples.val leave nothing to train on", received=shares)
     source = recognize(run.data)
-    towers = parse_named_specs(run.towers or run.backbone, default="image")
-    if len(towers) != 1:
-        raise UserError("one tower at a time", received=run.towers, allowed="--backbone=..., or one named tower")
+    towers = _towers(run)
+    modalities = {name: BACKBONES.modality(spec.name) for name, spec in towers.items()}
     heads = parse_named_specs(run.heads, default="label")
     if not heads:
         raise UserError("no head given", allowed=sorted(TASKS))
     if taken := set(heads) & _RECORD:
         raise UserError("a head cannot have this name, which a prediction needs", received=min(taken))
-    name, tower = next(iter(towers.items()))
-    tower = _sized(tower, run.image.size)
-    MODALITIES.build(Spec("image", (), image_options(run)), Card(size=1))
-    augments = {str(spec): AUGMENTS.build(spec) for spec in parse_specs(run.augment)}
+    augments, mixes = _augments(run, towers, modalities)
     exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(run.exports)}
     formats = [export.format for export in exports.values()]
     if len(set(formats)) < len(formats):
@@ -119,11 +121,12 @@ def check(run: Run) -> Plan:
     return Plan(
         run=run,
         source=source,
-        tower=(name, tower),
+        towers=towers,
+        modalities=modalities,
         heads=heads,
         drafts={head: TASKS.build(spec, Labels(("a", "b"), (1, 1), 2)) for head, spec in heads.items()},
-        augments={name: augment for name, augment in augments.items() if not isinstance(augment, Mix)},
-        mixes=tuple(augment for augment in augments.values() if isinstance(augment, Mix)),
+        augments=augments,
+        mixes=mixes,
         compressions=compressions,
         exports=exports,
         limits=parse_limits(run.choose),
@@ -132,15 +135,10 @@ def check(run: Run) -> Plan:
     )
 
 
-def image_options(run: Run) -> dict[str, object]:
-    """The options of the image modality that a run sets."""
-    image = run.image
-    return {
-        "size": image.size,
-        "resize": image.resize,
-        "background": image.background,
-        "max_pixels": run.samples.max_pixels,
-    }
+def modality_options(run: Run, modality: str) -> dict[str, object]:
+    """The options of a modality that a run sets; those of a plug-in's keep their defaults."""
+    group = getattr(run, modality, None)
+    return dataclasses.asdict(group) if dataclasses.is_dataclass(group) and not isinstance(group, type) else {}
 
 
 def load_plugins(names: str) -> None:
@@ -152,21 +150,54 @@ def load_plugins(names: str) -> None:
             raise UserError("cannot import a plug-in", received=f"{name} ({error})", todo="is it installed?") from None
 
 
-def _sized(tower: Spec, size: int) -> Spec:
-    """The tower with the size that `--image.size` asks for.
+def _towers(run: Run) -> dict[str, Spec]:
+    """The towers by name; a lone one without a name has that of its modality."""
+    towers = parse_named_specs(run.towers or run.backbone, default="")
+    if "" in towers:
+        towers = {BACKBONES.modality(towers[""].name): towers[""]}
+    if PRESENCE in towers:
+        raise UserError("a tower cannot have this name, which is that of another input", received=PRESENCE)
+    return {name: _sized(spec, run, BACKBONES.modality(spec.name)) for name, spec in towers.items()}
+
+
+def _augments(
+    run: Run, towers: Mapping[str, Spec], modalities: Mapping[str, str]
+) -> tuple[dict[str, tuple[str, Augment]], tuple[Mix, ...]]:
+    """The changes of single samples, each with its modality, and those of batches."""
+    kinds = dict.fromkeys(modalities.values())
+    built = {kind: MODALITIES.build(Spec(kind, (), modality_options(run, kind)), Card(size=1)) for kind in kinds}
+    usual = ", ".join(filter(None, (modality.usual for modality in built.values())))
+    specs = parse_specs(usual if run.augment == "usual" else run.augment)
+    found = {str(spec): (AUGMENTS.modality(spec.name), AUGMENTS.build(spec)) for spec in specs}
+    mixes = tuple(augment for _, augment in found.values() if isinstance(augment, Mix))
+    if mixes and len(towers) > 1:
+        received = ", ".join(spec for spec, (_, augment) in found.items() if isinstance(augment, Mix))
+        raise UserError("batches of several towers are not mixed", received=received, todo="leave it out")
+    singles = {spec: (kind, augment) for spec, (kind, augment) in found.items() if not isinstance(augment, Mix)}
+    for spec, (kind, _) in singles.items():
+        if kind not in kinds:
+            todo = "leave it out"
+            raise UserError("an augment for what no tower takes", received=f"{spec} ({kind})", allowed=kinds, todo=todo)
+    return singles, mixes
+
+
+def _sized(tower: Spec, run: Run, modality: str) -> Spec:
+    """The tower with the size that `--image.size`, or that of its modality, asks for.
 
     Raises:
         UserError: The spec is malformed, or says another size.
     """
     options = BACKBONES.options(tower)
+    size = getattr(getattr(run, modality, None), "size", 0)
     if not size:
         return tower
     signature = BACKBONES.signature(tower.name)
     if "size" not in signature.parameters:
-        raise UserError("the size of this backbone cannot be chosen", received=f"--image.size={size} beside {tower}")
+        received = f"--{modality}.size={size} beside {tower}"
+        raise UserError("the size of this backbone cannot be chosen", received=received)
     said = signature.bind(*tower.args, **tower.kwargs).arguments.get("size", 0)
     if said not in (0, size):
-        received = f"--image.size={size} beside {tower}"
+        received = f"--{modality}.size={size} beside {tower}"
         raise UserError("two sizes of the input", received=received, todo="say it once")
     return Spec(tower.name, (), options | {"size": size})
 

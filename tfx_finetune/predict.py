@@ -2,13 +2,16 @@
 
     python -m tfx_finetune.predict --bundle=runs/tux/bundle a.jpg b.png folder/
     python -m tfx_finetune.predict --bundle=runs/tux/bundle --format=tflite_int8 a.jpg
+    python -m tfx_finetune.predict --bundle=runs/all/bundle '{"image": "fox.png", "text": "a fox"}'
 
-Each line has file, label, score and scores (by label), or file and error where the file cannot be read.
+A model of several inputs takes JSON objects of what it is given: the paths of files, and text as it is; some may be
+left out. Each line has file (or input), label, score and scores (by label), or file and error where it cannot be read.
 From Python: `Bundle.open(folder).predict(files)`.
 """
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from tfx_finetune.core import command
 from tfx_finetune.core.config import option
@@ -25,7 +28,7 @@ class Predict:
 
 
 def predict(options: Predict, paths: list[str]) -> None:
-    """Prints the predictions of files, and of every picture of folders.
+    """Prints the predictions of files, of every file of folders, and of JSON objects.
 
     Raises:
         UserError: The bundle cannot be used, there is nothing to predict, or some files could not be read; what
@@ -40,14 +43,24 @@ def predict(options: Predict, paths: list[str]) -> None:
     bundle = Bundle.open(options.bundle)
     failed = []
     count = 0
-    for record in bundle.predict_each(paths, options.format):
+    for record in bundle.predict_each(map(_given, paths), options.format):
         print(json.dumps(record, ensure_ascii=False), flush=True)
-        failed += [f"{record['file']}: {record['error']}"] if "error" in record else []
+        failed += [f"{record.get('file', record.get('input'))}: {record['error']}"] if "error" in record else []
         count += 1
     if not count:
-        raise UserError("no pictures found", received=", ".join(paths))
+        raise UserError("no files found that the model could take", received=", ".join(paths))
     if failed:
         raise UserError(f"{len(failed)} of {count} files cannot be read", received="; ".join(failed[:3]))
+
+
+def _given(argument: str) -> Any:
+    """A path, or what a JSON object says."""
+    if not argument.lstrip().startswith("{"):
+        return argument
+    try:
+        return json.loads(argument)
+    except ValueError as error:
+        raise UserError("not a JSON object", received=f"{argument} ({error})") from None
 
 
 def main() -> None:

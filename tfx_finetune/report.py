@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tfx_finetune.checks import Check
+from tfx_finetune.contracts import Exhibit
 from tfx_finetune.core import files
 from tfx_finetune.plots import Metrics, Plot, learning_curves, trade_off
 
@@ -37,7 +38,7 @@ class Verdict:
     score: float
     name: str
     samples: int
-    noun: str = "pictures"
+    noun: str = "samples"
     interval: tuple[float, float] | None = None
 
     def __str__(self) -> str:
@@ -177,7 +178,7 @@ class Mistake:
     """A held-out sample that the model got wrong.
 
     Attributes:
-        image: Thumbnail, encoded as PNG or JPEG; None where there is nothing to see.
+        exhibits: What there is to see and hear of it.
         file: What a person calls the sample.
         truth: Its classes.
         predicted: The classes that the model gave it.
@@ -186,7 +187,7 @@ class Mistake:
         head: The head that erred; shown where there are several.
     """
 
-    image: bytes | None
+    exhibits: tuple[Exhibit, ...]
     file: str
     truth: tuple[str, ...]
     predicted: tuple[str, ...]
@@ -194,12 +195,11 @@ class Mistake:
     top: tuple[tuple[str, float], ...] = ()
     head: str = ""
 
-    @property
-    def picture(self) -> str:
-        """The thumbnail as a data address."""
-        content = self.image or b""
-        kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
-        return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+def address(content: bytes) -> str:
+    """An encoded picture or sound as a data address."""
+    kinds = {b"\x89P": "image/png", b"\xff\xd8": "image/jpeg", b"RI": "audio/wav"}
+    return f"data:{kinds[content[:2]]};base64,{base64.b64encode(content).decode()}"
 
 
 @dataclass(frozen=True)
@@ -272,6 +272,7 @@ def write_report(path: Path, report: Report) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["address"] = address
     script = environment.get_template("report.js").render()
     # The page allows this script alone and no address at all, should a name ever slip through as markup.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -4,20 +4,23 @@ predict   {"instances": [{"b64": ...}, ...]}             ->  {"predictions": [..
           {"inputs": {"image": [{"b64": ...}, ...]}}     ->  {"outputs": {...}}          column by column
           with "signature_name": "tensor": prepared samples as nested lists of numbers
 classify  {"examples": [{"image": {"b64": ...}}, ...]}   ->  {"result": [[[label, score], ...], ...]}
+
+Of several inputs a sample is an object, {"image": {"b64": ...}, "text": "a fox"}; it may go without some of them, where
+null stands column by column. Text may be written as it is.
 """
 
 import base64
 import binascii
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from tfx_finetune.contracts import Batch
-from tfx_finetune.modalities.image import reason
-from tfx_finetune.served import Served
+from tfx_finetune.batching import size
+from tfx_finetune.bundle import UnreadableError
+from tfx_finetune.contracts import PRESENCE, Batch
+from tfx_finetune.served import Served, joined
 
 RAW, PREPARED = "serving_default", "tensor"
 """Signatures: of encoded samples, and of prepared ones."""
@@ -37,7 +40,7 @@ def count(message: Any) -> int:
     return max(len(found), 1) if isinstance(found, list) else 1
 
 
-def predict_request(message: Any, served: Served) -> tuple[np.ndarray, Callable[[Batch], dict[str, Any]]]:
+def predict_request(message: Any, served: Served) -> tuple[Batch, Callable[[Batch], dict[str, Any]]]:
     """Reads a message of `:predict`.
 
     Args:
@@ -45,7 +48,7 @@ def predict_request(message: Any, served: Served) -> tuple[np.ndarray, Callable[
         served: Who answers.
 
     Returns:
-        Prepared samples (n, ...), and what makes the answer's message of their scores.
+        Prepared inputs (n, ...), and what makes the answer's message of their scores.
 
     Raises:
         RequestError: It is not such a message, or a sample cannot be read.
@@ -57,9 +60,9 @@ def predict_request(message: Any, served: Served) -> tuple[np.ndarray, Callable[
     if ("instances" in message) == ("inputs" in message):
         raise RequestError("a prediction needs either instances (row by row) or inputs (column by column)")
     if "instances" in message:
-        values = [_value(one, served.column) for one in _list(message["instances"], "instances")]
+        values = [_named(one, served) for one in _list(message["instances"], "instances")]
     else:
-        values = _list(_value(message["inputs"], served.column), "inputs")
+        values = _rows(message["inputs"], served)
     samples = _raw(values, served) if signature == RAW else _numbers(values, served)
 
     def answer(scores: Batch) -> dict[str, Any]:
@@ -69,12 +72,14 @@ def predict_request(message: Any, served: Served) -> tuple[np.ndarray, Callable[
             return {"outputs": columns}
         if len(outputs) == 1:
             return {"predictions": columns}
-        return {"predictions": [{name: column[row] for name, column in outputs.items()} for row in range(len(samples))]}
+        return {
+            "predictions": [{name: column[row] for name, column in outputs.items()} for row in range(size(samples))]
+        }
 
     return samples, answer
 
 
-def classify_request(message: Any, served: Served) -> tuple[np.ndarray, Callable[[Batch], dict[str, Any]]]:
+def classify_request(message: Any, served: Served) -> tuple[Batch, Callable[[Batch], dict[str, Any]]]:
     """Reads a message of `:classify`; `signature_name` is the head, where there are several. See `predict_request`."""
     _known(message, "signature_name", "context", "examples")
     heads = list(served.labels)
@@ -85,8 +90,8 @@ def classify_request(message: Any, served: Served) -> tuple[np.ndarray, Callable
     # A context holds the features that all examples share.
     context = message.get("context") or {}
     if not isinstance(context, dict) or not all(isinstance(example, dict) for example in examples):
-        raise RequestError(f"context and examples are objects of features such as {served.column}")
-    samples = _raw([_value(context | example, served.column) for example in examples], served)
+        raise RequestError(f"context and examples are objects of features such as {next(iter(served.modalities))}")
+    samples = _raw([_named(context | example, served) for example in examples], served)
 
     def answer(scores: Batch) -> dict[str, Any]:
         names = served.labels[head]
@@ -111,10 +116,11 @@ def metadata(name: str, served: Served) -> dict[str, Any]:
     scores = {f"{head}/scores": _tensor("DT_FLOAT", -1, len(names)) for head, names in served.labels.items()}
     texts = {f"{head}/labels": _tensor("DT_STRING", -1, len(names)) for head, names in served.labels.items()}
     best = {f"{head}/best": _tensor("DT_STRING", -1) for head in served.labels}
-    signatures = {
-        RAW: _signature({served.column: _tensor("DT_STRING", -1)}, scores | texts | best),
-        PREPARED: _signature({served.column: _tensor("DT_FLOAT", -1, *served.shape)}, scores),
+    raw = {tower: _tensor("DT_STRING", -1) for tower in served.modalities}
+    prepared = {
+        tower: _tensor(_TYPES[modality.fed], -1, *modality.shape) for tower, modality in served.modalities.items()
     }
+    signatures = {RAW: _signature(raw, scores | texts | best), PREPARED: _signature(prepared, scores)}
     return {
         "model_spec": {"name": name, "signature_name": "", "version": str(served.version)},
         "metadata": {"signature_def": {"signature_def": signatures}},
@@ -127,6 +133,7 @@ def status(served: Served) -> dict[str, Any]:
     return {"model_version_status": [state]}
 
 
+_TYPES = {"float32": "DT_FLOAT", "int32": "DT_INT32"}
 METHODS = {"predict": predict_request, "classify": classify_request}
 """What reads the messages of each method."""
 
@@ -153,41 +160,72 @@ def _list(value: Any, name: str) -> list[Any]:
     return value
 
 
-def _value(given: Any, column: str) -> Any:
-    """A value that may be named, as it must be where a model has several inputs."""
+def _named(given: Any, served: Served) -> dict[str, Any]:
+    """A sample's values by tower; the value may stand alone where there is one."""
+    towers = list(served.modalities)
     if not isinstance(given, dict) or "b64" in given:
-        return given
-    if set(given) != {column}:
-        raise RequestError(f"a sample has the one input {column}; received: {_short(list(given))}")
-    return given[column]
+        if len(towers) > 1:
+            raise RequestError(f"a sample is an object of some of {towers}; received: {_short(given)}")
+        return {towers[0]: given}
+    if not given or not set(given) <= set(towers):
+        raise RequestError(f"a sample has the inputs {', '.join(towers)}; received: {_short(list(given))}")
+    return given
 
 
-def _raw(values: Sequence[Any], served: Served) -> np.ndarray:
+def _rows(given: Any, served: Served) -> list[dict[str, Any]]:
+    """Samples that came column by column."""
+    columns = {tower: _list(values, "inputs") for tower, values in _named(given, served).items()}
+    if len(lengths := {len(values) for values in columns.values()}) > 1:
+        raise RequestError(f"inputs are columns of one length; received: {sorted(lengths)}")
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _raw(samples: Sequence[Mapping[str, Any]], served: Served) -> Batch:
     """Encoded samples, prepared."""
-    samples = np.empty((len(values), *served.shape), np.uint8)
-    for position, value in enumerate(values):
-        if not isinstance(value, dict) or not isinstance(value.get("b64"), str):
-            raise RequestError(f'sample {position} is {_short(value)}; allowed: {{"b64": "the file, base64"}}')
+    prepared = []
+    for position, sample in enumerate(samples):
+        contents = {
+            tower: _content(value, f"sample {position}", served.modalities[tower].inline)
+            for tower, value in sample.items()
+            if value is not None
+        }
         try:
-            samples[position] = served.prepare(base64.b64decode(value["b64"], validate=True))
-        except binascii.Error as error:
-            raise RequestError(f"sample {position} is not base64 ({error})") from None
-        except tf.errors.OpError as error:
-            raise RequestError(f"sample {position} cannot be read: {reason(error)}") from None
-    return samples
+            prepared.append(served.prepare(contents))
+        except UnreadableError as error:
+            raise RequestError(f"sample {position} cannot be read: {error}") from None
+    return joined(prepared)
 
 
-def _numbers(values: Sequence[Any], served: Served) -> np.ndarray:
-    """Prepared samples."""
+def _content(value: Any, which: str, inline: bool) -> bytes:
+    if inline and isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    if not isinstance(value, dict) or not isinstance(value.get("b64"), str):
+        raise RequestError(f'{which} is {_short(value)}; allowed: {{"b64": "the file, base64"}}')
     try:
-        samples = np.asarray(values, np.float32)
-    except (ValueError, TypeError):
-        raise RequestError(f"{served.column} is not nested lists of numbers, all of one shape") from None
-    if samples.shape[1:] != served.shape:
-        raise RequestError(f"a sample has the shape {served.shape}; received: {samples.shape[1:]}")
-    if not np.isfinite(samples).all():
-        raise RequestError(f"{served.column} has numbers that are not finite")
-    return samples
+        return base64.b64decode(value["b64"], validate=True)
+    except binascii.Error as error:
+        raise RequestError(f"{which} is not base64 ({error})") from None
+
+
+def _numbers(samples: Sequence[Mapping[str, Any]], served: Served) -> Batch:
+    """Prepared samples; what one goes without is zeros."""
+    inputs = {}
+    for tower, modality in served.modalities.items():
+        values = [sample.get(tower) for sample in samples]
+        filled = [np.zeros(modality.shape) if value is None else value for value in values]
+        try:
+            found = np.asarray(filled, np.float32)
+        except (ValueError, TypeError):
+            raise RequestError(f"{tower} is not nested lists of numbers, all of one shape") from None
+        if found.shape[1:] != modality.shape:
+            raise RequestError(f"a sample has the shape {modality.shape}; received: {found.shape[1:]}")
+        if not np.isfinite(found).all():
+            raise RequestError(f"{tower} has numbers that are not finite")
+        inputs[tower] = found.astype(modality.fed)
+    if len(inputs) > 1:
+        there = [[sample.get(tower) is not None for tower in inputs] for sample in samples]
+        inputs[PRESENCE] = np.array(there, np.float32)
+    return inputs
 
 
 def _short(value: Any) -> str:

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
-from tfx_finetune.bundle import Bundle
-from tfx_finetune.contracts import Batch
+from tfx_finetune.bundle import Bundle, UnreadableError
+from tfx_finetune.contracts import Batch, Modality, Predict
 from tfx_finetune.core import hardware
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.golden import recall
-from tfx_finetune.modalities.image import reason
 from tfx_finetune.verify import difference
 
 
@@ -32,19 +30,17 @@ class Served:
 
     Attributes:
         version: Its number.
-        column: Name of its input.
-        shape: Of a prepared input.
+        modalities: How raw content becomes its inputs, by tower.
         labels: Class names by head.
-        prepare: Raw content -> prepared input; raises `tf.errors.OpError` where it cannot be read.
+        prepare: See `Bundle.prepare`.
         predict: Prepared inputs (n, ...) -> `<head>/scores` by name, (n, classes).
     """
 
     version: int
-    column: str
-    shape: tuple[int, ...]
+    modalities: Mapping[str, Modality]
     labels: Mapping[str, tuple[str, ...]]
-    prepare: Callable[[bytes], np.ndarray]
-    predict: Callable[[np.ndarray], Batch]
+    prepare: Callable[[Mapping[str, bytes]], Batch]
+    predict: Predict
 
 
 def newest(path: Path) -> Place | None:
@@ -81,23 +77,24 @@ def load(place: Place, format: str, max_pixels: int, batch_size: int) -> Served:
         raise UserError("a file that did not pass verification is not served", received=format)
     reader, tolerance = bundle.reader(format), bundle.export(format).tolerance
     bundle = dataclasses.replace(bundle, manifest=_limited(bundle.manifest, max_pixels))
-    column = bundle.modality.column
-
-    def predict(samples: np.ndarray) -> Batch:
-        return reader.predict({column: samples})
-
     raw, outputs = recall(bundle.path / "golden")
     try:
-        samples = np.stack([bundle.prepare(content) for content in raw])
-    except tf.errors.OpError as error:
-        raise UserError("a golden sample cannot be prepared", received=f"{place.folder} ({reason(error)})") from None
-    predict(np.resize(samples, (batch_size, *samples.shape[1:])))
-    apart = max(difference(outputs, predict(samples)), difference(_first(outputs), predict(samples[:1])))
+        samples = joined([bundle.prepare(content) for content in raw])
+    except UnreadableError as error:
+        raise UserError("a golden sample cannot be prepared", received=f"{place.folder} ({error})") from None
+    reader.predict({name: np.resize(rows, (batch_size, *rows.shape[1:])) for name, rows in samples.items()})
+    alone = reader.predict(_first(samples))
+    apart = max(difference(outputs, reader.predict(samples)), difference(_first(outputs), alone))
     if apart > tolerance:
         received = f"{place.folder}, {format}: {apart:.2g} apart"
         raise UserError("a bundle that does not give its golden answers here", received=received, allowed=tolerance)
     labels = {head: task.labels.names for head, task in bundle.tasks.items()}
-    return Served(place.version, column, bundle.modality.shape, labels, bundle.prepare, predict)
+    return Served(place.version, bundle.modalities, labels, bundle.prepare, reader.predict)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Several batches as one."""
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _quickest(formats: Sequence[str]) -> str:
@@ -116,9 +113,13 @@ def _stamp(folder: Path) -> tuple[int, int] | None:
 
 
 def _limited(manifest: Mapping[str, Any], max_pixels: int) -> dict[str, Any]:
-    known = manifest["modality"]
-    most = min(max_pixels, known["options"].get("max_pixels", max_pixels))
-    return dict(manifest) | {"modality": known | {"options": known["options"] | {"max_pixels": most}}}
+    towers = {}
+    for tower, known in manifest["towers"].items():
+        options = dict(known["options"])
+        if "max_pixels" in options:
+            options["max_pixels"] = min(max_pixels, options["max_pixels"])
+        towers[tower] = known | {"options": options}
+    return dict(manifest) | {"towers": towers}
 
 
 def _first(outputs: Batch) -> Batch:

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfx_finetune.core import hardware
-from tfx_finetune.model import Network, build_model, build_tower
+from tfx_finetune.model import Network, build_model, build_towers
 from tfx_finetune.pipeline import Data, prepare_data
 from tfx_finetune.plan import Plan
 
@@ -19,6 +19,6 @@ def set_up(plan: Plan) -> tuple[Data, Network]:
     if plan.run.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(hardware.detect().precision)
-    backbone = build_tower(plan)
-    data = prepare_data(plan, backbone.card)
-    return data, build_model(plan, backbone, data.tasks)
+    backbones = build_towers(plan)
+    data = prepare_data(plan, {tower: backbone.card for tower, backbone in backbones.items()})
+    return data, build_model(plan, backbones, data.tasks)

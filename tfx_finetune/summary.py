@@ -8,25 +8,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from rich.console import Console
 from rich.table import Table as Grid
 
 from tfx_finetune import report as page
-from tfx_finetune.bundle import Bundle, describe
+from tfx_finetune.bundle import Bundle
 from tfx_finetune.checkpoint import History
 from tfx_finetune.checks import Check
 from tfx_finetune.choose import BEST
-from tfx_finetune.contracts import LABEL_SEPARATOR, SPLITS, Batch, Task
+from tfx_finetune.contracts import LABEL_SEPARATOR, SPLITS, Batch, Exhibit, Task
 from tfx_finetune.core import flagfile, hardware
 from tfx_finetune.features import Store
 from tfx_finetune.model import Network
+from tfx_finetune.pack import describe
 from tfx_finetune.pipeline import Data
-from tfx_finetune.plan import Plan, image_options
+from tfx_finetune.plan import Plan, modality_options
 from tfx_finetune.verify import score
 
 _PACKAGES = ("tfx_finetune", "tensorflow", "keras", "ai-edge-litert", "numpy")
-_THUMBNAIL = 160
 
 
 def manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
@@ -40,13 +39,16 @@ def manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
         }
         for head, task in network.tasks.items()
     }
-    card = network.backbone.card
+    towers = {
+        tower: describe(kind, modality_options(plan.run, kind), network.backbones[tower].card)
+        for tower, kind in plan.modalities.items()
+    }
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "heads": heads,
-        "backbone": str(plan.tower[1]),
+        "backbones": {tower: str(spec) for tower, spec in plan.towers.items()},
         "compress": plan.run.compress,
-        "modality": describe("image", image_options(plan.run) | {"size": data.modality.shape[0]}, card),
+        "towers": towers,
         "data": {"source": str(plan.source)} | {split: data.table.size(split) for split in SPLITS},
         "versions": environment(),
     }
@@ -97,6 +99,7 @@ def report(
             score=score(data.tasks, scores),
             name=task.score if len(data.tasks) == 1 else "mean score",
             samples=len(test),
+            noun=next(iter(data.modalities.values())).noun if len(data.modalities) == 1 else "samples",
             interval=_interval(task.correct(targets[first], outputs[f"{first}/scores"]))
             if len(data.tasks) == 1
             else None,
@@ -182,13 +185,14 @@ def _mistakes(data: Data, head: str, test: Store, targets: np.ndarray, scores: n
     files = data.table.file[data.table.split == "test"]
     wrong = np.flatnonzero(task.correct(targets, scores) < 1)
     wrong = wrong[np.argsort(-scores[wrong].max(-1))][: page.MOST_MISTAKES]
+    shown = _exhibits(data, test, wrong)
     found = []
-    for row in wrong:
+    for row in wrong.tolist():
         said = task.predict(scores[row])["label"]
         order = np.argsort(-scores[row])[:3]
         found.append(
             page.Mistake(
-                image=_thumbnail(np.asarray(test.inputs[0][row])),
+                exhibits=shown[row],
                 file=str(files[row]),
                 truth=tuple(names[targets[row] > 0.5]),
                 predicted=tuple(said) if isinstance(said, list) else (said,),
@@ -200,10 +204,19 @@ def _mistakes(data: Data, head: str, test: Store, targets: np.ndarray, scores: n
     return found
 
 
-def _thumbnail(pixels: np.ndarray) -> bytes:
-    side = min(_THUMBNAIL, pixels.shape[0])
-    small = tf.cast(tf.image.resize(pixels, (side, side), antialias=True), tf.uint8)
-    return tf.io.encode_jpeg(small, quality=80).numpy()
+def _exhibits(data: Data, test: Store, chosen: np.ndarray) -> dict[int, tuple[Exhibit, ...]]:
+    """What there is to see of some test samples, by their position in the test split."""
+    rows = np.sort(chosen)
+    member = np.zeros(len(data.table.split), bool)
+    member[np.flatnonzero(data.table.split == "test")[rows]] = True
+    return {
+        row: tuple(
+            modality.show(raw[tower], np.asarray(test.inputs[0][tower][row]))
+            for tower, modality in data.modalities.items()
+            if raw[tower]
+        )
+        for row, raw in zip(rows.tolist(), data.raw(member), strict=True)
+    }
 
 
 def _interval(correct: np.ndarray) -> tuple[float, float]:

@@ -1,60 +1,54 @@
 """STATION: what is in a source: which samples can be read, on which side of the split they stand, which classes."""
 
 import dataclasses
+import hashlib
 import itertools
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tfx_finetune import splits
-from tfx_finetune.contracts import LABEL_SEPARATOR, SOURCES, SPLITS, Labels, Modality, Source, Task
+from tfx_finetune import classes, splits
+from tfx_finetune.contracts import LABEL_SEPARATOR, SOURCES, Labels, Modality, Source, Task
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.dataset import finished
 from tfx_finetune.examine import decoder, examine
 from tfx_finetune.plan import Plan
+from tfx_finetune.samples import Table
 
 
-@dataclass(frozen=True)
-class Table:
-    """One row a sample of the source, in the order in which it is read; all arrays are (n,).
+def placed(source: Source, modalities: Mapping[str, Modality]) -> dict[str, str]:
+    """The column of the data that each tower takes: that of its name, else that of its modality.
 
-    Attributes:
-        file: What a person would call the sample.
-        digest: Hash of the content; empty where it cannot be read.
-        reason: Why the sample cannot be used; empty where it can.
-        split: `train`, `val`, `test`, or empty for a sample that cannot be used.
-        columns: Label columns by name.
-        notes: What a person should know about the split.
+    Raises:
+        UserError: There is none, or two towers would take the same.
     """
-
-    file: np.ndarray
-    digest: np.ndarray
-    reason: np.ndarray
-    split: np.ndarray
-    columns: Mapping[str, np.ndarray]
-    notes: tuple[str, ...] = ()
-
-    def size(self, split: str) -> int:
-        """Samples of a split."""
-        return int((self.split == split).sum())
-
-    @property
-    def bad(self) -> list[tuple[str, str]]:
-        """`(file, reason)` of every sample that cannot be used."""
-        return [(str(f), str(r)) for f, r in zip(self.file, self.reason, strict=True) if r]
+    known = source.read(next(iter(source.sizes))).element_spec
+    found: dict[str, str] = {}
+    for tower, modality in modalities.items():
+        column = tower if tower in known else modality.column
+        if column not in known:
+            todo = "take a backbone for what the data has, or other data"
+            raise UserError(
+                f"the data has no {column} for a tower", received=source.name, allowed=list(known), todo=todo
+            )
+        if column in found.values():
+            raise UserError("two towers take the same column", received=column, todo="name each after its column")
+        found[tower] = column
+    return found
 
 
-def survey(source: Source, modality: Modality, columns: tuple[str, ...]) -> Table:
+def survey(
+    source: Source, modalities: Mapping[str, Modality], places: Mapping[str, str], columns: tuple[str, ...]
+) -> Table:
     """Reads and decodes every sample once, so that whatever cannot be read is known before training.
 
     Args:
         source: Where the samples come from.
-        modality: How they are decoded.
+        modalities: How they are decoded, by tower.
+        places: The column that each tower takes.
         columns: Label columns to keep.
 
     Returns:
@@ -64,16 +58,22 @@ def survey(source: Source, modality: Modality, columns: tuple[str, ...]) -> Tabl
         UserError: A column is missing, or there is no sample.
     """
     _check_columns(source, columns)
-    decode = decoder(modality.decode)
     keep = (*columns, "group")
+    decoders = {tower: decoder(modality.decode) for tower, modality in modalities.items()}
 
     def look(rows: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, ...]]:
-        contents = [sample[modality.column] for _, sample in rows]
-        examined = examine(contents, modality.column in source.paths, decode)
-        return [
-            (_text(sample["file"]), digest, why, "" if why else part, *(_text(sample.get(c, "")) for c in keep))
-            for (part, sample), (digest, why) in zip(rows, examined, strict=True)
-        ]
+        examined = []
+        for tower, modality in modalities.items():
+            contents = [sample[places[tower]] for _, sample in rows]
+            paths = places[tower] in source.paths
+            examined.append(examine(contents, paths, decoders[tower], modality.reason, lacking=len(modalities) > 1))
+        found = []
+        for (part, sample), each in zip(rows, zip(*examined, strict=True), strict=True):
+            digest, why = _joint(modalities, each)
+            digests = (digest for digest, _ in each)
+            values = (_text(sample.get(column, "")) for column in keep)
+            found.append((_text(sample["file"]), digest, why, "" if why else part, *digests, *values))
+        return found
 
     def rows() -> Iterator[tuple[str, dict[str, Any]]]:
         for part in source.sizes:
@@ -88,32 +88,56 @@ def survey(source: Source, modality: Modality, columns: tuple[str, ...]) -> Tabl
     if not found:
         raise UserError("the data has no samples", received=source.name)
     file, digest, why, part, *values = (np.array(column, dtype=object) for column in zip(*found, strict=True))
-    return Table(file, digest, why, part, dict(zip(keep, values, strict=True)))
+    contents = dict(zip(modalities, values, strict=False))
+    return Table(file, digest, why, part, dict(zip(keep, values[len(contents) :], strict=True)), contents)
 
 
-def load(plan: Plan, modality: Modality) -> tuple[Source, Table, dict[str, Labels]]:
+def _joint(modalities: Mapping[str, Modality], each: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """Hash and complaint of a sample, of those of what each tower takes."""
+    if len(each) == 1:
+        return each[0]
+    digests, whys = zip(*each, strict=True)
+    why = "; ".join(f"{tower}: {why}" for tower, why in zip(modalities, whys, strict=True) if why)
+    if not why and not any(digests):
+        why = f"has none of {', '.join(modalities)}"
+    return "" if why else hashlib.sha256("/".join(digests).encode()).hexdigest(), why
+
+
+def load(plan: Plan, modalities: Mapping[str, Modality]) -> tuple[Source, dict[str, str], Table, dict[str, Labels]]:
     """Opens the source, surveys it, splits it, and collects the classes of every head.
+
+    Returns:
+        The source, the column that each tower takes, the samples and the classes.
 
     Raises:
         UserError: The data cannot be used as it is; the message says why.
     """
     source = SOURCES.build(plan.source)
-    table = survey(source, modality, _columns(plan))
+    places = placed(source, modalities)
+    table = survey(source, modalities, places, _columns(plan))
     _check_bad(table, plan.run.samples.max_bad, "--samples.max_bad")
     table = _split(table, source, plan)
-    labels = {head: _labels(table, source, task) for head, task in plan.drafts.items()}
+    labels = {head: classes.labels(table, source, task) for head, task in plan.drafts.items()}
     if not table.size("test"):
         todo = "give it a test split of its own, or more samples that are not copies or of one group"
         raise UserError("no sample is left to test on", received=source.name, todo=todo)
-    return source, table, labels
+    return source, places, table, labels
 
 
-def opened(source: Source, modality: Modality, tasks: Mapping[str, Task], part: str, max_bad: float) -> Table:
+def opened(
+    source: Source,
+    modalities: Mapping[str, Modality],
+    places: Mapping[str, str],
+    tasks: Mapping[str, Task],
+    part: str,
+    max_bad: float,
+) -> Table:
     """Surveys labelled data for a model that exists; the wanted samples stand in the split `test`.
 
     Args:
         source: The data.
-        modality: The model's.
+        modalities: The model's, by tower.
+        places: The column that each takes.
         tasks: The model's heads.
         part: A part that the data comes with; empty for all of it.
         max_bad: Share of unreadable samples above which this fails.
@@ -124,7 +148,7 @@ def opened(source: Source, modality: Modality, tasks: Mapping[str, Task], part: 
     if part and part not in source.sizes:
         raise UserError("the data has no such split", received=part, allowed=list(source.sizes))
     columns = tuple({task.column: None for task in tasks.values()})
-    table = survey(source, modality, columns)
+    table = survey(source, modalities, places, columns)
     _check_bad(table, max_bad, "--max_bad")
     wanted = (table.split != "") & ((table.split == part) | (part == ""))
     if not wanted.any():
@@ -132,8 +156,8 @@ def opened(source: Source, modality: Modality, tasks: Mapping[str, Task], part: 
     table = dataclasses.replace(table, split=np.where(wanted, "test", "").astype(object))
     for task in tasks.values():
         if task.single:
-            _check_single(table, task.column)
-        if unknown := sorted(set(_classes(table.columns[task.column][wanted])) - set(task.labels.names)):
+            classes.check_single(table, task.column)
+        if unknown := sorted(set(classes.classes(table.columns[task.column][wanted])) - set(task.labels.names)):
             raise UserError("a label that the model does not know", received=unknown[0], allowed=task.labels.names)
     return table
 
@@ -190,14 +214,14 @@ def _notes(table: Table, split: np.ndarray) -> Iterator[str]:
     if extra := len(digest) - len(set(digest)):
         yield f"{extra} samples are exact copies of another one; copies are kept on one side of a split made here"
     if count := _scattered(digest, side):
-        yield f"{count} pictures stand in more than one of the splits that the data came with"
+        yield f"{count} samples stand in more than one of the splits that the data came with"
     for column, values in table.columns.items():
         if column == "group":
             grouped = values[used] != ""
             if count := _scattered(values[used][grouped], side[grouped]):
                 yield f"{count} groups stand in more than one of the splits that the data came with"
         elif count := _scattered(digest, values[used]):
-            yield f"{count} pictures have copies with another {column}"
+            yield f"{count} samples have copies with another {column}"
 
 
 def _scattered(keys: Iterable[str], values: Iterable[str]) -> int:
@@ -206,48 +230,6 @@ def _scattered(keys: Iterable[str], values: Iterable[str]) -> int:
     for key, value in zip(keys, values, strict=True):
         found.setdefault(key, set()).add(value)
     return sum(len(several) > 1 for several in found.values())
-
-
-def _labels(table: Table, source: Source, task: Task) -> Labels:
-    column, values = task.column, table.columns[task.column]
-    per_split = {side: Counter(_classes(values[table.split == side])) for side in SPLITS}
-    trained = per_split["train"]
-    names = source.labels if column == "label" and source.labels else tuple(sorted(trained))
-    lost = set(_classes(values[table.reason != ""])) - set(_classes(values[table.reason == ""]))
-    if lost:
-        todo = "mend its files, or leave it out"
-        raise UserError("no sample of a class can be read", received=min(lost), todo=todo)
-    if unseen := (set(per_split["val"]) | set(per_split["test"])) - set(trained):
-        todo = "give it training samples, or leave it out"
-        raise UserError("a class of the held-out data never occurs in training", received=min(unseen), todo=todo)
-    if task.single:
-        _check_single(table, column)
-        if len(trained) < 2:
-            todo = "classification wants at least two; the classes of a folder are its sub-folders"
-            raise UserError("one class only", received=", ".join(trained), todo=todo)
-    if not trained:
-        raise UserError("no sample has a label", received=f"column {column}")
-    everywhere = sum(per_split.values(), Counter())
-    if alone := [name for name in names if everywhere[name] == 1]:
-        what = "a class with one sample, which cannot be both learned and tested"
-        raise UserError(what, received=alone[0], todo="add samples to it or leave it out")
-    return Labels(names, tuple(trained[name] for name in names), table.size("train"))
-
-
-def _check_single(table: Table, column: str) -> None:
-    """Classification wants exactly one label a sample."""
-    used = table.split != ""
-    for file, value in zip(table.file[used], table.columns[column][used], strict=True):
-        if not value:
-            raise UserError("a sample without a label", received=file, todo="label it or leave it out")
-        if LABEL_SEPARATOR in value:
-            labels = value.replace(LABEL_SEPARATOR, ", ")
-            what = "a sample with several labels"
-            raise UserError(what, received=f"{file} ({labels})", allowed="one label a sample", todo="use --heads=tag()")
-
-
-def _classes(values: np.ndarray) -> Iterator[str]:
-    return (name for value in values for name in value.split(LABEL_SEPARATOR) if name)
 
 
 def _text(value: Any) -> str:

@@ -36,14 +36,14 @@ def train(run: Run) -> "Bundle":
     """
     # The stations import TensorFlow; a command answers --help without it.
     from tfx_finetune import workspace
-    from tfx_finetune.bundle import create, finish
     from tfx_finetune.choose import best, nothing_fits
     from tfx_finetune.compress import check_layers, compress
     from tfx_finetune.evaluate import evaluate, predictions
-    from tfx_finetune.features import collect, evict, forget
-    from tfx_finetune.feed import feed_ahead
+    from tfx_finetune.features import evict, forget
+    from tfx_finetune.feed import feed_ahead, prepared
     from tfx_finetune.gate import gated
     from tfx_finetune.golden import choose
+    from tfx_finetune.pack import create, finish
     from tfx_finetune.phases import fit_phase
     from tfx_finetune.plan import check
     from tfx_finetune.report import write_report
@@ -68,8 +68,8 @@ def train(run: Run) -> "Bundle":
     compressed = compress(network, data, plan)
 
     # The trained model's own answers are what every file has to give again.
-    served = servable(plan, compressed.network, data.modality, data.examples(run.calibration), compressed.rounded)
-    test = collect(data, "test", 1, None, "prepared", plan.workdir / "features")
+    served = servable(plan, compressed.network, data.modalities, data.examples(run.calibration), compressed.rounded)
+    test = prepared(data, "test", plan)
     model = answer(served)
     reference = predictions(model, test.batches(32))
     scores = evaluate(network.tasks, *reference)

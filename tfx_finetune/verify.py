@@ -88,15 +88,15 @@ def difference(ours: Batch, theirs: Batch) -> float:
 def _check(
     bundle: Bundle, format: str, golden: Golden, test: Store, reference: tuple[Batch, Batch], gate: Verify
 ) -> Check:
-    export, tasks, column = bundle.export(format), bundle.tasks, bundle.modality.column
+    export, tasks = bundle.export(format), bundle.tasks
     targets, ours = reference
     apart, theirs = float("inf"), Batch()
     why = "its outputs are not those of the model (not finite, or of another shape): the file is empty or broken"
     try:
         reader = bundle.reader(format)
-        apart = _apart(reader, golden, column)
+        apart = _apart(reader, golden)
         if np.isfinite(apart):
-            _, theirs = predictions(reader.predict, (({column: x}, y) for x, y in test.batches(32)))
+            _, theirs = predictions(reader.predict, test.batches(32))
     except Exception as error:  # A file may be broken in any way; each is a reason to refuse it, none to stop.
         why = first_line(error, most=None)
     if not np.isfinite(difference(ours, theirs)):
@@ -178,9 +178,10 @@ def broken_promise(kernels: Sequence[np.ndarray], zeros: float, compressions: Se
     return ""
 
 
-def _apart(reader: Reader, golden: Golden, column: str) -> float:
+def _apart(reader: Reader, golden: Golden) -> float:
     """Largest difference on the golden samples, prepared and, where the file decodes by itself, raw."""
     apart = difference(golden.outputs, reader.predict(golden.inputs))
     if reader.serve:
-        apart = max(apart, difference(golden.outputs, reader.serve({column: golden.raw})))
+        raw = {tower: [sample[tower] for sample in golden.raw] for tower in golden.raw[0]}
+        apart = max(apart, difference(golden.outputs, reader.serve(raw)))
     return apart

@@ -5,7 +5,7 @@ import hashlib
 from tfx_finetune.core import files, flagfile
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.plan import Plan
-from tfx_finetune.survey import Table
+from tfx_finetune.samples import Table
 
 # These say where things lie, and what becomes of what the phases trained.
 _FREE = ("--workdir=", "--cache.", "--verify.", "--compress=", "--exports=", "--about.", "--calibration=", "--choose=")

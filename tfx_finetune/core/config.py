@@ -62,6 +62,7 @@ class Image:
     size: int = option(0, "side of the model's input in pixels; 0 takes the backbone's own", low=0)
     resize: str = option("pad", "how a picture becomes square", choices=("pad", "crop", "stretch"))
     background: str = option("white", "colour behind transparency and padding: a name or #rrggbb")
+    max_pixels: int = option(100_000_000, "pictures of more pixels are refused as unreadable", low=1)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,6 @@ class Samples:
     val: float = option(0.1, "share held out to choose the best epoch where the data has no val split", low=0, high=0.9)
     balance: bool = option(False, "draw training samples so that every class is equally frequent")
     max_bad: float = option(0.1, "share of unreadable samples above which the run fails", low=0, high=1)
-    max_pixels: int = option(100_000_000, "pictures of more pixels are refused as unreadable", low=1)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,9 @@ class Run:
     data: str = option("", "folder, table file or source spec to train on, such as photos/ or tfds('mnist')")
     backbone: str = option("efficientnet_lite0()", "pretrained tower")
     heads: str = option("classify()", "what to predict: classify() or tag(), or name=classify(), ...")
-    augment: str = option("flip()", "random changes of training samples or batches, in order; empty for none")
+    augment: str = option(
+        "usual", "random changes of training samples or batches, in order; usual for those of the modality"
+    )
     compress: str = option("", "what makes the trained model smaller, in order: prune(), cluster(), qat()")
     exports: str = option(
         "keras_file(), saved_model(), tflite(), tflite(quantize='float16'), tflite(quantize='int8')",
@@ -128,7 +130,9 @@ class Run:
     deterministic: bool = option(False, "refuse what could differ in the last digit between two runs on one GPU")
     seed: int = option(0, "seed of the split, the initialization, the data order and the augmentation", low=0)
     batch_size: int = option(32, "samples a training step", low=1)
-    towers: str = option("", "several towers by name, in place of --backbone")
+    towers: str = option(
+        "", "towers by name, in place of --backbone; one takes the data's column of its name, or of its modality"
+    )
     plugins: str = option("", "modules to import first, separated by commas; they register further components")
     budget: str = option("balanced", "what training may cost: it sets the phases' defaults", choices=tuple(BUDGETS))
     # Without a value, those of the budget.

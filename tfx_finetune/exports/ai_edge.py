@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from tfx_finetune import litert
 from tfx_finetune.contracts import EXPORTS
 from tfx_finetune.core import files, hardware
@@ -32,8 +30,8 @@ Recipe = Literal[
 def ai_edge(recipe: Recipe = "dynamic_wi8_afp32") -> Export:
     """A TFLite file, quantized by AI Edge Quantizer (pip install 'tfx_finetune[quantizer]').
 
-    It takes a float32 picture of values 0 to 255 and gives float32 scores, whatever is inside, and carries the metadata
-    of `tflite()`.
+    It takes what `tflite()` takes, such as a float32 picture of values 0 to 255, gives float32 scores, whatever is
+    inside, and carries the same metadata.
 
     Args:
         recipe: One of the library's own, which name the bits of weights (`wi`) and activations (`ai`, or `afp32` for
@@ -88,13 +86,12 @@ def _ranges(content: bytes, recipe: Sequence[dict[str, Any]], servable: Servable
     from ai_edge_quantizer import calibrator, recipe_manager
     from ai_edge_quantizer.utils import qsv_utils
 
-    ((column, examples),) = servable.examples.items()
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(list(recipe))
     work = calibrator.Calibrator(
         content, num_threads=hardware.detect().threads, qsv_update_func=qsv_utils.min_max_update
     )
-    samples = [{column: batch} for (batch,) in tflite.calibration(examples.astype(np.float32))]
+    samples = list(tflite.calibration(servable))
     # Its bar cannot be switched off, and in a notebook Python's streams are not those that quiet() keeps.
     with contextlib.redirect_stderr(io.StringIO()):
         work.calibrate({"serving_default": samples}, manager)

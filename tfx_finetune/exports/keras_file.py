@@ -15,7 +15,7 @@ from tfx_finetune.deployed import Export, Reader, Servable
 
 @EXPORTS.register
 def keras_file() -> Export:
-    """`model.keras`: pixels of 0 to 255 in, scores out; only stock layers, so that plain Keras loads it."""
+    """`model.keras`: prepared inputs by name in, scores out; only stock layers, so that plain Keras loads it."""
     return Export("keras", "model.keras", write, load, tolerance=1e-5, quantized=False, kernels=kernels)
 
 
@@ -41,8 +41,8 @@ def load(path: Path) -> Reader:
     run = tf.function(lambda inputs: model(inputs, training=False), input_signature=[specs], autograph=False)
 
     def predict(inputs: Batch) -> Batch:
-        floats = {name: np.asarray(values, np.float32) for name, values in inputs.items()}
-        return {name: value.numpy() for name, value in run(floats).items()}
+        fed = {name: tf.cast(inputs[name], spec.dtype) for name, spec in specs.items()}
+        return {name: value.numpy() for name, value in run(fed).items()}
 
     return Reader(predict)
 

@@ -16,9 +16,9 @@ _NEEDED = ("onnx", "onnxruntime", "tf2onnx")
 
 @EXPORTS.register
 def onnx() -> Export:
-    """`model.onnx`: prepared pictures, (batch, height, width, channels) floats of 0 to 255 -> scores; any batch size.
+    """`model.onnx`: prepared inputs, such as pictures, (batch, height, width, channels) floats of 0 to 255 -> scores.
 
-    Written by Keras, read by ONNX Runtime (pip install 'tfx_finetune[onnx]').
+    Any batch size. Written by Keras, read by ONNX Runtime (pip install 'tfx_finetune[onnx]').
     """
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         todo = "pip install 'tfx_finetune[onnx]'"
@@ -55,10 +55,11 @@ def load(path: Path) -> Reader:
     except Exception as error:  # each kind of failure is a type of its own, which the package does not name
         reason = first_line(error)
         raise UserError("not a readable ONNX file", received=f"{path} ({reason})") from None
+    kinds = {given.name: np.int32 if given.type == "tensor(int32)" else np.float32 for given in session.get_inputs()}
     names = [output.name for output in session.get_outputs()]
 
     def predict(inputs: Batch) -> Batch:
-        floats = {name: np.asarray(values, np.float32) for name, values in inputs.items()}
-        return dict(zip(names, session.run(names, floats), strict=True))
+        fed = {name: np.asarray(values, kinds[name]) for name, values in inputs.items()}
+        return dict(zip(names, session.run(names, fed), strict=True))
 
     return Reader(predict)

@@ -27,8 +27,9 @@ _ABOUT = "tfx_finetune"
 def openvino(precision: Precision = "float32") -> Export:
     """`openvino/model.xml` and its weights beside it, `model.bin`, for OpenVINO's runtime; any batch size.
 
-    Prepared pictures, (batch, height, width, channels) floats of 0 to 255 -> scores. The section `tfx_finetune` of its
-    rt_info has the labels of each head, as JSON, and name, version, author and licence of `--about`.
+    Prepared inputs, such as pictures, (batch, height, width, channels) floats of 0 to 255 -> scores. The section
+    `tfx_finetune` of its rt_info has the labels of each head, as JSON, and name, version, author and licence of
+    `--about`.
     Written and read by OpenVINO (pip install 'tfx_finetune[openvino]').
 
     Args:
@@ -65,14 +66,15 @@ def load(path: Path) -> Reader:
         with quiet():
             model = _runtime().Core().compile_model(path / "model.xml", "CPU", options)
         names = [output.get_any_name() for output in model.outputs]
+        kinds = {given.get_any_name(): given.element_type.to_dtype() for given in model.inputs}
     except RuntimeError as error:
         # Its first lines say where in OpenVINO that was, the last one what it is.
         reason = str(error).strip().rpartition("\n")[2][:200]
         raise UserError("not a readable OpenVINO model", received=f"{path} ({reason})") from None
 
     def predict(inputs: Batch) -> Batch:
-        floats = {name: np.asarray(values, np.float32) for name, values in inputs.items()}
-        return dict(zip(names, model(floats).to_tuple(), strict=True))
+        fed = {name: np.asarray(values, kinds[name]) for name, values in inputs.items()}
+        return dict(zip(names, model(fed).to_tuple(), strict=True))
 
     return Reader(predict)
 
@@ -83,18 +85,21 @@ def _convert(servable: Servable) -> Any:
     Raises:
         UserError: The model has an operation that OpenVINO lacks.
     """
-    ((column, shape),) = servable.shapes.items()
-    spec = tf.TensorSpec([None, *shape], tf.float32)
-    run = tf.function(lambda pixels: servable.model({column: pixels}, training=False), autograph=False)
+    names = list(servable.inputs)
+    specs = [tf.TensorSpec([None, *shape], kind, name=name) for name, (shape, kind) in servable.inputs.items()]
+    run = tf.function(
+        lambda *each: servable.model(dict(zip(names, each, strict=True)), training=False), autograph=False
+    )
     with quiet():
         try:
-            model = _runtime().convert_model(run.get_concrete_function(spec))
+            model = _runtime().convert_model(run.get_concrete_function(*specs))
         except Exception as error:  # each kind of failure is a type of its own
             todo = "leave this export out, or take another backbone"
             missing = re.search(r"(?:operations|failed for): (.+)", str(error))
             received = f"operators that OpenVINO lacks ({missing[1]})" if missing else first_line(error)
             raise UserError("OpenVINO cannot take this model", received=received, todo=todo) from None
-    model.input().set_names({column})
+    for name, given in zip(names, model.inputs, strict=True):
+        given.set_names({name})
     return model
 
 

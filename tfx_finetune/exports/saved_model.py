@@ -1,14 +1,14 @@
-"""The SavedModel: for servers; it decodes pictures by itself."""
+"""The SavedModel: for servers; it decodes raw content by itself where TensorFlow can."""
 
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.contracts import EXPORTS, Batch
+from tfx_finetune.contracts import EXPORTS, PRESENCE, Batch, Modality
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError, first_line
+from tfx_finetune.dataset import decoded
 from tfx_finetune.deployed import Export, Reader, Servable
 
 
@@ -16,29 +16,24 @@ from tfx_finetune.deployed import Export, Reader, Servable
 def saved_model() -> Export:
     """`saved_model/` with two signatures, both of any batch size.
 
-    `serving_default`: encoded pictures, (batch,) strings -> for each head `<head>/scores` (batch, classes),
-    `<head>/labels` (batch, classes), the classes in the order of the scores, and `<head>/best` (batch,).
-    `tensor`: prepared pictures, (batch, height, width, channels) floats of 0 to 255 -> `<head>/scores`.
+    `serving_default`: encoded pictures or texts by the tower's name, (batch,) strings, of several towers empty where
+    one has nothing to see -> for each head `<head>/scores` (batch, classes), `<head>/labels` (batch, classes), the
+    classes in the order of the scores, and `<head>/best` (batch,). Of what TensorFlow cannot decode by itself, such as
+    audio files, it takes what `tensor` takes.
+    `tensor`: prepared inputs, as pictures, (batch, height, width, channels) floats of 0 to 255 -> `<head>/scores`.
     """
     return Export("saved_model", "saved_model", write, load, tolerance=1e-4, quantized=False)
 
 
 def write(servable: Servable, path: Path) -> None:
     """Writes both signatures of the servable model."""
-    ((column, shape),) = servable.shapes.items()
-    decode = servable.decode[column]
-
     archive = keras.export.ExportArchive()
     # `track` is left out: it walks through every layer for look-up tables, and endpoints bring their variables along.
-    tensor = archive.add_endpoint(
-        "tensor",
-        lambda inputs: servable.model({column: inputs}, training=False),
-        [tf.TensorSpec([None, *shape], tf.float32, name=column)],
-    )
+    specs = {name: tf.TensorSpec([None, *shape], kind, name=name) for name, (shape, kind) in servable.inputs.items()}
+    tensor = archive.add_endpoint("tensor", lambda inputs: servable.model(inputs, training=False), [specs])
 
-    def serving(raw: tf.Tensor) -> dict[str, tf.Tensor]:
-        pixels = tf.map_fn(decode, raw, fn_output_signature=tf.TensorSpec(shape, tf.uint8))
-        outputs = dict(tensor(tf.cast(pixels, tf.float32)))
+    def serving(given: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        outputs = dict(tensor(_prepared(servable, given) if servable.portable else given))
         for head, names in servable.labels.items():
             scores = outputs[f"{head}/scores"]
             labels = tf.constant(names)
@@ -46,7 +41,8 @@ def write(servable: Servable, path: Path) -> None:
             outputs[f"{head}/best"] = tf.gather(labels, tf.argmax(scores, axis=-1))
         return outputs
 
-    archive.add_endpoint("serving_default", serving, [tf.TensorSpec([None], tf.string, name=column)])
+    raw = {tower: tf.TensorSpec([None], tf.string, name=tower) for tower in servable.modalities}
+    archive.add_endpoint("serving_default", serving, [raw if servable.portable else specs])
     with files.atomic(path) as draft:
         archive.write_out(str(draft), verbose=False)
 
@@ -60,16 +56,34 @@ def load(path: Path) -> Reader:
     try:
         loaded = tf.saved_model.load(str(path))
         tensor, serving = loaded.signatures["tensor"], loaded.signatures["serving_default"]
+        specs = tensor.structured_input_signature[1]
     except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
         reason = first_line(error)
         raise UserError("not a readable SavedModel of this package", received=f"{path} ({reason})") from None
 
     def predict(inputs: Batch) -> Batch:
-        floats = {name: tf.constant(np.asarray(values, np.float32)) for name, values in inputs.items()}
-        return {name: value.numpy() for name, value in tensor(**floats).items()}
+        fed = {name: tf.cast(inputs[name], spec.dtype) for name, spec in specs.items()}
+        return {name: value.numpy() for name, value in tensor(**fed).items()}
 
     def serve(raw: dict[str, list[bytes]]) -> Batch:
         outputs = serving(**{name: tf.constant(values) for name, values in raw.items()})
         return {name: value.numpy() for name, value in outputs.items()}
 
-    return Reader(predict, serve)
+    raw = serving.structured_input_signature[1].values()
+    return Reader(predict, serve if all(spec.dtype == tf.string for spec in raw) else None)
+
+
+def _prepared(servable: Servable, raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Batches of raw contents, as the model takes them."""
+    several = len(raw) > 1
+    there = {tower: tf.strings.length(contents) > 0 for tower, contents in raw.items()}
+    inputs = {}
+    for tower, modality in servable.modalities.items():
+
+        def one(each: tuple[tf.Tensor, tf.Tensor], modality: Modality = modality) -> tf.Tensor:
+            return modality.prepare(decoded(modality, each[0], each[1] if several else True))
+
+        signature = tf.TensorSpec(modality.shape, modality.dtype)
+        found = tf.map_fn(one, (raw[tower], there[tower]), fn_output_signature=signature)
+        inputs[tower] = tf.cast(found, modality.fed)
+    return inputs | ({PRESENCE: tf.cast(tf.stack(list(there.values()), 1), tf.float32)} if several else {})

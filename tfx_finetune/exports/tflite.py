@@ -1,5 +1,6 @@
 """TFLite (LiteRT): for phones, small computers and browsers."""
 
+import dataclasses
 import functools
 import hashlib
 import re
@@ -41,7 +42,7 @@ _INTEGERS = {
 def tflite(
     quantize: Quantize = "none", inputs: Inputs = "auto", outputs: Outputs = "float32", selective: bool = False
 ) -> Export:
-    """A TFLite file of builtin operators, for one picture at a time.
+    """A TFLite file of builtin operators, for one sample at a time.
 
     It carries its labels, and name, version, author and licence of `--about`, as TFLite metadata.
 
@@ -49,8 +50,9 @@ def tflite(
         quantize: `none`; `float16` and `dynamic` (8-bit) weights; `int8` weights and activations, calibrated on
             training samples (Jacob et al., arXiv 1712.05877); `int16x8`, the same with activations of 16 bits, nearer
             to float and slower, where an operator that knows no 16 bits stays float.
-        inputs: Type of the picture that goes in, of values 0 to 255: by default `uint8` for int8, else `float32`.
-            `int8`, for microcontrollers, takes each value less 128.
+        inputs: Type of a picture that goes in, of values 0 to 255: by default `uint8` for int8 where there is nothing
+            else, else `float32`. `int8`, for microcontrollers, takes each value less 128. Waveforms are floats, tokens
+            int32.
         outputs: Type of the scores; `uint8` and `int8` have the scale that the file says.
         selective: For int8: operators that lose most by rounding stay float, as few as keep the score on validation
             samples. Some dozen files are tried, each on up to 256 samples.
@@ -61,10 +63,10 @@ def tflite(
     if quantize != "int8" and "int8" in (inputs, outputs.removeprefix("u")):
         received = f"inputs={inputs!r}, outputs={outputs!r} beside quantize={quantize!r}"
         raise UserError("only an int8 file takes or gives integers", received=received, todo="say quantize='int8'")
-    kind = ("uint8" if quantize == "int8" else "float32") if inputs == "auto" else inputs
     name = ("tflite" if quantize == "none" else f"tflite_{quantize}") + ("_selective" if selective else "")
 
     def write(servable: Servable, path: Path) -> None:
+        kind = ("uint8" if quantize == "int8" and _pictures(servable) else "float32") if inputs == "auto" else inputs
         content = described(servable, converted(servable, name, quantize, kind, outputs, selective))
         with files.atomic(path) as draft:
             draft.write_bytes(content)
@@ -94,8 +96,13 @@ def converted(
 
 def described(servable: Servable, content: bytes) -> bytes:
     """The content with what the file says about itself."""
-    ((*_, channels),) = servable.shapes.values()
+    channels = {name: shape[-1] if len(shape) == 3 else 0 for name, (shape, _) in servable.inputs.items()}
     return metadata.described(content, servable.about, channels, servable.labels)
+
+
+def _pictures(servable: Servable) -> bool:
+    """Whether the model takes pictures alone."""
+    return all(modality.dtype == "uint8" for modality in servable.modalities.values())
 
 
 def load(path: Path) -> Reader:
@@ -161,18 +168,20 @@ def _real(values: Any, detail: dict[str, Any]) -> np.ndarray:
 
 
 def _convert(servable: Servable, name: str, quantize: Quantize, inputs: str, outputs: str, selective: bool) -> bytes:
-    ((column, shape),) = servable.shapes.items()
     # A quantized graph takes uint8 by its own input type; a float one casts.
-    fed = tf.uint8 if inputs == "uint8" and quantize != "int8" else tf.float32
-    spec = tf.TensorSpec([1, *shape], fed, name=column)
+    casts = inputs == "uint8" and quantize != "int8"
+    specs = tuple(
+        tf.TensorSpec([1, *shape], "uint8" if casts and len(shape) == 3 else kind, name=name)
+        for name, (shape, kind) in servable.inputs.items()
+    )
     trained = servable.rounded if quantize == "int8" else None
-    frozen = _freeze(trained, spec) if trained else _frozen(servable.model, spec, _digest(servable.model))
+    frozen = _freeze(trained, specs) if trained else _frozen(servable.model, specs, _digest(servable.model))
     # The ranges are part of a graph that was trained with them.
-    examples = None if trained else servable.examples[column].astype(fed.as_numpy_dtype)
+    examples = None if trained else functools.partial(calibration, servable, casts)
     names = list(servable.model.output)
     module = tf.Module()
     # The file's signature, and with it the names of inputs and outputs, comes from the SavedModel alone.
-    module.serve = tf.function(lambda pixels: dict(zip(names, frozen(pixels), strict=True)), input_signature=[spec])
+    module.serve = tf.function(lambda *fed: dict(zip(names, frozen(*fed), strict=True)), input_signature=specs)
     # Gradients of one's own, such as that of swish, cannot be saved with a graph of constants; nothing here needs them.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -187,24 +196,34 @@ def _selected(
     if servable.drop is None:
         raise ValueError("selective=True needs to know what a file loses")
     drop = servable.drop
-    (examples,) = servable.examples.values()
+    count = len(next(iter(servable.examples.values())))
     # They often come class by class.
-    shown = examples[:: max(len(examples) // _SHOWN, 1)].astype(np.float32)
+    shown = {name: values[:: max(count // _SHOWN, 1)] for name, values in servable.examples.items()}
+    few = dataclasses.replace(servable, examples=shown)
+
+    def samples() -> Iterator[list[np.ndarray]]:
+        # In the order of a SavedModel's inputs.
+        return ([batch[name] for name in sorted(batch)] for batch in calibration(few))
+
     types = tf.as_dtype(inputs), tf.as_dtype(outputs)
-    return selection.convert(
-        name, make, lambda: calibration(shown), types, lambda content: drop(_predict(content)), servable.allowed
-    )
+    return selection.convert(name, make, samples, types, lambda content: drop(_predict(content)), servable.allowed)
 
 
 @functools.lru_cache(maxsize=1)
-def _frozen(model: keras.Model, spec: tf.TensorSpec, digest: str) -> Any:
+def _frozen(model: keras.Model, specs: tuple[tf.TensorSpec, ...], digest: str) -> Any:
     """The model as a graph of constants, kept for the next file of the same model: every TFLite file starts from it."""
 
-    return _freeze(lambda pixels: model({spec.name: pixels}, training=False), spec)
+    return _freeze(lambda inputs: model(inputs, training=False), specs)
 
 
-def _freeze(run: Callable[[tf.Tensor], dict[str, tf.Tensor]], spec: tf.TensorSpec) -> Any:
-    return litert.freeze(lambda pixels: list(run(tf.cast(pixels, tf.float32)).values()), [spec])
+def _freeze(run: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]], specs: tuple[tf.TensorSpec, ...]) -> Any:
+    def each(*fed: tf.Tensor) -> list[tf.Tensor]:
+        # Pixels may come as bytes.
+        named = zip(specs, fed, strict=True)
+        inputs = {spec.name: tf.cast(x, tf.float32) if x.dtype == tf.uint8 else x for spec, x in named}
+        return list(run(inputs).values())
+
+    return litert.freeze(each, specs)
 
 
 def _digest(model: keras.Model) -> str:
@@ -216,7 +235,11 @@ def _digest(model: keras.Model) -> str:
 
 
 def _converter(
-    folder: str, quantize: Quantize, inputs: str, outputs: str, examples: np.ndarray | None
+    folder: str,
+    quantize: Quantize,
+    inputs: str,
+    outputs: str,
+    examples: Callable[[], Iterator[Batch]] | None,
 ) -> tf.lite.TFLiteConverter:
     converter = tf.lite.TFLiteConverter.from_saved_model(folder)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -227,16 +250,26 @@ def _converter(
         converter.target_spec.supported_types = [tf.float16]
     if quantize in _INTEGERS and examples is not None:
         converter.target_spec.supported_ops = _INTEGERS[quantize]
-        converter.representative_dataset = lambda: calibration(examples)
+        converter.representative_dataset = examples
     if quantize == "int8":
         converter.inference_input_type, converter.inference_output_type = tf.as_dtype(inputs), tf.as_dtype(outputs)
     return converter
 
 
-def calibration(examples: np.ndarray) -> Iterator[list[np.ndarray]]:
-    """Prepared training samples; the whole range of pixels is shown, so that a pixel's value is its quantized value."""
-    for position, pixels in enumerate(examples):
-        batch = pixels[None].copy()
-        if position == 0:
-            batch[0, 0, :2] = [[0], [255]]
-        yield [batch]
+def calibration(servable: Servable, casts: bool = False) -> Iterator[Batch]:
+    """Prepared training samples as the model takes them, one at a time.
+
+    The whole range of pixels is shown, so that a pixel's value is its quantized value.
+
+    Args:
+        servable: What is exported.
+        casts: Whether pixels go in as bytes.
+    """
+    for position in range(len(next(iter(servable.examples.values())))):
+        batch = {}
+        for name, (shape, kind) in servable.inputs.items():
+            picture = len(shape) == 3
+            batch[name] = servable.examples[name][position, None].astype("uint8" if casts and picture else kind)
+            if position == 0 and picture:
+                batch[name][0, 0, :2] = [[0], [255]]
+        yield batch

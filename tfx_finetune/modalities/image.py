@@ -7,15 +7,17 @@ pixels everywhere.
 import re
 from typing import Literal
 
+import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.contracts import MODALITIES, Card, Modality
+from tfx_finetune.contracts import MODALITIES, Card, Exhibit, Modality
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.modalities.formats import decode
 from tfx_finetune.pixels import luma
 
 Resize = Literal["pad", "crop", "stretch"]
 
+_THUMBNAIL = 160
 _COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128), "grey": (128, 128, 128)}
 
 
@@ -68,6 +70,10 @@ def image(
         shape=(side, side, card.channels),
         blank=blank,
         portable=True,
+        noun="pictures",
+        usual="flip()",
+        reason=reason,
+        show=lambda raw, prepared: Exhibit(picture=thumbnail(prepared)),
     )
 
 
@@ -119,9 +125,16 @@ def parse_colour(text: str) -> tuple[int, int, int]:
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
 
 
-def reason(error: tf.errors.OpError) -> str:
+def thumbnail(pixels: np.ndarray) -> bytes:
+    """A JPEG file of pixels, uint8 (side, side, channels), made smaller where it is large."""
+    side = min(_THUMBNAIL, pixels.shape[0])
+    small = tf.cast(tf.image.resize(pixels, (side, side), antialias=True), tf.uint8)
+    return tf.io.encode_jpeg(small, quality=80).numpy()
+
+
+def reason(error: Exception) -> str:
     """Why a picture cannot be decoded, in a few words, from the exception that decoding raised."""
-    text = error.message
+    text = getattr(error, "message", str(error))
     if "assertion failed: " in text:
         return "".join(re.findall(r"\[(.*?)\]", text.split("assertion failed: ")[1].splitlines()[0])).strip("'")
     for kind in ("JPEG", "PNG", "GIF", "BMP", "WebP"):

@@ -1,0 +1,92 @@
+"""STATION: a run's results -> the artifact on disk; `bundle.py` opens it."""
+
+import csv
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfx_finetune.bundle import VERSION, Bundle
+from tfx_finetune.checks import Check
+from tfx_finetune.choose import link
+from tfx_finetune.contracts import Card
+from tfx_finetune.core import files, progress
+from tfx_finetune.deployed import Export, Servable
+from tfx_finetune.golden import Golden, keep
+from tfx_finetune.metadata import label_files
+from tfx_finetune.samples import Table
+
+
+def create(path: Path, manifest: dict[str, Any], exports: Mapping[str, Export], servable: Servable) -> Bundle:
+    """Writes every export, the labels and the manifest into a folder, which appears only when it is whole.
+
+    Args:
+        path: The bundle's folder; an earlier one is replaced.
+        manifest: What the run knows about the model; `version` and `files` are added.
+        exports: The files to write, by spec string.
+        servable: What they write.
+    """
+    known = {}
+    towers = {tower: dict(entry) for tower, entry in manifest["towers"].items()}
+    with files.atomic(path) as draft, progress.bar("export", len(exports)) as advance:
+        draft.mkdir()
+        for spec, export in exports.items():
+            export.write(servable, draft / export.file)
+            size = files.size(draft / export.file)
+            known[export.format] = {"path": export.file, "export": spec, "bytes": size}
+            advance(1, f"{export.format} {size / 1e6:.2f} MB")
+        for name, text in label_files(servable.labels).values():
+            (draft / name).write_text(text, encoding="utf-8")
+        for tower, entry in towers.items():
+            if vocabulary := entry["card"]["vocabulary"]:
+                name = f"vocabulary.{tower}{Path(vocabulary).suffix}"
+                shutil.copyfile(vocabulary, draft / name)
+                entry["card"] = entry["card"] | {"vocabulary": name}
+        bundle = Bundle(draft, manifest | {"version": VERSION, "files": known, "towers": towers})
+        bundle.write("manifest.json", bundle.manifest)
+    return dataclasses.replace(bundle, path=path)
+
+
+def finish(
+    bundle: Bundle,
+    table: Table,
+    golden: Golden,
+    scores: Mapping[str, Any],
+    checks: Sequence[Check],
+    chosen: Check | None = None,
+) -> Bundle:
+    """Adds what was proven: scores.json, golden/, split.csv, the mark of each file that passed, and all checksums.
+
+    Args:
+        bundle: As `create` made it.
+        table: The samples and their split.
+        golden: Samples and outputs that the files were held against.
+        scores: Of the trained model on the test split.
+        checks: Of every file.
+        chosen: That of the file which `model_best.tflite` is another name of.
+    """
+    if chosen:
+        link(bundle.file(chosen.format))
+    bundle.write("golden/outputs.json", keep(golden, bundle.path / "golden"))
+    bundle.write("scores.json", {"test": scores} | {check.format: check.record() for check in checks})
+    with (bundle.path / "split.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["file", "split", "sha256", *table.columns])
+        writer.writerows(zip(table.file, table.split, table.digest, *table.columns.values(), strict=True))
+    verified = {check.format: not check.reason for check in checks}
+    known = {"verified": verified} | ({"best": chosen.format} if chosen else {})
+    done = dict(bundle.manifest) | known | {"sha256": _digests(bundle.path)}
+    bundle.write("manifest.json", done)
+    return dataclasses.replace(bundle, manifest=done)
+
+
+def describe(modality: str, options: dict[str, Any], card: Card) -> dict[str, Any]:
+    """The manifest's entry of a tower, from which its modality is built again."""
+    return {"modality": modality, "options": options, "card": dataclasses.asdict(card)}
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Checksum of every file of a bundle, the manifest left out, which holds them."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {name: files.sha256(folder / name) for name in names if name != "manifest.json"}
