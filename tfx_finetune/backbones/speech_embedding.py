@@ -5,6 +5,7 @@
 import dataclasses
 
 import keras
+import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 from tfx_finetune import litert
@@ -63,7 +64,7 @@ def _assign(model: keras.Model, content: bytes) -> None:
     convolutions = [call for call, kind in calls if kind == schema.BuiltinOperator.CONV_2D]
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     for layer, call in zip(layers, convolutions, strict=True):
-        kernel, bias = (litert.constant(file, tensors, call.Inputs(position)) for position in (1, 2))
+        kernel, bias = (np.array(litert.constant(file, tensors, call.Inputs(position))) for position in (1, 2))
         layer.set_weights([kernel.transpose(1, 2, 3, 0), bias])
 
 

@@ -1,5 +1,5 @@
-"""The encoder of Whisper (Radford et al., Robust Speech Recognition via Large-Scale Weak Supervision, arXiv 2212.04356),
-as keras-hub brings it.
+"""Whisper's encoder as keras-hub brings it (Radford et al., Robust Speech Recognition via Large-Scale Weak Supervision,
+arXiv 2212.04356).
 """
 
 from pathlib import Path
