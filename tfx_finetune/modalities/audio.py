@@ -4,7 +4,7 @@ soundfile decodes and soxr resamples, both outside of TensorFlow's graph, so a S
 """
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -53,8 +53,9 @@ def audio(
     # Where they are missing, every recording would count as unreadable.
     sound.library("soundfile"), sound.library("soxr")
 
-    def decoded(raw: bytes) -> np.ndarray:
-        samples = sound.read(raw, card.rate, max_seconds)
+    def decoded(raw: Any) -> np.ndarray:
+        # Bytes from a graph, an array of them when called at once.
+        samples = sound.read(raw if isinstance(raw, bytes) else raw.item(), card.rate, max_seconds)
         samples = trimmed(samples, card.rate, trim) if trim else samples
         return levelled(samples) if loudness == "rms" else samples
 
