@@ -139,6 +139,7 @@ def cut(network: Network, unfreeze: str) -> tuple[dict[str, keras.Model], keras.
     counts = {tower: unfrozen(backbone, unfreeze) for tower, backbone in network.backbones.items()}
     trained = {name for tower, height, group in network.groups if height <= counts[tower] for name in group.layers}
     frozen = {name for tower, height, group in network.groups if height > counts[tower] for name in group.layers}
+    frozen |= _below(network) - trained
     pretrained = {
         name for tower, _, group in network.groups if network.backbones[tower].card.origin for name in group.layers
     }
@@ -161,6 +162,15 @@ def cut(network: Network, unfreeze: str) -> tuple[dict[str, keras.Model], keras.
         tower: keras.Model(network.backbones[tower].inputs, joint, name="trunk") for tower, joint in joints.items()
     }
     return trunks, joined(network.model.input | joints, network.model.output, "top")
+
+
+def _below(network: Network) -> set[str]:
+    """Layers up to the end of each tower's first group: those of no group, such as a Fourier transform, never learn."""
+    return {
+        layer.name
+        for backbone in network.backbones.values()
+        for layer in keras.Model(backbone.inputs, backbone.groups[0].output).layers
+    }
 
 
 def _joint(backbone: Backbone, count: int, tokens: bool) -> Any:

@@ -1,5 +1,39 @@
 """Random changes of training samples: one file an augment."""
 
-from tfx_finetune.augments import augmix, blur, color, crop, erase, flip, gray, mixing, rand_augment, rotate
+from tfx_finetune.augments import (
+    augmix,
+    background,
+    blur,
+    color,
+    crop,
+    erase,
+    flip,
+    gain,
+    gray,
+    mixing,
+    noise,
+    rand_augment,
+    rotate,
+    shift,
+    spec_augment,
+    speed,
+)
 
-__all__ = ["augmix", "blur", "color", "crop", "erase", "flip", "gray", "mixing", "rand_augment", "rotate"]
+__all__ = [
+    "augmix",
+    "background",
+    "blur",
+    "color",
+    "crop",
+    "erase",
+    "flip",
+    "gain",
+    "gray",
+    "mixing",
+    "noise",
+    "rand_augment",
+    "rotate",
+    "shift",
+    "spec_augment",
+    "speed",
+]

@@ -112,15 +112,24 @@ def renamed(backbone: Backbone, prefix: str) -> Backbone:
     return dataclasses.replace(backbone, groups=groups)
 
 
-def groups(model: keras.Model) -> tuple[Group, ...]:
+def groups(
+    model: keras.Model, above: keras.KerasTensor | None = None, kernels: int = _KERNELS_A_GROUP
+) -> tuple[Group, ...]:
     """Divides a graph into groups of layers, each left by one tensor alone.
 
     A group ends at the first joint at which it holds three convolutions: in most networks, at the end of a block.
+
+    Args:
+        model: The graph.
+        above: The one tensor that leaves the layers that belong to no group, as nothing ever trains them.
+        kernels: Layers with a kernel that a group holds at least; 1 where a layer is a whole block.
     """
     nodes = _in_order(model)
-    found, start = [], 0
-    for joint in _joints(model, nodes):
-        if sum(_has_kernel(node) for node in nodes[start : joint + 1]) >= _KERNELS_A_GROUP:
+    outputs = [id(node.outputs[0]) for node in nodes]
+    start = 0 if above is None else outputs.index(id(above)) + 1
+    found = []
+    for joint in [joint for joint in _joints(model, nodes) if joint >= start]:
+        if sum(_has_kernel(node) for node in nodes[start : joint + 1]) >= kernels:
             found.append(_group(nodes[start : joint + 1]))
             start = joint + 1
     return (*found, _group(nodes[start:]))

