@@ -190,8 +190,8 @@ class Backbone:
             values of 0 to 255, which the graph's first layer normalizes; waveforms (batch, size); tokens int32 (batch,
             size).
         features: What it gives.
-        groups: From the input to the top. The graph is one tensor wide after each, so a phase may cut there. Layers below
-            the first one's, such as those of a Fourier transform, are never trained.
+        groups: From the input to the top. The graph is one tensor wide after each, so a phase may cut there. What is
+            below the first one, such as a Fourier transform, is never trained.
     """
 
     modality: str
