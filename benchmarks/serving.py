@@ -90,8 +90,8 @@ def load(bundle: Path, most: int, clients: int, seconds: float, swap: bool) -> t
 def ask(port: int, bundle: Path, number: int, times: list[float], wrong: list[str]) -> None:
     """One client; it ends when the server tells it to go elsewhere."""
     known = json.loads((bundle / "golden" / "outputs.json").read_text())
-    name = sorted(known)[number % len(known)]
-    picture = base64.b64encode((bundle / "golden" / name).read_bytes()).decode()
+    sample = known[number % len(known)]
+    picture = base64.b64encode((bundle / "golden" / sample["files"]["image"]).read_bytes()).decode()
     body = json.dumps({"instances": [{"b64": picture}]})
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     while True:
@@ -101,7 +101,7 @@ def ask(port: int, bundle: Path, number: int, times: list[float], wrong: list[st
             response = connection.getresponse()
             message = json.loads(response.read())
             (row,) = message["predictions"]
-            for output, scores in known[name].items():
+            for output, scores in sample["outputs"].items():
                 np.testing.assert_allclose(row[output], scores, atol=1e-3)
         except Exception as error:
             wrong.append(str(error))

@@ -58,7 +58,7 @@ def measure(run: Run) -> dict[str, float]:
     test = features.collect(data, "test", 1, None, "prepared", folder)
     for name, phase in plan.phases.items():
         fit_phase(network, name, phase, data, plan)
-        targets, outputs = predictions(answer(servable(plan, network, data.modality, {})), test.batches(32))
+        targets, outputs = predictions(answer(servable(plan, network, data.modalities, {})), test.batches(32))
         found[name] = float(data.tasks["label"].correct(targets["label"], outputs["label/scores"]).mean())
     shutil.rmtree(folder)
     return found
@@ -66,10 +66,10 @@ def measure(run: Run) -> dict[str, float]:
 
 def regression(plan: Plan, data: Data, network: Network, folder: Path) -> dict[str, float]:
     """Test accuracy of logistic regression on the frozen tower's features."""
-    trunk, _ = cut(network, "0")
-    apply = engine(trunk, len(data.table.split))
+    trunks, _ = cut(network, "0")
+    apply = engine(trunks["image"], len(data.table.split))
     stores = {split: features.collect(data, split, 1, apply, "frozen", folder) for split in ("train", "val", "test")}
-    x = {split: np.asarray(store.inputs[0]) for split, store in stores.items()}
+    x = {split: np.asarray(store.inputs[0]["image"]) for split, store in stores.items()}
     y = {split: store.targets["label"].argmax(-1) for split, store in stores.items()}
 
     def accuracy(*learned: str) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from tfx_finetune.checks import Check
+from tfx_finetune.contracts import Exhibit
 from tfx_finetune.report import (
     ClassCount,
     ClassScore,
@@ -173,7 +174,7 @@ def make(names=ANIMALS, seed=0, heads=None, mistakes=24, **changes):
     counts = tuple(ClassCount(n, *map(int, rng.integers(3, 40, 3))) for n in names)
     errors = [
         Mistake(
-            thumbnail(rng, ("PNG", "JPEG")[i % 2]),
+            (Exhibit(picture=thumbnail(rng, ("PNG", "JPEG")[i % 2])),),
             f"photos/{names[i % len(names)]}/{i:04}.png",
             (names[i % len(names)],),
             (names[(i + 1) % len(names)],),
@@ -190,7 +191,7 @@ def make(names=ANIMALS, seed=0, heads=None, mistakes=24, **changes):
         seconds=151.2,
         environment={"python": "3.11.7", "tensorflow": "2.21.0", "device": "cpu", "threads": "2"},
         seed=0,
-        verdict=Verdict(0.8594, "accuracy", 192, interval=(0.81, 0.903)),
+        verdict=Verdict(0.8594, "accuracy", 192, "pictures", interval=(0.81, 0.903)),
         data=Data(
             source="photos",
             splits={"train": 519, "val": 58, "test": 192},

@@ -46,7 +46,8 @@ class Small(NamedTuple):
     @property
     def golden(self) -> Golden:
         """The first eight samples."""
-        return Golden(self.raw[:8], {"image": self.pixels[:8]}, {k: v[:8] for k, v in self.answers.items()})
+        raw = [{"image": content} for content in self.raw[:8]]
+        return Golden(raw, {"image": self.pixels[:8]}, {k: v[:8] for k, v in self.answers.items()})
 
     @property
     def targets(self) -> Batch:
@@ -77,16 +78,13 @@ def small(specs: Mapping[str, str], seed: int = 0, count: int = 40) -> Small:
     modality = MODALITIES.build(parse_spec("image"), backbone.card)
     raw = [tf.io.encode_png(picture).numpy() for picture in pixels]
     answers = {name: value.numpy() for name, value in model({"image": pixels}, training=False).items()}
-    decode = {"image": lambda content: modality.prepare(modality.decode(content))}
     names = dict.fromkeys(tasks, labels.names)
 
     def drop(predict: Predict) -> float:
         found = predict({"image": pixels})
         return max(float(np.abs(found[name] - scores).mean()) for name, scores in answers.items())
 
-    servable = Servable(
-        model, decode, {"image": modality.shape}, names, {"image": pixels[:20]}, ABOUT, drop=drop, allowed=0.05
-    )
+    servable = Servable(model, {"image": modality}, names, {"image": pixels[:20]}, ABOUT, drop=drop, allowed=0.05)
     return Small(servable, tasks, specs, modality, backbone.card, pixels, raw, answers)
 
 
@@ -96,7 +94,7 @@ def write_bundle(path: Path, model: Small, exports: str) -> Bundle:
         head: {"task": spec, "labels": list(NAMES), "counts": [5, 10, 15], "samples": 30}
         for head, spec in model.specs.items()
     }
-    manifest = {"heads": heads, "modality": describe("image", {}, model.card)}
+    manifest = {"heads": heads, "towers": {"image": describe("image", {}, model.card)}}
     built = {str(spec): EXPORTS.build(spec) for spec in parse_specs(exports)}
     return create(path, manifest, built, model.servable)
 

@@ -35,7 +35,7 @@ def model():
 def original(model, tmp_path_factory):
     """A finished bundle, whose TFLite file was refused."""
     bundle = write_bundle(tmp_path_factory.mktemp("bundle") / "bundle", model, EXPORTS)
-    return finish(bundle, table(model), model.golden, SCORES, CHECKS)
+    return finish(bundle, table(model), model.golden, SCORES, (), CHECKS)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_bundle_is_opened_as_it_was_written(original, folder):
     assert bundle.formats == ["keras", "saved_model", "tflite"]
     assert bundle.manifest == json.loads(json.dumps(original.manifest))
     assert bundle.manifest["verified"] == {"keras": True, "saved_model": True, "tflite": False}
-    assert bundle.modality.shape == (16, 16, 3)
+    assert bundle.modalities["image"].shape == (16, 16, 3)
     assert bundle.tasks["kind"].labels.names == NAMES
     files = {path.name for path in folder.iterdir()}
     assert files == {"manifest.json", "scores.json", "labels.txt", "split.csv", "golden", *_exported(bundle)}
@@ -98,13 +98,14 @@ def test_scores_are_those_of_the_model_and_of_every_file(folder):
 
 def test_golden_samples_are_raw_pictures_with_their_answers(folder, model):
     """Whoever runs the model elsewhere finds eight pictures to feed it and what should come out."""
-    outputs = json.loads((folder / "golden" / "outputs.json").read_text())
-    assert len(outputs) == 8
+    record = json.loads((folder / "golden" / "outputs.json").read_text())
+    assert len(record) == 8
     serve = Bundle.open(folder).reader("saved_model").serve
-    found = serve({"image": [(folder / "golden" / name).read_bytes() for name in outputs]})
-    expected = [answer["kind/scores"] for answer in outputs.values()]
+    names = [sample["files"]["image"] for sample in record]
+    found = serve({"image": [(folder / "golden" / name).read_bytes() for name in names]})
+    expected = [sample["outputs"]["kind/scores"] for sample in record]
     np.testing.assert_allclose(found["kind/scores"], expected, atol=1e-5)
-    for name, raw in zip(outputs, model.raw, strict=False):
+    for name, raw in zip(names, model.raw, strict=False):
         assert (folder / "golden" / name).read_bytes() == raw
         assert name.endswith(".png")
 
@@ -130,7 +131,7 @@ def test_checksums_are_those_of_sha256sum(folder):
 
 
 FILES = (
-    *("labels.txt", "scores.json", "split.csv", "golden/0.png", "golden/outputs.json", "model.keras"),
+    *("labels.txt", "scores.json", "split.csv", "golden/0.image.png", "golden/outputs.json", "model.keras"),
     *("model.tflite", "saved_model/saved_model.pb", "saved_model/variables/variables.index"),
 )
 
@@ -181,7 +182,7 @@ def test_a_folder_that_is_not_there_is_no_bundle(tmp_path):
 def test_a_bundle_of_another_version_is_refused(folder):
     """Before anything in it is looked at."""
     alter(folder, version=99, verified=None, files=None)
-    assert "a bundle of another version; received: 99; allowed: 1" in complaint(Bundle.open, folder)
+    assert "a bundle of another version; received: 99; allowed: 2" in complaint(Bundle.open, folder)
 
 
 def test_a_bundle_that_was_not_verified_is_refused(model, tmp_path):
@@ -207,7 +208,7 @@ def test_an_export_that_fails_leaves_the_bundle_as_it_was(folder, model):
     before = (folder / "manifest.json").read_bytes()
     broken = {"broken()": Export("broken", "broken.bin", fail, fail, 0.0, False)}
     with pytest.raises(UserError, match="cannot be written"):
-        create(folder, {}, broken, model.servable)
+        create(folder, {"towers": {}}, broken, model.servable)
     assert (folder / "manifest.json").read_bytes() == before
     assert Bundle.open(folder)
     assert {path.name for path in folder.parent.iterdir()} == {"bundle"}
@@ -279,7 +280,7 @@ def test_several_heads_have_a_record_each(tmp_path):
     model = small({"kind": "classify()", "marks": "tag(threshold=0.3)"})
     bundle = write_bundle(tmp_path / "bundle", model, "tflite()")
     checks = [dataclasses.replace(CHECKS[0], format="tflite")]
-    bundle = finish(bundle, table(model), model.golden, SCORES, checks)
+    bundle = finish(bundle, table(model), model.golden, SCORES, (), checks)
     (tmp_path / "a.png").write_bytes(model.raw[0])
     (record,) = bundle.predict([tmp_path / "a.png"], "tflite")
     assert list(record) == ["file", "kind", "marks"]

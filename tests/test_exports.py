@@ -1,5 +1,6 @@
 """Exported files outside this package: what goes in, what comes out, and who can read them."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -159,7 +160,7 @@ def test_quantized_files_are_what_they_are_called(tmp_path):
     x = keras.layers.GlobalAveragePooling2D()(x)
     scores = keras.layers.Dense(3, activation="softmax")(x)
     wide = keras.Model({"image": inputs}, {"kind/scores": scores})
-    model = model._replace(servable=Servable(wide, {}, {"image": (16, 16, 3)}, {}, model.servable.examples))
+    model = model._replace(servable=dataclasses.replace(model.servable, model=wide, labels={}))
     kinds = ("none", "float16", "dynamic", "int8", "int16x8")
     paths = [write(f"tflite(quantize='{kind}')", model, tmp_path) for kind in kinds]
     sizes = [path.stat().st_size for path in paths]
@@ -201,7 +202,7 @@ def test_int8_knows_the_whole_range_of_pixels(model, tmp_path):
     """Calibrated on dark pictures alone, it still tells bright ones apart."""
     dark = {"image": np.full((3, 16, 16, 3), 7, np.uint8)}
     servable = model.servable
-    dim = Servable(servable.model, servable.decode, servable.shapes, servable.labels, dark)
+    dim = dataclasses.replace(servable, examples=dark)
     path = write("tflite(quantize='int8')", model._replace(servable=dim), tmp_path)
     ((_, given),) = Interpreter(str(path)).get_signature_runner().get_input_details().items()
     assert given["quantization"] == (pytest.approx(1.0), 0)
@@ -231,7 +232,7 @@ def test_the_activations_of_known_networks_are_taken(spec, model, tmp_path):
     scores = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(x))
     network = keras.Model({"image": inputs}, {"kind/scores": scores})
     served = model.servable
-    servable = Servable(network, served.decode, served.shapes, {"kind": NAMES}, served.examples)
+    servable = dataclasses.replace(served, model=network, labels={"kind": NAMES})
     path = write(spec, model._replace(servable=servable), tmp_path)
     export = EXPORTS.build(parse_spec(spec))
     found = export.load(path).predict({"image": model.pixels[:5]})["kind/scores"]
@@ -244,8 +245,8 @@ def test_what_tflite_has_no_operator_for_is_said(spec, model, tmp_path):
     """Not written with operators that no interpreter has, and nothing is left behind."""
     inputs = keras.Input((16, 16, 3), name="image")
     scores = keras.layers.Dense(3)(keras.ops.tan(inputs)[:, 0, 0])  # with the Flex delegate it would be there
-    servable = Servable(keras.Model({"image": inputs}, {"kind/scores": scores}), {}, {"image": (16, 16, 3)}, {}, {})
-    odd = model._replace(servable=Servable(**{**servable.__dict__, "examples": model.servable.examples}))
+    network = keras.Model({"image": inputs}, {"kind/scores": scores})
+    odd = model._replace(servable=dataclasses.replace(model.servable, model=network, labels={}))
     with pytest.raises(
         UserError, match=r"cannot take this model .*TFLite lacks \(Tan\); leave this export out"
     ) as error:
@@ -320,8 +321,7 @@ def test_a_real_network_in_every_format(tmp_path):
     raw = [tf.io.encode_jpeg(picture).numpy() for picture in pictures]
     pixels = np.stack([modality.prepare(modality.decode(tf.constant(content))) for content in raw])
     expected = network({"image": pixels}, training=False)["kind/scores"].numpy()
-    decode = {"image": lambda content: modality.prepare(modality.decode(content))}
-    servable = Servable(network, decode, {"image": modality.shape}, {"kind": NAMES}, {"image": pixels})
+    servable = Servable(network, {"image": modality}, {"kind": NAMES}, {"image": pixels})
     for spec in EVERY:
         export = EXPORTS.build(parse_spec(spec))
         export.write(servable, tmp_path / export.file)

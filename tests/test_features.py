@@ -14,7 +14,7 @@ from tfx_finetune.checkpoint import Checkpoint, History
 from tfx_finetune.core.config import Run
 from tfx_finetune.engine import engine
 from tfx_finetune.feed import feed, feed_ahead
-from tfx_finetune.model import build_model, build_tower, cut
+from tfx_finetune.model import build_model, build_towers, cut
 from tfx_finetune.phases import compile_top
 from tfx_finetune.pipeline import prepare_data
 from tfx_finetune.plan import check
@@ -34,17 +34,21 @@ def prepared(tmp_path_factory):
         batch_size=4,
     )
     plan = check(run)
-    backbone = build_tower(plan)
-    data = prepare_data(plan, backbone.card)
+    backbones = build_towers(plan)
+    data = prepare_data(plan, {"image": backbones["image"].card})
     keras.utils.set_random_seed(0)
-    return plan, data, build_model(plan, backbone, data.tasks)
+    return plan, data, build_model(plan, backbones, data.tasks)
 
 
 def collected(prepared, folder, split="train", views=2, unfreeze="2", precision="float32"):
     plan, data, network = prepared
-    trunk, _ = cut(network, unfreeze)
-    key = features.fingerprint(data, trunk, plan.preparation | {"precision": precision})
-    return features.collect(data, split, views, engine(trunk, 1, precision), key, folder)
+    trunks, _ = cut(network, unfreeze)
+    key = fingerprint(plan, data, trunks["image"], precision)
+    return features.collect(data, split, views, {"image": engine(trunks["image"], 1, precision)}, key, folder)
+
+
+def fingerprint(plan, data, trunk, precision="float32"):
+    return {"image": features.fingerprint(data, "image", trunk, plan.preparation("image") | {"precision": precision})}
 
 
 def names(folder):
@@ -56,7 +60,7 @@ def test_training_on_kept_outputs_is_training_the_whole_model(prepared, tmp_path
     plan, data, network = prepared
     phase = dataclasses.replace(plan.run.tune, epochs=2, learning_rate=1e-3)
     store = collected(prepared, tmp_path)
-    pixels = features.collect(data, "train", 2, None, "pixels", tmp_path)
+    pixels = features.collect(data, "train", 2, {}, {"image": "pixels"}, tmp_path)
     _, top = cut(network, "2")
     start = network.model.get_weights()
     steps = -(-len(store) // data.batch_size)
@@ -64,12 +68,8 @@ def test_training_on_kept_outputs_is_training_the_whole_model(prepared, tmp_path
     for model, batches in ((top, store), (network.model, pixels)):
         network.model.set_weights(start)
         compile_top(model, network, phase, steps)
-        named = model is network.model
         ds = batches.epochs(0, 2, data.batch_size, data.order).map(
-            lambda x, y, w, named=named: (
-                {"image": x} if named else x,
-                *({f"{head}/logits": value for head, value in values.items()} for values in (y, w)),
-            )
+            lambda x, y, w: (x, *({f"{head}/logits": value for head, value in values.items()} for values in (y, w)))
         )
         model.fit(ds, epochs=2, steps_per_epoch=steps, shuffle=False, verbose=0)
         found.append(network.model.get_weights())
@@ -84,10 +84,11 @@ def test_views_differ_and_epochs_take_turns(prepared, tmp_path):
     """Epoch e sees view e modulo the number of views, each sample once."""
     store = collected(prepared, tmp_path)
     assert len(store.inputs) == 2
-    assert np.abs(store.inputs[0] - store.inputs[1]).max() > 0.1
+    assert np.abs(store.inputs[0]["image"] - store.inputs[1]["image"]).max() > 0.1
     for epoch in range(3):
-        seen = np.concatenate([x for x, *_ in store.epochs(epoch, epoch + 1, 4, prepared[1].order).as_numpy_iterator()])
-        view = store.inputs[epoch % 2]
+        batches = store.epochs(epoch, epoch + 1, 4, prepared[1].order).as_numpy_iterator()
+        seen = np.concatenate([x["image"] for x, *_ in batches])
+        view = store.inputs[epoch % 2]["image"]
         assert len(seen) == len(view)
         for row in view:
             assert (np.abs(seen - row).max(axis=(1, 2, 3)) == 0).sum() == 1
@@ -102,17 +103,17 @@ def test_found_again_by_what_determines_them(prepared, tmp_path):
     def never(pixels):
         raise AssertionError("computed again")
 
-    trunk, _ = cut(network, "2")
-    key = features.fingerprint(data, trunk, plan.preparation | {"precision": "float32"})
-    again = features.collect(data, "train", 2, never, key, tmp_path)
-    assert np.array_equal(first.inputs[1], again.inputs[1])
+    trunk = cut(network, "2")[0]["image"]
+    key = fingerprint(plan, data, trunk)
+    again = features.collect(data, "train", 2, {"image": never}, key, tmp_path)
+    assert np.array_equal(first.inputs[1]["image"], again.inputs[1]["image"])
     collected(prepared, tmp_path, unfreeze="3")
     collected(prepared, tmp_path, precision="float16")
     assert len(names(tmp_path)) == 3 * count
     layer = next(layer for layer in trunk.layers if layer.weights)
     kept = layer.get_weights()
     layer.set_weights([value + 1e-3 for value in kept])
-    assert features.fingerprint(data, trunk, plan.preparation | {"precision": "float32"}) != key
+    assert fingerprint(plan, data, trunk) != key
     layer.set_weights(kept)
 
 
@@ -123,12 +124,11 @@ def test_all_phases_are_fed_in_one_pass(prepared, tmp_path, monkeypatch):
     feed_ahead(network, data, plan)
     kept = names(tmp_path / "ahead")
     for name, phase in plan.phases.items():
-        trunk, _ = cut(network, phase.unfreeze)
-        fed = feed(trunk, phase, data, plan)
+        fed = feed(cut(network, phase.unfreeze)[0], phase, data, plan)
         assert len(fed.train.inputs) == phase.views == 2
         own = collected(prepared, tmp_path / name, unfreeze=phase.unfreeze)
         for ours, theirs in zip(fed.train.inputs, own.inputs, strict=True):
-            assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+            assert np.abs(ours["image"] - theirs["image"]).max() <= 1e-5 * np.abs(theirs["image"]).max()
         for head in data.tasks:
             assert np.array_equal(fed.train.targets[head], own.targets[head])
             assert np.array_equal(fed.train.weights[head], own.weights[head])
@@ -142,10 +142,9 @@ def test_what_an_earlier_phase_changes_is_not_fed_ahead(prepared, tmp_path, monk
     tune = plan.phases["tune"]
     phases = {name: dataclasses.replace(tune, unfreeze=unfreeze) for name, unfreeze in (("a", "4"), ("b", "2"))}
     feed_ahead(network, data, dataclasses.replace(plan, phases=phases))
-    trunk, _ = cut(network, "4")
-    key = features.fingerprint(data, trunk, plan.preparation | {"precision": "float32"})
+    key = fingerprint(plan, data, cut(network, "4")[0]["image"])
     count = len(names(tmp_path))
-    features.collect(data, "train", 2, lambda pixels: pytest.fail("computed again"), key, tmp_path)
+    features.collect(data, "train", 2, {"image": lambda pixels: pytest.fail("computed again")}, key, tmp_path)
     assert len(names(tmp_path)) == count == 2 + bool(data.table.size("val"))
 
 
@@ -162,7 +161,7 @@ def test_what_a_finished_phase_saw_is_not_computed_again(prepared, tmp_path, mon
 
 def test_half_precision_is_the_same_number_rounded(prepared, tmp_path):
     """Half the size, 11 bits of each value."""
-    whole, half = (collected(prepared, tmp_path, precision=p).inputs[0] for p in ("float32", "float16"))
+    whole, half = (collected(prepared, tmp_path, precision=p).inputs[0]["image"] for p in ("float32", "float16"))
     assert half.dtype == np.float16
     assert np.array_equal(half, np.asarray(whole).astype(np.float16))
 
@@ -170,8 +169,8 @@ def test_half_precision_is_the_same_number_rounded(prepared, tmp_path):
 def test_what_breaks_off_is_not_taken_for_whole(prepared, tmp_path):
     """A trunk that fails in its second batch leaves nothing, and the next run computes everything."""
     _, data, network = prepared
-    trunk, _ = cut(network, "2")
-    apply, calls = engine(trunk, 1), []
+    trunks, _ = cut(network, "2")
+    apply, calls = engine(trunks["image"], 1), []
 
     def breaking(pixels):
         calls.append(len(pixels))
@@ -180,9 +179,10 @@ def test_what_breaks_off_is_not_taken_for_whole(prepared, tmp_path):
         return apply(pixels)
 
     with pytest.raises(OSError, match="plug"):
-        features.collect(data, "train", 1, breaking, "key", tmp_path)
+        features.collect(data, "train", 1, {"image": breaking}, {"image": "key"}, tmp_path)
     assert names(tmp_path) == []
-    assert len(features.collect(data, "train", 1, apply, "key", tmp_path)) == data.table.size("train")
+    found = features.collect(data, "train", 1, {"image": apply}, {"image": "key"}, tmp_path)
+    assert len(found) == data.table.size("train")
 
 
 def test_longest_unused_stores_are_removed(tmp_path):

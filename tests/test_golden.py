@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tests.small_data import class_folder, picture
 from tests.small_model import small
@@ -24,16 +23,18 @@ def test_golden_samples_are_spread_over_the_test_split(model, tmp_path):
     """Eight of twenty, from the first class to the last, with what the model says of them."""
     data = class_folder(tmp_path / "data", a=12, b=8)
     task = classify(Labels(("a", "b"), (1, 1), 2))
-    data = labelled(str(data), model.modality, {"kind": task}, "", 0.0)
+    data = labelled(str(data), {"image": model.modality}, {"kind": task}, "", 0.0)
     found = golden.choose(data, model.servable, answer(model.servable))
     assert len(found.raw) == golden.COUNT == 8
     files = sorted((tmp_path / "data").rglob("*.png"))
-    chosen = [files.index(next(path for path in files if path.read_bytes() == raw)) for raw in found.raw]
+    chosen = [files.index(next(path for path in files if path.read_bytes() == raw["image"])) for raw in found.raw]
     assert chosen == sorted(set(chosen))
     assert chosen[0] == 0
     assert chosen[-1] == 19
     assert found.inputs["image"].shape == (8, 16, 16, 3)
-    assert np.array_equal(found.inputs["image"][0], model.servable.decode["image"](tf.constant(found.raw[0])))
+    assert np.array_equal(
+        found.inputs["image"][0], golden.prepared(model.servable.modalities, found.raw[:1])["image"][0]
+    )
     answers = model.servable.model({"image": found.inputs["image"]}, training=False)
     np.testing.assert_allclose(found.outputs["kind/scores"], answers["kind/scores"], atol=1e-6)
 
@@ -42,6 +43,6 @@ def test_golden_samples_are_spread_over_the_test_split(model, tmp_path):
 def test_golden_samples_keep_their_format(ending, model, tmp_path):
     """A file's ending says what it is."""
     raw = picture(tmp_path / f"a.{ending}").read_bytes()
-    kept = golden.keep(dataclasses.replace(model.golden, raw=[raw]), tmp_path / "golden")
-    assert list(kept) == [f"0.{ending}"]
-    assert (tmp_path / "golden" / f"0.{ending}").read_bytes() == raw
+    kept = golden.keep(dataclasses.replace(model.golden, raw=[{"image": raw}]), tmp_path / "golden")
+    assert kept[0]["files"] == {"image": f"0.image.{ending}"}
+    assert (tmp_path / "golden" / f"0.image.{ending}").read_bytes() == raw

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tfx_finetune"
 COMPONENTS = {"sources", "modalities", "augments", "backbones", "adapters", "tasks", "compressions", "exports"}
-PURE = {"splits", "litert", "selective", "metadata", "fold", "refit", "dataset", "pixels"}
+PURE = {"splits", "litert", "selective", "metadata", "fold", "refit", "dataset", "pixels", "sound"}
 COMMANDS = {"train", "tune", "predict", "evaluate", "inspect", "benchmark", "export", "serve"}
 STATIONS_THAT_ARE_COMMANDS = {"evaluate"}  # any station may score predictions
 

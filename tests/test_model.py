@@ -10,7 +10,7 @@ from tests.assets import asset
 from tfx_finetune.contracts import TASKS, Backbone, Card, Group, Labels
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.model import build_model, build_tower, cut, set_stochastic_depth, unfrozen
+from tfx_finetune.model import build_model, build_towers, cut, set_stochastic_depth, unfrozen
 from tfx_finetune.plan import check
 
 LABELS = Labels(("cat", "dog", "owl"), (3, 4, 5), 12)
@@ -24,7 +24,7 @@ def network(tmp_path_factory):
     plan = check(dataclasses.replace(run, heads="kind=classify(), seen=tag()"))
     tasks = {head: TASKS.build(spec, LABELS) for head, spec in plan.heads.items()}
     keras.utils.set_random_seed(0)
-    network = build_model(plan, build_tower(plan), tasks)
+    network = build_model(plan, build_towers(plan), tasks)
     # Heads begin at zero, where every cut would agree.
     for layer in network.model.layers:
         if isinstance(layer, keras.layers.Dense):
@@ -45,7 +45,7 @@ def test_towers_and_heads_have_the_names_they_were_given(tmp_path):
     """`--towers=photo=convnet()` names the input, `--heads=fruit=classify()` the output."""
     plan = check(Run(data=str(tmp_path), towers="photo=convnet(size=8)", heads="fruit=classify()"))
     tasks = {head: TASKS.build(spec, LABELS) for head, spec in plan.heads.items()}
-    network = build_model(plan, build_tower(plan), tasks)
+    network = build_model(plan, build_towers(plan), tasks)
     assert list(network.model.input) == ["photo"]
     assert list(network.model.output) == ["fruit/logits"]
 
@@ -79,10 +79,10 @@ def trained_by_hand(network, count):
 @pytest.mark.parametrize("unfreeze", ["0", "1", "5", "0.3", "0.5", "16"])
 def test_the_parts_are_the_whole(network, unfreeze):
     """top(trunk(pixels)) is model(pixels) for every head, and the top holds all that is trained."""
-    trunk, top = cut(network, unfreeze)
+    trunks, top = cut(network, unfreeze)
     data = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
     whole = network.model({"image": data}, training=False)
-    parts = top(trunk(data, training=False), training=False)
+    parts = top({"image": trunks["image"](data, training=False)}, training=False)
     assert set(parts) == set(whole)
     for name, expected in whole.items():
         expected = expected.numpy()
@@ -91,21 +91,19 @@ def test_the_parts_are_the_whole(network, unfreeze):
     expected = trained_by_hand(network, unfrozen(network.backbones["image"], unfreeze))
     assert {weight.path for weight in network.model.trainable_weights} == expected
     assert {weight.path for weight in top.trainable_weights} == expected
-    assert trunk.trainable_weights == []
+    assert trunks["image"].trainable_weights == []
 
 
 def test_a_frozen_tower_is_cut_behind_its_pooling(network):
     """1280 numbers a sample are kept, not a feature map of 2 x 2 x 1280."""
-    trunk, _ = cut(network, "0")
-    assert trunk.output_shape == (None, 1280)
-    trunk, _ = cut(network, "1")
-    assert trunk.output_shape == (None, 2, 2, 320)
+    assert cut(network, "0")[0]["image"].output_shape == (None, 1280)
+    assert cut(network, "1")[0]["image"].output_shape == (None, 2, 2, 320)
 
 
 def test_all_leaves_no_trunk(network):
     """Then the top is the whole model, normalization of the tower still frozen."""
-    trunk, top = cut(network, "all")
-    assert trunk is None
+    trunks, top = cut(network, "all")
+    assert trunks == {}
     assert top is network.model
     assert {weight.path for weight in top.trainable_weights} == trained_by_hand(network, 17)
 
@@ -127,11 +125,11 @@ def test_cuts_do_not_remember(network):
 def test_normalization_of_a_pretrained_tower_learns_nothing(network):
     """A training step in the top leaves its statistics and scales as they are; a random tower's are trained."""
     data = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype(np.float32)
-    trunk, top = cut(network, "2")
+    trunks, top = cut(network, "2")
     layers = [layer for layer in top.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(layers) > 2
     before = [layer.get_weights() for layer in layers]
-    top(trunk(data), training=True)
+    top({"image": trunks["image"](data)}, training=True)
     for layer, values in zip(layers, before, strict=True):
         assert all(map(np.array_equal, layer.get_weights(), values))
 
@@ -140,9 +138,9 @@ def test_a_tower_without_pretrained_weights_is_trained_with_its_normalization(tm
     """Its statistics come from nowhere else, so all of it is trained whatever a phase would unfreeze."""
     plan = check(Run(data=str(tmp_path), backbone="convnet(size=8, widths=(4, 8))"))
     tasks = {head: TASKS.build(spec, LABELS) for head, spec in plan.heads.items()}
-    network = build_model(plan, build_tower(plan), tasks)
-    trunk, top = cut(network, "0")
-    assert trunk is None
+    network = build_model(plan, build_towers(plan), tasks)
+    trunks, top = cut(network, "0")
+    assert trunks == {}
     assert len(top.trainable_weights) == 4 + 2 * 4 + 2
     layer = next(layer for layer in top.layers if isinstance(layer, keras.layers.BatchNormalization))
     before = layer.moving_mean.numpy()
@@ -169,7 +167,7 @@ def test_blocks_are_left_out_the_more_the_higher_they_stand(network):
 def test_a_tower_of_no_such_blocks_is_refused(tmp_path):
     """Better than an option that does nothing."""
     plan = check(Run(data=str(tmp_path), backbone="convnet(size=8)"))
-    network = build_model(plan, build_tower(plan), {"label": TASKS.build(plan.heads["label"], LABELS)})
+    network = build_model(plan, build_towers(plan), {"label": TASKS.build(plan.heads["label"], LABELS)})
     set_stochastic_depth(network, 0.0)
     with pytest.raises(UserError, match=r"no blocks that can be left out; received: stochastic_depth=0\.1"):
         set_stochastic_depth(network, 0.1)
@@ -183,13 +181,13 @@ def test_an_adapter_of_the_graph_stands_in_the_groups_of_its_phase(tmp_path):
     found, outputs = {}, []
     for name, tried in (("plain", run), ("adapted", dataclasses.replace(run, tune=tune))):
         plan = check(tried)
-        found[name] = build_model(plan, build_tower(plan), {"label": TASKS.build(plan.heads["label"], LABELS)})
+        found[name] = build_model(plan, build_towers(plan), {"label": TASKS.build(plan.heads["label"], LABELS)})
         pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
-        pooled = keras.Model(found[name].backbone.inputs, found[name].backbone.features.pooled)
+        pooled = keras.Model(found[name].backbones["image"].inputs, found[name].backbones["image"].features.pooled)
         outputs.append(pooled(pixels.astype(np.float32)).numpy())
     assert np.array_equal(*outputs)
-    added = [len(group.layers) for group in found["adapted"].backbone.groups]
-    assert np.subtract(added, [len(group.layers) for group in found["plain"].backbone.groups]).tolist() == [
+    added = [len(group.layers) for group in found["adapted"].backbones["image"].groups]
+    assert np.subtract(added, [len(group.layers) for group in found["plain"].backbones["image"].groups]).tolist() == [
         *[0] * 14,
         *[3] * 3,
     ]

@@ -69,11 +69,11 @@ def test_half_of_a_file_is_refused(name, keep, model, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_what_openvino_has_no_operator_for_is_said(tmp_path):
+def test_what_openvino_has_no_operator_for_is_said(model, tmp_path):
     """By the operator's name, and nothing is left behind."""
     inputs = keras.Input((16, 16, 3), name="image")
     scores = keras.ops.erfinv(keras.ops.mean(inputs, axis=(1, 2)) / 256)
-    servable = Servable(keras.Model({"image": inputs}, {"kind/scores": scores}), {}, {"image": (16, 16, 3)}, {}, {})
+    servable = Servable(keras.Model({"image": inputs}, {"kind/scores": scores}), model.servable.modalities, {}, {})
     with pytest.raises(UserError, match=r"OpenVINO lacks \(Erfinv\); leave this export out"):
         EXPORTS.build(parse_spec("openvino()")).write(servable, tmp_path / "openvino")
     assert not list(tmp_path.iterdir())
@@ -86,11 +86,11 @@ def test_a_missing_package_is_named(monkeypatch):
         openvino_file.openvino()
 
 
-def test_float16_is_half_the_size(tmp_path):
+def test_float16_is_half_the_size(model, tmp_path):
     """Of weights that outweigh the rest."""
     inputs = keras.Input((16, 16, 3), name="image")
     scores = keras.layers.Dense(64)(keras.layers.Flatten()(inputs))
-    servable = Servable(keras.Model({"image": inputs}, {"kind/scores": scores}), {}, {"image": (16, 16, 3)}, {}, {})
+    servable = Servable(keras.Model({"image": inputs}, {"kind/scores": scores}), model.servable.modalities, {}, {})
     sizes = []
     for precision in ("float32", "float16"):
         export = openvino_file.openvino(precision)

@@ -6,7 +6,7 @@ import pytest
 
 from tfx_finetune.core.config import Image, Phase, Run
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.model import build_tower
+from tfx_finetune.model import build_towers
 from tfx_finetune.plan import check
 
 
@@ -21,7 +21,7 @@ from tfx_finetune.plan import check
             "a head cannot have this name, which a prediction needs; received: file",
         ),
         ({"heads": "classify(drop=1)"}, "unknown option of task classify; received: drop"),
-        ({"towers": "a=convnet(), b=convnet()"}, "one tower at a time"),
+        ({"towers": "presence=convnet()"}, "a tower cannot have this name"),
         ({"exports": "tflite(), tflite(inputs='uint8')"}, "--exports writes a file twice"),
         (
             {"exports": "tflite(), tflite(quantize='int8', selective=True)", "compress": "prune(), qat()"},
@@ -45,7 +45,7 @@ def test_mistakes_are_named(tmp_path, options, message):
 def test_the_size_of_the_input_reaches_the_backbone(tmp_path, backbone):
     """`--image.size` is all that has to be said."""
     plan = check(Run(data=str(tmp_path), backbone=backbone, image=Image(size=64)))
-    tower = build_tower(plan)
+    tower = build_towers(plan)["image"]
     assert tower.inputs.shape[1:3] == (64, 64)
     assert tower.card.size == 64
 
@@ -76,4 +76,4 @@ def test_mixes_are_told_from_changes_of_single_samples(tmp_path):
     plan = check(Run(data=str(tmp_path), augment="flip(), mixup(), crop(), cutmix()"))
     assert list(plan.augments) == ["flip()", "crop()"]
     assert len(plan.mixes) == 2
-    assert plan.preparation["augment"] == ["flip()", "crop()"]
+    assert plan.preparation("image")["augment"] == {0: "flip()", 1: "crop()"}

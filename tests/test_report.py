@@ -20,6 +20,7 @@ from tests.report_data import (
     written,
 )
 from tfx_finetune.checks import Check
+from tfx_finetune.contracts import Exhibit
 from tfx_finetune.report import (
     ClassCount,
     Curve,
@@ -93,7 +94,7 @@ def test_hostile_text_stays_text(tmp_path):
     plain, evil = make(), "<script>evil()</script><img src=x onerror=evil()>\"'"
     row = ExportRow(dataclasses.replace(KERAS, format=evil, reason=evil), evil)
     data = Data(evil, {evil: 3}, {evil: (ClassCount(evil, 1, 1, 1),)}, ((evil, evil),), notes=(evil,))
-    mistake = Mistake(plain.mistakes[0].image, evil, (evil,), (evil,), 0.5, ((evil, 0.5),), evil)
+    mistake = Mistake(plain.mistakes[0].exhibits, evil, (evil,), (evil,), 0.5, ((evil, 0.5),), evil)
     hostile = dataclasses.replace(
         plain,
         title=evil,
@@ -178,7 +179,7 @@ def test_surest_mistakes_first_and_no_more_than_24(tmp_path):
     pictures = [attributes["alt"] for tag, attributes in found.tags if tag == "img"]
     assert len(pictures) == 24
     assert pictures[0].endswith("0029.png")
-    spoken = Mistake(None, "clip.ogg", ("yes", "loud"), (), 0.9, (("yes", 0.1),))
+    spoken = Mistake((Exhibit(sound=b"RIFF", text="a fox"),), "clip.ogg", ("yes", "loud"), (), 0.9, (("yes", 0.1),))
     found = page(dataclasses.replace(make(), mistakes=(spoken,)), tmp_path)
     assert found.count("img") == 0
     assert "clip.ogg" in found.text

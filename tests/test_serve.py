@@ -24,7 +24,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tests.commands import KINDS, refused
 from tfx_finetune import rest
 from tfx_finetune.bundle import Bundle
+from tfx_finetune.contracts import MODALITIES, Card
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.serve import _listen
 from tfx_finetune.served import Served
 
@@ -76,8 +78,9 @@ def golden(trained):
     """The bundle's golden samples, base64, and their answers."""
     folder = trained.workdir / "bundle" / "golden"
     record = json.loads((folder / "outputs.json").read_text())
-    pictures = [{"b64": base64.b64encode((folder / name).read_bytes()).decode()} for name in record]
-    return pictures, [known["label/scores"] for known in record.values()]
+    names = [known["files"]["image"] for known in record]
+    pictures = [{"b64": base64.b64encode((folder / name).read_bytes()).decode()} for name in names]
+    return pictures, [known["outputs"]["label/scores"] for known in record]
 
 
 # ---- the messages that TensorFlow Serving documents
@@ -107,7 +110,7 @@ def test_rows_and_columns(server, golden):
 def test_prepared_samples(server, trained, golden):
     """Numbers in place of a file; one output has no name."""
     bundle = Bundle.open(trained.workdir / "bundle")
-    pixels = [bundle.prepare(base64.b64decode(picture["b64"])).tolist() for picture in golden[0]]
+    pixels = [bundle.prepare({"image": base64.b64decode(picture["b64"])})["image"][0].tolist() for picture in golden[0]]
     status, message = server.predict({"signature_name": "tensor", "instances": pixels})
     assert status == 200, message
     np.testing.assert_allclose(message["predictions"], golden[1], atol=1e-4)
@@ -182,7 +185,7 @@ def bomb():
         ({"instances": [{"b64": "?"}]}, 400, "not base64"),
         ({"instances": [{"b64": 5}]}, 400, "base64"),
         ({"instances": [{"b64": "AAAA"}]}, 400, "sample 0 cannot be read: not a JPEG, PNG"),
-        ({"instances": [{"sound": {"b64": "AAAA"}}]}, 400, "the one input image"),
+        ({"instances": [{"sound": {"b64": "AAAA"}}]}, 400, "a sample has the inputs image"),
         ({"instances": [bomb()]}, 400, "60000 x 60000 pixels, at most 1000000"),
         ({"instances": [{"b64": "AAAA"}] * 65}, 400, "65 samples in one request; allowed: 64"),
         ({"signature_name": "train", "instances": [1]}, 400, "allowed: serving_default, tensor"),
@@ -317,7 +320,7 @@ def test_a_new_version_takes_over_without_a_request_lost(server, golden):
         shutil.copytree(server.versions / "1", broken)
         # A bundle whose checksums hold, of a model that answers otherwise.
         outputs = json.loads((broken / "golden" / "outputs.json").read_text())
-        first = next(iter(outputs.values()))
+        first = outputs[0]["outputs"]
         first["label/scores"] = first["label/scores"][::-1]
         (broken / "golden" / "outputs.json").write_text(json.dumps(outputs))
         manifest = json.loads((broken / "manifest.json").read_text())
@@ -361,7 +364,8 @@ def test_what_cannot_be_served_ends_in_one_line(tmp_path):
 def two_heads():
     """Who answers for two heads."""
     labels = {"kind": ("a", "b"), "mark": ("c", "d")}
-    return Served(1, "image", (2, 2, 3), labels, lambda raw: np.zeros((2, 2, 3), np.uint8), dict)
+    modalities = {"image": MODALITIES.build(parse_spec("image"), Card(size=2))}
+    return Served(1, modalities, labels, lambda raw: {"image": np.zeros((1, 2, 2, 3), np.uint8)}, dict)
 
 
 def test_a_classification_names_its_head_where_there_are_several(two_heads):
@@ -370,7 +374,7 @@ def test_a_classification_names_its_head_where_there_are_several(two_heads):
     with pytest.raises(rest.RequestError, match="kind"):
         rest.classify_request({"examples": examples}, two_heads)
     samples, answer = rest.classify_request({"examples": examples, "signature_name": "mark"}, two_heads)
-    assert samples.shape == (1, 2, 2, 3)
+    assert samples["image"].shape == (1, 2, 2, 3)
     scores = {"kind/scores": np.array([[0.75, 0.25]]), "mark/scores": np.array([[0.25, 0.75]])}
     assert answer(scores) == {"result": [[["d", 0.75], ["c", 0.25]]]}
 

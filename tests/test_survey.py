@@ -48,6 +48,11 @@ BAD = {
 }
 
 
+def of_pictures(source, *rest):
+    """What `opened` finds of the column `image`."""
+    return opened(source, {"image": modality()}, {"image": "image"}, *rest)
+
+
 def test_bad_files_are_skipped_and_listed(tmp_path):
     """The other files are used; these stand in the list, each with why, and in no split."""
     class_folder(tmp_path, cat=8, dog=8)
@@ -74,7 +79,7 @@ def test_the_limit_of_pixels(tmp_path):
     """The small ones are of 14 x 10 pixels, just as many as allowed here."""
     class_folder(tmp_path, cat=8, dog=8)
     Image.new("RGB", (47, 3)).save(tmp_path / "cat" / "x.png")
-    bad = load(tmp_path, samples__max_pixels=140).table.bad
+    bad = load(tmp_path, image__max_pixels=140).table.bad
     assert bad == [(f"{tmp_path}/cat/x.png", "a picture of 47 x 3 pixels, at most 140")]
 
 
@@ -188,7 +193,7 @@ def test_labelled_data_for_a_model_that_exists(tmp_path):
     class_folder(ready / "test", cat=1, dog=2)
 
     def survey(part="", max_bad=0.1):
-        return opened(SOURCES.build(recognize(str(ready))), modality(), tasks, part, max_bad)
+        return of_pictures(SOURCES.build(recognize(str(ready))), tasks, part, max_bad)
 
     found = survey("test")
     assert (found.size("test"), set(found.columns["label"][found.split == "test"])) == (3, {"cat", "dog"})
@@ -211,4 +216,4 @@ def test_classification_is_evaluated_on_one_label_a_sample(tmp_path, label, mess
     rows = [f"{path},{label if row == 1 else 'cat'}" for row, path in enumerate(pictures)]
     (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows]))
     table = SOURCES.build(recognize(f"table(path='{tmp_path / 't.csv'}', separator='|')"))
-    assert complaint(lambda: opened(table, modality(), tasks, "", 0.1)).startswith(message)
+    assert complaint(lambda: of_pictures(table, tasks, "", 0.1)).startswith(message)

@@ -52,7 +52,7 @@ def test_copies_and_groups_stay_together(tmp_path):
     assert {"train", "test"} <= set(found.split)
     assert found.notes == (
         "1 samples are exact copies of another one; copies are kept on one side of a split made here",
-        "1 pictures have copies with another label",
+        "1 samples have copies with another label",
     )
 
 
@@ -62,7 +62,7 @@ def test_leaks_of_ready_splits_are_told(tmp_path):
     found = load(table(tmp_path, text), samples__val=0.0).table
     assert list(found.split) == ["train", "train", "test", "test", "test"]
     assert found.notes[1:] == (
-        "1 pictures stand in more than one of the splits that the data came with",
+        "1 samples stand in more than one of the splits that the data came with",
         "1 groups stand in more than one of the splits that the data came with",
     )
 
@@ -127,10 +127,10 @@ def test_the_table_is_in_the_order_of_the_source(tmp_path):
 def test_calibration_sees_every_class(tmp_path):
     """Classes take turns; one that has few gives all it has. The same seed gives the same samples."""
     plan = check(Run(data=str(class_folder(tmp_path, cat=60, dog=8)), image=Image(size=8)))
-    first, second = (prepare_data(plan, Card(size=8)).examples(20)["image"] for _ in range(2))
+    first, second = (prepare_data(plan, {"image": Card(size=8)}).examples(20)["image"] for _ in range(2))
     assert first.shape == (20, 8, 8, 3)
     assert np.array_equal(first, second)
-    data = prepare_data(plan, Card(size=8))
-    dogs = data.prepared((data.table.columns["label"] == "dog") & (data.table.split == "train"))
+    data = prepare_data(plan, {"image": Card(size=8)})
+    dogs = data.prepared((data.table.columns["label"] == "dog") & (data.table.split == "train"))["image"]
     shown = [any(np.array_equal(one, dog) for dog in dogs) for one in first]
     assert sum(shown) == len(dogs) < 10

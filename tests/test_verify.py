@@ -1,5 +1,6 @@
 """A file that is not the model that was trained does not pass, whatever is wrong with it."""
 
+import dataclasses
 import math
 import shutil
 
@@ -12,7 +13,6 @@ from tfx_finetune import litert
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.core import files
 from tfx_finetune.core.config import Verify
-from tfx_finetune.deployed import Servable
 from tfx_finetune.features import Store
 from tfx_finetune.verify import allowed_drop, verify
 
@@ -52,7 +52,7 @@ def only(bundle, *formats):
 
 
 def checks(bundle, model, gate=WIDE):
-    test = Store((model.pixels,), model.targets, {})
+    test = Store(({"image": model.pixels},), model.targets, {})
     found = verify(bundle, model.golden, test, (model.targets, model.answers), gate)
     assert [check.format for check in found] == bundle.formats
     return {check.format: check for check in found}
@@ -203,8 +203,9 @@ def test_a_file_without_one_of_the_heads_is_refused(bundle, model):
 def test_a_saved_model_that_decodes_otherwise_is_refused(bundle, model):
     """Its signature for prepared pictures agrees; what it makes of encoded ones does not."""
     served = model.servable
-    mirrored = {"image": lambda raw: served.decode["image"](raw)[:, ::-1, ::-1]}
-    servable = Servable(served.model, mirrored, served.shapes, served.labels, served.examples)
+    upright = model.modality
+    mirrored = dataclasses.replace(upright, prepare=lambda pixels: upright.prepare(pixels)[:, ::-1, ::-1])
+    servable = dataclasses.replace(served, modalities={"image": mirrored})
     overwrite(bundle, model._replace(servable=servable), "saved_model")
     assert "on a golden sample" in refused(bundle, model, "saved_model").reason
 

@@ -190,7 +190,8 @@ class Backbone:
             values of 0 to 255, which the graph's first layer normalizes; waveforms (batch, size); tokens int32 (batch,
             size).
         features: What it gives.
-        groups: From the input to the top. The graph is one tensor wide after each, so a phase may cut there.
+        groups: From the input to the top. The graph is one tensor wide after each, so a phase may cut there. What is
+            below the first one, such as a Fourier transform, is never trained.
     """
 
     modality: str
@@ -198,6 +199,39 @@ class Backbone:
     inputs: Symbol
     features: Features
     groups: tuple[Group, ...]
+
+
+class Fused(NamedTuple):
+    """What several towers give together, symbolic.
+
+    Attributes:
+        features: What a head sees. Of several, it has weights for each, and their logits are averaged by `shares`.
+        shares: How much each tower counts, (batch, towers), summing to 1; None where that cannot be told.
+        views: What each tower gives, as points of unit length in one space, (batch, towers, dim); None where there is
+            none.
+    """
+
+    features: tuple[Features, ...]
+    shares: Symbol | None = None
+    views: Symbol | None = None
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How several towers become one.
+
+    Attributes:
+        fuse: (features by tower, `PRESENCE` (batch, towers)) -> what they give together. What a tower that has nothing
+            to see gives makes no difference.
+        tokens: Whether it takes tokens; else the pooled features are all that it takes.
+        contrast: Weight of the loss that pulls the views of one sample together.
+        temperature: Of that loss.
+    """
+
+    fuse: Callable[[Mapping[str, Features], Symbol], Fused]
+    tokens: bool = False
+    contrast: float = 0.0
+    temperature: float = 0.1
 
 
 class Labels(NamedTuple):
@@ -265,9 +299,10 @@ SOURCES = Registry("source", "tfx_finetune.sources")
 MODALITIES = Registry("modality", "tfx_finetune.modalities")
 AUGMENTS = Registry("augment", "tfx_finetune.augments")
 BACKBONES = Registry("backbone", "tfx_finetune.backbones")
+FUSIONS = Registry("fusion", "tfx_finetune.fusions")
 ADAPTERS = Registry("adapter", "tfx_finetune.adapters")
 TASKS = Registry("task", "tfx_finetune.tasks")
 COMPRESSIONS = Registry("compression", "tfx_finetune.compressions")
 EXPORTS = Registry("export", "tfx_finetune.exports")
 
-REGISTRIES = (SOURCES, MODALITIES, AUGMENTS, BACKBONES, ADAPTERS, TASKS, COMPRESSIONS, EXPORTS)
+REGISTRIES = (SOURCES, MODALITIES, AUGMENTS, BACKBONES, FUSIONS, ADAPTERS, TASKS, COMPRESSIONS, EXPORTS)

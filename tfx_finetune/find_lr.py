@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from tfx_finetune.contrast import with_views
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.config import Phase
 from tfx_finetune.feed import feed, feed_ahead
@@ -91,7 +92,8 @@ def _curve(network: Network, phase: Phase, data: Data, plan: Plan) -> tuple[np.n
     fed = feed(trunks, phase, data, plan)
     with adapted(network, phase):
         compile_top(top, network, tested, STEPS)
-        top.fit(fed.batches(0, STEPS).take(STEPS), epochs=1, steps_per_epoch=STEPS, callbacks=[Watch()], verbose=0)
+        batches = with_views(fed.batches(0, STEPS), network).take(STEPS)
+        top.fit(batches, epochs=1, steps_per_epoch=STEPS, callbacks=[Watch()], verbose=0)
     top.set_weights(start)
     kept = np.array([loss for loss in losses if math.isfinite(loss)])
     rates = np.asarray(Schedule(tested, STEPS)(np.arange(len(kept))))

@@ -56,6 +56,12 @@ def interpreter(content: bytes, threads: int) -> Interpreter:
     return found
 
 
+def inputs(content: bytes) -> list[str]:
+    """Names of the inputs of a file's signature, in the order in which they lie in it."""
+    found = interpreter(content, 1).get_signature_runner("serving_default").get_input_details()
+    return sorted(found, key=lambda name: found[name]["index"])
+
+
 def calls(content: bytes) -> tuple[Any, Any, list[tuple[Any, int]]]:
     """A file's model and graph, as the schema's classes read them, and its operators with their kinds, in order."""
     model = schema.Model.GetRootAs(content)
@@ -83,16 +89,25 @@ def operators(content: bytes) -> tuple[int, int]:
 
 def kernels(content: bytes) -> list[np.ndarray]:
     """Kernels of a file's convolutions and dense layers as they are stored, output channels first."""
-    operators, types = schema.BuiltinOperator, schema.TensorType
-    stored = {types.FLOAT32: np.float32, types.FLOAT16: np.float16, types.INT8: np.int8}
+    operators = schema.BuiltinOperator
     model, graph, every = calls(content)
     # A kernel of float16 is made float32 by an operation before its use.
     sources = {call.Outputs(0): call.Inputs(0) for call, kind in every if kind == operators.DEQUANTIZE}
     found = []
     for call, kind in every:
         if kind in (operators.CONV_2D, operators.FULLY_CONNECTED):
-            tensor = graph.Tensors(sources.get(call.Inputs(1), call.Inputs(1)))
-            values = model.Buffers(tensor.Buffer()).DataAsNumpy()
-            if isinstance(values, np.ndarray) and tensor.Type() in stored:
-                found.append(values.view(stored[tensor.Type()]).reshape(tensor.ShapeAsNumpy()))
+            values = constant(model, graph, sources.get(call.Inputs(1), call.Inputs(1)))
+            if values is not None:
+                found.append(values)
     return found
+
+
+def constant(model: Any, graph: Any, index: int) -> np.ndarray | None:
+    """The values of a tensor that a file holds as float32, float16 or int8; None for any other tensor."""
+    types = schema.TensorType
+    stored = {types.FLOAT32: np.float32, types.FLOAT16: np.float16, types.INT8: np.int8}
+    tensor = graph.Tensors(index)
+    values = model.Buffers(tensor.Buffer()).DataAsNumpy()
+    if not isinstance(values, np.ndarray) or tensor.Type() not in stored:
+        return None
+    return values.view(stored[tensor.Type()]).reshape(tensor.ShapeAsNumpy())

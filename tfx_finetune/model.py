@@ -9,11 +9,14 @@ from typing import Any
 
 import keras
 
-from tfx_finetune.backbones.graph import inserted
-from tfx_finetune.contracts import ADAPTERS, BACKBONES, Backbone, Group, Task
+from tfx_finetune.backbones.graph import inserted, renamed
+from tfx_finetune.contracts import ADAPTERS, BACKBONES, PRESENCE, Backbone, Features, Fused, Fusion, Group, Task
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.plan import Plan
+
+VIEWS = "fusion/views"
+"""Output of a model whose towers are pulled together in training: see `Fused.views`."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,15 @@ class Network:
         model: {tower: prepared input} -> {"<head>/logits": ...}.
         backbones: The pretrained parts, by tower.
         tasks: Heads by name.
+        fusion: How several towers become one; None where there is one.
+        shares: The model's inputs -> how much each tower counts, (batch, towers); None where that cannot be told.
     """
 
     model: keras.Model
     backbones: Mapping[str, Backbone]
     tasks: Mapping[str, Task]
+    fusion: Fusion | None = None
+    shares: keras.Model | None = None
 
     @property
     def groups(self) -> list[tuple[str, int, Group]]:
@@ -41,8 +48,11 @@ class Network:
 
 
 def build_towers(plan: Plan) -> dict[str, Backbone]:
-    """Builds the backbones with their pretrained weights."""
-    return {tower: BACKBONES.build(spec) for tower, spec in plan.towers.items()}
+    """Builds the backbones with their pretrained weights; of several, the layers bear their tower's name."""
+    towers = {tower: BACKBONES.build(spec) for tower, spec in plan.towers.items()}
+    if len(towers) == 1:
+        return towers
+    return {tower: renamed(backbone, tower) for tower, backbone in towers.items()}
 
 
 def build_model(plan: Plan, backbones: Mapping[str, Backbone], tasks: Mapping[str, Task]) -> Network:
@@ -51,12 +61,44 @@ def build_model(plan: Plan, backbones: Mapping[str, Backbone], tasks: Mapping[st
         tower: inserted(backbone, behind) if (behind := _insertions(plan, backbone)) else backbone
         for tower, backbone in backbones.items()
     }
-    (features,) = (backbone.features for backbone in backbones.values())
-    outputs = {f"{head}/{name}": tensor for head, task in tasks.items() for name, tensor in task.head(features).items()}
     inputs = {tower: backbone.inputs for tower, backbone in backbones.items()}
-    network = Network(joined(inputs, outputs), backbones, tasks)
+    if plan.fusion:
+        inputs[PRESENCE] = keras.Input((len(backbones),), name=PRESENCE)
+        given = {tower: _given(backbone, plan.fusion.tokens) for tower, backbone in backbones.items()}
+        fused = plan.fusion.fuse(given, inputs[PRESENCE])
+    else:
+        fused = Fused(tuple(backbone.features for backbone in backbones.values()))
+    outputs = {
+        f"{head}/{name}": tensor for head, task in tasks.items() for name, tensor in _answer(task, fused).items()
+    }
+    if fused.views is not None:
+        outputs[VIEWS] = fused.views
+    shares = None if fused.shares is None else joined(inputs, fused.shares, "shares")
+    network = Network(joined(inputs, outputs), backbones, tasks, plan.fusion, shares)
     set_stochastic_depth(network, 0.0)
     return network
+
+
+def _given(backbone: Backbone, tokens: bool) -> Features:
+    """What a tower gives to a fusion; places of a picture are its tokens."""
+    features = backbone.features
+    if not tokens or features.tokens is not None:
+        return features
+    output = backbone.groups[-1].output
+    flat = keras.layers.Reshape((-1, output.shape[-1]))(output) if len(output.shape) > 2 else output[:, None]
+    return features._replace(tokens=flat)
+
+
+def _answer(task: Task, fused: Fused) -> dict[str, Any]:
+    """A head's outputs, of several features the mean by their shares."""
+    each = [task.head(features) for features in fused.features]
+    if len(each) == 1 or fused.shares is None:
+        return each[0]
+    weights = [fused.shares[:, at : at + 1] for at in range(len(each))]
+    return {
+        name: keras.layers.Add()([found[name] * weight for found, weight in zip(each, weights, strict=True)])
+        for name in each[0]
+    }
 
 
 def joined(inputs: dict[str, Any], outputs: Any, name: str | None = None) -> keras.Model:
@@ -97,6 +139,7 @@ def cut(network: Network, unfreeze: str) -> tuple[dict[str, keras.Model], keras.
     counts = {tower: unfrozen(backbone, unfreeze) for tower, backbone in network.backbones.items()}
     trained = {name for tower, height, group in network.groups if height <= counts[tower] for name in group.layers}
     frozen = {name for tower, height, group in network.groups if height > counts[tower] for name in group.layers}
+    frozen |= _below(network) - trained
     pretrained = {
         name for tower, _, group in network.groups if network.backbones[tower].card.origin for name in group.layers
     }
@@ -107,10 +150,11 @@ def cut(network: Network, unfreeze: str) -> tuple[dict[str, keras.Model], keras.
         # which an adapter may have set apart.
         layer.trainable = not trainable
         layer.trainable = trainable
+    tokens = network.fusion is not None and network.fusion.tokens
     joints = {
         tower: joint
         for tower, backbone in network.backbones.items()
-        if (joint := _joint(backbone, counts[tower])) is not None
+        if (joint := _joint(backbone, counts[tower], tokens)) is not None
     }
     if not joints:
         return {}, network.model
@@ -120,12 +164,22 @@ def cut(network: Network, unfreeze: str) -> tuple[dict[str, keras.Model], keras.
     return trunks, joined(network.model.input | joints, network.model.output, "top")
 
 
-def _joint(backbone: Backbone, count: int) -> Any:
+def _below(network: Network) -> set[str]:
+    """Layers up to the end of each tower's first group: those of no group, such as a Fourier transform, never learn."""
+    return {
+        layer.name
+        for backbone in network.backbones.values()
+        for layer in keras.Model(backbone.inputs, backbone.groups[0].output).layers
+    }
+
+
+def _joint(backbone: Backbone, count: int, tokens: bool) -> Any:
     """Where a tower is cut whose top groups, so many of them, are trained; None where all of it is."""
     if count == len(backbone.groups):
         return None
     # A frozen tower is cut behind its pooling, where least is left to keep.
-    return backbone.features.pooled if count == 0 else backbone.groups[-count - 1].output
+    pooled = count == 0 and not tokens
+    return backbone.features.pooled if pooled else backbone.groups[len(backbone.groups) - count - 1].output
 
 
 def in_float32(plan: Plan, network: Network) -> Network:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.contracts import Mix
+from tfx_finetune.contracts import PRESENCE, Mix
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.dataset import mapped, plain
 
@@ -18,12 +18,14 @@ class Order:
     Attributes:
         seed: Of the run.
         mixes: Changes of whole batches.
+        dropped: Chance that what one of several towers takes is left out of a sample.
         chances: Chance of each training sample to be drawn, (n,), summing to 1; None where each comes once an epoch.
     """
 
     seed: int
     mixes: tuple[Mix, ...] = ()
     chances: np.ndarray | None = None
+    dropped: float = 0.0
 
     def rows(self, count: int, epoch: tf.Tensor) -> tf.Tensor:
         """Positions of the samples of an epoch among the training samples, int32 (count,)."""
@@ -48,22 +50,32 @@ class Order:
         return mapped(samples, lambda *found: found).enumerate().flat_map(copies)
 
     def mixed(self, batches: tf.data.Dataset, epoch: tf.Tensor) -> tf.data.Dataset:
-        """Batches of (inputs, targets, weights) of an epoch, mixed; there is one input."""
-        if not self.mixes:
+        """Batches of (inputs, targets, weights) of an epoch: those of one input mixed, of several some left out."""
+        if not self.mixes and not self.dropped:
             return batches
 
         def apply(number: tf.Tensor, batch: tuple[dict, dict, dict]) -> tuple[dict, dict, dict]:
             inputs, targets, weights = batch
+            seed = tf.random.experimental.stateless_fold_in(self._seed(epoch), number)
+            if PRESENCE in inputs:
+                return inputs | {PRESENCE: self._left(inputs[PRESENCE], seed)}, targets, weights
             ((name, x),) = inputs.items()
             if x.dtype.is_integer and x.dtype != tf.uint8:
                 raise UserError("tokens cannot be mixed", received=name, todo="leave mixup() and cutmix() out")
-            seed = tf.random.experimental.stateless_fold_in(self._seed(epoch), number)
             for position, mix in enumerate(self.mixes):
                 drawn = tf.random.experimental.stateless_fold_in(seed, position)
                 x, targets, weights = mix.apply(x, targets, weights, drawn)
             return {name: x}, targets, weights
 
         return mapped(batches.enumerate(), apply)
+
+    def _left(self, presence: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Presence (batch, towers) with some towers left out, of no sample all (Neverova et al., ModDrop, arXiv
+        1501.00102).
+        """
+        kept = tf.cast(tf.random.stateless_uniform(tf.shape(presence), seed) >= self.dropped, presence.dtype)
+        left = presence * kept
+        return tf.where(tf.reduce_any(left > 0, axis=1, keepdims=True), left, presence)
 
     def _seed(self, epoch: tf.Tensor) -> tf.Tensor:
         return tf.stack([tf.cast(self.seed, tf.int64), tf.cast(epoch, tf.int64)])

@@ -16,6 +16,7 @@ from tfx_finetune.deployed import Export, Servable
 from tfx_finetune.golden import Golden, keep
 from tfx_finetune.metadata import label_files
 from tfx_finetune.samples import Table
+from tfx_finetune.subsets import Subset
 
 
 def create(path: Path, manifest: dict[str, Any], exports: Mapping[str, Export], servable: Servable) -> Bundle:
@@ -53,6 +54,7 @@ def finish(
     table: Table,
     golden: Golden,
     scores: Mapping[str, Any],
+    parts: Sequence[Subset],
     checks: Sequence[Check],
     chosen: Check | None = None,
 ) -> Bundle:
@@ -63,20 +65,22 @@ def finish(
         table: The samples and their split.
         golden: Samples and outputs that the files were held against.
         scores: Of the trained model on the test split.
+        parts: Those for subsets of its towers.
         checks: Of every file.
         chosen: That of the file which `model_best.tflite` is another name of.
     """
     if chosen:
         link(bundle.file(chosen.format))
     bundle.write("golden/outputs.json", keep(golden, bundle.path / "golden"))
-    bundle.write("scores.json", {"test": scores} | {check.format: check.record() for check in checks})
+    known = {"subsets": [part.record() for part in parts]} if parts else {}
+    bundle.write("scores.json", {"test": scores} | known | {check.format: check.record() for check in checks})
     with (bundle.path / "split.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["file", "split", "sha256", *table.columns])
         writer.writerows(zip(table.file, table.split, table.digest, *table.columns.values(), strict=True))
     verified = {check.format: not check.reason for check in checks}
-    known = {"verified": verified} | ({"best": chosen.format} if chosen else {})
-    done = dict(bundle.manifest) | known | {"sha256": _digests(bundle.path)}
+    best = {"best": chosen.format} if chosen else {}
+    done = dict(bundle.manifest) | {"verified": verified} | best | {"sha256": _digests(bundle.path)}
     bundle.write("manifest.json", done)
     return dataclasses.replace(bundle, manifest=done)
 

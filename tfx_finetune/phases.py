@@ -16,6 +16,7 @@ import keras
 from tfx_finetune import averaging
 from tfx_finetune.checkpoint import Checkpoint, History, Weights
 from tfx_finetune.contracts import ADAPTERS
+from tfx_finetune.contrast import losses, with_views
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.config import Phase
 from tfx_finetune.core.spec import parse_spec
@@ -79,7 +80,7 @@ def fit_phase(
             board = keras.callbacks.TensorBoard(plan.workdir / "tensorboard" / name, write_graph=False)
             if not keeper.over:
                 top.fit(
-                    fed.batches(history.epochs, phase.epochs),
+                    with_views(fed.batches(history.epochs, phase.epochs), network),
                     epochs=phase.epochs,
                     initial_epoch=history.epochs,
                     steps_per_epoch=steps,
@@ -97,9 +98,11 @@ def fit_phase(
 def compile_top(top: keras.Model, network: Network, phase: Phase, steps: int) -> None:
     """Compiles the top for a phase of `phase.epochs` epochs of `steps` steps."""
     start = [weight.numpy() for weight in top.trainable_weights]
+    loss, weights = losses(network)
     top.compile(
         optimizer=make_optimizer(phase, steps, rates(network, top, phase.layer_decay), start),
-        loss={f"{head}/logits": task.loss for head, task in network.tasks.items()},
+        loss=loss,
+        loss_weights=weights,
         metrics={f"{head}/logits": task.metrics() for head, task in network.tasks.items()},
         jit_compile=hardware.detect().jit_compile,
     )

@@ -213,7 +213,8 @@ def prepare_data(plan: Plan, cards: Mapping[str, Card]) -> Data:
     source, columns, table, labels = load(plan, modalities)
     tasks = {head: TASKS.build(spec, labels[head]) for head, spec in plan.heads.items()}
     run = plan.run
-    order = Order(run.seed, plan.mixes, _chances(table, tasks) if run.samples.balance else None)
+    chances = _chances(table, tasks) if run.samples.balance else None
+    order = Order(run.seed, plan.mixes, chances, run.drop_towers if len(modalities) > 1 else 0.0)
     return Data(source, table, modalities, columns, tasks, tuple(plan.augments.values()), run.batch_size, order)
 
 

@@ -15,11 +15,13 @@ from tfx_finetune.contracts import (
     BACKBONES,
     COMPRESSIONS,
     EXPORTS,
+    FUSIONS,
     MODALITIES,
     PRESENCE,
     TASKS,
     Augment,
     Card,
+    Fusion,
     Labels,
     Mix,
     Task,
@@ -44,6 +46,7 @@ class Plan:
         source: Where the samples come from.
         towers: Backbone specs by the name of the tower, which is also that of the model's input.
         modalities: What each tower takes, by name.
+        fusion: How several towers become one; None where there is one.
         heads: Task specs by head.
         drafts: Each head as it would be for two classes: what it reads is known before its classes are.
         augments: Changes of single training samples by spec string, in the order in which they are applied, each with
@@ -60,6 +63,7 @@ class Plan:
     source: Spec
     towers: dict[str, Spec]
     modalities: dict[str, str]
+    fusion: Fusion | None
     heads: dict[str, Spec]
     drafts: dict[str, Task]
     augments: dict[str, tuple[str, Augment]]
@@ -123,6 +127,7 @@ def check(run: Run) -> Plan:
         source=source,
         towers=towers,
         modalities=modalities,
+        fusion=FUSIONS.build(parse_spec(run.fusion)) if len(towers) > 1 else None,
         heads=heads,
         drafts={head: TASKS.build(spec, Labels(("a", "b"), (1, 1), 2)) for head, spec in heads.items()},
         augments=augments,

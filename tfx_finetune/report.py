@@ -185,6 +185,7 @@ class Mistake:
         score: How sure of the wrong answer the model was, in [0, 1]; the surest are shown first.
         top: `(class, score)` of the highest scores.
         head: The head that erred; shown where there are several.
+        shares: How much each tower counted.
     """
 
     exhibits: tuple[Exhibit, ...]
@@ -194,12 +195,22 @@ class Mistake:
     score: float
     top: tuple[tuple[str, float], ...] = ()
     head: str = ""
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 def address(content: bytes) -> str:
     """An encoded picture or sound as a data address."""
     kinds = {b"\x89P": "image/png", b"\xff\xd8": "image/jpeg", b"RI": "audio/wav"}
     return f"data:{kinds[content[:2]]};base64,{base64.b64encode(content).decode()}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The score of a model that is shown some of its inputs alone, on the samples that have one of them."""
+
+    towers: tuple[str, ...]
+    samples: int
+    score: float
 
 
 @dataclass(frozen=True)
@@ -232,6 +243,8 @@ class Report:
         phases: Training, in order.
         heads: What each head scored.
         mistakes: Samples that the model got wrong, the surest first; `MOST_MISTAKES` are shown.
+        subsets: Scores by what the model is shown, where it has several towers.
+        shares: How much each tower counted on the mean, where that is known.
         exports: The exported files.
         best: Format of the file that `--choose` chose.
     """
@@ -248,6 +261,8 @@ class Report:
     phases: tuple[Curve, ...] = ()
     heads: tuple[HeadResult, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
+    subsets: tuple[Part, ...] = ()
+    shares: Mapping[str, float] = field(default_factory=dict)
     exports: tuple[ExportRow, ...] = ()
     best: str = ""
 

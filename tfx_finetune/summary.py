@@ -23,6 +23,7 @@ from tfx_finetune.model import Network
 from tfx_finetune.pack import describe
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan, modality_options
+from tfx_finetune.subsets import Subset
 from tfx_finetune.verify import score
 
 _PACKAGES = ("tfx_finetune", "tensorflow", "keras", "ai-edge-litert", "numpy")
@@ -69,6 +70,8 @@ def report(
     test: Store,
     reference: tuple[Batch, Batch],
     scores: Mapping[str, Any],
+    parts: Sequence[Subset],
+    shares: np.ndarray | None,
     checks: Sequence[Check],
     bundle: Bundle,
 ) -> page.Report:
@@ -81,12 +84,18 @@ def report(
         test: Prepared test samples.
         reference: The trained model's (targets, decoded outputs) on them.
         scores: Every score of the trained model.
+        parts: Those for subsets of its towers.
+        shares: How much each tower counts for each test sample, (n, towers); None where that is not known.
         checks: What was found about every file.
         bundle: The files.
     """
     targets, outputs = reference
     (first, task), *_ = data.tasks.items()
-    mistakes = [m for head in data.tasks for m in _mistakes(data, head, test, targets[head], outputs[f"{head}/scores"])]
+    mistakes = [
+        mistake
+        for head in data.tasks
+        for mistake in _mistakes(data, head, test, targets[head], outputs[f"{head}/scores"], shares)
+    ]
     return page.Report(
         title=data.source.name,
         command=" ".join(["python -m tfx_finetune.train", *sys.argv[1:]]),
@@ -112,17 +121,26 @@ def report(
             _head(head, task, scores, targets[head], outputs[f"{head}/scores"]) for head, task in data.tasks.items()
         ),
         mistakes=tuple(mistakes),
+        subsets=tuple(page.Part(part.towers, part.samples, score(data.tasks, part.scores)) for part in parts),
+        shares={} if shares is None else dict(zip(data.modalities, shares.mean(0).tolist(), strict=True)),
         exports=tuple(page.ExportRow(check, bundle.file(check.format).name) for check in checks),
         best=bundle.manifest.get("best", ""),
     )
 
 
 def say_result(
-    plan: Plan, scores: Mapping[str, Any], tasks: Mapping[str, Task], checks: Sequence[Check], chosen: Check | None
+    plan: Plan,
+    scores: Mapping[str, Any],
+    tasks: Mapping[str, Task],
+    parts: Sequence[Subset],
+    checks: Sequence[Check],
+    chosen: Check | None,
 ) -> None:
     """Prints the scores and the table of files, and where everything lies."""
     console = Console(stderr=True, highlight=False)
     named = "  ".join(f"{head}/{task.score} {scores[f'{head}/{task.score}']:.4f}" for head, task in tasks.items())
+    if parts:
+        console.print(_subsets(tasks, parts))
     title, threads = f"trained model on the test split: {named}", hardware.detect().threads
     grid = Grid(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     grid.add_column("file")
@@ -138,6 +156,17 @@ def say_result(
     if chosen:
         console.print(f"fits best: {chosen.format}, as {BEST}")
     console.print(f"bundle: {plan.workdir / 'bundle'}\nreport: {plan.workdir / 'report.html'}", soft_wrap=True)
+
+
+def _subsets(tasks: Mapping[str, Task], parts: Sequence[Subset]) -> Grid:
+    """The table of scores by what the model is shown."""
+    grid = Grid(title="what it is shown", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    grid.add_column("towers")
+    for column in ("score", "samples"):
+        grid.add_column(column, justify="right")
+    for part in parts:
+        grid.add_row(" + ".join(part.towers), f"{score(tasks, part.scores):.3f}", str(part.samples))
+    return grid
 
 
 def _data(data: Data) -> page.Data:
@@ -178,7 +207,9 @@ def _head(
     )
 
 
-def _mistakes(data: Data, head: str, test: Store, targets: np.ndarray, scores: np.ndarray) -> list[page.Mistake]:
+def _mistakes(
+    data: Data, head: str, test: Store, targets: np.ndarray, scores: np.ndarray, shares: np.ndarray | None
+) -> list[page.Mistake]:
     """The test samples that the head got wrong and was surest of."""
     task = data.tasks[head]
     names = np.array(task.labels.names, dtype=object)
@@ -199,6 +230,7 @@ def _mistakes(data: Data, head: str, test: Store, targets: np.ndarray, scores: n
                 score=float(scores[row].max()),
                 top=tuple((str(names[i]), float(scores[row][i])) for i in order),
                 head=head,
+                shares={} if shares is None else dict(zip(data.modalities, shares[row].tolist(), strict=True)),
             )
         )
     return found

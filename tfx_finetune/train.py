@@ -49,6 +49,7 @@ def train(run: Run) -> "Bundle":
     from tfx_finetune.report import write_report
     from tfx_finetune.servable import answer, servable
     from tfx_finetune.setup import set_up
+    from tfx_finetune.subsets import shares, subsets
     from tfx_finetune.summary import manifest, report, say_result
     from tfx_finetune.verify import verify
 
@@ -74,19 +75,25 @@ def train(run: Run) -> "Bundle":
     reference = predictions(model, test.batches(32))
     scores = evaluate(network.tasks, *reference)
 
+    # Of several towers, how well it does without some of them.
+    parts = subsets(compressed.network, test)
+
     served = gated(plan, data, served)
     bundle = create(plan.workdir / "bundle", manifest(plan, data, network), plan.exports, served)
     golden = choose(data, served, model)
     checks = verify(bundle, golden, test, reference, run.verify, tuple(plan.compressions.values()))
     chosen = best(plan.limits, checks)
-    bundle = finish(bundle, data.table, golden, scores, checks, chosen)
+    bundle = finish(bundle, data.table, golden, scores, parts, checks, chosen)
 
-    found = report(plan, data, histories + compressed.histories, test, reference, scores, checks, bundle)
+    weights = shares(compressed.network, test)
+    found = report(
+        plan, data, histories + compressed.histories, test, reference, scores, parts, weights, checks, bundle
+    )
     write_report(plan.workdir / "report.html", found)
     forget(plan.workdir / "features")
     if plan.features_folder:
         evict(plan.features_folder, run.cache.max_bytes, started)
-    say_result(plan, scores, network.tasks, checks, chosen)
+    say_result(plan, scores, network.tasks, parts, checks, chosen)
     if refused := [check for check in checks if check.reason]:
         reasons = "; ".join(f"{check.format} {check.reason}" for check in refused)
         raise GateError(f"{len(refused)} of {len(checks)} files did not pass verification", received=reasons)

@@ -61,7 +61,7 @@ def named(request, tmp_path_factory):
     model = keras.Model({"image": backbone.inputs}, {"head/logits": keras.layers.Dense(3)(backbone.features.pooled)})
     # Cut as if it was pretrained: a tower that was initialized at random is trained as a whole.
     pretrained = dataclasses.replace(backbone, card=dataclasses.replace(backbone.card, origin="this test"))
-    return request.param, backbone, Network(model, "image", pretrained, {})
+    return request.param, backbone, Network(model, {"image": pretrained}, {})
 
 
 def pixels(backbone, count=2):
@@ -136,8 +136,8 @@ def test_a_cut_changes_nothing(named):
     whole = network.model({"image": data}, training=False)["head/logits"].numpy()
     assert np.isfinite(whole).all()
     assert np.abs(whole[0] - whole[1]).max() > 1e-3 * np.abs(whole).max(), "the input does not matter"
-    for unfreeze, (trunk, top) in cuts.items():
-        joint = trunk(data.astype(np.float32), training=False) if trunk else {"image": data}
+    for unfreeze, (trunks, top) in cuts.items():
+        joint = {"image": trunks["image"](data.astype(np.float32), training=False) if trunks else data}
         parts = top(joint, training=False)["head/logits"].numpy()
         assert np.abs(parts - whole).max() <= 1e-4 * np.abs(whole).max(), unfreeze
 

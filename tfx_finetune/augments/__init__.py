@@ -1,5 +1,41 @@
 """Random changes of training samples: one file an augment."""
 
-from tfx_finetune.augments import augmix, blur, color, crop, erase, flip, gray, mixing, rand_augment, rotate, words
+from tfx_finetune.augments import (
+    augmix,
+    background,
+    blur,
+    color,
+    crop,
+    erase,
+    flip,
+    gain,
+    gray,
+    mixing,
+    noise,
+    rand_augment,
+    rotate,
+    shift,
+    spec_augment,
+    speed,
+    words,
+)
 
-__all__ = ["augmix", "blur", "color", "crop", "erase", "flip", "gray", "mixing", "rand_augment", "rotate", "words"]
+__all__ = [
+    "augmix",
+    "background",
+    "blur",
+    "color",
+    "crop",
+    "erase",
+    "flip",
+    "gain",
+    "gray",
+    "mixing",
+    "noise",
+    "rand_augment",
+    "rotate",
+    "shift",
+    "spec_augment",
+    "speed",
+    "words",
+]

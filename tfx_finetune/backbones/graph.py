@@ -96,15 +96,40 @@ def inserted(backbone: Backbone, behind: Mapping[str, Callable[[Any], Any]]) -> 
     )
 
 
-def groups(model: keras.Model) -> tuple[Group, ...]:
+def renamed(backbone: Backbone, prefix: str) -> Backbone:
+    """The same graph with a prefix before the names of its layers and groups, so that a model can hold several.
+
+    The prefix itself becomes the name of its input.
+    """
+    ends = [group.output for group in backbone.groups] + [backbone.features.pooled]
+    for operation in keras.Model(backbone.inputs, ends).operations:
+        operation.name = f"{prefix}_{operation.name}"
+    backbone.inputs.name = backbone.inputs._keras_history.operation.name = prefix
+    groups = tuple(
+        group._replace(name=f"{prefix}_{group.name}", layers=tuple(f"{prefix}_{name}" for name in group.layers))
+        for group in backbone.groups
+    )
+    return dataclasses.replace(backbone, groups=groups)
+
+
+def groups(
+    model: keras.Model, above: keras.KerasTensor | None = None, kernels: int = _KERNELS_A_GROUP
+) -> tuple[Group, ...]:
     """Divides a graph into groups of layers, each left by one tensor alone.
 
     A group ends at the first joint at which it holds three convolutions: in most networks, at the end of a block.
+
+    Args:
+        model: The graph.
+        above: The one tensor that leaves the layers that belong to no group, as nothing ever trains them.
+        kernels: Layers with a kernel that a group holds at least; 1 where a layer is a whole block.
     """
     nodes = _in_order(model)
-    found, start = [], 0
-    for joint in _joints(model, nodes):
-        if sum(_has_kernel(node) for node in nodes[start : joint + 1]) >= _KERNELS_A_GROUP:
+    outputs = [id(node.outputs[0]) for node in nodes]
+    start = 0 if above is None else outputs.index(id(above)) + 1
+    found = []
+    for joint in [joint for joint in _joints(model, nodes) if joint >= start]:
+        if sum(_has_kernel(node) for node in nodes[start : joint + 1]) >= kernels:
             found.append(_group(nodes[start : joint + 1]))
             start = joint + 1
     return (*found, _group(nodes[start:]))

@@ -66,6 +66,15 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Audio:
+    """How recordings become model input."""
+
+    max_seconds: float = option(30.0, "what comes later in a recording is not read", low=0.01)
+    loudness: str = option("rms", "whether recordings are made equally loud", choices=("rms", "none"))
+    trim: float = option(40.0, "decibels below the loudest at which silence at both ends is cut; 0 for none", low=0)
+
+
+@dataclass(frozen=True)
 class Samples:
     """Which samples are used, and on which side of the split."""
 
@@ -133,12 +142,17 @@ class Run:
     towers: str = option(
         "", "towers by name, in place of --backbone; one takes the data's column of its name, or of its modality"
     )
+    fusion: str = option("gated()", "how several towers become one")
+    drop_towers: float = option(
+        0.2, "chance that what one of several towers takes is left out of a training sample", low=0, high=0.9
+    )
     plugins: str = option("", "modules to import first, separated by commas; they register further components")
     budget: str = option("balanced", "what training may cost: it sets the phases' defaults", choices=tuple(BUDGETS))
     # Without a value, those of the budget.
     warm: Phase = field(default=cast(Phase, None))
     tune: Phase = field(default=cast(Phase, None))
     image: Image = field(default_factory=Image)
+    audio: Audio = field(default_factory=Audio)
     samples: Samples = field(default_factory=Samples)
     verify: Verify = field(default_factory=Verify)
     about: About = field(default_factory=About)

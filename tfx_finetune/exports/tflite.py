@@ -176,8 +176,6 @@ def _convert(servable: Servable, name: str, quantize: Quantize, inputs: str, out
     )
     trained = servable.rounded if quantize == "int8" else None
     frozen = _freeze(trained, specs) if trained else _frozen(servable.model, specs, _digest(servable.model))
-    # The ranges are part of a graph that was trained with them.
-    examples = None if trained else functools.partial(calibration, servable, casts)
     names = list(servable.model.output)
     module = tf.Module()
     # The file's signature, and with it the names of inputs and outputs, comes from the SavedModel alone.
@@ -186,12 +184,29 @@ def _convert(servable: Servable, name: str, quantize: Quantize, inputs: str, out
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, {"serving_default": module.serve}, options)
+        # The ranges are part of a graph that was trained with them.
+        calibrated = quantize in _INTEGERS and not trained
+        order = _order(servable, folder) if calibrated else []
+        examples = functools.partial(_listed, servable, order, casts) if calibrated else None
         make = functools.partial(_converter, folder, quantize, inputs, outputs, examples)
-        return _selected(servable, name, make, inputs, outputs) if selective else litert.convert(make)
+        return _selected(servable, name, make, order, inputs, outputs) if selective else litert.convert(make)
+
+
+def _order(servable: Servable, folder: str) -> list[str]:
+    """The order of a file's inputs, which is the converter's own where there are several."""
+    if len(servable.inputs) == 1:
+        return list(servable.inputs)
+    content = litert.convert(lambda: _converter(folder, "none", "float32", "float32", None))
+    return litert.inputs(content)
 
 
 def _selected(
-    servable: Servable, name: str, make: Callable[[], tf.lite.TFLiteConverter], inputs: str, outputs: str
+    servable: Servable,
+    name: str,
+    make: Callable[[], tf.lite.TFLiteConverter],
+    order: list[str],
+    inputs: str,
+    outputs: str,
 ) -> bytes:
     if servable.drop is None:
         raise ValueError("selective=True needs to know what a file loses")
@@ -200,13 +215,10 @@ def _selected(
     # They often come class by class.
     shown = {name: values[:: max(count // _SHOWN, 1)] for name, values in servable.examples.items()}
     few = dataclasses.replace(servable, examples=shown)
-
-    def samples() -> Iterator[list[np.ndarray]]:
-        # In the order of a SavedModel's inputs.
-        return ([batch[name] for name in sorted(batch)] for batch in calibration(few))
-
     types = tf.as_dtype(inputs), tf.as_dtype(outputs)
-    return selection.convert(name, make, samples, types, lambda content: drop(_predict(content)), servable.allowed)
+    return selection.convert(
+        name, make, lambda: _listed(few, order), types, lambda content: drop(_predict(content)), servable.allowed
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -239,7 +251,7 @@ def _converter(
     quantize: Quantize,
     inputs: str,
     outputs: str,
-    examples: Callable[[], Iterator[Batch]] | None,
+    examples: Callable[[], Iterator[list[np.ndarray]]] | None,
 ) -> tf.lite.TFLiteConverter:
     converter = tf.lite.TFLiteConverter.from_saved_model(folder)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -248,12 +260,17 @@ def _converter(
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if quantize in _INTEGERS and examples is not None:
+    if examples is not None:
         converter.target_spec.supported_ops = _INTEGERS[quantize]
         converter.representative_dataset = examples
     if quantize == "int8":
         converter.inference_input_type, converter.inference_output_type = tf.as_dtype(inputs), tf.as_dtype(outputs)
     return converter
+
+
+def _listed(servable: Servable, order: list[str], casts: bool = False) -> Iterator[list[np.ndarray]]:
+    """As `calibration`, in this order of the inputs."""
+    return ([batch[name] for name in order] for batch in calibration(servable, casts))
 
 
 def calibration(servable: Servable, casts: bool = False) -> Iterator[Batch]:

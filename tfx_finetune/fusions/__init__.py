@@ -1,0 +1,5 @@
+"""How several towers become one."""
+
+from tfx_finetune.fusions import concat, cross_attend, film, gated, late, shared
+
+__all__ = ["concat", "cross_attend", "film", "gated", "late", "shared"]
