@@ -13,13 +13,18 @@ from tfx_finetune.model import Network, cut
 
 # Built and run within about a second; every other one is slow.
 FAST = {
+    "bag_of_embeddings",
     "convnet",
     "efficientnet_lite0",
     "keras_file",
     "mobilenet_v3_small",
     "torchvision_mobilenet_v2",
+    "use_multilingual",
     "vgg16",
 }
+# Waveforms have tests of their own.
+TESTED = [name for name in BACKBONES if BACKBONES.modality(name) in ("image", "text")]
+PICTURES = [name for name in BACKBONES if BACKBONES.modality(name) == "image"]
 # Built and cut, but not run.
 LARGE = {
     *("convnext_base", "convnext_large", "convnext_xlarge", "efficientnet_b6", "efficientnet_b7"),
@@ -39,7 +44,11 @@ def options(name, folder):
             x = keras.layers.Conv2D(width, 3, 2, padding="same", activation="relu")(x)
         keras.Model(inputs, x).save(folder / "own.keras")
         return {"path": str(folder / "own.keras")}
-    return {"weights": "none", "size": 139 if name in UNPADDED else 64}
+    if name == "bag_of_embeddings":
+        return {"size": 20}
+    if name in PICTURES:
+        return {"weights": "none", "size": 139 if name in UNPADDED else 64}
+    return {"weights": "none", "size": 20}
 
 
 def settle(model, pixels):
@@ -52,31 +61,39 @@ def settle(model, pixels):
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in BACKBONES],
+    params=[pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in TESTED],
 )
 def named(request, tmp_path_factory):
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
     backbone = BACKBONES[request.param](**options(request.param, tmp_path_factory.mktemp("own")))
-    model = keras.Model({"image": backbone.inputs}, {"head/logits": keras.layers.Dense(3)(backbone.features.pooled)})
+    logits = keras.layers.Dense(3)(backbone.features.pooled)
+    model = keras.Model({backbone.modality: backbone.inputs}, {"head/logits": logits})
     # Cut as if it was pretrained: a tower that was initialized at random is trained as a whole.
     pretrained = dataclasses.replace(backbone, card=dataclasses.replace(backbone.card, origin="this test"))
-    return request.param, backbone, Network(model, {"image": pretrained}, {})
+    return request.param, backbone, Network(model, {backbone.modality: pretrained}, {})
 
 
-def pixels(backbone, count=2):
+def prepared(backbone, count=2):
+    """What the modality gives: bytes of pixels, or tokens of texts of several lengths."""
+    draw = np.random.default_rng(0)
+    if backbone.modality == "text":
+        tokens = draw.integers(1, 1000, (count, backbone.card.size)).astype(np.int32)
+        return np.where(np.arange(backbone.card.size) < draw.integers(3, backbone.card.size, (count, 1)), tokens, 0)
     size, channels = backbone.inputs.shape[2:]
     # Patches, not noise: to a deep network one picture of noise is like another.
-    patches = np.random.default_rng(0).integers(0, 256, (count, 4, 4, channels)).astype(np.uint8)
+    patches = draw.integers(0, 256, (count, 4, 4, channels)).astype(np.uint8)
     return patches.repeat(math.ceil(size / 4), axis=1).repeat(math.ceil(size / 4), axis=2)[:, :size, :size]
 
 
 def test_input_and_card(named):
-    """Pixels of the card's size and channels come in, (batch, dim) comes out, and the card says what feeds it."""
+    """What the card says comes in, (batch, dim) comes out."""
     name, backbone, _ = named
     card = backbone.card
-    assert backbone.modality == "image"
-    assert backbone.inputs.shape == (None, card.size, card.size, card.channels)
+    shapes = {"image": (None, card.size, card.size, card.channels), "text": (None, card.size)}
+    assert backbone.inputs.shape == shapes[backbone.modality]
+    assert backbone.inputs.dtype == {"image": "float32", "text": "int32"}[backbone.modality]
+    assert backbone.modality == BACKBONES.modality(name)
     assert len(backbone.features.pooled.shape) == 2
     assert backbone.features.pooled.shape[1] > 0
     assert all(len(values) >= card.channels for values in (card.mean, card.std))
@@ -126,25 +143,49 @@ def test_groups_stand_in_order(named):
 
 
 def test_a_cut_changes_nothing(named):
-    """top(trunk(pixels)) is model(pixels), wherever a phase cuts; bytes and floats are the same pixels."""
+    """top(trunk(x)) is model(x), wherever a phase cuts; bytes and floats are the same pixels."""
     name, backbone, network = named
+    tower = backbone.modality
     cuts = {unfreeze: cut(network, unfreeze) for unfreeze in ("0", "1", "0.3", str(len(backbone.groups) // 2))}
     if name in LARGE:
         return
-    data = pixels(backbone)
-    settle(network.model, {"image": pixels(backbone, 8).astype(np.float32)})
-    whole = network.model({"image": data}, training=False)["head/logits"].numpy()
+    data = prepared(backbone)
+    settle(network.model, {tower: prepared(backbone, 8).astype(backbone.inputs.dtype)})
+    whole = network.model({tower: data}, training=False)["head/logits"].numpy()
     assert np.isfinite(whole).all()
     assert np.abs(whole[0] - whole[1]).max() > 1e-3 * np.abs(whole).max(), "the input does not matter"
     for unfreeze, (trunks, top) in cuts.items():
-        joint = {"image": trunks["image"](data.astype(np.float32), training=False) if trunks else data}
+        joint = {tower: trunks[tower](data.astype(backbone.inputs.dtype), training=False) if trunks else data}
         parts = top(joint, training=False)["head/logits"].numpy()
         assert np.abs(parts - whole).max() <= 1e-4 * np.abs(whole).max(), unfreeze
+
+
+def test_absent_tokens_do_not_matter(named):
+    """Room behind a text changes nothing, and a text of no token at all gives numbers, too."""
+    _, backbone, _ = named
+    if backbone.modality != "text":
+        pytest.skip("pictures have no empty places")
+    features = backbone.features
+    one = keras.Model(
+        backbone.inputs, [features.pooled, features.tokens, features.mask][: 2 + (features.mask is not None)]
+    )
+    data = prepared(backbone, 4)
+    pooled, tokens, *masks = (output.numpy() for output in one(data))
+    assert tokens.shape[:2] == data.shape
+    for mask in masks:
+        assert (mask == (data != 0)).all()
+        assert not tokens[data == 0].any()
+    empty, *_ = one(np.zeros_like(data))
+    assert np.isfinite(empty.numpy()).all()
+    assert np.abs(pooled[0] - pooled[1]).max() > 0
 
 
 def test_pyramid(named):
     """Level n has the size of the input over 2^n; only networks that do not pad may miss a few pixels."""
     name, backbone, _ = named
+    if backbone.modality == "text":
+        assert not backbone.features.pyramid
+        return
     levels = backbone.features.pyramid
     assert list(levels) == (["P2"] if name == "convnet" else ["P2", "P3", "P4", "P5"])
     outputs = keras.Model(backbone.inputs, list(levels.values())).outputs
@@ -156,7 +197,7 @@ def test_pyramid(named):
         assert size - (3 if name in UNPADDED else 0) <= height <= size, level
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if "weights" in BACKBONES.signature(name).parameters])
+@pytest.mark.parametrize("name", [name for name in PICTURES if "weights" in BACKBONES.signature(name).parameters])
 @pytest.mark.parametrize("size", [-1, 31])
 def test_too_small_an_input(name, size):
     """Before anything is built, the least size is named."""

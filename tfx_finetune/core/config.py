@@ -75,6 +75,15 @@ class Audio:
 
 
 @dataclass(frozen=True)
+class Text:
+    """How texts become model input."""
+
+    size: int = option(0, "tokens of a text that are read; 0 takes the backbone's own", low=0)
+    normalize: str = option("none", "Unicode normal form that texts are brought into", choices=("none", "nfc", "nfkc"))
+    max_bytes: int = option(1_000_000, "longer texts are refused as unreadable", low=1)
+
+
+@dataclass(frozen=True)
 class Samples:
     """Which samples are used, and on which side of the split."""
 
@@ -153,6 +162,7 @@ class Run:
     tune: Phase = field(default=cast(Phase, None))
     image: Image = field(default_factory=Image)
     audio: Audio = field(default_factory=Audio)
+    text: Text = field(default_factory=Text)
     samples: Samples = field(default_factory=Samples)
     verify: Verify = field(default_factory=Verify)
     about: About = field(default_factory=About)

