@@ -104,8 +104,8 @@ def _files(folder: Path, language: str) -> list[Path]:
 def _texts(path: Path) -> Iterator[str]:
     content = path.read_text("utf-8", errors="replace")
     # Some files colour a title, others print over what they printed.
-    content = re.sub(r"\x1b\[[0-9;]*m|.\x08", "", content)
-    for text in re.split(r"^%+$", content, flags=re.MULTILINE):
+    content = re.sub(r"\x1b(\[[0-9;]*m?)?|.\x08", "", content)
+    for text in re.split(r"^%+[ \t]*$", content, flags=re.MULTILINE):
         if _key(text):
             yield text.strip()
 
