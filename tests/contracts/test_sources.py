@@ -21,10 +21,17 @@ def _tux_stamps(root):
     return Spec("tux_stamps")
 
 
+def _spoken_digits(root):
+    for voice in ("menardi", "carlo"):
+        asset(f"digits-{voice}")
+    return Spec("spoken_digits", (), {"languages": ("it",), "test": "carlo"})
+
+
 # A source without an example fails `test_every_source_has_an_example`; add one with it.
 EXAMPLES = {
     "folder": lambda root: Spec("folder", (str(class_folder(root, cat=3, dog=2)),)),
     "idx": lambda root: Spec("idx", (str(idx_folder(root)),)),
+    "spoken_digits": _spoken_digits,
     "table": _table,
     "tfds": lambda root: Spec("tfds", ("shapes:2.0.0",), {"data_dir": str(prepare(root))}),
     "tux_stamps": _tux_stamps,
@@ -56,10 +63,12 @@ def test_samples_have_the_columns_of_the_contract(source):
     """Scalars of text, but for pixels that came decoded; paths lead to files; labels are those that are listed."""
     for part in source.sizes:
         for sample in samples(source, part):
-            assert {"image", "label", "file"} <= set(sample)
+            assert {"label", "file"} <= set(sample)
             assert all(isinstance(value, bytes) for name, value in sample.items() if name != "image")
             assert sample["file"]
-            if isinstance(sample["image"], bytes):
+            if "audio" in sample:
+                assert tf.io.read_file(sample["audio"]).numpy().startswith(b"RIFF")
+            elif isinstance(sample["image"], bytes):
                 content = tf.io.read_file(sample["image"]).numpy() if "image" in source.paths else sample["image"]
                 assert content.startswith(b"\x89PNG")
             else:
