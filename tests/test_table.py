@@ -76,6 +76,57 @@ def test_paths(tmp_path):
     assert [row["image"] for row in samples(source(path))] == [f"{tmp_path}/sub/a.jpg", f"{tmp_path.parent}/b.jpg"]
 
 
+def test_pictures_sounds_and_texts_with_gaps(tmp_path):
+    """A path from the table on, a text as it is, though it holds the separator; an empty cell stays empty."""
+    path = written(tmp_path, 'image,audio,text,label\na.png,a.wav,"one; two",x\n,,three,y\nb.png,b.ogg, ,x\n,,,y\n')
+    found = source(path)
+    assert found.paths == ("image", "audio")
+    assert samples(found) == [
+        {"image": f"{tmp_path}/a.png", "audio": f"{tmp_path}/a.wav", "text": "one; two"} | _named(path, 2, "x"),
+        {"image": "", "audio": "", "text": "three"} | _named(path, 3, "y"),
+        {"image": f"{tmp_path}/b.png", "audio": f"{tmp_path}/b.ogg", "text": ""} | _named(path, 4, "x"),
+        {"image": "", "audio": "", "text": ""} | _named(path, 5, "y"),  # the survey tells of it
+    ]
+
+
+def _named(path, line, label):
+    return {"label": label, "file": f"{path}, line {line}"}
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "options", "content", "paths"),
+    [
+        ("file,label", "a.wav,x", {}, {"audio": "{}/a.wav"}, ("audio",)),
+        ("Path,label", "a.TXT,x", {}, {"text": "{}/a.TXT"}, ("text",)),
+        ("path,text,label", "a.png,hi,x", {}, {"image": "{}/a.png", "text": "hi"}, ("image",)),
+        ("Text,label", "hi,x", {}, {"text": "hi"}, ()),
+        ("review,path,label", "hi,a.txt,x", {"text": "review"}, {"text": "hi", "path": "a.txt"}, ()),
+        (
+            "review,voice,label",
+            "hi,a,x",
+            {"text": "review", "audio": "voice"},
+            {"text": "hi", "audio": "{}/a"},
+            ("audio",),
+        ),
+    ],
+)
+def test_which_column_is_what(tmp_path, head, row, options, content, paths):
+    """By its name, by the ending of the files, or as it is said."""
+    found = source(written(tmp_path, f"{head}\n{row}\n"), **options)
+    (sample,) = samples(found)
+    assert {name: value for name, value in sample.items() if name not in ("label", "file")} == {
+        name: value.format(tmp_path) for name, value in content.items()
+    }
+    assert found.paths == paths
+
+
+def test_broken_text_in_json(tmp_path):
+    """Half a pair of surrogates is no text: it goes on as it is, so that the survey can list it."""
+    path = written(tmp_path, '{"text": "a \\ud800 b", "label": "x"}\n{"text": "b", "label": "y"}\n', "data.jsonl")
+    first, _ = source(path).read("all").as_numpy_iterator()
+    assert first["text"] == b"a \xed\xa0\x80 b"
+
+
 def test_further_columns(tmp_path):
     """Split in any spelling; group, source and language in any case; all others as they are."""
     text = "path,label,Split,GROUP,Source,language,Ripe\na,x,Train,g,s,fi,yes\nb,x,validation,,,,\nc,y,TEST,g,s,fi,no\n"
@@ -103,7 +154,7 @@ def test_further_columns(tmp_path):
         (b"path,label\n", "an empty table; received: {}"),
         (
             b"name,label\na,b\n",
-            "data.csv has no column for the path; received: ['name', 'label']; allowed: path, file, ",
+            "data.csv has no column for the path or the text; received: ['name', 'label']; allowed: path, file, ",
         ),
         (
             b"path,kind\na,b\n",

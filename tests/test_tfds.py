@@ -1,5 +1,9 @@
 """TFDS: a data set that is prepared here, by TFDS itself."""
 
+import io
+import wave
+
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -69,6 +73,17 @@ def test_other_features(data_dir):
     assert pixels.read("test").element_spec["image"] == tf.TensorSpec((4, 4, 1), tf.uint8)
 
 
+def test_sounds_and_texts(data_dir):
+    """A text stays as it is; the numbers of a sound become a WAV file of the same numbers, with its rate."""
+    found = source("shapes", data_dir=data_dir, image="", audio="noise", text="caption")
+    assert set(found.read("test").element_spec) == {"audio", "text", "label", "file"}
+    for sample in found.read("test").as_numpy_iterator():
+        assert sample["text"].decode().startswith("shape ")
+        with wave.open(io.BytesIO(sample["audio"])) as opened:
+            assert (opened.getframerate(), opened.getnchannels(), opened.getsampwidth()) == (8000, 1, 2)
+            assert np.frombuffer(opened.readframes(100), np.int16).tolist() == [-32768, -1, 0, 1, 32767]
+
+
 def test_unpublished_classes_are_no_label(data_dir):
     """Test splits of competitions have the class -1."""
     assert set(column(source("shapes", data_dir=data_dir, test="unlabelled"), "test")) == {b""}
@@ -87,6 +102,8 @@ def test_unpublished_classes_are_no_label(data_dir):
         ({"train": "train[:80"}, "shapes has no such split, or it is empty; received: train[:80; "),
         ({"label": "lable"}, "shapes has no such feature; received: lable; allowed: caption, count, image, "),
         ({"image": "picture"}, "shapes has no such feature; received: picture; "),
+        ({"text": "txt"}, "shapes has no such feature; received: txt; "),
+        ({"image": ""}, "shapes has no feature of a modality; received: ['caption', "),
     ],
 )
 def test_wrong_options(data_dir, options, said):

@@ -18,9 +18,10 @@ from tfx_finetune.core.config import Phase
 from tfx_finetune.dataset import mapped
 from tfx_finetune.engine import engine
 from tfx_finetune.features import Store
-from tfx_finetune.model import Network, cut, unfrozen
+from tfx_finetune.model import Network, cut
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
+from tfx_finetune.unfreezing import counts
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,15 @@ def feed_ahead(network: Network, data: Data, plan: Plan) -> None:
     most = dict.fromkeys(network.backbones, 0)
     for name, phase in plan.phases.items():
         trunks, _ = cut(network, phase.unfreeze)
+        wanted = counts(network.backbones, phase.unfreeze)
         done = Checkpoint.of(plan.workdir, name).done
         for tower, trunk in trunks.items():
-            if not done and unfrozen(network.backbones[tower], phase.unfreeze) >= most[tower]:
+            if not done and wanted[tower] >= most[tower]:
                 key, known = _key(tower, trunk, data, plan), views.setdefault(tower, {})
                 if key not in known:
                     outputs.setdefault(tower, []).append(trunk.output)
                 known[key] = max(phase.views, known.get(key, 1))
-        most = {tower: max(most[tower], unfrozen(known, phase.unfreeze)) for tower, known in network.backbones.items()}
+        most = {tower: max(most[tower], count) for tower, count in wanted.items()}
     size, folder = data.table.size, _folder(plan)
     joint = {}
     for tower, several in outputs.items():

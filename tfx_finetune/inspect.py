@@ -74,9 +74,10 @@ def walk(run: Run) -> None:
     import tensorflow as tf
 
     from tfx_finetune.engine import engine
-    from tfx_finetune.model import build_model, build_towers, cut, unfrozen
+    from tfx_finetune.model import build_model, build_towers, cut
     from tfx_finetune.pipeline import prepare_data
     from tfx_finetune.plan import check
+    from tfx_finetune.unfreezing import counts
 
     plan = check(run)
     print(f"source     {plan.source}")
@@ -106,7 +107,7 @@ def walk(run: Run) -> None:
     for name, phase in plan.phases.items():
         trunks, _ = cut(network, phase.unfreeze)
         for tower, backbone in backbones.items():
-            count = unfrozen(backbone, phase.unfreeze)
+            count = counts(backbones, phase.unfreeze)[tower]
             print(f"{name:<10} trains {count} of {len(backbone.groups)} groups of {tower} and the heads")
             if tower in trunks:
                 show("  trunk", engine(trunks[tower], 1)(prepared[tower]))

@@ -1,7 +1,6 @@
 """STATION: towers -> heads -> one flat functional keras.Model, and where a phase cuts it."""
 
 import functools
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from tfx_finetune.contracts import ADAPTERS, BACKBONES, PRESENCE, Backbone, Feat
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.plan import Plan
+from tfx_finetune.unfreezing import counts, groups_wanted, unfrozen
 
 VIEWS = "fusion/views"
 """Output of a model whose towers are pulled together in training: see `Fused.views`."""
@@ -58,7 +58,7 @@ def build_towers(plan: Plan) -> dict[str, Backbone]:
 def build_model(plan: Plan, backbones: Mapping[str, Backbone], tasks: Mapping[str, Task]) -> Network:
     """Puts the heads on the towers, and into these what the phases' adapters add to their graphs."""
     backbones = {
-        tower: inserted(backbone, behind) if (behind := _insertions(plan, backbone)) else backbone
+        tower: inserted(backbone, behind) if (behind := _insertions(plan, tower, backbone)) else backbone
         for tower, backbone in backbones.items()
     }
     inputs = {tower: backbone.inputs for tower, backbone in backbones.items()}
@@ -109,13 +109,13 @@ def joined(inputs: dict[str, Any], outputs: Any, name: str | None = None) -> ker
         return keras.Model(inputs, outputs, name=name)
 
 
-def _insertions(plan: Plan, backbone: Backbone) -> dict[str, Callable[[Any], Any]]:
+def _insertions(plan: Plan, tower: str, backbone: Backbone) -> dict[str, Callable[[Any], Any]]:
     """What the phases' adapters want behind each group that they unfreeze, by the group's name."""
     found: dict[str, Callable[[Any], Any]] = {}
     for phase in plan.phases.values():
         insert = phase.adapter and ADAPTERS.build(parse_spec(phase.adapter)).insert
         if insert:
-            count = unfrozen(backbone, phase.unfreeze)
+            count = unfrozen(backbone, groups_wanted("unfreeze", phase.unfreeze, plan.towers)[tower])
             names = [group.name for group in backbone.groups[len(backbone.groups) - count :]]
             found |= {name: functools.partial(insert, name) for name in names}
     return found
@@ -130,15 +130,16 @@ def cut(network: Network, unfreeze: str) -> tuple[dict[str, keras.Model], keras.
 
     Args:
         network: The whole model.
-        unfreeze: How many groups of each tower are trained, from the top: a number, a share of them, or `all`.
+        unfreeze: How many groups of each tower are trained, from the top: a number, a share of them, or `all`; or one
+            of these for each tower, such as `image=5, text=all`.
 
     Returns:
         The trunk of each tower that is not trained as a whole, and the top, {tower: its trunk's output, or its input}
         -> outputs. They share their layers with the whole model.
     """
-    counts = {tower: unfrozen(backbone, unfreeze) for tower, backbone in network.backbones.items()}
-    trained = {name for tower, height, group in network.groups if height <= counts[tower] for name in group.layers}
-    frozen = {name for tower, height, group in network.groups if height > counts[tower] for name in group.layers}
+    wanted = counts(network.backbones, unfreeze)
+    trained = {name for tower, height, group in network.groups if height <= wanted[tower] for name in group.layers}
+    frozen = {name for tower, height, group in network.groups if height > wanted[tower] for name in group.layers}
     frozen |= _below(network) - trained
     pretrained = {
         name for tower, _, group in network.groups if network.backbones[tower].card.origin for name in group.layers
@@ -154,7 +155,7 @@ def cut(network: Network, unfreeze: str) -> tuple[dict[str, keras.Model], keras.
     joints = {
         tower: joint
         for tower, backbone in network.backbones.items()
-        if (joint := _joint(backbone, counts[tower], tokens)) is not None
+        if (joint := _joint(backbone, wanted[tower], tokens)) is not None
     }
     if not joints:
         return {}, network.model
@@ -222,30 +223,38 @@ def set_stochastic_depth(network: Network, chance: float) -> None:
         layer.rate = chance * position / len(drops)
 
 
-def unfrozen(backbone: Backbone, unfreeze: str) -> int:
-    """How many of the backbone's groups, from the top, an `unfreeze` option means."""
-    groups = backbone.groups
-    if unfreeze == "all" or not backbone.card.origin:
-        return len(groups)
-    if "." in unfreeze:
-        return min(len(groups), math.ceil(float(unfreeze) * len(groups)))
-    return min(len(groups), int(unfreeze))
-
-
 def unfrozen_layers(network: Network, unfreeze: str) -> list[keras.Layer]:
     """The towers' layers that an `unfreeze` option means."""
-    counts = {tower: unfrozen(backbone, unfreeze) for tower, backbone in network.backbones.items()}
-    names = {name for tower, height, group in network.groups if height <= counts[tower] for name in group.layers}
+    wanted = counts(network.backbones, unfreeze)
+    names = {name for tower, height, group in network.groups if height <= wanted[tower] for name in group.layers}
     return [layer for layer in network.model.layers if layer.name in names]
 
 
-def rates(network: Network, top: keras.Model, decay: float) -> list[float]:
+def rates(network: Network, top: keras.Model, decay: float, towers: Mapping[str, float]) -> list[float]:
     """Factor of the learning rate for each trained weight: 1 for heads, `decay` for top groups, its square below.
 
-    Layer-wise decay as in ELECTRA (arXiv 2003.10555, appendix) and BEiT (arXiv 2106.08254).
+    Layer-wise decay as in ELECTRA (arXiv 2003.10555, appendix) and BEiT (arXiv 2106.08254). Weights of a tower, and of
+    what a fusion has for it alone, have its factor of `towers` too.
     """
     height = {name: height for _, height, group in network.groups for name in group.layers}
     factor = {
         id(weight): decay ** height.get(layer.name, 0) for layer in network.model.layers for weight in layer.weights
     }
-    return [factor[id(weight)] for weight in top.trainable_weights]
+    each = zip(top.trainable_weights, owners(network, top), strict=True)
+    return [factor[id(weight)] * towers.get(owner, 1.0) for weight, owner in each]
+
+
+def owners(network: Network, top: keras.Model) -> list[str]:
+    """The tower that each trained weight belongs to; empty for what all share."""
+    if len(network.backbones) == 1:
+        (tower,) = network.backbones
+        mine = {name for _, _, group in network.groups for name in group.layers}
+        owner = {layer.name: tower if layer.name in mine else "" for layer in network.model.layers}
+    else:
+        # Of several towers, layers bear the tower's name, also those that a fusion has for it.
+        owner = {
+            layer.name: next((tower for tower in network.backbones if layer.name.startswith(f"{tower}_")), "")
+            for layer in network.model.layers
+        }
+    found = {id(weight): owner[layer.name] for layer in network.model.layers for weight in layer.weights}
+    return [found[id(weight)] for weight in top.trainable_weights]

@@ -21,7 +21,9 @@ RANGE = "range"
 _OPTIONS = {"sgd": {"momentum": 0.9, "nesterov": True}}
 
 
-def make_optimizer(phase: Phase, steps: int, rates: Sequence[float], start: Sequence[np.ndarray]) -> keras.Optimizer:
+def make_optimizer(
+    phase: Phase, steps: int, rates: Sequence[float], start: Sequence[np.ndarray], owners: Sequence[str] = ()
+) -> keras.Optimizer:
     """Returns the optimizer of a phase.
 
     Weight decay is decoupled (arXiv 1711.05101) and leaves out biases and normalization.
@@ -33,7 +35,13 @@ def make_optimizer(phase: Phase, steps: int, rates: Sequence[float], start: Sequ
         rates: Factor of the learning rate for each trained weight.
         start: Values of the trained weights when the phase began. `--<phase>.decay_to=start` decays towards them in
             place of zero (L2-SP, arXiv 1802.01483).
+        owners: The tower that each trained weight belongs to, for what is done by tower: `clip_each` and `balance`.
+
+    Returns:
+        The optimizer. Its `slowed` has the factor of the gradients of each tower, 1 at first.
     """
+    towers = list(dict.fromkeys(owners))
+    factors = {tower: keras.Variable(1.0, trainable=False) for tower in towers if tower}
     anchors = [keras.Variable(value, trainable=False) for value in start] if phase.decay_to == "start" else None
 
     kind: Any = _KINDS[phase.optimizer]
@@ -48,6 +56,22 @@ def make_optimizer(phase: Phase, steps: int, rates: Sequence[float], start: Sequ
                 _adam(self, gradient, variable, rate)
             else:
                 super().update_step(gradient, variable, rate)
+
+        slowed = factors
+
+        def _clip_gradients(self, gradients: Any) -> Any:
+            """Clips by norm all gradients together, or those of each tower, and slows towers that are ahead."""
+            if phase.balance:
+                each = zip(gradients, owners, strict=True)
+                gradients = [gradient * factors[owner] if owner else gradient for gradient, owner in each]
+            if not phase.clip_each:
+                return super()._clip_gradients(gradients)
+            found = list(gradients)
+            for tower in towers:
+                rows = [row for row, owner in enumerate(owners) if owner == tower]
+                for row, clipped in zip(rows, super()._clip_gradients([gradients[row] for row in rows]), strict=True):
+                    found[row] = clipped
+            return found
 
         def _apply_weight_decay(self, variables: Any) -> None:
             for variable in variables:

@@ -14,18 +14,20 @@ from typing import Any
 import keras
 
 from tfx_finetune import averaging
+from tfx_finetune.balance import Balance
 from tfx_finetune.checkpoint import Checkpoint, History, Weights
 from tfx_finetune.contracts import ADAPTERS
 from tfx_finetune.contrast import losses, with_views
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.config import Phase
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.feed import feed
+from tfx_finetune.feed import Feed, feed
 from tfx_finetune.keeper import Judge, Keeper
-from tfx_finetune.model import Network, cut, rates, set_stochastic_depth, unfrozen_layers
+from tfx_finetune.model import Network, cut, owners, rates, set_stochastic_depth, unfrozen_layers
 from tfx_finetune.optimizer import make_optimizer
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
+from tfx_finetune.unfreezing import factors
 
 Watch = Callable[[str, int, float], None]
 
@@ -84,7 +86,7 @@ def fit_phase(
                     epochs=phase.epochs,
                     initial_epoch=history.epochs,
                     steps_per_epoch=steps,
-                    callbacks=[keeper, board],
+                    callbacks=[keeper, board, *balanced(top, network, fed, phase)],
                     shuffle=False,
                     verbose=0,
                 )
@@ -99,13 +101,21 @@ def compile_top(top: keras.Model, network: Network, phase: Phase, steps: int) ->
     """Compiles the top for a phase of `phase.epochs` epochs of `steps` steps."""
     start = [weight.numpy() for weight in top.trainable_weights]
     loss, weights = losses(network)
+    each = rates(network, top, phase.layer_decay, factors("rates", phase.rates, network.backbones))
     top.compile(
-        optimizer=make_optimizer(phase, steps, rates(network, top, phase.layer_decay), start),
+        optimizer=make_optimizer(phase, steps, each, start, owners(network, top)),
         loss=loss,
         loss_weights=weights,
         metrics={f"{head}/logits": task.metrics() for head, task in network.tasks.items()},
         jit_compile=hardware.detect().jit_compile,
     )
+
+
+def balanced(top: keras.Model, network: Network, fed: Feed, phase: Phase) -> list[keras.callbacks.Callback]:
+    """What slows a tower that is ahead, where the phase wants that and there are several."""
+    if not phase.balance or len(network.backbones) == 1 or fed.train is None:
+        return []
+    return [Balance(top, network, fed.train, top.optimizer.slowed, phase.balance)]
 
 
 def choose(keeper: Keeper, start: Weights, phase: Phase) -> tuple[Weights, str, float]:

@@ -24,6 +24,7 @@ from tfx_finetune.contracts import (
     Fusion,
     Labels,
     Mix,
+    Modality,
     Task,
 )
 from tfx_finetune.core import assets, config
@@ -32,7 +33,9 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_specs
 from tfx_finetune.deployed import Compression, Export
 from tfx_finetune.sources.recognize import recognize
+from tfx_finetune.unfreezing import factors, groups_wanted
 
+_USUAL = "keras_file(), saved_model(), tflite(), tflite(quantize='float16')"
 # The fields of a prediction beside its heads.
 _RECORD = {"file", "input", "error"}
 
@@ -110,8 +113,10 @@ def check(run: Run) -> Plan:
         raise UserError("no head given", allowed=sorted(TASKS))
     if taken := set(heads) & _RECORD:
         raise UserError("a head cannot have this name, which a prediction needs", received=min(taken))
-    augments, mixes = _augments(run, towers, modalities)
-    exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(run.exports)}
+    kinds = dict.fromkeys(modalities.values())
+    built = {kind: MODALITIES.build(Spec(kind, (), modality_options(run, kind)), Card(size=1)) for kind in kinds}
+    augments, mixes = _augments(run, towers, built)
+    exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(_exports(run, built))}
     formats = [export.format for export in exports.values()]
     if len(set(formats)) < len(formats):
         raise UserError("--exports writes a file twice", received=formats)
@@ -121,7 +126,7 @@ def check(run: Run) -> Plan:
         # Its ranges were trained with the network: without them there is nothing to choose among.
         todo = "leave selective=True out, or qat()"
         raise UserError("qat() leaves no layer to be chosen", received=", ".join(chosen), todo=todo)
-    phases = _staged("warm", run.warm) | _staged("tune", run.tune)
+    phases = _staged("warm", run.warm, towers) | _staged("tune", run.tune, towers)
     return Plan(
         run=run,
         source=source,
@@ -165,12 +170,18 @@ def _towers(run: Run) -> dict[str, Spec]:
     return {name: _sized(spec, run, BACKBONES.modality(spec.name)) for name, spec in towers.items()}
 
 
+def _exports(run: Run, built: Mapping[str, Modality]) -> str:
+    """The files to write; pixels alone have eight bits, so of other inputs the operators that need more stay float."""
+    if run.exports != "usual":
+        return run.exports
+    selective = ", selective=True" if any(modality.dtype != "uint8" for modality in built.values()) else ""
+    return f"{_USUAL}, tflite(quantize='int8'{selective})"
+
+
 def _augments(
-    run: Run, towers: Mapping[str, Spec], modalities: Mapping[str, str]
+    run: Run, towers: Mapping[str, Spec], built: Mapping[str, Modality]
 ) -> tuple[dict[str, tuple[str, Augment]], tuple[Mix, ...]]:
     """The changes of single samples, each with its modality, and those of batches."""
-    kinds = dict.fromkeys(modalities.values())
-    built = {kind: MODALITIES.build(Spec(kind, (), modality_options(run, kind)), Card(size=1)) for kind in kinds}
     usual = ", ".join(filter(None, (modality.usual for modality in built.values())))
     specs = parse_specs(usual if run.augment == "usual" else run.augment)
     found = {str(spec): (AUGMENTS.modality(spec.name), AUGMENTS.build(spec)) for spec in specs}
@@ -180,9 +191,9 @@ def _augments(
         raise UserError("batches of several towers are not mixed", received=received, todo="leave it out")
     singles = {spec: (kind, augment) for spec, (kind, augment) in found.items() if not isinstance(augment, Mix)}
     for spec, (kind, _) in singles.items():
-        if kind not in kinds:
-            todo = "leave it out"
-            raise UserError("an augment for what no tower takes", received=f"{spec} ({kind})", allowed=kinds, todo=todo)
+        if kind not in built:
+            what = "an augment for what no tower takes"
+            raise UserError(what, received=f"{spec} ({kind})", allowed=list(built), todo="leave it out")
     return singles, mixes
 
 
@@ -207,13 +218,12 @@ def _sized(tower: Spec, run: Run, modality: str) -> Spec:
     return Spec(tower.name, (), options | {"size": size})
 
 
-def _staged(name: str, phase: Phase) -> dict[str, Phase]:
+def _staged(name: str, phase: Phase, towers: Mapping[str, Spec]) -> dict[str, Phase]:
     """The phase, or a phase a stage, each of which unfreezes some more groups from the top (gradual unfreezing,
     Howard and Ruder, arXiv 1801.06146, section 3.3).
     """
-    if not re.fullmatch(r"all|\d+|0?\.\d+", phase.unfreeze):
-        allowed = "a number of groups, a share such as 0.3, or all"
-        raise UserError(f"--{name}.unfreeze is not understood", received=phase.unfreeze, allowed=allowed)
+    wanted = groups_wanted(f"{name}.unfreeze", phase.unfreeze, towers)
+    factors(f"{name}.rates", phase.rates, towers)
     if phase.clip_norm and phase.clip_value:
         received = f"--{name}.clip_norm={phase.clip_norm}, --{name}.clip_value={phase.clip_value}"
         raise UserError("gradients are clipped in one way", received=received, todo="set one of them to 0")
@@ -223,10 +233,17 @@ def _staged(name: str, phase: Phase) -> dict[str, Phase]:
         return {}
     if phase.stages > phase.epochs:
         raise UserError(f"--{name}.stages is more than its epochs", received=phase.stages, allowed=phase.epochs)
+    if phase.in_turn and len(towers) > 1:
+        if phase.stages > 1:
+            raise UserError(f"--{name}.in_turn and --{name}.stages do not go together", received=phase.stages)
+        turns = {tower: f"{tower}={count}" for tower, count in wanted.items()}
+        return {f"{name}_{tower}": dataclasses.replace(phase, unfreeze=turn) for tower, turn in turns.items()}
     each = phase.epochs // phase.stages
     found = {}
     for stage in range(1, phase.stages):
-        part = _part(phase.unfreeze, stage / phase.stages)
+        share = stage / phase.stages
+        parts = {tower: _part(count, share) for tower, count in wanted.items()}
+        part = next(iter(parts.values())) if len(parts) == 1 else ", ".join("=".join(each) for each in parts.items())
         found[f"{name}_{stage}"] = dataclasses.replace(phase, epochs=each, unfreeze=part)
     return found | {name: dataclasses.replace(phase, epochs=phase.epochs - each * (phase.stages - 1))}
 

@@ -32,7 +32,8 @@ def _insert(name: str, x: keras.KerasTensor, dim: int) -> keras.KerasTensor:
     def dense(units: int, part: str, **options: Any) -> keras.Layer:
         if len(x.shape) == 4:
             return keras.layers.Conv2D(units, 1, name=f"{stem}_{part}", **options)
-        return keras.layers.Dense(units, name=f"{stem}_{part}", **options)
+        # Tokens that are absent are zeros between blocks, and have to stay so.
+        return keras.layers.Dense(units, use_bias=len(x.shape) == 2, name=f"{stem}_{part}", **options)
 
     narrow = dense(dim, "down", activation="relu", kernel_initializer="he_normal")(x)
     return keras.layers.Add(name=f"{stem}_add")([x, dense(channels, "up", kernel_initializer="zeros")(narrow)])

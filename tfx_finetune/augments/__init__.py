@@ -17,6 +17,7 @@ from tfx_finetune.augments import (
     shift,
     spec_augment,
     speed,
+    words,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "shift",
     "spec_augment",
     "speed",
+    "words",
 ]

@@ -3,23 +3,31 @@
 from tfx_finetune.backbones import (
     applications,
     audio_net,
+    bag_of_embeddings,
     convnet,
+    e5_small,
     efficientnet_lite,
     keras_file,
+    minilm,
     spectrogram,
     speech_embedding,
     torchvision,
+    use_multilingual,
     whisper,
 )
 
 __all__ = [
     "applications",
     "audio_net",
+    "bag_of_embeddings",
     "convnet",
+    "e5_small",
     "efficientnet_lite",
     "keras_file",
+    "minilm",
     "spectrogram",
     "speech_embedding",
     "torchvision",
+    "use_multilingual",
     "whisper",
 ]

@@ -19,7 +19,12 @@ class Phase:
 
     epochs: int = option(0, "passes over the training data at most; 0 skips the phase", low=0)
     learning_rate: float = option(1e-3, "peak learning rate", low=0)
-    unfreeze: str = option("0", "top groups of the tower to train: a number, a share such as 0.3, or all")
+    unfreeze: str = option(
+        "0", "top groups of the towers to train: a number, a share such as 0.3, or all; or image=5, text=all"
+    )
+    in_turn: bool = option(False, "train each of several towers in a phase of its own, one after another")
+    rates: str = option("1", "factor of the towers' learning rates; or one each, such as image=1, text=0.1")
+    balance: float = option(0.0, "how much a tower that learns faster than the others is slowed (OGM); 0 not", low=0)
     adapter: str = option("", "what is trained inside those groups in place of all weights, such as lora(rank=4)")
     optimizer: str = option("adamw", "how weights step", choices=("adamw", "sgd", "lion", "muon"))
     schedule: str = option(
@@ -32,6 +37,7 @@ class Phase:
         "zero", "what weight decay pulls towards: zero, or the phase's start", choices=("zero", "start")
     )
     clip_norm: float = option(1.0, "gradient norm above which gradients are scaled down; 0 never", low=0)
+    clip_each: bool = option(False, "clip the gradient norm of each tower, and of what they share, by itself")
     clip_value: float = option(0.0, "size at which each part of a gradient is cut; 0 never", low=0)
     accumulate: int = option(1, "batches whose gradients are averaged for one step", low=1)
     patience: int = option(5, "epochs without a better validation score before stopping; 0 never stops early", low=0)
@@ -128,8 +134,7 @@ class Run:
     )
     compress: str = option("", "what makes the trained model smaller, in order: prune(), cluster(), qat()")
     exports: str = option(
-        "keras_file(), saved_model(), tflite(), tflite(quantize='float16'), tflite(quantize='int8')",
-        "files to write into the bundle",
+        "usual", "files to write into the bundle; usual for Keras, SavedModel, and TFLite in float32, float16 and int8"
     )
     calibration: int = option(
         64, "training samples, balanced over the classes, on which int8 files are calibrated", low=1

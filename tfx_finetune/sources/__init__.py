@@ -1,5 +1,5 @@
 """Where samples come from: one file a source, registered by being imported here."""
 
-from tfx_finetune.sources import folder, idx, spoken_digits, table, tfds, tux_stamps
+from tfx_finetune.sources import folder, fortunes, idx, snownlp, spoken_digits, table, tfds, tux_stamps
 
-__all__ = ["folder", "idx", "spoken_digits", "table", "tfds", "tux_stamps"]
+__all__ = ["folder", "fortunes", "idx", "snownlp", "spoken_digits", "table", "tfds", "tux_stamps"]

@@ -1,4 +1,4 @@
-"""A source whose samples are rows of columns in memory: paths and labels, or small arrays."""
+"""A source whose samples are rows of columns in memory: paths, texts and labels, or small arrays."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,18 @@ import tensorflow as tf
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Spellings of the splits, in lower case."""
-PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp")
-# Pictures that cannot be read are samples too: reading them fails, so that they are counted and listed, not overlooked.
-_UNREADABLE = (".heic", ".heif", ".avif", ".tif", ".tiff", ".jp2", ".jxl")
+ENDINGS = {
+    "image": (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp"),
+    "audio": (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
+    "text": (".txt",),
+}
+"""What files of each modality end in."""
+# Files that cannot be read are samples too: reading them fails, so that they are counted and listed, not overlooked.
+_UNREADABLE = {
+    "image": (".heic", ".heif", ".avif", ".tif", ".tiff", ".jp2", ".jxl"),
+    "audio": (".m4a", ".aac", ".wma", ".amr"),
+    "text": (),
+}
 # Copies and thumbnails that macOS archives and Synology drives put among a person's files.
 _SYSTEM = ("__MACOSX", "@eaDir")
 
@@ -26,7 +35,7 @@ class Rows:
         name: Short name of the data.
         labels: Class names in order, where the data fixes it.
         paths: Columns that hold the path of a file.
-        parts: Columns by part: {"all": {"image": ..., "label": ..., "file": ...}}.
+        parts: Columns by part: {"all": {"image": ..., "label": ..., "file": ...}}; an empty text is a gap.
     """
 
     name: str
@@ -55,17 +64,26 @@ def by_split(records: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[s
     return {part: {name: [record.get(name, "") for record in parts[part]] for name in names} for part in ordered}
 
 
-def pictures(folder: Path) -> list[Path]:
-    """Picture files below a folder, sorted, by their ending; links are followed, hidden and system files left out."""
-    found = []
+def found(folder: Path) -> dict[str, list[Path]]:
+    """Files below a folder by modality, sorted; links are followed, hidden and system files left out."""
+    files: dict[str, list[Path]] = {modality: [] for modality in ENDINGS}
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_fail):
         folders[:] = [name for name in folders if not hidden(name) and not _is_loop(Path(place, name))]
-        found += [
-            Path(place, name)
-            for name in names
-            if not hidden(name) and Path(name).suffix.lower() in PICTURES + _UNREADABLE
-        ]
-    return sorted(found)
+        for name in names:
+            if not hidden(name) and (modality := modality_of(name)):
+                files[modality].append(Path(place, name))
+    return {modality: sorted(paths) for modality, paths in files.items()}
+
+
+def pictures(folder: Path) -> list[Path]:
+    """Picture files below a folder; see `found`."""
+    return found(folder)["image"]
+
+
+def modality_of(name: str) -> str:
+    """The modality of a file, by its ending; empty where that says nothing."""
+    ending = Path(name).suffix.lower()
+    return next((modality for modality, own in ENDINGS.items() if ending in own + _UNREADABLE[modality]), "")
 
 
 def hidden(name: str) -> bool:
@@ -79,8 +97,16 @@ def readable(name: str) -> str:
 
 
 def _tensor(values: Any) -> Any:
-    # Names of files that are not UTF-8 come as surrogates, which TensorFlow cannot encode by itself.
-    return values if isinstance(values, np.ndarray) else tf.constant([os.fsencode(value) for value in values])
+    return values if isinstance(values, np.ndarray) else tf.constant([_encoded(value) for value in values])
+
+
+def _encoded(value: str) -> bytes:
+    # Names of files that are not UTF-8 come as surrogates, which TensorFlow cannot encode by itself. JSON may hold any
+    # other half of a pair, which stays broken, so that the survey tells of it.
+    try:
+        return os.fsencode(value)
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogatepass")
 
 
 def _is_loop(folder: Path) -> bool:

@@ -20,7 +20,7 @@ class Builder:
     paths: tuple[str, ...]
     builder: Any
     parts: dict[str, str]
-    image: str
+    columns: dict[str, str]
     label: str
 
     def read(self, part: str) -> tf.data.Dataset:
@@ -30,15 +30,17 @@ class Builder:
         split = self.parts[part]
         config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
         # The modality decodes the picture; other features, such as segmentation masks, are not read at all.
-        decoders = tfds.decode.PartialDecoding(
-            {self.image: True, self.label: True}, decoders={self.image: tfds.decode.SkipDecoding()}
-        )
+        features = self.builder.info.features
+        raw = {name: tfds.decode.SkipDecoding() for name in self.columns.values() if _is(features[name], "Image")}
+        wanted = dict.fromkeys([*self.columns.values(), self.label], True)
+        decoders = tfds.decode.PartialDecoding(wanted, decoders=raw)
         ds = self.builder.as_dataset(split=split, decoders=decoders, read_config=config, shuffle_files=False)
         names = tf.constant(self.labels, tf.string)
 
         def sample(index: tf.Tensor, row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             file = tf.strings.join([f"{self.name}/{split}/", tf.strings.as_string(index)])
-            return {"image": row[self.image], "label": _text(row[self.label], names), "file": file}
+            content = {column: _content(row[name], features[name]) for column, name in self.columns.items()}
+            return content | {"label": _text(row[self.label], names), "file": file}
 
         return ds.enumerate().map(sample)
 
@@ -52,6 +54,8 @@ def tfds(
     test: str = "test",
     image: str = "image",
     label: str = "label",
+    audio: str = "audio",
+    text: str = "text",
 ) -> Source:
     """A data set of TensorFlow Datasets, such as tfds('mnist') or tfds('cifar10:3.0.2').
 
@@ -61,25 +65,37 @@ def tfds(
         train: Its split to train on, in TFDS's notation, such as `train[:80%]`.
         val: Its split to choose the best epoch on; carved out of `train` where it is empty, or the default is missing.
         test: Its split to test on; as `val`.
-        image: The feature with the picture.
+        image: The feature with the picture; left out where the data has none of this name.
         label: The feature with the class, or with a sequence of classes.
+        audio: The feature with the sound, as `image`.
+        text: The feature with the text, as `image`.
 
     Raises:
         UserError: There is no such data set, split or feature, or it cannot be downloaded.
     """
     builder = _prepared(name, data_dir)
     features, known = builder.info.features, builder.info.splits
-    for wanted in (image, label):
+    said = {"image": image, "audio": audio, "text": text}
+    columns = {column: feature for column, feature in said.items() if feature in features}
+    own = [feature for column, feature in said.items() if feature not in ("", column)]
+    for wanted in (label, *own):
         if wanted not in features:
             todo = did_you_mean(wanted, features)
             raise UserError(f"{name} has no such feature", received=wanted, allowed=sorted(features), todo=todo)
+    if not columns:
+        todo = "name one by image=, audio= or text="
+        raise UserError(
+            f"{name} has no feature of a modality", received=sorted(features), allowed=list(said), todo=todo
+        )
+    if "audio" in columns and not features[audio].sample_rate:
+        raise UserError("this sound has no sample rate", received=f"{name}, {audio}", todo="make a table of its files")
     optional = {"val": "validation", "test": "test"}
-    said = {"train": train, "val": val, "test": test}
-    parts = {part: split for part, split in said.items() if split and (split in known or split != optional.get(part))}
+    named = {"train": train, "val": val, "test": test}
+    parts = {part: split for part, split in named.items() if split and (split in known or split != optional.get(part))}
     sizes = {part: _size(name, known, split) for part, split in parts.items()}
     one = getattr(features[label], "feature", features[label])  # of a sequence
     labels = tuple(getattr(one, "names", None) or ())
-    return Builder(builder.info.full_name.replace("/", "_"), labels, sizes, (), builder, parts, image, label)
+    return Builder(builder.info.full_name.replace("/", "_"), labels, sizes, (), builder, parts, columns, label)
 
 
 def is_prepared(folder: Path) -> bool:
@@ -116,6 +132,21 @@ def _size(name: str, known: Any, split: str) -> int:
         allowed = f"{', '.join(sorted(known))}, or a part of one such as train[:80%]"
         raise UserError(f"{name} has no such split, or it is empty", received=split, allowed=allowed)
     return size
+
+
+def _is(feature: Any, kind: str) -> bool:
+    """Whether a feature is of a class of `tfds.features`; that package is not imported for it."""
+    return any(base.__name__ == kind for base in type(feature).__mro__)
+
+
+def _content(value: tf.Tensor, feature: Any) -> tf.Tensor:
+    """What a modality decodes: bytes as they are stored, or pixels; samples of a sound become a WAV file's bytes."""
+    if not _is(feature, "Audio"):
+        return value
+    # Whole numbers are those of 16 bits, which come out as they went in.
+    waves = value if value.dtype.is_floating else tf.cast(value, tf.float32) / 2**15
+    waves = waves if waves.shape.rank == 2 else waves[:, None]
+    return tf.audio.encode_wav(tf.cast(waves, tf.float32), feature.sample_rate)
 
 
 def _text(value: tf.Tensor, names: tf.Tensor) -> tf.Tensor:
