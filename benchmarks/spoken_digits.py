@@ -1,0 +1,91 @@
+"""One take a digit of one voice: how many digits of another voice are understood?
+
+    python benchmarks/spoken_digits.py [--seeds=3] [any flag of tfx_finetune.train]
+
+For the languages with two voices, both ways: trained on one voice's ten recordings, tested on the other's. Writes a
+table into benchmarks/RESULTS.md: accuracy of the nearest neighbour (cosine) on the frozen tower's features of the ten
+recordings, of the network after `warm` (a head on the frozen tower, augmented views) and after `tune`; the mean over
+seeds in each row, and over all rows.
+"""
+
+import dataclasses
+import sys
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+from results import record
+
+from tfx_finetune.core import flagfile
+from tfx_finetune.core.config import Run
+from tfx_finetune.model import build_model, build_towers
+from tfx_finetune.phases import fit_phase
+from tfx_finetune.pipeline import prepare_data
+from tfx_finetune.plan import check
+
+PAIRS = {"es": ("allison_mx", "july"), "fr": ("june", "armelle"), "it": ("menardi", "carlo")}
+CONFIG = Path(__file__).parent.parent / "configs" / "spoken_digits.cfg"
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    seeds = [int(flag.partition("=")[2]) for flag in sys.argv if flag.startswith("--seeds=")] or [3]
+    flags = [flag for flag in sys.argv if not flag.startswith("--seeds=")]
+    defaults, _ = flagfile.parse([flags[0], f"--flagfile={CONFIG}", *flags[1:]], Run())
+    directions = [(lang, test) for lang, pair in PAIRS.items() for test in pair]
+    rows = {}
+    for language, test in directions:
+        found = [measure(defaults, language, test, seed) for seed in range(seeds[0])]
+        learned = next(voice for voice in PAIRS[language] if voice != test)
+        rows[f"{language}, {learned} -> {test}"] = {name: np.mean([one[name] for one in found]) for name in found[0]}
+    names = list(next(iter(rows.values())))
+    lines = [f"| voices | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    lines += [f"| {row} | {' | '.join(f'{value:.2f}' for value in values.values())} |" for row, values in rows.items()]
+    means = [np.mean([values[name] for values in rows.values()]) for name in names]
+    lines.append(f"| **mean** | {' | '.join(f'**{mean:.3f}**' for mean in means)} |")
+    title = f"Spoken digits of another voice: {defaults.backbone}, {seeds[0]} seeds"
+    record(" ".join(["spoken_digits", *flags[1:]]), title, "\n".join(lines))
+
+
+def measure(defaults: Run, language: str, test: str, seed: int) -> dict[str, float]:
+    """Test accuracy after each step of one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = f"spoken_digits(languages=({language!r},), test={test!r})"
+        plan = check(dataclasses.replace(defaults, data=data, seed=seed, workdir=folder))
+        keras.utils.set_random_seed(seed)
+        towers = build_towers(plan)
+        data = prepare_data(plan, {tower: backbone.card for tower, backbone in towers.items()})
+        network = build_model(plan, towers, data.tasks)
+        (backbone,) = towers.values()
+        embedding = keras.Model(backbone.inputs, backbone.features.pooled)
+        sides = [arrays(data, split) for split in ("train", "test")]
+        found = {"1-NN, frozen": neighbour(embedding, *sides)}
+        for name, phase in plan.phases.items():
+            fit_phase(network, name, phase, data, plan)
+            found[name] = accuracy(network.model, *sides[1])
+        return found
+
+
+def arrays(data, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Prepared inputs by tower and class numbers of a split."""
+    batches = [(inputs, targets) for inputs, targets, _ in data.batches(split).as_numpy_iterator()]
+    inputs = {name: np.concatenate([one[name] for one, _ in batches]) for name in batches[0][0]}
+    return inputs, np.concatenate([targets["label"] for _, targets in batches]).argmax(-1)
+
+
+def neighbour(embedding: keras.Model, known, asked) -> float:
+    """Accuracy of the label of the recording with the most similar features, centred on those of the known ones."""
+    features = [embedding.predict(next(iter(inputs.values())), verbose=0) for inputs, _ in (known, asked)]
+    one, other = (each - features[0].mean(axis=0) for each in features)
+    cosine = other @ one.T / np.outer(np.linalg.norm(other, axis=1), np.linalg.norm(one, axis=1))
+    return float((known[1][cosine.argmax(axis=1)] == asked[1]).mean())
+
+
+def accuracy(model: keras.Model, inputs: dict[str, np.ndarray], labels: np.ndarray) -> float:
+    """Share of the samples whose class has the highest logit."""
+    return float((model.predict(inputs, verbose=0)["label/logits"].argmax(axis=-1) == labels).mean())
+
+
+if __name__ == "__main__":
+    main()
