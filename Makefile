@@ -22,10 +22,11 @@ quickstart: setup
 	$(PY) -m tfx_finetune.train --flagfile=configs/quickstart.cfg --workdir=$(RUN)
 
 test: setup lint
-	$(PY) -m pytest -n 2 -m 'not slow'
+	$(PY) -m pytest -n 2 --dist worksteal -m 'not slow'
 
-test-all: test
-	$(PY) -m pytest -n 2 -m slow --durations=10
+# One session: neighbours, which share fixtures, stay together until a worker has nothing left to do.
+test-all: setup lint
+	$(PY) -m pytest -n 2 --dist worksteal --durations=10
 
 lint: setup
 	$(PY) -m ruff format --check .

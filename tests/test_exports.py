@@ -13,6 +13,7 @@ from ai_edge_litert.interpreter import Interpreter
 from skimage import data
 
 from tests.small_model import NAMES, small
+from tests.test_bridge import network as bridged
 from tfx_finetune import metadata
 from tfx_finetune.contracts import BACKBONES, EXPORTS, MODALITIES
 from tfx_finetune.core.errors import UserError
@@ -221,7 +222,7 @@ def test_trained_weights_are_never_those_of_an_earlier_file(tmp_path):
         np.testing.assert_allclose(found, expected, atol=0.02)
 
 
-@pytest.mark.parametrize("spec", EVERY)
+@pytest.mark.parametrize("spec", [*EVERY, "onnx()"])
 def test_the_activations_of_known_networks_are_taken(spec, model, tmp_path):
     """EfficientNet's swish has a gradient of its own, which TensorFlow cannot save with a graph of constants."""
     keras.utils.set_random_seed(0)
@@ -230,12 +231,12 @@ def test_the_activations_of_known_networks_are_taken(spec, model, tmp_path):
         x = keras.layers.Conv2D(4, 3, padding="same", activation=kind)(x)
     scores = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(x))
     network = keras.Model({"image": inputs}, {"kind/scores": scores})
+    expected = network({"image": model.pixels[:5]})["kind/scores"]
     served = model.servable
     servable = Servable(network, served.decode, served.shapes, {"kind": NAMES}, served.examples)
     path = write(spec, model._replace(servable=servable), tmp_path)
     export = EXPORTS.build(parse_spec(spec))
     found = export.load(path).predict({"image": model.pixels[:5]})["kind/scores"]
-    expected = network({"image": model.pixels[:5]})["kind/scores"]
     np.testing.assert_allclose(found, expected, atol=0.2 if export.quantized else export.tolerance)
 
 
@@ -252,6 +253,17 @@ def test_what_tflite_has_no_operator_for_is_said(spec, model, tmp_path):
         write(spec, odd, tmp_path)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_convnext_as_onnx(tmp_path):
+    """Its convolutions of a group a channel, its GELU and its LayerNormalization; the lower half has all of them."""
+    network, pixels, _ = bridged("convnext_tiny(weights='none', size=32)", half=True)
+    expected, shapes = network({"image": pixels}, training=False), {"image": (32, 32, 3)}
+    export = EXPORTS.build(parse_spec("onnx()"))
+    export.write(Servable(network, {}, shapes, {}, {}), tmp_path / export.file)
+    for name, scores in export.load(tmp_path / export.file).predict({"image": pixels}).items():
+        np.testing.assert_allclose(scores, expected[name], atol=1e-4 * np.abs(expected[name]).max())
 
 
 # ---- AI Edge Quantizer
@@ -312,7 +324,7 @@ def test_every_format_gives_the_scores_of_the_model_and_says_nothing(model, tmp_
 def test_a_real_network_in_every_format(tmp_path):
     """EfficientNet-Lite0 with ImageNet's weights and a head of its own."""
     keras.utils.set_random_seed(0)
-    backbone = BACKBONES.build(parse_spec("efficientnet_lite0()"))
+    backbone = BACKBONES.build(parse_spec("efficientnet_lite0(size=96)"))
     modality = MODALITIES.build(parse_spec("image"), backbone.card)
     scores = keras.layers.Dense(3, activation="softmax", kernel_initializer="he_normal")(backbone.features.pooled)
     network = keras.Model({"image": backbone.inputs}, {"kind/scores": scores})

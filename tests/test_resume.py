@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.assets import asset
-from tests.commands import command
+from tests.commands import command, refused
 
 
 def stopped(workdir: Path, flags: tuple[str, ...], when: str | int, how: signal.Signals) -> subprocess.CompletedProcess:
@@ -40,7 +40,7 @@ def test_ctrl_c_and_go_on(trained, tmp_path):
     before = history(workdir)
     assert not (workdir / "checkpoints" / "tune" / "weights.npz").exists()
     assert 3 <= len(before["metrics"]["loss"]) < 12
-    finished = command("train", *trained.flags, f"--workdir={workdir}")
+    finished = command("train", *trained.flags, f"--workdir={workdir}", "--exports=keras_file()")
     assert finished.returncode == 0, finished.stderr
     assert history(workdir)["metrics"]["loss"][: len(before["metrics"]["loss"])] == before["metrics"]["loss"]
     assert answers(workdir) == answers(trained.workdir)
@@ -62,8 +62,7 @@ def test_killed_again_and_again(trained, tmp_path):
     whole = command("train", *flags, f"--workdir={tmp_path / 'whole'}")
     assert whole.returncode == 0, whole.stderr
     workdir = tmp_path / "run"
-    moments = ["features/.*", "checkpoints/warm/weights.npz", 1, 4, "checkpoints/tune/weights.npz"]
-    for when in (*moments, ".bundle.*", "bundle/golden"):
+    for when in ("features/.*", "checkpoints/warm/weights.npz", 4, ".bundle.*", "bundle/golden"):
         found = stopped(workdir, flags, when, signal.SIGKILL)
         assert found.returncode == -signal.SIGKILL, (when, found.stderr)
     finished = command("train", *flags, f"--workdir={workdir}")
@@ -84,20 +83,11 @@ def test_a_finished_run_is_not_trained_again(trained):
     assert answers(trained.workdir) == known
 
 
-@pytest.mark.slow
-def test_run_cfg_reproduces_the_run(trained, tmp_path):
-    """The flag file that a run leaves gives the same model in another folder."""
-    found = command("train", f"--flagfile={trained.workdir / 'run.cfg'}", f"--workdir={tmp_path / 'again'}")
-    assert found.returncode == 0, found.stderr
-    assert answers(tmp_path / "again") == answers(trained.workdir)
-
-
 def test_a_work_folder_of_another_run_is_refused(trained):
     """Two runs in one folder would give a bundle of neither."""
-    found = command("train", *trained.flags, "--seed=5", f"--workdir={trained.workdir}")
-    assert found.returncode == 2
-    assert "the work folder holds another run" in found.stderr
-    assert "(differs in --seed); choose another --workdir, or delete it" in found.stderr
+    said = refused("train", *trained.flags, "--seed=5", f"--workdir={trained.workdir}")
+    assert "the work folder holds another run" in said
+    assert "(differs in --seed); choose another --workdir, or delete it" in said
 
 
 def history(workdir: Path) -> dict:

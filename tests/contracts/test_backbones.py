@@ -70,10 +70,13 @@ def named(request, tmp_path_factory):
 
 
 def pixels(backbone, count=2):
-    size, channels = backbone.inputs.shape[2:]
-    # Patches, not noise: to a deep network one picture of noise is like another.
-    patches = np.random.default_rng(0).integers(0, 256, (count, 4, 4, channels)).astype(np.uint8)
-    return patches.repeat(math.ceil(size / 4), axis=1).repeat(math.ceil(size / 4), axis=2)[:, :size, :size]
+    return patches(*backbone.inputs.shape[2:], count)
+
+
+def patches(size, channels, count):
+    # Not noise: to a deep network one picture of noise is like another.
+    small = np.random.default_rng(0).integers(0, 256, (count, 4, 4, channels)).astype(np.uint8)
+    return small.repeat(math.ceil(size / 4), axis=1).repeat(math.ceil(size / 4), axis=2)[:, :size, :size]
 
 
 def test_input_and_card(named):
