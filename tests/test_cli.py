@@ -79,7 +79,7 @@ def test_evaluate_prints_one_json_object(trained, tmp_path, format, run):
 
 def test_inspect_walks_one_sample(trained):
     """Shapes, dtypes and ranges of every step, from the file to the scores."""
-    found = command("inspect", *trained.flags)
+    found = within("inspect", *trained.flags)
     assert found.returncode == 0, found.stderr
     for step in ["raw", "decoded", "augment 1", "prepared", "label/logits", "label/scores"]:
         assert step in found.stdout
