@@ -13,7 +13,7 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh scripts/root.sh apt-get install -y -q python3-venv
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --upgrade pip
-	$(PY) -m pip install -q -e '.[weights,tune,onnx,openvino,quantizer,serve,dev]'
+	$(PY) -m pip install -q -e '.[weights,tune,onnx,openvino,quantizer,serve,text,audio,hub,dev]'
 	@# Debian packages are downloaded without root, from the lists that apt keeps.
 	@ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || sh scripts/root.sh apt-get update -q
 	@touch $@
@@ -22,10 +22,11 @@ quickstart: setup
 	$(PY) -m tfx_finetune.train --flagfile=configs/quickstart.cfg --workdir=$(RUN)
 
 test: setup lint
-	$(PY) -m pytest -n 2 -m 'not slow'
+	$(PY) -m pytest -n 2 --dist worksteal -m 'not slow'
 
-test-all: test
-	$(PY) -m pytest -n 2 -m slow --durations=10
+# One session: neighbours, which share fixtures, stay together until a worker has nothing left to do.
+test-all: setup lint
+	$(PY) -m pytest -n 2 --dist worksteal --durations=10
 
 lint: setup
 	$(PY) -m ruff format --check .

@@ -1,12 +1,19 @@
-"""Runs the package's commands as a person does, in a process of their own, on pictures that a small network learns."""
+"""Runs the package's commands as a person does, on pictures that a small network learns."""
 
+import contextlib
+import importlib
+import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw
+
+from tfx_finetune.core import assets
 
 KINDS = ("bar", "disc", "square")
 SMALL = (
@@ -47,7 +54,7 @@ def shape(kind: str, rng: np.random.Generator) -> Image.Image:
 
 
 def command(name: str, *arguments: object, timeout: int = 300, **environment: str) -> subprocess.CompletedProcess:
-    """Runs `python -m tfx_finetune.<name>`; the result's output is text."""
+    """Runs `python -m tfx_finetune.<name>` in a process of its own; the result's output is text."""
     return subprocess.run(
         [sys.executable, "-m", f"tfx_finetune.{name}", *map(str, arguments)],
         capture_output=True,
@@ -57,9 +64,24 @@ def command(name: str, *arguments: object, timeout: int = 300, **environment: st
     )
 
 
-def refused(name: str, *arguments: object) -> str:
+def within(name: str, *arguments: object) -> subprocess.CompletedProcess:
+    """Runs a command's `main` in this process, which has TensorFlow already."""
+    module, status = importlib.import_module(f"tfx_finetune.{name}"), 0
+    output, errors = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        try:
+            module.main()
+        except SystemExit as end:
+            status = end.code
+        finally:
+            assets.use_cache("")  # what `--cache.dir` sets is for this command alone
+    return subprocess.CompletedProcess(sys.argv, status, output.getvalue(), errors.getvalue())
+
+
+def refused(name: str, *arguments: object, run: Callable = within) -> str:
     """The one line that a command ends with where the person who runs it has to mend something."""
-    found = command(name, *arguments)
+    found = run(name, *arguments)
     assert found.returncode == 2, found.stderr
     assert "Traceback" not in found.stderr
     *_, last = found.stderr.strip().splitlines()

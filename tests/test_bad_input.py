@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.commands import SMALL, command, refused, shapes
+from tests.commands import SMALL, command, refused, shapes, within
 
 BROKEN = {
     "empty.png": b"",
@@ -35,7 +35,7 @@ def broken(tmp_path):
 def test_broken_files_are_skipped_counted_and_listed(broken, tmp_path):
     """The run is done with the rest; the report says what was left out, and why."""
     flags = [*SMALL, "--tune.epochs=1", "--exports=keras_file()", f"--cache.dir={tmp_path / 'cache'}"]
-    found = command("train", f"--data={broken}", *flags, f"--workdir={tmp_path / 'run'}")
+    found = within("train", f"--data={broken}", *flags, f"--workdir={tmp_path / 'run'}")
     assert found.returncode == 0, found.stderr
     assert "4 of 46 samples cannot be read and are left out" in found.stderr
     page = (tmp_path / "run" / "report.html").read_text()
@@ -55,7 +55,7 @@ def test_too_many_broken_files_fail_the_run(broken, tmp_path):
 def test_predict_says_which_files_it_cannot_read(trained, broken):
     """The readable ones are predicted all the same, and the exit status tells."""
     paths = [broken / "disc" / name for name in (*BROKEN, "000.png")]
-    found = command("predict", f"--bundle={trained.workdir / 'bundle'}", *paths)
+    found = within("predict", f"--bundle={trained.workdir / 'bundle'}", *paths)
     assert found.returncode == 2
     *failed, last = found.stdout.splitlines()
     for line, reason in zip(failed, REASONS.values(), strict=True):
@@ -88,7 +88,8 @@ def test_full_disk(trained, tmp_path):
         "runpy.run_module('tfx_finetune.train', run_name='__main__')\n"
     )
     workdir = tmp_path / "run"
-    arguments = [*trained.flags, f"--cache.dir={tmp_path / 'cache'}", f"--workdir={workdir}"]
+    arguments = [*trained.flags, f"--cache.dir={tmp_path / 'cache'}", f"--workdir={workdir}", "--tune.epochs=1"]
+    arguments += ["--exports=keras_file()"]
     # The report draws its curves with fonts that Matplotlib would otherwise index into a file of its own.
     environment = os.environ | {"MPLCONFIGDIR": str(tmp_path / "matplotlib")}
     found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment)
@@ -120,7 +121,7 @@ def test_a_file_that_fails_the_gate_is_named(trained, tmp_path):
         "    '''A file whose classes are shifted by one.'''\n"
         "    return Export('spoiled', 'spoiled.keras', write, keras_file.load, tolerance=1e-4, quantized=False)\n"
     )
-    flags = [*trained.flags, "--plugins=spoiled", "--exports=keras_file(), spoiled()"]
+    flags = [*trained.flags, "--tune.epochs=2", "--plugins=spoiled", "--exports=keras_file(), spoiled()"]
     found = command("train", *flags, f"--workdir={tmp_path / 'run'}", PYTHONPATH=str(tmp_path))
     assert found.returncode == 3, found.stderr
     assert "error: 1 of 2 files did not pass verification; received: spoiled differs from the model by" in found.stderr

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.commands import KINDS, command, refused, shapes
+from tests.commands import KINDS, command, refused, shapes, within
 
 FORMATS = ["keras", "saved_model", "tflite", "tflite_float16", "tflite_int8"]
 FILES = ["model.keras", "saved_model", "model.tflite", "model_float16.tflite", "model_int8.tflite"]
@@ -50,11 +50,11 @@ def test_train_leaves_everything_behind(trained):
         assert noise not in trained.output
 
 
-@pytest.mark.parametrize("format", ["keras", "saved_model", "tflite_int8"])
-def test_predict_prints_a_json_line_a_file(trained, format):
+@pytest.mark.parametrize(("format", "run"), [("keras", command), ("saved_model", within), ("tflite_int8", within)])
+def test_predict_prints_a_json_line_a_file(trained, format, run):
     """File, label, score and the scores of all labels, whatever runs the model."""
     picture, folder = trained.data / "disc" / "000.png", trained.data / "bar"
-    found = command("predict", f"--bundle={trained.workdir / 'bundle'}", f"--format={format}", picture, folder)
+    found = run("predict", f"--bundle={trained.workdir / 'bundle'}", f"--format={format}", picture, folder)
     assert found.returncode == 0, found.stderr
     lines = [json.loads(line) for line in found.stdout.splitlines()]
     assert [line["file"] for line in lines] == [str(picture), *map(str, sorted(folder.iterdir()))]
@@ -65,11 +65,11 @@ def test_predict_prints_a_json_line_a_file(trained, format):
     assert sum(line["label"] == "bar" for line in lines[1:]) > 0.8 * (len(lines) - 1)
 
 
-@pytest.mark.parametrize("format", ["keras", "saved_model", "tflite_int8"])
-def test_evaluate_prints_one_json_object(trained, tmp_path, format):
+@pytest.mark.parametrize(("format", "run"), [("keras", within), ("saved_model", within), ("tflite_int8", command)])
+def test_evaluate_prints_one_json_object(trained, tmp_path, format, run):
     """Every score of a file on data that it never saw, nothing held back."""
     other = shapes(tmp_path / "other", each=10, seed=7)
-    found = command("evaluate", f"--bundle={trained.workdir / 'bundle'}", f"--data={other}", f"--format={format}")
+    found = run("evaluate", f"--bundle={trained.workdir / 'bundle'}", f"--data={other}", f"--format={format}")
     assert found.returncode == 0, found.stderr
     scores = json.loads(found.stdout)
     assert scores["samples"] == 30
@@ -79,7 +79,7 @@ def test_evaluate_prints_one_json_object(trained, tmp_path, format):
 
 def test_inspect_walks_one_sample(trained):
     """Shapes, dtypes and ranges of every step, from the file to the scores."""
-    found = command("inspect", *trained.flags)
+    found = within("inspect", *trained.flags)
     assert found.returncode == 0, found.stderr
     for step in ["raw", "decoded", "augment 1", "prepared", "label/logits", "label/scores"]:
         assert step in found.stdout
@@ -88,14 +88,14 @@ def test_inspect_walks_one_sample(trained):
 
 def test_inspect_lists_every_component():
     """What a spec may name, with its options."""
-    found = command("inspect", "--list")
+    found = within("inspect", "--list")
     assert found.returncode == 0, found.stderr
     for text in ["efficientnet_lite0(weights: str = 'imagenet'", "classify(*, column", "tflite(quantize:", "folder("]:
         assert text in found.stdout
 
 
 def test_python_is_the_same_as_the_command(trained):
-    """Two lines in a notebook train and predict; the same options give the same model."""
+    """Two lines in a notebook train and predict; the flag file that a run leaves gives the same model."""
     code = (
         "import sys, json, tfx_finetune as tfx\n"
         "from tfx_finetune.core import flagfile\n"
@@ -104,11 +104,13 @@ def test_python_is_the_same_as_the_command(trained):
         f"print(json.dumps(bundle.predict([{str(trained.data / 'disc' / '000.png')!r}])))\n"
     )
     workdir = trained.workdir.parent / "python"
-    arguments = [*trained.flags, f"--workdir={workdir}", "--exports=keras_file()"]
+    arguments = [f"--flagfile={trained.workdir / 'run.cfg'}", f"--workdir={workdir}", "--exports=keras_file()"]
     found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    ours = command("predict", f"--bundle={trained.workdir / 'bundle'}", trained.data / "disc" / "000.png")
+    ours = within("predict", f"--bundle={trained.workdir / 'bundle'}", trained.data / "disc" / "000.png")
     assert json.loads(found.stdout) == [json.loads(ours.stdout)]
+    golden, again = (w / "bundle" / "golden" / "outputs.json" for w in (trained.workdir, workdir))
+    assert again.read_bytes() == golden.read_bytes()
 
 
 def test_a_reader_that_has_enough_is_no_error(trained):
@@ -139,3 +141,8 @@ def test_a_reader_that_has_enough_is_no_error(trained):
 def test_mistakes_end_in_one_line(name, arguments, message):
     """What is wrong, what was received, what is allowed, what to do; exit status 2."""
     assert message in refused(name, *arguments)
+
+
+def test_a_mistake_ends_the_process():
+    """The same line is the last that the command's own process says, before its exit status."""
+    assert "no data given; say --data=FOLDER" in refused("train", run=command)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.commands import SMALL, command, refused
+from tests.commands import SMALL, command, refused, within
+from tests.small_data import complaint
 from tests.test_bridge import network
 from tfx_finetune import bridge, litert
+from tfx_finetune.benchmark import Benchmark, benchmark
 from tfx_finetune.contracts import COMPRESSIONS
 from tfx_finetune.core import files, hardware
 from tfx_finetune.core.config import Run
@@ -61,7 +63,7 @@ def test_going_on_gives_the_same(trained, compressed, tmp_path):
     shutil.copytree(compressed, again)
     (last,) = (again / "checkpoints").glob("qat-*")
     shutil.rmtree(last)
-    found = command("export", f"--bundle={again / 'bundle'}")
+    found = command("export", f"--bundle={again / 'bundle'}", "--exports=tflite(quantize='int8')")
     assert found.returncode == 0, found.stderr
     assert "prune  " not in found.stderr
     assert "qat  " in found.stderr
@@ -82,7 +84,7 @@ def test_every_file_is_measured(compressed):
         assert 0 < row["median_ms"] <= row["p90_ms"]
         assert row["bytes"] > 0
         assert row["batch"] == (1 if "tflite" in row["format"] else 2)
-    assert "bundle" in refused("benchmark", f"--bundle={compressed}")
+    assert "not a bundle" in complaint(benchmark, Benchmark(bundle=str(compressed)), [])
 
 
 def test_export_needs_a_run(trained, tmp_path):
@@ -112,7 +114,7 @@ def test_layers_without_a_twin_are_named_before_training(trained, tmp_path):
     keras.Model(inputs, x).save(tmp_path / "own.keras")
     flags = [flag for flag in SMALL if "backbone" not in flag]
     backbone = f"--backbone=keras_file(path='{tmp_path / 'own.keras'}')"
-    found = command(
+    found = within(
         "train", f"--data={trained.data}", backbone, *flags, "--compress=qat()", f"--workdir={tmp_path / 'run'}"
     )
     assert found.returncode == 2, found.stderr
@@ -167,7 +169,7 @@ def test_every_operation_is_rounded(spec):
     import tf_keras
     from ai_edge_litert.interpreter import Interpreter
 
-    model, data, pretrained = network(spec)
+    model, data, pretrained = network(spec, half="none" in spec)
     structured = bridge.twin(folded(model))
     twin = tf_keras.Model(structured.inputs, structured.outputs)
     wrapped = COMPRESSIONS.build(parse_spec("qat()")).wrap(twin, 1, data, [])

@@ -156,6 +156,24 @@ def test_flatten_keeps_the_function():
     )
 
 
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_a_group_a_channel_is_depthwise(padding):
+    """The same numbers; a convolution of fewer groups stays what it is."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((9, 9, 4))
+    options = {"padding": padding, "activation": "relu", "bias_initializer": "normal"}
+    x = keras.layers.Conv2D(8, 3, 2, groups=4, kernel_regularizer="l2", name="multiplied", **options)(inputs)
+    x = keras.layers.Conv2D(8, 3, groups=8, use_bias=False, dilation_rate=2, padding="same", name="plain")(x)
+    model = keras.Model(inputs, keras.layers.Conv2D(6, 1, groups=2, name="paired")(x))
+    source = keras.Input((9, 9, 4))
+    flat = keras.Model(source, flatten(model, source)["paired"])
+    kinds = [type(layer).__name__ for layer in flat.layers[1:]]
+    assert kinds == ["DepthwiseConv2D", "DepthwiseConv2D", "Conv2D"]
+    data = np.random.default_rng(0).normal(size=(3, 9, 9, 4)).astype(np.float32)
+    assert np.ptp(model(data)) > 0.1
+    np.testing.assert_allclose(flat(data), model(data), atol=1e-5)
+
+
 def test_normalized():
     """(pixel - mean) / std in the order of the channels; nothing where there is nothing to do."""
     data = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3)).astype(np.uint8)

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tests.commands import command, refused
+from tests.commands import refused, within
 from tests.small_model import ABOUT, NAMES, small
 from tfx_finetune import metadata
 from tfx_finetune.contracts import EXPORTS
@@ -56,7 +56,7 @@ def test_the_same_model_gives_the_same_file(file, tmp_path):
 
 def test_inspect_prints_it(file, trained):
     """A JSON line a file; a bundle's files have it too; what is no TFLite file is named."""
-    found = command("inspect", file, trained.workdir / "bundle" / "model.tflite")
+    found = within("inspect", file, trained.workdir / "bundle" / "model.tflite")
     assert found.returncode == 0, found.stderr
     first, second = map(json.loads, found.stdout.splitlines())
     assert first["metadata"]["licence"] == "Apache-2.0"

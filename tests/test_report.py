@@ -10,6 +10,7 @@ from tests.report_data import (
     ANIMALS,
     EXPORTS,
     HOSTILE,
+    INT8,
     KERAS,
     Page,
     curve,
@@ -171,6 +172,21 @@ def test_refused_and_broken_files_are_named(tmp_path):
     assert "the file is empty" in found.text
     assert "inf" not in found.texts
     assert "\u22121.000" not in found.text
+
+
+def test_layers_in_float_are_named_in_part(tmp_path):
+    """Six of them, then how many more."""
+    names = tuple(f"norm{number}" for number in range(8))
+    for most, said in (
+        (0, "63 operators, 2 float"),
+        (6, ": norm0, norm1, norm2, norm3, norm4, norm5"),
+        (8, " and 2 more"),
+    ):
+        row = ExportRow(dataclasses.replace(INT8, float_layers=names[:most]), "m.tflite")
+        text = page(make(exports=(row,)), tmp_path).text
+        assert said in text
+        assert ("norm5 and" in text) == (most == 8)
+        assert "norm6" not in text
 
 
 def test_surest_mistakes_first_and_no_more_than_24(tmp_path):

@@ -11,16 +11,19 @@ from ai_edge_litert.interpreter import Interpreter
 
 from tests.commands import command
 from tests.small_data import class_folder
-from tests.small_model import small
+from tests.small_model import small, write_bundle
 from tfx_finetune import litert
 from tfx_finetune.contracts import EXPORTS, Card
 from tfx_finetune.core.config import Run, Samples, Verify
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.features import Store
 from tfx_finetune.gate import gated
 from tfx_finetune.pipeline import prepare_data
 from tfx_finetune.plan import check
 from tfx_finetune.selective import fewest, lost
+from tfx_finetune.summary import say_result
+from tfx_finetune.verify import verify
 
 SELECTIVE = "tflite(quantize='int8', selective=True)"
 
@@ -114,6 +117,22 @@ def test_exactly_the_ruined_layers_stay_float(model, tmp_path, capfd):
     assert "stage1a" in line
     assert "stage1b" in line
     assert "stage2" not in line
+
+
+def test_layers_that_stay_float_are_named(model, tmp_path, capsys):
+    """Where verification finds them in a file of integers, in scores.json and below the table of files."""
+    bundle = write_bundle(tmp_path / "bundle", model, f"tflite(), {SELECTIVE}")
+    test = Store((model.pixels,), model.targets, {})
+    plain, mixed = verify(bundle, model.golden, test, (model.targets, model.answers), Verify(max_drop=0.1))
+    assert plain.floats == plain.operators > 0
+    assert plain.float_layers == ()
+    assert mixed.floats == 2
+    assert [name.split("_")[0].split("/")[0] for name in mixed.float_layers] == ["stage1a", "stage1b"]
+    assert mixed.record()["float_layers"] == mixed.float_layers
+    plan = check(Run(data=str(class_folder(tmp_path / "data", a=2)), workdir=str(tmp_path / "run")))
+    say_result(plan, {"kind/accuracy": 1.0, "marks/mean_average_precision": 1.0}, model.tasks, [plain, mixed], None)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "computes in float" in line]
+    assert lines == [f"tflite_int8_selective computes in float in {', '.join(mixed.float_layers)}"]
 
 
 def test_it_takes_and_gives_what_the_plain_file_does(model, tmp_path):

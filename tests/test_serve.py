@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import dataclasses
 import http.client
 import json
 import shutil
@@ -25,10 +26,11 @@ from tests.commands import KINDS, refused
 from tfx_finetune import rest
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.contracts import MODALITIES, Card
+from tfx_finetune.core import hardware
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.serve import _listen
-from tfx_finetune.served import Served
+from tfx_finetune.served import Served, _quickest
 
 
 class Server(NamedTuple):
@@ -358,6 +360,24 @@ def test_what_cannot_be_served_ends_in_one_line(tmp_path):
     assert "nothing to serve" in refused("serve", f"--bundle={tmp_path}", "--port=0")
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="cannot listen there"):
         _listen("127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("engine", "formats", "quickest"),
+    [
+        ("litert", ["keras", "saved_model", "tflite", "tflite_int8"], "tflite"),
+        ("litert", ["keras", "saved_model", "tflite_int8"], "saved_model"),
+        ("keras", ["keras", "saved_model", "tflite"], "saved_model"),
+        ("keras", ["tflite", "keras"], "keras"),
+        ("litert", ["tflite_int8", "keras"], "tflite_int8"),
+        ("keras", ["tflite_float16"], "tflite_float16"),
+    ],
+)
+def test_the_quickest_whole_file_answers(engine, formats, quickest, monkeypatch):
+    """LiteRT on a CPU, TensorFlow on a GPU; without either, the first file that there is."""
+    found = dataclasses.replace(hardware.detect(), engine=engine)
+    monkeypatch.setattr(hardware, "detect", lambda: found)
+    assert _quickest(formats) == quickest
 
 
 @pytest.fixture

@@ -41,18 +41,18 @@ def test_what_is_no_space_is_named(text, message):
 
 @pytest.mark.slow
 def test_a_search_goes_on_and_writes_the_best_run(trained, tmp_path):
-    """Two trials, then two more: the first is the run as given, and best.cfg holds the best values."""
-    flags = (*trained.flags, "--warm.epochs=0", "--tune.epochs=4", SPACE, f"--workdir={tmp_path / 'search'}")
-    first = command("tune", *flags, "--trials=2")
+    """One trial, then two more: the first is the run as given, and best.cfg holds the best values."""
+    flags = (*trained.flags, "--warm.epochs=0", "--tune.epochs=2", SPACE, f"--workdir={tmp_path / 'search'}")
+    first = command("tune", *flags, "--trials=1")
     assert first.returncode == 0, first.stderr
-    second = command("tune", *flags, "--trials=4")
+    second = command("tune", *flags, "--trials=3")
     assert second.returncode == 0, second.stderr
-    assert "trial 1 of 4" not in second.stderr
-    assert "trial 3 of 4" in second.stderr
+    assert "trial 1 of 3" not in second.stderr
+    assert "trial 3 of 3" in second.stderr
     storage = f"sqlite:///{tmp_path / 'search' / 'trials.db'}"
     (name,) = optuna.get_all_study_names(storage)
     study = optuna.load_study(study_name=name, storage=storage)
-    assert len(study.trials) == 4
+    assert len(study.trials) == 3
     assert study.trials[0].params == {"tune.learning_rate": 0.01, "tune.optimizer": "adamw"}
     assert (tmp_path / "search" / "trials.svg").read_text().count("<svg") == 1
     run, _ = flagfile.parse(["train", f"--flagfile={tmp_path / 'search' / 'best.cfg'}"], Run())

@@ -13,10 +13,13 @@ def batch(backbone: Backbone, count: int = 2) -> np.ndarray:
 
 
 def _pixels(backbone: Backbone, count: int) -> np.ndarray:
-    size, channels = backbone.inputs.shape[2:]
-    # Patches, not noise: to a deep network one picture of noise is like another.
-    patches = np.random.default_rng(0).integers(0, 256, (count, 4, 4, channels)).astype(np.uint8)
-    return patches.repeat(math.ceil(size / 4), axis=1).repeat(math.ceil(size / 4), axis=2)[:, :size, :size]
+    return patches(*backbone.inputs.shape[2:], count)
+
+
+def patches(size: int, channels: int, count: int) -> np.ndarray:
+    """Pictures of patches, uint8 (count, size, size, channels); to a deep network one of noise is like another."""
+    small = np.random.default_rng(0).integers(0, 256, (count, 4, 4, channels)).astype(np.uint8)
+    return small.repeat(math.ceil(size / 4), axis=1).repeat(math.ceil(size / 4), axis=2)[:, :size, :size]
 
 
 def _waveforms(backbone: Backbone, count: int) -> np.ndarray:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tfx_finetune.core import progress
+
 
 @dataclass(frozen=True)
 class Check:
@@ -29,6 +31,7 @@ class Check:
         memory: MB that opening and running it take.
         operators: How many it has.
         floats: How many of them compute in float.
+        float_layers: The layers of these, where others of the file's compute in integers.
     """
 
     format: str
@@ -48,6 +51,12 @@ class Check:
     memory: float | None = None
     operators: int | None = None
     floats: int | None = None
+    float_layers: tuple[str, ...] = ()
+
+    @property
+    def named_floats(self) -> str:
+        """Some of the layers that compute in float, for people to read."""
+        return progress.some(self.float_layers)
 
     def record(self) -> dict[str, Any]:
         """As it stands in scores.json; JSON has no infinity, which is the difference of a broken file."""

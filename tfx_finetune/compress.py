@@ -90,7 +90,7 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
         checkpoint = Checkpoint.of(plan.workdir, _place(compression, specs[: position + 1], plan.run.calibration))
         histories.append(_fit(wrapped, run, names, compression, network, fed, checkpoint, steps))
         if floats := [layer.name for layer in twin.layers if type(layer).__name__ in compression.inside]:
-            histories[-1].kept += f"; computed in float inside: {', '.join(floats)}"
+            histories[-1].kept += f"; computed in float inside: {progress.some(floats)}"
         compression.strip(wrapped, twin)
         rounded = run if compression.name == "qat" else None
     bridge.bring_back(twin, model)

@@ -78,13 +78,18 @@ def calls(content: bytes) -> tuple[Any, Any, list[tuple[Any, int]]]:
     )
 
 
-def operators(content: bytes) -> tuple[int, int]:
-    """How many operators a file has that compute, and how many of these give floats."""
+def layer(name: str) -> str:
+    """The layer that an operator belongs to, of its name, such as `model/conv_1/convolution;model/relu_1/Relu`."""
+    return "/".join(name.strip(";").split(";")[0].split("/")[1:-1]) or name
+
+
+def operators(content: bytes) -> tuple[int, list[str]]:
+    """How many operators a file has that compute, and the names of those that give floats."""
     kinds, types = schema.BuiltinOperator, schema.TensorType
     _, graph, found = calls(content)
     computing = [call for call, kind in found if kind not in (kinds.QUANTIZE, kinds.DEQUANTIZE)]
     floats = [c for c in computing if graph.Tensors(c.Outputs(0)).Type() in (types.FLOAT32, types.FLOAT16)]
-    return len(computing), len(floats)
+    return len(computing), [graph.Tensors(call.Outputs(0)).Name().decode() for call in floats]
 
 
 def kernels(content: bytes) -> list[np.ndarray]:

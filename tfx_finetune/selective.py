@@ -64,7 +64,7 @@ def convert(
     floats = fewest([[name, *operators[name]] for name in worst], holds)
     if floats is None:
         floats = list(min(tried.items(), key=lambda trial: trial[1])[0])
-    named = ", ".join(dict.fromkeys(map(_layer, floats)))
+    named = progress.some(dict.fromkeys(map(litert.layer, floats)))
     progress.say(f"{title}: {len(floats)} of {len(operators)} operators stay float{named and f': {named}'}")
     return content(floats)
 
@@ -137,8 +137,3 @@ def _operators(content: bytes) -> dict[str, list[str]]:
         for tensor in call.InputsAsNumpy():
             takers.setdefault(tensor, []).append(name)
     return {name: takers.get(call.Outputs(0), []) for call, name in zip(calls, names, strict=True)}
-
-
-def _layer(name: str) -> str:
-    """The layer that an operator belongs to, of its name, such as `model/conv_1/convolution;model/relu_1/Relu`."""
-    return "/".join(name.strip(";").split(";")[0].split("/")[1:-1]) or name

@@ -153,6 +153,9 @@ def say_result(
         rates = f"{c.score:.3f}", f"{c.drop:+.3f}", f"{c.agreement:.1%}"
         grid.add_row(c.format, *rates, *speed, *sizes, floats, "no" if c.reason else "yes")
     console.print(grid)
+    for c in checks:
+        if c.float_layers:
+            console.print(f"{c.format} computes in float in {c.named_floats}", soft_wrap=True)
     if chosen:
         console.print(f"fits best: {chosen.format}, as {BEST}")
     console.print(f"bundle: {plan.workdir / 'bundle'}\nreport: {plan.workdir / 'report.html'}", soft_wrap=True)

@@ -114,7 +114,9 @@ def _check(
     found, drop = score(tasks, scores), float(np.mean(list(losses.values())))
     low, high = paired_interval(tasks, targets, ours, theirs)
     one = {name: values[:1] for name, values in golden.inputs.items()}
-    latency = statistics.median(latencies(lambda: reader.predict(one), _REPEATS))
+    # A TFLite file is timed in a process of its own, with the others.
+    timed = bundle.file(format).suffix != ".tflite"
+    latency = statistics.median(latencies(lambda: reader.predict(one), _REPEATS)) if timed else 0.0
     same = [_answer(task, ours, head) == _answer(task, theirs, head) for head, task in tasks.items()]
     return Check(format, scores, found, drop, low, high, apart, latency, why, float(np.mean(same)))
 
@@ -137,7 +139,7 @@ def _kept(bundle: Bundle, check: Check, compressions: Sequence[Compression]) -> 
 def _measured(bundle: Bundle, checks: Sequence[Check]) -> list[Check]:
     """The checks with the files' sizes and, for TFLite files that run, speed, memory and operators."""
     paths = {check.format: bundle.file(check.format) for check in checks}
-    lite = [paths[check.format] for check in checks if check.latency and paths[check.format].suffix == ".tflite"]
+    lite = [paths[check.format] for check in checks if check.scores and paths[check.format].suffix == ".tflite"]
     threads = hardware.detect().threads
     found = {(row["path"], row["threads"]): row for row in probe(lite, sorted({1, threads}), _REPEATS)} if lite else {}
     done = []
@@ -149,7 +151,9 @@ def _measured(bundle: Bundle, checks: Sequence[Check]) -> list[Check]:
         sizes: dict[str, Any] = {"bytes": files.size(path), "zipped": files.zipped(path)}
         if (str(path), threads) in found:
             alone, whole = found[str(path), 1], found[str(path), threads]
-            counts = dict(zip(("operators", "floats"), litert.operators(path.read_bytes()), strict=True))
+            operators, floats = litert.operators(path.read_bytes())
+            mixed = tuple(dict.fromkeys(map(litert.layer, floats))) if len(floats) < operators else ()
+            counts = {"operators": operators, "floats": len(floats), "float_layers": mixed}
             speed = {"latency": whole["median_ms"], "latency_one": alone["median_ms"], "memory": whole["memory_mb"]}
             sizes |= counts | speed
         done.append(dataclasses.replace(check, **sizes))

@@ -46,7 +46,7 @@ def test_promises_hold_after_training(spec, chain):
     """Weights move, the promise of every compression of the chain holds at its end, and each kernel has it."""
     import tf_keras
 
-    model, data, _ = network(spec)
+    model, data, _ = network(spec, half=spec == NETWORKS[1])
     structured = bridge.twin(folded(model))
     twin = tf_keras.Model(structured.inputs, structured.outputs)
     start = [weight.copy() for weight in twin.get_weights()]

@@ -45,8 +45,8 @@ def _merge(layers: Sequence[keras.Layer]) -> None:
             getattr(part, f"_{stem}").assign(merged)
             part.lora_enabled = False
             for name in (f"lora_{stem}_a", f"lora_{stem}_b"):
-                part._untrack_variable(getattr(part, name))
-                delattr(part, name)
+                # `del` would collect garbage in the whole process for each of them, half a second a time.
+                part._untrack_variable(vars(part).pop(name))
 
 
 def _parts(layer: keras.Layer) -> Iterable[Any]:

@@ -10,6 +10,7 @@ import keras
 def flatten(model: keras.Model, x: keras.KerasTensor, prefix: str = "") -> dict[str, keras.KerasTensor]:
     """Copies a functional or sequential model, weights included, so that no layer of it is a model itself.
 
+    A convolution with a group for each channel becomes a depthwise one, which is the same and which ONNX knows.
     A group can only end between layers of the graph, and TF-MOT wraps such layers alone.
 
     Args:
@@ -25,10 +26,10 @@ def flatten(model: keras.Model, x: keras.KerasTensor, prefix: str = "") -> dict[
     outputs: dict[str, keras.KerasTensor] = {}
 
     def copied(operation: keras.Operation) -> keras.Operation:
-        config = operation.get_config()
+        kind, config = _config(operation)
         name = next(n for n in _variants(prefix + operation.name) if n not in names)
         names.add(name)
-        return type(operation).from_config(config | {"name": name})
+        return kind.from_config(config | {"name": name})
 
     def applied(operation: keras.Operation) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -49,9 +50,22 @@ def flatten(model: keras.Model, x: keras.KerasTensor, prefix: str = "") -> dict[
     return outputs
 
 
+def _config(operation: keras.Operation) -> tuple[type[keras.Operation], dict[str, Any]]:
+    """The kind of an operation's copy, and its options."""
+    config = operation.get_config()
+    if type(operation) is not keras.layers.Conv2D or operation.groups == 1 or operation.kernel.shape[2] > 1:
+        return type(operation), config
+    for part in ("initializer", "regularizer", "constraint"):
+        config[f"depthwise_{part}"] = config.pop(f"kernel_{part}")
+    config["depth_multiplier"] = config.pop("filters") // config.pop("groups")
+    return keras.layers.DepthwiseConv2D, config
+
+
 def _copy_weights(source: keras.Operation, target: keras.Operation) -> None:
     if getattr(source, "weights", None):
-        target.set_weights(source.get_weights())
+        # (k, k, 1, channels * multiplier) of a grouped convolution is (k, k, channels, multiplier) of a depthwise one.
+        pairs = zip(source.get_weights(), target.weights, strict=True)
+        target.set_weights([value.reshape(weight.shape) for value, weight in pairs])
     if isinstance(target, keras.layers.Normalization):
         target.finalize_state()
 

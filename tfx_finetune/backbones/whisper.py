@@ -50,7 +50,7 @@ def _loaded(preset: str) -> Any:
     try:
         import keras_hub
     except ImportError:
-        raise UserError("whisper needs keras-hub", todo="pip install keras-hub tensorflow-text") from None
+        raise UserError("whisper needs keras-hub", todo="pip install 'tfx_finetune[hub]'") from None
     try:
         return keras_hub.models.WhisperBackbone.from_preset(preset)
     except Exception as error:

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,6 +14,13 @@ _console = Console(stderr=True)
 def say(line: str) -> None:
     """Prints one line to standard error, above any bar."""
     _console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def some(names: Iterable[str], most: int = 6) -> str:
+    """Names as a list, at most so many, then the number of those left out."""
+    every = list(names)
+    left = len(every) - most
+    return ", ".join(every[:most]) + (f" and {left} more" if left > 0 else "")
 
 
 @contextlib.contextmanager

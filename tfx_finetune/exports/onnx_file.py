@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from tfx_finetune.contracts import EXPORTS, Batch
@@ -32,12 +33,36 @@ def write(servable: Servable, path: Path) -> None:
     Raises:
         UserError: The model has an operation that ONNX lacks.
     """
+    for layer in servable.model.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            # They are tensors, which would be inputs of the file; arrays are constants in it.
+            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
     with files.atomic(path) as draft, quiet():
         try:
             servable.model.export(str(draft), format="onnx", verbose=False)
+            _spell_out(draft)
         except (ValueError, RuntimeError, KeyError) as error:
             todo = "leave this export out, or take another backbone"
             raise UserError("ONNX cannot take this model", received=first_line(error), todo=todo) from None
+
+
+def _spell_out(path: Path) -> None:
+    """Puts 1 - erf(x) in the place of erfc(x), of which TensorFlow makes GELU and which ONNX lacks."""
+    import onnx as library
+
+    model, nodes = library.load(path), []
+    for node in model.graph.node:
+        if node.op_type != "Erfc":
+            nodes.append(node)
+            continue
+        one, erf = (f"{node.output[0]}/{name}" for name in ("one", "erf"))
+        nodes.append(library.helper.make_node("Constant", [], [one], value_float=1.0))
+        nodes.append(library.helper.make_node("Erf", node.input, [erf]))
+        nodes.append(library.helper.make_node("Sub", [one, erf], node.output))
+    if len(nodes) > len(model.graph.node):
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        library.save(model, path)
 
 
 def load(path: Path) -> Reader:
