@@ -50,7 +50,7 @@ def test_the_same_model_gives_the_same_file(file, tmp_path):
     """Archives would have the time of their making in them."""
     content = file.read_bytes()
     plain = content[: content.index(b"PK\3\4")]
-    twice = [metadata.described(plain, ABOUT, 3, {"kind": NAMES, "marks": NAMES}) for _ in range(2)]
+    twice = [metadata.described(plain, ABOUT, {"image": 3}, {"kind": NAMES, "marks": NAMES}) for _ in range(2)]
     assert twice[0] == twice[1]
 
 

@@ -13,7 +13,7 @@ from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.config import Cache, Phase, Run, Samples
 from tfx_finetune.core.spec import parse_specs
 from tfx_finetune.feed import feed
-from tfx_finetune.model import build_model, build_tower, in_float32
+from tfx_finetune.model import build_model, build_towers, in_float32
 from tfx_finetune.phases import fit_phase
 from tfx_finetune.pipeline import prepare_data
 from tfx_finetune.plan import check
@@ -32,10 +32,10 @@ def prepared(tmp_path_factory):
         samples=Samples(val=0.2),
     )
     plan = check(run)
-    backbone = build_tower(plan)
-    data = prepare_data(plan, backbone.card)
+    backbones = build_towers(plan)
+    data = prepare_data(plan, {"image": backbones["image"].card})
     keras.utils.set_random_seed(0)
-    network = build_model(plan, backbone, data.tasks)
+    network = build_model(plan, backbones, data.tasks)
     return plan, data, network, network.model.get_weights()
 
 
@@ -45,7 +45,7 @@ def test_a_bottleneck_is_trained_and_stays(prepared, tmp_path):
     phase = dataclasses.replace(plan.phases["tune"], epochs=3, unfreeze="3", adapter="bottleneck(dim=8)")
     plan = dataclasses.replace(plan, phases={"tune": phase}, workdir=tmp_path)
     keras.utils.set_random_seed(0)
-    network = build_model(plan, build_tower(plan), data.tasks)
+    network = build_model(plan, build_towers(plan), data.tasks)
     before = {weight.path: weight.numpy() for weight in network.model.weights}
     history = fit_phase(network, "tune", phase, data, plan)
     changed = {weight.path for weight in network.model.weights if not np.array_equal(before[weight.path], weight)}
@@ -160,7 +160,7 @@ def test_prepared_pictures_are_kept_where_nothing_changes_them(prepared, tmp_pat
     plan, data, _, _ = prepared
     plan = dataclasses.replace(plan, workdir=tmp_path, run=dataclasses.replace(plan.run, cache=Cache(enabled=False)))
     data = dataclasses.replace(data, augments=tuple(AUGMENTS.build(spec) for spec in parse_specs(augment)))
-    fed = feed(None, plan.phases["tune"], data, plan)
+    fed = feed({}, plan.phases["tune"], data, plan)
     assert bool(fed.train) == (not augment)
     labels = {x.tobytes(): y["label"].argmax() for x, y in rows(data.batches("train"), "label")}
     for epoch in range(2):
@@ -181,7 +181,7 @@ def test_mixed_precision_trains_as_float32_does(prepared, tmp_path):
     for policy in ("float32", "mixed_bfloat16"):
         keras.config.set_dtype_policy(policy)
         try:
-            network = build_model(plan, build_tower(plan), data.tasks)
+            network = build_model(plan, build_towers(plan), data.tasks)
             network.model.set_weights(start)
             fit_phase(network, "tune", phase, data, dataclasses.replace(plan, workdir=tmp_path / policy))
         finally:
@@ -228,7 +228,7 @@ def test_a_network_is_made_float32_once(prepared):
     assert in_float32(plan, network) is network
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        half = build_model(plan, build_tower(plan), data.tasks)
+        half = build_model(plan, build_towers(plan), data.tasks)
         whole = in_float32(plan, half)
         assert whole is not half
         assert in_float32(plan, whole) is whole

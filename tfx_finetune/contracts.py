@@ -91,12 +91,11 @@ class Card:
 
 
 PRESENCE = "presence"
-"""Name of the input of a model of several towers that says which of them have something to see: float32 (batch,
-towers), 1 or 0."""
+"""Input of a model of several towers: which of them have something to see, float32 (batch, towers), 1 or 0."""
 
 
 class Exhibit(NamedTuple):
-    """A sample as a person looks at it: an encoded picture, a WAV file, a text, each empty where there is none."""
+    """What a person sees and hears of a sample: an encoded picture, a WAV file, a text, empty where there is none."""
 
     picture: bytes = b""
     sound: bytes = b""
@@ -109,9 +108,8 @@ class Modality:
 
     Attributes:
         column: The modality's name, and the sample's column unless a tower is named after another one.
-        decode: Raw content -> decoded, in TensorFlow operations, so that the same code stands in the pipeline and in
-            the SavedModel. Image: encoded bytes -> uint8 (height, width, channels). Audio: encoded bytes -> float32
-            (samples,) of -1 to 1 at the card's rate. Text: UTF-8 -> normalized UTF-8.
+        decode: Raw content -> decoded, in TensorFlow operations. Image: encoded bytes -> uint8 (height, width,
+            channels). Audio: encoded bytes -> float32 (samples,) of -1 to 1. Text: UTF-8 -> normalized UTF-8.
         prepare: Decoded -> what the model takes. Image: uint8 (size, size, channels). Audio: float32 (size,). Text:
             int32 (size,), 0 where there is no token.
         shape: Shape of what the model takes, without the batch.
@@ -122,7 +120,7 @@ class Modality:
         usual: The augments of a run that names none, as specs.
         inline: Whether people write the content itself where others have the path of a file.
         reason: Why something cannot be decoded, in a few words, from what decoding raised.
-        show: (raw content, prepared) -> the sample as a person looks at it.
+        show: (raw content, prepared) -> what a person sees and hears.
     """
 
     column: str
@@ -186,12 +184,10 @@ class Backbone:
     Attributes:
         modality: Name of the modality it takes.
         card: Its weight card.
-        inputs: Its input, what the modality prepares, as `Modality.fed`: pictures (batch, size, size, channels), pixel
-            values of 0 to 255, which the graph's first layer normalizes; waveforms (batch, size); tokens int32 (batch,
-            size).
+        inputs: Its input, as `Modality.fed`: pictures (batch, size, size, channels), pixel values of 0 to 255, which
+            the graph's first layer normalizes; waveforms (batch, size); tokens int32 (batch, size).
         features: What it gives.
-        groups: From the input to the top. The graph is one tensor wide after each, so a phase may cut there. What is
-            below the first one, such as a Fourier transform, is never trained.
+        groups: From the input to the top, the graph one tensor wide after each. What is below them is never trained.
     """
 
     modality: str
@@ -204,11 +200,9 @@ class Backbone:
 class Fused(NamedTuple):
     """What several towers give together, symbolic.
 
-    Attributes:
-        features: What a head sees. Of several, it has weights for each, and their logits are averaged by `shares`.
-        shares: How much each tower counts, (batch, towers), summing to 1; None where that cannot be told.
-        views: What each tower gives, as points of unit length in one space, (batch, towers, dim); None where there is
-            none.
+    features: What a head sees. Of several, it has weights for each, and their logits are averaged by `shares`.
+    shares: How much each tower counts, (batch, towers), summing to 1; None where that cannot be told.
+    views: What each tower gives, as points of unit length in one space, (batch, towers, dim); None where none is.
     """
 
     features: tuple[Features, ...]
@@ -221,8 +215,7 @@ class Fusion:
     """How several towers become one.
 
     Attributes:
-        fuse: (features by tower, `PRESENCE` (batch, towers)) -> what they give together. What a tower that has nothing
-            to see gives makes no difference.
+        fuse: (features by tower, `PRESENCE`) -> what they give together; what is absent makes no difference.
         tokens: Whether it takes tokens; else the pooled features are all that it takes.
         contrast: Weight of the loss that pulls the views of one sample together.
         temperature: Of that loss.
@@ -280,7 +273,6 @@ class Task:
 
 Augment = Callable[[dict[str, Any], Any], dict[str, Any]]
 """(decoded sample, stateless seed of shape (2,)) -> sample, in TensorFlow operations; moves everything together."""
-
 
 Mixed: TypeAlias = tuple[Any, dict[str, Any], dict[str, Any]]
 """Inputs, targets by head and sample weights by head of one batch."""

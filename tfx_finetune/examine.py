@@ -21,7 +21,9 @@ def decoder(decode: Callable) -> Callable:
         one = {"fn_output_signature": tf.int32, "parallel_iterations": 1}
         return tf.map_fn(lambda content: tf.size(decode(content)), contents, **one)
 
-    return lambda contents: run(tf.constant(contents))
+    # Threads that call it for the first time at once would each trace it.
+    graph = run.get_concrete_function()
+    return lambda contents: graph(tf.constant(contents))
 
 
 def examine(

@@ -13,7 +13,7 @@ from tfx_finetune.evaluate import evaluate
 from tfx_finetune.features import Store
 from tfx_finetune.model import Network, cut
 
-_BATCH = 256
+_BATCH = 64
 # Of more towers, not every subset is tried.
 _ALL = 4
 

@@ -237,7 +237,7 @@ def test_pyramid(named):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in BACKBONES if {"weights", "size"} <= set(BACKBONES.signature(name).parameters)]
+    "name", [name for name in PICTURES if {"weights", "size"} <= set(BACKBONES.signature(name).parameters)]
 )
 @pytest.mark.parametrize("size", [-1, 31])
 def test_too_small_an_input(name, size):
