@@ -52,7 +52,9 @@ def measure(defaults: Run, language: str, test: str, seed: int) -> dict[str, flo
     """Test accuracy after each step of one run."""
     with tempfile.TemporaryDirectory() as folder:
         data = f"spoken_digits(languages=({language!r},), test={test!r})"
-        plan = check(dataclasses.replace(defaults, data=data, seed=seed, workdir=folder))
+        # Fine-tuning is measured, too, where the configuration leaves it out.
+        tune = dataclasses.replace(defaults.tune, epochs=defaults.tune.epochs or 5)
+        plan = check(dataclasses.replace(defaults, data=data, seed=seed, workdir=folder, tune=tune))
         keras.utils.set_random_seed(seed)
         towers = build_towers(plan)
         data = prepare_data(plan, {tower: backbone.card for tower, backbone in towers.items()})

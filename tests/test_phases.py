@@ -159,7 +159,7 @@ def test_prepared_pictures_are_kept_where_nothing_changes_them(prepared, tmp_pat
     """Then every epoch of the whole model sees the kept ones; each sample comes once, with its own label."""
     plan, data, _, _ = prepared
     plan = dataclasses.replace(plan, workdir=tmp_path, run=dataclasses.replace(plan.run, cache=Cache(enabled=False)))
-    data = dataclasses.replace(data, augments=tuple(AUGMENTS.build(spec) for spec in parse_specs(augment)))
+    data = dataclasses.replace(data, augments=tuple(("image", AUGMENTS.build(spec)) for spec in parse_specs(augment)))
     fed = feed({}, plan.phases["tune"], data, plan)
     assert bool(fed.train) == (not augment)
     labels = {x.tobytes(): y["label"].argmax() for x, y in rows(data.batches("train"), "label")}

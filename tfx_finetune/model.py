@@ -151,18 +151,24 @@ def cut(network: Network, unfreeze: str) -> tuple[dict[str, keras.Model], keras.
         # which an adapter may have set apart.
         layer.trainable = not trainable
         layer.trainable = trainable
-    tokens = network.fusion is not None and network.fusion.tokens
-    joints = {
-        tower: joint
-        for tower, backbone in network.backbones.items()
-        if (joint := _joint(backbone, wanted[tower], tokens)) is not None
-    }
+    joints = joints_of(network, unfreeze)
     if not joints:
         return {}, network.model
     trunks = {
         tower: keras.Model(network.backbones[tower].inputs, joint, name="trunk") for tower, joint in joints.items()
     }
     return trunks, joined(network.model.input | joints, network.model.output, "top")
+
+
+def joints_of(network: Network, unfreeze: str) -> dict[str, keras.KerasTensor]:
+    """Where each tower is cut that is not trained as a whole."""
+    wanted = counts(network.backbones, unfreeze)
+    tokens = network.fusion is not None and network.fusion.tokens
+    return {
+        tower: joint
+        for tower, backbone in network.backbones.items()
+        if (joint := _joint(backbone, wanted[tower], tokens)) is not None
+    }
 
 
 def _below(network: Network) -> set[str]:

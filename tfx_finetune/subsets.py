@@ -1,17 +1,18 @@
 """STATION: what a model of several towers still knows where some of them have nothing to see."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 
 from tfx_finetune.contracts import PRESENCE, Batch
 from tfx_finetune.engine import engine
 from tfx_finetune.evaluate import evaluate
 from tfx_finetune.features import Store
-from tfx_finetune.model import Network, cut
+from tfx_finetune.model import Network, cut, joined, joints_of
 
 _BATCH = 64
 # Of more towers, not every subset is tried.
@@ -38,7 +39,7 @@ class Subset:
         return {"towers": list(self.towers), "samples": self.samples, **single}
 
 
-def subsets(network: Network, test: Store) -> list[Subset]:
+def subsets(network: Network, test: Store) -> tuple[list[Subset], np.ndarray | None]:
     """Scores of a trained model for every subset of its towers, the smallest first; nothing where there is one tower.
 
     Of more than four towers: each alone, all but one, and all.
@@ -46,47 +47,47 @@ def subsets(network: Network, test: Store) -> list[Subset]:
     Args:
         network: The trained model.
         test: Prepared test samples.
+
+    Returns:
+        The scores, and how much each tower counts for each sample, (n, towers), where the fusion tells.
     """
     towers = list(network.backbones)
     if len(towers) == 1:
-        return []
-    inputs, run = _apart(network, test)
+        return [], None
+    trunks, top = cut(network, "0")
+    inputs = _above(trunks, test)
     found = []
     for chosen in _subsets(towers):
         presence = inputs[PRESENCE] * np.array([tower in chosen for tower in towers], np.float32)
         rows = np.flatnonzero(presence.any(1))
         if not len(rows):
             continue
-        shown = inputs | {PRESENCE: presence}
-        parts = [run({name: values[part] for name, values in shown.items()}) for part in _parts(rows)]
+        logits = _answers(top, inputs | {PRESENCE: presence}, rows)
         targets = {head: np.asarray(target[rows]) for head, target in test.targets.items()}
-        outputs = {}
-        for head, task in network.tasks.items():
-            logits = np.concatenate([part[f"{head}/logits"] for part in parts])
-            outputs[f"{head}/scores"] = np.asarray(task.decode({"logits": logits})["scores"])
+        outputs = {
+            f"{head}/scores": np.asarray(task.decode({"logits": logits[f"{head}/logits"]})["scores"])
+            for head, task in network.tasks.items()
+        }
         found.append(Subset(chosen, len(rows), evaluate(network.tasks, targets, outputs)))
-    return found
-
-
-def shares(network: Network, test: Store) -> np.ndarray | None:
-    """How much each tower counts for each test sample, (n, towers); None where the fusion does not tell."""
     if network.shares is None:
-        return None
-    parts = [
-        network.shares({name: np.asarray(values[part]) for name, values in test.inputs[0].items()}, training=False)
-        for part in _parts(np.arange(len(test)))
-    ]
-    return np.concatenate([np.asarray(part) for part in parts])
+        return found, None
+    weigh = joined(network.model.input | joints_of(network, "0"), {"shares": network.shares.output})
+    return found, _answers(weigh, inputs, np.arange(len(test)))["shares"]
 
 
-def _apart(network: Network, test: Store) -> tuple[Batch, Any]:
-    """What the towers make of the samples, each run once, and the model's rest as a function of it."""
-    trunks, top = cut(network, "0")
+def _above(trunks: Mapping[str, keras.Model], test: Store) -> Batch:
+    """What the towers make of the samples, each run once."""
     inputs = {name: np.asarray(values) for name, values in test.inputs[0].items()}
     for tower, trunk in trunks.items():
         apply = engine(trunk, len(test))
         inputs[tower] = np.concatenate([apply(inputs[tower][part]) for part in _parts(np.arange(len(test)))])
-    return inputs, lambda batch: {name: np.asarray(value) for name, value in top(batch, training=False).items()}
+    return inputs
+
+
+def _answers(model: keras.Model, inputs: Batch, rows: np.ndarray) -> Batch:
+    """A model's outputs for some samples."""
+    parts = [model({name: values[part] for name, values in inputs.items()}, training=False) for part in _parts(rows)]
+    return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
 
 
 def _subsets(towers: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -49,7 +49,7 @@ def train(run: Run) -> "Bundle":
     from tfx_finetune.report import write_report
     from tfx_finetune.servable import answer, servable
     from tfx_finetune.setup import set_up
-    from tfx_finetune.subsets import shares, subsets
+    from tfx_finetune.subsets import subsets
     from tfx_finetune.summary import manifest, report, say_result
     from tfx_finetune.verify import verify
 
@@ -76,7 +76,7 @@ def train(run: Run) -> "Bundle":
     scores = evaluate(network.tasks, *reference)
 
     # Of several towers, how well it does without some of them.
-    parts = subsets(compressed.network, test)
+    parts, weights = subsets(compressed.network, test)
 
     served = gated(plan, data, served)
     bundle = create(plan.workdir / "bundle", manifest(plan, data, network), plan.exports, served)
@@ -85,7 +85,6 @@ def train(run: Run) -> "Bundle":
     chosen = best(plan.limits, checks)
     bundle = finish(bundle, data.table, golden, scores, parts, checks, chosen)
 
-    weights = shares(compressed.network, test)
     found = report(
         plan, data, histories + compressed.histories, test, reference, scores, parts, weights, checks, bundle
     )

@@ -152,8 +152,10 @@ def _measured(bundle: Bundle, checks: Sequence[Check]) -> list[Check]:
         if (str(path), threads) in found:
             alone, whole = found[str(path), 1], found[str(path), threads]
             operators, floats = litert.operators(path.read_bytes())
-            mixed = tuple(dict.fromkeys(map(litert.layer, floats))) if len(floats) < operators else ()
-            counts = {"operators": operators, "floats": len(floats), "float_layers": mixed}
+            # A float file has operators that compute in integers where it looks up tokens.
+            mixed = len(floats) < operators and bundle.export(check.format).quantized
+            named = tuple(dict.fromkeys(map(litert.layer, floats))) if mixed else ()
+            counts = {"operators": operators, "floats": len(floats), "float_layers": named}
             speed = {"latency": whole["median_ms"], "latency_one": alone["median_ms"], "memory": whole["memory_mb"]}
             sizes |= counts | speed
         done.append(dataclasses.replace(check, **sizes))
