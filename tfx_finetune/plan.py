@@ -121,6 +121,9 @@ def check(run: Run) -> Plan:
     if len(set(formats)) < len(formats):
         raise UserError("--exports writes a file twice", received=formats)
     compressions = _compressions(run.compress)
+    if compressions and len(towers) > 1:
+        todo = "leave --compress out: tflite(quantize='int8') needs no training"
+        raise UserError("--compress takes a model of one tower", received=", ".join(towers), todo=todo)
     chosen = [spec for spec, export in exports.items() if export.selective]
     if chosen and any(compression.name == "qat" for compression in compressions.values()):
         # Its ranges were trained with the network: without them there is nothing to choose among.
