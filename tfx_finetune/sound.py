@@ -1,14 +1,11 @@
 """Recordings as bytes: what several components read. soundfile decodes them, soxr resamples them."""
 
-import functools
-import importlib
 import io
 import re
-from types import ModuleType
 
 import numpy as np
 
-from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.extras import package
 
 # Of telephones to those of studios; a header that says something else is broken.
 _RATES = (1_000, 768_000)
@@ -34,7 +31,7 @@ def read(raw: bytes, rate: int, max_seconds: float) -> np.ndarray:
         ValueError: It is no recording, broken, empty, or holds what is not a number; says which.
         UserError: soundfile or soxr is not installed.
     """
-    soundfile = library("soundfile")
+    soundfile = package("soundfile", "audio")
     if not raw:
         raise ValueError("empty file")
     how = _GSM if _is_gsm(raw) else {}
@@ -56,7 +53,7 @@ def read(raw: bytes, rate: int, max_seconds: float) -> np.ndarray:
     if not np.isfinite(samples).all():
         raise ValueError("a recording with samples that are not numbers")
     if known != rate:
-        samples = library("soxr").resample(samples, known, rate)
+        samples = package("soxr", "audio").resample(samples, known, rate)
     if not len(samples):
         raise ValueError("a recording without samples")
     return np.clip(samples, -1, 1).astype(np.float32)
@@ -65,23 +62,10 @@ def read(raw: bytes, rate: int, max_seconds: float) -> np.ndarray:
 def wav(samples: np.ndarray, rate: int) -> bytes:
     """A waveform, float32 (samples,) of -1 to 1, as a WAV file of 16 bits."""
     stream = io.BytesIO()
-    library("soundfile").write(stream, samples, rate, "PCM_16", format="WAV")
+    package("soundfile", "audio").write(stream, samples, rate, "PCM_16", format="WAV")
     return stream.getvalue()
 
 
 def _is_gsm(raw: bytes) -> bool:
     marks = raw[::_GSM_FRAME]
     return len(raw) % _GSM_FRAME == 0 and all(mark & 0xF0 == _GSM_MARK for mark in marks)
-
-
-@functools.cache
-def library(name: str) -> ModuleType:
-    """soundfile or soxr.
-
-    Raises:
-        UserError: It is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError):  # soundfile may find no libsndfile
-        raise UserError(f"audio needs {name}", todo="pip install 'tfx_finetune[audio]'") from None

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from tfx_finetune.backbones.tokenizer_file import optional
 from tfx_finetune.backbones.transformer import Form, assign, encoder
 from tfx_finetune.contracts import BACKBONES, Backbone, Card
 from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.extras import package
 
 _ASSET = "minilm"
 # Of the dense layers of a block, by the names that Hugging Face gives them.
@@ -50,7 +50,7 @@ def minilm(size: int = 128, dropout: float = 0.1, weights: str = "package") -> B
         tokenizer="hugging_face()",
         vocabulary=str(folder / "tokenizer.json"),
     )
-    stored: dict[str, np.ndarray] = optional("safetensors.numpy").load_file(folder / "model.safetensors")
+    stored: dict[str, np.ndarray] = package("safetensors.numpy", "text").load_file(folder / "model.safetensors")
     backbone = encoder(card, form)
     # All tokens are of the first of the two types that BERT has.
     places = (

@@ -1,14 +1,12 @@
 """Vocabularies that a package keeps in a form of its own -> `tokenizer.json` of Hugging Face, which bundles copy."""
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tfx_finetune.core import assets, files
-from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.extras import package
 
 # SentencePiece keeps this one, which the normal form would make an ordinary tilde; another stands for it meanwhile.
 _TILDE, _STAND_IN = "\uff5e", "\uf8ff"
@@ -30,7 +28,7 @@ def unigram(name: str, pieces: Sequence[str], scores: np.ndarray) -> Path:
     path = files.writable_folder(assets.cache() / "vocabularies", "cache") / f"{name}.json"
     if path.is_file():
         return path
-    tokenizers = optional("tokenizers")
+    tokenizers = package("tokenizers", "text")
     models, normalizers = tokenizers.models, tokenizers.normalizers
     made = tokenizers.Tokenizer(
         models.Unigram(list(zip(pieces, map(float, scores), strict=True)), pieces.index("<unk>"))
@@ -50,16 +48,3 @@ def unigram(name: str, pieces: Sequence[str], scores: np.ndarray) -> Path:
     with files.atomic(path) as draft:
         made.save(str(draft), pretty=False)
     return path
-
-
-def optional(name: str) -> Any:
-    """A package of the extra `text`.
-
-    Raises:
-        UserError: It is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        todo = "pip install 'tfx_finetune[text]'"
-        raise UserError("this backbone needs a package that is not installed", received=name, todo=todo) from None

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfx_finetune import sound
 from tfx_finetune.contracts import MODALITIES, Card, Exhibit, Modality
 from tfx_finetune.core.errors import UserError, first_line
+from tfx_finetune.core.extras import package
 
 Loudness = Literal["rms", "none"]
 
@@ -51,7 +52,7 @@ def audio(
         received = f"max_seconds={max_seconds}, trim={trim}"
         raise UserError("options of audio out of range", received=received, allowed="seconds above 0, trim from 0")
     # Where they are missing, every recording would count as unreadable.
-    sound.library("soundfile"), sound.library("soxr")
+    package("soundfile", "audio"), package("soxr", "audio")
 
     def decoded(raw: Any) -> np.ndarray:
         # Bytes from a graph, an array of them when called at once.

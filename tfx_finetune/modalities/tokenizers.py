@@ -5,7 +5,6 @@ its vocabulary, and how many tokens it gives.
 """
 
 import functools
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.extras import package
 from tfx_finetune.core.registry import Registry
 
 TOKENIZERS = Registry("tokenizer", __name__)
@@ -83,22 +83,9 @@ def sentence_piece(vocabulary: str, size: int, /, prefix: str = "", shift: int =
     return _outside(ids, size, shift)
 
 
-def package(name: str) -> Any:
-    """An optional package.
-
-    Raises:
-        UserError: It is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        todo = "pip install 'tfx_finetune[text]'"
-        raise UserError("this tokenizer needs a package that is not installed", received=name, todo=todo) from None
-
-
 @functools.lru_cache(maxsize=8)
 def _hugging_face(path: str, size: int) -> Any:
-    tokenizer = _opened(package("tokenizers").Tokenizer.from_file, path)
+    tokenizer = _opened(package("tokenizers", "text").Tokenizer.from_file, path)
     tokenizer.no_padding()
     tokenizer.enable_truncation(size)
     return tokenizer
@@ -106,7 +93,7 @@ def _hugging_face(path: str, size: int) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def _sentence_piece(path: str) -> Any:
-    return _opened(lambda file: package("sentencepiece").SentencePieceProcessor(model_file=file), path)
+    return _opened(lambda file: package("sentencepiece", "text").SentencePieceProcessor(model_file=file), path)
 
 
 def _opened(read: Callable[[str], Any], path: str) -> Any:
