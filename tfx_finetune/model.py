@@ -185,8 +185,23 @@ def _joint(backbone: Backbone, count: int, tokens: bool) -> Any:
     if count == len(backbone.groups):
         return None
     # A frozen tower is cut behind its pooling, where least is left to keep.
-    pooled = count == 0 and not tokens
-    return backbone.features.pooled if pooled else backbone.groups[len(backbone.groups) - count - 1].output
+    if count == 0 and not tokens:
+        return backbone.features.pooled
+    position = len(backbone.groups) - count - 1
+    if tokens:
+        position = min(position, _tokens_at(backbone))
+    return backbone.groups[position].output if position >= 0 else None
+
+
+def _tokens_at(backbone: Backbone) -> int:
+    """The highest group behind which a tower's tokens can still be computed; -1 where there is none."""
+    tokens, top = backbone.features.tokens, len(backbone.groups) - 1
+    if tokens is None:  # places of the top group's feature map
+        return top
+    made = tokens._keras_history.operation.name
+    # Above all groups, tokens are made of what the top one gives.
+    inside = next((at for at, group in enumerate(backbone.groups) if made in group.layers), top + 1)
+    return inside if inside <= top and backbone.groups[inside].output is tokens else inside - 1
 
 
 def in_float32(plan: Plan, network: Network) -> Network:

@@ -1,7 +1,7 @@
 """STATION: what a model of several towers still knows where some of them have nothing to see."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Subset:
         return {"towers": list(self.towers), "samples": self.samples, **single}
 
 
-def subsets(network: Network, test: Store) -> tuple[list[Subset], np.ndarray | None]:
+def subsets(network: Network, test: Store, inputs: Batch | None = None) -> tuple[list[Subset], np.ndarray | None]:
     """Scores of a trained model for every subset of its towers, the smallest first; nothing where there is one tower.
 
     Of more than four towers: each alone, all but one, and all.
@@ -47,6 +47,7 @@ def subsets(network: Network, test: Store) -> tuple[list[Subset], np.ndarray | N
     Args:
         network: The trained model.
         test: Prepared test samples.
+        inputs: What the towers make of them, where that is known; see `above`.
 
     Returns:
         The scores, and how much each tower counts for each sample, (n, towers), where the fusion tells.
@@ -54,8 +55,8 @@ def subsets(network: Network, test: Store) -> tuple[list[Subset], np.ndarray | N
     towers = list(network.backbones)
     if len(towers) == 1:
         return [], None
-    trunks, top = cut(network, "0")
-    inputs = _above(trunks, test)
+    _, top = cut(network, "0")
+    inputs = inputs or above(network, test)
     found = []
     for chosen in _subsets(towers):
         presence = inputs[PRESENCE] * np.array([tower in chosen for tower in towers], np.float32)
@@ -75,8 +76,9 @@ def subsets(network: Network, test: Store) -> tuple[list[Subset], np.ndarray | N
     return found, _answers(weigh, inputs, np.arange(len(test)))["shares"]
 
 
-def _above(trunks: Mapping[str, keras.Model], test: Store) -> Batch:
+def above(network: Network, test: Store) -> Batch:
     """What the towers make of the samples, each run once."""
+    trunks, _ = cut(network, "0")
     inputs = {name: np.asarray(values) for name, values in test.inputs[0].items()}
     for tower, trunk in trunks.items():
         apply = engine(trunk, len(test))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.towers import batch
-from tfx_finetune.contracts import BACKBONES, MODALITIES
+from tfx_finetune.contracts import BACKBONES, MODALITIES, Fused, Fusion
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.model import Network, cut
+from tfx_finetune.model import Network, cut, joints_of
 
 # Built and run within about a second; every other one is slow.
 FAST = {
@@ -197,6 +197,18 @@ def test_a_cut_changes_nothing(named):
         joint = {tower: trunks[tower](data.astype(backbone.inputs.dtype), training=False) if trunks else data}
         parts = top(joint, training=False)["head/logits"].numpy()
         assert np.abs(parts - whole).max() <= 1e-4 * np.abs(whole).max(), unfreeze
+
+
+def test_tokens_come_above_a_cut(named):
+    """Where a fusion takes tokens, all that a tower gives is made of what its frozen part gives."""
+    _, backbone, network = named
+    tower, features = backbone.modality, backbone.features
+    fused = dataclasses.replace(network, fusion=Fusion(lambda towers, presence: Fused(()), tokens=True))
+    for unfreeze in ("0", "1"):
+        joint = joints_of(fused, unfreeze).get(tower, backbone.inputs)
+        given = [features.pooled, features.tokens, features.mask]
+        # An input that is an output as well is none for Keras.
+        assert keras.Model(joint, [x for x in given if x is not None and x is not joint]).outputs
 
 
 def test_absent_tokens_do_not_matter(named):

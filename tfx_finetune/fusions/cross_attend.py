@@ -29,7 +29,7 @@ def cross_attend(dim: int = 128, attention_heads: int = 4) -> Fusion:
         tokens, masks = [], []
         for position, (tower, features) in enumerate(towers.items()):
             given = keras.layers.LayerNormalization(name=f"{tower}_token_scale")(features.tokens)
-            tokens.append(keras.layers.Dense(dim, name=f"{tower}_tokens")(given))
+            tokens.append(keras.layers.Dense(dim, name=f"{tower}_token_projection")(given))
             mask = keras.ops.ones_like(given[..., 0]) if features.mask is None else features.mask
             masks.append(keras.ops.cast(mask, "float32") * seen(presence, position))
         everything = keras.layers.Concatenate(axis=1, name="tokens")(tokens)

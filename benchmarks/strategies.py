@@ -1,0 +1,168 @@
+"""Several towers: what is each fusion worth, what each strategy of training, and what does a missing tower cost?
+
+    python benchmarks/strategies.py [--seeds=3] [--flagfile=configs/tux_multimodal.cfg] [any flag of tfx_finetune.train]
+
+Writes tables into benchmarks/RESULTS.md: test accuracy, the mean over seeds, of one model for every subset of its
+towers, for each fusion and for each strategy of the config's fusion; and beside the config's model, those trained on
+each subset alone, on the same split.
+"""
+
+import dataclasses
+import gc
+import itertools
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+from results import record
+
+from tfx_finetune.contracts import Backbone, Batch
+from tfx_finetune.core import flagfile
+from tfx_finetune.core.config import Run, replace
+from tfx_finetune.evaluate import evaluate
+from tfx_finetune.features import Store
+from tfx_finetune.feed import prepared
+from tfx_finetune.model import build_model, build_towers
+from tfx_finetune.phases import fit_phase
+from tfx_finetune.pipeline import Data, prepare_data
+from tfx_finetune.plan import check
+from tfx_finetune.subsets import above, subsets
+
+CONFIG = Path(__file__).parent.parent / "configs" / "tux_multimodal.cfg"
+FUSIONS = (
+    "concat()",
+    "gated()",
+    "gated(start='image')",
+    "film()",
+    "late()",
+    "shared()",
+    "shared(contrast=0.0)",
+    "cross_attend()",
+)
+_TUNED = {"tune.epochs": 5, "tune.unfreeze": "image=5, audio=2, text=1"}
+STRATEGIES = {
+    "all towers frozen": {"tune.epochs": 0},
+    "frozen, a tower that is ahead slowed (OGM)": {"tune.epochs": 0, "warm.balance": 0.5},
+    "frozen, no tower ever dropped": {"tune.epochs": 0, "drop_towers": 0.0},
+    "top groups together": _TUNED,
+    "top groups one tower after another": _TUNED | {"tune.in_turn": True},
+    "together, a learning rate a tower": _TUNED | {"tune.rates": "image=1, audio=0.1"},
+    "together, gradients clipped by tower": _TUNED | {"tune.clip_each": True},
+    "together, a tower that is ahead slowed (OGM)": _TUNED | {"tune.balance": 0.5},
+}
+Scores = dict[tuple[str, ...], float]
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    seeds = [int(flag.partition("=")[2]) for flag in sys.argv if flag.startswith("--seeds=")] or [3]
+    flags = [flag for flag in sys.argv[1:] if not flag.startswith("--seeds=")]
+    config = [] if any(flag.startswith("--flagfile") for flag in flags) else [f"--flagfile={CONFIG}"]
+    run, _ = flagfile.parse([sys.argv[0], *config, *flags], Run())
+    found = [dict(measure(dataclasses.replace(run, seed=seed))) for seed in range(seeds[0])]
+    text = "\n\n".join(table(title, [one[title] for one in found]) for title in found[0])
+    title = f"Several towers: {run.towers}, {seeds[0]} seeds"
+    record(" ".join(["strategies", *flags]), title, text)
+
+
+def measure(run: Run) -> Iterator[tuple[str, dict[str, Scores]]]:
+    """The tables of one seed: for each row, the score of every subset."""
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(run, Path(folder))
+        yield "Fusion", {fusion: bench.scores({"fusion": fusion}) for fusion in FUSIONS}
+        yield "Strategy", {name: bench.scores(options) for name, options in STRATEGIES.items()}
+        alone = {towers: bench.alone(towers) for towers in bench.subsets()}
+        yield "Trained on", {"all, shown a part": bench.scores({}), "this part alone": alone}
+
+
+class Bench:
+    """One seed's towers and samples, on which models are trained one after the other.
+
+    Args:
+        run: The run that is varied.
+        folder: For what the runs write.
+    """
+
+    def __init__(self, run: Run, folder: Path) -> None:
+        self.run, self.folder, self.count = run, folder, 0
+        plan = check(self._run({}))
+        self.towers = build_towers(plan)
+        self.start = {tower: keras.Model(b.inputs, b.features.pooled).get_weights() for tower, b in self.towers.items()}
+        self.data = prepare_data(plan, {tower: backbone.card for tower, backbone in self.towers.items()})
+        self.test = prepared(self.data, "test", plan)
+        # What the towers make of the test samples as long as they are frozen.
+        self.features: Batch | None = None
+
+    def subsets(self) -> list[tuple[str, ...]]:
+        """All towers but none."""
+        sizes = range(1, len(self.towers) + 1)
+        return [subset for size in sizes for subset in itertools.combinations(self.towers, size)]
+
+    def scores(self, options: Mapping[str, object]) -> Scores:
+        """Trains a model with these options; its test score for every subset of what it is shown."""
+        return self._trained(self._run(options), self.towers, self.data, self.test)
+
+    def alone(self, towers: Sequence[str]) -> float:
+        """The test score of a model that never had the other towers."""
+        specs = {name: str(spec) for name, spec in check(self._run({})).towers.items()}
+        options = {"towers": ", ".join(f"{tower}={specs[tower]}" for tower in towers)}
+        mine = {tower: self.towers[tower] for tower in towers}
+        run, data = self._run(options), only(self.data, towers)
+        return self._trained(run, mine, data, prepared(data, "test", check(run)))[tuple(towers)]
+
+    def _run(self, options: Mapping[str, object]) -> Run:
+        self.count += 1
+        return replace(dataclasses.replace(self.run, workdir=str(self.folder / str(self.count))), dict(options))
+
+    def _trained(self, run: Run, towers: Mapping[str, Backbone], data: Data, test: Store) -> Scores:
+        plan = check(run)
+        dropped = run.drop_towers if len(towers) > 1 else 0.0
+        data = dataclasses.replace(data, order=dataclasses.replace(data.order, dropped=dropped))
+        keras.utils.set_random_seed(run.seed)
+        for tower, weights in self.start.items():
+            keras.Model(self.towers[tower].inputs, self.towers[tower].features.pooled).set_weights(weights)
+        network = build_model(plan, towers, data.tasks)
+        for name, phase in plan.phases.items():
+            fit_phase(network, name, phase, data, plan)
+        (score,) = {f"{head}/{task.score}" for head, task in data.tasks.items()}
+        known = None
+        if test is self.test and not run.tune.epochs and not (network.fusion and network.fusion.tokens):
+            known = self.features = self.features or above(network, test)
+        found = {part.towers: part.scores[score] for part in subsets(network, test, known)[0]}
+        if len(towers) == 1:
+            parts = [network.model(inputs, training=False) for inputs, _ in test.batches(64)]
+            ((head, task),) = data.tasks.items()
+            logits = np.concatenate([np.asarray(part[f"{head}/logits"]) for part in parts])
+            outputs = {f"{head}/scores": np.asarray(task.decode({"logits": logits})["scores"])}
+            found = {tuple(towers): evaluate(data.tasks, dict(test.targets), outputs)[score]}
+        gc.collect()
+        return found
+
+
+def only(data: Data, towers: Sequence[str]) -> Data:
+    """The samples as they would be if the other towers' columns were not there; the split stays."""
+    table = data.table
+    there = np.any([np.asarray(table.contents[tower]) != "" for tower in towers], axis=0)
+    return dataclasses.replace(
+        data,
+        table=dataclasses.replace(table, split=np.where(there, table.split, "")),
+        modalities={tower: data.modalities[tower] for tower in towers},
+        columns={tower: data.columns[tower] for tower in towers},
+    )
+
+
+def table(title: str, seeds: Sequence[Mapping[str, Scores]]) -> str:
+    """Markdown: a row a model, a column a subset, the mean over seeds."""
+    subsets = list(next(iter(seeds[0].values())))
+    lines = [f"| {title} | {' | '.join(' + '.join(subset) for subset in subsets)} |", "|---|" + "---|" * len(subsets)]
+    for row in seeds[0]:
+        means = [np.mean([seed[row][subset] for seed in seeds]) for subset in subsets]
+        lines.append(f"| {row} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
