@@ -32,6 +32,7 @@ class Servable:
         drop: Score that a predict function loses against the trained model on validation samples, for exports that
             choose by it; None where none does.
         allowed: What it may lose there.
+        ends: What each tower gives, of the model's own graph, by tower.
     """
 
     model: keras.Model
@@ -42,6 +43,7 @@ class Servable:
     rounded: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     drop: Callable[[Predict], float] | None = None
     allowed: float = 0.0
+    ends: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def inputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -80,6 +82,7 @@ class Export:
         kernels: path -> the kernels of the file's convolutions and dense layers as they are stored, output channels
             first, depthwise ones left out; None where they cannot be read.
         selective: Whether `write` chooses by `Servable.drop` what it rounds.
+        instead: What is written of a model of several towers where this cannot be, as a spec; empty for nothing.
     """
 
     format: str
@@ -90,6 +93,7 @@ class Export:
     quantized: bool
     kernels: Callable[[Path], list[np.ndarray]] | None = None
     selective: bool = False
+    instead: str = ""
 
 
 @dataclass(frozen=True)

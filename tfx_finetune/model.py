@@ -171,6 +171,13 @@ def joints_of(network: Network, unfreeze: str) -> dict[str, keras.KerasTensor]:
     }
 
 
+def ends(network: Network) -> dict[str, keras.KerasTensor]:
+    """What each tower gives to what stands on it, where that is one tensor, whether it is trained or not."""
+    tokens = network.fusion is not None and network.fusion.tokens
+    found = {tower: _joint(backbone, 0, tokens) for tower, backbone in network.backbones.items()}
+    return {tower: end for tower, end in found.items() if end is not None}
+
+
 def _below(network: Network) -> set[str]:
     """Layers up to the end of each tower's first group: those of no group, such as a Fourier transform, never learn."""
     return {

@@ -10,8 +10,10 @@ from typing import Any
 from tfx_finetune.bundle import VERSION, Bundle
 from tfx_finetune.checks import Check
 from tfx_finetune.choose import link
-from tfx_finetune.contracts import Card
+from tfx_finetune.contracts import EXPORTS, Card
 from tfx_finetune.core import files, progress
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.deployed import Export, Servable
 from tfx_finetune.golden import Golden, keep
 from tfx_finetune.metadata import label_files
@@ -32,8 +34,8 @@ def create(path: Path, manifest: dict[str, Any], exports: Mapping[str, Export], 
     towers = {tower: dict(entry) for tower, entry in manifest["towers"].items()}
     with files.atomic(path) as draft, progress.bar("export", len(exports)) as advance:
         draft.mkdir()
-        for spec, export in exports.items():
-            export.write(servable, draft / export.file)
+        for wanted in exports:
+            spec, export = _written(wanted, exports[wanted], servable, draft)
             size = files.size(draft / export.file)
             known[export.format] = {"path": export.file, "export": spec, "bytes": size}
             advance(1, f"{export.format} {size / 1e6:.2f} MB")
@@ -47,6 +49,21 @@ def create(path: Path, manifest: dict[str, Any], exports: Mapping[str, Export], 
         bundle = Bundle(draft, manifest | {"version": VERSION, "files": known, "towers": towers})
         bundle.write("manifest.json", bundle.manifest)
     return dataclasses.replace(bundle, path=path)
+
+
+def _written(spec: str, export: Export, servable: Servable, draft: Path) -> tuple[str, Export]:
+    """Writes a file, or, where a model of several towers cannot be written so, what takes its place."""
+    try:
+        export.write(servable, draft / export.file)
+    except UserError as error:
+        if not export.instead or len(servable.modalities) == 1:
+            raise
+        progress.say(f"{error}; so {export.instead} is written in place of {spec}")
+        spec = export.instead
+        export = EXPORTS.build(parse_spec(spec))
+        if not (draft / export.file).exists():
+            export.write(servable, draft / export.file)
+    return spec, export
 
 
 def finish(

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfx_finetune.contracts import Batch, Modality, Predict
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.deployed import Servable
-from tfx_finetune.model import Network, in_float32, joined
+from tfx_finetune.model import Network, ends, in_float32, joined
 from tfx_finetune.plan import Plan
 
 
@@ -37,6 +37,8 @@ def servable(
         examples=examples,
         about=_about(plan, network),
         rounded=rounded and (lambda inputs: _decoded(network, rounded(inputs))),
+        # A compressed model has a graph of its own.
+        ends={} if plan.compressions else ends(network),
     )
 
 

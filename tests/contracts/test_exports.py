@@ -20,6 +20,7 @@ FORMATS = {
     "openvino_float16",
     "tflite",
     "tflite_float16",
+    "tflite_split",
     "tflite_dynamic",
     "tflite_int8",
     "tflite_int8_selective",

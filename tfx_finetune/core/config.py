@@ -156,7 +156,7 @@ class Run:
     towers: str = option(
         "", "towers by name, in place of --backbone; one takes the data's column of its name, or of its modality"
     )
-    fusion: str = option("gated()", "how several towers become one")
+    fusion: str = option("late()", "how several towers become one")
     drop_towers: float = option(
         0.2, "chance that what one of several towers takes is left out of a training sample", low=0, high=0.9
     )

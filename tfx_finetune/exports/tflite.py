@@ -73,8 +73,11 @@ def tflite(
 
     file = name.replace("tflite", "model") + ".tflite"
     rounds = quantize in ("dynamic", "int8", "int16x8")
-    tolerance = _TOLERANCES[quantize]
-    return Export(name, file, write, load, tolerance, rounds, lambda path: litert.kernels(path.read_bytes()), selective)
+
+    def kernels(path: Path) -> list[np.ndarray]:
+        return litert.kernels(path.read_bytes())
+
+    return Export(name, file, write, load, _TOLERANCES[quantize], rounds, kernels, selective, instead="split()")
 
 
 def converted(
@@ -89,9 +92,13 @@ def converted(
         return _convert(servable, name, quantize, inputs, outputs, selective)
     except RuntimeError as error:
         todo = "leave this export out, or take another backbone"
-        missing = sorted(set(re.findall(r"'tf\.(\w+)' op", str(error.__cause__))))
-        received = f"operators that TFLite lacks ({', '.join(missing)})" if missing else error
-        raise UserError(f"TFLite cannot take this model ({name})", received=received, todo=todo) from None
+        raise UserError(f"TFLite cannot take this model ({name})", received=lacking(error), todo=todo) from None
+
+
+def lacking(error: Exception) -> str:
+    """What a conversion failed at, in words."""
+    missing = sorted(set(re.findall(r"'tf\.(\w+)' op", str(error.__cause__))))
+    return f"operators that TFLite lacks ({', '.join(missing)})" if missing else first_line(error)
 
 
 def described(servable: Servable, content: bytes) -> bytes:
