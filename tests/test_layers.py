@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tfx_finetune"
-COMPONENTS = {"sources", "modalities", "augments", "backbones", "adapters", "tasks", "compressions", "exports"}
+COMPONENTS = {
+    "sources",
+    "modalities",
+    "augments",
+    "backbones",
+    "adapters",
+    "fusions",
+    "tasks",
+    "compressions",
+    "exports",
+}
 PURE = {"splits", "litert", "selective", "metadata", "fold", "refit", "dataset", "pixels", "sound"}
 COMMANDS = {"train", "tune", "predict", "evaluate", "inspect", "benchmark", "export", "serve"}
 STATIONS_THAT_ARE_COMMANDS = {"evaluate"}  # any station may score predictions

@@ -19,6 +19,7 @@ from tfx_finetune.choose import BEST
 from tfx_finetune.contracts import LABEL_SEPARATOR, SPLITS, Batch, Exhibit, Task
 from tfx_finetune.core import flagfile, hardware
 from tfx_finetune.features import Store
+from tfx_finetune.intervals import interval
 from tfx_finetune.model import Network
 from tfx_finetune.pack import describe
 from tfx_finetune.pipeline import Data
@@ -91,6 +92,7 @@ def report(
     """
     targets, outputs = reference
     (first, task), *_ = data.tasks.items()
+    groups = data.table.columns["group"][data.table.split == "test"]
     mistakes = [
         mistake
         for head in data.tasks
@@ -109,7 +111,7 @@ def report(
             name=task.score if len(data.tasks) == 1 else "mean score",
             samples=len(test),
             noun=next(iter(data.modalities.values())).noun if len(data.modalities) == 1 else "samples",
-            interval=_interval(task.correct(targets[first], outputs[f"{first}/scores"]))
+            interval=interval(task.correct(targets[first], outputs[f"{first}/scores"]), groups)
             if len(data.tasks) == 1
             else None,
         ),
@@ -118,7 +120,8 @@ def report(
             page.Curve(h.phase, h.seconds, h.trained, h.parameters, h.metrics, h.best_epoch, h.kept) for h in histories
         ),
         heads=tuple(
-            _head(head, task, scores, targets[head], outputs[f"{head}/scores"]) for head, task in data.tasks.items()
+            _head(head, task, scores, targets[head], outputs[f"{head}/scores"], groups)
+            for head, task in data.tasks.items()
         ),
         mistakes=tuple(mistakes),
         subsets=tuple(page.Part(part.towers, part.samples, score(data.tasks, part.scores)) for part in parts),
@@ -195,7 +198,7 @@ def _data(data: Data) -> page.Data:
 
 
 def _head(
-    head: str, task: Task, scores: Mapping[str, Any], targets: np.ndarray, outputs: np.ndarray
+    head: str, task: Task, scores: Mapping[str, Any], targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray
 ) -> page.HeadResult:
     mine = {name.removeprefix(f"{head}/"): value for name, value in scores.items() if name.startswith(f"{head}/")}
     rows = [page.ClassScore(name, **values) for name, values in mine["per_class"].items()]
@@ -203,7 +206,7 @@ def _head(
         name=head,
         score=task.score,
         scores={name: value for name, value in mine.items() if isinstance(value, float)},
-        interval=_interval(task.correct(targets, outputs)),
+        interval=interval(task.correct(targets, outputs), groups),
         classes=task.labels.names,
         confusion=np.asarray(mine["confusion"]) if "confusion" in mine else None,
         per_class=tuple(rows),
@@ -252,11 +255,3 @@ def _exhibits(data: Data, test: Store, chosen: np.ndarray) -> dict[int, tuple[Ex
         )
         for row, raw in zip(rows.tolist(), data.raw(member), strict=True)
     }
-
-
-def _interval(correct: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a mean of values in [0, 1] (Wilson score interval, which keeps to that range)."""
-    n, mean, z = len(correct), float(correct.mean()), 1.96
-    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-    return float(centre - half), float(centre + half)

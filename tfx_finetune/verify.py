@@ -20,6 +20,7 @@ from tfx_finetune.evaluate import evaluate, predictions
 from tfx_finetune.features import Store
 from tfx_finetune.gate import allowed_drop, drops
 from tfx_finetune.golden import Golden
+from tfx_finetune.intervals import paired_interval
 
 _REPEATS = 50
 
@@ -54,24 +55,6 @@ def verify(
 def score(tasks: Mapping[str, Task], scores: Mapping[str, Any]) -> float:
     """The one number that a model is judged by: the mean over heads of each task's own score."""
     return float(np.mean([scores[f"{head}/{task.score}"] for head, task in tasks.items()]))
-
-
-def paired_interval(tasks: Mapping[str, Task], targets: Batch, ours: Batch, theirs: Batch) -> tuple[float, float]:
-    """95 % interval of what `theirs` loses against `ours` on the same samples, in terms of `Task.correct`.
-
-    The adjusted Wald interval of Agresti and Min (Simple improved confidence intervals for comparing matched
-    proportions, Statistics in Medicine 24, 2005): as if two more samples had been seen, half a one lost, half a one
-    won and one tied. Without them, files that agree on every sample of a small test set would seem known to be equal.
-    """
-    losses = [
-        task.correct(targets[head], ours[f"{head}/scores"]) - task.correct(targets[head], theirs[f"{head}/scores"])
-        for head, task in tasks.items()
-    ]
-    loss = np.mean(losses, axis=0)
-    count = len(loss) + 2
-    mean, square = loss.sum() / count, ((loss**2).sum() + 1) / count
-    half = 1.96 * np.sqrt((square - mean**2) / count)
-    return float(max(mean - half, -1)), float(min(mean + half, 1))
 
 
 def difference(ours: Batch, theirs: Batch) -> float:

@@ -1,4 +1,4 @@
-"""What verification says of a difference: its size, and how sure a test set can be of it."""
+"""How sure a test set can be of a score and of a difference, and what a difference is."""
 
 import math
 
@@ -7,9 +7,10 @@ import pytest
 from scipy import stats
 
 from tfx_finetune.contracts import Labels
+from tfx_finetune.intervals import interval, paired_interval
 from tfx_finetune.tasks.classify import classify
 from tfx_finetune.tasks.tag import tag
-from tfx_finetune.verify import difference, paired_interval
+from tfx_finetune.verify import difference
 
 
 def outputs(right):
@@ -61,6 +62,35 @@ def test_the_interval_stays_within_what_is_possible():
     task = classify(Labels(("x", "y"), (1, 1), 2))
     low, high = paired_interval({"a": task}, {"a": np.array([[1.0, 0]] * 2)}, outputs([1, 1]), outputs([0, 0]))
     assert -1 <= low < 0 < high == 1
+
+
+def test_the_interval_of_independent_samples_is_wilsons():
+    """As SciPy has it, whether they are of no group or each of its own."""
+    correct = np.array([1.0] * 41 + [0.0] * 9)
+    expected = stats.binomtest(41, 50).proportion_ci(method="wilson")
+    for groups in ([""] * 50, [str(row) for row in range(50)], ["all"] * 50):
+        assert interval(correct, np.array(groups)) == pytest.approx((expected.low, expected.high), abs=1e-4)
+
+
+def test_copies_of_a_sample_do_not_make_it_surer():
+    """Each sample four times over is as good as once; n of one group alone are counted as they are."""
+    once = np.array([1.0] * 41 + [0.0] * 9)
+    groups = np.repeat([f"thing {row}" for row in range(50)], 4)
+    found = interval(np.repeat(once, 4), groups)
+    assert found == pytest.approx(interval(once, np.array([""] * 50)), abs=2e-3)
+    assert found[1] - found[0] > 1.9 * np.ptp(interval(np.repeat(once, 4), np.array([""] * 200)))
+
+
+def test_the_interval_of_groups_is_that_of_resampling_them():
+    """Groups of different sizes that are more or less right, against a bootstrap of whole groups."""
+    rng = np.random.default_rng(0)
+    sizes, chances = rng.integers(1, 9, 300), rng.beta(4, 1, 300)
+    groups = np.repeat([f"g{number}" for number in range(300)], sizes)
+    correct = (rng.random(len(groups)) < np.repeat(chances, sizes)).astype(float)
+    sums = np.array([correct[groups == name].sum() for name in dict.fromkeys(groups)])
+    drawn = rng.integers(0, 300, (5000, 300))
+    low, high = np.percentile(sums[drawn].sum(1) / sizes[drawn].sum(1), [2.5, 97.5])
+    assert interval(correct, groups) == pytest.approx((low, high), abs=0.006)
 
 
 def test_difference_is_the_largest_and_infinite_where_there_is_none():
