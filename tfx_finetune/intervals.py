@@ -13,8 +13,8 @@ def interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     """95 % interval of a mean of values in [0, 1]: the Wilson score interval, which keeps to that range.
 
     Samples of one group, such as the views of one thing, say less than as many of different ones: the interval is that
-    of the number of independent samples from which the mean would vary as much (Kish, Survey Sampling, 1965, section
-    8.2: the design effect; with the interval of Wilson: Franco et al., J. of Survey Statistics and Methodology 7, 2019).
+    of so many independent samples as the mean would vary with as much (Kish, Survey Sampling, 1965, section 8.2: the
+    design effect; with the interval of Wilson: Franco et al., Journal of Survey Statistics and Methodology 7, 2019).
 
     Args:
         correct: (n,).
