@@ -42,7 +42,7 @@ FUSIONS = (
     "shared(contrast=0.0)",
     "cross_attend()",
 )
-_TUNED = {"tune.epochs": 5, "tune.unfreeze": "image=5, audio=2, text=1"}
+_TUNED = {"tune.epochs": 3, "tune.unfreeze": "image=3, audio=2, text=1"}
 STRATEGIES = {
     "all towers frozen": {"tune.epochs": 0},
     "frozen, a tower that is ahead slowed (OGM)": {"tune.epochs": 0, "warm.balance": 0.5},
@@ -62,10 +62,12 @@ def main() -> None:
     flags = [flag for flag in sys.argv[1:] if not flag.startswith("--seeds=")]
     config = [] if any(flag.startswith("--flagfile") for flag in flags) else [f"--flagfile={CONFIG}"]
     run, _ = flagfile.parse([sys.argv[0], *config, *flags], Run())
-    found = [dict(measure(dataclasses.replace(run, seed=seed))) for seed in range(seeds[0])]
-    text = "\n\n".join(table(title, [one[title] for one in found]) for title in found[0])
-    title = f"Several towers: {run.towers}, {seeds[0]} seeds"
-    record(" ".join(["strategies", *flags]), title, text)
+    found: list[dict[str, dict[str, Scores]]] = []
+    for seed in range(seeds[0]):
+        found.append(dict(measure(dataclasses.replace(run, seed=seed))))
+        text = "\n\n".join(table(title, [one[title] for one in found]) for title in found[0])
+        title = f"Several towers: {run.towers}, {seed + 1} seeds"
+        record(" ".join(["strategies", *flags]), title, text)
 
 
 def measure(run: Run) -> Iterator[tuple[str, dict[str, Scores]]]:

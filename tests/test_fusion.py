@@ -5,15 +5,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.small_data import complaint
+from tests.small_data import complaint, picture
 from tfx_finetune.balance import coefficients
 from tfx_finetune.contracts import FUSIONS, PRESENCE, Features
 from tfx_finetune.contrast import Contrastive
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.feed import feed
 from tfx_finetune.optimizer import make_optimizer
 from tfx_finetune.order import Order
+from tfx_finetune.phases import balanced, compile_top
 from tfx_finetune.plan import check
+from tfx_finetune.setup import set_up
 from tfx_finetune.unfreezing import by_tower, factors, groups_wanted
 
 TOWERS = "image=convnet(size=16), text=bag_of_embeddings(size=12)"
@@ -160,3 +163,26 @@ def test_towers_are_trained_one_after_another(tmp_path):
 def test_mistakes_are_named(tmp_path, options, message):
     """Before data or weights are touched."""
     assert complaint(lambda: check(Run(data=str(tmp_path), **options))).startswith(message)
+
+
+def test_what_towers_know_is_measured_where_training_samples_are_new_in_every_epoch(tmp_path):
+    """All is trained, on augmented samples, of which nothing is kept: towers are slowed all the same."""
+    rows = ["image,text,label"]
+    for row in range(24):
+        picture(tmp_path / f"{row}.png", row)
+        rows.append(f"{row}.png,{('short', 'long')[row % 2]} {row},{'ab'[row % 2]}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    phase = Phase(epochs=2, unfreeze="all", balance=1.0, learning_rate=0.01)
+    options = {"augment": "flip()", "workdir": str(tmp_path / "run"), "tune": phase, "warm": Phase()}
+    plan = check(Run(data=str(tmp_path / "t.csv"), towers=TOWERS, **options))
+    data, network = set_up(plan)
+    fed = feed({}, phase, data, plan)
+    assert fed.train is None
+    compile_top(network.model, network, phase, 3)
+    (balance,) = balanced(network.model, network, fed, phase)
+    network.model.fit(fed.batches(0, 8), epochs=8, steps_per_epoch=1, verbose=0)
+    balance.on_epoch_begin(0)
+    slowed = {tower: float(factor) for tower, factor in network.model.optimizer.slowed.items()}
+    assert set(slowed) == {"image", "text"}
+    assert sorted(slowed.values())[1] == 1
+    assert 0 < sorted(slowed.values())[0] < 1

@@ -13,12 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.contracts import PRESENCE
-from tfx_finetune.features import Store
-from tfx_finetune.features import rows as some
+from tfx_finetune.contracts import PRESENCE, Batch
 from tfx_finetune.model import Network
 
-_SAMPLES = 512
+SAMPLES = 512
 
 
 def coefficients(known: Mapping[str, float], strength: float) -> dict[str, float]:
@@ -42,18 +40,24 @@ class Balance(keras.callbacks.Callback):
     Args:
         top: What is trained.
         network: The whole model.
-        train: What the top sees of the training samples.
+        inputs: What the top sees of some training samples.
+        targets: Of these, by head.
         slowed: The factors, by tower.
         strength: See `coefficients`.
     """
 
     def __init__(
-        self, top: keras.Model, network: Network, train: Store, slowed: Mapping[str, keras.Variable], strength: float
+        self,
+        top: keras.Model,
+        network: Network,
+        inputs: Batch,
+        targets: Batch,
+        slowed: Mapping[str, keras.Variable],
+        strength: float,
     ) -> None:
         super().__init__()
         self.network, self.slowed, self.strength = network, slowed, strength
-        rows = np.linspace(0, len(train) - 1, min(len(train), _SAMPLES)).round().astype(int)
-        self.inputs, self.targets = some(train.inputs[0], rows), some(train.targets, rows)
+        self.inputs, self.targets = inputs, targets
         self.run = tf.function(lambda inputs: top(inputs, training=False), autograph=False)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

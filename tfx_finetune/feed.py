@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfx_finetune import features
 from tfx_finetune.checkpoint import Checkpoint
+from tfx_finetune.contracts import Batch
 from tfx_finetune.core import files
 from tfx_finetune.core.config import Phase
 from tfx_finetune.dataset import mapped
@@ -46,6 +47,13 @@ class Feed:
             return mapped(batches, lambda x, y, w: (x, _by_output(y), _by_output(w)))
         batches = self.train.epochs(first, last, self.data.batch_size, self.data.order)
         return mapped(batches, lambda x, y, w: (x, _by_output(y), _by_output(w)))
+
+    def some(self, count: int) -> tuple[Batch, Batch]:
+        """Inputs of the trained part and targets of up to `count` training samples, evenly spaced, not augmented."""
+        if not self.train:
+            return self.data.rows(self.data.some("train", count))
+        chosen = np.linspace(0, len(self.train) - 1, min(len(self.train), count)).round().astype(int)
+        return features.rows(self.train.inputs[0], chosen), features.rows(self.train.targets, chosen)
 
 
 def feed(trunks: Mapping[str, keras.Model], phase: Phase, data: Data, plan: Plan) -> Feed:

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from tfx_finetune import averaging
-from tfx_finetune.balance import Balance
+from tfx_finetune.balance import SAMPLES, Balance
 from tfx_finetune.checkpoint import Checkpoint, History, Weights
 from tfx_finetune.contracts import ADAPTERS
 from tfx_finetune.contrast import losses, with_views
@@ -113,9 +113,9 @@ def compile_top(top: keras.Model, network: Network, phase: Phase, steps: int) ->
 
 def balanced(top: keras.Model, network: Network, fed: Feed, phase: Phase) -> list[keras.callbacks.Callback]:
     """What slows a tower that is ahead, where the phase wants that and there are several."""
-    if not phase.balance or len(network.backbones) == 1 or fed.train is None:
+    if not phase.balance or len(network.backbones) == 1:
         return []
-    return [Balance(top, network, fed.train, top.optimizer.slowed, phase.balance)]
+    return [Balance(top, network, *fed.some(SAMPLES), top.optimizer.slowed, phase.balance)]
 
 
 def choose(keeper: Keeper, start: Weights, phase: Phase) -> tuple[Weights, str, float]:

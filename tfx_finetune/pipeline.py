@@ -119,9 +119,13 @@ class Data:
 
     def prepared(self, member: np.ndarray) -> Batch:
         """Prepared inputs of the marked samples, (n, ...)."""
+        return self.rows(member)[0]
+
+    def rows(self, member: np.ndarray) -> tuple[Batch, Batch]:
+        """Prepared inputs and targets of the marked samples, (n, ...)."""
         batches = finished(mapped(self._samples(member), self._prepared(0)).batch(self.batch_size))
-        parts = [inputs for inputs, _, _ in batches.as_numpy_iterator()]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        inputs, targets, _ = zip(*batches.as_numpy_iterator(), strict=True)
+        return joined(inputs), joined(targets)
 
     def examples(self, count: int) -> Batch:
         """Prepared training inputs for calibration: as many of each class, while it has any.
@@ -248,6 +252,11 @@ def _chances(table: Table, tasks: Mapping[str, Task]) -> np.ndarray:
     counts = Counter(labels)
     chances = np.array([1 / counts[label] for label in labels], np.float32)
     return chances / chances.sum()
+
+
+def joined(parts: Sequence[Batch]) -> Batch:
+    """Batches one behind the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _present(value: tf.Tensor) -> tf.Tensor:
