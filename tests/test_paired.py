@@ -181,6 +181,17 @@ def test_what_cannot_be_paired(own, options, said):
     assert complaint(build, f"paired({options.format(own)})").startswith(said)
 
 
+def test_a_held_out_language_may_have_known_words_alone():
+    """Portuguese has zero and nove of Italian: no word of these is left to test on, and the message says so."""
+    for name in ("cldr-rbnf", *(f"digits-{voice}" for voice in ("june", "armelle", "menardi", "carlo"))):
+        asset(name)
+    audio = "audio=spoken_digits(languages=('fr', 'it'), test=('june', 'carlo'))"
+    said = complaint(build, f"paired({audio}, text=digit_words(languages=('de', 'it', 'pt'), test=('pt',)), val=0.0)")
+    assert said == (
+        "the sources to pair have different labels in test; received: text lacks 0, 9; hold out more of them"
+    )
+
+
 def test_pixels_stay_as_they_are(tmp_path):
     """Small arrays are paired as well as files."""
     folder = small_data.idx_folder(tmp_path / "idx", labels=(0, 1))
