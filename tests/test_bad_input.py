@@ -61,7 +61,7 @@ def test_predict_says_which_files_it_cannot_read(trained, broken):
     for line, reason in zip(failed, REASONS.values(), strict=True):
         assert reason in line
     assert '"label"' in last
-    assert f"4 of 5 files cannot be read; received: {paths[0]}" in found.stderr
+    assert f"4 of 5 samples cannot be read; received: {paths[0]}" in found.stderr
 
 
 def test_work_folder_that_cannot_be_written(trained):

@@ -12,6 +12,7 @@ from tests.commands import command
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
 from tfx_finetune.plan import check
+from tfx_finetune.sources.spoken_digits import VOICES
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
@@ -53,3 +54,17 @@ def test_quickstart_notebook(tmp_path):
     NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
     (scores,) = [cell for cell in notebook.cells if "scores.json" in cell.source]
     assert "tflite_int8" in scores.outputs[0].text
+
+
+@pytest.mark.slow
+def test_multimodal_notebook(tmp_path):
+    """As the other one; everything together is better than any input alone, and the last cell runs without one."""
+    for name in ("mnist", "cldr-rbnf", "speech-embedding", *(f"digits-{voice}" for voice in VOICES)):
+        asset(name)
+    notebook = nbformat.read(ROOT / "notebooks" / "multimodal.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    scores = json.loads((tmp_path / "runs" / "multimodal" / "bundle" / "scores.json").read_text())
+    accuracy = {" ".join(part["towers"]): part["label/accuracy"] for part in scores["subsets"]}
+    assert accuracy["image audio text"] > max(accuracy[tower] for tower in ("image", "audio", "text")) > 0.5
+    (without,) = notebook.cells[-1].outputs
+    assert without.text.startswith("without the picture: ")

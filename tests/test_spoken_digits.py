@@ -42,12 +42,23 @@ def test_a_voice_to_test_on_and_letters():
     assert len(source.labels) == 36
 
 
+def test_several_voices_are_held_out():
+    """Voices to test on and a voice to choose the best epoch on; all others are learned from."""
+    for voice in ("june", "armelle", "menardi", "carlo"):
+        asset(f"digits-{voice}")
+    source = spoken(languages=("fr", "it"), test=("june", "carlo"), val="menardi")
+    found = {part: {row["group"] for row in rows(source, part)} for part in source.sizes}
+    assert found == {"test": {b"june", b"carlo"}, "val": {b"menardi"}, "train": {b"armelle"}}
+
+
 @pytest.mark.parametrize(
     ("options", "what"),
     [
         ({"languages": ("ti",)}, "no spoken digits in this language; received: ti; allowed: en, es"),
         ({"languages": ()}, "spoken_digits without a language"),
-        ({"languages": ("it",), "test": "june"}, "not a voice of these languages to test on"),
+        ({"languages": ("it",), "test": "june"}, "not a voice of these languages to hold out"),
+        ({"languages": ("it",), "test": "carlo", "val": "menardi"}, "not a voice of these languages to hold out"),
+        ({"languages": ("it", "fr"), "test": "carlo", "val": "carlo"}, "hold out; received: carlo"),
         ({"languages": ("en",), "test": "allison"}, "languages with several voices"),
     ],
 )

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,15 @@ from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.dataset import decoded
 from tfx_finetune.deployed import Export, Reader
-from tfx_finetune.sources.rows import pictures, readable
+from tfx_finetune.sources.rows import found, readable
 
 VERSION = 2
 """Of the manifest's form; a bundle of another version is refused."""
 
 
 Given = str | Path | Mapping[str, Any]
-"""What is to be predicted: a file, or what each tower takes, by name: the path of a file, or the text itself."""
+"""What is to be predicted: a file, or what each tower takes, by name: the path of a file, the text itself, or the
+content as bytes."""
 
 
 class UnreadableError(ValueError):
@@ -167,7 +169,7 @@ class Bundle:
 
         Args:
             samples: Files and folders, for a model of one tower; or `{tower: path of a file}`, where text stands as it
-                is, and some towers may be left out.
+                is, bytes are the content itself, and some towers may be left out.
             format: Which of the bundle's files predicts; by default the first.
 
         Returns:
@@ -186,16 +188,20 @@ class Bundle:
             self._opened[format] = self.reader(format).predict
         if not self.manifest["verified"][format]:
             progress.say(f"{format} did not pass verification; scores.json says why")
-        for given in _expand(samples):
+        for given in self._expanded(samples):
             shown = {"input": dict(given)} if isinstance(given, Mapping) else {"file": readable(str(given))}
             try:
-                inputs = self.prepare(self._content(given))
+                raw = self._content(given)
+                inputs = self.prepare(raw)
             except (OSError, ValueError) as error:  # ValueError: the path holds what no path can, such as a null byte.
                 yield shown | {"error": getattr(error, "strerror", None) or str(error)}
                 continue
+            for tower, content in raw.items():
+                if remark := self.modalities[tower].remark(content):
+                    progress.say(f"{shown.get('file', tower)} is {remark}")
             outputs = self._opened[format](inputs)
-            found = {head: task.predict(outputs[f"{head}/scores"][0]) for head, task in self.tasks.items()}
-            yield shown | (next(iter(found.values())) if len(found) == 1 else found)
+            said = {head: task.predict(outputs[f"{head}/scores"][0]) for head, task in self.tasks.items()}
+            yield shown | (next(iter(said.values())) if len(said) == 1 else said)
 
     def _content(self, given: str | Path | Mapping[str, Any]) -> dict[str, bytes]:
         """The raw content of what is to be predicted, by tower."""
@@ -207,11 +213,37 @@ class Bundle:
             return {towers[0]: Path(given).read_bytes()}
         if unknown := set(given) - set(towers):
             raise UserError("the model has no such input", received=min(unknown), allowed=towers)
-        return {
-            tower: str(value).encode() if self.modalities[tower].inline else Path(value).read_bytes()
-            for tower, value in given.items()
-            if value
-        }
+        return {tower: self._part(tower, value) for tower, value in given.items() if value}
+
+    def _part(self, tower: str, value: Any) -> bytes:
+        """The raw content of what is given for one tower."""
+        if isinstance(value, bytes):
+            return value
+        try:
+            if self.modalities[tower].inline:
+                if not isinstance(value, (str, int, float)):
+                    raise UnreadableError(f"no text, but {type(value).__name__}")
+                return str(value).encode("utf-8", "surrogatepass")
+            if not isinstance(value, (str, os.PathLike)):
+                raise UnreadableError(f"neither the path of a file nor its content, but {type(value).__name__}")
+            if content := Path(value).read_bytes():
+                return content
+            # Nothing at all would pass for an input that is left out.
+            raise UnreadableError("empty file")
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise UnreadableError(f"{tower}: {why}" if len(self.modalities) > 1 else why) from None
+
+    def _expanded(self, samples: Iterable[Given]) -> Iterator[Path | Mapping[str, Any]]:
+        """Each sample, and for a folder every file in it of what the model takes."""
+        first = next(iter(self.modalities.values()))
+        for given in samples:
+            if isinstance(given, Mapping):
+                yield given
+            elif Path(given).is_dir() and len(self.modalities) == 1:
+                yield from found(Path(given)).get(first.column, [])
+            else:
+                yield Path(given)
 
 
 def _graph(modality: Modality) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
@@ -220,11 +252,3 @@ def _graph(modality: Modality) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
 
 def _tuples(card: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in card.items()}
-
-
-def _expand(samples: Iterable[Given]) -> Iterator[Path | Mapping[str, Any]]:
-    for given in samples:
-        if isinstance(given, Mapping):
-            yield given
-        else:
-            yield from pictures(Path(given)) if Path(given).is_dir() else [Path(given)]

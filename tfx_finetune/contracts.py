@@ -110,8 +110,7 @@ class Modality:
         column: The modality's name, and the sample's column unless a tower is named after another one.
         decode: Raw content -> decoded, in TensorFlow operations. Image: encoded bytes -> uint8 (height, width,
             channels). Audio: encoded bytes -> float32 (samples,) of -1 to 1. Text: UTF-8 -> normalized UTF-8.
-        prepare: Decoded -> what the model takes. Image: uint8 (size, size, channels). Audio: float32 (size,). Text:
-            int32 (size,), 0 where there is no token.
+        prepare: Decoded -> what the model takes: uint8 (size, size, channels), float32 (size,), int32 (size,) tokens.
         shape: Shape of what the model takes, without the batch.
         blank: The decoded value of a missing sample, in a model of several towers.
         portable: Whether decode and prepare can stand inside a SavedModel.
@@ -121,6 +120,7 @@ class Modality:
         inline: Whether people write the content itself where others have the path of a file.
         reason: Why something cannot be decoded, in a few words, from what decoding raised.
         show: (raw content, prepared) -> what a person sees and hears.
+        remark: Raw content -> what a person should know of it, to be read behind `is` or `are`; mostly empty.
     """
 
     column: str
@@ -135,6 +135,7 @@ class Modality:
     inline: bool = False
     reason: Callable[[Exception], str] = first_line
     show: Callable[[bytes, np.ndarray], Exhibit] = lambda raw, prepared: Exhibit()
+    remark: Callable[[bytes], str] = lambda raw: ""
 
     @property
     def fed(self) -> str:
@@ -147,8 +148,7 @@ class Adapter(NamedTuple):
 
     attach: Adds weights to these layers, or chooses those that are trained.
     merge: Makes the layers what they were, apart from the values of their weights and from which are trained.
-    insert: From a group's name and its output to what goes on in its place, for layers that stay in the model; None
-        where there are none. They begin as the identity.
+    insert: (a group's name, its output) -> what goes on in its place, for layers that stay: at first the identity.
     """
 
     attach: Callable[[Sequence[Any]], None]

@@ -27,21 +27,27 @@ def decoder(decode: Callable) -> Callable:
 
 
 def examine(
-    contents: Sequence[Any], is_path: bool, decode: Callable, reason: Callable[[Exception], str], lacking: bool = False
-) -> list[tuple[str, str]]:
-    """Returns for each the hash of its content, or why it cannot be used.
+    contents: Sequence[Any],
+    is_path: bool,
+    decode: Callable,
+    reason: Callable[[Exception], str],
+    remark: Callable[[bytes], str] = lambda raw: "",
+    lacking: bool = False,
+) -> list[tuple[str, str, str]]:
+    """Returns for each the hash of its content, or why it cannot be used, and what a person should know of it.
 
     Args:
         contents: Encoded, or the paths of files, or pixels.
         is_path: Whether they are paths.
         decode: See `decoder`.
         reason: See `Modality.reason`.
+        remark: See `Modality.remark`.
         lacking: Whether a content may be empty, which has an empty hash.
     """
     if lacking:
         there = [content for content in contents if not isinstance(content, bytes) or content]
-        each = iter(examine(there, is_path, decode, reason))
-        return [next(each) if not isinstance(content, bytes) or content else ("", "") for content in contents]
+        each = iter(examine(there, is_path, decode, reason, remark))
+        return [next(each) if not isinstance(content, bytes) or content else ("", "", "") for content in contents]
     read = [_read(content) if is_path else (content, "") for content in contents]
     encoded = [content for content, why in read if not why and isinstance(content, bytes)]
     broken = {}
@@ -52,7 +58,8 @@ def examine(
         why = why or (broken.get(content, "") if isinstance(content, bytes) else "")
         # Pixels, which are no bytes, are decoded already.
         whole = content if isinstance(content, bytes) else content.tobytes()
-        found.append(("" if why else hashlib.sha256(whole).hexdigest(), why))
+        said = remark(whole) if not why and isinstance(content, bytes) else ""
+        found.append(("" if why else hashlib.sha256(whole).hexdigest(), why, said))
     return found
 
 

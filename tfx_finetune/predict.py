@@ -44,13 +44,15 @@ def predict(options: Predict, paths: list[str]) -> None:
     failed = []
     count = 0
     for record in bundle.predict_each(map(_given, paths), options.format):
-        print(json.dumps(record, ensure_ascii=False), flush=True)
+        # Half a pair of surrogates, which JSON may hold and UTF-8 may not, is printed as JSON escapes it.
+        line = json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+        print(line, flush=True)
         failed += [f"{record.get('file', record.get('input'))}: {record['error']}"] if "error" in record else []
         count += 1
     if not count:
         raise UserError("no files found that the model could take", received=", ".join(paths))
     if failed:
-        raise UserError(f"{len(failed)} of {count} files cannot be read", received="; ".join(failed[:3]))
+        raise UserError(f"{len(failed)} of {count} samples cannot be read", received="; ".join(failed[:3]))
 
 
 def _given(argument: str) -> Any:

@@ -59,6 +59,12 @@ def read(raw: bytes, rate: int, max_seconds: float) -> np.ndarray:
     return np.clip(samples, -1, 1).astype(np.float32)
 
 
+def seconds(raw: bytes) -> float:
+    """Length of a recording that `read` can read, as its header has it."""
+    with package("soundfile", "audio").SoundFile(io.BytesIO(raw), **(_GSM if _is_gsm(raw) else {})) as file:
+        return file.frames / file.samplerate
+
+
 def wav(samples: np.ndarray, rate: int) -> bytes:
     """A waveform, float32 (samples,) of -1 to 1, as a WAV file of 16 bits."""
     stream = io.BytesIO()

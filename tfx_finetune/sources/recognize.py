@@ -23,7 +23,9 @@ def recognize(data: str) -> Spec:
         near = did_you_mean(data, SOURCES)
         raise UserError("no such folder or file", received=data, todo=near or "is the path right?")
     spec = parse_spec(data)
-    SOURCES.options(spec)
+    for option in SOURCES.options(spec).values():
+        if isinstance(option, Spec):
+            recognize(str(option))
     return spec
 
 

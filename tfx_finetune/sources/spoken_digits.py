@@ -5,7 +5,7 @@ from typing import NamedTuple
 from tfx_finetune.contracts import SOURCES, Source
 from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError, did_you_mean
-from tfx_finetune.sources.rows import Rows
+from tfx_finetune.sources.rows import Rows, by_split
 
 
 class Voice(NamedTuple):
@@ -37,7 +37,10 @@ _LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 
 @SOURCES.register
 def spoken_digits(
-    languages: tuple[str, ...] = ("en", "es", "fr", "it", "ru"), letters: bool = False, test: str = ""
+    languages: tuple[str, ...] = ("en", "es", "fr", "it", "ru"),
+    letters: bool = False,
+    test: str | tuple[str, ...] = (),
+    val: str | tuple[str, ...] = (),
 ) -> Source:
     """The digits 0 to 9 as eight people say them, once each, over the telephone (8,000 samples a second).
 
@@ -47,8 +50,9 @@ def spoken_digits(
     Args:
         languages: en, es, fr, it, ru; Spanish, French and Italian have two voices each.
         letters: The letters a to z too, of the seven voices that recorded them.
-        test: A voice to test on, the others being the training part: allison, allison_mx, july, june, armelle, menardi,
-            carlo, ivrvoice.
+        test: A voice to test on, or several, the others being the training part: allison, allison_mx, july, june,
+            armelle, menardi, carlo, ivrvoice.
+        val: A voice to choose the best epoch on, or several.
 
     Raises:
         UserError: There is no such language or voice, or a package cannot be had.
@@ -60,19 +64,20 @@ def spoken_digits(
     voices = [name for name, voice in VOICES.items() if voice.language in languages]
     if not voices:
         raise UserError("spoken_digits without a language", allowed=WORDS)
-    if test and (test not in voices or len(voices) == 1):
-        allowed = voices if len(voices) > 1 else "languages with several voices"
-        raise UserError("not a voice of these languages to test on", received=test, allowed=allowed)
-    records = [record for name in voices for record in _records(name, letters)]
-    parts = {"all": records}
-    if test:
-        parts = {
-            "train": [record for record in records if record["group"] != test],
-            "test": [record for record in records if record["group"] == test],
-        }
-    columns = {part: {key: [r[key] for r in rows] for key in rows[0]} for part, rows in parts.items()}
+    held = [(part, voice) for part, said in (("test", test), ("val", val)) for voice in _several(said)]
+    named = [voice for _, voice in held]
+    for voice in named:
+        if voice not in voices or named.count(voice) > 1 or len(named) >= len(voices):
+            allowed = voices if len(voices) > 1 else "languages with several voices"
+            raise UserError("not a voice of these languages to hold out", received=voice, allowed=allowed)
+    part = dict.fromkeys(voices, "train" if held else "all") | {voice: part for part, voice in held}
+    records = [record | {"split": part[name]} for name in voices for record in _records(name, letters)]
     labels = (*map(str, range(10)), *(_LETTERS if letters else ()))
-    return Rows("spoken_digits", labels, ("audio",), columns)
+    return Rows("spoken_digits", labels, ("audio",), by_split(records))
+
+
+def _several(said: str | tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(filter(None, (said,))) if isinstance(said, str) else said
 
 
 def _records(name: str, letters: bool) -> list[dict[str, str]]:

@@ -11,6 +11,9 @@ from tfx_finetune.contracts import LABEL_SEPARATOR, SOURCES, SPLITS, Source
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.sources.rows import ENDINGS, SPLIT_NAMES, Rows, by_split, modality_of
 
+# A long text is a sample like others, which its modality takes or refuses; by itself Python refuses the whole table.
+csv.field_size_limit(2**31 - 1)
+
 _PATH_NAMES = ("path", "file", "filename")
 _LABEL_NAMES = ("label", "labels", "class")
 _OTHER_NAMES = ("split", "group", "source", "language")

@@ -1,0 +1,71 @@
+"""What a model of several towers still knows without some of its inputs, over several seeds.
+
+    python benchmarks/subsets.py --config=configs/tux_multimodal.cfg [--seeds=3] [any flag of tfx_finetune.train]
+
+Runs the train command once a seed, which gives another split, initialization and order, and writes a table into
+benchmarks/RESULTS.md: for every subset of the towers the score of each run, their mean and standard deviation, and
+the test samples that have something of it (of the first seed); then the same for every exported file, with all inputs.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from results import record
+
+from tfx_finetune.bundle import Bundle
+from tfx_finetune.verify import score
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    own = {name: _said(name) for name in ("--config", "--seeds")}
+    flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in own]
+    if not own["--config"]:
+        sys.exit("say --config=FILE, a flag file of several towers")
+    config, seeds = Path(own["--config"]), range(int(own["--seeds"] or 3))
+    began = time.time()
+    runs = [measure([f"--flagfile={config}", *flags, f"--seed={seed}"]) for seed in seeds]
+    lines = table("it is shown", [subsets for subsets, _ in runs]) + ["", *table("file", [files for _, files in runs])]
+    lines += ["", f"{(time.time() - began) / 60 / len(seeds):.1f} minutes a run."]
+    title = " ".join([f"Subsets of the towers, {len(seeds)} seeds: {config.name}", *flags])
+    record(" ".join(["subsets", config.stem, *flags]), title, "\n".join(lines))
+
+
+def measure(flags: list[str]) -> tuple[dict[str, tuple[float, int]], dict[str, tuple[float, int]]]:
+    """(score, test samples) by what the model of one run is shown, and by exported file."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "tfx_finetune.train", *flags, f"--workdir={folder}/run"]
+        # 3: a file did not pass verification, which its score says.
+        if (status := subprocess.run(command).returncode) not in (0, 3):
+            sys.exit(status)
+        bundle = Bundle.open(f"{folder}/run/bundle")
+        scores = json.loads((bundle.path / "scores.json").read_text())
+        parts = scores["subsets"]
+        shown = {" + ".join(part["towers"]): (score(bundle.tasks, part), part["samples"]) for part in parts}
+        samples = max(part["samples"] for part in parts)
+        return shown, {format: (score(bundle.tasks, scores[format]), samples) for format in bundle.formats}
+
+
+def table(what: str, runs: list[dict[str, tuple[float, int]]]) -> list[str]:
+    """Lines of Markdown, a row a name."""
+    lines = [f"| {what} | {' | '.join(f'seed {seed}' for seed in range(len(runs)))} | mean ± std | samples |"]
+    lines.append("|---|" + "---|" * (len(runs) + 2))
+    for name, (_, samples) in runs[0].items():
+        scores = [run[name][0] for run in runs]
+        each = " | ".join(f"{value:.3f}" for value in scores)
+        lines.append(f"| {name} | {each} | {np.mean(scores):.3f} ± {np.std(scores):.3f} | {samples} |")
+    return lines
+
+
+def _said(name: str) -> str:
+    """The value of a flag of this benchmark; empty where it is not given."""
+    return next((flag.partition("=")[2] for flag in sys.argv[1:] if flag.startswith(f"{name}=")), "")
+
+
+if __name__ == "__main__":
+    main()
