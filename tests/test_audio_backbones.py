@@ -10,7 +10,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from tests.assets import asset
-from tests.contracts.test_backbones import whisper_preset
+from tests.hub_presets import whisper_preset
 from tests.towers import batch
 from tfx_finetune import engine
 from tfx_finetune.backbones import log_mel
@@ -210,7 +210,9 @@ def test_whisper_sees_what_its_own_converter_makes(tmp_path):
 def test_whisper_that_cannot_be_had(tmp_path):
     """A folder that is none, in one line."""
     pytest.importorskip("keras_hub")
-    with pytest.raises(UserError, match=r"cannot load this preset of whisper; received: .*nothing") as error:
+    with pytest.raises(
+        UserError, match=r"keras-hub cannot load this preset as WhisperBackbone; received: .*nothing"
+    ) as error:
         BACKBONES.build(Spec("whisper", (), {"preset": str(tmp_path / "nothing")}))
     assert "\n" not in str(error.value)
 

@@ -97,6 +97,23 @@ def test_plain_keras_loads_and_trains_the_keras_file(model, tmp_path):
         np.testing.assert_allclose(scores, model.answers[name][:4], atol=1e-5)
 
 
+def test_a_process_that_trained_nothing_reads_the_keras_file_of_a_tower_with_layers_of_its_own(tmp_path):
+    """Keras must be told of them, which building the tower did where it was trained."""
+    backbone = BACKBONES["bag_of_embeddings"](size=8, dim=4, buckets=50)
+    scores = keras.layers.Dense(2, "softmax")(backbone.features.pooled)
+    model = keras.Model({"text": backbone.inputs}, {"kind/scores": scores})
+    model.save(tmp_path / "model.keras")
+    code = (
+        "import sys, pathlib, numpy as np; from tfx_finetune.contracts import EXPORTS\n"
+        "reader = EXPORTS['keras_file']().load(pathlib.Path(sys.argv[1]))\n"
+        "print(reader.predict({'text': np.full((1, 8), 9, np.int32)})['kind/scores'].tolist())"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "model.keras")]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    expected = model.predict({"text": np.full((1, 8), 9, np.int32)}, verbose=0)["kind/scores"]
+    np.testing.assert_allclose(json.loads(found.splitlines()[-1]), expected, atol=1e-6)
+
+
 def test_a_keras_file_that_would_run_code_is_refused(tmp_path):
     """A Lambda layer holds Python code."""
     inputs = keras.Input((2,), name="image")

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests.assets import asset
+from tests.hub_presets import hub_preset
 from tests.small_data import complaint
 from tfx_finetune import litert
 from tfx_finetune.backbones.bag_of_embeddings import NGrams
@@ -81,8 +82,7 @@ def test_use_multilingual_is_its_engines_model(monkeypatch):
 
 @pytest.mark.slow
 def test_minilm_is_keras_hubs_model():
-    """keras-hub reads the same file; its approximate GELU differs in the third digit. Numbers of the model's page."""
-    keras_hub = pytest.importorskip("keras_hub")
+    """The folder of the package is a preset; likenesses of the model's page."""
     backbone = BACKBONES["minilm"](size=16)
     texts = ["A man is eating food.", "A man is eating a piece of bread.", "A cheetah chases prey behind trees."]
     tokens = prepared(backbone, texts)
@@ -90,12 +90,65 @@ def test_minilm_is_keras_hubs_model():
     mine = embedded(backbone, tokens)
     assert round(float(mine[0] @ mine[1]), 3) == 0.755
     assert mine[0] @ mine[2] < 0.25
-    theirs = keras_hub.models.BertBackbone.from_preset(str(asset("minilm")))
-    there = (tokens != 0)[..., None]
-    fed = {"token_ids": tokens, "segment_ids": np.zeros_like(tokens), "padding_mask": (tokens != 0).astype(np.int32)}
-    rows = theirs.predict(fed, verbose=0)["sequence_output"]
-    mean = (rows * there).sum(1) / there.sum(1)
-    assert np.abs(mine - mean / np.linalg.norm(mean, axis=1, keepdims=True)).max() < 1e-3
+    theirs = pytest.importorskip("keras_hub").models.Backbone.from_preset(str(asset("minilm")))
+    mean = mean_of_rows(theirs, tokens, tokens != 0)
+    assert np.abs(mine - mean / np.linalg.norm(mean, axis=1, keepdims=True)).max() < 1e-5
+    assert backbone.card.licence == "Apache-2.0"
+    # Letters with accents are in the vocabulary without them.
+    assert np.array_equal(prepared(backbone, ["wörld"]), prepared(backbone, ["world"]))
+
+
+def mean_of_rows(theirs, ids, there):
+    """What a network of keras-hub gives for the tokens that are there, on the mean."""
+    fed = {"token_ids": ids, "padding_mask": there.astype(np.int32), "segment_ids": np.zeros_like(ids)}
+    rows = theirs.predict({name: fed[name] for name in theirs.input}, verbose=0)
+    rows = rows["sequence_output"] if isinstance(rows, dict) else rows
+    return (rows * there[..., None]).sum(1) / there.sum(1, keepdims=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["Bert", "DistilBert", "Electra", "Roberta", "XLMRoberta"])
+def test_keras_hub_text_is_keras_hubs_model(family, tmp_path):
+    """Of each family a small network of random weights: the same tokens, the same numbers."""
+    hub = pytest.importorskip("keras_hub")
+    keras.utils.set_random_seed(0)
+    preset = hub_preset(tmp_path, family)
+    backbone = BACKBONES["keras_hub_text"](preset=preset, size=24)
+    shift = int("Roberta" in family)
+    tokenizer = hub.models.Tokenizer.from_preset(preset)
+    texts = ["the quick fox", "a quick brown fox, quick quick the!", "foxes 猫 zzz"]
+    expected = []
+    for text in texts:
+        found = [tokenizer.start_token_id, *np.array(tokenizer(text)).tolist(), tokenizer.end_token_id]
+        expected.append([token + shift for token in found] + [0] * (24 - len(found)))
+    tokens = prepared(backbone, texts)
+    assert tokens.tolist() == expected
+    theirs = hub.models.Backbone.from_preset(preset)
+    there = tokens != 0
+    mean = mean_of_rows(theirs, np.where(there, tokens - shift, tokenizer.pad_token_id), there)
+    mine = keras.Model(backbone.inputs, backbone.features.pooled).predict(tokens, verbose=0)
+    assert np.abs(mine - mean).max() < 1e-5 * np.abs(mean).max()
+    assert np.abs(mine[0] - mine[1]).max() > 1e-3 * np.abs(mine).max()
+
+
+@pytest.mark.slow
+def test_presets_that_keras_hub_text_cannot_take(tmp_path):
+    """In one line."""
+    hub = pytest.importorskip("keras_hub")
+    build = BACKBONES["keras_hub_text"]
+    none = complaint(lambda: build(preset=str(tmp_path / "none")))
+    assert none.startswith("keras-hub cannot load this preset as Backbone; received: ")
+    bert = hub_preset(tmp_path / "bert", "Bert")
+    said = complaint(lambda: build(preset=bert, size=65))
+    assert said == "the preset has no places for so many tokens; received: size=65; allowed: up to 64 tokens"
+    for file in (tmp_path / "bert").glob("tokenizer.json"):
+        file.unlink()
+    assert "this preset as Tokenizer; " in complaint(lambda: build(preset=bert, size=24))
+    sizes = {"vocabulary_size": 9, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 8}
+    hub.models.GPT2Backbone(**sizes).save_to_preset(str(tmp_path / "gpt"))
+    said = complaint(lambda: build(preset=str(tmp_path / "gpt"), size=24))
+    assert said.startswith("keras_hub_text does not know this kind of network; received: ")
+    assert said.endswith("gpt (GPT2Backbone); allowed: Bert, DistilBert, Electra, Roberta, XLMRoberta")
 
 
 @pytest.mark.parametrize("name", ["e5_small", "minilm", "use_multilingual"])
@@ -191,6 +244,7 @@ def test_a_full_text_is_not_repeated():
         ("bag_of_embeddings(ngrams=0)", "bag_of_embeddings is out of range; "),
         ("e5_small(size=513)", "e5_small is out of range; received: size=513"),
         ("e5_small(weights='imagenet')", "e5_small is out of range; "),
+        ("keras_hub_text(size=2)", "keras_hub_text is out of range; received: size=2, dropout=0.1; "),
         ("minilm(dropout=1.0)", "minilm is out of range; "),
         ("use_multilingual(size=2)", "use_multilingual is out of range; "),
     ],

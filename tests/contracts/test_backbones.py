@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.hub_presets import hub_preset, whisper_preset
 from tests.towers import batch
 from tfx_finetune.contracts import BACKBONES, MODALITIES, Fused, Fusion
 from tfx_finetune.core.errors import UserError
@@ -32,13 +33,13 @@ PICTURES = [name for name in BACKBONES if BACKBONES.modality(name) == "image"]
 RUN = FAST | {
     *("convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_b0", "inception_resnet_v2", "inception_v3"),
     *("mobilenet", "mobilenet_v2", "nasnet_mobile", "resnet50", "resnet50_v2", "xception"),
-    *("minilm", "whisper"),
+    *("keras_hub_text", "minilm", "whisper"),
 }
 INITIALIZERS = (keras.initializers.VarianceScaling, keras.initializers.TruncatedNormal)
 # These do not pad, so that small inputs leave nothing and large ones lose a few pixels.
 UNPADDED = {"inception_v3", "inception_resnet_v2", "xception"}
 # These come from a file that the test writes.
-OWN = {"keras_file", "whisper"}
+OWN = {"keras_file", "keras_hub_text", "whisper"}
 
 
 def options(name, folder):
@@ -55,6 +56,8 @@ def options(name, folder):
         return {"size": 20}
     if name == "whisper":
         return {"preset": whisper_preset(folder), "seconds": 2.0}
+    if name == "keras_hub_text":
+        return {"preset": hub_preset(folder, "Bert"), "size": 20}
     if name == "spectrogram":
         return {"tower": Spec("convnet", (), {"size": 32})}
     if name == "audio_net":
@@ -64,14 +67,6 @@ def options(name, folder):
     if name in PICTURES:
         return {"weights": "none", "size": 139 if name in UNPADDED else 64}
     return {"weights": "none", "size": 20}
-
-
-def whisper_preset(folder):
-    """Writes a small Whisper with random weights, as keras-hub keeps one."""
-    hub = pytest.importorskip("keras_hub")
-    sizes = {"vocabulary_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 32}
-    hub.models.WhisperBackbone(**sizes, max_decoder_sequence_length=4).save_to_preset(str(folder / "whisper"))
-    return str(folder / "whisper")
 
 
 def settle(model, inputs):

@@ -52,7 +52,7 @@ def e5_small(size: int = 128, prefix: str = "query: ", dropout: float = 0.1, wei
         licence=known.licence,
         sha256=digest,
         tokenizer=f"hugging_face(prefix={prefix!r}, shift=1)",
-        vocabulary=str(unigram(f"{ASSET}-{digest[:8]}", stored.pieces, stored.scores)),
+        vocabulary=str(unigram(ASSET, stored.pieces, stored.scores)),
     )
     words = stored.matrix("emb.word", 384)[: len(stored.pieces)]
     backbone = encoder(card, Form(vocabulary=len(words) + 1, dropout=dropout))

@@ -1,7 +1,9 @@
 """Vocabularies that a package keeps in a form of its own -> `tokenizer.json` of Hugging Face, which bundles copy."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +17,6 @@ _TILDE, _STAND_IN = "\uff5e", "\uf8ff"
 def unigram(name: str, pieces: Sequence[str], scores: np.ndarray) -> Path:
     """The file of a Unigram vocabulary with the special tokens, the normalization and the blanks of XLM-RoBERTa.
 
-    It is made once and kept in the cache.
-
     Args:
         name: Of the file.
         pieces: <s>, <pad>, </s>, <unk>, then pieces of words, whose blank is U+2581.
@@ -25,9 +25,6 @@ def unigram(name: str, pieces: Sequence[str], scores: np.ndarray) -> Path:
     Raises:
         UserError: The package tokenizers is not installed.
     """
-    path = files.writable_folder(assets.cache() / "vocabularies", "cache") / f"{name}.json"
-    if path.is_file():
-        return path
     tokenizers = package("tokenizers", "text")
     models, normalizers = tokenizers.models, tokenizers.normalizers
     made = tokenizers.Tokenizer(
@@ -43,8 +40,56 @@ def unigram(name: str, pieces: Sequence[str], scores: np.ndarray) -> Path:
         ]
     )
     made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="always")
-    ends = [(piece, pieces.index(piece)) for piece in ("<s>", "</s>")]
-    made.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
-    with files.atomic(path) as draft:
-        made.save(str(draft), pretty=False)
+    return _kept(made, name, [(piece, pieces.index(piece)) for piece in ("<s>", "</s>")])
+
+
+def word_piece(name: str, pieces: Sequence[str], lower: bool) -> Path:
+    """The file of a WordPiece vocabulary, as BERT's authors split texts: small letters also lose their accents.
+
+    Args:
+        name: Of the file.
+        pieces: [CLS], [SEP] and [UNK] among them; those that go on with a word begin with ##.
+        lower: Whether capitals become small letters.
+
+    Raises:
+        UserError: The package tokenizers is not installed.
+    """
+    tokenizers = package("tokenizers", "text")
+    numbers = {piece: number for number, piece in enumerate(pieces)}
+    made = tokenizers.Tokenizer(tokenizers.models.WordPiece(numbers, unk_token="[UNK]"))
+    made.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lower)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    return _kept(made, name, [(piece, numbers[piece]) for piece in ("[CLS]", "[SEP]")])
+
+
+def byte_pairs(name: str, numbers: Mapping[str, int], merges: Sequence[str]) -> Path:
+    """The file of a vocabulary of byte pairs, as those of GPT-2 and RoBERTa.
+
+    Args:
+        name: Of the file.
+        numbers: Of the pieces, <s> and </s> among them.
+        merges: Pairs of pieces, a blank between, the most frequent first.
+
+    Raises:
+        UserError: The package tokenizers is not installed.
+    """
+    tokenizers = package("tokenizers", "text")
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(dict(numbers), pairs))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return _kept(made, name, [(piece, numbers[piece]) for piece in ("<s>", "</s>")])
+
+
+def _kept(made: Any, name: str, ends: Sequence[tuple[str, int]]) -> Path:
+    """Writes a tokenizer that puts texts between two special tokens into the cache, under a name of its content."""
+    single = " $A ".join(piece for piece, _ in ends)
+    made.post_processor = package("tokenizers", "text").processors.TemplateProcessing(
+        single=single, special_tokens=list(ends)
+    )
+    content = made.to_str(pretty=False).encode()
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    path = files.writable_folder(assets.cache() / "vocabularies", "cache") / f"{name}-{digest}.json"
+    if not path.is_file():
+        with files.atomic(path) as draft:
+            draft.write_bytes(content)
     return path

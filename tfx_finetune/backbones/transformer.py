@@ -22,6 +22,9 @@ class Form:
         heads: Of each attention.
         hidden: Numbers between the two dense layers.
         dropout: Share of the numbers that training drops behind attention and dense layers.
+        embedding: Numbers a word that a dense layer makes `dim` (ELECTRA, arXiv 2003.10555); 0 without that layer.
+        epsilon: Of every normalization.
+        approximate: Whether GELU is computed by tanh, as the authors of BERT do.
     """
 
     vocabulary: int
@@ -30,6 +33,9 @@ class Form:
     heads: int = 12
     hidden: int = 1536
     dropout: float = 0.1
+    embedding: int = 0
+    epsilon: float = 1e-12
+    approximate: bool = False
 
 
 def encoder(card: Card, form: Form) -> Backbone:
@@ -44,11 +50,15 @@ def encoder(card: Card, form: Form) -> Backbone:
     """
     inputs = keras.Input((card.size,), dtype="int32", name="text")
     present = IsToken(name="is_token")(inputs)
-    x = keras.layers.Embedding(form.vocabulary, form.dim, name="words")(inputs)
+    x = keras.layers.Embedding(form.vocabulary, form.embedding or form.dim, name="words")(inputs)
     x = Positions(name="positions")(x)
-    x = _norm("embedding_norm")(x)
+    x = _norm("embedding_norm", form)(x)
+    names = ["is_token", "words", "positions", "embedding_norm"]
+    if form.embedding:
+        x = keras.layers.Dense(form.dim, name="embedding_project")(x)
+        names.append("embedding_project")
     x = keras.layers.Multiply(name="embedding")([x, present])
-    groups = [_group("embedding", ("is_token", "words", "positions", "embedding_norm"), x)]
+    groups = [_group("embedding", tuple(names), x)]
     for number in range(form.blocks):
         x = _block(f"block{number}", x, form)
         groups.append(_group(f"block{number}", _names(f"block{number}"), x))
@@ -71,11 +81,12 @@ def _block(name: str, x: keras.KerasTensor, form: Form) -> keras.KerasTensor:
     seen = Attention(form.heads, name=f"{name}_attention")([query, key, value, present])
     seen = keras.layers.Dense(form.dim, name=f"{name}_output")(seen)
     seen = keras.layers.Dropout(form.dropout, name=f"{name}_attention_dropout")(seen)
-    x = _norm(f"{name}_attention_norm")(keras.layers.Add(name=f"{name}_attention_add")([x, seen]))
-    wide = keras.layers.Dense(form.hidden, activation="gelu", name=f"{name}_wide")(x)
+    x = _norm(f"{name}_attention_norm", form)(keras.layers.Add(name=f"{name}_attention_add")([x, seen]))
+    gelu = gelu_by_tanh if form.approximate else "gelu"
+    wide = keras.layers.Dense(form.hidden, activation=gelu, name=f"{name}_wide")(x)
     narrow = keras.layers.Dense(form.dim, name=f"{name}_narrow")(wide)
     narrow = keras.layers.Dropout(form.dropout, name=f"{name}_dropout")(narrow)
-    x = _norm(f"{name}_norm")(keras.layers.Add(name=f"{name}_add")([x, narrow]))
+    x = _norm(f"{name}_norm", form)(keras.layers.Add(name=f"{name}_add")([x, narrow]))
     return keras.layers.Multiply(name=name)([x, present])
 
 
@@ -85,12 +96,18 @@ def _names(block: str) -> tuple[str, ...]:
     return tuple(f"{block}_{part}" for part in parts)
 
 
-def _norm(name: str) -> keras.Layer:
-    return keras.layers.LayerNormalization(epsilon=1e-12, name=name)
+def _norm(name: str, form: Form) -> keras.Layer:
+    return keras.layers.LayerNormalization(epsilon=form.epsilon, name=name)
 
 
 def _group(name: str, layers: tuple[str, ...], output: keras.KerasTensor) -> Group:
     return Group(name, (*layers, name), output)
+
+
+@keras.saving.register_keras_serializable("tfx_finetune")
+def gelu_by_tanh(x: keras.KerasTensor) -> keras.KerasTensor:
+    """GELU (arXiv 1606.08415) by its approximation."""
+    return ops.gelu(x, approximate=True)
 
 
 @keras.saving.register_keras_serializable("tfx_finetune")

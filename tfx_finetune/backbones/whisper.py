@@ -3,15 +3,15 @@ arXiv 2212.04356).
 """
 
 from pathlib import Path
-from typing import Any
 
 import keras
 
 from tfx_finetune.backbones import graph, log_mel
 from tfx_finetune.backbones.flatten import flatten
+from tfx_finetune.backbones.hub import loaded
 from tfx_finetune.contracts import BACKBONES, Backbone, Card, Features
 from tfx_finetune.core import files
-from tfx_finetune.core.errors import UserError, first_line
+from tfx_finetune.core.errors import UserError
 
 _RATE, _WEIGHTS = 16_000, "model.weights.h5"
 
@@ -30,34 +30,20 @@ def whisper(preset: str = "whisper_tiny_multi", seconds: float = 30.0) -> Backbo
     """
     if not 0.1 <= seconds <= 30:
         raise UserError("the input of whisper is out of range", received=seconds, allowed="0.1 to 30 seconds")
-    loaded = _loaded(preset)
+    found = loaded("WhisperBackbone", preset)
     size = round(seconds * _RATE)
-    mel = log_mel.Mel(_RATE, loaded.num_mels, 0.0, 8_000.0, 400, 160, 400, "slaney")
+    mel = log_mel.Mel(_RATE, found.num_mels, 0.0, 8_000.0, 400, 160, 400, "slaney")
     card = _card(preset, size)
     inputs = log_mel.waveform(size)
     # Frames are centred, the first one at the very beginning; the last one is left out.
     around = keras.ops.pad(inputs, ((0, 0), (mel.window // 2, mel.window // 2 - 1)), mode="reflect")
     mels = log_mel.decibels(log_mel.power(around, mel))
     x = keras.layers.Rescaling(1 / 40, 1.0, name="normalize")(mels)
-    encoder = keras.Model(loaded.input["encoder_features"], loaded.output["encoder_sequence_output"])
+    encoder = keras.Model(found.input["encoder_features"], found.output["encoder_sequence_output"])
     tokens = flatten(encoder, x)["encoder_layer_norm"]
     groups = graph.groups(keras.Model(inputs, tokens), above=mels, kernels=1)
     pooled = keras.layers.GlobalAveragePooling1D(name="pooled")(tokens)
     return Backbone("audio", card, inputs, Features(pooled, tokens=tokens), groups)
-
-
-def _loaded(preset: str) -> Any:
-    try:
-        import keras_hub
-    except ImportError:
-        raise UserError("whisper needs keras-hub", todo="pip install 'tfx_finetune[hub]'") from None
-    try:
-        return keras_hub.models.WhisperBackbone.from_preset(preset)
-    except Exception as error:
-        # A connection, a folder and a file can be missing or broken in as many ways as keras-hub has readers.
-        todo = "mend the connection, or give the folder of a preset that was downloaded elsewhere"
-        received = f"{preset} ({first_line(error)})"
-        raise UserError("cannot load this preset of whisper", received=received, todo=todo) from None
 
 
 def _card(preset: str, size: int) -> Card:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.contracts import EXPORTS, Batch
+from tfx_finetune.contracts import BACKBONES, EXPORTS, Batch
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.deployed import Export, Reader, Servable
@@ -15,7 +15,10 @@ from tfx_finetune.deployed import Export, Reader, Servable
 
 @EXPORTS.register
 def keras_file() -> Export:
-    """`model.keras`: prepared inputs by name in, scores out; only stock layers, so that plain Keras loads it."""
+    """`model.keras`: prepared inputs by name in, scores out.
+
+    Plain Keras loads that of a tower of pictures; those of texts and sounds have layers of this package.
+    """
     return Export("keras", "model.keras", write, load, tolerance=1e-5, quantized=False, kernels=kernels)
 
 
@@ -32,7 +35,7 @@ def load(path: Path) -> Reader:
         UserError: It is not a Keras file that can be read, or not one of this package.
     """
     try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        model = _model(path)
         specs = {name: tf.TensorSpec(tensor.shape, tensor.dtype) for name, tensor in model.input.items()}
     except (ValueError, OSError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         reason = first_line(error)
@@ -47,8 +50,13 @@ def load(path: Path) -> Reader:
     return Reader(predict)
 
 
+def _model(path: Path) -> keras.Model:
+    # Towers of texts and sounds have layers of their own, which Keras knows once their files are imported.
+    len(BACKBONES)
+    return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
 def kernels(path: Path) -> list[np.ndarray]:
     """Kernels of the file's convolutions and dense layers, output channels first."""
-    layers = keras.models.load_model(path, compile=False, safe_mode=True).layers
-    wanted = [layer for layer in layers if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))]
+    wanted = [layer for layer in _model(path).layers if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))]
     return [np.moveaxis(np.asarray(layer.kernel), -1, 0) for layer in wanted]
