@@ -1,5 +1,6 @@
 """Keras model -> LiteRT file -> interpreter: what the TFLite export and the trunk engine share."""
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -26,7 +27,11 @@ def freeze(run: Callable[..., Any], inputs: Sequence[tf.TensorSpec]) -> Any:
 
 def convert(make: Callable[[], tf.lite.TFLiteConverter]) -> bytes:
     """Makes a converter and runs it; see `quietly`."""
-    return quietly(lambda: make().convert())
+    try:
+        return quietly(lambda: make().convert())
+    finally:
+        # Graphs and their constants hold one another: without this, those of a large model stay until memory ends.
+        gc.collect()
 
 
 def quietly(work: Callable[[], Result]) -> Result:
