@@ -7,9 +7,11 @@ towers, for each fusion and for each strategy of the config's fusion; and beside
 each subset alone, on the same split.
 """
 
+import concurrent.futures
 import dataclasses
 import gc
 import itertools
+import multiprocessing
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,11 +65,19 @@ def main() -> None:
     config = [] if any(flag.startswith("--flagfile") for flag in flags) else [f"--flagfile={CONFIG}"]
     run, _ = flagfile.parse([sys.argv[0], *config, *flags], Run())
     found: list[dict[str, dict[str, Scores]]] = []
+    # A process a seed: what TensorFlow keeps of thirty models is gigabytes.
+    spawn = multiprocessing.get_context("spawn")
     for seed in range(seeds[0]):
-        found.append(dict(measure(dataclasses.replace(run, seed=seed))))
+        with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
+            found.append(pool.submit(measured, dataclasses.replace(run, seed=seed)).result())
         text = "\n\n".join(table(title, [one[title] for one in found]) for title in found[0])
         title = f"Several towers: {run.towers}, {seed + 1} seeds"
         record(" ".join(["strategies", *flags]), title, text)
+
+
+def measured(run: Run) -> dict[str, dict[str, Scores]]:
+    """The tables of one seed."""
+    return dict(measure(run))
 
 
 def measure(run: Run) -> Iterator[tuple[str, dict[str, Scores]]]:

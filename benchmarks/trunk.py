@@ -1,8 +1,8 @@
-"""How fast is the frozen trunk? Keras's predict, this package's engine, and PyTorch where it is installed.
+"""How fast is a frozen trunk? Keras's predict, this package's engine, and PyTorch where it is installed.
 
-    python benchmarks/trunk.py [--pictures=256]
+    python benchmarks/trunk.py [--samples=256] [--only=e5_small,use_multilingual]
 
-Writes pictures a second and their ratios into benchmarks/RESULTS.md: the median of three passes, taken in turns. What
+Writes samples a second and their ratios into benchmarks/RESULTS.md: the median of three passes, taken in turns. What
 limits them stands beside it: multiplications and additions a second, and those of a plain product of matrices.
 """
 
@@ -23,6 +23,10 @@ BACKBONES_MEASURED = {
     "mobilenet_v3_small(weights='none')": "mobilenet_v3_small",
     "efficientnet_b0(weights='none')": "efficientnet_b0",
     "resnet50(weights='none')": "resnet50",
+    "speech_embedding(weights='none')": "",
+    "e5_small(weights='none')": "",
+    "use_multilingual(weights='none')": "",
+    "bag_of_embeddings()": "",
 }
 PASSES = 3
 
@@ -33,7 +37,8 @@ def main() -> None:
         name, size, count = worker[0]
         print(torch_worker(name, int(size), int(count)))
         return
-    given = [int(flag.partition("=")[2]) for flag in sys.argv if flag.startswith("--pictures=")] or [256]
+    given = dict(flag.removeprefix("--").split("=", 1) for flag in sys.argv[1:])
+    count, only = int(given.get("samples", 256)), given.get("only", "").split(",")
     from results import record
 
     head = (
@@ -41,7 +46,9 @@ def main() -> None:
     )
     rows = [head, "|---|---|---|---|---|---|---|---|"]
     for spec, torch_name in BACKBONES_MEASURED.items():
-        speed = measure(spec, torch_name, given[0])
+        if not any(spec.startswith(name) for name in only):
+            continue
+        speed = measure(spec, torch_name, count)
         theirs, ratio = ("-", "-")
         if "torch" in speed:
             theirs, ratio = f"{speed['torch']:.0f}", f"{speed['engine'] / speed['torch']:.1f}"
@@ -50,13 +57,13 @@ def main() -> None:
         rows.append(
             f"| `{spec}` {ours} | {speed['engine'] / speed['keras']:.1f} | {ratio} | {work[0]:.0f} | {work[1]:.0f} |"
         )
-    rows.append("\nPictures a second. PyTorch: channels_last, float32; - where it or the network is not installed.")
+    rows.append("\nSamples a second. PyTorch: channels_last, float32; - where it or the network is not installed.")
     rows.append(f"NumPy multiplies matrices of 2048 x 2048 at {product():.0f} GFLOP/s on the same cores.")
-    record("trunk", "The frozen trunk", "\n".join(rows))
+    record(" ".join(["trunk", *sys.argv[1:]]), "The frozen trunk", "\n".join(rows))
 
 
 def measure(spec: str, torch_name: str, count: int) -> dict[str, float]:
-    """Pictures a second by what runs the backbone."""
+    """Samples a second by what runs the backbone."""
     import keras
 
     from tfx_finetune.contracts import BACKBONES
@@ -68,10 +75,10 @@ def measure(spec: str, torch_name: str, count: int) -> dict[str, float]:
     trunk = keras.Model(backbone.inputs, backbone.features.pooled)
     trunk.compile(jit_compile=False)
     apply = engine(trunk, 10**6)
-    pixels = np.random.default_rng(0).integers(0, 256, (count, *backbone.inputs.shape[1:])).astype(np.uint8)
+    drawn = random(backbone.modality, (count, *backbone.inputs.shape[1:]))
     runs: dict[str, Callable[[], object]] = {
-        "keras": lambda: trunk.predict(pixels.astype(np.float32), batch_size=32, verbose=0),
-        "engine": lambda: [apply(pixels[start : start + 32]) for start in range(0, count, 32)],
+        "keras": lambda: trunk.predict(drawn.astype(backbone.inputs.dtype), batch_size=32, verbose=0),
+        "engine": lambda: [apply(drawn[start : start + 32]) for start in range(0, count, 32)],
     }
     found = {name: count / seconds for name, seconds in medians(runs).items()}
     found["operations"] = operations(trunk)
@@ -79,8 +86,16 @@ def measure(spec: str, torch_name: str, count: int) -> dict[str, float]:
     return found if theirs is None else found | {"torch": theirs}
 
 
+def random(modality: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Samples as the pipeline prepares them: pixels, waveforms, or texts that fill the tower's tokens."""
+    rng = np.random.default_rng(0)
+    if modality == "audio":
+        return rng.uniform(-1, 1, shape).astype(np.float32)
+    return rng.integers(1, 256, shape).astype(np.uint8 if modality == "image" else np.int32)
+
+
 def operations(model: Any) -> float:
-    """Multiplications and additions of one picture in convolutions and dense layers."""
+    """Multiplications and additions of one sample in convolutions and dense layers."""
     total = 0
     for layer in model.layers:
         kernel = next((weight for weight in layer.weights if weight.name == "kernel"), None)
