@@ -1,10 +1,10 @@
 """Several towers: what is each fusion worth, what each strategy of training, and what does a missing tower cost?
 
-    python benchmarks/strategies.py [--seeds=3] [--flagfile=configs/tux_multimodal.cfg] [any flag of tfx_finetune.train]
+    python benchmarks/strategies.py [--seeds=3] [--tables=fusion,strategy,training] [any flag of tfx_finetune.train]
 
 Writes tables into benchmarks/RESULTS.md: test accuracy, the mean over seeds, of one model for every subset of its
-towers, for each fusion and for each strategy of the config's fusion; and beside the config's model, those trained on
-each subset alone, on the same split.
+towers, for each fusion and for each strategy of training; and beside it those of models that were trained on each
+subset alone, on the same split. Without --flagfile, of configs/tux_multimodal.cfg.
 """
 
 import concurrent.futures
@@ -14,7 +14,7 @@ import itertools
 import multiprocessing
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -60,34 +60,32 @@ Scores = dict[tuple[str, ...], float]
 
 def main() -> None:
     """Runs the benchmark."""
-    seeds = [int(flag.partition("=")[2]) for flag in sys.argv if flag.startswith("--seeds=")] or [3]
-    flags = [flag for flag in sys.argv[1:] if not flag.startswith("--seeds=")]
+    own = {name: _said(name) for name in ("--seeds", "--tables")}
+    flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in own]
     config = [] if any(flag.startswith("--flagfile") for flag in flags) else [f"--flagfile={CONFIG}"]
     run, _ = flagfile.parse([sys.argv[0], *config, *flags], Run())
+    titles = (own["--tables"] or ",".join(TABLES)).split(",")
     found: list[dict[str, dict[str, Scores]]] = []
     # A process a seed: what TensorFlow keeps of thirty models is gigabytes.
     spawn = multiprocessing.get_context("spawn")
-    for seed in range(seeds[0]):
+    for seed in range(int(own["--seeds"] or 3)):
         with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
-            found.append(pool.submit(measured, dataclasses.replace(run, seed=seed)).result())
-        text = "\n\n".join(table(title, [one[title] for one in found]) for title in found[0])
-        title = f"Several towers: {run.towers}, {seed + 1} seeds"
-        record(" ".join(["strategies", *flags]), title, text)
+            found.append(pool.submit(measured, dataclasses.replace(run, seed=seed), titles).result())
+        for title in titles:
+            heading = f"Several towers, by {title}: {run.towers}, {seed + 1} seeds"
+            record(" ".join(["strategies", title, *flags]), heading, table(title, [one[title] for one in found]))
 
 
-def measured(run: Run) -> dict[str, dict[str, Scores]]:
-    """The tables of one seed."""
-    return dict(measure(run))
-
-
-def measure(run: Run) -> Iterator[tuple[str, dict[str, Scores]]]:
+def measured(run: Run, titles: Sequence[str]) -> dict[str, dict[str, Scores]]:
     """The tables of one seed: for each row, the score of every subset."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(run, Path(folder))
-        yield "Fusion", {fusion: bench.scores({"fusion": fusion}) for fusion in FUSIONS}
-        yield "Strategy", {name: bench.scores(options) for name, options in STRATEGIES.items()}
-        alone = {towers: bench.alone(towers) for towers in bench.subsets()}
-        yield "Trained on", {"all, shown a part": bench.scores({}), "this part alone": alone}
+        return {title: TABLES[title](bench) for title in titles}
+
+
+def _said(name: str) -> str:
+    """The value of a flag of this benchmark; empty where it is not given."""
+    return next((flag.partition("=")[2] for flag in sys.argv[1:] if flag.startswith(f"{name}=")), "")
 
 
 class Bench:
@@ -152,6 +150,16 @@ class Bench:
             found = {tuple(towers): evaluate(data.tasks, dict(test.targets), outputs)[score]}
         gc.collect()
         return found
+
+
+TABLES: dict[str, Callable[[Bench], dict[str, Scores]]] = {
+    "fusion": lambda bench: {fusion: bench.scores({"fusion": fusion}) for fusion in FUSIONS},
+    "strategy": lambda bench: {name: bench.scores(options) for name, options in STRATEGIES.items()},
+    "training": lambda bench: {
+        "all towers, shown a part": bench.scores({}),
+        "a model of each part": {towers: bench.alone(towers) for towers in bench.subsets()},
+    },
+}
 
 
 def only(data: Data, towers: Sequence[str]) -> Data:

@@ -127,6 +127,21 @@ def test_each_tower_is_clipped_by_itself():
     np.testing.assert_allclose(steps[True][1], [0.3, 0.4], atol=1e-3)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lion", "muon"])
+def test_a_slowed_tower_takes_smaller_steps(optimizer):
+    """Also by Adam and its kin, to which the size of a gradient means nothing."""
+    weights = [keras.Variable(np.zeros((2, 2), np.float32), name=name) for name in ("image", "text", "both")]
+    phase = Phase(epochs=1, optimizer=optimizer, schedule="constant", warmup=0, balance=0.5, weight_decay=0.0)
+    made = make_optimizer(phase, 1, [1.0] * 3, [w.numpy() for w in weights], ["image", "text", ""])
+    made.build(weights)
+    made.slowed["image"].assign(0.25)
+    made.apply_gradients([(tf.constant([[3.0, -1.0], [1.0, 2.0]]), weight) for weight in weights])
+    image, text, both = (weight.numpy() for weight in weights)
+    assert np.abs(text).min() > 0
+    np.testing.assert_allclose(image, text / 4, rtol=1e-4)
+    np.testing.assert_allclose(both, text, rtol=1e-4)
+
+
 def test_options_by_tower():
     """One for all, or by name; the others then have the rest."""
     assert groups_wanted("tune.unfreeze", "5", ["a", "b"]) == {"a": "5", "b": "5"}

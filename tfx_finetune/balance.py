@@ -1,8 +1,9 @@
 """STATION: a tower that learns faster than the others is slowed, so that they are not starved of gradient.
 
 On-the-fly gradient modulation (Peng et al., Balanced multimodal learning, arXiv 2203.15332, equations 8 to 10), with
-two differences: what a tower knows alone is measured by leaving the others out, which any fusion allows, not by a part
-of a linear head; and it is measured once an epoch, on training samples, not in every batch.
+three differences. The steps are scaled, not the gradients, whose size means nothing to Adam. What a tower knows alone
+is measured by leaving the others out, which any fusion allows, not by a part of a linear head; and it is measured once
+an epoch, on training samples, not in every batch.
 """
 
 import math
@@ -20,7 +21,7 @@ SAMPLES = 512
 
 
 def coefficients(known: Mapping[str, float], strength: float) -> dict[str, float]:
-    """Factor of the gradients of each tower, of what each knows alone: 1 for those that are not ahead.
+    """Factor of the steps of each tower, of what each knows alone: 1 for those that are not ahead.
 
     Args:
         known: Mean probability, or the like, that each tower alone gives to what is right, above 0.

@@ -38,7 +38,7 @@ def make_optimizer(
         owners: The tower that each trained weight belongs to, for what is done by tower: `clip_each` and `balance`.
 
     Returns:
-        The optimizer. Its `slowed` has the factor of the gradients of each tower, 1 at first.
+        The optimizer. Its `slowed` has the factor of the steps of each tower, 1 at first.
     """
     towers = list(dict.fromkeys(owners))
     factors = {tower: keras.Variable(1.0, trainable=False) for tower in towers if tower}
@@ -51,7 +51,11 @@ def make_optimizer(
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             """Steps one weight."""
-            rate = learning_rate * rates[self._get_variable_index(variable)]
+            index = self._get_variable_index(variable)
+            rate = learning_rate * rates[index]
+            if phase.balance and owners[index]:
+                # Of the step, not of the gradient: Adam and its kin divide by the gradients' own size.
+                rate *= factors[owners[index]]
             if kind is keras.optimizers.AdamW:
                 _adam(self, gradient, variable, rate)
             else:
@@ -60,10 +64,7 @@ def make_optimizer(
         slowed = factors
 
         def _clip_gradients(self, gradients: Any) -> Any:
-            """Clips by norm all gradients together, or those of each tower, and slows towers that are ahead."""
-            if phase.balance:
-                each = zip(gradients, owners, strict=True)
-                gradients = [gradient * factors[owner] if owner else gradient for gradient, owner in each]
+            """Clips by norm all gradients together, or those of each tower."""
             if not phase.clip_each:
                 return super()._clip_gradients(gradients)
             found = list(gradients)
