@@ -2,6 +2,7 @@
 
 import platform
 import re
+import sys
 from pathlib import Path
 
 from tfx_finetune.core import hardware
@@ -28,3 +29,8 @@ def record(name: str, title: str, text: str) -> None:
     known = re.compile(rf"<!-- {re.escape(name)} -->\n.*?<!-- end -->\n", re.DOTALL)
     page = known.sub(lambda _: section, page) if known.search(page) else f"{page}\n{section}"
     RESULTS.write_text(page)
+
+
+def said(name: str) -> str:
+    """The value of a flag of a benchmark's own, such as `--seeds`; empty where it is not given."""
+    return next((flag.partition("=")[2] for flag in sys.argv[1:] if flag.startswith(f"{name}=")), "")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from results import record
+from results import record, said
 
 from tfx_finetune.contracts import Backbone, Batch
 from tfx_finetune.core import flagfile
@@ -60,7 +60,7 @@ Scores = dict[tuple[str, ...], float]
 
 def main() -> None:
     """Runs the benchmark."""
-    own = {name: _said(name) for name in ("--seeds", "--tables")}
+    own = {name: said(name) for name in ("--seeds", "--tables")}
     flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in own]
     config = [] if any(flag.startswith("--flagfile") for flag in flags) else [f"--flagfile={CONFIG}"]
     run, _ = flagfile.parse([sys.argv[0], *config, *flags], Run())
@@ -81,11 +81,6 @@ def measured(run: Run, titles: Sequence[str]) -> dict[str, dict[str, Scores]]:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(run, Path(folder))
         return {title: TABLES[title](bench) for title in titles}
-
-
-def _said(name: str) -> str:
-    """The value of a flag of this benchmark; empty where it is not given."""
-    return next((flag.partition("=")[2] for flag in sys.argv[1:] if flag.startswith(f"{name}=")), "")
 
 
 class Bench:

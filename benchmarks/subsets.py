@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from results import record
+from results import record, said
 
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.verify import score
@@ -23,7 +23,7 @@ from tfx_finetune.verify import score
 
 def main() -> None:
     """Runs the benchmark."""
-    own = {name: _said(name) for name in ("--config", "--seeds")}
+    own = {name: said(name) for name in ("--config", "--seeds")}
     flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in own]
     if not own["--config"]:
         sys.exit("say --config=FILE, a flag file of several towers")
@@ -60,11 +60,6 @@ def table(what: str, runs: list[dict[str, tuple[float, int]]]) -> list[str]:
         each = " | ".join(f"{value:.3f}" for value in scores)
         lines.append(f"| {name} | {each} | {np.mean(scores):.3f} ± {np.std(scores):.3f} | {samples} |")
     return lines
-
-
-def _said(name: str) -> str:
-    """The value of a flag of this benchmark; empty where it is not given."""
-    return next((flag.partition("=")[2] for flag in sys.argv[1:] if flag.startswith(f"{name}=")), "")
 
 
 if __name__ == "__main__":
