@@ -59,7 +59,8 @@ def main() -> None:
         )
     rows.append("\nSamples a second. PyTorch: channels_last, float32; - where it or the network is not installed.")
     rows.append(f"NumPy multiplies matrices of 2048 x 2048 at {product():.0f} GFLOP/s on the same cores.")
-    record(" ".join(["trunk", *sys.argv[1:]]), "The frozen trunk", "\n".join(rows))
+    title = "The frozen trunk" + (f": {given['only'].replace(',', ', ')}" if "only" in given else "")
+    record(" ".join(["trunk", *sys.argv[1:]]), title, "\n".join(rows))
 
 
 def measure(spec: str, torch_name: str, count: int) -> dict[str, float]:
