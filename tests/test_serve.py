@@ -2,12 +2,10 @@
 
 import base64
 import contextlib
-import dataclasses
 import http.client
 import json
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -22,15 +20,8 @@ import pytest
 from google.protobuf import json_format
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tests.commands import KINDS, refused
-from tfx_finetune import rest
+from tests.commands import KINDS
 from tfx_finetune.bundle import Bundle
-from tfx_finetune.contracts import MODALITIES, Card
-from tfx_finetune.core import hardware
-from tfx_finetune.core.errors import UserError
-from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.serve import _listen
-from tfx_finetune.served import Served, _quickest
 
 
 class Server(NamedTuple):
@@ -350,60 +341,3 @@ def test_the_end_loses_no_request(server, golden):
         until(lambda: server.ask("GET", "/readyz")[0] == 503, 1)
         assert server.process.wait(60) == 0
     assert "every request answered" in server.process.stderr.read()
-
-
-# ---- before anything is served
-
-
-def test_what_cannot_be_served_ends_in_one_line(tmp_path):
-    """No bundle there; a port that is taken."""
-    assert "nothing to serve" in refused("serve", f"--bundle={tmp_path}", "--port=0")
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="cannot listen there"):
-        _listen("127.0.0.1", taken.getsockname()[1])
-
-
-@pytest.mark.parametrize(
-    ("engine", "formats", "quickest"),
-    [
-        ("litert", ["keras", "saved_model", "tflite", "tflite_int8"], "tflite"),
-        ("litert", ["keras", "saved_model", "tflite_int8"], "saved_model"),
-        ("keras", ["keras", "saved_model", "tflite"], "saved_model"),
-        ("keras", ["tflite", "keras"], "keras"),
-        ("litert", ["tflite_int8", "keras"], "tflite_int8"),
-        ("keras", ["tflite_float16"], "tflite_float16"),
-    ],
-)
-def test_the_quickest_whole_file_answers(engine, formats, quickest, monkeypatch):
-    """LiteRT on a CPU, TensorFlow on a GPU; without either, the first file that there is."""
-    found = dataclasses.replace(hardware.detect(), engine=engine)
-    monkeypatch.setattr(hardware, "detect", lambda: found)
-    assert _quickest(formats) == quickest
-
-
-@pytest.fixture
-def two_heads():
-    """Who answers for two heads."""
-    labels = {"kind": ("a", "b"), "mark": ("c", "d")}
-    modalities = {"image": MODALITIES.build(parse_spec("image"), Card(size=2))}
-    return Served(1, modalities, labels, lambda raw: {"image": np.zeros((1, 2, 2, 3), np.uint8)}, dict)
-
-
-def test_a_classification_names_its_head_where_there_are_several(two_heads):
-    """By signature_name."""
-    examples = [{"image": {"b64": ""}}]
-    with pytest.raises(rest.RequestError, match="kind"):
-        rest.classify_request({"examples": examples}, two_heads)
-    samples, answer = rest.classify_request({"examples": examples, "signature_name": "mark"}, two_heads)
-    assert samples["image"].shape == (1, 2, 2, 3)
-    scores = {"kind/scores": np.array([[0.75, 0.25]]), "mark/scores": np.array([[0.25, 0.75]])}
-    assert answer(scores) == {"result": [[["d", 0.75], ["c", 0.25]]]}
-
-
-def test_several_outputs_have_names_and_rows(two_heads):
-    """As in TensorFlow Serving: only a single output goes without its name."""
-    message = {"signature_name": "tensor", "instances": np.zeros((2, 2, 2, 3)).tolist()}
-    _, answer = rest.predict_request(message, two_heads)
-    scores = {"kind/scores": np.eye(2), "mark/scores": np.eye(2)[::-1]}
-    rows = answer(scores)["predictions"]
-    assert [sorted(row) for row in rows] == [["kind/scores", "mark/scores"]] * 2
-    assert rows[0]["mark/scores"].tolist() == [0, 1]
