@@ -16,7 +16,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from results import record
+from results import record, said
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -36,11 +36,11 @@ MINUTES = "minutes"
 
 def main() -> None:
     """Runs the benchmark."""
-    seeds = [int(flag.partition("=")[2]) for flag in sys.argv if flag.startswith("--seeds=")] or [3]
+    seeds = int(said("--seeds") or 3)
     flags = [flag for flag in sys.argv if not flag.startswith("--seeds=")]
     defaults, _ = flagfile.parse([flags[0], f"--flagfile={CONFIG}", *flags[1:]], Run())
     rows: list[dict[str, float]] = []
-    for seed in range(seeds[0]):
+    for seed in range(seeds):
         rows.append(measure(dataclasses.replace(defaults, seed=seed)))
         names = list(rows[0])
         lines = [f"| seed | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]

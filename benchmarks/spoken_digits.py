@@ -15,7 +15,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from results import record
+from results import record, said
 
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
@@ -30,13 +30,13 @@ CONFIG = Path(__file__).parent.parent / "configs" / "spoken_digits.cfg"
 
 def main() -> None:
     """Runs the benchmark."""
-    seeds = [int(flag.partition("=")[2]) for flag in sys.argv if flag.startswith("--seeds=")] or [3]
+    seeds = int(said("--seeds") or 3)
     flags = [flag for flag in sys.argv if not flag.startswith("--seeds=")]
     defaults, _ = flagfile.parse([flags[0], f"--flagfile={CONFIG}", *flags[1:]], Run())
     directions = [(lang, test) for lang, pair in PAIRS.items() for test in pair]
     rows = {}
     for language, test in directions:
-        found = [measure(defaults, language, test, seed) for seed in range(seeds[0])]
+        found = [measure(defaults, language, test, seed) for seed in range(seeds)]
         learned = next(voice for voice in PAIRS[language] if voice != test)
         rows[f"{language}, {learned} -> {test}"] = {name: np.mean([one[name] for one in found]) for name in found[0]}
     names = list(next(iter(rows.values())))
@@ -44,7 +44,7 @@ def main() -> None:
     lines += [f"| {row} | {' | '.join(f'{value:.2f}' for value in values.values())} |" for row, values in rows.items()]
     means = [np.mean([values[name] for values in rows.values()]) for name in names]
     lines.append(f"| **mean** | {' | '.join(f'**{mean:.3f}**' for mean in means)} |")
-    title = f"Spoken digits of another voice: {defaults.backbone}, {seeds[0]} seeds"
+    title = f"Spoken digits of another voice: {defaults.backbone}, {seeds} seeds"
     record(" ".join(["spoken_digits", *flags[1:]]), title, "\n".join(lines))
 
 

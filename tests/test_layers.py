@@ -19,7 +19,7 @@ COMPONENTS = {
     "compressions",
     "exports",
 }
-PURE = {"splits", "litert", "selective", "metadata", "fold", "refit", "dataset", "pixels", "sound"}
+PURE = {"splits", "litert", "selective", "metadata", "fold", "refit", "dataset", "pixels", "sound", "batches"}
 COMMANDS = {"train", "tune", "predict", "evaluate", "inspect", "benchmark", "export", "serve"}
 STATIONS_THAT_ARE_COMMANDS = {"evaluate"}  # any station may score predictions
 

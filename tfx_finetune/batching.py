@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 
+from tfx_finetune.batches import joined
 from tfx_finetune.contracts import Batch, Predict
-from tfx_finetune.served import joined
 
 
 class Batcher:

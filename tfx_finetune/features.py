@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfx_finetune.batches import rows
 from tfx_finetune.contracts import PRESENCE, Batch
 from tfx_finetune.core import files, progress
 from tfx_finetune.dataset import finished, mapped, plain
@@ -161,11 +162,6 @@ def fingerprint(data: Data, tower: str, trunk: keras.Model | None, settings: dic
         for weight in trunk.weights:
             digest.update(weight.numpy().tobytes())
     return digest.hexdigest()
-
-
-def rows(batch: Batch, chosen: Any) -> Batch:
-    """Some rows of every array."""
-    return {name: np.asarray(values[chosen]) for name, values in batch.items()}
 
 
 def evict(folder: Path, most: int, since: float) -> None:

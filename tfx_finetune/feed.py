@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune import features
+from tfx_finetune.batches import evenly, rows
 from tfx_finetune.checkpoint import Checkpoint
 from tfx_finetune.contracts import Batch
 from tfx_finetune.core import files
@@ -52,8 +53,8 @@ class Feed:
         """Inputs of the trained part and targets of up to `count` training samples, evenly spaced, not augmented."""
         if not self.train:
             return self.data.rows(self.data.some("train", count))
-        chosen = np.linspace(0, len(self.train) - 1, min(len(self.train), count)).round().astype(int)
-        return features.rows(self.train.inputs[0], chosen), features.rows(self.train.targets, chosen)
+        chosen = evenly(len(self.train), count)
+        return rows(self.train.inputs[0], chosen), rows(self.train.targets, chosen)
 
 
 def feed(trunks: Mapping[str, keras.Model], phase: Phase, data: Data, plan: Plan) -> Feed:

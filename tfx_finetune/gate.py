@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from tfx_finetune.batches import evenly, rows
 from tfx_finetune.contracts import Predict, Task
 from tfx_finetune.deployed import Servable
 from tfx_finetune.evaluate import evaluate, predictions
-from tfx_finetune.features import rows as some
 from tfx_finetune.feed import prepared
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
@@ -49,9 +49,8 @@ def gated(plan: Plan, data: Data, served: Servable) -> Servable:
     model = answer(served)
     if count := data.table.size("val"):
         val = prepared(data, "val", plan)
-        # Evenly spaced: they often come class by class.
-        rows = np.linspace(0, count - 1, min(count, _MOST)).round().astype(int)
-        inputs, targets = some(val.inputs[0], rows), some(val.targets, rows)
+        chosen = evenly(count, _MOST)
+        inputs, targets = rows(val.inputs[0], chosen), rows(val.targets, chosen)
         ours = model(inputs)
     else:
         inputs = dict(served.examples)

@@ -162,20 +162,18 @@ def cut(network: Network, unfreeze: str) -> tuple[dict[str, keras.Model], keras.
 
 def joints_of(network: Network, unfreeze: str) -> dict[str, keras.KerasTensor]:
     """Where each tower is cut that is not trained as a whole."""
-    wanted = counts(network.backbones, unfreeze)
-    tokens = network.fusion is not None and network.fusion.tokens
-    return {
-        tower: joint
-        for tower, backbone in network.backbones.items()
-        if (joint := _joint(backbone, wanted[tower], tokens)) is not None
-    }
+    return _joints(network, counts(network.backbones, unfreeze))
 
 
 def ends(network: Network) -> dict[str, keras.KerasTensor]:
     """What each tower gives to what stands on it, where that is one tensor, whether it is trained or not."""
+    return _joints(network, dict.fromkeys(network.backbones, 0))
+
+
+def _joints(network: Network, trained: Mapping[str, int]) -> dict[str, keras.KerasTensor]:
     tokens = network.fusion is not None and network.fusion.tokens
-    found = {tower: _joint(backbone, 0, tokens) for tower, backbone in network.backbones.items()}
-    return {tower: end for tower, end in found.items() if end is not None}
+    found = {tower: _joint(backbone, trained[tower], tokens) for tower, backbone in network.backbones.items()}
+    return {tower: joint for tower, joint in found.items() if joint is not None}
 
 
 def _below(network: Network) -> set[str]:

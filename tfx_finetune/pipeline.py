@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfx_finetune.batches import evenly, joined
 from tfx_finetune.contracts import (
     MODALITIES,
     PRESENCE,
@@ -107,7 +108,7 @@ class Data:
         """Marks up to `count` samples of a split, evenly spaced in the source's order, which often is by class."""
         rows = np.flatnonzero(self.table.split == split)
         member = np.zeros(len(self.table.split), bool)
-        member[rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]] = True
+        member[rows[evenly(len(rows), count)]] = True
         return member
 
     def raw(self, member: np.ndarray) -> list[dict[str, bytes]]:
@@ -252,11 +253,6 @@ def _chances(table: Table, tasks: Mapping[str, Task]) -> np.ndarray:
     counts = Counter(labels)
     chances = np.array([1 / counts[label] for label in labels], np.float32)
     return chances / chances.sum()
-
-
-def joined(parts: Sequence[Batch]) -> Batch:
-    """Batches one behind the other."""
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _present(value: tf.Tensor) -> tf.Tensor:

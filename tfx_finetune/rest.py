@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from tfx_finetune.batches import joined
 from tfx_finetune.batching import size
 from tfx_finetune.bundle import UnreadableError
 from tfx_finetune.contracts import PRESENCE, Batch
-from tfx_finetune.served import Served, joined
+from tfx_finetune.served import Served
 
 RAW, PREPARED = "serving_default", "tensor"
 """Signatures: of encoded samples, and of prepared ones."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfx_finetune.batches import joined
 from tfx_finetune.bundle import Bundle, UnreadableError
 from tfx_finetune.contracts import Batch, Modality, Predict
 from tfx_finetune.core import hardware
@@ -90,11 +91,6 @@ def load(place: Place, format: str, max_pixels: int, batch_size: int) -> Served:
         raise UserError("a bundle that does not give its golden answers here", received=received, allowed=tolerance)
     labels = {head: task.labels.names for head, task in bundle.tasks.items()}
     return Served(place.version, bundle.modalities, labels, bundle.prepare, reader.predict)
-
-
-def joined(batches: Sequence[Batch]) -> Batch:
-    """Several batches as one."""
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _quickest(formats: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfx_finetune import batches
 from tfx_finetune.contracts import PRESENCE, Batch
 from tfx_finetune.engine import engine
 from tfx_finetune.evaluate import evaluate
@@ -91,8 +92,7 @@ def above(network: Network, test: Store) -> Batch:
 
 def _answers(model: keras.Model, inputs: Batch, rows: np.ndarray) -> Batch:
     """A model's outputs for some samples."""
-    parts = [model({name: values[part] for name, values in inputs.items()}, training=False) for part in _parts(rows)]
-    return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
+    return batches.joined([model(batches.rows(inputs, part), training=False) for part in _parts(rows)])
 
 
 def _subsets(towers: Sequence[str]) -> Iterator[tuple[str, ...]]:

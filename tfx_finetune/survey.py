@@ -18,6 +18,7 @@ from tfx_finetune.dataset import finished
 from tfx_finetune.examine import decoder, examine
 from tfx_finetune.plan import Plan
 from tfx_finetune.samples import Table
+from tfx_finetune.sources.rows import as_text
 
 
 def placed(source: Source, modalities: Mapping[str, Modality]) -> dict[str, str]:
@@ -73,8 +74,8 @@ def survey(
         for (part, sample), each in zip(rows, zip(*examined, strict=True), strict=True):
             digest, why = _joint(modalities, each)
             digests, _, remarks = zip(*each, strict=True)
-            values = (_text(sample.get(column, "")) for column in keep)
-            found.append((_text(sample["file"]), digest, why, "" if why else part, *digests, *remarks, *values))
+            values = (as_text(sample.get(column, "")) for column in keep)
+            found.append((as_text(sample["file"]), digest, why, "" if why else part, *digests, *remarks, *values))
         return found
 
     def rows() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -242,10 +243,6 @@ def _scattered(keys: Iterable[str], values: Iterable[str]) -> int:
     for key, value in zip(keys, values, strict=True):
         found.setdefault(key, set()).add(value)
     return sum(len(several) > 1 for several in found.values())
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _chunks(rows: Iterator, size: int) -> Iterator[list]:

@@ -18,7 +18,6 @@ from tfx_finetune.deployed import Export, Reader, Servable
 from tfx_finetune.exports import tflite
 
 _FILE, _TOWERS = "model.tflite", "towers.json"
-_BATCH = 32
 
 
 @EXPORTS.register
@@ -96,17 +95,11 @@ def _above(servable: Servable, trunks: dict[str, keras.Model]) -> Servable:
         return servable
     inputs = servable.model.input | {tower: trunk.output for tower, trunk in trunks.items()}
     features = {tower: _features(tower, trunk.output_shape[1:]) for tower, trunk in trunks.items()}
-    examples = {tower: trunk.predict(servable.examples[tower], _BATCH, verbose=0) for tower, trunk in trunks.items()}
     with warnings.catch_warnings():
         # Keras would have a key equal the tensor's name.
         warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
         model = keras.Model(inputs, servable.model.output)
-    return dataclasses.replace(
-        servable,
-        model=model,
-        modalities=dict(servable.modalities) | features,
-        examples=servable.examples | examples,
-    )
+    return dataclasses.replace(servable, model=model, modalities=dict(servable.modalities) | features)
 
 
 def _features(tower: str, shape: tuple[int, ...]) -> Modality:

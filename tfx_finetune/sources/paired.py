@@ -18,6 +18,7 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.dataset import finished, mapped
 from tfx_finetune.sources.recognize import recognize
+from tfx_finetune.sources.rows import as_text
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _member(name: str, source: Source, shares: Mapping[str, float], seed: int) -
     if name not in known:
         raise UserError(f"this source has no {name} to pair", received=source.name, allowed=list(known))
     rows = [
-        (sample[name], *(_text(sample.get(column, b"")) for column in ("label", "file", "group")), part)
+        (sample[name], *(as_text(sample.get(column, b"")) for column in ("label", "file", "group")), part)
         for part in source.sizes
         for sample in finished(source.read(part)).as_numpy_iterator()
         if not isinstance(sample[name], bytes) or sample[name]
@@ -211,7 +212,3 @@ def _digest(content: Any, is_path: bool) -> str:
         with contextlib.suppress(OSError, ValueError):
             content = Path(os.fsdecode(content)).read_bytes()
     return hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).hexdigest()
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -91,6 +91,11 @@ def hidden(name: str) -> bool:
     return name.startswith(".") or name in _SYSTEM
 
 
+def as_text(value: Any) -> str:
+    """A column's value, which TensorFlow gives as bytes where it is a text."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
 def readable(name: str) -> str:
     """A file's name as text: names that are not UTF-8 (archives made on Windows) get replacement characters."""
     return os.fsencode(name).decode("utf-8", "replace")
