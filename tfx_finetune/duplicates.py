@@ -17,8 +17,9 @@ _NEIGHBOURS = 10
 _MOST_PAIRS = 30_000
 # Below this correlation of whole thumbnails, of which a crop has 0.7 and more, nothing was found.
 _LEAST = 0.6
-# How much nearer than the tenth neighbour a copy is. Where all are alike, as digits are, being near says little.
-_STANDS_OUT = 0.3
+# How far apart a pair may be: as a share of the distance to the likest one that is no copy (the ratio test of Lowe,
+# IJCV 60(2), 2004), and to the tenth neighbour. Where all are alike, as digits are, being near says little.
+_OF_LIKEST, _OF_TENTH = 0.4, 0.3
 _COMPONENTS = 64
 _SHINGLE = 5
 _HASHES, _ROWS = 128, 4
@@ -72,23 +73,52 @@ def _near_pictures(thumbnails: np.ndarray, threshold: float) -> Pairs:
     if len(drawn) < 2:
         return []
     thumbnails = thumbnails[drawn]
-    first, second, nearness, usual = _neighbours(_described(thumbnails))
-    contrast = np.maximum(1 - usual, 1e-6)
-    order = np.argsort((1 - nearness) / contrast)
-    order = order[nearness[order] > _LEAST]
-    if len(order) > _MOST_PAIRS:
-        progress.say(f"of {len(order)} pairs of neighbours the {_MOST_PAIRS} nearest are compared")
-    chosen = order[:_MOST_PAIRS]
-    found = []
-    with progress.bar("compare", len(chosen)) as advance:
-        for start in range(0, len(chosen), 2_048):
-            block = chosen[start : start + 2_048]
-            score = likeness(thumbnails[first[block]], thumbnails[second[block]])
-            for pair in np.flatnonzero((score >= threshold) & (1 - score < _STANDS_OUT * contrast[block])):
-                at = block[pair]
-                found.append((int(drawn[first[at]]), int(drawn[second[at]]), float(score[pair])))
-            advance(len(block), f"{len(chosen)} pairs")
-    return found
+    points = _described(thumbnails)
+    around = _neighbours(points)
+    pairs = _candidates(points, around)
+    if len(pairs) > _MOST_PAIRS:
+        progress.say(f"of {len(pairs)} pairs of neighbours the {_MOST_PAIRS} that stand out most are compared")
+    pairs = pairs[:_MOST_PAIRS]
+    score = _likeness(thumbnails, pairs, "compare")
+    pairs, score = pairs[score >= threshold], score[score >= threshold]
+    ends, place = np.unique(pairs, return_inverse=True)
+    if not len(ends):
+        return []
+    beside = np.stack([np.repeat(ends, around.shape[1]), around[ends].ravel()], 1)
+    others = _likeness(thumbnails, beside, "others").reshape(len(ends), -1)
+    # The likest one that is no copy; where all around are copies, nothing speaks against them.
+    likest = 1 - np.where(others < threshold, others, -np.inf).max(1)
+    reach = np.minimum(_OF_LIKEST * likest, _OF_TENTH * (1 - _tenth(points, around)[ends]))
+    apart = 1 - score < reach[place.reshape(pairs.shape)].min(1)
+    return [(int(drawn[i]), int(drawn[j]), float(s)) for (i, j), s in zip(pairs[apart], score[apart], strict=True)]
+
+
+def _candidates(points: np.ndarray, around: np.ndarray) -> np.ndarray:
+    """Pairs of neighbours (pairs, 2), each once, those first that are nearest, by what is usual around them."""
+    each = np.stack([np.repeat(np.arange(len(points)), around.shape[1]), around.ravel()], 1)
+    each = np.unique(np.sort(each[each[:, 0] != each[:, 1]], axis=1), axis=0)
+    near = np.einsum("ij,ij->i", points[each[:, 0]], points[each[:, 1]])
+    usual = _tenth(points, around)[each].min(1)
+    order = np.argsort((1 - near) / np.maximum(1 - usual, 1e-6), kind="stable")
+    return each[order[near[order] > _LEAST]]
+
+
+def _tenth(points: np.ndarray, around: np.ndarray) -> np.ndarray:
+    """How near the last of its neighbours is to each point, unless all points are its neighbours, (n,)."""
+    if around.shape[1] < _NEIGHBOURS:
+        return np.zeros(len(points), np.float32)
+    return np.einsum("ij,ij->i", points, points[around[:, -1]])
+
+
+def _likeness(thumbnails: np.ndarray, pairs: np.ndarray, title: str) -> np.ndarray:
+    """Likeness of pairs of thumbnails once aligned, (pairs,)."""
+    found = [np.zeros(0, np.float32)]
+    with progress.bar(title, len(pairs)) as advance:
+        for start in range(0, len(pairs), 1_024):
+            block = pairs[start : start + 1_024]
+            found.append(likeness(thumbnails[block[:, 0]], thumbnails[block[:, 1]]))
+            advance(len(block), f"{len(pairs)} pairs")
+    return np.concatenate(found)
 
 
 def _described(thumbnails: np.ndarray) -> np.ndarray:
@@ -100,26 +130,16 @@ def _described(thumbnails: np.ndarray) -> np.ndarray:
     return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
 
-def _neighbours(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of neighbours, each once: both positions, their correlation, and that of the first's tenth neighbour."""
+def _neighbours(points: np.ndarray) -> np.ndarray:
+    """The nearest ten of each point, the nearest first, (n, 10)."""
     from sklearn.decomposition import PCA
     from sklearn.neighbors import NearestNeighbors
 
-    count = min(_NEIGHBOURS, len(points) - 1)
     flat = points
     if min(points.shape) > _COMPONENTS:
         flat = PCA(_COMPONENTS, svd_solver="randomized", random_state=0).fit_transform(points).astype(np.float32)
-    _, found = NearestNeighbors(n_neighbors=count + 1, algorithm="brute").fit(flat).kneighbors(flat)
-    # Among many equal ones, a point may lack itself.
-    first = np.repeat(np.arange(len(points)), count + 1)
-    second = found.ravel()
-    last = np.einsum("ij,ij->i", points, points[found[:, -1]])
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    pairs = np.unique(np.stack([low, high], 1)[low != high], axis=0)
-    nearness = np.einsum("ij,ij->i", points[pairs[:, 0]], points[pairs[:, 1]])
-    # Of many copies, the tenth neighbour is one; then what is usual among all is.
-    usual = np.minimum(np.minimum(last[pairs[:, 0]], last[pairs[:, 1]]), 0.95 if count < _NEIGHBOURS else 1.0)
-    return pairs[:, 0], pairs[:, 1], nearness, usual
+    finder = NearestNeighbors(n_neighbors=min(_NEIGHBOURS, len(points) - 1), algorithm="brute").fit(flat)
+    return finder.kneighbors(return_distance=False)
 
 
 def _near_texts(texts: Sequence[str], threshold: float) -> Pairs:

@@ -7,7 +7,7 @@ import numpy as np
 from tfx_finetune.core.extras import package
 
 FOLDS = 5
-_STRENGTHS = (1.0, 0.1, 0.01, 0.001)
+_STRENGTHS = (0.1, 0.01, 0.001)
 _TRIED_ON = 3_000
 _NEIGHBOURS = 20
 _COMPONENTS = 50
@@ -77,7 +77,7 @@ def doubts(labels: np.ndarray, chances: np.ndarray) -> list[Doubt]:
     """
     cleanlab = package("cleanlab.filter", "data")
     rows = cleanlab.find_label_issues(
-        labels, chances, filter_by="prune_by_noise_rate", return_indices_ranked_by="normalized_margin", n_jobs=1
+        labels, chances, filter_by="both", return_indices_ranked_by="normalized_margin", n_jobs=1
     )
     others = chances.copy()
     others[np.arange(len(labels)), labels] = -1
