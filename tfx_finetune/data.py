@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tfx_finetune.core import command, progress
-from tfx_finetune.core.config import Run, option, run_of
+from tfx_finetune.core.config import Run, option, run_of, validate
 from tfx_finetune.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def care(options: Care) -> "Path":
     from tfx_finetune.looks import look
     from tfx_finetune.subject import subject
 
+    validate(options)
     # The data as a run would have it, and every sample of it read and decoded once.
     data = subject(run_of(options))
     table, rows = data.table, data.rows

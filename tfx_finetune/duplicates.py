@@ -38,14 +38,15 @@ def near(looks: Looks, threshold: float) -> Pairs:
             pieces of five characters. 0 for what is usual.
 
     Returns:
-        The pairs, the likest first.
+        The pairs, the likest first. Of a picture with ten near copies or more, they are usual, and not found.
     """
+    # One of each content: copies would be one another's neighbours.
+    rows = np.sort(np.unique(looks.prints.astype(str), return_index=True)[1])
     if looks.thumbnails is not None:
-        pairs = _near_pictures(looks.thumbnails, threshold or USUAL)
+        pairs = _near_pictures(looks.thumbnails[rows], threshold or USUAL)
     else:
-        pairs = _near_texts(looks.texts, threshold or USUAL_OF_TEXTS)
-    different = ((i, j, score) for i, j, score in pairs if looks.prints[i] != looks.prints[j])
-    return sorted(different, key=lambda pair: -pair[2])
+        pairs = _near_texts([looks.texts[row] for row in rows] if looks.texts else [], threshold or USUAL_OF_TEXTS)
+    return sorted(((int(rows[i]), int(rows[j]), score) for i, j, score in pairs), key=lambda pair: -pair[2])
 
 
 def groups(count: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
@@ -127,7 +128,7 @@ def _described(thumbnails: np.ndarray) -> np.ndarray:
     small = thumbnails.reshape(count, side // 2, 2, side // 2, 2, channels).mean((2, 4), dtype=np.float32)
     flat = small.reshape(count, -1)
     flat = flat - flat.mean(1, keepdims=True)
-    return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 
 def _neighbours(points: np.ndarray) -> np.ndarray:
@@ -152,7 +153,7 @@ def _near_texts(texts: Sequence[str], threshold: float) -> Pairs:
     for band in range(0, _HASHES, _ROWS):
         keys = [row.tobytes() for row in signatures[:, band : band + _ROWS]]
         for positions in same(keys):
-            # Of a crowd, each with the next: what is equal throughout is found as such.
+            # Of a crowd, each with the next ones.
             tried |= set(_some_pairs(positions))
     scored = ((i, j, _jaccard(pieces[i], pieces[j])) for i, j in tried)
     return [pair for pair in scored if pair[2] >= threshold]

@@ -11,6 +11,7 @@ import numpy as np
 
 from tfx_finetune.contracts import LABEL_SEPARATOR
 from tfx_finetune.core import files
+from tfx_finetune.core.errors import UserError
 from tfx_finetune.duplicates import Pairs, groups, same
 from tfx_finetune.frozen import Selection, selections
 from tfx_finetune.looks import Looks
@@ -169,9 +170,14 @@ def of_frozen(table: Table, column: str, rows: np.ndarray, points: np.ndarray, g
         return Frozen((), (), f"fewer than two classes have {FOLDS} samples: labels were not judged")
     codes = np.searchsorted(large, labels[judged])
     fold = folds(codes, group[judged].astype(str), seed)
-    found = doubts(codes, out_of_fold(points[judged], codes, fold))
+    found, note = [], ""
+    try:
+        found = doubts(codes, out_of_fold(points[judged], codes, fold))
+    except UserError as error:
+        # The rest is worth having without it.
+        note = f"labels were not judged: {error}"
     wrong = (Finding("wrong label", int(rows[judged[d.row]]), -1, d.score, large[d.better]) for d in found)
-    return Frozen(tuple(wrong), tuple(selections(points[judged], codes, fold, seed)))
+    return Frozen(tuple(wrong), tuple(selections(points[judged], codes, fold, seed)), note)
 
 
 def of_outliers(rows: np.ndarray, points: np.ndarray, looks: Looks) -> Iterator[Finding]:

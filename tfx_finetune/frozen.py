@@ -1,5 +1,6 @@
 """STATION: what a frozen tower gives for every sample of a data set, a vector each, and which of its numbers count."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,11 +30,12 @@ def frozen(plan: Plan, source: Source, column: str, table: Table) -> np.ndarray:
         plan: Of one tower.
         source: The data.
         column: Its column that the tower takes.
-        table: The samples; those of the split `all` are used.
+        table: The samples; all that can be read are used.
 
     Returns:
         float32 (samples, dim), in the table's order.
     """
+    table = dataclasses.replace(table, split=np.where(table.reason == "", "all", "").astype(object))
     ((tower, kind),) = plan.modalities.items()
     backbone = BACKBONES.build(plan.towers[tower])
     modality = MODALITIES.build(Spec(kind, (), modality_options(plan.run, kind)), backbone.card)

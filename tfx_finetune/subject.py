@@ -61,11 +61,11 @@ def subject(run: Run) -> Subject:
         raise UserError("data are looked after one tower at a time", received=run.towers, todo=todo)
     # What training alone needs plays no part, and may be for another modality than the data.
     bare = dataclasses.replace(run, augment="", compress="", exports="", choose="")
-    first = check(dataclasses.replace(bare, backbone=USUAL["image"]))
-    source = SOURCES.build(first.source)
-    kind = kind_of(source)
-    wanted = run.backbone if run.backbone != "usual" else USUAL.get(kind, "")
-    plan = check(dataclasses.replace(bare, backbone=wanted or USUAL.get(kind, USUAL["image"])))
+    named = run.backbone not in ("", "usual")
+    plan = check(bare if named else dataclasses.replace(bare, backbone=USUAL["image"]))
+    source = SOURCES.build(plan.source)
+    if not named and (usual := USUAL.get(kind_of(source))):
+        plan = check(dataclasses.replace(bare, backbone=usual))
     ((tower, kind),) = plan.modalities.items()
     modality = seen(kind, plan)
     column = placed(source, {tower: modality})[tower]
@@ -79,4 +79,4 @@ def subject(run: Run) -> Subject:
         raise UserError("no sample can be read", received=shown, todo="mend them")
     folder = plan.workdir if run.workdir else plan.workdir.with_name(f"{plan.workdir.name}-data")
     plan = dataclasses.replace(plan, workdir=folder)
-    return Subject(plan, bool(wanted), source, modality, column, table, draft.column, draft.single)
+    return Subject(plan, run.backbone != "", source, modality, column, table, draft.column, draft.single)
