@@ -32,6 +32,7 @@ from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_specs
 from tfx_finetune.deployed import Compression, Export
+from tfx_finetune.routing import routes
 from tfx_finetune.sources.recognize import recognize
 from tfx_finetune.unfreezing import factors, groups_wanted
 
@@ -52,6 +53,7 @@ class Plan:
         fusion: How several towers become one; None where there is one.
         heads: Task specs by head.
         drafts: Each head as it would be for two classes: what it reads is known before its classes are.
+        route: The column that says which head is asked about a sample; empty where all are.
         augments: Changes of single training samples by spec string, in the order in which they are applied, each with
             the modality that it changes.
         mixes: Changes of whole training batches, likewise.
@@ -69,6 +71,7 @@ class Plan:
     fusion: Fusion | None
     heads: dict[str, Spec]
     drafts: dict[str, Task]
+    route: str
     augments: dict[str, tuple[str, Augment]]
     mixes: tuple[Mix, ...]
     compressions: dict[str, Compression]
@@ -83,7 +86,8 @@ class Plan:
         heads = {head: str(spec) for head, spec in self.heads.items()}
         # An augment draws by its position among all of them.
         augments = {at: spec for at, (spec, (takes, _)) in enumerate(self.augments.items()) if takes == mine}
-        return {mine: modality_options(run, mine), "augment": augments, "seed": run.seed, "heads": heads}
+        routed = {"route": self.route} if self.route else {}
+        return {mine: modality_options(run, mine), "augment": augments, "seed": run.seed, "heads": heads} | routed
 
     @property
     def features_folder(self) -> Path | None:
@@ -113,6 +117,7 @@ def check(run: Run) -> Plan:
         raise UserError("no head given", allowed=sorted(TASKS))
     if taken := set(heads) & _RECORD:
         raise UserError("a head cannot have this name, which a prediction needs", received=min(taken))
+    drafts = {head: draft_of(spec) for head, spec in heads.items()}
     kinds = dict.fromkeys(modalities.values())
     built = {kind: MODALITIES.build(Spec(kind, (), modality_options(run, kind)), Card(size=1)) for kind in kinds}
     augments, mixes = _augments(run, towers, built)
@@ -137,7 +142,8 @@ def check(run: Run) -> Plan:
         modalities=modalities,
         fusion=FUSIONS.build(parse_spec(run.fusion)) if len(towers) > 1 else None,
         heads=heads,
-        drafts={head: TASKS.build(spec, Labels(("a", "b"), (1, 1), 2)) for head, spec in heads.items()},
+        drafts=drafts,
+        route=routes(heads, drafts, run.route),
         augments=augments,
         mixes=mixes,
         compressions=compressions,
@@ -146,6 +152,11 @@ def check(run: Run) -> Plan:
         phases=phases,
         workdir=Path(run.workdir or Path("runs") / _slug(source)),
     )
+
+
+def draft_of(head: Spec) -> Task:
+    """The head as it would be for two classes."""
+    return TASKS.build(head, Labels(("a", "b"), (1, 1), 2))
 
 
 def modality_options(run: Run, modality: str) -> dict[str, object]:

@@ -138,6 +138,10 @@ class Run:
     data: str = option("", "folder, table file or source spec to train on, such as photos/ or tfds('mnist')")
     backbone: str = option("efficientnet_lite0()", "pretrained tower")
     heads: str = option("classify()", "what to predict: classify() or tag(), or name=classify(), ...")
+    route: str = option("", "column such as language, whose value names the one head that is asked about a sample")
+    unrouted: str = option(
+        "fail", "what becomes of samples without a head of their own", choices=("fail", "skip", "shared")
+    )
     augment: str = option(
         "usual", "random changes of training samples or batches, in order; usual for those of the modality"
     )
