@@ -23,21 +23,20 @@ def address(content: bytes) -> str:
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Writes one HTML file that loads nothing; the same report gives the same bytes."""
+    """Writes the report as one HTML file that loads nothing; the same report gives the same bytes."""
+    write_page(path, "report.html.j2", report=report, most_mistakes=MOST_MISTAKES)
+
+
+def write_page(path: Path, template: str, **values: object) -> None:
+    """Writes what a template makes of these values as one HTML file that loads nothing."""
     # Autoescape: class and file names can hold anything.
-    environment = Environment(
-        loader=PackageLoader("tfx_finetune"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = Environment(loader=PackageLoader("tfx_finetune"), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters["address"] = address
     script = environment.get_template("report.js").render()
     # The page allows this script alone and no address at all, should a name ever slip through as markup.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = environment.get_template("report.html.j2")
-    text = page.render(report=report, most_mistakes=MOST_MISTAKES, script=Markup(script), script_hash=digest)
+    text = environment.get_template(template).render(script=Markup(script), script_hash=digest, **values)
     with files.atomic(path) as draft:
         # A file name that is not UTF-8 arrives with lone surrogates, which cannot be encoded.
         draft.write_bytes(text.encode("utf-8", errors="backslashreplace"))
