@@ -136,6 +136,14 @@ def test_what_does_not_fit_is_said(tmp_path, flags, said):
     assert said in refused("train", f"--data={data}", *SMALL, *flags, f"--workdir={tmp_path / 'run'}")
 
 
+def test_a_run_that_routes_nothing_wants_every_language(tmp_path):
+    """A head that is only called as the column passes over no sample."""
+    data = table(tmp_path / "t.csv", WORDS | {"": ("ax bx", "cx dx")}, each=20)
+    heads = "--heads=label=classify(), language=classify(column='language')"
+    said = refused("train", f"--data={data}", *SMALL, heads, f"--workdir={tmp_path / 'run'}")
+    assert "a sample without a label" in said
+
+
 @pytest.mark.parametrize("policy", ["skip", "shared"])
 def test_samples_without_a_head(tmp_path, policy):
     """Are left out and listed, or answered by the shared head alone."""

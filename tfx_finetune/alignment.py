@@ -31,7 +31,7 @@ def likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def _likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     start = np.zeros((len(first), 4), np.float32)
-    _, coarse = _climb(_halved(first), _halved(second), start, _STEPS)
+    _, coarse = _climb(halved(first), halved(second), start, _STEPS)
     moved, _ = _climb(first, second, coarse, _STEPS)
     still, _ = _climb(first, second, start, _STEPS)
     return np.maximum(moved, still)
@@ -90,6 +90,7 @@ def _normal(pictures: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.nd
     return centred / length, length
 
 
-def _halved(pictures: np.ndarray) -> np.ndarray:
+def halved(pictures: np.ndarray) -> np.ndarray:
+    """Pictures (n, side, side, channels) at half the side, the mean of each four pixels, float32."""
     count, side, _, channels = pictures.shape
-    return pictures.reshape(count, side // 2, 2, side // 2, 2, channels).mean((2, 4))
+    return pictures.reshape(count, side // 2, 2, side // 2, 2, channels).mean((2, 4), dtype=np.float32)

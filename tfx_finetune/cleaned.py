@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfx_finetune.contracts import LABEL_SEPARATOR, Source
 from tfx_finetune.core import files, progress
 from tfx_finetune.duplicates import groups, same
 from tfx_finetune.findings import Finding
+from tfx_finetune.golden import ending
+from tfx_finetune.pipeline import encoded
 from tfx_finetune.samples import Table
 
 
@@ -78,29 +81,26 @@ def _row(sample: Mapping[str, Any], source: Source, folder: Path, at: int) -> di
     for name, value in sample.items():
         if name in source.paths:
             # A column of paths of texts is known by this name alone.
-            row["path" if name == "text" else name] = str(Path(_path(value)).absolute()) if value else ""
+            row["path" if name == "text" else name] = str(Path(_text(value)).absolute()) if value else ""
         elif name in ("image", "audio") and not (isinstance(value, bytes) and not value):
             row[name] = str(_written(value, folder, at))
         elif name not in ("file", "path", "filename", "split", "group"):
-            text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+            text = _text(value)
             row[name] = text if name == "text" else text.replace(LABEL_SEPARATOR, ";")
     return row
 
 
 def _written(content: Any, folder: Path, at: int) -> Path:
     """Content that is in no file of its own, as one."""
-    import tensorflow as tf
-
-    encoded = content if isinstance(content, bytes) else tf.io.encode_png(content).numpy()
-    endings = {b"\xff\xd8": ".jpg", b"RI": ".wav", b"fL": ".flac", b"Og": ".ogg"}
+    raw = encoded(tf.constant(content))
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder.absolute() / f"{at:07}{endings.get(encoded[:2], '.png')}"
-    path.write_bytes(encoded)
+    path = folder.absolute() / f"{at:07}.{ending(raw)}"
+    path.write_bytes(raw)
     return path
 
 
-def _path(value: bytes) -> str:
-    return value.decode("utf-8", "surrogateescape")
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
 def _is_utf8(text: str) -> bool:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from tfx_finetune.core import command, progress
 from tfx_finetune.core.config import Run, option, run_of, validate
-from tfx_finetune.core.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,13 +50,12 @@ def care(options: Care) -> "Path":
     from tfx_finetune.cleaned import grouped, left_out, write_cleaned
     from tfx_finetune.data_page import write_data_page
     from tfx_finetune.duplicates import near
-    from tfx_finetune.findings import write_findings
     from tfx_finetune.frozen import frozen
     from tfx_finetune.looks import look
     from tfx_finetune.subject import subject
 
     validate(options)
-    # The data as a run would have it, and every sample of it read and decoded once.
+    # The data as a run would have it; then every sample that can be read once more, as it is.
     data = subject(run_of(options))
     table, rows = data.table, data.rows
     looks = look(data.source, data.modality, data.column, table)
@@ -79,7 +77,7 @@ def care(options: Care) -> "Path":
         findings += [*judged.findings, *found_by.of_outliers(rows, points, looks)]
 
     folder = data.plan.workdir
-    write_findings(folder / "findings.csv", table, data.label, findings)
+    found_by.write_findings(folder / "findings.csv", table, data.label, findings)
     write_data_page(folder / "data.html", data, looks, findings, judged)
     if options.fix:
         write_cleaned(folder / "cleaned.csv", data.source, ~left_out(findings, table), group)
@@ -92,8 +90,7 @@ def main() -> None:
 
 
 def _care(options: Care, rest: list[str]) -> None:
-    if rest:
-        raise UserError("data takes flags alone", received=rest[0], todo=f"say --data={rest[0]}")
+    command.flags_alone("data", rest)
     folder = care(options)
     progress.say(f"page: {folder / 'data.html'}\nfindings: {folder / 'findings.csv'}")
     if options.fix:

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tfx_finetune.contracts import MODALITIES, Card, Exhibit
-from tfx_finetune.core.spec import Spec
+from tfx_finetune.contracts import Card, Exhibit
 from tfx_finetune.findings import KINDS, Finding, Frozen, class_counts, shown
 from tfx_finetune.frozen import Selection
-from tfx_finetune.looks import RATE, Looks
+from tfx_finetune.looks import RATE, Looks, no_size
 from tfx_finetune.order import Order
 from tfx_finetune.pipeline import Data
-from tfx_finetune.plan import modality_options
+from tfx_finetune.plan import modality
 from tfx_finetune.report import write_page
 from tfx_finetune.subject import Subject
 
@@ -163,8 +162,7 @@ def _exhibits(data: Subject, rows: set[int]) -> dict[int, Exhibit]:
         return {}
     ((tower, kind),) = data.plan.modalities.items()
     card = {"image": Card(size=_SHOWN_SIDE), "audio": Card(size=_SHOWN_SECONDS * RATE, rate=RATE)}.get(kind, Card(1))
-    options = modality_options(data.plan.run, kind) | ({"size": 0} if kind in ("image", "text") else {})
-    modality = MODALITIES.build(Spec(kind, (), options), card)
-    samples = Data(data.source, data.table, {tower: modality}, {tower: data.column}, {}, (), 32, Order(0))
+    small = modality(data.plan.run, kind, card, **no_size(kind))
+    samples = Data(data.source, data.table, {tower: small}, {tower: data.column}, {}, (), 32, Order(0))
     each = zip(np.flatnonzero(member).tolist(), samples.raw(member), samples.prepared(member)[tower], strict=True)
-    return {row: modality.show(raw[tower], np.asarray(prepared)) for row, raw, prepared in each}
+    return {row: small.show(raw[tower], np.asarray(prepared)) for row, raw, prepared in each}

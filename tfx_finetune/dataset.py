@@ -3,13 +3,34 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.contracts import Modality
+from tfx_finetune.contracts import Modality, Source
 from tfx_finetune.core import hardware
 
 plain = tf.autograph.experimental.do_not_convert
 """Nothing in a pipeline here needs autograph, which doubles the time of tracing."""
+
+
+def schema(source: Source) -> dict[str, Any]:
+    """The columns that a source's samples have, with their types."""
+    return source.read(next(iter(source.sizes))).element_spec
+
+
+def marked(source: Source, member: np.ndarray) -> tf.data.Dataset:
+    """The marked samples of a source, each behind its position among all, before any file of another one is read.
+
+    Args:
+        source: The data.
+        member: Which samples, (n,), in the order of its parts.
+    """
+    parts = [source.read(part) for part in source.sizes]
+    samples = parts[0]
+    for part in parts[1:]:
+        samples = samples.concatenate(part)
+    wanted = tf.constant(member)
+    return samples.enumerate().filter(plain(lambda index, _: wanted[index]))
 
 
 def mapped(samples: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:

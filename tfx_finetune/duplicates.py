@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from tfx_finetune.alignment import likeness
+from tfx_finetune.alignment import halved, likeness
 from tfx_finetune.core import progress
 from tfx_finetune.looks import Looks
 
@@ -124,9 +124,7 @@ def _likeness(thumbnails: np.ndarray, pairs: np.ndarray, title: str) -> np.ndarr
 
 def _described(thumbnails: np.ndarray) -> np.ndarray:
     """Thumbnails of a quarter of the size, without mean and contrast, float32 (n, dim) of length 1."""
-    count, side, _, channels = thumbnails.shape
-    small = thumbnails.reshape(count, side // 2, 2, side // 2, 2, channels).mean((2, 4), dtype=np.float32)
-    flat = small.reshape(count, -1)
+    flat = halved(thumbnails).reshape(len(thumbnails), -1)
     flat = flat - flat.mean(1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 

@@ -2,13 +2,15 @@
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tfx_finetune.classes import classes
 from tfx_finetune.contracts import LABEL_SEPARATOR
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError
@@ -194,13 +196,9 @@ def copies(digests: np.ndarray, looks: Looks) -> list[list[int]]:
     return same([str(number) for number in groups(len(digests), pairs)])
 
 
-def class_counts(labels: Iterable[str]) -> dict[str, int]:
+def class_counts(labels: np.ndarray) -> dict[str, int]:
     """Samples of each class, sorted by name."""
-    found: dict[str, int] = {}
-    for value in labels:
-        for name in filter(None, value.split(LABEL_SEPARATOR)):
-            found[name] = found.get(name, 0) + 1
-    return dict(sorted(found.items()))
+    return dict(sorted(Counter(classes(labels)).items()))
 
 
 def write_findings(path: Path, table: Table, column: str, findings: Sequence[Finding]) -> None:

@@ -9,13 +9,12 @@ import keras
 import numpy as np
 
 from tfx_finetune import features
-from tfx_finetune.contracts import BACKBONES, MODALITIES, Source
+from tfx_finetune.contracts import BACKBONES, Source
 from tfx_finetune.core import hardware, progress
-from tfx_finetune.core.spec import Spec
 from tfx_finetune.engine import engine
 from tfx_finetune.order import Order
 from tfx_finetune.pipeline import Data
-from tfx_finetune.plan import Plan, modality_options
+from tfx_finetune.plan import Plan, modality
 from tfx_finetune.samples import Table
 
 # Mutual information of 1,280 numbers takes 10 s for so many samples.
@@ -38,8 +37,8 @@ def frozen(plan: Plan, source: Source, column: str, table: Table) -> np.ndarray:
     table = dataclasses.replace(table, split=np.where(table.reason == "", "all", "").astype(object))
     ((tower, kind),) = plan.modalities.items()
     backbone = BACKBONES.build(plan.towers[tower])
-    modality = MODALITIES.build(Spec(kind, (), modality_options(plan.run, kind)), backbone.card)
-    data = Data(source, table, {tower: modality}, {tower: column}, {}, (), plan.run.batch_size, Order(plan.run.seed))
+    fed = modality(plan.run, kind, backbone.card)
+    data = Data(source, table, {tower: fed}, {tower: column}, {}, (), plan.run.batch_size, Order(plan.run.seed))
     trunk = keras.Model(backbone.inputs, backbone.features.pooled, name="trunk")
     settings = plan.preparation(tower) | {"precision": plan.run.cache.precision}
     key = features.fingerprint(data, tower, trunk, settings)

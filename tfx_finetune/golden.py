@@ -70,7 +70,7 @@ def keep(golden: Golden, folder: Path) -> list[dict[str, Any]]:
         names = {}
         for tower, content in sample.items():
             if content:
-                names[tower] = f"{position}.{tower}.{_ending(content)}"
+                names[tower] = f"{position}.{tower}.{ending(content)}"
                 (folder / names[tower]).write_bytes(content)
         outputs = {output: values[position].tolist() for output, values in golden.outputs.items()}
         record.append({"files": names, "outputs": outputs})
@@ -88,7 +88,8 @@ def recall(folder: Path) -> tuple[list[dict[str, bytes]], Batch]:
     ], outputs
 
 
-def _ending(raw: bytes) -> str:
+def ending(raw: bytes) -> str:
+    """What the name of a file with this content ends in, by its first bytes; `bin` where they are none known."""
     kinds = {b"\xff\xd8": "jpg", b"\x89P": "png", b"GI": "gif", b"BM": "bmp", b"Og": "ogg", b"fL": "flac"}
     if raw[:2] == b"RI":
         return "webp" if raw[8:12] == b"WEBP" else "wav"

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.contracts import MODALITIES, Card, Modality, Source
+from tfx_finetune.contracts import Card, Modality, Source
 from tfx_finetune.core import progress
-from tfx_finetune.core.spec import Spec
-from tfx_finetune.dataset import finished, mapped, plain
-from tfx_finetune.plan import Plan, modality_options
+from tfx_finetune.dataset import finished, mapped, marked, schema
+from tfx_finetune.plan import Plan, modality
 from tfx_finetune.samples import Table
 
 SIDE = 32
@@ -47,48 +46,42 @@ class Looks:
 
 def seen(kind: str, plan: Plan) -> Modality:
     """The modality that decodes samples as they are, whatever a backbone would make of them."""
-    as_is = {"loudness": "none", "trim": 0.0} if kind == "audio" else {}
-    return MODALITIES.build(Spec(kind, (), modality_options(plan.run, kind) | as_is | _no_size(kind)), _card(kind))
+    as_is: dict[str, object] = {"loudness": "none", "trim": 0.0} if kind == "audio" else {}
+    return modality(plan.run, kind, _card(kind), **as_is, **no_size(kind))
 
 
-def look(source: Source, modality: Modality, column: str, table: Table) -> Looks:
+def look(source: Source, decoder: Modality, column: str, table: Table) -> Looks:
     """Reads every sample that the survey could read, once more, and keeps what it looks like.
 
     Args:
         source: The data.
-        modality: See `seen`.
+        decoder: See `seen`.
         column: The data's column that it decodes.
         table: Of the survey.
     """
     whole = table.reason == ""
-    parts = [source.read(part) for part in source.sizes]
-    samples = parts[0]
-    for part in parts[1:]:
-        samples = samples.concatenate(part)
-    marked = tf.constant(whole)
-    samples = samples.enumerate().filter(plain(lambda index, _: marked[index]))
-    work = _LOOKS.get(modality.column, _unknown)
+    count = int(whole.sum())
+    work = _LOOKS.get(decoder.column, _unknown)
 
     def each(_: tf.Tensor, sample: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         content = tf.io.read_file(sample[column]) if column in source.paths else sample[column]
-        return work(modality.decode(content))
+        return work(decoder.decode(content))
 
     found: dict[str, list[np.ndarray]] = {}
-    with progress.bar("look at", int(whole.sum())) as advance:
-        for batch in finished(mapped(samples, each).batch(64)).as_numpy_iterator():
+    with progress.bar("look at", count) as advance:
+        for batch in finished(mapped(marked(source, whole), each).batch(64)).as_numpy_iterator():
             for name, values in batch.items():
                 found.setdefault(name, []).append(values)
-            advance(len(batch["print"]), f"{int(whole.sum())} {modality.noun}")
-    columns = {name: np.concatenate(values) for name, values in found.items()}
-    return _looks(columns)
+            advance(len(batch["print"]), f"{count} {decoder.noun}")
+    return _looks({name: np.concatenate(values) for name, values in found.items()})
 
 
-def _looks(columns: dict[str, Any]) -> Looks:
-    texts = tuple(words(text.decode()) for text in columns.pop("text", ()))
-    prints = [bytes(value).hex() for value in columns.pop("print")]
-    channels = (columns.pop("mean"), columns.pop("square")) if "mean" in columns else None
-    thumbnails = columns.pop("thumbnail", None)
-    measures = {name: values.astype(float) for name, values in columns.items()}
+def _looks(found: dict[str, Any]) -> Looks:
+    texts = tuple(words(text.decode()) for text in found.pop("text", ()))
+    prints = [bytes(value).hex() for value in found.pop("print")]
+    channels = (found.pop("mean"), found.pop("square")) if "mean" in found else None
+    thumbnails = found.pop("thumbnail", None)
+    measures = {name: values.astype(float) for name, values in found.items()}
     if texts:
         prints = list(texts)
         measures["words"] = np.array([len(text.split()) for text in texts], float)
@@ -159,11 +152,12 @@ def _card(kind: str) -> Card:
     return Card(size=_WHOLE if kind == "image" else 1, rate=RATE if kind == "audio" else 0)
 
 
-def _no_size(kind: str) -> dict[str, int]:
+def no_size(kind: str) -> dict[str, object]:
+    """The option with which a modality has the size of its card, whatever the run says."""
     return {"size": 0} if kind in ("image", "text") else {}
 
 
 def kind_of(source: Source) -> str:
     """The first of image, audio and text that the data has; empty where it has none."""
-    known = source.read(next(iter(source.sizes))).element_spec
+    known = schema(source)
     return next((kind for kind in ("image", "audio", "text") if kind in known), "")

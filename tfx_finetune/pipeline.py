@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from tfx_finetune.batches import evenly, joined
 from tfx_finetune.contracts import (
-    MODALITIES,
     PRESENCE,
     SOURCES,
     Augment,
@@ -23,10 +22,9 @@ from tfx_finetune.contracts import (
     Source,
     Task,
 )
-from tfx_finetune.core.spec import Spec
-from tfx_finetune.dataset import decoded, finished, mapped, plain
+from tfx_finetune.dataset import decoded, finished, mapped, marked, plain
 from tfx_finetune.order import Order
-from tfx_finetune.plan import Plan, modality_options
+from tfx_finetune.plan import Plan, modality
 from tfx_finetune.samples import Table
 from tfx_finetune.sources.recognize import recognize
 from tfx_finetune.survey import load, opened, placed
@@ -115,7 +113,7 @@ class Data:
         contents = mapped(
             self._samples(member), lambda _, sample: {tower: self._content(sample, tower) for tower in self.columns}
         )
-        return [{tower: _encoded(content) for tower, content in sample.items()} for sample in finished(contents)]
+        return [{tower: encoded(content) for tower, content in sample.items()} for sample in finished(contents)]
 
     def prepared(self, member: np.ndarray) -> Batch:
         """Prepared inputs of the marked samples, (n, ...)."""
@@ -146,13 +144,7 @@ class Data:
         return self.prepared(member)
 
     def _samples(self, member: np.ndarray) -> tf.data.Dataset:
-        marked = tf.constant(member)
-        parts = [self.source.read(part) for part in self.source.sizes]
-        samples = parts[0]
-        for part in parts[1:]:
-            samples = samples.concatenate(part)
-        # Samples of other splits are left out before their files are read.
-        return samples.enumerate().filter(plain(lambda index, _: marked[index]))
+        return marked(self.source, member)
 
     def _prepared(self, view: int | tf.Tensor) -> Any:
         """The function from an enumerated sample to (inputs, targets, weights) of one view."""
@@ -216,10 +208,7 @@ def prepare_data(plan: Plan, cards: Mapping[str, Card]) -> Data:
     Raises:
         UserError: The data cannot be used as it is.
     """
-    modalities = {
-        tower: MODALITIES.build(Spec(kind, (), modality_options(plan.run, kind)), cards[tower])
-        for tower, kind in plan.modalities.items()
-    }
+    modalities = {tower: modality(plan.run, kind, cards[tower]) for tower, kind in plan.modalities.items()}
     source, columns, table, tasks = load(plan, modalities)
     run = plan.run
     chances = _chances(table, tasks) if run.samples.balance else None
@@ -264,5 +253,6 @@ def _present(value: tf.Tensor) -> tf.Tensor:
     return tf.strings.length(value) > 0 if value.dtype == tf.string else tf.constant(True)
 
 
-def _encoded(content: tf.Tensor) -> bytes:
+def encoded(content: tf.Tensor) -> bytes:
+    """Content as a file has it: what came as pixels becomes a PNG."""
     return (content if content.dtype == tf.string else tf.io.encode_png(content)).numpy()

@@ -119,7 +119,7 @@ def check(run: Run) -> Plan:
         raise UserError("a head cannot have this name, which a prediction needs", received=min(taken))
     drafts = {head: draft_of(spec) for head, spec in heads.items()}
     kinds = dict.fromkeys(modalities.values())
-    built = {kind: MODALITIES.build(Spec(kind, (), modality_options(run, kind)), Card(size=1)) for kind in kinds}
+    built = {kind: modality(run, kind, Card(size=1)) for kind in kinds}
     augments, mixes = _augments(run, towers, built)
     exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(_exports(run, built))}
     formats = [export.format for export in exports.values()]
@@ -163,6 +163,11 @@ def modality_options(run: Run, modality: str) -> dict[str, object]:
     """The options of a modality that a run sets; those of a plug-in's keep their defaults."""
     group = getattr(run, modality, None)
     return dataclasses.asdict(group) if dataclasses.is_dataclass(group) and not isinstance(group, type) else {}
+
+
+def modality(run: Run, kind: str, card: Card, **changed: object) -> Modality:
+    """A modality as a run sets it, for what this card feeds; `changed` options come before the run's."""
+    return MODALITIES.build(Spec(kind, (), modality_options(run, kind) | changed), card)
 
 
 def load_plugins(names: str) -> None:

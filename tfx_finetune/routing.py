@@ -98,12 +98,12 @@ def routed(table: Table, route: str, heads: Mapping[str, Spec], policy: str) -> 
     raise UserError(what, received=shown, todo=todo)
 
 
-def own(table: Table, task: Task, head: str) -> Table:
+def own(table: Table, task: Task, head: str, route: str) -> Table:
     """The samples that a head is asked about; of others there is no split, as if they could not be read."""
     if task.per:
         mine = table.columns[task.per] == head
-    elif head == task.column and head in LANES:  # which language, where there is one
-        mine = table.columns[head] != ""
+    elif route and head == route:  # which language, where there is one
+        mine = table.columns[task.column] != ""
     else:
         return table
     return dataclasses.replace(table, split=np.where(mine, table.split, "").astype(object))

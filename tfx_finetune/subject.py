@@ -70,9 +70,7 @@ def subject(run: Run) -> Subject:
     modality = seen(kind, plan)
     column = placed(source, {tower: modality})[tower]
     draft = next(iter(plan.drafts.values()))
-    known = source.read(next(iter(source.sizes))).element_spec
-    kept = [name for name in ("source", "language") if name in known]
-    labels = dict.fromkeys([task.column for task in plan.drafts.values()] + kept)
+    labels = dict.fromkeys(task.column for task in plan.drafts.values())
     table = survey(source, {tower: modality}, {tower: column}, tuple(labels))
     if not (table.reason == "").any():
         shown = "; ".join(f"{file}: {why}" for file, why in table.bad[:3])

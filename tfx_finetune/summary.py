@@ -120,7 +120,7 @@ def report(
             if len(data.tasks) == 1
             else None,
         ),
-        data=_data(data),
+        data=_data(data, plan.route),
         phases=tuple(
             page.Curve(h.phase, h.seconds, h.trained, h.parameters, h.metrics, h.best_epoch, h.kept) for h in histories
         ),
@@ -183,13 +183,13 @@ def _subsets(tasks: Mapping[str, Task], parts: Sequence[Subset]) -> Grid:
     return grid
 
 
-def _data(data: Data) -> page.Data:
+def _data(data: Data, route: str) -> page.Data:
     table = data.table
     classes = {}
     for head, task in data.tasks.items():
         if task.pool:
             continue
-        mine = own(table, task, head)
+        mine = own(table, task, head, route)
         sides = {split: mine.split == split for split in SPLITS}
         values = [set(value.split(LABEL_SEPARATOR)) for value in table.columns[task.column]]
         has = {name: np.array([name in value for value in values]) for name in task.labels.names}

@@ -15,7 +15,7 @@ from tfx_finetune.contracts import LABEL_SEPARATOR, SOURCES, TASKS, Labels, Moda
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.dataset import finished
+from tfx_finetune.dataset import finished, schema
 from tfx_finetune.examine import decoder, examine
 from tfx_finetune.plan import Plan, draft_of
 from tfx_finetune.samples import Table
@@ -28,7 +28,7 @@ def placed(source: Source, modalities: Mapping[str, Modality]) -> dict[str, str]
     Raises:
         UserError: There is none, or two towers would take the same.
     """
-    known = source.read(next(iter(source.sizes))).element_spec
+    known = schema(source)
     found: dict[str, str] = {}
     for tower, modality in modalities.items():
         column = tower if tower in known else modality.column
@@ -61,7 +61,7 @@ def survey(
         UserError: A column is missing, or there is no sample.
     """
     _check_columns(source, columns)
-    known = source.read(next(iter(source.sizes))).element_spec
+    known = schema(source)
     keep = tuple(dict.fromkeys((*columns, "group", *(lane for lane in routing.LANES if lane in known))))
     decoders = {tower: decoder(modality.decode) for tower, modality in modalities.items()}
 
@@ -129,23 +129,23 @@ def load(plan: Plan, modalities: Mapping[str, Modality]) -> tuple[Source, dict[s
     """
     source = SOURCES.build(plan.source)
     places = placed(source, modalities)
-    table = survey(source, modalities, places, _columns(plan))
+    table = survey(source, modalities, places, _columns(plan.drafts, plan.route))
     _check_bad(table, plan.run.samples.max_bad, "--samples.max_bad")
     specs = routing.expanded(plan.heads, plan.route, table)
     if plan.route:
         table = routing.routed(table, plan.route, specs, plan.run.unrouted)
     table = _split(table, source, plan)
-    tasks = {head: _task(head, spec, table, source) for head, spec in specs.items()}
+    tasks = {head: _task(head, spec, table, source, plan.route) for head, spec in specs.items()}
     if not table.size("test"):
         todo = "give it a test split of its own, or more samples that are not copies or of one group"
         raise UserError("no sample is left to test on", received=source.name, todo=todo)
     return source, places, table, tasks
 
 
-def _task(head: str, spec: Spec, table: Table, source: Source) -> Task:
+def _task(head: str, spec: Spec, table: Table, source: Source, route: str) -> Task:
     """A head for the classes that its samples have."""
     draft = draft_of(spec)
-    own = routing.own(table, draft, head)
+    own = routing.own(table, draft, head, route)
     if draft.per and not (own.size("train") and own.size("test")):
         received = f"{draft.per} {head}: {own.size('train')} to learn from, {own.size('test')} to test on"
         raise UserError(
@@ -181,17 +181,15 @@ def opened(
     """
     if part and part not in source.sizes:
         raise UserError("the data has no such split", received=part, allowed=list(source.sizes))
-    columns = tuple(
-        dict.fromkeys([task.column for task in tasks.values()] + list(filter(None, [routing.column(tasks)])))
-    )
-    table = survey(source, modalities, places, columns)
+    route = routing.column(tasks)
+    table = survey(source, modalities, places, _columns(tasks, route))
     _check_bad(table, max_bad, "--max_bad")
     wanted = (table.split != "") & ((table.split == part) | (part == ""))
     if not wanted.any():
         raise UserError("no sample of this split can be read", received=part)
     table = dataclasses.replace(table, split=np.where(wanted, "test", "").astype(object))
     for head, task in tasks.items():
-        own = routing.own(table, task, head)
+        own = routing.own(table, task, head, route)
         if task.single:
             classes.check_single(own, task.column)
         asked = classes.classes(table.columns[task.column][own.split == "test"])
@@ -201,14 +199,15 @@ def opened(
 
 
 def _check_columns(source: Source, columns: tuple[str, ...]) -> None:
-    known = source.read(next(iter(source.sizes))).element_spec
+    known = schema(source)
     if missing := [column for column in columns if column not in known]:
         todo = did_you_mean(missing[0], known) or "name one of them with column= of the head"
         raise UserError("the data has no such column", received=missing[0], allowed=sorted(known), todo=todo)
 
 
-def _columns(plan: Plan) -> tuple[str, ...]:
-    return tuple(dict.fromkeys([task.column for task in plan.drafts.values()] + ([plan.route] if plan.route else [])))
+def _columns(tasks: Mapping[str, Task], route: str) -> tuple[str, ...]:
+    """Those that heads read, and that says which of them is asked."""
+    return tuple(dict.fromkeys(filter(None, [*(task.column for task in tasks.values()), route])))
 
 
 def _check_bad(table: Table, max_bad: float, flag: str) -> None:
@@ -234,7 +233,8 @@ def _split(table: Table, source: Source, plan: Plan) -> Table:
     shares = {name: share for name, share in wanted.items() if name not in source.sizes and share > 0}
     rows = np.flatnonzero(table.split == part)
     # Stratified by all heads at once, so that no class of any of them goes without training samples.
-    keys = [_keys(table, row, _columns(plan)) for row in rows.tolist()]
+    columns = _columns(plan.drafts, plan.route)
+    keys = [_keys(table, row, columns) for row in rows.tolist()]
     split = table.split.copy()
     split[rows] = splits.assign(table.digest[rows], keys, table.columns["group"][rows], shares, plan.run.seed)
     return dataclasses.replace(table, split=split, notes=(*table.notes, *_notes(table, split)))

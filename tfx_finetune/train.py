@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tfx_finetune.core import command, progress
 from tfx_finetune.core.config import Run, option, run_of
-from tfx_finetune.core.errors import GateError, UserError
+from tfx_finetune.core.errors import GateError
 
 if TYPE_CHECKING:
     from tfx_finetune.bundle import Bundle
@@ -126,8 +126,7 @@ def main() -> None:
 
 
 def _train(options: Train, rest: list[str]) -> None:
-    if rest:
-        raise UserError("train takes flags alone", received=rest[0], todo=f"say --data={rest[0]}")
+    command.flags_alone("train", rest)
     run = run_of(options)
     if options.find_lr:
         find_learning_rates(run)

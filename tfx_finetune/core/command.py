@@ -46,6 +46,12 @@ def run(work: Callable[[Config, list[str]], object], defaults: Config, doc: str,
         sys.exit(2)
 
 
+def flags_alone(name: str, rest: list[str]) -> None:
+    """Raises a `UserError` where data stands behind the flags of a command that takes none there."""
+    if rest:
+        raise UserError(f"{name} takes flags alone", received=rest[0], todo=f"say --data={rest[0]}")
+
+
 def _start_tensorflow() -> None:
     """Imports TensorFlow and has it say what it says once a process, where it cannot bury the command's own lines."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

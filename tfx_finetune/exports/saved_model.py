@@ -45,7 +45,6 @@ def write(servable: Servable, path: Path) -> None:
     given = [raw if servable.portable else specs]
     archive.add_endpoint("serving_default", serving, given)
     for head in servable.routed:
-        # The others' layers are not in the graph of this signature.
         archive.add_endpoint(head, lambda inputs, own=f"{head}/": _of(serving(inputs), own), given)
     with files.atomic(path) as draft:
         archive.write_out(str(draft), verbose=False)

@@ -16,7 +16,7 @@ from tfx_finetune.contracts import SOURCES, SPLITS, Source
 from tfx_finetune.core import progress
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.dataset import finished, mapped
+from tfx_finetune.dataset import finished, mapped, schema
 from tfx_finetune.sources.recognize import recognize
 from tfx_finetune.sources.rows import as_text
 
@@ -139,7 +139,7 @@ def paired(
 
 def _member(name: str, source: Source, shares: Mapping[str, float], seed: int) -> Member:
     """Reads a source and splits it."""
-    known = source.read(next(iter(source.sizes))).element_spec
+    known = schema(source)
     if name not in known:
         raise UserError(f"this source has no {name} to pair", received=source.name, allowed=list(known))
     rows = [
