@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfx_finetune import initial
 from tfx_finetune.backbones.graph import inserted, renamed
 from tfx_finetune.contracts import ADAPTERS, BACKBONES, PRESENCE, Backbone, Features, Fused, Fusion, Group, Task
 from tfx_finetune.core.errors import UserError
@@ -29,6 +30,7 @@ class Network:
         tasks: Heads by name.
         fusion: How several towers become one; None where there is one.
         shares: The model's inputs -> how much each tower counts, (batch, towers); None where that cannot be told.
+        seen: What the heads see.
     """
 
     model: keras.Model
@@ -36,6 +38,7 @@ class Network:
     tasks: Mapping[str, Task]
     fusion: Fusion | None = None
     shares: keras.Model | None = None
+    seen: tuple[Features, ...] = ()
 
     @property
     def groups(self) -> list[tuple[str, int, Group]]:
@@ -49,7 +52,7 @@ class Network:
 
 def build_towers(plan: Plan) -> dict[str, Backbone]:
     """Builds the backbones with their pretrained weights; of several, the layers bear their tower's name."""
-    towers = {tower: BACKBONES.build(spec) for tower, spec in plan.towers.items()}
+    towers = {tower: initial.marked(plan.start, tower, BACKBONES.build(spec)) for tower, spec in plan.towers.items()}
     if len(towers) == 1:
         return towers
     return {tower: renamed(backbone, tower) for tower, backbone in towers.items()}
@@ -74,7 +77,7 @@ def build_model(plan: Plan, backbones: Mapping[str, Backbone], tasks: Mapping[st
     if fused.views is not None:
         outputs[VIEWS] = fused.views
     shares = None if fused.shares is None else joined(inputs, fused.shares, "shares")
-    network = Network(joined(inputs, outputs), backbones, tasks, plan.fusion, shares)
+    network = Network(joined(inputs, outputs), backbones, tasks, plan.fusion, shares, fused.features)
     set_stochastic_depth(network, 0.0)
     return network
 
@@ -224,6 +227,9 @@ def in_float32(plan: Plan, network: Network) -> Network:
     finally:
         keras.config.set_dtype_policy(policy)
     rebuilt.model.set_weights(network.model.get_weights())
+    # A manifest says by their names what the layers are.
+    for mine, theirs in zip(rebuilt.model.operations, network.model.operations, strict=True):
+        mine.name = theirs.name
     return rebuilt
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfx_finetune import initial
 from tfx_finetune.choose import Limit, parse_limits
 from tfx_finetune.contracts import (
     ADAPTERS,
@@ -33,6 +34,7 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_specs
 from tfx_finetune.deployed import Compression, Export
 from tfx_finetune.sources.recognize import recognize
+from tfx_finetune.teacher import Teacher, teachers_of
 from tfx_finetune.unfreezing import factors, groups_wanted
 
 _USUAL = "keras_file(), saved_model(), tflite(), tflite(quantize='float16')"
@@ -60,6 +62,8 @@ class Plan:
         limits: What a file has to keep to be the chosen one.
         phases: By name, in order, those of zero epochs left out.
         workdir: The folder for everything the run writes.
+        start: The bundle whose weights the run starts from; None for those that the backbones bring.
+        teachers: Bundles whose answers the heads learn from beside the labels.
     """
 
     run: Run
@@ -76,6 +80,8 @@ class Plan:
     limits: tuple[Limit, ...]
     phases: dict[str, Phase]
     workdir: Path
+    start: initial.Start | None = None
+    teachers: tuple[Teacher, ...] = ()
 
     def preparation(self, tower: str) -> dict[str, object]:
         """What determines what a tower takes of a sample and its target, apart from its content."""
@@ -106,7 +112,9 @@ def check(run: Run) -> Plan:
         shares = f"{run.samples.test} + {run.samples.val}"
         raise UserError("--samples.test and --samples.val leave nothing to train on", received=shares)
     source = recognize(run.data)
-    towers = _towers(run)
+    start = initial.start_of(run)
+    towers = _towers(run, initial.backbones(run, start))
+    initial.check_towers(start, towers)
     modalities = {name: BACKBONES.modality(spec.name) for name, spec in towers.items()}
     heads = parse_named_specs(run.heads, default="label")
     if not heads:
@@ -129,6 +137,7 @@ def check(run: Run) -> Plan:
         # Its ranges were trained with the network: without them there is nothing to choose among.
         todo = "leave selective=True out, or qat()"
         raise UserError("qat() leaves no layer to be chosen", received=", ".join(chosen), todo=todo)
+    drafts = {head: TASKS.build(spec, Labels(("a", "b"), (1, 1), 2)) for head, spec in heads.items()}
     phases = _staged("warm", run.warm, towers) | _staged("tune", run.tune, towers)
     return Plan(
         run=run,
@@ -137,7 +146,7 @@ def check(run: Run) -> Plan:
         modalities=modalities,
         fusion=FUSIONS.build(parse_spec(run.fusion)) if len(towers) > 1 else None,
         heads=heads,
-        drafts={head: TASKS.build(spec, Labels(("a", "b"), (1, 1), 2)) for head, spec in heads.items()},
+        drafts=drafts,
         augments=augments,
         mixes=mixes,
         compressions=compressions,
@@ -145,6 +154,8 @@ def check(run: Run) -> Plan:
         limits=parse_limits(run.choose),
         phases=phases,
         workdir=Path(run.workdir or Path("runs") / _slug(source)),
+        start=start,
+        teachers=teachers_of(run, modalities, drafts),
     )
 
 
@@ -163,9 +174,9 @@ def load_plugins(names: str) -> None:
             raise UserError("cannot import a plug-in", received=f"{name} ({error})", todo="is it installed?") from None
 
 
-def _towers(run: Run) -> dict[str, Spec]:
+def _towers(run: Run, specs: str) -> dict[str, Spec]:
     """The towers by name; a lone one without a name has that of its modality."""
-    towers = parse_named_specs(run.towers or run.backbone, default="")
+    towers = parse_named_specs(specs, default="")
     if "" in towers:
         towers = {BACKBONES.modality(towers[""].name): towers[""]}
     if PRESENCE in towers:
