@@ -1,28 +1,35 @@
 """STATION: a network takes over the weights of an earlier bundle: its towers, and of its heads the labels both have."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfx_finetune.backbones.bundle import loaded
+from tfx_finetune.contracts import Backbone
 from tfx_finetune.core import progress
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.initial import Start
 from tfx_finetune.model import Network
-from tfx_finetune.parts import parts
+from tfx_finetune.parts import layers, parts
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
 
 
-def inherit(network: Network, data: Data, plan: Plan) -> Data:
+def inherit(network: Network, backbones: Mapping[str, Backbone], data: Data, plan: Plan) -> Data:
     """Gives an untrained network the weights of the bundle that the run starts from, if it does.
 
     A tower takes over the tower of its name. Of the head of its name, a head takes over the weights of the labels that
     both have; new labels begin as in any run. Where towers or fusion are not the same, what heads see is another thing,
     and they begin as in any run too.
+
+    Args:
+        network: Its weights are changed in place.
+        backbones: Its towers, without what adapters add to their graphs.
+        data: The samples.
+        plan: The run.
 
     Returns:
         The samples, with what was taken over in the notes of their table.
@@ -36,7 +43,7 @@ def inherit(network: Network, data: Data, plan: Plan) -> Data:
     mine, theirs = parts(network), source.start.manifest["network"]
     both = [tower for tower in mine["towers"] if tower in theirs["towers"]]
     for tower in both:
-        _tower(network, source, tower, mine["towers"][tower]["layers"], theirs["towers"][tower]["layers"])
+        _tower(network, source, tower, mine["towers"][tower]["layers"], layers(backbones[tower]))
     notes = [f"starts from {source.start.path}: {', '.join(both)} taken over"]
     if why := _other(plan, source.start):
         notes.append(f"all heads begin anew: {why}")
@@ -61,8 +68,12 @@ class Source:
         return found
 
 
-def _tower(network: Network, source: Source, tower: str, mine: Sequence[str], theirs: Sequence[str]) -> None:
-    if not _copy(network, source, mine, theirs):
+def _tower(network: Network, source: Source, tower: str, mine: Sequence[str], bare: Sequence[str]) -> None:
+    """Takes a tower over, `mine`; where the bundle's has no adapters, `bare`: they begin as the identity."""
+    known = [layer.name for layer in network.model.layers]
+    theirs: Sequence[str] = source.start.manifest["network"]["towers"][tower]["layers"]
+    bare = [name for name in bare if name in known]
+    if not (_copy(network, source, mine, theirs) or _copy(network, source, bare, theirs)):
         raise UserError(
             "the bundle's tower has other layers, as phases with an adapter that stays leave them",
             received=f"{tower} of {source.start.path} ({len(theirs)} layers with weights)",
@@ -73,11 +84,11 @@ def _tower(network: Network, source: Source, tower: str, mine: Sequence[str], th
 
 def _copy(network: Network, source: Source, mine: Sequence[str], theirs: Sequence[str]) -> bool:
     """Takes layers over, one after the other; whether they are the same. Else nothing is changed."""
-    layers: list[keras.Layer] = [network.model.get_layer(name) for name in mine]
+    own: list[keras.Layer] = [network.model.get_layer(name) for name in mine]
     found = [source.weights(name) for name in theirs]
-    if [_shapes(layer.get_weights()) for layer in layers] != [_shapes(weights) for weights in found]:
+    if [_shapes(layer.get_weights()) for layer in own] != [_shapes(weights) for weights in found]:
         return False
-    for layer, weights in zip(layers, found, strict=True):
+    for layer, weights in zip(own, found, strict=True):
         layer.set_weights(weights)
     return True
 
@@ -92,18 +103,18 @@ def _head(network: Network, source: Source, head: str, mine: Sequence[str]) -> s
     if not both:
         return f"{head} begins anew: none of its {len(new)} labels is one of the bundle's {len(old)}"
     theirs = source.start.manifest["network"]["heads"][head]
-    layers: list[keras.Layer] = [network.model.get_layer(name) for name in mine]
-    pairs = zip(layers, theirs, strict=False)
+    own: list[keras.Layer] = [network.model.get_layer(name) for name in mine]
+    pairs = zip(own, theirs, strict=False)
     sides = [([np.array(value) for value in layer.get_weights()], source.weights(name)) for layer, name in pairs]
     if len(mine) != len(theirs) or not all(_alike(*side, len(new), len(old)) for side in sides):
         return f"{head} begins anew: the bundle's has other layers"
     to, taken = [new.index(name) for name in both], [old.index(name) for name in both]
-    for layer, (weights, found) in zip(layers, sides, strict=True):
-        for own, other in zip(weights, found, strict=True):
-            if own.shape[-1:] == (len(new),):
-                own[..., to] = other[..., taken]
+    for layer, (weights, found) in zip(own, sides, strict=True):
+        for value, other in zip(weights, found, strict=True):
+            if value.shape[-1:] == (len(new),):
+                value[..., to] = other[..., taken]
             else:
-                own[...] = other
+                value[...] = other
         layer.set_weights(weights)
     fresh = [name for name in new if name not in both]
     gone = [name for name in old if name not in both]

@@ -106,10 +106,14 @@ def _answer(task: Task, fused: Fused) -> dict[str, Any]:
 
 def joined(inputs: dict[str, Any], outputs: Any, name: str | None = None) -> keras.Model:
     """A model of the layers between inputs, by names of their own, and outputs."""
+    kept = [(tensor, tensor._keras_history) for tensor in inputs.values()]
     with warnings.catch_warnings():
         # Keras would have a key equal the tensor's name.
         warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
-        return keras.Model(inputs, outputs, name=name)
+        model = keras.Model(inputs, outputs, name=name)
+    for tensor, history in kept:  # Keras changes that of an input beside tensors of a graph, which it then cannot save.
+        tensor._keras_history = history
+    return model
 
 
 def _insertions(plan: Plan, tower: str, backbone: Backbone) -> dict[str, Callable[[Any], Any]]:

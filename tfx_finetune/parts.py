@@ -23,8 +23,8 @@ def parts(network: Network) -> dict[str, Any]:
     known = {operation.name for operation in network.model.operations}
     towers = {tower: _tower(backbone, known) for tower, backbone in network.backbones.items()}
     taken = {name for tower in towers.values() for name in tower["layers"]}
-    heads = {head: [name for name in layers if name not in taken] for head, layers in _heads(network).items()}
-    taken |= {name for layers in heads.values() for name in layers}
+    heads = {head: [name for name in names if name not in taken] for head, names in _heads(network).items()}
+    taken |= {name for names in heads.values() for name in names}
     fusion = [name for name in _weighted(network.model.layers) if name not in taken]
     return {"towers": towers, "fusion": fusion, "heads": heads}
 
@@ -45,16 +45,20 @@ def _heads(network: Network) -> dict[str, list[str]]:
 def _tower(backbone: Backbone, known: set[str]) -> dict[str, Any]:
     """What is said of a tower; `known` are the operations of the model, in which a tower's tokens may have no place."""
     features = backbone.features
-    ends = [x for x in (features.pooled, features.tokens) if x is not None]
-    layers = _weighted(keras.Model(backbone.inputs, ends).layers)
     given = {"pooled": features.pooled, "tokens": features.tokens, "mask": features.mask}
     named = {name: _maker(tensor) for name, tensor in given.items() if tensor is not None}
     levels = {level: _maker(tensor) for level, tensor in features.pyramid.items()}
     return {
-        "layers": [name for name in layers if name in known],
+        "layers": [name for name in layers(backbone) if name in known],
         "groups": {group.name: list(group.layers) for group in backbone.groups},
         "pyramid": {level: maker for level, maker in levels.items() if maker in known},
     } | {name: maker for name, maker in named.items() if maker in known}
+
+
+def layers(backbone: Backbone) -> list[str]:
+    """Layers with weights of a tower, in the order of its graph."""
+    ends = [x for x in (backbone.features.pooled, backbone.features.tokens) if x is not None]
+    return _weighted(keras.Model(backbone.inputs, ends).layers)
 
 
 def _maker(tensor: keras.KerasTensor) -> str:
@@ -62,5 +66,5 @@ def _maker(tensor: keras.KerasTensor) -> str:
     return str(tensor._keras_history.operation.name)
 
 
-def _weighted(layers: Iterable[keras.Layer]) -> list[str]:
-    return [layer.name for layer in layers if layer.weights]
+def _weighted(several: Iterable[keras.Layer]) -> list[str]:
+    return [layer.name for layer in several if layer.weights]

@@ -24,5 +24,5 @@ def set_up(plan: Plan) -> tuple[Data, Network]:
     backbones = build_towers(plan)
     data = prepare_data(plan, {tower: backbone.card for tower, backbone in backbones.items()})
     network = build_model(plan, backbones, data.tasks)
-    data = inherit(network, data, plan)
+    data = inherit(network, backbones, data, plan)
     return enrolled(data, plan), network
