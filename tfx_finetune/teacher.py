@@ -41,8 +41,8 @@ class Teacher:
         """
         outputs, found = self._predict(inputs), {}
         for head, task in tasks.items():
-            known = self.bundle.tasks[head].labels.names
-            chosen = outputs[f"{head}/scores"][:, [known.index(name) for name in task.labels.names]]
+            at = {name: position for position, name in enumerate(self.bundle.tasks[head].labels.names)}
+            chosen = outputs[f"{head}/scores"][:, [at[name] for name in task.labels.names]]
             chosen = np.asarray(chosen, np.float32)
             found[head] = chosen / np.maximum(chosen.sum(-1, keepdims=True), 1e-12) if task.single else chosen
         return found
