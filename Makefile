@@ -13,7 +13,7 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh scripts/root.sh apt-get install -y -q python3-venv
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --upgrade pip
-	$(PY) -m pip install -q -e '.[weights,tune,onnx,openvino,quantizer,serve,text,audio,hub,dev]'
+	$(PY) -m pip install -q -e '.[weights,tune,data,onnx,openvino,quantizer,serve,text,audio,hub,dev]'
 	@# Debian packages are downloaded without root, from the lists that apt keeps.
 	@ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || sh scripts/root.sh apt-get update -q
 	@touch $@

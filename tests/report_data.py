@@ -9,7 +9,7 @@ from PIL import Image
 
 from tfx_finetune.checks import Check
 from tfx_finetune.contracts import Exhibit
-from tfx_finetune.report import (
+from tfx_finetune.page import (
     ClassCount,
     ClassScore,
     Curve,
@@ -19,8 +19,8 @@ from tfx_finetune.report import (
     Mistake,
     Report,
     Verdict,
-    write_report,
 )
+from tfx_finetune.report import write_report
 
 ANIMALS = ("ant", "bear", "cat", "dog", "eel", "fox", "goat", "hen", "ibis", "jay", "koi", "lynx", "mole")
 HOSTILE = (

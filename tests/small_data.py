@@ -88,7 +88,8 @@ def load(data: Path, **options: object) -> Loaded:
     """Surveys and splits the data of a run with these options; a double underscore stands for the dot."""
     given = {name.replace("__", "."): value for name, value in options.items()}
     plan = check(config.replace(Run(data=str(data)), given))
-    source, _, *found = survey.load(plan, {"image": modality(plan.run.image.max_pixels)})
+    source, _, table, tasks = survey.load(plan, {"image": modality(plan.run.image.max_pixels)})
+    found = table, {head: task.labels for head, task in tasks.items()}
     return Loaded(source, *found)
 
 

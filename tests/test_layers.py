@@ -19,8 +19,20 @@ COMPONENTS = {
     "compressions",
     "exports",
 }
-PURE = {"splits", "litert", "selective", "metadata", "fold", "refit", "dataset", "pixels", "sound", "batches"}
-COMMANDS = {"train", "tune", "predict", "evaluate", "inspect", "benchmark", "export", "serve"}
+PURE = {
+    "splits",
+    "litert",
+    "selective",
+    "metadata",
+    "fold",
+    "refit",
+    "dataset",
+    "pixels",
+    "sound",
+    "batches",
+    "alignment",
+}
+COMMANDS = {"train", "tune", "predict", "evaluate", "inspect", "benchmark", "export", "serve", "data"}
 STATIONS_THAT_ARE_COMMANDS = {"evaluate"}  # any station may score predictions
 
 

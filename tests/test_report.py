@@ -22,7 +22,7 @@ from tests.report_data import (
 )
 from tfx_finetune.checks import Check
 from tfx_finetune.contracts import Exhibit
-from tfx_finetune.report import (
+from tfx_finetune.page import (
     ClassCount,
     Curve,
     Data,

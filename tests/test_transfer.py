@@ -13,6 +13,7 @@ from tests.commands import refused, within
 from tests.small_data import picture
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.contracts import BACKBONES
+from tfx_finetune.core import files
 from tfx_finetune.sources.idx import find, read
 
 TOWER = "convnet(size=28, widths=(16, 32))"
@@ -140,12 +141,13 @@ def test_a_run_goes_on_from_the_same_bundle_alone(old, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "tune" / "weights.npz").stat().st_mtime_ns == stamp
     raw = pictures(data)
     assert np.array_equal(scores(first, raw), scores(again, raw))
-    assert not np.array_equal(scores(first, raw), scores(Bundle.open(path), raw))
     said = refused("train", *options, f"--init={path}", f"--workdir={tmp_path / 'run'}")
     assert "holds another run" in said
     assert "--init" in said
-    shutil.rmtree(copy)
-    shutil.copytree(first.path, copy)
+    (copy / "scores.json").write_text("{}")
+    known = json.loads((copy / "manifest.json").read_text())
+    known["sha256"]["scores.json"] = files.sha256(copy / "scores.json")
+    (copy / "manifest.json").write_text(json.dumps(known))
     said = refused("train", *options, f"--workdir={tmp_path / 'run'}")
     assert "a bundle of --init or --teacher changed since this run began" in said
 

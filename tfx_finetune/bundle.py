@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfx_finetune import routing
 from tfx_finetune.contracts import EXPORTS, MODALITIES, PRESENCE, TASKS, Batch, Card, Labels, Modality, Predict, Task
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
@@ -143,31 +144,41 @@ class Bundle:
         with files.atomic(self.path / name) as draft:
             draft.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
 
-    def predict(self, samples: Iterable[Given], format: str = "") -> list[dict[str, Any]]:
+    def predict(self, samples: Iterable[Given], format: str = "", language: str = "") -> list[dict[str, Any]]:
         """Predicts files, every file of folders, and samples of several parts.
 
         Args:
             samples: Files and folders, for a model of one tower; or `{tower: path of a file}`, where text stands as it
                 is, bytes are the content itself, and some towers may be left out.
             format: Which of the bundle's files predicts; by default the first.
+            language: Whose head answers, in a model with heads by language (or whatever they are routed by); a
+                sample's own `language` comes first. By default the model's own guess.
 
         Returns:
             One record a sample, in order: file (or input), label, score and scores by label (by head where there are
             several), or file and error where it cannot be read.
 
         Raises:
-            UserError: A model of several towers is given a file that is not named, or one of another name.
+            UserError: A model of several towers is given a file that is not named, or one of another name; or it has no
+                heads by language, or none of this one.
         """
-        return list(self.predict_each(samples, format))
+        return list(self.predict_each(samples, format, language))
 
-    def predict_each(self, samples: Iterable[Given], format: str = "") -> Iterator[dict[str, Any]]:
+    def predict_each(self, samples: Iterable[Given], format: str = "", language: str = "") -> Iterator[dict[str, Any]]:
         """As `predict`, one record at a time."""
         format = format or self.formats[0]
         if format not in self._opened:
             self._opened[format] = self.reader(format).predict
         if not self.manifest["verified"][format]:
             progress.say(f"{format} did not pass verification; scores.json says why")
+        route = routing.column(self.tasks)
+        if language and not route:
+            raise UserError("a model without heads by language", received=language, todo="leave --language out")
         for given in self._expanded(samples):
+            lane = language
+            if route and isinstance(given, Mapping):
+                lane = str(given.get(route) or language)
+                given = {name: value for name, value in given.items() if name != route}
             shown = {"input": dict(given)} if isinstance(given, Mapping) else {"file": readable(str(given))}
             try:
                 raw = self._content(given)
@@ -179,8 +190,8 @@ class Bundle:
                 if remark := self.modalities[tower].remark(content):
                     progress.say(f"{shown.get('file', tower)} is {remark}")
             outputs = self._opened[format](inputs)
-            said = {head: task.predict(outputs[f"{head}/scores"][0]) for head, task in self.tasks.items()}
-            yield shown | (next(iter(said.values())) if len(said) == 1 else said)
+            scores = {head: outputs[f"{head}/scores"][0] for head in self.tasks}
+            yield shown | routing.answered(self.tasks, scores, lane)
 
     def _content(self, given: str | Path | Mapping[str, Any]) -> dict[str, bytes]:
         """The raw content of what is to be predicted, by tower."""

@@ -20,6 +20,8 @@ def labels(table: Table, source: Source, task: Task) -> Labels:
     per_split = {side: Counter(classes(values[table.split == side])) for side in SPLITS}
     trained = per_split["train"]
     names = source.labels if column == "label" and source.labels else tuple(sorted(trained))
+    if task.per:
+        names = tuple(name for name in names if trained[name])
     lost = set(classes(values[table.reason != ""])) - set(classes(values[table.reason == ""]))
     if lost:
         todo = "mend its files, or leave it out"

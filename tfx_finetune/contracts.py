@@ -251,9 +251,10 @@ class Task:
         score: Name of the score that early stopping and the gate read; higher is better.
         decode: Outputs -> decoded outputs (`logits` -> `scores`), in `keras.ops`, part of every export.
         scores: (targets (n, ...), decoded scores (n, classes)) -> every score by name.
-        correct: (targets, scores) -> per-sample value in [0, 1] (n,) whose mean is `score` or its nearest
-            per-sample stand-in; what the paired interval of `verify` resamples.
+        correct: (targets, scores) -> value in [0, 1] of each sample, (n,); the mean is `score` or near it.
         predict: One sample's scores -> the fields of its JSON line: label, score, scores.
+        per: Column whose value names the one head that is asked (`routing.py`); empty where it always is.
+        pool: How much such a head is held to the shared one on which it stands; 0 where it stands by itself.
     """
 
     labels: Labels
@@ -269,6 +270,8 @@ class Task:
     scores: Callable[[np.ndarray, np.ndarray], dict[str, Any]]
     correct: Callable[[np.ndarray, np.ndarray], np.ndarray]
     predict: Callable[[np.ndarray], dict[str, Any]]
+    per: str = ""
+    pool: float = 0.0
 
 
 Augment = Callable[[dict[str, Any], Any], dict[str, Any]]
@@ -279,10 +282,7 @@ Mixed: TypeAlias = tuple[Any, dict[str, Any], dict[str, Any]]
 
 
 class Mix(NamedTuple):
-    """An augment of whole batches.
-
-    apply: (inputs, targets, weights, stateless seed of shape (2,)) -> the same, mixed, in TensorFlow operations.
-    """
+    """An augment of whole batches: (inputs, targets, weights, stateless seed of shape (2,)) -> the same, mixed."""
 
     apply: Callable[[Any, dict[str, Any], dict[str, Any], Any], Mixed]
 

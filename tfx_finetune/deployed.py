@@ -33,6 +33,7 @@ class Servable:
             choose by it; None where none does.
         allowed: What it may lose there.
         ends: What each tower gives, of the model's own graph, by tower.
+        routed: Heads that answer one language or source.
     """
 
     model: keras.Model
@@ -44,6 +45,7 @@ class Servable:
     drop: Callable[[Predict], float] | None = None
     allowed: float = 0.0
     ends: Mapping[str, Any] = field(default_factory=dict)
+    routed: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> dict[str, tuple[tuple[int, ...], str]]:

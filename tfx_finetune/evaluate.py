@@ -29,19 +29,34 @@ def predictions(predict: Callable, batches: Iterable[tuple[Any, Batch]]) -> tupl
     return joined[0], joined[1]
 
 
-def evaluate(tasks: Mapping[str, Task], targets: Batch, outputs: Batch) -> dict[str, Any]:
-    """Returns every score of every head, named `<head>/<score>`.
+def asked(task: Task, targets: np.ndarray) -> np.ndarray:
+    """Marks the samples with targets (n, ...) that a head is asked about, (n,): others have no class."""
+    return np.any(targets, -1) if task.single else np.full(len(targets), True)
+
+
+def evaluate(
+    tasks: Mapping[str, Task], targets: Batch, outputs: Batch, slices: Mapping[str, np.ndarray] | None = None
+) -> dict[str, Any]:
+    """Returns every score of every head that is asked about some of the samples, named `<head>/<score>`.
 
     Args:
         tasks: Heads by name.
         targets: By head, (n, ...).
         outputs: Decoded outputs, `<head>/scores` (n, classes).
+        slices: Samples of one language or source by its name, (n,) marks; each has scores `<head>/<score>[<name>]`.
     """
-    return {
-        f"{head}/{name}": value
-        for head, task in tasks.items()
-        for name, value in task.scores(targets[head], outputs[f"{head}/scores"]).items()
-    }
+    found: dict[str, Any] = {}
+    for head, task in tasks.items():
+        target, output = targets[head], outputs[f"{head}/scores"]
+        mine = asked(task, target)
+        if mine.any():
+            found |= {f"{head}/{name}": value for name, value in task.scores(target[mine], output[mine]).items()}
+        # A head of one language has no others to compare.
+        for value, marked in ({} if task.per else slices or {}).items():
+            if (rows := mine & marked).any():
+                scores = task.scores(target[rows], output[rows]).items()
+                found |= {f"{head}/{name}[{value}]": score for name, score in scores if isinstance(score, float)}
+    return found
 
 
 @dataclass(frozen=True)
@@ -70,13 +85,14 @@ def print_scores(options: Evaluate, rest: list[str]) -> None:
     from tfx_finetune.bundle import Bundle
     from tfx_finetune.pipeline import labelled
     from tfx_finetune.plan import load_plugins
+    from tfx_finetune.routing import slices
 
     load_plugins(options.plugins)
     bundle = Bundle.open(options.bundle)
     data = labelled(options.data, bundle.modalities, bundle.tasks, options.split, options.max_bad)
     predict = bundle.reader(options.format).predict
     batches = ((inputs, targets) for inputs, targets, _ in data.batches("test").as_numpy_iterator())
-    scores = evaluate(bundle.tasks, *predictions(predict, batches))
+    scores = evaluate(bundle.tasks, *predictions(predict, batches), slices(data.table, "test"))
     print(json.dumps({"samples": data.table.size("test"), "skipped": len(data.table.bad)} | scores, ensure_ascii=False))
 
 

@@ -180,13 +180,15 @@ def evict(folder: Path, most: int, since: float) -> None:
         since: Stores that were used after this time (seconds since the epoch) stay: a run needs them.
     """
     files.sweep(folder, seconds=86_400)  # what is younger may be in the making, by another run
-    stores = sorted((place for place in folder.glob("[!.]*")), key=lambda place: place.stat().st_mtime)
-    total = sum(map(files.size, stores))
-    for place in stores:
-        if not most or total <= most or place.stat().st_mtime >= since:
-            break
-        total -= files.size(place)
-        forget(place)
+    # Another run may be removing some at this moment, by the same rule.
+    with contextlib.suppress(FileNotFoundError):
+        stores = sorted((place for place in folder.glob("[!.]*")), key=lambda place: place.stat().st_mtime)
+        total = sum(map(files.size, stores))
+        for place in stores:
+            if not most or total <= most or place.stat().st_mtime >= since:
+                break
+            total -= files.size(place)
+            forget(place)
 
 
 def forget(folder: Path) -> None:

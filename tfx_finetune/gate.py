@@ -35,7 +35,8 @@ def allowed_drop(limit: float, samples: int) -> float:
 
 def drops(tasks: Mapping[str, Task], best: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, float]:
     """What `scores` lose of each head's own score against `best`, by the score's name `<head>/<score>`."""
-    return {name: best[name] - scores[name] for name in (f"{head}/{task.score}" for head, task in tasks.items())}
+    named = (f"{head}/{task.score}" for head, task in tasks.items())
+    return {name: best[name] - scores[name] for name in named if name in best}
 
 
 def gated(plan: Plan, data: Data, served: Servable) -> Servable:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tfx_finetune.contracts import Batch, Task
+from tfx_finetune.evaluate import asked
 
 _Z = 1.96
 
@@ -50,11 +51,14 @@ def paired_interval(tasks: Mapping[str, Task], targets: Batch, ours: Batch, thei
     proportions, Statistics in Medicine 24, 2005): as if two more samples had been seen, half a one lost, half a one
     won and one tied. Without them, files that agree on every sample of a small test set would seem known to be equal.
     """
-    losses = [
-        task.correct(targets[head], ours[f"{head}/scores"]) - task.correct(targets[head], theirs[f"{head}/scores"])
-        for head, task in tasks.items()
-    ]
-    loss = np.mean(losses, axis=0)
+    losses, counted = [], []
+    for head, task in tasks.items():
+        target = targets[head]
+        losses.append(task.correct(target, ours[f"{head}/scores"]) - task.correct(target, theirs[f"{head}/scores"]))
+        counted.append(asked(task, target))
+    # Of each sample, the mean over the heads that are asked about it.
+    some = np.any(counted, axis=0)
+    loss = np.average(np.array(losses)[:, some], axis=0, weights=np.array(counted)[:, some])
     count = len(loss) + 2
     mean, square = loss.sum() / count, ((loss**2).sum() + 1) / count
     half = _Z * np.sqrt((square - mean**2) / count)

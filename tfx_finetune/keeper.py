@@ -13,7 +13,7 @@ from tfx_finetune.checkpoint import Checkpoint, History
 from tfx_finetune.contracts import Batch, Task
 from tfx_finetune.core.config import Phase
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.evaluate import predictions
+from tfx_finetune.evaluate import asked, predictions
 from tfx_finetune.features import Store
 from tfx_finetune.model import Network
 
@@ -64,10 +64,13 @@ def judged(predict: Callable, tasks: Mapping[str, Task], val: Store | None) -> d
     found: dict[str, float] = {}
     losses = []
     for head, task in tasks.items():
-        logits = outputs[f"{head}/logits"]
-        losses.append(float(task.loss(targets[head], logits)))
+        mine = asked(task, targets[head])
+        if not mine.any():
+            continue
+        target, logits = targets[head][mine], outputs[f"{head}/logits"][mine]
+        losses.append(float(task.loss(target, logits)))
         decoded = keras.ops.convert_to_numpy(task.decode({"logits": tf.constant(logits)})["scores"])
-        found[f"val_{head}/{task.score}"] = task.scores(targets[head], decoded)[task.score]
+        found[f"val_{head}/{task.score}"] = task.scores(target, decoded)[task.score]
     return {"val_loss": sum(losses), "val_score": float(np.mean(list(found.values()))), **found}
 
 

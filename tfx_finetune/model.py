@@ -14,6 +14,7 @@ from tfx_finetune.contracts import ADAPTERS, BACKBONES, PRESENCE, Backbone, Feat
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.plan import Plan
+from tfx_finetune.routing import SHARED
 from tfx_finetune.unfreezing import counts, groups_wanted, unfrozen
 
 VIEWS = "fusion/views"
@@ -71,9 +72,13 @@ def build_model(plan: Plan, backbones: Mapping[str, Backbone], tasks: Mapping[st
         fused = plan.fusion.fuse(given, inputs[PRESENCE])
     else:
         fused = Fused(tuple(backbone.features for backbone in backbones.values()))
-    outputs = {
-        f"{head}/{name}": tensor for head, task in tasks.items() for name, tensor in _answer(task, fused).items()
-    }
+    answers = {head: _answer(task, fused) for head, task in tasks.items()}
+    for head, task in tasks.items():
+        if task.pool:  # what a language adds to what holds for all
+            answers[head] = {
+                name: keras.layers.Add()([answers[SHARED][name], own]) for name, own in answers[head].items()
+            }
+    outputs = {f"{head}/{name}": tensor for head, answer in answers.items() for name, tensor in answer.items()}
     if fused.views is not None:
         outputs[VIEWS] = fused.views
     shares = None if fused.shares is None else joined(inputs, fused.shares, "shares")
@@ -231,9 +236,8 @@ def in_float32(plan: Plan, network: Network) -> Network:
     finally:
         keras.config.set_dtype_policy(policy)
     rebuilt.model.set_weights(network.model.get_weights())
-    # A manifest says by their names what the layers are.
     for mine, theirs in zip(rebuilt.model.operations, network.model.operations, strict=True):
-        mine.name = theirs.name
+        mine.name = theirs.name  # by which the manifest calls it
     return rebuilt
 
 

@@ -16,7 +16,6 @@ from tfx_finetune.contracts import (
     MODALITIES,
     PRESENCE,
     SOURCES,
-    TASKS,
     Augment,
     Batch,
     Card,
@@ -196,8 +195,14 @@ class Data:
         if len(self.columns) > 1:
             there = [_present(sample[column]) for column in self.columns.values()]
             inputs[PRESENCE] = tf.cast(tf.stack(there), tf.float32)
-        targets = {head: task.encode(sample[task.column]) for head, task in self.tasks.items()}
-        weights = {head: task.weight(targets[head]) for head, task in self.tasks.items()}
+        targets, weights = {}, {}
+        for head, task in self.tasks.items():
+            target = task.encode(sample[task.column])
+            if task.per:
+                target *= tf.cast(sample[task.per] == head, tf.float32)
+            # Who is not asked has no class, and weighs nothing.
+            asked = tf.reduce_max(target) if task.single else 1.0
+            targets[head], weights[head] = target, task.weight(target) * asked
         return inputs, targets, weights
 
 
@@ -215,8 +220,7 @@ def prepare_data(plan: Plan, cards: Mapping[str, Card]) -> Data:
         tower: MODALITIES.build(Spec(kind, (), modality_options(plan.run, kind)), cards[tower])
         for tower, kind in plan.modalities.items()
     }
-    source, columns, table, labels = load(plan, modalities)
-    tasks = {head: TASKS.build(spec, labels[head]) for head, spec in plan.heads.items()}
+    source, columns, table, tasks = load(plan, modalities)
     run = plan.run
     chances = _chances(table, tasks) if run.samples.balance else None
     order = Order(run.seed, plan.mixes, chances, run.drop_towers if len(modalities) > 1 else 0.0)

@@ -33,6 +33,7 @@ from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_specs
 from tfx_finetune.deployed import Compression, Export
+from tfx_finetune.routing import routes
 from tfx_finetune.sources.recognize import recognize
 from tfx_finetune.teacher import Teacher, teachers_of
 from tfx_finetune.unfreezing import factors, groups_wanted
@@ -54,6 +55,7 @@ class Plan:
         fusion: How several towers become one; None where there is one.
         heads: Task specs by head.
         drafts: Each head as it would be for two classes: what it reads is known before its classes are.
+        route: The column that says which head is asked about a sample; empty where all are.
         augments: Changes of single training samples by spec string, in the order in which they are applied, each with
             the modality that it changes.
         mixes: Changes of whole training batches, likewise.
@@ -73,6 +75,7 @@ class Plan:
     fusion: Fusion | None
     heads: dict[str, Spec]
     drafts: dict[str, Task]
+    route: str
     augments: dict[str, tuple[str, Augment]]
     mixes: tuple[Mix, ...]
     compressions: dict[str, Compression]
@@ -89,7 +92,8 @@ class Plan:
         heads = {head: str(spec) for head, spec in self.heads.items()}
         # An augment draws by its position among all of them.
         augments = {at: spec for at, (spec, (takes, _)) in enumerate(self.augments.items()) if takes == mine}
-        return {mine: modality_options(run, mine), "augment": augments, "seed": run.seed, "heads": heads}
+        routed = {"route": self.route} if self.route else {}
+        return {mine: modality_options(run, mine), "augment": augments, "seed": run.seed, "heads": heads} | routed
 
     @property
     def features_folder(self) -> Path | None:
@@ -121,6 +125,7 @@ def check(run: Run) -> Plan:
         raise UserError("no head given", allowed=sorted(TASKS))
     if taken := set(heads) & _RECORD:
         raise UserError("a head cannot have this name, which a prediction needs", received=min(taken))
+    drafts = {head: draft_of(spec) for head, spec in heads.items()}
     kinds = dict.fromkeys(modalities.values())
     built = {kind: MODALITIES.build(Spec(kind, (), modality_options(run, kind)), Card(size=1)) for kind in kinds}
     augments, mixes = _augments(run, towers, built)
@@ -137,7 +142,6 @@ def check(run: Run) -> Plan:
         # Its ranges were trained with the network: without them there is nothing to choose among.
         todo = "leave selective=True out, or qat()"
         raise UserError("qat() leaves no layer to be chosen", received=", ".join(chosen), todo=todo)
-    drafts = {head: TASKS.build(spec, Labels(("a", "b"), (1, 1), 2)) for head, spec in heads.items()}
     phases = _staged("warm", run.warm, towers) | _staged("tune", run.tune, towers)
     return Plan(
         run=run,
@@ -147,6 +151,7 @@ def check(run: Run) -> Plan:
         fusion=FUSIONS.build(parse_spec(run.fusion)) if len(towers) > 1 else None,
         heads=heads,
         drafts=drafts,
+        route=routes(heads, drafts, run.route),
         augments=augments,
         mixes=mixes,
         compressions=compressions,
@@ -157,6 +162,11 @@ def check(run: Run) -> Plan:
         start=start,
         teachers=teachers_of(run, modalities, drafts),
     )
+
+
+def draft_of(head: Spec) -> Task:
+    """The head as it would be for two classes."""
+    return TASKS.build(head, Labels(("a", "b"), (1, 1), 2))
 
 
 def modality_options(run: Run, modality: str) -> dict[str, object]:

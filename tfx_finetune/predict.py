@@ -24,6 +24,7 @@ class Predict:
 
     bundle: str = option("", "the folder bundle/ of a finished run")
     format: str = option("", "which of the bundle's files predicts, such as tflite_int8; by default the first")
+    language: str = option("", "whose head answers, where there is one a language; by default the model's own guess")
     plugins: str = option("", "modules to import first, separated by commas")
 
 
@@ -43,7 +44,7 @@ def predict(options: Predict, paths: list[str]) -> None:
     bundle = Bundle.open(options.bundle)
     failed = []
     count = 0
-    for record in bundle.predict_each(map(_given, paths), options.format):
+    for record in bundle.predict_each(map(_given, paths), options.format, options.language):
         # Half a pair of surrogates, which JSON may hold and UTF-8 may not, is printed as JSON escapes it.
         line = json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
         print(line, flush=True)

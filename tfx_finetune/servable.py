@@ -34,6 +34,7 @@ def servable(
         model=joined(network.model.input, _decoded(network, network.model.output), "servable"),
         modalities=modalities,
         labels={head: task.labels.names for head, task in network.tasks.items()},
+        routed=tuple(head for head, task in network.tasks.items() if task.per),
         examples=examples,
         about=_about(plan, network),
         rounded=rounded and (lambda inputs: _decoded(network, rounded(inputs))),

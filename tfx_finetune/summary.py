@@ -11,13 +11,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as Grid
 
-from tfx_finetune import report as page
+from tfx_finetune import page
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.checkpoint import History
 from tfx_finetune.checks import Check
 from tfx_finetune.choose import BEST
 from tfx_finetune.contracts import LABEL_SEPARATOR, SPLITS, Batch, Exhibit, Task
 from tfx_finetune.core import flagfile, hardware
+from tfx_finetune.evaluate import asked
 from tfx_finetune.features import Store
 from tfx_finetune.intervals import interval
 from tfx_finetune.model import Network
@@ -25,6 +26,8 @@ from tfx_finetune.pack import describe
 from tfx_finetune.parts import parts
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan, modality_options
+from tfx_finetune.report import MOST_MISTAKES
+from tfx_finetune.routing import expanded, own, slices
 from tfx_finetune.subsets import Subset
 from tfx_finetune.verify import score
 
@@ -33,9 +36,10 @@ _PACKAGES = ("tfx_finetune", "tensorflow", "keras", "ai-edge-litert", "numpy")
 
 def manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
     """What a bundle says about itself, apart from its files."""
+    specs = expanded(plan.heads, plan.route, data.table)
     heads = {
         head: {
-            "task": str(plan.heads[head]),
+            "task": str(specs[head]),
             "labels": list(task.labels.names),
             "counts": list(task.labels.counts),
             "samples": task.labels.samples,
@@ -101,6 +105,7 @@ def report(
     mistakes = [
         mistake
         for head in data.tasks
+        if not data.tasks[head].pool
         for mistake in _mistakes(data, head, test, targets[head], outputs[f"{head}/scores"], shares)
     ]
     return page.Report(
@@ -127,8 +132,11 @@ def report(
         heads=tuple(
             _head(head, task, scores, targets[head], outputs[f"{head}/scores"], groups)
             for head, task in data.tasks.items()
+            # What a language adds to a shared head is one number of a table.
+            if not task.pool
         ),
         mistakes=tuple(mistakes),
+        slices=tuple(_slice(data, scores, value, marked) for value, marked in slices(data.table, "test").items()),
         subsets=tuple(page.Part(part.towers, part.samples, score(data.tasks, part.scores)) for part in parts),
         shares={} if shares is None else dict(zip(data.modalities, shares.mean(0).tolist(), strict=True)),
         exports=tuple(page.ExportRow(check, bundle.file(check.format).name) for check in checks),
@@ -182,9 +190,12 @@ def _subsets(tasks: Mapping[str, Task], parts: Sequence[Subset]) -> Grid:
 
 def _data(data: Data) -> page.Data:
     table = data.table
-    sides = {split: table.split == split for split in SPLITS}
     classes = {}
     for head, task in data.tasks.items():
+        if task.pool:
+            continue
+        mine = own(table, task, head)
+        sides = {split: mine.split == split for split in SPLITS}
         values = [set(value.split(LABEL_SEPARATOR)) for value in table.columns[task.column]]
         has = {name: np.array([name in value for value in values]) for name in task.labels.names}
         classes[head] = tuple(
@@ -202,16 +213,26 @@ def _data(data: Data) -> page.Data:
     )
 
 
+def _slice(data: Data, scores: Mapping[str, Any], value: str, marked: np.ndarray) -> page.Slice:
+    """What the heads score on the samples of a language or source: those that answer all, and its own."""
+    found = {head: scores.get(f"{head}/{task.score}[{value}]") for head, task in data.tasks.items() if not task.per} | {
+        f"own {task.score}": scores.get(f"{value}/{task.score}") for task in data.tasks.values() if task.per
+    }
+    known = {name: score for name, score in found.items() if score is not None}
+    return page.Slice(value, int(marked.sum()), known)
+
+
 def _head(
     head: str, task: Task, scores: Mapping[str, Any], targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray
 ) -> page.HeadResult:
     mine = {name.removeprefix(f"{head}/"): value for name, value in scores.items() if name.startswith(f"{head}/")}
+    rows_asked = asked(task, targets)
     rows = [page.ClassScore(name, **values) for name, values in mine["per_class"].items()]
     return page.HeadResult(
         name=head,
         score=task.score,
-        scores={name: value for name, value in mine.items() if isinstance(value, float)},
-        interval=interval(task.correct(targets, outputs), groups),
+        scores={name: value for name, value in mine.items() if isinstance(value, float) and "[" not in name},
+        interval=interval(task.correct(targets, outputs)[rows_asked], groups[rows_asked]),
         classes=task.labels.names,
         confusion=np.asarray(mine["confusion"]) if "confusion" in mine else None,
         per_class=tuple(rows),
@@ -225,8 +246,8 @@ def _mistakes(
     task = data.tasks[head]
     names = np.array(task.labels.names, dtype=object)
     files = data.table.file[data.table.split == "test"]
-    wrong = np.flatnonzero(task.correct(targets, scores) < 1)
-    wrong = wrong[np.argsort(-scores[wrong].max(-1))][: page.MOST_MISTAKES]
+    wrong = np.flatnonzero(asked(task, targets) & (task.correct(targets, scores) < 1))
+    wrong = wrong[np.argsort(-scores[wrong].max(-1))][:MOST_MISTAKES]
     shown = _exhibits(data, test, wrong)
     found = []
     for row in wrong.tolist():

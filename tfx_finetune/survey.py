@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from tfx_finetune import classes, splits
-from tfx_finetune.contracts import LABEL_SEPARATOR, SOURCES, Labels, Modality, Source, Task
+from tfx_finetune import classes, routing, splits
+from tfx_finetune.contracts import LABEL_SEPARATOR, SOURCES, TASKS, Labels, Modality, Source, Task
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
+from tfx_finetune.core.spec import Spec
 from tfx_finetune.dataset import finished
 from tfx_finetune.examine import decoder, examine
-from tfx_finetune.plan import Plan
+from tfx_finetune.plan import Plan, draft_of
 from tfx_finetune.samples import Table
 from tfx_finetune.sources.rows import as_text
 
@@ -60,7 +61,8 @@ def survey(
         UserError: A column is missing, or there is no sample.
     """
     _check_columns(source, columns)
-    keep = (*columns, "group")
+    known = source.read(next(iter(source.sizes))).element_spec
+    keep = tuple(dict.fromkeys((*columns, "group", *(lane for lane in routing.LANES if lane in known))))
     decoders = {tower: decoder(modality.decode) for tower, modality in modalities.items()}
 
     def look(rows: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, ...]]:
@@ -116,11 +118,11 @@ def _joint(modalities: Mapping[str, Modality], each: Sequence[tuple[str, str, st
     return "" if why else hashlib.sha256("/".join(digests).encode()).hexdigest(), why
 
 
-def load(plan: Plan, modalities: Mapping[str, Modality]) -> tuple[Source, dict[str, str], Table, dict[str, Labels]]:
+def load(plan: Plan, modalities: Mapping[str, Modality]) -> tuple[Source, dict[str, str], Table, dict[str, Task]]:
     """Opens the source, surveys it, splits it, and collects the classes of every head.
 
     Returns:
-        The source, the column that each tower takes, the samples and the classes.
+        The source, the column that each tower takes, the samples and the heads.
 
     Raises:
         UserError: The data cannot be used as it is; the message says why.
@@ -129,12 +131,31 @@ def load(plan: Plan, modalities: Mapping[str, Modality]) -> tuple[Source, dict[s
     places = placed(source, modalities)
     table = survey(source, modalities, places, _columns(plan))
     _check_bad(table, plan.run.samples.max_bad, "--samples.max_bad")
+    specs = routing.expanded(plan.heads, plan.route, table)
+    if plan.route:
+        table = routing.routed(table, plan.route, specs, plan.run.unrouted)
     table = _split(table, source, plan)
-    labels = {head: classes.labels(table, source, task) for head, task in plan.drafts.items()}
+    tasks = {head: _task(head, spec, table, source) for head, spec in specs.items()}
     if not table.size("test"):
         todo = "give it a test split of its own, or more samples that are not copies or of one group"
         raise UserError("no sample is left to test on", received=source.name, todo=todo)
-    return source, places, table, labels
+    return source, places, table, tasks
+
+
+def _task(head: str, spec: Spec, table: Table, source: Source) -> Task:
+    """A head for the classes that its samples have."""
+    draft = draft_of(spec)
+    own = routing.own(table, draft, head)
+    if draft.per and not (own.size("train") and own.size("test")):
+        received = f"{draft.per} {head}: {own.size('train')} to learn from, {own.size('test')} to test on"
+        raise UserError(
+            "too few samples for a head of their own", received=received, todo="leave them out, or add some"
+        )
+    found = classes.labels(table if draft.pool else own, source, draft)
+    if draft.pool:  # the classes of all, of which it may have seen few
+        counts = Counter(classes.classes(own.columns[draft.column][own.split == "train"]))
+        found = Labels(found.names, tuple(counts[name] for name in found.names), own.size("train"))
+    return TASKS.build(spec, found)
 
 
 def opened(
@@ -160,17 +181,21 @@ def opened(
     """
     if part and part not in source.sizes:
         raise UserError("the data has no such split", received=part, allowed=list(source.sizes))
-    columns = tuple({task.column: None for task in tasks.values()})
+    columns = tuple(
+        dict.fromkeys([task.column for task in tasks.values()] + list(filter(None, [routing.column(tasks)])))
+    )
     table = survey(source, modalities, places, columns)
     _check_bad(table, max_bad, "--max_bad")
     wanted = (table.split != "") & ((table.split == part) | (part == ""))
     if not wanted.any():
         raise UserError("no sample of this split can be read", received=part)
     table = dataclasses.replace(table, split=np.where(wanted, "test", "").astype(object))
-    for task in tasks.values():
+    for head, task in tasks.items():
+        own = routing.own(table, task, head)
         if task.single:
-            classes.check_single(table, task.column)
-        if unknown := sorted(set(classes.classes(table.columns[task.column][wanted])) - set(task.labels.names)):
+            classes.check_single(own, task.column)
+        asked = classes.classes(table.columns[task.column][own.split == "test"])
+        if unknown := sorted(set(asked) - set(task.labels.names)):
             raise UserError("a label that the model does not know", received=unknown[0], allowed=task.labels.names)
     return table
 
@@ -183,7 +208,7 @@ def _check_columns(source: Source, columns: tuple[str, ...]) -> None:
 
 
 def _columns(plan: Plan) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(task.column for task in plan.drafts.values()))
+    return tuple(dict.fromkeys([task.column for task in plan.drafts.values()] + ([plan.route] if plan.route else [])))
 
 
 def _check_bad(table: Table, max_bad: float, flag: str) -> None:
@@ -233,7 +258,7 @@ def _notes(table: Table, split: np.ndarray) -> Iterator[str]:
             grouped = values[used] != ""
             if count := _scattered(values[used][grouped], side[grouped]):
                 yield f"{count} groups stand in more than one of the splits that the data came with"
-        elif count := _scattered(digest, values[used]):
+        elif column not in routing.LANES and (count := _scattered(digest, values[used])):
             yield f"{count} samples have copies with another {column}"
 
 

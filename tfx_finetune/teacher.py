@@ -48,7 +48,8 @@ class Teacher:
         return found
 
     def check_labels(self, tasks: Mapping[str, Task]) -> None:
-        """Raises a `UserError` where a head has labels that the teacher does not know."""
+        """Raises a `UserError` where the teacher lacks a head, or a head has labels that it does not know."""
+        _check_heads(self.bundle, tasks)
         for head, task in tasks.items():
             known = self.bundle.tasks[head].labels.names
             if missing := [name for name in task.labels.names if name not in known]:
@@ -83,6 +84,12 @@ def _teacher(bundle: Bundle, modalities: Mapping[str, str], heads: Mapping[str, 
     if {towers[tower]: kind for tower, kind in theirs.items()} != dict(modalities):
         what = "the teacher takes something else than this run"
         raise UserError(what, received=f"{_listed(theirs)} ({bundle.path})", allowed=_listed(modalities))
+    # Heads by language have their names from the data.
+    _check_heads(bundle, {head: task for head, task in heads.items() if not task.per})
+    return Teacher(bundle, towers)
+
+
+def _check_heads(bundle: Bundle, heads: Mapping[str, Task]) -> None:
     for head, task in heads.items():
         if head not in bundle.tasks:
             received = f"{', '.join(bundle.tasks)} of {bundle.path}"
@@ -90,7 +97,6 @@ def _teacher(bundle: Bundle, modalities: Mapping[str, str], heads: Mapping[str, 
         if bundle.tasks[head].single != task.single:
             received = f"{bundle.manifest['heads'][head]['task']} of {bundle.path}"
             raise UserError(f"the teacher's head {head} is of another kind", received=received)
-    return Teacher(bundle, towers)
 
 
 def _listed(modalities: Mapping[str, str]) -> str:

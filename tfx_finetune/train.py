@@ -47,6 +47,7 @@ def train(run: Run) -> "Bundle":
     from tfx_finetune.phases import fit_phase
     from tfx_finetune.plan import check
     from tfx_finetune.report import write_report
+    from tfx_finetune.routing import slices
     from tfx_finetune.servable import answer, servable
     from tfx_finetune.setup import set_up
     from tfx_finetune.subsets import subsets
@@ -73,7 +74,7 @@ def train(run: Run) -> "Bundle":
     test = prepared(data, "test", plan)
     model = answer(served)
     reference = predictions(model, test.batches(32))
-    scores = evaluate(network.tasks, *reference)
+    scores = evaluate(network.tasks, *reference, slices(data.table, "test"))
 
     # Of several towers, how well it does without some of them.
     parts, weights = subsets(compressed.network, test)

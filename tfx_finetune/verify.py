@@ -54,7 +54,8 @@ def verify(
 
 def score(tasks: Mapping[str, Task], scores: Mapping[str, Any]) -> float:
     """The one number that a model is judged by: the mean over heads of each task's own score."""
-    return float(np.mean([scores[f"{head}/{task.score}"] for head, task in tasks.items()]))
+    named = [f"{head}/{task.score}" for head, task in tasks.items()]
+    return float(np.mean([scores[name] for name in named if name in scores]))
 
 
 def difference(ours: Batch, theirs: Batch) -> float:

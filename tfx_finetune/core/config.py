@@ -150,6 +150,10 @@ class Run:
     )
     teacher: str = option("", "bundles, separated by commas, whose mean answer the heads learn beside the labels")
     heads: str = option("classify()", "what to predict: classify() or tag(), or name=classify(), ...")
+    route: str = option("", "column such as language, whose value names the one head that is asked about a sample")
+    unrouted: str = option(
+        "fail", "what becomes of samples without a head of their own", choices=("fail", "skip", "shared")
+    )
     augment: str = option(
         "usual", "random changes of training samples or batches, in order; usual for those of the modality"
     )

@@ -19,7 +19,7 @@ def saved_model() -> Export:
     `serving_default`: encoded pictures or texts by the tower's name, (batch,) strings, of several towers empty where
     one has nothing to see -> for each head `<head>/scores` (batch, classes), `<head>/labels` (batch, classes), the
     classes in the order of the scores, and `<head>/best` (batch,). Of what TensorFlow cannot decode by itself, such as
-    audio files, it takes what `tensor` takes.
+    audio files, it takes what `tensor` takes. A head that answers one language has a signature of its own, by its name.
     `tensor`: prepared inputs, as pictures, (batch, height, width, channels) floats of 0 to 255 -> `<head>/scores`.
     """
     return Export("saved_model", "saved_model", write, load, tolerance=1e-4, quantized=False)
@@ -42,9 +42,17 @@ def write(servable: Servable, path: Path) -> None:
         return outputs
 
     raw = {tower: tf.TensorSpec([None], tf.string, name=tower) for tower in servable.modalities}
-    archive.add_endpoint("serving_default", serving, [raw if servable.portable else specs])
+    given = [raw if servable.portable else specs]
+    archive.add_endpoint("serving_default", serving, given)
+    for head in servable.routed:
+        # The others' layers are not in the graph of this signature.
+        archive.add_endpoint(head, lambda inputs, own=f"{head}/": _of(serving(inputs), own), given)
     with files.atomic(path) as draft:
         archive.write_out(str(draft), verbose=False)
+
+
+def _of(outputs: dict[str, tf.Tensor], head: str) -> dict[str, tf.Tensor]:
+    return {name: value for name, value in outputs.items() if name.startswith(head)}
 
 
 def load(path: Path) -> Reader:

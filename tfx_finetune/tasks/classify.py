@@ -24,6 +24,9 @@ def classify(
     logit_adjust: float = 0.0,
     dropout: float = 0.2,
     init: Init = "zeros",
+    per: str = "",
+    pool: float = 0.01,
+    adapter: int = 0,
 ) -> Task:
     """One class a sample: softmax and cross-entropy.
 
@@ -37,10 +40,18 @@ def classify(
             the class frequencies to the logits of the loss (Menon et al., arXiv 2007.07314, equation 10).
         dropout: Share of features dropped before the head in training.
         init: Initialization of the head; see `head.linear`.
+        per: A column such as `language`: each of its values gets a head of its own, named after it, beside one for all
+            (`shared`) and one that tells the value (named after the column).
+        pool: With `per`, how strongly those heads are held to the shared one: the L2 penalty of what each adds to its
+            logits, so that a language of few samples borrows from the others (partial pooling: Gelman and Hill, Data
+            Analysis Using Regression and Multilevel Models, 2007, chapter 12). 0: apart, each with its own classes.
+        adapter: With `per`, numbers of a residual bottleneck below each of those heads (Houlsby et al., arXiv
+            1902.00751), at first the identity; 0 for none.
     """
     check_options(label_smoothing=label_smoothing, focal=focal, dropout=dropout)
-    if not logit_adjust >= 0:
-        raise UserError("logit_adjust is out of range", received=logit_adjust, allowed="0 or more")
+    if min(logit_adjust, pool, adapter) < 0:
+        received = f"logit_adjust={logit_adjust}, pool={pool}, adapter={adapter}"
+        raise UserError("classify is out of range", received=received, allowed="0 or more")
     weights = class_weights(labels, class_weight)
     names = tf.constant(labels.names)
     frequency = np.log(np.maximum(np.asarray(labels.counts, np.float32), 0.5) / max(labels.samples, 1))
@@ -61,7 +72,7 @@ def classify(
         single=True,
         encode=lambda name: tf.cast(names == name, tf.float32),
         weight=lambda target: tf.gather(weights, tf.argmax(target)),
-        head=linear(labels, dropout, init, frequency),
+        head=linear(labels, dropout, init, frequency, pool if per else 0.0, adapter if per else 0),
         loss=loss,
         metrics=lambda: [keras.metrics.CategoricalAccuracy(name="accuracy")],
         score="accuracy",
@@ -73,6 +84,8 @@ def classify(
             "score": float(scores.max()),
             "scores": dict(zip(labels.names, map(float, scores), strict=True)),
         },
+        per=per,
+        pool=pool if per else 0.0,
     )
 
 

@@ -15,7 +15,9 @@ ClassWeights = Literal["none", "balanced"]
 _KERNELS = {"zeros": "zeros", "prior": "zeros", "glorot": "glorot_uniform", "he": "he_normal"}
 
 
-def linear(labels: Labels, dropout: float, init: Init, prior: np.ndarray) -> Callable[[Features], dict]:
+def linear(
+    labels: Labels, dropout: float, init: Init, prior: np.ndarray, pull: float = 0.0, adapter: int = 0
+) -> Callable[[Features], dict]:
     """Returns a head: dropout, then one dense layer from pooled features (batch, dim) to logits (batch, classes).
 
     Args:
@@ -24,14 +26,26 @@ def linear(labels: Labels, dropout: float, init: Init, prior: np.ndarray) -> Cal
         init: Initialization of the kernel. `prior` starts from `prior` as bias, so that the first predictions
             are the class frequencies (Lin et al., Focal Loss, arXiv 1708.02002, section 3.3).
         prior: Logits of the class frequencies, (classes,).
+        pull: L2 penalty of the dense layer's weights.
+        adapter: Width of a residual bottleneck before the dense layer; 0 for none.
     """
 
     def head(features: Features) -> dict:
-        x = keras.layers.Dropout(dropout)(features.pooled)
+        x = features.pooled
+        if adapter:
+            narrow = keras.layers.Dense(adapter, activation="relu")(x)
+            x = keras.layers.Add()([x, keras.layers.Dense(x.shape[-1], kernel_initializer="zeros")(narrow)])
+        x = keras.layers.Dropout(dropout)(x)
+        pulled = keras.regularizers.L2(pull) if pull else None
         bias = keras.initializers.Constant(prior.tolist()) if init == "prior" else "zeros"
         # The logits stay float32 under a mixed-precision policy: softmax in 8 bits of mantissa loses accuracy.
         dense = keras.layers.Dense(
-            len(labels.names), kernel_initializer=_KERNELS[init], bias_initializer=bias, dtype="float32"
+            len(labels.names),
+            kernel_initializer=_KERNELS[init],
+            bias_initializer=bias,
+            kernel_regularizer=pulled,
+            bias_regularizer=pulled,
+            dtype="float32",
         )
         return {"logits": dense(x)}
 

@@ -1,0 +1,278 @@
+"""What a run found out, as report.html shows it: plain data."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tfx_finetune.checks import Check
+from tfx_finetune.contracts import Exhibit
+from tfx_finetune.plots import Metrics, Plot, learning_curves, trade_off
+
+MOST_CONFUSED = 20
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The headline.
+
+    Attributes:
+        score: The trained model's, in [0, 1].
+        name: Of the score, such as `accuracy`.
+        samples: Held-out samples that it was measured on.
+        noun: What a sample is, in the plural.
+        interval: 95 % interval of the score.
+    """
+
+    score: float
+    name: str
+    samples: int
+    noun: str = "samples"
+    interval: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        known = f" (95 % interval {self.interval[0]:.3f} to {self.interval[1]:.3f})" if self.interval else ""
+        return f"{self.score:.3f} {self.name.replace('_', ' ')} on {self.samples:,} held-out {self.noun}{known}"
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """Samples of a class in each split."""
+
+    name: str
+    train: int
+    val: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """What was learned from.
+
+    Attributes:
+        source: Name of the source.
+        splits: Samples by split.
+        classes: Samples by class, for each head.
+        skipped: `(file, reason)` of every sample that could not be used.
+        duplicates: Samples that are exact copies of another one.
+        notes: What a person should know about the data.
+    """
+
+    source: str
+    splits: Mapping[str, int]
+    classes: Mapping[str, tuple[ClassCount, ...]] = field(default_factory=dict)
+    skipped: tuple[tuple[str, str], ...] = ()
+    duplicates: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a phase of training did.
+
+    Attributes:
+        phase: Its name.
+        seconds: Time it took.
+        trained: Numbers that were trained, of `parameters` in all.
+        parameters: Numbers in the model.
+        metrics: One value an epoch by name: `loss`, `val_loss`, scores with and without `val_`, `learning_rate`.
+        best_epoch: The epoch, counted from 0, of the best validation score; negative for none.
+        kept: What the result of the phase is made of.
+    """
+
+    phase: str
+    seconds: float
+    trained: int
+    parameters: int
+    metrics: Metrics
+    best_epoch: int = -1
+    kept: str = ""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that were run."""
+        return max(map(len, self.metrics.values()), default=0)
+
+    @property
+    def plots(self) -> tuple[Plot, ...]:
+        """Its learning curves."""
+        return learning_curves(self.phase, self.metrics, self.best_epoch)
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How well one class is told from the others; `average_precision` where the head ranks (tagging)."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+    average_precision: float | None = None
+
+
+@dataclass(frozen=True)
+class Confused:
+    """Two classes, how many samples of the first were taken for the second, and their share of the first's."""
+
+    truth: str
+    predicted: str
+    count: int
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class HeadResult:
+    """What one head scored on the held-out samples.
+
+    Attributes:
+        name: Its name.
+        score: Name of the score that it is judged by, a key of `scores`.
+        scores: Every score by name.
+        interval: 95 % interval of `score`.
+        classes: Class names, in the order of `confusion`.
+        confusion: Counts, (classes, classes), rows are the truth; None where a sample may have several classes.
+        per_class: One row a class.
+    """
+
+    name: str
+    score: str
+    scores: Mapping[str, float]
+    interval: tuple[float, float] | None = None
+    classes: tuple[str, ...] = ()
+    confusion: np.ndarray | None = None
+    per_class: tuple[ClassScore, ...] = ()
+
+    @property
+    def weakest_first(self) -> list[ClassScore]:
+        """The classes by F1, those without a held-out sample last."""
+        return sorted(self.per_class, key=lambda row: (row.support == 0, row.f1))
+
+    @property
+    def most_confused(self) -> list[Confused]:
+        """The pairs of classes that were confused most often, beginning with the worst."""
+        if self.confusion is None:
+            return []
+        counts = np.asarray(self.confusion)
+        pairs = [(i, j) for i, j in zip(*np.nonzero(counts), strict=True) if i != j]
+        pairs.sort(key=lambda pair: -counts[pair])
+        return [
+            Confused(self.classes[i], self.classes[j], int(counts[i, j]), float(counts[i, j] / counts[i].sum()))
+            for i, j in pairs[:MOST_CONFUSED]
+        ]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A held-out sample that the model got wrong.
+
+    Attributes:
+        exhibits: What there is to see and hear of it.
+        file: What a person calls the sample.
+        truth: Its classes.
+        predicted: The classes that the model gave it.
+        score: How sure of the wrong answer the model was, in [0, 1]; the surest are shown first.
+        top: `(class, score)` of the highest scores.
+        head: The head that erred; shown where there are several.
+        shares: How much each tower counted.
+    """
+
+    exhibits: tuple[Exhibit, ...]
+    file: str
+    truth: tuple[str, ...]
+    predicted: tuple[str, ...]
+    score: float
+    top: tuple[tuple[str, float], ...] = ()
+    head: str = ""
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The score of a model that is shown some of its inputs alone, on the samples that have one of them."""
+
+    towers: tuple[str, ...]
+    samples: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Slice:
+    """How well the heads do on the samples of one language or source.
+
+    Attributes:
+        name: Of the language or source.
+        samples: Held-out ones of it.
+        scores: By head, each by the score it is judged by.
+    """
+
+    name: str
+    samples: int
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ExportRow:
+    """What was found about one exported file, and its name inside the bundle."""
+
+    check: Check
+    file: str
+
+    @property
+    def measured(self) -> bool:
+        """Whether the file gave answers that can be compared."""
+        return math.isfinite(self.check.difference)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page shows.
+
+    Attributes:
+        title: What the model is about.
+        command: The command line that made it.
+        config: Text of run.cfg.
+        created: When, as text.
+        seconds: How long it took.
+        environment: Versions, device and threads, by name.
+        seed: Of the run.
+        verdict: The headline.
+        data: What was learned from.
+        phases: Training, in order.
+        heads: What each head scored.
+        mistakes: Samples that the model got wrong, the surest first; `MOST_MISTAKES` are shown.
+        slices: Scores by language and source, where there are several.
+        subsets: Scores by what the model is shown, where it has several towers.
+        shares: How much each tower counted on the mean, where that is known.
+        exports: The exported files.
+        best: Format of the file that `--choose` chose.
+    """
+
+    title: str
+    command: str
+    config: str
+    created: str
+    seconds: float
+    environment: Mapping[str, str]
+    seed: int
+    verdict: Verdict
+    data: Data
+    phases: tuple[Curve, ...] = ()
+    heads: tuple[HeadResult, ...] = ()
+    mistakes: tuple[Mistake, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    subsets: tuple[Part, ...] = ()
+    shares: Mapping[str, float] = field(default_factory=dict)
+    exports: tuple[ExportRow, ...] = ()
+    best: str = ""
+
+    @property
+    def trade_off(self) -> str:
+        """The files by size, score and time, drawn; nothing where there are too few to compare."""
+        points = {
+            row.check.format: (row.check.bytes, row.check.score, row.check.latency)
+            for row in self.exports
+            if row.measured and row.check.bytes and row.check.latency
+        }
+        return trade_off(points, self.verdict.name.replace("_", " ")) if len(points) > 1 else ""
