@@ -11,6 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from tests.assets import asset
 from tests.hub_presets import whisper_preset
+from tests.small_bundle import tower_bundle
 from tests.towers import batch
 from tfx_finetune import engine
 from tfx_finetune.backbones import log_mel
@@ -99,6 +100,7 @@ SMALL = {
     "spectrogram": "spectrogram(tower=convnet(size=32, channels=3), seconds=1.0)",
     "speech_embedding": "speech_embedding(seconds=1.0, weights='none')",
     "whisper": "whisper(seconds=1.0)",
+    "audio_bundle": "audio_bundle()",
 }
 
 
@@ -113,6 +115,8 @@ def test_a_waveform_goes_into_a_tflite_file(name, tmp_path):
     spec = parse_spec(SMALL[name])
     if name == "whisper":
         spec = Spec(name, (), {**spec.kwargs, "preset": whisper_preset(tmp_path)})
+    if name == "audio_bundle":
+        spec = Spec(name, (), {"path": str(tower_bundle(tmp_path / "bundle", SMALL["audio_net"]).path)})
     backbone = BACKBONES.build(spec)
     model = keras.Model(backbone.inputs, backbone.features.pooled)
     waves = batch(backbone)

@@ -38,7 +38,7 @@ def test_every_model_of_keras_is_there():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("efficientnet_lite5()", "unknown backbone; received: efficientnet_lite5; allowed: audio_net, "),
+        ("efficientnet_lite5()", "unknown backbone; received: efficientnet_lite5; allowed: audio_bundle, audio_net, "),
         ("efficientnetb0()", "did you mean efficientnet_b0?"),
         ("ResNet50v2()", "did you mean resnet50_v2?"),
         ("vgg16(wieghts='none')", "unknown option of backbone vgg16; received: wieghts;"),

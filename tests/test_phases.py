@@ -14,6 +14,7 @@ from tfx_finetune.core.config import Cache, Phase, Run, Samples
 from tfx_finetune.core.spec import parse_specs
 from tfx_finetune.feed import feed
 from tfx_finetune.model import build_model, build_towers, in_float32
+from tfx_finetune.parts import parts
 from tfx_finetune.phases import fit_phase
 from tfx_finetune.pipeline import prepare_data
 from tfx_finetune.plan import check
@@ -235,3 +236,4 @@ def test_a_network_is_made_float32_once(prepared):
     finally:
         keras.config.set_dtype_policy("float32")
     assert all(np.array_equal(a, b) for a, b in zip(half.model.get_weights(), whole.model.get_weights(), strict=True))
+    assert parts(whole) == parts(half)

@@ -16,14 +16,11 @@ from tfx_finetune import routing
 from tfx_finetune.contracts import EXPORTS, MODALITIES, PRESENCE, TASKS, Batch, Card, Labels, Modality, Predict, Task
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
+from tfx_finetune.core.manifest import opened
 from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.dataset import decoded
 from tfx_finetune.deployed import Export, Reader
 from tfx_finetune.sources.rows import found, readable
-
-VERSION = 2
-"""Of the manifest's form; a bundle of another version is refused."""
-
 
 Given = str | Path | Mapping[str, Any]
 """What is to be predicted: a file, or what each tower takes, by name: the path of a file, the text itself, or the
@@ -55,25 +52,7 @@ class Bundle:
         """
         if not path:
             raise UserError("no bundle given", todo="say --bundle=FOLDER, the folder bundle/ of a finished run")
-        path = Path(path).expanduser()
-        try:
-            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-            version = manifest["version"]
-        except (OSError, ValueError, KeyError, TypeError):
-            todo = "name the folder bundle/ of a finished run"
-            raise UserError("not a bundle (it has no readable manifest.json)", received=path, todo=todo) from None
-        if version != VERSION:
-            todo = "use the tfx_finetune that wrote it"
-            raise UserError("a bundle of another version", received=version, allowed=VERSION, todo=todo)
-        if "verified" not in manifest:
-            raise UserError("a bundle whose run has not finished", received=path, todo="run its command again")
-        for name, digest in manifest["sha256"].items():
-            if not (path / name).is_file():
-                raise UserError("a file of the bundle is missing", received=path / name, todo="run its command again")
-            if files.sha256(path / name) != digest:
-                todo = "it is not what was verified; run its command again"
-                raise UserError("a file of the bundle was altered", received=path / name, todo=todo)
-        return cls(path, manifest)
+        return cls(*opened(path))
 
     @property
     def formats(self) -> list[str]:

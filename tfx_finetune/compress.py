@@ -77,7 +77,11 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
     twin = tf_keras.Model(structured.inputs, structured.outputs)
     names = sorted(network.model.output)
     ((tower, backbone),) = network.backbones.items()
-    fed, examples = feed({}, Phase(), data, plan), data.examples(plan.run.calibration)[tower]
+    # Its losses are those of the labels.
+    fed, examples = (
+        feed({}, Phase(), data, dataclasses.replace(plan, teachers=())),
+        data.examples(plan.run.calibration)[tower],
+    )
     histories: list[History] = []
     rounded = None
     specs = list(plan.compressions)

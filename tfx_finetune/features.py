@@ -32,11 +32,13 @@ class Store:
         inputs: For each view, what each tower gives, and `PRESENCE` where there are several, (n, ...).
         targets: By head, (n, ...).
         weights: By head, (n,).
+        taught: For each view, a teacher's answers, by output, (n, labels); empty without a teacher.
     """
 
     inputs: tuple[Batch, ...]
     targets: dict[str, np.ndarray]
     weights: dict[str, np.ndarray]
+    taught: tuple[Batch, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs[0].values())))
@@ -49,13 +51,14 @@ class Store:
 
     def epochs(self, first: int, last: int, size: int, order: Order) -> tf.data.Dataset:
         """Shuffled batches of the epochs `first` to `last - 1`; epoch e takes view e modulo the number of views."""
-        kinds = (self.inputs[0], self.targets, self.weights)
+        views = [self._kinds(view) for view in range(len(self.inputs))]
+        kinds = views[0]
         columns = [column for kind in kinds for column in kind.values()]
         types = [tf.as_dtype(column.dtype) for column in columns]
 
         def gather(epoch: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
-            view = self.inputs[int(epoch) % len(self.inputs)]
-            return [np.asarray(column[chosen]) for column in (*view.values(), *columns[len(view) :])]
+            view = views[int(epoch) % len(views)]
+            return [np.asarray(column[chosen]) for kind in view for column in kind.values()]
 
         def batch(epoch: tf.Tensor, chosen: tf.Tensor) -> tuple[dict, dict, dict]:
             found = tf.numpy_function(gather, [epoch, chosen], types, stateful=False)
@@ -71,6 +74,10 @@ class Store:
             return order.mixed(mapped(rows, lambda chosen: batch(epoch, chosen)), epoch)
 
         return finished(tf.data.Dataset.range(first, last).flat_map(one), ahead=4)
+
+    def _kinds(self, view: int) -> tuple[Batch, Batch, Batch]:
+        """Inputs, targets and weights of a view; a teacher's answers, which are of a view too, are targets."""
+        return self.inputs[view], self.targets | (self.taught[view] if self.taught else {}), self.weights
 
 
 def collect(

@@ -1,5 +1,6 @@
 """What the trained part of a network sees in a phase: the kept outputs of its frozen trunk, or prepared samples."""
 
+import dataclasses
 import math
 import shutil
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune import features
+from tfx_finetune import features, teach
 from tfx_finetune.batches import evenly, rows
 from tfx_finetune.checkpoint import Checkpoint
 from tfx_finetune.contracts import Batch
@@ -32,22 +33,27 @@ class Feed:
 
     Attributes:
         data: The samples themselves.
+        plan: The run.
         train: What the trained part sees of the training samples; None where that is new in every epoch, as augmented
             samples are where there is no trunk.
         val: What the trained part sees of the validation samples; None where there are none.
     """
 
     data: Data
+    plan: Plan
     train: Store | None
     val: Store | None
 
     def batches(self, first: int, last: int) -> tf.data.Dataset:
         """Training batches (inputs, targets by output, weights by output) of the epochs `first` to `last - 1`."""
-        if not self.train:
+        if self.train:
+            batches = self.train.epochs(first, last, self.data.batch_size, self.data.order)
+        else:
             batches = self.data.epochs("train", first, last)
-            return mapped(batches, lambda x, y, w: (x, _by_output(y), _by_output(w)))
-        batches = self.train.epochs(first, last, self.data.batch_size, self.data.order)
-        return mapped(batches, lambda x, y, w: (x, _by_output(y), _by_output(w)))
+            if self.plan.teachers:
+                batches = teach.beside(batches, self.data, self.plan, first, last)
+        # A sample weighs as much in the loss of its label as in that of the teacher's answer.
+        return mapped(batches, lambda x, y, w: (x, _by_output(y), {_output(name): w[name.split("/")[0]] for name in y}))
 
     def some(self, count: int) -> tuple[Batch, Batch]:
         """Inputs of the trained part and targets of up to `count` training samples, evenly spaced, not augmented."""
@@ -67,7 +73,9 @@ def feed(trunks: Mapping[str, keras.Model], phase: Phase, data: Data, plan: Plan
     views = phase.views if trunks else 1
     kept = trunks or (not data.augments and _fits(data, folder))
     train = features.collect(data, "train", views, applied, keys, folder) if kept else None
-    return Feed(data, train, val)
+    if train and plan.teachers:
+        train = dataclasses.replace(train, taught=teach.answers(data, plan, views, folder))
+    return Feed(data, plan, train, val)
 
 
 def prepared(data: Data, split: str, plan: Plan) -> Store:
@@ -110,6 +118,8 @@ def feed_ahead(network: Network, data: Data, plan: Plan) -> None:
 
 def _key(tower: str, trunk: keras.Model | None, data: Data, plan: Plan) -> str:
     settings = plan.preparation(tower) | {"precision": plan.run.cache.precision}
+    if trunk is None:  # no graph says what the samples were prepared for
+        settings["backbone"] = str(plan.towers[tower])
     return features.fingerprint(data, tower, trunk, settings)
 
 
@@ -125,4 +135,9 @@ def _folder(plan: Plan) -> Path:
 
 
 def _by_output(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    return {f"{head}/logits": value for head, value in values.items()}
+    return {_output(name): value for name, value in values.items()}
+
+
+def _output(name: str) -> str:
+    """The output that a target belongs to: a head's logits where nothing else is said."""
+    return name if "/" in name else f"{name}/logits"

@@ -19,6 +19,7 @@ from tfx_finetune.phases import adapted, compile_top, fit_phase
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
 from tfx_finetune.plots import rates_plot
+from tfx_finetune.teach import pupil
 
 STEPS = 120
 _SMOOTH = 0.9
@@ -71,6 +72,7 @@ def steepest(rates: Sequence[float] | np.ndarray, losses: Sequence[float] | np.n
 def _curve(network: Network, phase: Phase, data: Data, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     """Rates and smoothed losses, up to where the loss exploded; the network is left as it was."""
     trunks, top = cut(network, phase.unfreeze)
+    top = pupil(top, network, plan)
     start = top.get_weights()
     losses: list[float] = []
 
@@ -91,7 +93,7 @@ def _curve(network: Network, phase: Phase, data: Data, plan: Plan) -> tuple[np.n
     tested = dataclasses.replace(phase, epochs=1, schedule=RANGE, learning_rate=1.0)
     fed = feed(trunks, phase, data, plan)
     with adapted(network, phase):
-        compile_top(top, network, tested, STEPS)
+        compile_top(top, network, tested, STEPS, plan.run.distill)
         batches = with_views(fed.batches(0, STEPS), network).take(STEPS)
         top.fit(batches, epochs=1, steps_per_epoch=STEPS, callbacks=[Watch()], verbose=0)
     top.set_weights(start)

@@ -74,6 +74,7 @@ def walk(run: Run) -> None:
     import tensorflow as tf
 
     from tfx_finetune.engine import engine
+    from tfx_finetune.inherit import inherit
     from tfx_finetune.model import build_model, build_towers, cut
     from tfx_finetune.pipeline import prepare_data
     from tfx_finetune.plan import check
@@ -86,6 +87,7 @@ def walk(run: Run) -> None:
     backbones = build_towers(plan)
     data = prepare_data(plan, {tower: backbone.card for tower, backbone in backbones.items()})
     network = build_model(plan, backbones, data.tasks)
+    inherit(network, backbones, data, plan)
     for split in ("train", "val", "test"):
         print(f"{split:<10} {data.table.size(split)} samples")
     for head, task in data.tasks.items():

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfx_finetune import initial
 from tfx_finetune.backbones.graph import inserted, renamed
 from tfx_finetune.contracts import ADAPTERS, BACKBONES, PRESENCE, Backbone, Features, Fused, Fusion, Group, Task
 from tfx_finetune.core.errors import UserError
@@ -30,6 +31,7 @@ class Network:
         tasks: Heads by name.
         fusion: How several towers become one; None where there is one.
         shares: The model's inputs -> how much each tower counts, (batch, towers); None where that cannot be told.
+        seen: What the heads see.
     """
 
     model: keras.Model
@@ -37,6 +39,7 @@ class Network:
     tasks: Mapping[str, Task]
     fusion: Fusion | None = None
     shares: keras.Model | None = None
+    seen: tuple[Features, ...] = ()
 
     @property
     def groups(self) -> list[tuple[str, int, Group]]:
@@ -50,7 +53,7 @@ class Network:
 
 def build_towers(plan: Plan) -> dict[str, Backbone]:
     """Builds the backbones with their pretrained weights; of several, the layers bear their tower's name."""
-    towers = {tower: BACKBONES.build(spec) for tower, spec in plan.towers.items()}
+    towers = {tower: initial.marked(plan.start, tower, BACKBONES.build(spec)) for tower, spec in plan.towers.items()}
     if len(towers) == 1:
         return towers
     return {tower: renamed(backbone, tower) for tower, backbone in towers.items()}
@@ -79,7 +82,7 @@ def build_model(plan: Plan, backbones: Mapping[str, Backbone], tasks: Mapping[st
     if fused.views is not None:
         outputs[VIEWS] = fused.views
     shares = None if fused.shares is None else joined(inputs, fused.shares, "shares")
-    network = Network(joined(inputs, outputs), backbones, tasks, plan.fusion, shares)
+    network = Network(joined(inputs, outputs), backbones, tasks, plan.fusion, shares, fused.features)
     set_stochastic_depth(network, 0.0)
     return network
 
@@ -108,10 +111,14 @@ def _answer(task: Task, fused: Fused) -> dict[str, Any]:
 
 def joined(inputs: dict[str, Any], outputs: Any, name: str | None = None) -> keras.Model:
     """A model of the layers between inputs, by names of their own, and outputs."""
+    kept = [(tensor, tensor._keras_history) for tensor in inputs.values()]
     with warnings.catch_warnings():
         # Keras would have a key equal the tensor's name.
         warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
-        return keras.Model(inputs, outputs, name=name)
+        model = keras.Model(inputs, outputs, name=name)
+    for tensor, history in kept:  # Keras changes that of an input beside tensors of a graph, which it then cannot save.
+        tensor._keras_history = history
+    return model
 
 
 def _insertions(plan: Plan, tower: str, backbone: Backbone) -> dict[str, Callable[[Any], Any]]:
@@ -229,6 +236,8 @@ def in_float32(plan: Plan, network: Network) -> Network:
     finally:
         keras.config.set_dtype_policy(policy)
     rebuilt.model.set_weights(network.model.get_weights())
+    for mine, theirs in zip(rebuilt.model.operations, network.model.operations, strict=True):
+        mine.name = theirs.name  # by which the manifest calls it
     return rebuilt
 
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfx_finetune.bundle import VERSION, Bundle
+from tfx_finetune.bundle import Bundle
 from tfx_finetune.checks import Check
 from tfx_finetune.choose import link
 from tfx_finetune.contracts import EXPORTS, Card
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.manifest import VERSION
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.deployed import Export, Servable
 from tfx_finetune.golden import Golden, keep

@@ -19,7 +19,7 @@ from tfx_finetune.checkpoint import Checkpoint, History, Weights
 from tfx_finetune.contracts import ADAPTERS
 from tfx_finetune.contrast import losses, with_views
 from tfx_finetune.core import hardware, progress
-from tfx_finetune.core.config import Phase
+from tfx_finetune.core.config import Distill, Phase
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.feed import Feed, feed
 from tfx_finetune.keeper import Judge, Keeper
@@ -27,9 +27,11 @@ from tfx_finetune.model import Network, cut, owners, rates, set_stochastic_depth
 from tfx_finetune.optimizer import make_optimizer
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
+from tfx_finetune.teach import pupil, with_teacher
 from tfx_finetune.unfreezing import factors
 
 Watch = Callable[[str, int, float], None]
+_DISTILL = Distill()
 
 
 def _nobody(phase: str, epoch: int, score: float) -> None:
@@ -61,6 +63,7 @@ def fit_phase(
     """
     checkpoint = Checkpoint.of(plan.workdir, name)
     trunks, top = cut(network, phase.unfreeze)
+    top = pupil(top, network, plan)
     if done := checkpoint.result():
         top.set_weights(done[1])
         return done[0]
@@ -72,7 +75,7 @@ def fit_phase(
     with adapted(network, phase):
         steps = math.ceil(data.table.size("train") / data.batch_size)
         start = top.get_weights()
-        compile_top(top, network, phase, steps)
+        compile_top(top, network, phase, steps, plan.run.distill)
         history.trained, history.parameters = _count(top.trainable_weights), _count(network.model.weights)
         with progress.bar(name, phase.epochs * steps) as advance:
             judge = Judge(top, network, fed.val)
@@ -97,10 +100,10 @@ def fit_phase(
     return history
 
 
-def compile_top(top: keras.Model, network: Network, phase: Phase, steps: int) -> None:
+def compile_top(top: keras.Model, network: Network, phase: Phase, steps: int, distill: Distill = _DISTILL) -> None:
     """Compiles the top for a phase of `phase.epochs` epochs of `steps` steps."""
     start = [weight.numpy() for weight in top.trainable_weights]
-    loss, weights = losses(network)
+    loss, weights = with_teacher(losses(network), top, network, distill)
     each = rates(network, top, phase.layer_decay, factors("rates", phase.rates, network.backbones))
     top.compile(
         optimizer=make_optimizer(phase, steps, each, start, owners(network, top)),

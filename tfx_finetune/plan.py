@@ -2,15 +2,14 @@
 
 import dataclasses
 import importlib
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfx_finetune import initial
 from tfx_finetune.choose import Limit, parse_limits
 from tfx_finetune.contracts import (
-    ADAPTERS,
     AUGMENTS,
     BACKBONES,
     COMPRESSIONS,
@@ -34,7 +33,8 @@ from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_sp
 from tfx_finetune.deployed import Compression, Export
 from tfx_finetune.routing import routes
 from tfx_finetune.sources.recognize import recognize
-from tfx_finetune.unfreezing import factors, groups_wanted
+from tfx_finetune.stages import staged
+from tfx_finetune.teacher import Teacher, teachers_of
 
 _USUAL = "keras_file(), saved_model(), tflite(), tflite(quantize='float16')"
 # The fields of a prediction beside its heads.
@@ -62,6 +62,8 @@ class Plan:
         limits: What a file has to keep to be the chosen one.
         phases: By name, in order, those of zero epochs left out.
         workdir: The folder for everything the run writes.
+        start: The bundle whose weights the run starts from; None for those that the backbones bring.
+        teachers: Bundles whose answers the heads learn from beside the labels.
     """
 
     run: Run
@@ -79,6 +81,8 @@ class Plan:
     limits: tuple[Limit, ...]
     phases: dict[str, Phase]
     workdir: Path
+    start: initial.Start | None = None
+    teachers: tuple[Teacher, ...] = ()
 
     def preparation(self, tower: str) -> dict[str, object]:
         """What determines what a tower takes of a sample and its target, apart from its content."""
@@ -110,7 +114,9 @@ def check(run: Run) -> Plan:
         shares = f"{run.samples.test} + {run.samples.val}"
         raise UserError("--samples.test and --samples.val leave nothing to train on", received=shares)
     source = recognize(run.data)
-    towers = _towers(run)
+    start = initial.start_of(run)
+    towers = _towers(run, initial.backbones(run, start))
+    initial.check_towers(start, towers)
     modalities = {name: BACKBONES.modality(spec.name) for name, spec in towers.items()}
     heads = parse_named_specs(run.heads, default="label")
     if not heads:
@@ -134,7 +140,7 @@ def check(run: Run) -> Plan:
         # Its ranges were trained with the network: without them there is nothing to choose among.
         todo = "leave selective=True out, or qat()"
         raise UserError("qat() leaves no layer to be chosen", received=", ".join(chosen), todo=todo)
-    phases = _staged("warm", run.warm, towers) | _staged("tune", run.tune, towers)
+    phases = staged("warm", run.warm, towers) | staged("tune", run.tune, towers)
     return Plan(
         run=run,
         source=source,
@@ -151,6 +157,8 @@ def check(run: Run) -> Plan:
         limits=parse_limits(run.choose),
         phases=phases,
         workdir=Path(run.workdir or Path("runs") / _slug(source)),
+        start=start,
+        teachers=teachers_of(run, modalities, drafts),
     )
 
 
@@ -179,9 +187,9 @@ def load_plugins(names: str) -> None:
             raise UserError("cannot import a plug-in", received=f"{name} ({error})", todo="is it installed?") from None
 
 
-def _towers(run: Run) -> dict[str, Spec]:
+def _towers(run: Run, specs: str) -> dict[str, Spec]:
     """The towers by name; a lone one without a name has that of its modality."""
-    towers = parse_named_specs(run.towers or run.backbone, default="")
+    towers = parse_named_specs(specs, default="")
     if "" in towers:
         towers = {BACKBONES.modality(towers[""].name): towers[""]}
     if PRESENCE in towers:
@@ -237,36 +245,6 @@ def _sized(tower: Spec, run: Run, modality: str) -> Spec:
     return Spec(tower.name, (), options | {"size": size})
 
 
-def _staged(name: str, phase: Phase, towers: Mapping[str, Spec]) -> dict[str, Phase]:
-    """The phase, or a phase a stage, each of which unfreezes some more groups from the top (gradual unfreezing,
-    Howard and Ruder, arXiv 1801.06146, section 3.3).
-    """
-    wanted = groups_wanted(f"{name}.unfreeze", phase.unfreeze, towers)
-    factors(f"{name}.rates", phase.rates, towers)
-    if phase.clip_norm and phase.clip_value:
-        received = f"--{name}.clip_norm={phase.clip_norm}, --{name}.clip_value={phase.clip_value}"
-        raise UserError("gradients are clipped in one way", received=received, todo="set one of them to 0")
-    if phase.adapter:
-        ADAPTERS.build(parse_spec(phase.adapter))
-    if not phase.epochs:
-        return {}
-    if phase.stages > phase.epochs:
-        raise UserError(f"--{name}.stages is more than its epochs", received=phase.stages, allowed=phase.epochs)
-    if phase.in_turn and len(towers) > 1:
-        if phase.stages > 1:
-            raise UserError(f"--{name}.in_turn and --{name}.stages do not go together", received=phase.stages)
-        turns = {tower: f"{tower}={count}" for tower, count in wanted.items()}
-        return {f"{name}_{tower}": dataclasses.replace(phase, unfreeze=turn) for tower, turn in turns.items()}
-    each = phase.epochs // phase.stages
-    found = {}
-    for stage in range(1, phase.stages):
-        share = stage / phase.stages
-        parts = {tower: _part(count, share) for tower, count in wanted.items()}
-        part = next(iter(parts.values())) if len(parts) == 1 else ", ".join("=".join(each) for each in parts.items())
-        found[f"{name}_{stage}"] = dataclasses.replace(phase, epochs=each, unfreeze=part)
-    return found | {name: dataclasses.replace(phase, epochs=phase.epochs - each * (phase.stages - 1))}
-
-
 def _compressions(specs: str) -> dict[str, Compression]:
     """The compressions of a run: each once, zeros before clusters before rounding, as each keeps what is before it."""
     listed = parse_specs(specs)
@@ -278,12 +256,6 @@ def _compressions(specs: str) -> dict[str, Compression]:
         allowed = "prune(), cluster(), qat() in this order, each once or not at all"
         raise UserError("--compress has an order that undoes itself", received=", ".join(names), allowed=allowed)
     return found
-
-
-def _part(unfreeze: str, share: float) -> str:
-    if unfreeze.isdigit():
-        return str(math.ceil(int(unfreeze) * share))
-    return f"{(1.0 if unfreeze == 'all' else float(unfreeze)) * share:.4f}"
 
 
 def _slug(source: Spec) -> str:

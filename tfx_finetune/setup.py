@@ -4,9 +4,11 @@ import keras
 import tensorflow as tf
 
 from tfx_finetune.core import hardware
+from tfx_finetune.inherit import inherit
 from tfx_finetune.model import Network, build_model, build_towers
 from tfx_finetune.pipeline import Data, prepare_data
 from tfx_finetune.plan import Plan
+from tfx_finetune.teach import enrolled
 
 
 def set_up(plan: Plan) -> tuple[Data, Network]:
@@ -21,4 +23,6 @@ def set_up(plan: Plan) -> tuple[Data, Network]:
     keras.config.set_dtype_policy(hardware.detect().precision)
     backbones = build_towers(plan)
     data = prepare_data(plan, {tower: backbone.card for tower, backbone in backbones.items()})
-    return data, build_model(plan, backbones, data.tasks)
+    network = build_model(plan, backbones, data.tasks)
+    data = inherit(network, backbones, data, plan)
+    return enrolled(data, plan), network

@@ -23,6 +23,7 @@ from tfx_finetune.features import Store
 from tfx_finetune.intervals import interval
 from tfx_finetune.model import Network
 from tfx_finetune.pack import describe
+from tfx_finetune.parts import parts
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan, modality_options
 from tfx_finetune.report import MOST_MISTAKES
@@ -53,8 +54,12 @@ def manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "heads": heads,
         "backbones": {tower: str(spec) for tower, spec in plan.towers.items()},
+        "fusion": plan.run.fusion if plan.fusion else "",
         "compress": plan.run.compress,
+        "init": plan.run.init,
+        "teacher": plan.run.teacher,
         "towers": towers,
+        "network": parts(network),
         "data": {"source": str(plan.source)} | {split: data.table.size(split) for split in SPLITS},
         "versions": environment(),
     }

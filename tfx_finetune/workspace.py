@@ -1,6 +1,7 @@
 """STATION: the work folder belongs to one run: the same command goes on in it, another one is refused."""
 
 import hashlib
+import json
 
 from tfx_finetune.core import files, flagfile
 from tfx_finetune.core.errors import UserError
@@ -33,6 +34,7 @@ def claim(plan: Plan) -> None:
     files.sweep(folder)
     with files.atomic(path) as draft:
         flagfile.write(plan.run, draft, f"python -m tfx_finetune.train --flagfile={path}")
+    _same(plan, "bundles", _bundles(plan), "a bundle of --init or --teacher changed since this run began")
 
 
 def same_data(plan: Plan, table: Table) -> None:
@@ -43,12 +45,24 @@ def same_data(plan: Plan, table: Table) -> None:
     """
     rows = zip(table.digest, table.split, *table.columns.values(), strict=True)
     digest = hashlib.sha256("\n".join("\t".join(row) for row in rows).encode()).hexdigest()
-    path = plan.workdir / "checkpoints" / "data.sha256"
+    _same(plan, "data", digest, "the data changed since this run began")
+
+
+def _same(plan: Plan, name: str, digest: str, what: str) -> None:
+    """Keeps a digest, or checks that it is the one that was kept."""
+    path = plan.workdir / "checkpoints" / f"{name}.sha256"
     if path.exists() and path.read_text() != digest:
         todo = "choose another --workdir, or delete it"
-        raise UserError("the data changed since this run began", received=plan.workdir, todo=todo)
+        raise UserError(what, received=plan.workdir, todo=todo)
     with files.atomic(path) as draft:
         draft.write_text(digest)
+
+
+def _bundles(plan: Plan) -> str:
+    """Digest of the bundles that a run begins with or learns from."""
+    known = [plan.start.manifest] if plan.start else []
+    known += [teacher.bundle.manifest for teacher in plan.teachers]
+    return hashlib.sha256(json.dumps([manifest["sha256"] for manifest in known]).encode()).hexdigest()
 
 
 def _binding(lines: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.hub_presets import hub_preset, whisper_preset
+from tests.small_bundle import tower_bundle
 from tests.towers import batch
 from tfx_finetune.contracts import BACKBONES, MODALITIES, Fused, Fusion
 from tfx_finetune.core.errors import UserError
@@ -18,6 +19,7 @@ from tfx_finetune.model import Network, cut, joints_of
 FAST = {
     "audio_net",
     "bag_of_embeddings",
+    "bundle",
     "convnet",
     "efficientnet_lite0",
     "keras_file",
@@ -33,13 +35,18 @@ PICTURES = [name for name in BACKBONES if BACKBONES.modality(name) == "image"]
 RUN = FAST | {
     *("convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_b0", "inception_resnet_v2", "inception_v3"),
     *("mobilenet", "mobilenet_v2", "nasnet_mobile", "resnet50", "resnet50_v2", "xception"),
-    *("keras_hub_text", "minilm", "whisper"),
+    *("keras_hub_text", "minilm", "whisper", "audio_bundle", "text_bundle"),
 }
 INITIALIZERS = (keras.initializers.VarianceScaling, keras.initializers.TruncatedNormal)
 # These do not pad, so that small inputs leave nothing and large ones lose a few pixels.
 UNPADDED = {"inception_v3", "inception_resnet_v2", "xception"}
 # These come from a file that the test writes.
-OWN = {"keras_file", "keras_hub_text", "whisper"}
+OWN = {"keras_file", "keras_hub_text", "whisper", "bundle", "audio_bundle", "text_bundle"}
+BUNDLED = {
+    "bundle": "efficientnet_lite0(weights='none', size=64)",
+    "audio_bundle": "audio_net()",
+    "text_bundle": "minilm(weights='none', size=20)",
+}
 
 
 def options(name, folder):
@@ -52,6 +59,8 @@ def options(name, folder):
             x = keras.layers.Conv2D(width, 3, 2, padding="same", activation="relu")(x)
         keras.Model(inputs, x).save(folder / "own.keras")
         return {"path": str(folder / "own.keras")}
+    if name in BUNDLED:
+        return {"path": str(tower_bundle(folder / "bundle", BUNDLED[name]).path)}
     if name == "bag_of_embeddings":
         return {"size": 20}
     if name == "whisper":
@@ -132,7 +141,7 @@ def test_every_layer_is_in_one_group(named):
     front = set(layers) - set(grouped)
     assert sorted(grouped) == sorted(set(layers) - front)
     # Only a front end, which is mathematics, has weights in no group.
-    fixed = {layer.name for layer in graph.layers if layer.name in front and layer.weights}
+    fixed = {layer.name.removeprefix("own_") for layer in graph.layers if layer.name in front and layer.weights}
     assert fixed == ({"fourier", "mel"} if backbone.modality == "audio" else set())
     assert all(group.layers for group in backbone.groups)
 
@@ -171,7 +180,7 @@ def test_a_front_end_is_never_trained(named):
     """Not even where everything is."""
     _, _, network = named
     cut(network, "all")
-    learned = {layer.name for layer in network.model.layers if layer.trainable_weights}
+    learned = {layer.name.removeprefix("own_") for layer in network.model.layers if layer.trainable_weights}
     assert learned
     assert not learned & {"fourier", "mel"}
 

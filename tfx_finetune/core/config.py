@@ -62,6 +62,14 @@ BUDGETS = {
 
 
 @dataclass(frozen=True)
+class Distill:
+    """How much the heads learn from `--teacher`, and from how soft answers."""
+
+    weight: float = option(0.5, "share of the loss that is the difference from the teacher's answers", low=0, high=1)
+    temperature: float = option(2.0, "by which logits are divided, those of both, before they are compared", low=0.1)
+
+
+@dataclass(frozen=True)
 class Image:
     """How pictures become model input."""
 
@@ -136,7 +144,11 @@ class Run:
     """All that determines a run; `run.cfg` in the work folder is its text form."""
 
     data: str = option("", "folder, table file or source spec to train on, such as photos/ or tfds('mnist')")
-    backbone: str = option("efficientnet_lite0()", "pretrained tower")
+    backbone: str = option("usual", "pretrained tower; usual for that of --init, or efficientnet_lite0()")
+    init: str = option(
+        "", "bundle of an earlier run from whose weights, labels that both have included, this one starts"
+    )
+    teacher: str = option("", "bundles, separated by commas, whose mean answer the heads learn beside the labels")
     heads: str = option("classify()", "what to predict: classify() or tag(), or name=classify(), ...")
     route: str = option("", "column such as language, whose value names the one head that is asked about a sample")
     unrouted: str = option(
@@ -169,6 +181,7 @@ class Run:
     # Without a value, those of the budget.
     warm: Phase = field(default=cast(Phase, None))
     tune: Phase = field(default=cast(Phase, None))
+    distill: Distill = field(default_factory=Distill)
     image: Image = field(default_factory=Image)
     audio: Audio = field(default_factory=Audio)
     text: Text = field(default_factory=Text)

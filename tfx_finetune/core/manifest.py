@@ -1,0 +1,65 @@
+"""A bundle's manifest.json: what was verified, read and checked without opening any of its files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tfx_finetune.core import files
+from tfx_finetune.core.errors import UserError
+
+VERSION = 2
+"""Of the manifest's form; a bundle of another version is refused."""
+
+
+def opened(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Reads a bundle's manifest and checks that every file is there and unchanged.
+
+    Returns:
+        The bundle's folder, and the manifest.
+
+    Raises:
+        UserError: It is no bundle, or a file is missing or altered.
+    """
+    path = Path(path).expanduser()
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        version = manifest["version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        todo = "name the folder bundle/ of a finished run"
+        raise UserError("not a bundle (it has no readable manifest.json)", received=path, todo=todo) from None
+    if version != VERSION:
+        todo = "use the tfx_finetune that wrote it"
+        raise UserError("a bundle of another version", received=version, allowed=VERSION, todo=todo)
+    if "verified" not in manifest:
+        raise UserError("a bundle whose run has not finished", received=path, todo="run its command again")
+    for name, digest in manifest["sha256"].items():
+        if not (path / name).is_file():
+            raise UserError("a file of the bundle is missing", received=path / name, todo="run its command again")
+        if files.sha256(path / name) != digest:
+            todo = "it is not what was verified; run its command again"
+            raise UserError("a file of the bundle was altered", received=path / name, todo=todo)
+    return path, manifest
+
+
+def network(path: str | Path, purpose: str) -> tuple[Path, dict[str, Any]]:
+    """As `opened`, of a bundle whose Keras file is to be taken apart: `<path>/model.keras`, by manifest["network"].
+
+    Args:
+        path: The bundle's folder.
+        purpose: What wants it, for messages.
+
+    Raises:
+        UserError: There is no such bundle, or it has no Keras file or does not say what this is made of.
+    """
+    path, manifest = opened(path)
+    if "keras" not in manifest["files"]:
+        todo = f"python -m tfx_finetune.export --bundle={path} --exports=keras_file() writes it"
+        what = f"{purpose} needs the bundle's Keras file, which holds the weights"
+        raise UserError(what, received=f"{path} has {', '.join(manifest['files'])}", todo=todo)
+    if manifest.get("compress"):
+        what = f"{purpose} cannot take a compressed model, whose normalization is folded away"
+        raise UserError(what, received=f"{path} ({manifest['compress']})", todo="train it without --compress")
+    if "network" not in manifest:
+        what = "a bundle that does not say what its network is made of"
+        raise UserError(what, received=path, todo="run its command again in another work folder")
+    return path, manifest
