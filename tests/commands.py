@@ -79,6 +79,14 @@ def within(name: str, *arguments: object) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(sys.argv, status, output.getvalue(), errors.getvalue())
 
 
+def refused_before_writing(cases: dict[tuple[str, ...], str], workdir: Path, *flags: object) -> None:
+    """Holds that `train`, with the flags of each case, ends with its message and has not made the work folder."""
+    for given, message in cases.items():
+        said = refused("train", *flags, *given, f"--workdir={workdir}")
+        assert message in said, said
+        assert not workdir.exists()
+
+
 def refused(name: str, *arguments: object, run: Callable = within) -> str:
     """The one line that a command ends with where the person who runs it has to mend something."""
     found = run(name, *arguments)

@@ -25,6 +25,7 @@ PURE = {
     "selective",
     "metadata",
     "fold",
+    "functional",
     "refit",
     "dataset",
     "pixels",

@@ -4,11 +4,12 @@ Weights that are compressed are then the weights that are deployed: folded later
 would become as many as it has channels.
 """
 
-import warnings
 from typing import Any
 
 import keras
 import numpy as np
+
+from tfx_finetune.functional import joined
 
 # Layers with a kernel whose last axes are the channels that it gives.
 _KINDS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense")
@@ -47,13 +48,8 @@ def folded(model: keras.Model) -> keras.Model:
     # A model of its own, for cloning takes along what a model was compiled with.
     graph = keras.Model(model.inputs, model.outputs)
     clone = keras.models.clone_model(graph, clone_function=copy, call_function=call)
-    with warnings.catch_warnings():
-        # Keras would have a key equal its tensor's name.
-        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
-        found = keras.Model(
-            keras.tree.pack_sequence_as(model.input, clone.inputs),
-            keras.tree.pack_sequence_as(model.output, clone.outputs),
-        )
+    inputs = keras.tree.pack_sequence_as(model.input, clone.inputs)
+    found = joined(inputs, keras.tree.pack_sequence_as(model.output, clone.outputs))
     trainable = {layer.name: layer.trainable for layer in model.layers}
     for layer in found.layers:
         if layer.name in weights:  # inputs are made anew

@@ -74,20 +74,16 @@ def walk(run: Run) -> None:
     import tensorflow as tf
 
     from tfx_finetune.engine import engine
-    from tfx_finetune.inherit import inherit
-    from tfx_finetune.model import build_model, build_towers, cut
-    from tfx_finetune.pipeline import prepare_data
+    from tfx_finetune.model import cut
     from tfx_finetune.plan import check
+    from tfx_finetune.setup import set_up
     from tfx_finetune.unfreezing import counts
 
     plan = check(run)
     print(f"source     {plan.source}")
     for tower, spec in plan.towers.items():
         print(f"tower      {tower}={spec}")
-    backbones = build_towers(plan)
-    data = prepare_data(plan, {tower: backbone.card for tower, backbone in backbones.items()})
-    network = build_model(plan, backbones, data.tasks)
-    inherit(network, backbones, data, plan)
+    data, network = set_up(plan)
     for split in ("train", "val", "test"):
         print(f"{split:<10} {data.table.size(split)} samples")
     for head, task in data.tasks.items():
@@ -108,8 +104,8 @@ def walk(run: Run) -> None:
         show("prepared", prepared[tower])
     for name, phase in plan.phases.items():
         trunks, _ = cut(network, phase.unfreeze)
-        for tower, backbone in backbones.items():
-            count = counts(backbones, phase.unfreeze)[tower]
+        for tower, backbone in network.backbones.items():
+            count = counts(network.backbones, phase.unfreeze)[tower]
             print(f"{name:<10} trains {count} of {len(backbone.groups)} groups of {tower} and the heads")
             if tower in trunks:
                 show("  trunk", engine(trunks[tower], 1)(prepared[tower]))

@@ -1,7 +1,6 @@
 """STATION: towers -> heads -> one flat functional keras.Model, and where a phase cuts it."""
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from tfx_finetune.backbones.graph import inserted, renamed
 from tfx_finetune.contracts import ADAPTERS, BACKBONES, PRESENCE, Backbone, Features, Fused, Fusion, Group, Task
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.functional import joined
 from tfx_finetune.plan import Plan
 from tfx_finetune.routing import SHARED
 from tfx_finetune.unfreezing import counts, groups_wanted, unfrozen
@@ -107,18 +107,6 @@ def _answer(task: Task, fused: Fused) -> dict[str, Any]:
         name: keras.layers.Add()([found[name] * weight for found, weight in zip(each, weights, strict=True)])
         for name in each[0]
     }
-
-
-def joined(inputs: dict[str, Any], outputs: Any, name: str | None = None) -> keras.Model:
-    """A model of the layers between inputs, by names of their own, and outputs."""
-    kept = [(tensor, tensor._keras_history) for tensor in inputs.values()]
-    with warnings.catch_warnings():
-        # Keras would have a key equal the tensor's name.
-        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
-        model = keras.Model(inputs, outputs, name=name)
-    for tensor, history in kept:  # Keras changes that of an input beside tensors of a graph, which it then cannot save.
-        tensor._keras_history = history
-    return model
 
 
 def _insertions(plan: Plan, tower: str, backbone: Backbone) -> dict[str, Callable[[Any], Any]]:

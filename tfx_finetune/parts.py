@@ -9,7 +9,8 @@ from typing import Any
 import keras
 
 from tfx_finetune.contracts import Backbone
-from tfx_finetune.model import Network, joined
+from tfx_finetune.functional import joined
+from tfx_finetune.model import Network
 
 
 def parts(network: Network) -> dict[str, Any]:

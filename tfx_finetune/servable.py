@@ -9,7 +9,8 @@ import tensorflow as tf
 from tfx_finetune.contracts import Batch, Modality, Predict
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.deployed import Servable
-from tfx_finetune.model import Network, ends, in_float32, joined
+from tfx_finetune.functional import joined
+from tfx_finetune.model import Network, ends, in_float32
 from tfx_finetune.plan import Plan
 
 

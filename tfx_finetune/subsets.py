@@ -13,7 +13,8 @@ from tfx_finetune.contracts import PRESENCE, Batch
 from tfx_finetune.engine import engine
 from tfx_finetune.evaluate import evaluate
 from tfx_finetune.features import Store
-from tfx_finetune.model import Network, cut, joined, joints_of
+from tfx_finetune.functional import joined
+from tfx_finetune.model import Network, cut, joints_of
 
 _BATCH = 64
 # Of more towers, not every subset is tried.

@@ -26,7 +26,8 @@ from tfx_finetune.core import files, progress
 from tfx_finetune.core.config import Distill
 from tfx_finetune.dataset import finished, plain
 from tfx_finetune.features import fingerprint
-from tfx_finetune.model import Network, joined
+from tfx_finetune.functional import joined
+from tfx_finetune.model import Network
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
 from tfx_finetune.teacher import Teacher

@@ -11,6 +11,7 @@ import keras
 from tfx_finetune.contracts import BACKBONES, Backbone, Card, Features, Group
 from tfx_finetune.core import manifest
 from tfx_finetune.core.errors import UserError, first_line
+from tfx_finetune.functional import read
 
 # A head names its layers `dense`, `dropout` and so on, as the tower's own layers may be named too.
 _PREFIX = "own_"
@@ -41,8 +42,11 @@ def trained(path: str, tower: str, modality: str) -> Backbone:
         UserError: It is no bundle, or one of another modality, or cannot be taken apart.
     """
     folder, known = manifest.network(path, "a bundle as a backbone")
-    tower = tower or _only(known, modality, folder)
     mine = [name for name, entry in known["towers"].items() if entry["modality"] == modality]
+    if not tower and len(mine) > 1:
+        what = f"the bundle has several towers for {modality}"
+        raise UserError(what, received=folder, allowed=mine, todo="say tower=")
+    tower = tower or "".join(mine)
     if tower not in mine:
         kinds = [f"{name} ({entry['modality']})" for name, entry in known["towers"].items()]
         received = f"{tower or modality} of {folder}, which has {', '.join(kinds)}"
@@ -70,28 +74,16 @@ def loaded(folder: Path, known: Mapping[str, Any]) -> keras.Model:
         UserError: It cannot be read.
     """
     file = folder / known["files"]["keras"]["path"]
-    # Towers of texts and sounds have layers of their own, which Keras knows once their files are imported.
-    len(BACKBONES)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The structure of `inputs`")
-            return keras.models.load_model(file, compile=False, safe_mode=True)
+            return read(file)
     except Exception as error:
         # A layer that is not known can end in any error of Keras.
         todo = "name the modules of its own components with --plugins"
         raise UserError(
             "the bundle's Keras file cannot be read", received=f"{file} ({first_line(error)})", todo=todo
         ) from None
-
-
-def _only(known: Mapping[str, Any], modality: str, folder: Path) -> str:
-    """The one tower of a modality; empty where there is none."""
-    mine = [name for name, entry in known["towers"].items() if entry["modality"] == modality]
-    if len(mine) > 1:
-        raise UserError(
-            f"the bundle has several towers for {modality}", received=folder, allowed=mine, todo="say tower="
-        )
-    return mine[0] if mine else ""
 
 
 def _card(folder: Path, known: Mapping[str, Any], tower: str) -> Card:

@@ -7,10 +7,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.contracts import BACKBONES, EXPORTS, Batch
+from tfx_finetune.contracts import EXPORTS, Batch
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.deployed import Export, Reader, Servable
+from tfx_finetune.functional import read
 
 
 @EXPORTS.register
@@ -35,7 +36,7 @@ def load(path: Path) -> Reader:
         UserError: It is not a Keras file that can be read, or not one of this package.
     """
     try:
-        model = _model(path)
+        model = read(path)
         specs = {name: tf.TensorSpec(tensor.shape, tensor.dtype) for name, tensor in model.input.items()}
     except (ValueError, OSError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         reason = first_line(error)
@@ -50,13 +51,7 @@ def load(path: Path) -> Reader:
     return Reader(predict)
 
 
-def _model(path: Path) -> keras.Model:
-    # Towers of texts and sounds have layers of their own, which Keras knows once their files are imported.
-    len(BACKBONES)
-    return keras.models.load_model(path, compile=False, safe_mode=True)
-
-
 def kernels(path: Path) -> list[np.ndarray]:
     """Kernels of the file's convolutions and dense layers, output channels first."""
-    wanted = [layer for layer in _model(path).layers if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))]
+    wanted = [layer for layer in read(path).layers if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))]
     return [np.moveaxis(np.asarray(layer.kernel), -1, 0) for layer in wanted]

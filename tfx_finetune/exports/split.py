@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.deployed import Export, Reader, Servable
 from tfx_finetune.exports import tflite
+from tfx_finetune.functional import joined
 
 _FILE, _TOWERS = "model.tflite", "towers.json"
 
@@ -95,10 +95,7 @@ def _above(servable: Servable, trunks: dict[str, keras.Model]) -> Servable:
         return servable
     inputs = servable.model.input | {tower: trunk.output for tower, trunk in trunks.items()}
     features = {tower: _features(tower, trunk.output_shape[1:]) for tower, trunk in trunks.items()}
-    with warnings.catch_warnings():
-        # Keras would have a key equal the tensor's name.
-        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
-        model = keras.Model(inputs, servable.model.output)
+    model = joined(inputs, servable.model.output)
     return dataclasses.replace(servable, model=model, modalities=dict(servable.modalities) | features)
 
 
