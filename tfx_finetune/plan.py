@@ -64,6 +64,7 @@ class Plan:
         workdir: The folder for everything the run writes.
         start: The bundle whose weights the run starts from; None for those that the backbones bring.
         teachers: Bundles whose answers the heads learn from beside the labels.
+        names: Where the names of the classes in other languages are from; None for nowhere.
     """
 
     run: Run
@@ -83,6 +84,7 @@ class Plan:
     workdir: Path
     start: initial.Start | None = None
     teachers: tuple[Teacher, ...] = ()
+    names: Spec | None = None
 
     def preparation(self, tower: str) -> dict[str, object]:
         """What determines what a tower takes of a sample and its target, apart from its content."""
@@ -135,6 +137,8 @@ def check(run: Run) -> Plan:
     if compressions and len(towers) > 1:
         todo = "leave --compress out: tflite(quantize='int8') needs no training"
         raise UserError("--compress takes a model of one tower", received=", ".join(towers), todo=todo)
+    if compressions and any(draft.space for draft in drafts.values()):
+        raise UserError("--compress takes heads of fixed classes", received=run.heads, allowed="classify() or tag()")
     chosen = [spec for spec, export in exports.items() if export.selective]
     if chosen and any(compression.name == "qat" for compression in compressions.values()):
         # Its ranges were trained with the network: without them there is nothing to choose among.
@@ -159,6 +163,7 @@ def check(run: Run) -> Plan:
         workdir=Path(run.workdir or Path("runs") / _slug(source)),
         start=start,
         teachers=teachers_of(run, modalities, drafts),
+        names=recognize(run.names) if run.names else None,
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from tfx_finetune import batches
 from tfx_finetune.contracts import PRESENCE, Batch
 from tfx_finetune.engine import engine
-from tfx_finetune.evaluate import evaluate
+from tfx_finetune.evaluate import decoded, evaluate
 from tfx_finetune.features import Store
 from tfx_finetune.functional import joined
 from tfx_finetune.model import Network, cut, joints_of
@@ -67,10 +67,7 @@ def subsets(network: Network, test: Store, inputs: Batch | None = None) -> tuple
             continue
         logits = _answers(top, inputs | {PRESENCE: presence}, rows)
         targets = {head: np.asarray(target[rows]) for head, target in test.targets.items()}
-        outputs = {
-            f"{head}/scores": np.asarray(task.decode({"logits": logits[f"{head}/logits"]})["scores"])
-            for head, task in network.tasks.items()
-        }
+        outputs = {name: np.asarray(value) for name, value in decoded(network.tasks, logits).items()}
         found.append(Subset(chosen, len(rows), evaluate(network.tasks, targets, outputs)))
     if network.shares is None:
         return found, None
