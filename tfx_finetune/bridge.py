@@ -23,7 +23,13 @@ _WEIGHTED = (
 )
 _POINTWISE = ("ReLU", "LeakyReLU", "ELU", "Softmax", "Activation", "Dropout")
 _JOINING = ("Add", "Multiply", "Average", "Maximum", "Concatenate")
-_POOLING = ("GlobalAveragePooling2D", "GlobalMaxPooling2D", "MaxPooling2D", "AveragePooling2D")
+_POOLING = (
+    "GlobalAveragePooling2D",
+    "GlobalMaxPooling2D",
+    "MaxPooling2D",
+    "AveragePooling2D",
+    "AveragePooling1D",
+)
 _SHAPING = ("ZeroPadding2D", "Cropping2D", "UpSampling2D", "Reshape", "Flatten", "Permute")
 _SAME = (*_WEIGHTED, *_POINTWISE, *_JOINING, *_POOLING, *_SHAPING)
 # Those that Keras 2 lacks or defines otherwise are made of layers; SiLU bears its older name there.
@@ -38,7 +44,12 @@ _LEFT_OUT = ("dtype", "activation", "_initializer", "_regularizer", "_constraint
 
 def strangers(model: keras.Model) -> list[str]:
     """Kinds of layers and operations of a flat functional model that have no counterpart, sorted."""
-    return sorted({_kind(operation) for operation in model.operations if _known(operation) is None})
+    return sorted({_kind(operation) for operation in model.operations if strange(operation)})
+
+
+def strange(operation: keras.Operation) -> bool:
+    """Whether a layer or operation has no counterpart."""
+    return _known(operation) is None
 
 
 def twin(model: keras.Model) -> Any:
