@@ -30,7 +30,8 @@ class Divided:
 
     def seen(self, inputs: Mapping[str, Any]) -> list[tf.Tensor]:
         """What the upper part takes of prepared inputs, in the order in which its twin takes it."""
-        given = {name: tf.cast(x, tf.float32) if x.dtype == np.uint8 else x for name, x in inputs.items()}
+        given = {name: tf.convert_to_tensor(x) for name, x in inputs.items()}
+        given = {name: tf.cast(x, tf.float32) if x.dtype == tf.uint8 else x for name, x in given.items()}
         found = given if self.below is None else self.below(given, training=False)
         return [tf.cast(found[name], tf.float32) for name in sorted(self.above.input)]
 

@@ -61,7 +61,7 @@ def _wrap(twin: Any, steps: int, examples: Sequence[np.ndarray], earlier: Sequen
             wrapper._non_trainable_weights += wrapper._trainable_weights
             wrapper._trainable_weights = []
         if wrapper._output_quantizers:
-            wrapper._output_quantizers = [_following()]
+            wrapper._output_quantizers = [_rounding(follows=True)]
     _calibrate(wrapped, _ranges(twin, examples))
     return wrapped
 
@@ -242,28 +242,30 @@ def _ranges(twin: Any, examples: Sequence[np.ndarray], batch: int = 8) -> dict[s
     for layer in twin.layers:
         low, high = np.array([[float(value) for value in one[layer.name]] for one in found]).T
         exact = type(layer).__name__ in ("InputLayer", "Rescaling")
-        ranges[layer.name] = (
-            min(low.min() if exact else low.mean(), 0.0),
-            max(high.max() if exact else high.mean(), 0.0),
-        )
+        low, high = min(low.min() if exact else low.mean(), 0.0), max(high.max() if exact else high.mean(), 0.0)
+        # Which towers are there, and how much each counts, are columns of one tensor, of which TFLite wants one scale.
+        shares = type(layer).__name__ == "InputLayer" and low == 0 and high <= 1
+        ranges[layer.name] = (0.0, 1.0) if shares else (low, high)
     return ranges
 
 
-def _following() -> Any:
-    """Rounds what a layer gives to a range that follows training within some twenty batches."""
+def _rounding(follows: bool) -> Any:
+    """Rounds to a range that follows training within some twenty batches, or that stays as it was measured."""
     from tensorflow_model_optimization.python.core.quantization.keras import quant_ops, quantizers
 
-    class Following(quantizers.MovingAverageQuantizer):
+    class Rounding(quantizers.MovingAverageQuantizer):
         def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
             low, high = weights["min_var"], weights["max_var"]
-            return quant_ops.MovingAvgQuantize(inputs, low, high, ema_decay=_DECAY, is_training=training)
+            return quant_ops.MovingAvgQuantize(inputs, low, high, ema_decay=_DECAY, is_training=follows and training)
 
-    return Following(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
+    return Rounding(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
 
 
 def _calibrate(wrapped: Any, ranges: dict[str, tuple[float, float]]) -> None:
     """Sets the ranges of what layers give, and of their kernels, which TF-MOT measures at training steps alone."""
     inputs = [layer for layer in wrapped.layers if type(layer).__name__ == "QuantizeLayer"]
+    for layer in inputs:
+        layer.quantizer = _rounding(follows=False)
     for name, layer, stem in [
         *((layer.inbound_nodes[0].inbound_layers.name, layer, layer.name) for layer in inputs),
         *((name, wrapper, "output") for name, wrapper in _wrappers(wrapped)),
