@@ -129,18 +129,16 @@ def check(run: Run) -> Plan:
     kinds = dict.fromkeys(modalities.values())
     built = {kind: modality(run, kind, Card(size=1)) for kind in kinds}
     augments, mixes = _augments(run, towers, built)
-    exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(_exports(run, built))}
+    compressions = _compressions(run.compress)
+    rounded = any(compression.name == "qat" for compression in compressions.values())
+    exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(_exports(run, built, rounded))}
     formats = [export.format for export in exports.values()]
     if len(set(formats)) < len(formats):
         raise UserError("--exports writes a file twice", received=formats)
-    compressions = _compressions(run.compress)
-    if compressions and len(towers) > 1:
-        todo = "leave --compress out: tflite(quantize='int8') needs no training"
-        raise UserError("--compress takes a model of one tower", received=", ".join(towers), todo=todo)
     if compressions and any(draft.space for draft in drafts.values()):
         raise UserError("--compress takes heads of fixed classes", received=run.heads, allowed="classify() or tag()")
     chosen = [spec for spec, export in exports.items() if export.selective]
-    if chosen and any(compression.name == "qat" for compression in compressions.values()):
+    if chosen and rounded:
         # Its ranges were trained with the network: without them there is nothing to choose among.
         todo = "leave selective=True out, or qat()"
         raise UserError("qat() leaves no layer to be chosen", received=", ".join(chosen), todo=todo)
@@ -202,11 +200,14 @@ def _towers(run: Run, specs: str) -> dict[str, Spec]:
     return {name: _sized(spec, run, BACKBONES.modality(spec.name)) for name, spec in towers.items()}
 
 
-def _exports(run: Run, built: Mapping[str, Modality]) -> str:
-    """The files to write; pixels alone have eight bits, so of other inputs the operators that need more stay float."""
+def _exports(run: Run, built: Mapping[str, Modality], rounded: bool) -> str:
+    """The files to write; pixels alone have eight bits, so of other inputs the operators that need more stay float,
+    unless they were trained to be rounded.
+    """
     if run.exports != "usual":
         return run.exports
-    selective = ", selective=True" if any(modality.dtype != "uint8" for modality in built.values()) else ""
+    other = any(modality.dtype != "uint8" for modality in built.values())
+    selective = ", selective=True" if other and not rounded else ""
     return f"{_USUAL}, tflite(quantize='int8'{selective})"
 
 
