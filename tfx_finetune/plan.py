@@ -31,6 +31,7 @@ from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_specs
 from tfx_finetune.deployed import Compression, Export
+from tfx_finetune.growing import Growth, growth_of, warmed
 from tfx_finetune.routing import routes
 from tfx_finetune.sources.recognize import recognize
 from tfx_finetune.stages import staged
@@ -64,6 +65,7 @@ class Plan:
         workdir: The folder for everything the run writes.
         start: The bundle whose weights the run starts from; None for those that the backbones bring.
         teachers: Bundles whose answers the heads learn from beside the labels.
+        growth: What that bundle becomes where a language is added to it; None where none is.
     """
 
     run: Run
@@ -83,6 +85,7 @@ class Plan:
     workdir: Path
     start: initial.Start | None = None
     teachers: tuple[Teacher, ...] = ()
+    growth: Growth | None = None
 
     def preparation(self, tower: str) -> dict[str, object]:
         """What determines what a tower takes of a sample and its target, apart from its content."""
@@ -118,7 +121,8 @@ def check(run: Run) -> Plan:
     towers = _towers(run, initial.backbones(run, start))
     initial.check_towers(start, towers)
     modalities = {name: BACKBONES.modality(spec.name) for name, spec in towers.items()}
-    heads = parse_named_specs(run.heads, default="label")
+    growth = growth_of(run, start)
+    heads = growth.heads if growth else parse_named_specs(run.heads, default="label")
     if not heads:
         raise UserError("no head given", allowed=sorted(TASKS))
     if taken := set(heads) & _RECORD:
@@ -140,7 +144,10 @@ def check(run: Run) -> Plan:
         # Its ranges were trained with the network: without them there is nothing to choose among.
         todo = "leave selective=True out, or qat()"
         raise UserError("qat() leaves no layer to be chosen", received=", ".join(chosen), todo=todo)
-    phases = staged("warm", run.warm, towers) | staged("tune", run.tune, towers)
+    if growth:
+        phases = staged("warm", warmed(run.warm), towers)
+    else:
+        phases = staged("warm", run.warm, towers) | staged("tune", run.tune, towers)
     return Plan(
         run=run,
         source=source,
@@ -149,7 +156,7 @@ def check(run: Run) -> Plan:
         fusion=FUSIONS.build(parse_spec(run.fusion)) if len(towers) > 1 else None,
         heads=heads,
         drafts=drafts,
-        route=routes(heads, drafts, run.route),
+        route=growth.route if growth else routes(heads, drafts, run.route),
         augments=augments,
         mixes=mixes,
         compressions=compressions,
@@ -159,6 +166,7 @@ def check(run: Run) -> Plan:
         workdir=Path(run.workdir or Path("runs") / _slug(source)),
         start=start,
         teachers=teachers_of(run, modalities, drafts),
+        growth=growth,
     )
 
 
