@@ -34,7 +34,7 @@ from tfx_finetune.deployed import Compression, Export
 from tfx_finetune.growing import Growth, growth_of, warmed
 from tfx_finetune.routing import routes
 from tfx_finetune.sources.recognize import recognize
-from tfx_finetune.stages import staged
+from tfx_finetune.stages import check_strategy, staged
 from tfx_finetune.teacher import Teacher, teachers_of
 
 _USUAL = "keras_file(), saved_model(), tflite(), tflite(quantize='float16')"
@@ -109,6 +109,7 @@ def check(run: Run) -> Plan:
         UserError: For the first thing that is wrong with it.
     """
     config.validate(run)
+    check_strategy(run)
     load_plugins(run.plugins)
     assets.use_cache(run.cache.dir)
     if not run.data:

@@ -30,6 +30,7 @@ from tfx_finetune.report import MOST_MISTAKES
 from tfx_finetune.routing import own, slices
 from tfx_finetune.subsets import Subset
 from tfx_finetune.survey import specs_of
+from tfx_finetune.transfer import Transfer
 from tfx_finetune.verify import score
 
 _PACKAGES = ("tfx_finetune", "tensorflow", "keras", "ai-edge-litert", "numpy")
@@ -85,6 +86,7 @@ def report(
     shares: np.ndarray | None,
     checks: Sequence[Check],
     bundle: Bundle,
+    transfer: Transfer | None = None,
 ) -> page.Report:
     """Collects the content of report.html.
 
@@ -99,6 +101,7 @@ def report(
         shares: How much each tower counts for each test sample, (n, towers); None where that is not known.
         checks: What was found about every file.
         bundle: The files.
+        transfer: How languages did that were learned one after another.
     """
     targets, outputs = reference
     (first, task), *_ = data.tasks.items()
@@ -140,6 +143,7 @@ def report(
         slices=tuple(_slice(data, scores, value, marked) for value, marked in slices(data.table, "test").items()),
         subsets=tuple(page.Part(part.towers, part.samples, score(data.tasks, part.scores)) for part in parts),
         shares={} if shares is None else dict(zip(data.modalities, shares.mean(0).tolist(), strict=True)),
+        transfer=transfer,
         exports=tuple(page.ExportRow(check, bundle.file(check.format).name) for check in checks),
         best=bundle.manifest.get("best", ""),
     )
