@@ -11,14 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfx_finetune.batches import rows
 from tfx_finetune.checkpoint import History, Weights
+from tfx_finetune.contracts import Task
 from tfx_finetune.core import progress
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.evaluate import predictions
 from tfx_finetune.feed import feed_ahead, validation
 from tfx_finetune.held import holding
-from tfx_finetune.keeper import Judge, pair
+from tfx_finetune.keeper import Judge, graded, pair
 from tfx_finetune.merging import MERGES, SCALES
 from tfx_finetune.model import Network, cut
 from tfx_finetune.parts import parts
@@ -74,7 +77,7 @@ def turns_of(data: Data, plan: Plan) -> list[Turn]:
         UserError: The data does not say the language, has one alone, or too little of one.
     """
     run, table, column = plan.run, data.table, plan.route or "language"
-    lanes = table.columns.get(column, np.full(len(table.split), "", object))
+    lanes = _lanes(data, plan)
     order = _ordered(run, column, lanes[table.split == "train"])
     needs_val = run.strategy == "sequential" or not MERGES.build(parse_spec(run.merge)).scale
     if needs_val and not table.size("val"):
@@ -105,9 +108,9 @@ def _turn(data: Data, plan: Plan, lanes: np.ndarray, order: Sequence[str], at: i
     table, language = data.table, order[at]
     replayed = np.zeros(len(lanes), bool)
     for earlier in order[:at]:
-        rows = np.flatnonzero((lanes == earlier) & (table.split == "train"))
-        count = round(plan.run.rehearsal * len(rows))
-        replayed[np.random.default_rng([plan.run.seed, at]).permutation(rows)[:count]] = True
+        theirs = np.flatnonzero((lanes == earlier) & (table.split == "train"))
+        count = round(plan.run.rehearsal * len(theirs))
+        replayed[np.random.default_rng([plan.run.seed, at]).permutation(theirs)[:count]] = True
     split = np.where((lanes == language) | replayed, table.split, "").astype(object)
     own = dataclasses.replace(table, split=split)
     if data.order.chances is not None:
@@ -128,19 +131,18 @@ def _fit_turn(network: Network, turn: Turn, plan: Plan) -> list[History]:
 
 def _sequential(network: Network, data: Data, plan: Plan, turns: Sequence[Turn]) -> tuple[list[History], Transfer]:
     """One language after another, and after each how well all are known."""
-    judges = [_judge(network, data, plan, turn) for turn in turns]
+    judge, lanes = _judge(network, data, plan), _lanes(data, plan)[data.table.split == "val"]
 
     def scores() -> tuple[float, ...]:
-        return tuple(judge.scores()["val_score"] for judge in judges)
+        targets, outputs = predictions(judge.answer, judge.val.batches(256)) if judge.val else ({}, {})
+        each = [(_answering(network, turn.language, plan), lanes == turn.language) for turn in turns]
+        return tuple(graded(tasks, rows(targets, own), rows(outputs, own))["val_score"] for tasks, own in each)
 
-    start, histories, rows = scores(), list[History](), []
+    start, histories, found = scores(), list[History](), []
     for turn in turns:
-        found = _fit_turn(network, turn, plan)
-        rows.append(scores())
-        known = ", ".join(f"{other.language} {score:.3f}" for other, score in zip(turns, rows[-1], strict=True))
-        found[-1].kept += f"; validation scores now: {known}"
-        histories += found
-    transfer = Transfer(tuple(turn.language for turn in turns), start, tuple(rows))
+        histories += _fit_turn(network, turn, plan)
+        found.append(scores())
+    transfer = Transfer(tuple(turn.language for turn in turns), start, tuple(found))
     progress.say(f"backward transfer: {transfer.backward:+.3f}")
     return histories, transfer
 
@@ -226,14 +228,21 @@ def _sorted(
     return fixed, shared
 
 
-def _judge(network: Network, data: Data, plan: Plan, turn: Turn | None = None) -> Judge:
-    """Tells how good the network is on the validation samples of a language, or of all, by the heads that answer."""
-    if turn:
-        own = {head: task for head, task in network.tasks.items() if task.per and head == turn.language}
-        every = {head: task for head, task in network.tasks.items() if head != plan.route}
-        network, data = dataclasses.replace(network, tasks=own or every), turn.data
+def _judge(network: Network, data: Data, plan: Plan) -> Judge:
+    """Tells how good the network is on validation samples."""
     trunks, top = cut(network, plan.run.tune.unfreeze)
     return Judge(top, network, validation(trunks, data, plan))
+
+
+def _answering(network: Network, language: str, plan: Plan) -> dict[str, Task]:
+    """The heads that answer samples of a language: its own, or all but the one that tells languages."""
+    own = {head: task for head, task in network.tasks.items() if task.per and head == language}
+    return own or {head: task for head, task in network.tasks.items() if head != plan.route}
+
+
+def _lanes(data: Data, plan: Plan) -> np.ndarray:
+    """The language of every sample, (n,); empty where the data does not say it."""
+    return data.table.columns.get(plan.route or "language", np.full(len(data.table.split), "", object))
 
 
 def _apart(phase: str) -> bool:
