@@ -227,10 +227,12 @@ def _loss(loss: keras.losses.Loss) -> Callable[[Any, Any], Any]:
 
 
 def _batches(fed: Feed, names: list[str], parts: Divided, epochs: int) -> tf.data.Dataset:
-    """Training batches with targets and weights in lists; the weights of a batch have mean 1, as in `Task.loss`."""
+    """Training batches with targets and weights in lists; the weights of a batch have mean 1, as in `Task.loss`, or are
+    0 where a head is asked about no sample of it.
+    """
 
     def listed(x: dict, y: dict, w: dict) -> tuple:
-        weights = tuple(w[name] / tf.reduce_mean(w[name]) for name in names)
+        weights = tuple(tf.math.divide_no_nan(w[name], tf.reduce_mean(w[name])) for name in names)
         seen = parts.seen(x)
         return tuple(seen) if len(seen) > 1 else seen[0], tuple(y[name] for name in names), weights
 

@@ -19,7 +19,7 @@ from tfx_finetune.contracts import Batch
 from tfx_finetune.core import files
 from tfx_finetune.core.config import Phase
 from tfx_finetune.dataset import mapped
-from tfx_finetune.engine import engine
+from tfx_finetune.engine import Apply, engine
 from tfx_finetune.features import Store
 from tfx_finetune.model import Network, cut
 from tfx_finetune.pipeline import Data
@@ -69,13 +69,25 @@ def feed(trunks: Mapping[str, keras.Model], phase: Phase, data: Data, plan: Plan
     keys = {tower: _key(tower, trunks.get(tower), data, plan) for tower in data.modalities}
     samples = size("train") * phase.views + size("val")
     applied = {tower: engine(trunk, samples, plan.run.cache.precision) for tower, trunk in trunks.items()}
-    val = features.collect(data, "val", 1, applied, keys, folder) if size("val") else None
+    val = _validation(data, applied, keys, folder)
     views = phase.views if trunks else 1
     kept = trunks or (not data.augments and _fits(data, folder))
     train = features.collect(data, "train", views, applied, keys, folder) if kept else None
     if train and plan.teachers:
         train = dataclasses.replace(train, taught=teach.answers(data, plan, views, folder))
     return Feed(data, plan, train, val)
+
+
+def validation(trunks: Mapping[str, keras.Model], data: Data, plan: Plan) -> Store | None:
+    """What the trained part sees of the validation samples alone; None where there are none."""
+    keys = {tower: _key(tower, trunks.get(tower), data, plan) for tower in data.modalities}
+    count = data.table.size("val")
+    applied = {tower: engine(trunk, count, plan.run.cache.precision) for tower, trunk in trunks.items()}
+    return _validation(data, applied, keys, _folder(plan))
+
+
+def _validation(data: Data, applied: Mapping[str, Apply], keys: Mapping[str, str], folder: Path) -> Store | None:
+    return features.collect(data, "val", 1, applied, keys, folder) if data.table.size("val") else None
 
 
 def prepared(data: Data, split: str, plan: Plan) -> Store:

@@ -32,6 +32,7 @@ class Network:
         fusion: How several towers become one; None where there is one.
         shares: The model's inputs -> how much each tower counts, (batch, towers); None where that cannot be told.
         seen: What the heads see.
+        held: Layers that no phase trains.
     """
 
     model: keras.Model
@@ -40,6 +41,7 @@ class Network:
     fusion: Fusion | None = None
     shares: keras.Model | None = None
     seen: tuple[Features, ...] = ()
+    held: frozenset[str] = frozenset()
 
     @property
     def groups(self) -> list[tuple[str, int, Group]]:
@@ -140,7 +142,7 @@ def cut(network: Network, unfreeze: str) -> tuple[dict[str, keras.Model], keras.
     wanted = counts(network.backbones, unfreeze)
     trained = {name for tower, height, group in network.groups if height <= wanted[tower] for name in group.layers}
     frozen = {name for tower, height, group in network.groups if height > wanted[tower] for name in group.layers}
-    frozen |= _below(network) - trained
+    frozen |= (_below(network) - trained) | network.held
     pretrained = {
         name for tower, _, group in network.groups if network.backbones[tower].card.origin for name in group.layers
     }

@@ -9,6 +9,7 @@ import numpy as np
 from tfx_finetune.checks import Check
 from tfx_finetune.contracts import Exhibit
 from tfx_finetune.plots import Metrics, Plot, learning_curves, trade_off
+from tfx_finetune.transfer import Transfer
 
 MOST_CONFUSED = 20
 
@@ -245,6 +246,7 @@ class Report:
         slices: Scores by language and source, where there are several.
         subsets: Scores by what the model is shown, where it has several towers.
         shares: How much each tower counted on the mean, where that is known.
+        transfer: How languages did that were learned one after another.
         exports: The exported files.
         best: Format of the file that `--choose` chose.
     """
@@ -264,6 +266,7 @@ class Report:
     slices: tuple[Slice, ...] = ()
     subsets: tuple[Part, ...] = ()
     shares: Mapping[str, float] = field(default_factory=dict)
+    transfer: Transfer | None = None
     exports: tuple[ExportRow, ...] = ()
     best: str = ""
 

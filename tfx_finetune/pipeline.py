@@ -211,8 +211,8 @@ def prepare_data(plan: Plan, cards: Mapping[str, Card]) -> Data:
     modalities = {tower: modality(plan.run, kind, cards[tower]) for tower, kind in plan.modalities.items()}
     source, columns, table, tasks = load(plan, modalities)
     run = plan.run
-    chances = _chances(table, tasks) if run.samples.balance else None
-    order = Order(run.seed, plan.mixes, chances, run.drop_towers if len(modalities) > 1 else 0.0)
+    drawn = chances(table, tasks) if run.samples.balance else None
+    order = Order(run.seed, plan.mixes, drawn, run.drop_towers if len(modalities) > 1 else 0.0)
     return Data(source, table, modalities, columns, tasks, tuple(plan.augments.values()), run.batch_size, order)
 
 
@@ -237,15 +237,15 @@ def labelled(
     return Data(source, table, modalities, columns, tasks, (), 32, Order(0))
 
 
-def _chances(table: Table, tasks: Mapping[str, Task]) -> np.ndarray:
+def chances(table: Table, tasks: Mapping[str, Task]) -> np.ndarray:
     """The chance of each training sample to be drawn with which all labels, those of all heads taken together, are
     equally frequent, (n,).
     """
     train = table.split == "train"
     labels = list(zip(*(table.columns[task.column][train] for task in tasks.values()), strict=True))
     counts = Counter(labels)
-    chances = np.array([1 / counts[label] for label in labels], np.float32)
-    return chances / chances.sum()
+    each = np.array([1 / counts[label] for label in labels], np.float32)
+    return each / each.sum()
 
 
 def _present(value: tf.Tensor) -> tf.Tensor:

@@ -31,9 +31,10 @@ from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_specs
 from tfx_finetune.deployed import Compression, Export
+from tfx_finetune.growing import Growth, growth_of, warmed
 from tfx_finetune.routing import routes
 from tfx_finetune.sources.recognize import recognize
-from tfx_finetune.stages import staged
+from tfx_finetune.stages import check_strategy, staged
 from tfx_finetune.teacher import Teacher, teachers_of
 
 _USUAL = "keras_file(), saved_model(), tflite(), tflite(quantize='float16')"
@@ -65,6 +66,7 @@ class Plan:
         start: The bundle whose weights the run starts from; None for those that the backbones bring.
         teachers: Bundles whose answers the heads learn from beside the labels.
         names: Where the names of the classes in other languages are from; None for nowhere.
+        growth: What that bundle becomes where a language is added to it; None where none is.
     """
 
     run: Run
@@ -85,6 +87,7 @@ class Plan:
     start: initial.Start | None = None
     teachers: tuple[Teacher, ...] = ()
     names: Spec | None = None
+    growth: Growth | None = None
 
     def preparation(self, tower: str) -> dict[str, object]:
         """What determines what a tower takes of a sample and its target, apart from its content."""
@@ -108,6 +111,7 @@ def check(run: Run) -> Plan:
         UserError: For the first thing that is wrong with it.
     """
     config.validate(run)
+    check_strategy(run)
     load_plugins(run.plugins)
     assets.use_cache(run.cache.dir)
     if not run.data:
@@ -120,7 +124,8 @@ def check(run: Run) -> Plan:
     towers = _towers(run, initial.backbones(run, start))
     initial.check_towers(start, towers)
     modalities = {name: BACKBONES.modality(spec.name) for name, spec in towers.items()}
-    heads = parse_named_specs(run.heads, default="label")
+    growth = growth_of(run, start)
+    heads = growth.heads if growth else parse_named_specs(run.heads, default="label")
     if not heads:
         raise UserError("no head given", allowed=sorted(TASKS))
     if taken := set(heads) & _RECORD:
@@ -142,7 +147,10 @@ def check(run: Run) -> Plan:
         # Its ranges were trained with the network: without them there is nothing to choose among.
         todo = "leave selective=True out, or qat()"
         raise UserError("qat() leaves no layer to be chosen", received=", ".join(chosen), todo=todo)
-    phases = staged("warm", run.warm, towers) | staged("tune", run.tune, towers)
+    if growth:
+        phases = staged("warm", warmed(run.warm), towers)
+    else:
+        phases = staged("warm", run.warm, towers) | staged("tune", run.tune, towers)
     return Plan(
         run=run,
         source=source,
@@ -151,7 +159,7 @@ def check(run: Run) -> Plan:
         fusion=FUSIONS.build(parse_spec(run.fusion)) if len(towers) > 1 else None,
         heads=heads,
         drafts=drafts,
-        route=routes(heads, drafts, run.route),
+        route=growth.route if growth else routes(heads, drafts, run.route),
         augments=augments,
         mixes=mixes,
         compressions=compressions,
@@ -162,6 +170,7 @@ def check(run: Run) -> Plan:
         start=start,
         teachers=teachers_of(run, modalities, drafts),
         names=recognize(run.names) if run.names else None,
+        growth=growth,
     )
 
 

@@ -28,8 +28,10 @@ from tfx_finetune.parts import parts
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan, modality_options
 from tfx_finetune.report import MOST_MISTAKES
-from tfx_finetune.routing import expanded, own, slices
+from tfx_finetune.routing import own, slices
 from tfx_finetune.subsets import Subset
+from tfx_finetune.survey import specs_of
+from tfx_finetune.transfer import Transfer
 from tfx_finetune.verify import score
 
 _PACKAGES = ("tfx_finetune", "tensorflow", "keras", "ai-edge-litert", "numpy")
@@ -37,7 +39,7 @@ _PACKAGES = ("tfx_finetune", "tensorflow", "keras", "ai-edge-litert", "numpy")
 
 def manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
     """What a bundle says about itself, apart from its files."""
-    specs = expanded(plan.heads, plan.route, data.table)
+    specs = specs_of(plan, data.table)
     heads = {
         head: {
             "task": str(specs[head]),
@@ -86,6 +88,7 @@ def report(
     shares: np.ndarray | None,
     checks: Sequence[Check],
     bundle: Bundle,
+    transfer: Transfer | None = None,
 ) -> page.Report:
     """Collects the content of report.html.
 
@@ -100,6 +103,7 @@ def report(
         shares: How much each tower counts for each test sample, (n, towers); None where that is not known.
         checks: What was found about every file.
         bundle: The files.
+        transfer: How languages did that were learned one after another.
     """
     targets, outputs = reference
     (first, task), *_ = data.tasks.items()
@@ -134,14 +138,15 @@ def report(
         heads=tuple(
             _head(head, task, scores, targets[head], outputs[f"{head}/scores"], groups)
             for head, task in data.tasks.items()
-            # What a language adds to a shared head is one number of a table.
-            if not task.pool
+            # What a language adds to a shared head is one number of a table; a head may be asked nothing here.
+            if not task.pool and f"{head}/{task.score}" in scores
         ),
         mistakes=tuple(mistakes),
         slices=tuple(_slice(data, scores, value, marked) for value, marked in slices(data.table, "test").items())
         + _named(data.tasks, scores, len(test)),
         subsets=tuple(page.Part(part.towers, part.samples, score(data.tasks, part.scores)) for part in parts),
         shares={} if shares is None else dict(zip(data.modalities, shares.mean(0).tolist(), strict=True)),
+        transfer=transfer,
         exports=tuple(page.ExportRow(check, bundle.file(check.format).name) for check in checks),
         best=bundle.manifest.get("best", ""),
     )
@@ -157,7 +162,8 @@ def say_result(
 ) -> None:
     """Prints the scores and the table of files, and where everything lies."""
     console = Console(stderr=True, highlight=False)
-    named = "  ".join(f"{head}/{task.score} {scores[f'{head}/{task.score}']:.4f}" for head, task in tasks.items())
+    known = (f"{head}/{task.score}" for head, task in tasks.items())
+    named = "  ".join(f"{name} {scores[name]:.4f}" for name in known if name in scores)
     if parts:
         console.print(_subsets(tasks, parts))
     title, threads = f"trained model on the test split: {named}", hardware.detect().threads

@@ -132,27 +132,39 @@ def load(plan: Plan, modalities: Mapping[str, Modality]) -> tuple[Source, dict[s
     places = placed(source, modalities)
     table = survey(source, modalities, places, _columns(plan.drafts, plan.route))
     _check_bad(table, plan.run.samples.max_bad, "--samples.max_bad")
-    specs = routing.expanded(plan.heads, plan.route, table)
+    specs = specs_of(plan, table)
     if plan.route:
         table = routing.routed(table, plan.route, specs, plan.run.unrouted)
     table = _split(table, source, plan)
     names = names_of(plan.names, [draft.column for draft in plan.drafts.values()]) if plan.names else {}
-    tasks = {head: _task(head, spec, table, source, plan.route, names) for head, spec in specs.items()}
+    tasks = {head: _task(head, spec, table, source, plan, names) for head, spec in specs.items()}
     if not table.size("test"):
         todo = "give it a test split of its own, or more samples that are not copies or of one group"
         raise UserError("no sample is left to test on", received=source.name, todo=todo)
     return source, places, table, tasks
 
 
-def _task(head: str, spec: Spec, table: Table, source: Source, route: str, names: Mapping[str, Names]) -> Task:
-    """A head for the classes that its samples have, with their names in other languages."""
+def specs_of(plan: Plan, table: Table) -> dict[str, Spec]:
+    """The heads by name: as the data has languages, or those of a bundle and that of the language which is added."""
+    if plan.growth:
+        plan.growth.check(table)
+        return plan.growth.heads
+    return routing.expanded(plan.heads, plan.route, table)
+
+
+def _task(head: str, spec: Spec, table: Table, source: Source, plan: Plan, names: Mapping[str, Names]) -> Task:
+    """A head for the classes that its samples have, or that an earlier bundle had, with their names by language."""
     draft = draft_of(spec)
-    own = routing.own(table, draft, head, route)
+    own = routing.own(table, draft, head, plan.route)
+    if plan.growth and head != plan.growth.language:
+        return TASKS.build(spec, plan.growth.known(head, draft, own))
     if draft.per and not (own.size("train") and own.size("test")):
         received = f"{draft.per} {head}: {own.size('train')} to learn from, {own.size('test')} to test on"
         raise UserError(
             "too few samples for a head of their own", received=received, todo="leave them out, or add some"
         )
+    if plan.growth and (known := plan.growth.known(head, draft, own)):
+        return TASKS.build(spec, known)
     found = classes.labels(table if draft.pool else own, source, draft)
     if draft.pool:  # the classes of all, of which it may have seen few
         counts = Counter(classes.classes(own.columns[draft.column][own.split == "train"]))

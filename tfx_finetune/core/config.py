@@ -148,6 +148,7 @@ class Run:
     init: str = option(
         "", "bundle of an earlier run from whose weights, labels that both have included, this one starts"
     )
+    add_language: str = option("", "language that the bundle of --init, which has heads by language, gets a head for")
     teacher: str = option("", "bundles, separated by commas, whose mean answer the heads learn beside the labels")
     heads: str = option("classify()", "what to predict: classify() or tag(), or name=classify(), ...")
     names: str = option(
@@ -156,6 +157,16 @@ class Run:
     route: str = option("", "column such as language, whose value names the one head that is asked about a sample")
     unrouted: str = option(
         "fail", "what becomes of samples without a head of their own", choices=("fail", "skip", "shared")
+    )
+    strategy: str = option(
+        "joint",
+        "how phase tune takes languages: together, apart and then merged, or one after another",
+        choices=("joint", "per_language_then_merge", "sequential"),
+    )
+    merge: str = option("average()", "how models become one: average(), task_arithmetic() or ties()")
+    languages: str = option("", "order of languages for --strategy=sequential; by default the largest first")
+    rehearsal: float = option(
+        0.0, "share of earlier languages' samples that --strategy=sequential replays", low=0, high=1
     )
     augment: str = option(
         "usual", "random changes of training samples or batches, in order; usual for those of the modality"
