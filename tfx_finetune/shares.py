@@ -53,7 +53,7 @@ def parse_weights(text: str) -> dict[str, float]:
         name, _, value = (piece.strip() for piece in part.partition("="))
         number = float(value) if re.fullmatch(r"\d+(\.\d*)?|\.\d+", value) else 0.0
         if not name or name in found or not number:
-            raise UserError("--mix.weights is not understood", received=part.strip(), allowed=_FORM)
+            raise UserError("--mix.weights is not understood", received=text, allowed=_FORM)
         found[name] = number
     return found
 
