@@ -2,9 +2,9 @@
 
     python benchmarks/digits_sources.py [--seeds=1] [any flag of tfx_finetune.train]
 
-Trains the network of configs/digits_sources.cfg on all sources, and once without each, by every method of `ROWS`. Writes
-a table into benchmarks/RESULTS.md, a method a row: mean test accuracy on each source, learned from with the others, and
-on each when it was left out of training. Of a source without splits of its own, all samples are such as were left out.
+Trains the network of configs/digits_sources.cfg on all sources, and once without each, by every method of `ROWS`.
+Writes a table into benchmarks/RESULTS.md, a method a row: mean test accuracy on each source, learned from with the
+others, and on each when it was left out of training. Of a source without splits of its own, that is on all samples.
 """
 
 import dataclasses
