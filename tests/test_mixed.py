@@ -7,12 +7,14 @@ import shutil
 import pytest
 import tensorflow as tf
 
-from tests.commands import SMALL, refused, refused_before_writing, shapes, within
+from tests.commands import SMALL, refused, refused_before_writing, within
 from tests.small_data import class_folder, complaint, idx_folder, load, modality, picture, sounds
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.spec import parse_named_specs
 from tfx_finetune.mixed import open_sources
 from tfx_finetune.plan import check
+
+TINY = ("--backbone=convnet(size=8, channels=3, widths=(4,))", "--tune.epochs=1", "--exports=keras_file()")
 
 
 def opened(**sources):
@@ -195,61 +197,54 @@ def test_bad_flags(tmp_path):
     )
 
 
-@pytest.fixture(scope="module")
-def mixture(tmp_path_factory):
-    """Two folders of shapes, of which one came with a test split."""
-    root = tmp_path_factory.mktemp("mixture")
-    shapes(root / "a", 12)
-    shapes(root / "b" / "train", 10, seed=1)
-    shapes(root / "b" / "test", 3, seed=2)
-    return root
+@pytest.fixture
+def mixture(tmp_path):
+    """Two folders, of which one came with a test split."""
+    class_folder(tmp_path / "a", cat=8, dog=8)
+    class_folder(tmp_path / "b" / "train", cat=6, dog=6)
+    class_folder(tmp_path / "b" / "test", cat=3, dog=3)
+    for number, path in enumerate(sorted((tmp_path / "b").rglob("*.png"))):
+        picture(path, 7000 + number)
+    return tmp_path
 
 
-def test_a_run(mixture, tmp_path):
-    """Scores by source, a work folder named after the sources, and a refusal where the data changed."""
-    root = tmp_path / "copy"
-    shutil.copytree(mixture, root)
-    flags = (
-        f"--sources={said(a=folder(root / 'a'), b=folder(root / 'b'))}",
-        "--nocache.enabled",
-        *SMALL,
-        "--tune.epochs=1",
-        "--exports=keras_file()",
-        f"--workdir={tmp_path / 'run'}",
-        "--mix.balance",
-        "--mix.epoch=largest",
-    )
-    found = within("train", *flags)
+@pytest.mark.slow
+def test_a_run(mixture):
+    """Scores by source, and a refusal where the data changed."""
+    sources = said(a=folder(mixture / "a"), b=folder(mixture / "b"))
+    flags = (f"--sources={sources}", "--nocache.enabled", *SMALL, *TINY, f"--workdir={mixture / 'run'}")
+    found = within("train", *flags, "--mix.balance", "--mix.epoch=largest")
     assert found.returncode == 0, found.stderr
-    bundle = tmp_path / "run" / "bundle"
+    bundle = mixture / "run" / "bundle"
     scores = json.loads((bundle / "scores.json").read_text())["test"]
     assert {"label/accuracy[a]", "label/accuracy[b]"} <= set(scores)
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    assert manifest["data"]["source"] == said(a=folder(root / "a"), b=folder(root / "b"))
+    assert json.loads((bundle / "manifest.json").read_text())["data"]["source"] == sources
     with (bundle / "split.csv").open() as stream:
         tested = [row for row in csv.DictReader(stream) if row["split"] == "test"]
-    assert sum(row["file"].startswith("b: ") for row in tested) == 9
-    for name in ("evaluate", "predict"):
-        where = (f"--data={root / 'b'}", "--split=test") if name == "evaluate" else (root / "b" / "test" / "disc",)
-        assert within(name, f"--bundle={bundle}", "--format=keras", *where).returncode == 0
-    (root / "a" / "disc" / "000.png").unlink()
-    assert "the data changed since this run began" in refused("train", *flags)
+    assert sum(row["file"].startswith("b: ") for row in tested) == 6
+    scored = within("evaluate", f"--bundle={bundle}", "--format=keras", f"--data={mixture / 'b'}", "--split=test")
+    assert json.loads(scored.stdout)["label/accuracy"] == scores["label/accuracy[b]"]
+    (mixture / "a" / "dog" / "00.png").unlink()
+    assert "the data changed since this run began" in refused("train", *flags, "--mix.balance", "--mix.epoch=largest")
 
 
-def test_the_other_commands(mixture, tmp_path):
-    """`inspect` and `data` take several sources; a cleaned table is of sources that all are split, or none."""
-    sources = f"--sources={said(a=folder(mixture / 'a'), b=folder(mixture / 'b'))}"
-    found = within("inspect", sources, *SMALL)
+def test_inspect(mixture):
+    """Walks a sample of several sources."""
+    sources = said(a=folder(mixture / "a"), b=folder(mixture / "b"))
+    found = within("inspect", f"--sources={sources}", *SMALL, *TINY)
     assert found.returncode == 0, found.stderr
-    assert f"source     a=folder('{mixture / 'a'}'), b=folder('{mixture / 'b'}')" in found.stdout
-    flags = (sources, "--backbone=", f"--workdir={tmp_path / 'data'}")
-    assert within("data", *flags).returncode == 0
-    assert "b: " in (tmp_path / "data" / "findings.csv").read_text()
-    assert "--fix wants sources that all came with splits, or none" in refused("data", *flags, "--fix")
-    flags = (f"--sources={said(a=folder(mixture / 'a'), c=folder(mixture / 'b' / 'train'))}", "--backbone=")
-    found = within("data", *flags, f"--workdir={tmp_path / 'both'}", "--fix")
+    assert f"source     {sources}" in found.stdout
+
+
+@pytest.mark.slow
+def test_data_care(mixture):
+    """A cleaned table is of sources that all are split, or none."""
+    given = (f"--sources={said(a=folder(mixture / 'a'), b=folder(mixture / 'b'))}", "--backbone=", "--fix")
+    assert "--fix wants sources that all came with splits, or none" in refused("data", *given)
+    given = (f"--sources={said(a=folder(mixture / 'a'), c=folder(mixture / 'b' / 'train'))}", "--backbone=", "--fix")
+    found = within("data", *given, f"--workdir={mixture / 'care'}")
     assert found.returncode == 0, found.stderr
-    with (tmp_path / "both" / "cleaned.csv").open() as stream:
+    with (mixture / "care" / "cleaned.csv").open() as stream:
         assert {row["source"] for row in csv.DictReader(stream)} == {"a", "c"}
 
 

@@ -125,6 +125,7 @@ def test_bad_flags(tmp_path):
     assert check(Run(sources=given.partition("=")[2], labels=config.Labels(str(path)))).names
 
 
+@pytest.mark.slow
 def test_data_care_sees_the_new_names(tmp_path):
     """The cleaned table has them."""
     flags = (f"--data={class_folder(tmp_path / 'a', cat=8, dog=8, junk=3)}", "--backbone=", "--fix")
