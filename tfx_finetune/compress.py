@@ -100,7 +100,7 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
     for position, compression in enumerate(plan.compressions.values()):
         earlier = [history.phase for history in histories]
         tf_keras.utils.set_random_seed(plan.run.seed)
-        steps = math.ceil(data.table.size("train") / data.batch_size)
+        steps = data.steps
         wrapped = compression.wrap(_copy(twin), compression.epochs * steps, examples, earlier)
         run = _named(wrapped, names, parts)
         checkpoint = Checkpoint.of(plan.workdir, _place(compression, specs[: position + 1], plan.run.calibration))

@@ -73,7 +73,7 @@ def fit_phase(
     fed = feed(trunks, phase, data, plan)
     set_stochastic_depth(network, phase.stochastic_depth)
     with adapted(network, phase):
-        steps = math.ceil(data.table.size("train") / data.batch_size)
+        steps = data.steps
         start = top.get_weights()
         compile_top(top, network, phase, steps, plan.run.distill)
         history.trained, history.parameters = _count(top.trainable_weights), _count(network.model.weights)

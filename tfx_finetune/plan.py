@@ -32,8 +32,10 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_specs
 from tfx_finetune.deployed import Compression, Export
 from tfx_finetune.growing import Growth, growth_of, warmed
+from tfx_finetune.renamed import Renaming, renaming_of
 from tfx_finetune.routing import routes
-from tfx_finetune.sources.recognize import recognize
+from tfx_finetune.shares import check_mixing
+from tfx_finetune.sources.recognize import named_sources, recognize
 from tfx_finetune.stages import check_strategy, staged
 from tfx_finetune.teacher import Teacher, teachers_of
 
@@ -48,7 +50,7 @@ class Plan:
 
     Attributes:
         run: The configuration as it was given.
-        source: Where the samples come from.
+        sources: Where the samples come from, by name; a lone one has none.
         towers: Backbone specs by the name of the tower, which is also that of the model's input.
         modalities: What each tower takes, by name.
         fusion: How several towers become one; None where there is one.
@@ -67,10 +69,11 @@ class Plan:
         teachers: Bundles whose answers the heads learn from beside the labels.
         names: Where the names of the classes in other languages are from; None for nowhere.
         growth: What that bundle becomes where a language is added to it; None where none is.
+        renaming: How labels are renamed; None where they stay.
     """
 
     run: Run
-    source: Spec
+    sources: dict[str, Spec]
     towers: dict[str, Spec]
     modalities: dict[str, str]
     fusion: Fusion | None
@@ -88,6 +91,12 @@ class Plan:
     teachers: tuple[Teacher, ...] = ()
     names: Spec | None = None
     growth: Growth | None = None
+    renaming: Renaming | None = None
+
+    @property
+    def source(self) -> str:
+        """Where the samples come from, as it is written."""
+        return ", ".join(f"{name}={spec}" if name else str(spec) for name, spec in self.sources.items())
 
     def preparation(self, tower: str) -> dict[str, object]:
         """What determines what a tower takes of a sample and its target, apart from its content."""
@@ -114,12 +123,11 @@ def check(run: Run) -> Plan:
     check_strategy(run)
     load_plugins(run.plugins)
     assets.use_cache(run.cache.dir)
-    if not run.data:
-        raise UserError("no data given", todo="say --data=FOLDER, with a sub-folder for each class")
+    sources = named_sources(run.data, run.sources)
+    check_mixing(run.mix, [name for name in sources if name])
     if run.samples.test + run.samples.val >= 1:
         shares = f"{run.samples.test} + {run.samples.val}"
         raise UserError("--samples.test and --samples.val leave nothing to train on", received=shares)
-    source = recognize(run.data)
     start = initial.start_of(run)
     towers = _towers(run, initial.backbones(run, start))
     initial.check_towers(start, towers)
@@ -153,7 +161,7 @@ def check(run: Run) -> Plan:
         phases = staged("warm", run.warm, towers) | staged("tune", run.tune, towers)
     return Plan(
         run=run,
-        source=source,
+        sources=sources,
         towers=towers,
         modalities=modalities,
         fusion=FUSIONS.build(parse_spec(run.fusion)) if len(towers) > 1 else None,
@@ -166,11 +174,12 @@ def check(run: Run) -> Plan:
         exports=exports,
         limits=parse_limits(run.choose),
         phases=phases,
-        workdir=Path(run.workdir or Path("runs") / _slug(source)),
+        workdir=Path(run.workdir or Path("runs") / _slug(sources)),
         start=start,
         teachers=teachers_of(run, modalities, drafts),
         names=recognize(run.names) if run.names else None,
         growth=growth,
+        renaming=renaming_of(run, drafts, sources),
     )
 
 
@@ -273,7 +282,10 @@ def _compressions(specs: str) -> dict[str, Compression]:
     return found
 
 
-def _slug(source: Spec) -> str:
+def _slug(sources: Mapping[str, Spec]) -> str:
+    if "" not in sources:
+        return "_".join(sources)
+    source = sources[""]
     said = [str(value) for value in source.args] + [v for k, v in source.kwargs.items() if k == "path"]
     text = Path(said[0]).name if said and said[0] else source.name
     return re.sub(r"[^\w.-]+", "_", text) or source.name

@@ -9,6 +9,7 @@ from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.merging import MERGES
+from tfx_finetune.shares import is_drawn
 from tfx_finetune.unfreezing import factors, groups_wanted
 
 
@@ -50,6 +51,9 @@ def check_strategy(run: Run) -> None:
         if run.strategy != strategy and getattr(run, name) != getattr(Run(), name):
             what = f"--{name} is for --strategy={strategy}"
             raise UserError(what, received=f"--strategy={run.strategy}", todo="leave it out")
+    if run.strategy != "joint" and is_drawn(run.mix):
+        what = f"--mix has no part in --strategy={run.strategy}, which takes languages apart"
+        raise UserError(what, received=run.strategy, todo="leave --mix out")
     if run.strategy != "joint" and not run.tune.epochs:
         what = f"--strategy={run.strategy} takes languages apart in phase tune, which has no epochs"
         raise UserError(what, received=run.tune.epochs, todo="raise --tune.epochs")

@@ -26,8 +26,9 @@ from tfx_finetune.merging import MERGES, SCALES
 from tfx_finetune.model import Network, cut
 from tfx_finetune.parts import parts
 from tfx_finetune.phases import fit_phase
-from tfx_finetune.pipeline import Data, chances
+from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
+from tfx_finetune.shares import drawing
 from tfx_finetune.transfer import Transfer
 
 
@@ -113,9 +114,8 @@ def _turn(data: Data, plan: Plan, lanes: np.ndarray, order: Sequence[str], at: i
         replayed[np.random.default_rng([plan.run.seed, at]).permutation(theirs)[:count]] = True
     split = np.where((lanes == language) | replayed, table.split, "").astype(object)
     own = dataclasses.replace(table, split=split)
-    if data.order.chances is not None:
-        order_of = dataclasses.replace(data.order, chances=chances(own, data.tasks))
-        data = dataclasses.replace(data, order=order_of)
+    chances, _ = drawing(own, data.tasks, plan.run)
+    data = dataclasses.replace(data, order=dataclasses.replace(data.order, chances=chances))
     learned = {language, *lanes[replayed]}
     held = [head for head, task in data.tasks.items() if (task.per and head not in learned) or head == plan.route]
     name = re.sub(r"[^\w-]+", "_", language)  # of a folder

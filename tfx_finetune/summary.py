@@ -64,7 +64,7 @@ def manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
         "teacher": plan.run.teacher,
         "towers": towers,
         "network": parts(network),
-        "data": {"source": str(plan.source)} | {split: data.table.size(split) for split in SPLITS},
+        "data": {"source": plan.source} | {split: data.table.size(split) for split in SPLITS},
         "versions": environment(),
     }
 

@@ -110,6 +110,32 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """What labels are called."""
+
+    map: str = option(
+        "", "table of from, to and perhaps source: labels that are renamed, or left out where to is empty"
+    )
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How much of what is learned from comes from each source, or is in each language."""
+
+    weights: str = option("", "shares of the drawn training samples, such as a=1, b=2")
+    temperature: float = option(
+        1.0, "in place of weights, a share is the size to the power of 1/T: 1 as they are, larger more even", low=0.01
+    )
+    balance: bool = option(False, "in place of both, equal shares")
+    by: str = option("source", "column whose values have the shares", choices=("source", "language"))
+    epoch: str = option(
+        "samples",
+        "length of an epoch: as many samples as there are, or until the largest source was seen once",
+        choices=("samples", "largest"),
+    )
+
+
+@dataclass(frozen=True)
 class Verify:
     """The gate that every exported file passes."""
 
@@ -144,6 +170,7 @@ class Run:
     """All that determines a run; `run.cfg` in the work folder is its text form."""
 
     data: str = option("", "folder, table file or source spec to train on, such as photos/ or tfds('mnist')")
+    sources: str = option("", "several of them in place of --data, by name: a=folder('x'), b=tfds('mnist')")
     backbone: str = option("usual", "pretrained tower; usual for that of --init, or efficientnet_lite0()")
     init: str = option(
         "", "bundle of an earlier run from whose weights, labels that both have included, this one starts"
@@ -200,6 +227,8 @@ class Run:
     audio: Audio = field(default_factory=Audio)
     text: Text = field(default_factory=Text)
     samples: Samples = field(default_factory=Samples)
+    labels: Labels = field(default_factory=Labels)
+    mix: Mixing = field(default_factory=Mixing)
     verify: Verify = field(default_factory=Verify)
     about: About = field(default_factory=About)
     cache: Cache = field(default_factory=Cache)
