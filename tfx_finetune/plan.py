@@ -16,6 +16,7 @@ from tfx_finetune.contracts import (
     EXPORTS,
     FUSIONS,
     MODALITIES,
+    OBJECTIVES,
     PRESENCE,
     TASKS,
     Augment,
@@ -31,6 +32,7 @@ from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_specs
 from tfx_finetune.deployed import Compression, Export
+from tfx_finetune.learning import Objective
 from tfx_finetune.routing import routes
 from tfx_finetune.sources.recognize import recognize
 from tfx_finetune.stages import staged
@@ -64,6 +66,7 @@ class Plan:
         workdir: The folder for everything the run writes.
         start: The bundle whose weights the run starts from; None for those that the backbones bring.
         teachers: Bundles whose answers the heads learn from beside the labels.
+        objectives: What is learned beside the labels, by name.
     """
 
     run: Run
@@ -83,6 +86,7 @@ class Plan:
     workdir: Path
     start: initial.Start | None = None
     teachers: tuple[Teacher, ...] = ()
+    objectives: Mapping[str, Objective] = dataclasses.field(default_factory=dict)
 
     def preparation(self, tower: str) -> dict[str, object]:
         """What determines what a tower takes of a sample and its target, apart from its content."""
@@ -159,6 +163,7 @@ def check(run: Run) -> Plan:
         workdir=Path(run.workdir or Path("runs") / _slug(source)),
         start=start,
         teachers=teachers_of(run, modalities, drafts),
+        objectives=_objectives(run.objectives, mixes),
     )
 
 
@@ -243,6 +248,19 @@ def _sized(tower: Spec, run: Run, modality: str) -> Spec:
         received = f"--{modality}.size={size} beside {tower}"
         raise UserError("two sizes of the input", received=received, todo="say it once")
     return Spec(tower.name, (), options | {"size": size})
+
+
+def _objectives(specs: str, mixes: tuple[Mix, ...]) -> dict[str, Objective]:
+    """What is learned beside the labels, each once."""
+    listed = parse_specs(specs)
+    found = {spec.name: OBJECTIVES.build(spec) for spec in listed}
+    if len(found) < len(listed):
+        raise UserError("--objectives names one twice", received=specs)
+    if found and mixes:
+        raise UserError(
+            "batches with --objectives are not mixed", received=specs, todo="leave mixup() and cutmix() out"
+        )
+    return found
 
 
 def _compressions(specs: str) -> dict[str, Compression]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfx_finetune import classes, routing, splits
+from tfx_finetune import chosen, classes, routing, splits
 from tfx_finetune.contracts import LABEL_SEPARATOR, SOURCES, TASKS, Labels, Modality, Source, Task
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
@@ -129,12 +129,14 @@ def load(plan: Plan, modalities: Mapping[str, Modality]) -> tuple[Source, dict[s
     """
     source = SOURCES.build(plan.source)
     places = placed(source, modalities)
-    table = survey(source, modalities, places, _columns(plan.drafts, plan.route))
+    labels, chosen_by = _columns(plan.drafts, plan.route), chosen.wanted(plan.run, schema(source))
+    compared = (objective.column for objective in plan.objectives.values())
+    table = survey(source, modalities, places, (*labels, *chosen_by, *compared))
     _check_bad(table, plan.run.samples.max_bad, "--samples.max_bad")
     specs = routing.expanded(plan.heads, plan.route, table)
     if plan.route:
         table = routing.routed(table, plan.route, specs, plan.run.unrouted)
-    table = _split(table, source, plan)
+    table = chosen.chosen(_split(table, source, plan), labels, plan.run, bool(plan.objectives))
     tasks = {head: _task(head, spec, table, source, plan.route) for head, spec in specs.items()}
     if not table.size("test"):
         todo = "give it a test split of its own, or more samples that are not copies or of one group"
@@ -201,7 +203,7 @@ def opened(
 def _check_columns(source: Source, columns: tuple[str, ...]) -> None:
     known = schema(source)
     if missing := [column for column in columns if column not in known]:
-        todo = did_you_mean(missing[0], known) or "name one of them with column= of the head"
+        todo = did_you_mean(missing[0], known) or "name one of them with column="
         raise UserError("the data has no such column", received=missing[0], allowed=sorted(known), todo=todo)
 
 

@@ -110,6 +110,15 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """What the final scores are of."""
+
+    leave_out: str = option(
+        "", "language or source, or column=value, of which nothing is learned: all its samples are tested"
+    )
+
+
+@dataclass(frozen=True)
 class Verify:
     """The gate that every exported file passes."""
 
@@ -150,6 +159,9 @@ class Run:
     )
     teacher: str = option("", "bundles, separated by commas, whose mean answer the heads learn beside the labels")
     heads: str = option("classify()", "what to predict: classify() or tag(), or name=classify(), ...")
+    train_languages: str = option("", "languages of the column language to learn from, separated by commas; all")
+    test_languages: str = option("", "languages to test on, separated by commas; all")
+    objectives: str = option("", "what is learned beside the labels, from features: align(), dann(), coral()")
     route: str = option("", "column such as language, whose value names the one head that is asked about a sample")
     unrouted: str = option(
         "fail", "what becomes of samples without a head of their own", choices=("fail", "skip", "shared")
@@ -186,6 +198,7 @@ class Run:
     audio: Audio = field(default_factory=Audio)
     text: Text = field(default_factory=Text)
     samples: Samples = field(default_factory=Samples)
+    evaluate: Evaluate = field(default_factory=Evaluate)
     verify: Verify = field(default_factory=Verify)
     about: About = field(default_factory=About)
     cache: Cache = field(default_factory=Cache)
