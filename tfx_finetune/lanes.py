@@ -62,7 +62,7 @@ def words(text: str) -> int:
 def tokens(data: Data) -> dict[str, float]:
     """Tokens a word of each language, of up to 200 of its texts, as the first text tower takes them, cut at its size.
 
-    A tower that knows a language has few: above some three, it reads it letter by letter.
+    A tower has fewer of them in languages that it was pretrained on than in others.
     """
     towers = [tower for tower, modality in data.modalities.items() if modality.column == "text"]
     languages = data.table.columns.get("language")
