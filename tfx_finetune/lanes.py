@@ -1,5 +1,6 @@
 """STATION: how the languages and sources of the held-out samples fare, and what a text tower makes of each language."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,19 +65,22 @@ def tokens(data: Data) -> dict[str, float]:
 
     A tower has fewer of them in languages that it was pretrained on than in others.
     """
-    towers = [tower for tower, modality in data.modalities.items() if modality.column == "text"]
+    tower = next((name for name, modality in data.modalities.items() if modality.column == "text"), "")
     languages = data.table.columns.get("language")
-    if not towers or languages is None:
+    if not tower or languages is None:
         return {}
-    used, found = data.table.split != "", {}
-    for language in sorted(set(languages[used]) - {""}):
-        rows = np.flatnonzero(used & (languages == language) & (data.table.contents[towers[0]] != ""))[:_MOST]
-        member = np.zeros(len(used), bool)
-        member[rows] = True
-        texts = [raw[towers[0]].decode("utf-8", "replace") for raw in data.raw(member)]
-        if total := sum(map(words, texts)):
-            found[language] = float((data.prepared(member)[towers[0]] != 0).sum() / total)
-    return found
+    there = (data.table.split != "") & (data.table.contents[tower] != "")
+    member = np.zeros(len(there), bool)
+    for language in set(languages[there]) - {""}:
+        member[np.flatnonzero(there & (languages == language))[:_MOST]] = True
+    if not member.any():
+        return {}
+    # What other towers take need not be read.
+    own = dataclasses.replace(data, modalities={tower: data.modalities[tower]}, columns={tower: data.columns[tower]})
+    read = (own.prepared(member)[tower] != 0).sum(axis=1)
+    said = np.array([words(raw[tower].decode("utf-8", "replace")) for raw in own.raw(member)])
+    each = {language: languages[member] == language for language in sorted(set(languages[member]))}
+    return {language: float(read[mine].sum() / max(said[mine].sum(), 1)) for language, mine in each.items()}
 
 
 def rows(data: Data, scores: Mapping[str, Any], known: Mapping[str, float]) -> tuple[Slice, ...]:
