@@ -1,6 +1,7 @@
 """STATION: who stands beside a training sample in a batch, for objectives that need company."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -44,29 +45,46 @@ def values(table: Table, objective: Objective) -> int:
     if count < 2:
         todo = "give it data of several, or leave the objective out"
         raise UserError(f"an objective wants several values of {objective.column}", received=count, todo=todo)
-    if objective.pairs and not others(found)[1].any():
+    if objective.pairs and not likes(found).count.any():
         what = f"no training sample has another of its group with another {objective.column}"
         raise UserError(what, todo="give the data a column group, the same for all names of one thing")
     return count
 
 
-def others(found: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Where the samples of the same group with other values stand, for each sample, once all are sorted by both.
+@dataclass(frozen=True, eq=False)
+class Likes:
+    """Where those of a sample's group with other values stand, once all samples are sorted by group and value.
 
-    Args:
-        found: Group and value, (n, 2).
-
-    Returns:
-        The sorted order (n,); how many others each sample has (n,); where its group begins in that order, where in it
-        the samples of its own value begin, and how many these are, each (n,).
+    Attributes:
+        order: The samples, sorted, (n,).
+        count: How many there are of each sample, (n,).
+        begin: Where its group begins in the order, (n,).
+        own: Where in the order those of its group and value begin, (n,), which are skipped.
+        size: How many these are, (n,).
     """
+
+    order: np.ndarray
+    count: np.ndarray
+    begin: np.ndarray
+    own: np.ndarray
+    size: np.ndarray
+
+    def drawn(self, rows: np.ndarray, share: np.ndarray) -> np.ndarray:
+        """One of those of each row, where it has some, by a number from 0 to 1, (rows,)."""
+        place = self.begin[rows] + (share * self.count[rows]).astype(int)
+        place = np.where(place >= self.own[rows], place + self.size[rows], place)
+        return self.order[np.where(self.count[rows] > 0, place, 0)]
+
+
+def likes(found: np.ndarray) -> Likes:
+    """Those of each sample, by marks (n, 2)."""
     order = np.lexsort((found[:, 1], found[:, 0]))
     group, both = _runs(found[order, :1]), _runs(found[order])
-    begin, own, count, size = (np.empty(len(found), int) for _ in range(4))
-    begin[order], own[order], count[order] = group[0], both[0], both[1]
-    size[order] = group[1]
+    begin, many, own, size = (np.empty(len(found), int) for _ in range(4))
+    begin[order], many[order] = group
+    own[order], size[order] = both
     known = (found != UNKNOWN).all(axis=1)
-    return order, np.where(known, size - count, 0), begin, own, count
+    return Likes(order, np.where(known, many - size, 0), begin, own, size)
 
 
 class Company:
@@ -90,23 +108,20 @@ class Company:
         self.each = max(objective.company for objective in objectives.values())
         self.labelled = table.size("train")
         paired = [named(name) for name, objective in objectives.items() if objective.pairs]
-        self.sought = others(self.marks[paired[0]]) if paired else None
+        self.likes = likes(self.marks[paired[0]]) if paired else None
         self.count = len(next(iter(self.marks.values())))
 
     def beside(self, rows: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Who stands beside these training samples in the batch of this number, (batch,), and whether as its like."""
         rng = np.random.default_rng((self.seed, number))
-        drawn = rng.random(len(rows))
+        share = rng.random(len(rows))
         # Without a like: one of those without labels where there are some, else any.
         first = self.labelled if self.count > self.labelled else 0
         found = first + (rng.random(len(rows)) * (self.count - first)).astype(int)
-        if not self.sought:
+        if not self.likes:
             return found, np.zeros(len(rows), bool)
-        order, count, begin, own, mine = (part if at == 0 else part[rows] for at, part in enumerate(self.sought))
-        place = begin + (drawn * count).astype(int)
-        place = np.where(place >= own, place + mine, place)
-        alike = count > 0
-        return np.where(alike, order[np.where(alike, place, 0)], found), alike
+        alike = self.likes.count[rows] > 0
+        return np.where(alike, self.likes.drawn(rows, share), found), alike
 
     def joined(self, batches: tf.data.Dataset, first: int, steps: int) -> tf.data.Dataset:
         """Training batches with `ROW` among their targets, with company.

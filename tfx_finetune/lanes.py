@@ -120,7 +120,7 @@ def gaps(table: Table, tasks: Mapping[str, Task], scores: Mapping[str, Any]) -> 
         for head, task in tasks.items():
             each = {value: scores.get(f"{head}/{task.score}[{value}]") for value in sorted(set(lanes) - {""})}
             known = {value: score for value, score in each.items() if score is not None}
-            if not task.per and len(known) > 1:
+            if not task.per and len(set(known.values())) > 1:
                 worst, best = min(known, key=lambda name: known[name]), max(known, key=lambda name: known[name])
                 found.append(Gap(column, head, task.score, worst, known[worst], best, known[best]))
     return tuple(found)
