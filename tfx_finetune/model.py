@@ -271,7 +271,8 @@ def rates(network: Network, top: keras.Model, decay: float, towers: Mapping[str,
         id(weight): decay ** height.get(layer.name, 0) for layer in network.model.layers for weight in layer.weights
     }
     each = zip(top.trainable_weights, owners(network, top), strict=True)
-    return [factor[id(weight)] * towers.get(owner, 1.0) for weight, owner in each]
+    # What an objective learns with is no part of the network.
+    return [factor.get(id(weight), 1.0) * towers.get(owner, 1.0) for weight, owner in each]
 
 
 def owners(network: Network, top: keras.Model) -> list[str]:
@@ -287,4 +288,4 @@ def owners(network: Network, top: keras.Model) -> list[str]:
             for layer in network.model.layers
         }
     found = {id(weight): owner[layer.name] for layer in network.model.layers for weight in layer.weights}
-    return [found[id(weight)] for weight in top.trainable_weights]
+    return [found.get(id(weight), "") for weight in top.trainable_weights]

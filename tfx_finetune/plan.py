@@ -12,10 +12,10 @@ from tfx_finetune.choose import Limit, parse_limits
 from tfx_finetune.contracts import (
     AUGMENTS,
     BACKBONES,
-    COMPRESSIONS,
     EXPORTS,
     FUSIONS,
     MODALITIES,
+    OBJECTIVES,
     PRESENCE,
     TASKS,
     Augment,
@@ -30,8 +30,9 @@ from tfx_finetune.core import assets, config
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_specs
-from tfx_finetune.deployed import Compression, Export
+from tfx_finetune.deployed import Compression, Export, chain
 from tfx_finetune.growing import Growth, growth_of, warmed
+from tfx_finetune.learning import Objective
 from tfx_finetune.renamed import Renaming, renaming_of
 from tfx_finetune.routing import routes
 from tfx_finetune.shares import check_mixing
@@ -70,6 +71,7 @@ class Plan:
         names: Where the names of the classes in other languages are from; None for nowhere.
         growth: What that bundle becomes where a language is added to it; None where none is.
         renaming: How labels are renamed; None where they stay.
+        objectives: What is learned beside the labels, by name.
     """
 
     run: Run
@@ -92,6 +94,7 @@ class Plan:
     names: Spec | None = None
     growth: Growth | None = None
     renaming: Renaming | None = None
+    objectives: Mapping[str, Objective] = dataclasses.field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -142,7 +145,7 @@ def check(run: Run) -> Plan:
     kinds = dict.fromkeys(modalities.values())
     built = {kind: modality(run, kind, Card(size=1)) for kind in kinds}
     augments, mixes = _augments(run, towers, built)
-    compressions = _compressions(run.compress)
+    compressions = chain(run.compress)
     rounded = any(compression.name == "qat" for compression in compressions.values())
     exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(_exports(run, built, rounded))}
     formats = [export.format for export in exports.values()]
@@ -180,6 +183,7 @@ def check(run: Run) -> Plan:
         names=recognize(run.names) if run.names else None,
         growth=growth,
         renaming=renaming_of(run, drafts, sources),
+        objectives=_objectives(run.objectives, mixes),
     )
 
 
@@ -269,16 +273,16 @@ def _sized(tower: Spec, run: Run, modality: str) -> Spec:
     return Spec(tower.name, (), options | {"size": size})
 
 
-def _compressions(specs: str) -> dict[str, Compression]:
-    """The compressions of a run: each once, zeros before clusters before rounding, as each keeps what is before it."""
+def _objectives(specs: str, mixes: tuple[Mix, ...]) -> dict[str, Objective]:
+    """What is learned beside the labels, each once."""
     listed = parse_specs(specs)
-    found = {str(spec): COMPRESSIONS.build(spec) for spec in listed}
-    names = [spec.name for spec in listed]
-    order = [name for name in ("prune", "cluster", "qat") if name in names]
-    known = [name for name in names if name in ("prune", "cluster", "qat")]
-    if known != order or len(set(names)) < len(names):
-        allowed = "prune(), cluster(), qat() in this order, each once or not at all"
-        raise UserError("--compress has an order that undoes itself", received=", ".join(names), allowed=allowed)
+    found = {spec.name: OBJECTIVES.build(spec) for spec in listed}
+    if len(found) < len(listed):
+        raise UserError("--objectives names one twice", received=specs)
+    if found and mixes:
+        raise UserError(
+            "batches with --objectives are not mixed", received=specs, todo="leave mixup() and cutmix() out"
+        )
     return found
 
 

@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from tfx_finetune.auxiliary import sensible
 from tfx_finetune.core import hardware
 from tfx_finetune.held import grown
 from tfx_finetune.inherit import inherit
@@ -26,4 +27,4 @@ def set_up(plan: Plan) -> tuple[Data, Network]:
     data = prepare_data(plan, {tower: backbone.card for tower, backbone in backbones.items()})
     network = build_model(plan, backbones, data.tasks)
     data = inherit(network, backbones, data, plan)
-    return enrolled(data, plan), grown(network, plan)
+    return sensible(enrolled(data, plan), plan), grown(network, plan)

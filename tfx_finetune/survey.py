@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfx_finetune import classes, mixed, routing
+from tfx_finetune import chosen, classes, mixed, routing
 from tfx_finetune.contracts import TASKS, Labels, Modality, Source, Task
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
@@ -132,13 +132,15 @@ def load(plan: Plan, modalities: Mapping[str, Modality]) -> tuple[Source, dict[s
     source = mixed.open_sources(plan.sources)
     places = placed(source, modalities)
     mixed.check_places(source, places)
-    table = survey(source, modalities, places, _columns(plan.drafts, plan.route))
+    labels, chosen_by = _columns(plan.drafts, plan.route), chosen.wanted(plan.run, schema(source))
+    compared = (objective.column for objective in plan.objectives.values())
+    table = survey(source, modalities, places, (*labels, *chosen_by, *compared))
     _check_bad(table, plan.run.samples.max_bad, "--samples.max_bad")
     table, called = renamed(table, source, plan.renaming)
     specs = specs_of(plan, table)
     if plan.route:
         table = routing.routed(table, plan.route, specs, plan.run.unrouted)
-    table = _split(table, source, plan)
+    table = chosen.chosen(_split(table, source, plan), labels, plan.run, bool(plan.objectives))
     names = names_of(plan.names, [draft.column for draft in plan.drafts.values()]) if plan.names else {}
     tasks = {head: _task(head, spec, table, called, plan, names) for head, spec in specs.items()}
     if not table.size("test"):
@@ -218,7 +220,7 @@ def opened(
 def _check_columns(source: Source, columns: tuple[str, ...]) -> None:
     known = schema(source)
     if missing := [column for column in columns if column not in known]:
-        todo = did_you_mean(missing[0], known) or "name one of them with column= of the head"
+        todo = did_you_mean(missing[0], known) or "name one of them with column="
         raise UserError("the data has no such column", received=missing[0], allowed=sorted(known), todo=todo)
 
 

@@ -92,7 +92,7 @@ def train(run: Run) -> "Bundle":
     forget(plan.workdir / "features")
     if plan.features_folder:
         evict(plan.features_folder, run.cache.max_bytes, started)
-    say_result(plan, scores, network.tasks, parts, checks, chosen)
+    say_result(plan, scores, network.tasks, parts, checks, chosen, found.gaps)
     if refused := [check for check in checks if check.reason]:
         reasons = "; ".join(f"{check.format} {check.reason}" for check in refused)
         raise GateError(f"{len(refused)} of {len(checks)} files did not pass verification", received=reasons)

@@ -136,6 +136,15 @@ class Mixing:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """What the final scores are of."""
+
+    leave_out: str = option(
+        "", "language or source, or column=value, of which nothing is learned: all its samples are tested"
+    )
+
+
+@dataclass(frozen=True)
 class Verify:
     """The gate that every exported file passes."""
 
@@ -181,6 +190,9 @@ class Run:
     names: str = option(
         "", "names of the classes by language: a table with columns label, language, text, or a source of such texts"
     )
+    train_languages: str = option("", "languages of the column language to learn from, separated by commas; all")
+    test_languages: str = option("", "languages to test on, separated by commas; all")
+    objectives: str = option("", "what is learned beside the labels, from features: align(), dann(), coral()")
     route: str = option("", "column such as language, whose value names the one head that is asked about a sample")
     unrouted: str = option(
         "fail", "what becomes of samples without a head of their own", choices=("fail", "skip", "shared")
@@ -229,6 +241,7 @@ class Run:
     samples: Samples = field(default_factory=Samples)
     labels: Labels = field(default_factory=Labels)
     mix: Mixing = field(default_factory=Mixing)
+    evaluate: Evaluate = field(default_factory=Evaluate)
     verify: Verify = field(default_factory=Verify)
     about: About = field(default_factory=About)
     cache: Cache = field(default_factory=Cache)
