@@ -141,7 +141,7 @@ def test_the_float_network_has_what_was_trained():
     twin = tf_keras.Model(structured.inputs, structured.outputs)
     data = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3)).astype(np.float32)
     qat, start = COMPRESSIONS.build(parse_spec("qat()")), {layer.name: layer.get_weights() for layer in twin.layers}
-    wrapped = qat.wrap(twin, 40, data, [])
+    wrapped = qat.wrap(twin, 40, [data], [])
     wrapped.compile(tf_keras.optimizers.Adam(tf_keras.optimizers.schedules.CosineDecay(3e-3, 160)), loss="mse")
     wrapped.fit(data, np.eye(3, dtype=np.float32)[np.arange(32) % 3], batch_size=8, epochs=40, verbose=0)
     qat.strip(wrapped, twin)
@@ -172,7 +172,7 @@ def test_every_operation_is_rounded(spec):
     model, data, pretrained = network(spec, half="none" in spec)
     structured = bridge.twin(folded(model))
     twin = tf_keras.Model(structured.inputs, structured.outputs)
-    wrapped = COMPRESSIONS.build(parse_spec("qat()")).wrap(twin, 1, data, [])
+    wrapped = COMPRESSIONS.build(parse_spec("qat()")).wrap(twin, 1, [data], [])
     ours = [value.numpy() for value in wrapped(data, training=False)]
     frozen = litert.freeze(lambda x: wrapped(x, training=False), [tf.TensorSpec([1, *data.shape[1:]], tf.float32)])
 
@@ -215,7 +215,7 @@ def test_rounding_begins_where_training_ended(kind):
     rows = rng.normal(size=(kernel.size // 6, 6)).astype(np.float32) * sizes
     twin.set_weights([rows.reshape(kernel.shape), bias])
     samples = rng.normal(size=(8, *inputs.shape[1:])).astype(np.float32)
-    wrapped = COMPRESSIONS.build(parse_spec("qat()")).wrap(twin, 1, samples, [])
+    wrapped = COMPRESSIONS.build(parse_spec("qat()")).wrap(twin, 1, [samples], [])
     ((_, quantizer, ranges),) = wrapped.layers[-1]._weight_vars
     rounded = np.reshape(quantizer(rows.reshape(kernel.shape), training=False, weights=ranges), rows.shape)
     apart = np.abs(rounded - rows).max(0) / np.abs(rows).max(0)

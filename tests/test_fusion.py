@@ -167,7 +167,6 @@ def test_towers_are_trained_one_after_another(tmp_path):
     ("options", "message"),
     [
         ({"towers": "image=convnet(), presence=convnet()"}, "a tower cannot have this name"),
-        ({"towers": TOWERS, "compress": "qat()"}, "--compress takes a model of one tower; received: image, text"),
         ({"towers": TOWERS, "fusion": "gate()"}, "unknown fusion; received: gate"),
         ({"towers": TOWERS, "fusion": "cross_attend(dim=30)"}, "dim is no multiple of attention_heads"),
         ({"towers": TOWERS, "fusion": "shared(temperature=0.0)"}, "an option of shared is out of range"),

@@ -32,6 +32,7 @@ PURE = {
     "sound",
     "batches",
     "alignment",
+    "naming",
 }
 COMMANDS = {"train", "tune", "predict", "evaluate", "inspect", "benchmark", "export", "serve", "data"}
 STATIONS_THAT_ARE_COMMANDS = {"evaluate"}  # any station may score predictions

@@ -97,7 +97,8 @@ def test_requests_go_without_some_inputs(run):
     root, _ = run
     bundle = Bundle.open(root / "run" / "bundle")
     labels = {head: task.labels.names for head, task in bundle.tasks.items()}
-    served = Served(1, bundle.modalities, labels, bundle.prepare, bundle.reader("tflite").predict)
+    widths = {f"{head}/scores": len(names) for head, names in labels.items()}
+    served = Served(1, bundle.modalities, labels, widths, bundle.prepare, bundle.reader("tflite").predict)
     rows, _ = rest.predict_request({"instances": [{"text": "wheel"}, {"text": "line"}]}, served)
     columns, _ = rest.predict_request({"inputs": {"text": ["wheel", "line"], "image": [None, None]}}, served)
     for name, values in rows.items():

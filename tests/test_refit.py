@@ -68,7 +68,7 @@ def test_a_network_gives_nearly_what_it_gave(stride, padding):
     twin.get_layer("last").set_weights(last)
     lost = np.linalg.norm(twin(samples).numpy() - before)
     twin.set_weights(start)
-    refit(twin, keep, samples)
+    refit(twin, keep, [samples])
     assert np.linalg.norm(twin(samples).numpy() - before) < 0.5 * lost
     for layer in twin.layers:
         if type(layer).__name__ in ("Conv2D", "Dense") and layer.name != "last":
@@ -91,7 +91,7 @@ def test_layers_without_bias_and_grouped_ones():
     start, before = twin.get_layer("grouped").get_weights(), twin(samples).numpy()
     (kernel,) = twin.get_layer("plain").get_weights()
     stays = np.abs(kernel) > np.median(np.abs(kernel))
-    refit(twin, lambda layer: stays, samples)
+    refit(twin, lambda layer: stays, [samples])
     assert all(np.array_equal(a, b) for a, b in zip(twin.get_layer("grouped").get_weights(), start, strict=True))
     (fitted,) = twin.get_layer("plain").get_weights()
     assert ((fitted == 0) == ~stays).all()

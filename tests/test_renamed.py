@@ -122,7 +122,7 @@ def test_bad_flags(tmp_path):
     }
     refused_before_writing(cases, tmp_path / "run", given, *SMALL)
     path = names(tmp_path, "dog,cat,b", "cat,dog,a", "Katze,Katze,", head="from,to,source")
-    assert check(Run(sources=given.partition("=")[2], labels=config.Labels(str(path)))).names
+    assert check(Run(sources=given.partition("=")[2], labels=config.Labels(str(path)))).renaming
 
 
 @pytest.mark.slow

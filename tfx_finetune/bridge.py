@@ -23,7 +23,13 @@ _WEIGHTED = (
 )
 _POINTWISE = ("ReLU", "LeakyReLU", "ELU", "Softmax", "Activation", "Dropout")
 _JOINING = ("Add", "Multiply", "Average", "Maximum", "Concatenate")
-_POOLING = ("GlobalAveragePooling2D", "GlobalMaxPooling2D", "MaxPooling2D", "AveragePooling2D")
+_POOLING = (
+    "GlobalAveragePooling2D",
+    "GlobalMaxPooling2D",
+    "MaxPooling2D",
+    "AveragePooling2D",
+    "AveragePooling1D",
+)
 _SHAPING = ("ZeroPadding2D", "Cropping2D", "UpSampling2D", "Reshape", "Flatten", "Permute")
 _SAME = (*_WEIGHTED, *_POINTWISE, *_JOINING, *_POOLING, *_SHAPING)
 # Those that Keras 2 lacks or defines otherwise are made of layers; SiLU bears its older name there.
@@ -38,7 +44,12 @@ _LEFT_OUT = ("dtype", "activation", "_initializer", "_regularizer", "_constraint
 
 def strangers(model: keras.Model) -> list[str]:
     """Kinds of layers and operations of a flat functional model that have no counterpart, sorted."""
-    return sorted({_kind(operation) for operation in model.operations if _known(operation) is None})
+    return sorted({_kind(operation) for operation in model.operations if strange(operation)})
+
+
+def strange(operation: keras.Operation) -> bool:
+    """Whether a layer or operation has no counterpart."""
+    return _known(operation) is None
 
 
 def twin(model: keras.Model) -> Any:
@@ -96,7 +107,9 @@ def _known(operation: keras.Operation) -> str | None:
     """In which way an operation has a counterpart; None where it has none."""
     kind = type(operation).__name__
     if not isinstance(operation, keras.Layer):
-        return "arithmetic" if kind in ("Add", "Multiply") else None
+        # TFLite wants one scale for all that a maximum is taken of, which two tensors do not have.
+        alone = all(len(node.input_tensors) == 1 for node in operation._inbound_nodes)
+        return "arithmetic" if kind in ("Add", "Multiply") or (kind == "Maximum" and alone) else None
     if kind in ("InputLayer", "Normalization", "Rescaling", "LayerScale", "CustomScaleLayer"):
         return kind
     if kind not in _SAME:
@@ -147,6 +160,8 @@ def _counterpart(operation: keras.Operation) -> Callable[..., Any]:
         for option, value in operation.get_config().items()
         if option in accepted and not any(option.endswith(part) for part in _LEFT_OUT)
     }
+    if isinstance(operation, keras.layers.LeakyReLU):
+        config["alpha"] = operation.negative_slope
     if "activation" in accepted:
         config["activation"] = _activation(operation)
     if operation.weights and config.get("activation") in _SEPARATE:
@@ -177,11 +192,14 @@ def _hard(layers: Any, name: str, x: Any, times_input: bool) -> Any:
 
 
 def _arithmetic(layers: Any, operation: keras.Operation, x: Any, y: Any) -> Any:
-    """A sum or product of two tensors, or of a tensor and a number."""
-    adds = type(operation).__name__ == "Add"
+    """A sum or product of two tensors, or of a tensor and a number; the larger of a tensor and a number."""
+    kind, name = type(operation).__name__, operation.name
     numbers = [value for value in (x, y) if isinstance(value, (int, float))]
     if not numbers:
-        return (layers.Add if adds else layers.Multiply)(name=operation.name)([x, y])
-    tensor = y if x is numbers[0] else x
-    scale, offset = (1.0, numbers[0]) if adds else (numbers[0], 0.0)
-    return layers.Rescaling(scale, offset, name=operation.name)(tensor)
+        return (layers.Add if kind == "Add" else layers.Multiply)(name=name)([x, y])
+    tensor, number = y if x is numbers[0] else x, numbers[0]
+    if kind == "Maximum":
+        over = layers.ReLU(name=f"{name}_over")(layers.Rescaling(1.0, -number, name=f"{name}_moved")(tensor))
+        return layers.Rescaling(1.0, number, name=name)(over)
+    scale, offset = (1.0, number) if kind == "Add" else (number, 0.0)
+    return layers.Rescaling(scale, offset, name=name)(tensor)

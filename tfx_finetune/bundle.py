@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.dataset import decoded
 from tfx_finetune.deployed import Export, Reader
 from tfx_finetune.sources.rows import found, readable
+from tfx_finetune.translations import answering, check_language, choosing
 
 Given = str | Path | Mapping[str, Any]
 """What is to be predicted: a file, or what each tower takes, by name: the path of a file, the text itself, or the
@@ -81,7 +82,10 @@ class Bundle:
         heads = self.manifest["heads"].items()
         return {
             head: TASKS.build(
-                parse_spec(known["task"]), Labels(tuple(known["labels"]), tuple(known["counts"]), known["samples"])
+                parse_spec(known["task"]),
+                Labels(
+                    tuple(known["labels"]), tuple(known["counts"]), known["samples"], _tuples(known.get("names", {}))
+                ),
             )
             for head, known in heads
         }
@@ -144,27 +148,34 @@ class Bundle:
         with files.atomic(self.path / name) as draft:
             draft.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
 
-    def predict(self, samples: Iterable[Given], format: str = "", language: str = "") -> list[dict[str, Any]]:
+    def predict(
+        self, samples: Iterable[Given], format: str = "", language: str = "", classes: Sequence[str] = ()
+    ) -> list[dict[str, Any]]:
         """Predicts files, every file of folders, and samples of several parts.
 
         Args:
             samples: Files and folders, for a model of one tower; or `{tower: path of a file}`, where text stands as it
                 is, bytes are the content itself, and some towers may be left out.
             format: Which of the bundle's files predicts; by default the first.
-            language: Whose head answers, in a model with heads by language (or whatever they are routed by); a
-                sample's own `language` comes first. By default the model's own guess.
+            language: Whose head answers, in a model with heads by language (or whatever they are routed by), and in
+                which, where its classes have names; a sample's own `language` comes first. By default the model's own
+                guess, and the classes as they were learned.
+            classes: Names among which a model with a head `name()` chooses, in any language its text tower knows; by
+                default those it knows.
 
         Returns:
             One record a sample, in order: file (or input), label, score and scores by label (by head where there are
             several), or file and error where it cannot be read.
 
         Raises:
-            UserError: A model of several towers is given a file that is not named, or one of another name; or it has no
-                heads by language, or none of this one.
+            UserError: A model of several towers is given a file that is not named, or one of another name; or it has
+                neither heads nor names by language, or none of this one; or no head that takes other classes.
         """
-        return list(self.predict_each(samples, format, language))
+        return list(self.predict_each(samples, format, language, classes))
 
-    def predict_each(self, samples: Iterable[Given], format: str = "", language: str = "") -> Iterator[dict[str, Any]]:
+    def predict_each(
+        self, samples: Iterable[Given], format: str = "", language: str = "", classes: Sequence[str] = ()
+    ) -> Iterator[dict[str, Any]]:
         """As `predict`, one record at a time."""
         format = format or self.formats[0]
         if format not in self._opened:
@@ -172,13 +183,14 @@ class Bundle:
         if not self.manifest["verified"][format]:
             progress.say(f"{format} did not pass verification; scores.json says why")
         route = routing.column(self.tasks)
-        if language and not route:
-            raise UserError("a model without heads by language", received=language, todo="leave --language out")
+        check_language(self.tasks, language, bool(route))
+        column = route or ("language" if any(task.labels.translations for task in self.tasks.values()) else "")
+        chosen = choosing(self.tasks, classes)
         for given in self._expanded(samples):
             lane = language
-            if route and isinstance(given, Mapping):
-                lane = str(given.get(route) or language)
-                given = {name: value for name, value in given.items() if name != route}
+            if column and isinstance(given, Mapping):
+                lane = str(given.get(column) or language)
+                given = {name: value for name, value in given.items() if name != column}
             shown = {"input": dict(given)} if isinstance(given, Mapping) else {"file": readable(str(given))}
             try:
                 raw = self._content(given)
@@ -190,8 +202,9 @@ class Bundle:
                 if remark := self.modalities[tower].remark(content):
                     progress.say(f"{shown.get('file', tower)} is {remark}")
             outputs = self._opened[format](inputs)
-            scores = {head: outputs[f"{head}/scores"][0] for head in self.tasks}
-            yield shown | routing.answered(self.tasks, scores, lane)
+            scores = {head: outputs[f"{head}/{output}"][0] for head, (output, _) in chosen.items()}
+            tasks = answering({head: task for head, (_, task) in chosen.items()}, "" if classes else lane)
+            yield shown | routing.answered(tasks, scores, lane)
 
     def _content(self, given: str | Path | Mapping[str, Any]) -> dict[str, bytes]:
         """The raw content of what is to be predicted, by tower."""

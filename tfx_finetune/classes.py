@@ -22,11 +22,13 @@ def labels(table: Table, source: Source, task: Task) -> Labels:
     names = source.labels if column == "label" and source.labels else tuple(sorted(trained))
     if task.per:
         names = tuple(name for name in names if trained[name])
+    if task.space:  # names that are held out whole are what it is tested on
+        names = tuple(sorted(sum(per_split.values(), Counter())))
     lost = set(classes(values[table.reason != ""])) - set(classes(values[table.reason == ""]))
     if lost:
         todo = "mend its files, or leave it out"
         raise UserError("no sample of a class can be read", received=min(lost), todo=todo)
-    if unseen := (set(per_split["val"]) | set(per_split["test"])) - set(trained):
+    if not task.space and (unseen := (set(per_split["val"]) | set(per_split["test"])) - set(trained)):
         todo = "give it training samples, or leave it out"
         raise UserError("a class of the held-out data never occurs in training", received=min(unseen), todo=todo)
     if task.single:
@@ -37,7 +39,7 @@ def labels(table: Table, source: Source, task: Task) -> Labels:
     if not trained:
         raise UserError("no sample has a label", received=f"column {column}")
     everywhere = sum(per_split.values(), Counter())
-    if alone := [name for name in names if everywhere[name] == 1]:
+    if not task.space and (alone := [name for name in names if everywhere[name] == 1]):
         what = "a class with one sample, which cannot be both learned and tested"
         raise UserError(what, received=alone[0], todo="add samples to it or leave it out")
     return Labels(names, tuple(trained[name] for name in names), table.size("train"))

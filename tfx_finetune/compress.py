@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,8 @@ from tfx_finetune.core import progress
 from tfx_finetune.core.config import Phase
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.dataset import mapped
-from tfx_finetune.deployed import Compression
+from tfx_finetune.deployed import Compression, one_or_all
+from tfx_finetune.divide import Divided, divided, kernels
 from tfx_finetune.feed import Feed, feed
 from tfx_finetune.fold import folded
 from tfx_finetune.keeper import judged, pair
@@ -41,17 +43,29 @@ class Compressed:
         network: The network with its new weights; folded where anything was compressed.
         rounded: Prepared inputs by name, (batch, ...) -> {"<head>/logits": ...}, rounded to int8; None without `qat()`.
         histories: What each compression did.
+        sizes: How many kernels of each size, in weights, were compressed; None for all that a file has.
     """
 
     network: Network
     rounded: Rounded | None
     histories: list[History]
+    sizes: Counter[int] | None = None
 
 
 def check_layers(network: Network, plan: Plan) -> None:
-    """Raises a `UserError`, before training, where a compression is wanted for layers that Keras 2 does not have."""
-    if plan.compressions and (unknown := bridge.strangers(network.model)):
-        towers = ", ".join(map(str, plan.towers.values()))
+    """Says, before training, what `--compress` leaves as it is since Keras 2 lacks the layers.
+
+    Raises:
+        UserError: That is all of the towers.
+    """
+    if not plan.compressions or not (unknown := bridge.strangers(network.model)):
+        return
+    towers = ", ".join(map(str, plan.towers.values()))
+    mine = {layer for _, _, group in network.groups for layer in group.layers}
+    if taken := [layer.name for layer in kernels(divided(network.model).above) if layer.name in mine]:
+        some = progress.some(unknown)
+        progress.say(f"--compress takes {len(taken)} layers of {towers}; what is below {some} stays as it is")
+    else:
         raise UserError(
             f"--compress cannot take {towers}, which has layers without a counterpart in Keras 2",
             received=", ".join(unknown),
@@ -72,16 +86,14 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
 
     network = in_float32(plan, network)
     model = folded(network.model)
-    structured = bridge.twin(model)
+    parts = divided(model)
+    structured = bridge.twin(parts.above)
     # TF-MOT takes no dictionaries; theirs are flattened in the order of their keys.
     twin = tf_keras.Model(structured.inputs, structured.outputs)
-    names = sorted(network.model.output)
-    ((tower, backbone),) = network.backbones.items()
+    names = sorted(parts.above.output)
     # Its losses are those of the labels.
-    fed, examples = (
-        feed({}, Phase(), data, dataclasses.replace(plan, teachers=())),
-        data.examples(plan.run.calibration)[tower],
-    )
+    fed = feed({}, Phase(), data, dataclasses.replace(plan, teachers=()))
+    examples = [np.asarray(x) for x in parts.seen(data.examples(plan.run.calibration))]
     histories: list[History] = []
     rounded = None
     specs = list(plan.compressions)
@@ -90,16 +102,19 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
         tf_keras.utils.set_random_seed(plan.run.seed)
         steps = data.steps
         wrapped = compression.wrap(_copy(twin), compression.epochs * steps, examples, earlier)
-        run = _named(wrapped, names)
+        run = _named(wrapped, names, parts)
         checkpoint = Checkpoint.of(plan.workdir, _place(compression, specs[: position + 1], plan.run.calibration))
-        histories.append(_fit(wrapped, run, names, compression, network, fed, checkpoint, steps))
+        histories.append(_fit(wrapped, run, names, compression, network, fed, parts, checkpoint, steps))
         if floats := [layer.name for layer in twin.layers if type(layer).__name__ in compression.inside]:
             histories[-1].kept += f"; computed in float inside: {progress.some(floats)}"
         compression.strip(wrapped, twin)
         rounded = run if compression.name == "qat" else None
-    bridge.bring_back(twin, model)
-    backbone = dataclasses.replace(backbone, inputs=model.input[tower])
-    return Compressed(dataclasses.replace(network, model=model, backbones={tower: backbone}), rounded, histories)
+    bridge.bring_back(twin, parts.above)
+    backbones = {
+        tower: dataclasses.replace(backbone, inputs=model.input[tower]) for tower, backbone in network.backbones.items()
+    }
+    smaller = dataclasses.replace(network, model=model, backbones=backbones, shares=None)
+    return Compressed(smaller, rounded, histories, parts.sizes if parts.below else None)
 
 
 def _place(compression: Compression, specs: list[str], calibration: int) -> str:
@@ -115,18 +130,17 @@ def _copy(twin: Any) -> Any:
 
     with tf_keras.utils.custom_object_scope({"LayerScale": LayerScale}):
         copy = tf_keras.models.clone_model(twin)
-    copy.set_weights(twin.get_weights())
     for layer in copy.layers:
+        layer.set_weights(twin.get_layer(layer.name).get_weights())
         layer.trainable = type(layer).__name__ != "BatchNormalization"
     return copy
 
 
-def _named(wrapped: Any, names: list[str]) -> Rounded:
-    """A model of one output or a list of them as a function from inputs by name to outputs by name."""
+def _named(wrapped: Any, names: list[str], parts: Divided) -> Rounded:
+    """A model of one output or a list of them as a function from prepared inputs by name to outputs by name."""
 
     def run(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        (x,) = inputs.values()
-        outputs = wrapped(tf.cast(x, tf.float32), training=False)
+        outputs = wrapped(one_or_all(parts.seen(inputs)), training=False)
         return dict(zip(names, outputs if isinstance(outputs, list) else [outputs], strict=True))
 
     return run
@@ -139,6 +153,7 @@ def _fit(
     compression: Compression,
     network: Network,
     fed: Feed,
+    parts: Divided,
     checkpoint: Checkpoint,
     steps: int,
 ) -> History:
@@ -159,7 +174,7 @@ def _fit(
         keeper.advance = advance
         if compression.epochs:
             wrapped.fit(
-                _batches(fed, names, compression.epochs),
+                _batches(fed, names, parts, compression.epochs),
                 epochs=compression.epochs,
                 steps_per_epoch=steps,
                 callbacks=[*compression.callbacks(), keeper],
@@ -211,12 +226,12 @@ def _loss(loss: keras.losses.Loss) -> Callable[[Any, Any], Any]:
     return lambda target, logits: loss.call(target, logits)
 
 
-def _batches(fed: Feed, names: list[str], epochs: int) -> tf.data.Dataset:
+def _batches(fed: Feed, names: list[str], parts: Divided, epochs: int) -> tf.data.Dataset:
     """Training batches with targets and weights in lists; the weights of a batch have mean 1, as in `Task.loss`."""
 
     def listed(x: dict, y: dict, w: dict) -> tuple:
         weights = tuple(w[name] / tf.reduce_mean(w[name]) for name in names)
-        (inputs,) = x.values()
-        return tf.cast(inputs, tf.float32), tuple(y[name] for name in names), weights
+        seen = parts.seen(x)
+        return tuple(seen) if len(seen) > 1 else seen[0], tuple(y[name] for name in names), weights
 
     return mapped(fed.batches(0, epochs), listed)

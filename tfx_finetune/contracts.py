@@ -1,7 +1,5 @@
-"""Layer 1: the types that components and stations exchange, and the registries of components.
-
-A component is a function that returns one of the frozen records below. Its positional-only parameters are
-what the caller hands it; all others are what a user may write in a spec string.
+"""Layer 1: the types that components and stations exchange, and the registries of components: functions that return
+one of the records below. Positional-only parameters are what the caller hands them, all others what a user may write.
 """
 
 from __future__ import annotations
@@ -17,6 +15,8 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
     import tensorflow as tf
+
+    from tfx_finetune.naming import Space
 
     Tensor: TypeAlias = tf.Tensor
     Symbol: TypeAlias = keras.KerasTensor
@@ -67,12 +67,10 @@ class Card:
 
     Attributes:
         size: Of the input: the side of the square in pixels, the waveform's samples, or a text's tokens.
-        mean: Per channel, in pixel values of 0 to 255, in the order red, green, blue.
-        std: As `mean`.
+        mean, std: Per channel, in pixel values of 0 to 255, in the order red, green, blue.
         channels: 3, or 1 for grey.
         origin: Where the weights come from; empty for weights initialized at random.
-        licence: Of the weights.
-        sha256: Of the file of weights, where it is known.
+        licence, sha256: Of the weights and of their file, where they are known.
         rate: Of a waveform, in samples a second.
         tokenizer: How text becomes tokens, as a spec such as `code_points()`; see `modalities/tokenizers.py`.
         vocabulary: File that the tokenizer reads; a bundle has a copy of it. Empty where it needs none.
@@ -217,8 +215,7 @@ class Fusion:
     Attributes:
         fuse: (features by tower, `PRESENCE`) -> what they give together; what is absent makes no difference.
         tokens: Whether it takes tokens; else the pooled features are all that it takes.
-        contrast: Weight of the loss that pulls the views of one sample together.
-        temperature: Of that loss.
+        contrast, temperature: Weight and temperature of the loss that pulls the views of one sample together.
     """
 
     fuse: Callable[[Mapping[str, Features], Symbol], Fused]
@@ -228,11 +225,13 @@ class Fusion:
 
 
 class Labels(NamedTuple):
-    """The classes of a head: names in order, how many training samples each has, and the training samples in all."""
+    """The classes of a head: names in order, how many training samples each has, the training samples in all, and the
+    names in other languages, in the same order, empty where one is not known."""
 
     names: tuple[str, ...]
     counts: tuple[int, ...]
     samples: int
+    translations: Mapping[str, tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True)
@@ -255,6 +254,7 @@ class Task:
         predict: One sample's scores -> the fields of its JSON line: label, score, scores.
         per: Column whose value names the one head that is asked (`routing.py`); empty where it always is.
         pool: How much such a head is held to the shared one on which it stands; 0 where it stands by itself.
+        space: What tells names that no training sample has, and those given at prediction; None for fixed classes.
     """
 
     labels: Labels
@@ -272,17 +272,17 @@ class Task:
     predict: Callable[[np.ndarray], dict[str, Any]]
     per: str = ""
     pool: float = 0.0
+    space: Space | None = None
 
 
 Augment = Callable[[dict[str, Any], Any], dict[str, Any]]
 """(decoded sample, stateless seed of shape (2,)) -> sample, in TensorFlow operations; moves everything together."""
 
 Mixed: TypeAlias = tuple[Any, dict[str, Any], dict[str, Any]]
-"""Inputs, targets by head and sample weights by head of one batch."""
 
 
 class Mix(NamedTuple):
-    """An augment of whole batches: (inputs, targets, weights, stateless seed of shape (2,)) -> the same, mixed."""
+    """An augment of whole batches: (inputs, targets by head, weights by head, stateless seed (2,)) -> all but that."""
 
     apply: Callable[[Any, dict[str, Any], dict[str, Any], Any], Mixed]
 

@@ -106,8 +106,8 @@ class Compression:
         name: What it is called.
         epochs: Passes over the training samples.
         learning_rate: Peak of the cosine.
-        wrap: (a copy of the twin, training steps, prepared training samples (n, ...), names of the compressions
-            before) -> a tf_keras model of the same input and outputs that is trained.
+        wrap: (a copy of the twin, training steps, what it takes of samples, one (n, ...) an input, names of the
+            compressions before) -> a tf_keras model of the same inputs and outputs that is trained.
         strip: (that model, twin) -> None; gives the twin's layers the trained weights.
         callbacks: Makes the tf_keras callbacks that its training needs.
         anytime: Whether every epoch's weights comply, so that the best one may be kept; else the last one is.
@@ -119,10 +119,15 @@ class Compression:
     name: str
     epochs: int
     learning_rate: float
-    wrap: Callable[[Any, int, np.ndarray, Sequence[str]], Any]
+    wrap: Callable[[Any, int, Sequence[np.ndarray], Sequence[str]], Any]
     strip: Callable[[Any, Any], None]
     callbacks: Callable[[], list[Any]]
     anytime: bool = False
     inside: tuple[str, ...] = ()
     sparsity: float = 0.0
     clusters: int = 0
+
+
+def one_or_all(values: Sequence[Any]) -> Any:
+    """What a model of tf_keras is called with: of one input the input, of several a list."""
+    return list(values) if len(values) > 1 else values[0]

@@ -29,6 +29,15 @@ def predictions(predict: Callable, batches: Iterable[tuple[Any, Batch]]) -> tupl
     return joined[0], joined[1]
 
 
+def decoded(tasks: Mapping[str, Task], outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Each task's decoded outputs, `<head>/<name>`, of those of its head."""
+    found: dict[str, Any] = {}
+    for head, task in tasks.items():
+        own = {name.removeprefix(f"{head}/"): value for name, value in outputs.items() if name.startswith(f"{head}/")}
+        found |= {f"{head}/{name}": value for name, value in task.decode(own).items()}
+    return found
+
+
 def asked(task: Task, targets: np.ndarray) -> np.ndarray:
     """Marks the samples with targets (n, ...) that a head is asked about, (n,): others have no class."""
     return np.any(targets, -1) if task.single else np.full(len(targets), True)
@@ -42,15 +51,20 @@ def evaluate(
     Args:
         tasks: Heads by name.
         targets: By head, (n, ...).
-        outputs: Decoded outputs, `<head>/scores` (n, classes).
+        outputs: Decoded outputs, `<head>/scores` (n, classes), and `<head>/embedding` (n, dim) where names are points.
         slices: Samples of one language or source by its name, (n,) marks; each has scores `<head>/<score>[<name>]`.
     """
+    from tfx_finetune.naming import EMBEDDING  # loads Keras, without which --help is answered
+
     found: dict[str, Any] = {}
     for head, task in tasks.items():
         target, output = targets[head], outputs[f"{head}/scores"]
         mine = asked(task, target)
         if mine.any():
             found |= {f"{head}/{name}": value for name, value in task.scores(target[mine], output[mine]).items()}
+        if task.space:
+            named = task.space.retrieval(target[mine], outputs[f"{head}/{EMBEDDING}"][mine])
+            found |= {f"{head}/{name}": value for name, value in named.items()}
         # A head of one language has no others to compare.
         for value, marked in ({} if task.per else slices or {}).items():
             if (rows := mine & marked).any():

@@ -43,9 +43,7 @@ def described(
     outputs = _outputs(model)
     files = label_files(labels)
     sources = [_source(name, channels[name]) for name in _inputs(model)]
-    sinks = [
-        (name, "a score for each class", None, None, None, ([1.0], [0.0]), _labelled(files, name)) for name in outputs
-    ]
+    sinks = [_sink(name, _labelled(files, name)) for name in outputs]
     said = [about.get(key) or None for key in ("name", "description", "version", "author", "licence")]
     root = (*said[:3], [(None, None, sources, sinks)], *said[3:], None, "1.0.0")
     model.buffers.append(schema.BufferT(data=np.frombuffer(_encoded(root), np.uint8)))
@@ -91,6 +89,13 @@ def _source(name: str, channels: int) -> tuple:
     normalization = (Byte(_NORMALIZATION), ([0.0], [1.0]))
     said = "a picture, pixels of 0 to 255"
     return (name, said, None, (Byte(_IMAGE), picture), [normalization], ([255.0], [0.0]))
+
+
+def _sink(name: str, labels: list[tuple] | None) -> tuple:
+    """What the file says of an output."""
+    if labels is None:
+        return (name, "where the sample stands among the names of things")
+    return (name, "a score for each class", None, None, None, ([1.0], [0.0]), labels)
 
 
 def _inputs(model: Any) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfx_finetune import translations
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.checks import Check
 from tfx_finetune.choose import link
@@ -40,7 +41,9 @@ def create(path: Path, manifest: dict[str, Any], exports: Mapping[str, Export], 
             size = files.size(draft / export.file)
             known[export.format] = {"path": export.file, "export": spec, "bytes": size}
             advance(1, f"{export.format} {size / 1e6:.2f} MB")
-        for name, text in label_files(servable.labels).values():
+        heads = {head: task.labels for head, task in Bundle(draft, manifest).tasks.items()}
+        texts = dict(label_files(servable.labels).values()) | translations.label_files(heads)
+        for name, text in texts.items():
             (draft / name).write_text(text, encoding="utf-8")
         for tower, entry in towers.items():
             if vocabulary := entry["card"]["vocabulary"]:

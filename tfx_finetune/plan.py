@@ -31,10 +31,10 @@ from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_specs
 from tfx_finetune.deployed import Compression, Export
-from tfx_finetune.renamed import Names, names_of
+from tfx_finetune.renamed import Renaming, renaming_of
 from tfx_finetune.routing import routes
 from tfx_finetune.shares import check_mixing
-from tfx_finetune.sources.recognize import named_sources
+from tfx_finetune.sources.recognize import named_sources, recognize
 from tfx_finetune.stages import staged
 from tfx_finetune.teacher import Teacher, teachers_of
 
@@ -66,7 +66,8 @@ class Plan:
         workdir: The folder for everything the run writes.
         start: The bundle whose weights the run starts from; None for those that the backbones bring.
         teachers: Bundles whose answers the heads learn from beside the labels.
-        names: How labels are renamed; None where they stay.
+        names: Where the names of the classes in other languages are from; None for nowhere.
+        renaming: How labels are renamed; None where they stay.
     """
 
     run: Run
@@ -86,7 +87,8 @@ class Plan:
     workdir: Path
     start: initial.Start | None = None
     teachers: tuple[Teacher, ...] = ()
-    names: Names | None = None
+    names: Spec | None = None
+    renaming: Renaming | None = None
 
     @property
     def source(self) -> str:
@@ -135,16 +137,16 @@ def check(run: Run) -> Plan:
     kinds = dict.fromkeys(modalities.values())
     built = {kind: modality(run, kind, Card(size=1)) for kind in kinds}
     augments, mixes = _augments(run, towers, built)
-    exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(_exports(run, built))}
+    compressions = _compressions(run.compress)
+    rounded = any(compression.name == "qat" for compression in compressions.values())
+    exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(_exports(run, built, rounded))}
     formats = [export.format for export in exports.values()]
     if len(set(formats)) < len(formats):
         raise UserError("--exports writes a file twice", received=formats)
-    compressions = _compressions(run.compress)
-    if compressions and len(towers) > 1:
-        todo = "leave --compress out: tflite(quantize='int8') needs no training"
-        raise UserError("--compress takes a model of one tower", received=", ".join(towers), todo=todo)
+    if compressions and any(draft.space for draft in drafts.values()):
+        raise UserError("--compress takes heads of fixed classes", received=run.heads, allowed="classify() or tag()")
     chosen = [spec for spec, export in exports.items() if export.selective]
-    if chosen and any(compression.name == "qat" for compression in compressions.values()):
+    if chosen and rounded:
         # Its ranges were trained with the network: without them there is nothing to choose among.
         todo = "leave selective=True out, or qat()"
         raise UserError("qat() leaves no layer to be chosen", received=", ".join(chosen), todo=todo)
@@ -167,7 +169,8 @@ def check(run: Run) -> Plan:
         workdir=Path(run.workdir or Path("runs") / _slug(sources)),
         start=start,
         teachers=teachers_of(run, modalities, drafts),
-        names=names_of(run, drafts, sources),
+        names=recognize(run.names) if run.names else None,
+        renaming=renaming_of(run, drafts, sources),
     )
 
 
@@ -206,11 +209,14 @@ def _towers(run: Run, specs: str) -> dict[str, Spec]:
     return {name: _sized(spec, run, BACKBONES.modality(spec.name)) for name, spec in towers.items()}
 
 
-def _exports(run: Run, built: Mapping[str, Modality]) -> str:
-    """The files to write; pixels alone have eight bits, so of other inputs the operators that need more stay float."""
+def _exports(run: Run, built: Mapping[str, Modality], rounded: bool) -> str:
+    """The files to write; pixels alone have eight bits, so of other inputs the operators that need more stay float,
+    unless they were trained to be rounded.
+    """
     if run.exports != "usual":
         return run.exports
-    selective = ", selective=True" if any(modality.dtype != "uint8" for modality in built.values()) else ""
+    other = any(modality.dtype != "uint8" for modality in built.values())
+    selective = ", selective=True" if other and not rounded else ""
     return f"{_USUAL}, tflite(quantize='int8'{selective})"
 
 

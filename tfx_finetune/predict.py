@@ -3,6 +3,7 @@
     python -m tfx_finetune.predict --bundle=runs/tux/bundle a.jpg b.png folder/
     python -m tfx_finetune.predict --bundle=runs/tux/bundle --format=tflite_int8 a.jpg
     python -m tfx_finetune.predict --bundle=runs/all/bundle '{"image": "fox.png", "text": "a fox"}'
+    python -m tfx_finetune.predict --bundle=runs/names/bundle --classes="zorro, gato, caballo" a.jpg
 
 A model of several inputs takes JSON objects of what it is given: the paths of files, and text as it is; some may be
 left out. Each line has file (or input), label, score and scores (by label), or file and error where it cannot be read.
@@ -24,7 +25,8 @@ class Predict:
 
     bundle: str = option("", "the folder bundle/ of a finished run")
     format: str = option("", "which of the bundle's files predicts, such as tflite_int8; by default the first")
-    language: str = option("", "whose head answers, where there is one a language; by default the model's own guess")
+    language: str = option("", "whose head answers, and in which, where there are heads or names by language")
+    classes: str = option("", "names, separated by commas, among which a head name() chooses, in any language")
     plugins: str = option("", "modules to import first, separated by commas")
 
 
@@ -42,9 +44,10 @@ def predict(options: Predict, paths: list[str]) -> None:
     if not paths:
         raise UserError("nothing to predict", todo="name files or folders behind the flags")
     bundle = Bundle.open(options.bundle)
+    classes = [name.strip() for name in options.classes.split(",") if name.strip()]
     failed = []
     count = 0
-    for record in bundle.predict_each(map(_given, paths), options.format, options.language):
+    for record in bundle.predict_each(map(_given, paths), options.format, options.language, classes):
         # Half a pair of surrogates, which JSON may hold and UTF-8 may not, is printed as JSON escapes it.
         line = json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
         print(line, flush=True)

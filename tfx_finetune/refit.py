@@ -5,7 +5,7 @@ where the weights that stay are set to what gives the same outputs without the o
 surgeon, NIPS 1992; Hubara et al., Accelerated sparse neural training, arXiv 2102.08124, for whole networks).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ _RIDGE = 1e-3
 _STEPS = 60
 
 
-def refit(twin: Any, keep: Callable[[Any], np.ndarray | None], examples: np.ndarray) -> None:
+def refit(twin: Any, keep: Callable[[Any], np.ndarray | None], examples: Sequence[np.ndarray]) -> None:
     """Sets weights of a tf_keras network to zero, and the others so that each layer gives what it gave.
 
     A layer is fitted to its outputs in the whole network, on its inputs in the network so far, so that it also mends
@@ -30,13 +30,14 @@ def refit(twin: Any, keep: Callable[[Any], np.ndarray | None], examples: np.ndar
         twin: A functional model; changed in place.
         keep: A layer of `KERNELS`, of no groups and no activation, -> which weights of its kernel stay, of the kernel's
             shape; None leaves it alone.
-        examples: Prepared samples (n, ...).
+        examples: What the model takes of samples, one (n, ...) an input.
     """
-    samples = examples[:: -(-len(examples) // _SAMPLES)].astype(np.float32)
+    step = -(-len(examples[0]) // _SAMPLES)
+    samples = [tf.constant(x[::step].astype(np.float32)) for x in examples]
     counts = dict(twin._tensor_usage_count)
     # Each value is there as often as it is used, and gone when it is not needed any more.
-    (source,) = (str(id(tensor)) for tensor in twin.inputs)
-    whole, now = ({source: [tf.constant(samples)] * counts[source]} for _ in range(2))
+    sources = [str(id(tensor)) for tensor in twin.inputs]
+    whole, now = ({source: [x] * counts[source] for source, x in zip(sources, samples, strict=True)} for _ in range(2))
     for depth in sorted(twin._nodes_by_depth, reverse=True):
         for node in twin._nodes_by_depth[depth]:
             if node.is_input:

@@ -24,7 +24,7 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Names:
+class Renaming:
     """How labels are renamed.
 
     Attributes:
@@ -66,15 +66,15 @@ class Renamed:
         sources, labels = (tf.constant(column) for column in zip(*self.to, strict=True))
         new = tf.constant(list(self.to.values()))
 
-        def renaming(sample: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        def called(sample: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             label, lane = sample[_COLUMN], sample.get(_LANE, tf.constant(""))
             found = tf.where((labels == label) & (sources == lane))[:, 0]
             return sample | {_COLUMN: tf.cond(tf.size(found) > 0, lambda: new[found[0]], lambda: label)}
 
-        return mapped(self.source.read(part), renaming)
+        return mapped(self.source.read(part), called)
 
 
-def names_of(run: Run, heads: Mapping[str, Task], sources: Collection[str]) -> Names | None:
+def renaming_of(run: Run, heads: Mapping[str, Task], sources: Collection[str]) -> Renaming | None:
     """Reads the table of `--labels.map`; None without one.
 
     Args:
@@ -109,7 +109,7 @@ def names_of(run: Run, heads: Mapping[str, Task], sources: Collection[str]) -> N
     if not to:
         raise UserError(f"{_FLAG} is empty", received=path, allowed="rows of from, to")
     _check_chains(to)
-    return Names(path, to)
+    return Renaming(path, to)
 
 
 def _check_chains(to: Mapping[Key, str]) -> None:
@@ -123,22 +123,22 @@ def _check_chains(to: Mapping[Key, str]) -> None:
                 raise UserError(f"{_FLAG} renames in a chain", received=received, todo="name what each becomes at last")
 
 
-def renamed(table: Table, source: Source, names: Names | None) -> tuple[Table, Source]:
+def renamed(table: Table, source: Source, renaming: Renaming | None) -> tuple[Table, Source]:
     """The samples and their source with new labels; those of labels that become nothing are left out, and listed.
 
     Raises:
         UserError: No sample has a label that is to be renamed.
     """
-    if names is None:
+    if renaming is None:
         return table, source
     labels = table.columns[_COLUMN]
     lanes = table.columns.get(_LANE, np.full(len(labels), "", object))
     pairs = set(zip(lanes, labels, strict=True))
-    _check_known(names, {(lane, label) for lane, several in pairs for label in several.split(LABEL_SEPARATOR)})
+    _check_known(renaming, {(lane, label) for lane, several in pairs for label in several.split(LABEL_SEPARATOR)})
     to, out = {}, set()
     for lane, several in sorted(pairs):
         before = several.split(LABEL_SEPARATOR)
-        after = [names.to.get(names.key(lane, label), label) for label in before]
+        after = [renaming.to.get(renaming.key(lane, label), label) for label in before]
         if several and "" in after:
             out.add((lane, several))
         to[lane, several] = "" if "" in after else LABEL_SEPARATOR.join(dict.fromkeys(after))
@@ -152,14 +152,14 @@ def renamed(table: Table, source: Source, names: Names | None) -> tuple[Table, S
         reason=np.where(dropped, why, table.reason),
         split=np.where(dropped, "", table.split).astype(object),
         columns={**table.columns, _COLUMN: found},
-        notes=(*table.notes, f"{len(names.to)} labels have other names, or are left out, by {names.path}"),
+        notes=(*table.notes, f"{len(renaming.to)} labels have other names, or are left out, by {renaming.path}"),
     )
     return table, Renamed(source, {key: new for key, new in to.items() if new != key[1]})
 
 
-def _check_known(names: Names, known: Collection[Key]) -> None:
+def _check_known(renaming: Renaming, known: Collection[Key]) -> None:
     every = {("", label) for _, label in known} | set(known)
-    for source, label in names.to:
+    for source, label in renaming.to:
         if (source, label) not in every:
             mine = sorted({other for lane, other in every if lane == source} - {""})
             todo = did_you_mean(label, mine)

@@ -114,7 +114,7 @@ def _labels_of(scores: Batch, served: Served) -> dict[str, Any]:
 
 def metadata(name: str, served: Served) -> dict[str, Any]:
     """The message of `/metadata`: names, types and shapes of what goes in and comes out."""
-    scores = {f"{head}/scores": _tensor("DT_FLOAT", -1, len(names)) for head, names in served.labels.items()}
+    scores = {name: _tensor("DT_FLOAT", -1, width) for name, width in served.widths.items()}
     texts = {f"{head}/labels": _tensor("DT_STRING", -1, len(names)) for head, names in served.labels.items()}
     best = {f"{head}/best": _tensor("DT_STRING", -1) for head in served.labels}
     raw = {tower: _tensor("DT_STRING", -1) for tower in served.modalities}

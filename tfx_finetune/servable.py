@@ -1,7 +1,6 @@
 """STATION: raw in, decoded out: what every export writes."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -9,6 +8,7 @@ import tensorflow as tf
 from tfx_finetune.contracts import Batch, Modality, Predict
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.deployed import Servable
+from tfx_finetune.evaluate import decoded
 from tfx_finetune.functional import joined
 from tfx_finetune.model import Network, ends, in_float32
 from tfx_finetune.plan import Plan
@@ -32,13 +32,13 @@ def servable(
     """
     network = in_float32(plan, network)
     return Servable(
-        model=joined(network.model.input, _decoded(network, network.model.output), "servable"),
+        model=joined(network.model.input, decoded(network.tasks, network.model.output), "servable"),
         modalities=modalities,
         labels={head: task.labels.names for head, task in network.tasks.items()},
         routed=tuple(head for head, task in network.tasks.items() if task.per),
         examples=examples,
         about=_about(plan, network),
-        rounded=rounded and (lambda inputs: _decoded(network, rounded(inputs))),
+        rounded=rounded and (lambda inputs: decoded(network.tasks, rounded(inputs))),
         # A compressed model has a graph of its own.
         ends={} if plan.compressions else ends(network),
     )
@@ -58,15 +58,6 @@ def _about(plan: Plan, network: Network) -> dict[str, str]:
 
 def _listed(specs: Mapping[str, Spec]) -> str:
     return ", ".join(map(str, specs.values()))
-
-
-def _decoded(network: Network, outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Each task's decoded outputs, `<head>/<name>`, of `<head>/logits`."""
-    return {
-        f"{head}/{name}": tensor
-        for head, task in network.tasks.items()
-        for name, tensor in task.decode({"logits": outputs[f"{head}/logits"]}).items()
-    }
 
 
 def answer(servable: Servable) -> Predict:

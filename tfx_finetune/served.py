@@ -33,13 +33,15 @@ class Served:
         version: Its number.
         modalities: How raw content becomes its inputs, by tower.
         labels: Class names by head.
+        widths: Numbers that each output has for a sample, by its name.
         prepare: See `Bundle.prepare`.
-        predict: Prepared inputs (n, ...) -> `<head>/scores` by name, (n, classes).
+        predict: Prepared inputs (n, ...) -> outputs by name, (n, width): `<head>/scores`, a score a class.
     """
 
     version: int
     modalities: Mapping[str, Modality]
     labels: Mapping[str, tuple[str, ...]]
+    widths: Mapping[str, int]
     prepare: Callable[[Mapping[str, bytes]], Batch]
     predict: Predict
 
@@ -90,7 +92,8 @@ def load(place: Place, format: str, max_pixels: int, batch_size: int) -> Served:
         received = f"{place.folder}, {format}: {apart:.2g} apart"
         raise UserError("a bundle that does not give its golden answers here", received=received, allowed=tolerance)
     labels = {head: task.labels.names for head, task in bundle.tasks.items()}
-    return Served(place.version, bundle.modalities, labels, bundle.prepare, reader.predict)
+    widths = {name: values.shape[-1] for name, values in outputs.items()}
+    return Served(place.version, bundle.modalities, labels, widths, bundle.prepare, reader.predict)
 
 
 def _quickest(formats: Sequence[str]) -> str:

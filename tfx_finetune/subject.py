@@ -81,7 +81,7 @@ def subject(run: Run, fix: bool = False) -> Subject:
     if not (table.reason == "").any():
         shown = "; ".join(f"{file}: {why}" for file, why in table.bad[:3])
         raise UserError("no sample can be read", received=shown, todo="mend them")
-    table, source = renamed(table, source, plan.names)
+    table, source = renamed(table, source, plan.renaming)
     folder = plan.workdir if run.workdir else plan.workdir.with_name(f"{plan.workdir.name}-data")
     plan = dataclasses.replace(plan, workdir=folder)
     return Subject(plan, run.backbone != "", source, modality, places[tower], table, draft.column, draft.single)

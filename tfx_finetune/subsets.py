@@ -11,7 +11,7 @@ import numpy as np
 from tfx_finetune import batches
 from tfx_finetune.contracts import PRESENCE, Batch
 from tfx_finetune.engine import engine
-from tfx_finetune.evaluate import evaluate
+from tfx_finetune.evaluate import decoded, evaluate
 from tfx_finetune.features import Store
 from tfx_finetune.functional import joined
 from tfx_finetune.model import Network, cut, joints_of
@@ -41,7 +41,9 @@ class Subset:
         return {"towers": list(self.towers), "samples": self.samples, **single}
 
 
-def subsets(network: Network, test: Store, inputs: Batch | None = None) -> tuple[list[Subset], np.ndarray | None]:
+def subsets(
+    network: Network, test: Store, inputs: Batch | None = None, whole: bool = False
+) -> tuple[list[Subset], np.ndarray | None]:
     """Scores of a trained model for every subset of its towers, the smallest first; nothing where there is one tower.
 
     Of more than four towers: each alone, all but one, and all.
@@ -50,6 +52,7 @@ def subsets(network: Network, test: Store, inputs: Batch | None = None) -> tuple
         network: The trained model.
         test: Prepared test samples.
         inputs: What the towers make of them, where that is known; see `above`.
+        whole: Whether the model is run as a whole, as one that was compressed cannot be cut where its towers end.
 
     Returns:
         The scores, and how much each tower counts for each sample, (n, towers), where samples decide that.
@@ -57,8 +60,8 @@ def subsets(network: Network, test: Store, inputs: Batch | None = None) -> tuple
     towers = list(network.backbones)
     if len(towers) == 1:
         return [], None
-    _, top = cut(network, "0")
-    inputs = inputs or above(network, test)
+    top = network.model if whole else cut(network, "0")[1]
+    inputs = inputs or (_prepared(test) if whole else above(network, test))
     found = []
     for chosen in _subsets(towers):
         presence = inputs[PRESENCE] * np.array([tower in chosen for tower in towers], np.float32)
@@ -67,10 +70,7 @@ def subsets(network: Network, test: Store, inputs: Batch | None = None) -> tuple
             continue
         logits = _answers(top, inputs | {PRESENCE: presence}, rows)
         targets = {head: np.asarray(target[rows]) for head, target in test.targets.items()}
-        outputs = {
-            f"{head}/scores": np.asarray(task.decode({"logits": logits[f"{head}/logits"]})["scores"])
-            for head, task in network.tasks.items()
-        }
+        outputs = {name: np.asarray(value) for name, value in decoded(network.tasks, logits).items()}
         found.append(Subset(chosen, len(rows), evaluate(network.tasks, targets, outputs)))
     if network.shares is None:
         return found, None
@@ -84,11 +84,15 @@ def subsets(network: Network, test: Store, inputs: Batch | None = None) -> tuple
 def above(network: Network, test: Store) -> Batch:
     """What the towers make of the samples, each run once."""
     trunks, _ = cut(network, "0")
-    inputs = {name: np.asarray(values) for name, values in test.inputs[0].items()}
+    inputs = _prepared(test)
     for tower, trunk in trunks.items():
         apply = engine(trunk, len(test))
         inputs[tower] = np.concatenate([apply(inputs[tower][part]) for part in _parts(np.arange(len(test)))])
     return inputs
+
+
+def _prepared(test: Store) -> Batch:
+    return {name: np.asarray(values) for name, values in test.inputs[0].items()}
 
 
 def _answers(model: keras.Model, inputs: Batch, rows: np.ndarray) -> Batch:

@@ -22,6 +22,7 @@ from tfx_finetune.evaluate import asked
 from tfx_finetune.features import Store
 from tfx_finetune.intervals import interval
 from tfx_finetune.model import Network
+from tfx_finetune.naming import RETRIEVED
 from tfx_finetune.pack import describe
 from tfx_finetune.parts import parts
 from tfx_finetune.pipeline import Data
@@ -43,6 +44,7 @@ def manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
             "labels": list(task.labels.names),
             "counts": list(task.labels.counts),
             "samples": task.labels.samples,
+            "names": {language: list(names) for language, names in task.labels.translations.items()},
         }
         for head, task in network.tasks.items()
     }
@@ -136,7 +138,8 @@ def report(
             if not task.pool
         ),
         mistakes=tuple(mistakes),
-        slices=tuple(_slice(data, scores, value, marked) for value, marked in slices(data.table, "test").items()),
+        slices=tuple(_slice(data, scores, value, marked) for value, marked in slices(data.table, "test").items())
+        + _named(data.tasks, scores, len(test)),
         subsets=tuple(page.Part(part.towers, part.samples, score(data.tasks, part.scores)) for part in parts),
         shares={} if shares is None else dict(zip(data.modalities, shares.mean(0).tolist(), strict=True)),
         exports=tuple(page.ExportRow(check, bundle.file(check.format).name) for check in checks),
@@ -220,6 +223,18 @@ def _slice(data: Data, scores: Mapping[str, Any], value: str, marked: np.ndarray
     }
     known = {name: score for name, score in found.items() if score is not None}
     return page.Slice(value, int(marked.sum()), known)
+
+
+def _named(tasks: Mapping[str, Task], scores: Mapping[str, Any], samples: int) -> tuple[page.Slice, ...]:
+    """How often names of each language were found."""
+    found = []
+    for head, task in tasks.items():
+        for language in task.labels.translations if task.space else ():
+            own = {score: scores.get(f"{head}/{score}[{language}]") for score in RETRIEVED}
+            found.append(
+                page.Slice(language, samples, {name: score for name, score in own.items() if score is not None})
+            )
+    return tuple(found)
 
 
 def _head(

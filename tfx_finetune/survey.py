@@ -21,6 +21,7 @@ from tfx_finetune.plan import Plan, draft_of
 from tfx_finetune.renamed import renamed
 from tfx_finetune.samples import Table
 from tfx_finetune.sources.rows import as_text
+from tfx_finetune.translations import Names, names_of, translated
 
 
 def placed(source: Source, modalities: Mapping[str, Modality]) -> dict[str, str]:
@@ -133,20 +134,21 @@ def load(plan: Plan, modalities: Mapping[str, Modality]) -> tuple[Source, dict[s
     mixed.check_places(source, places)
     table = survey(source, modalities, places, _columns(plan.drafts, plan.route))
     _check_bad(table, plan.run.samples.max_bad, "--samples.max_bad")
-    table, called = renamed(table, source, plan.names)
+    table, called = renamed(table, source, plan.renaming)
     specs = routing.expanded(plan.heads, plan.route, table)
     if plan.route:
         table = routing.routed(table, plan.route, specs, plan.run.unrouted)
     table = _split(table, source, plan)
-    tasks = {head: _task(head, spec, table, called, plan.route) for head, spec in specs.items()}
+    names = names_of(plan.names, [draft.column for draft in plan.drafts.values()]) if plan.names else {}
+    tasks = {head: _task(head, spec, table, called, plan.route, names) for head, spec in specs.items()}
     if not table.size("test"):
         todo = "give it a test split of its own, or more samples that are not copies or of one group"
         raise UserError("no sample is left to test on", received=source.name, todo=todo)
     return called, places, table, tasks
 
 
-def _task(head: str, spec: Spec, table: Table, source: Source, route: str) -> Task:
-    """A head for the classes that its samples have."""
+def _task(head: str, spec: Spec, table: Table, source: Source, route: str, names: Mapping[str, Names]) -> Task:
+    """A head for the classes that its samples have, with their names in other languages."""
     draft = draft_of(spec)
     own = routing.own(table, draft, head, route)
     if draft.per and not (own.size("train") and own.size("test")):
@@ -158,7 +160,7 @@ def _task(head: str, spec: Spec, table: Table, source: Source, route: str) -> Ta
     if draft.pool:  # the classes of all, of which it may have seen few
         counts = Counter(classes.classes(own.columns[draft.column][own.split == "train"]))
         found = Labels(found.names, tuple(counts[name] for name in found.names), own.size("train"))
-    return TASKS.build(spec, found)
+    return TASKS.build(spec, translated(found, names.get(draft.column, {})))
 
 
 def opened(
@@ -226,7 +228,8 @@ def _check_bad(table: Table, max_bad: float, flag: str) -> None:
 
 def _split(table: Table, source: Source, plan: Plan) -> Table:
     """Carves the splits that the source lacks out of its training part."""
-    columns = _columns(plan.drafts, plan.route)
+    # Stratified by all heads at once, so that no class of any of them goes without training samples.
+    columns = _columns({head: draft for head, draft in plan.drafts.items() if not draft.space}, plan.route)
     split, notes = mixed.divided(table, source, columns, plan.run.samples, plan.run.seed)
     return dataclasses.replace(table, split=split, notes=(*table.notes, *_notes(table, split), *notes))
 

@@ -28,6 +28,7 @@ from tfx_finetune.dataset import finished, plain
 from tfx_finetune.features import fingerprint
 from tfx_finetune.functional import joined
 from tfx_finetune.model import Network
+from tfx_finetune.naming import EMBEDDING
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
 from tfx_finetune.teacher import Teacher
@@ -87,11 +88,13 @@ def enrolled(data: Data, plan: Plan) -> Data:
 
 
 def pupil(top: keras.Model, network: Network, plan: Plan) -> keras.Model:
-    """What a phase trains, with an output more a head for the loss of the teacher's answers, where there is one."""
-    if not plan.teachers:
+    """What a phase trains: the outputs that have a loss, where there is a teacher one more a head for its answers."""
+    named = [f"{head}/{EMBEDDING}" for head, task in network.tasks.items() if task.space]
+    if not plan.teachers and not named:
         return top
-    again = {f"{head}/{TAUGHT}": top.output[f"{head}/logits"] for head in network.tasks}
-    return joined(top.input, top.output | again, top.name)
+    own = {name: tensor for name, tensor in top.output.items() if name not in named}
+    again = {f"{head}/{TAUGHT}": top.output[f"{head}/logits"] for head in network.tasks if plan.teachers}
+    return joined(top.input, own | again, top.name)
 
 
 def with_teacher(

@@ -77,12 +77,12 @@ def train(run: Run) -> "Bundle":
     scores = evaluate(network.tasks, *reference, slices(data.table, "test"))
 
     # Of several towers, how well it does without some of them.
-    parts, weights = subsets(compressed.network, test)
+    parts, weights = subsets(compressed.network, test, whole=bool(plan.compressions))
 
     served = gated(plan, data, served)
     bundle = create(plan.workdir / "bundle", manifest(plan, data, network), plan.exports, served)
     golden = choose(data, served, model)
-    checks = verify(bundle, golden, test, reference, run.verify, tuple(plan.compressions.values()))
+    checks = verify(bundle, golden, test, reference, run.verify, tuple(plan.compressions.values()), compressed.sizes)
     chosen = best(plan.limits, checks)
     bundle = finish(bundle, data.table, golden, scores, parts, checks, chosen)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ def verify(
     reference: tuple[Batch, Batch],
     gate: Verify,
     compressions: Sequence[Compression] = (),
+    sizes: Counter[int] | None = None,
 ) -> list[Check]:
     """Checks every file of a bundle.
 
@@ -42,12 +44,13 @@ def verify(
         reference: The trained model's (targets, decoded outputs) on `test`.
         gate: What a file may lose.
         compressions: What the kernels of every file have to show.
+        sizes: How many kernels of each size have to; None for all.
     """
     with progress.bar("verify", len(bundle.formats)) as advance:
         checks = []
         for format in bundle.formats:
             check = _check(bundle, format, golden, test, reference, gate)
-            checks.append(_kept(bundle, check, compressions) if compressions else check)
+            checks.append(_kept(bundle, check, compressions, sizes) if compressions else check)
             advance(1, f"{format} {checks[-1].reason or 'agrees'}")
     return _measured(bundle, checks)
 
@@ -110,14 +113,30 @@ def _answer(task: Task, outputs: Batch, head: str) -> np.ndarray:
     return np.array([str(task.predict(scores)["label"]) for scores in outputs[f"{head}/scores"]])
 
 
-def _kept(bundle: Bundle, check: Check, compressions: Sequence[Compression]) -> Check:
+def _kept(bundle: Bundle, check: Check, compressions: Sequence[Compression], sizes: Counter[int] | None) -> Check:
     """The check with what the file's kernels keep of the compressions, where they can be read."""
     export, path = bundle.export(check.format), bundle.file(check.format)
     if check.reason or not export.kernels:
         return check
     kernels = export.kernels(path)
+    if sizes is not None:
+        kernels = smallest(kernels, sizes)
     zeros = sum(int((kernel == 0).sum()) for kernel in kernels) / max(sum(kernel.size for kernel in kernels), 1)
     return dataclasses.replace(check, zeros=zeros, reason=broken_promise(kernels, zeros, compressions))
+
+
+def smallest(kernels: Sequence[np.ndarray], sizes: Mapping[int, int]) -> list[np.ndarray]:
+    """Of each size so many kernels, those of the most zeros and then of the fewest values: where a part of a network
+    was compressed, a file does not say which of its kernels are of that part.
+    """
+    order = sorted(kernels, key=lambda kernel: (np.count_nonzero(kernel), len(np.unique(kernel.astype(np.float32)))))
+    left = Counter(sizes)
+    found = []
+    for kernel in order:
+        if left[kernel.size] > 0:
+            left[kernel.size] -= 1
+            found.append(kernel)
+    return found
 
 
 def _measured(bundle: Bundle, checks: Sequence[Check]) -> list[Check]:

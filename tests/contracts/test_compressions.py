@@ -55,7 +55,7 @@ def test_promises_hold_after_training(spec, chain):
     for position, compression in enumerate(built):
         copy = tf_keras.models.clone_model(twin)
         copy.set_weights(twin.get_weights())
-        wrapped = compression.wrap(copy, 12, data, [done.name for done in built[:position]])
+        wrapped = compression.wrap(copy, 12, [data], [done.name for done in built[:position]])
         wrapped.compile(tf_keras.optimizers.Adam(1e-3), loss="mse")
         wrapped.fit(data, targets, epochs=12, batch_size=4, callbacks=compression.callbacks(), verbose=0)
         compression.strip(wrapped, twin)

@@ -26,7 +26,7 @@ def cluster(clusters: int = 16, epochs: int = 2, learning_rate: float = 1e-4) ->
         received = f"clusters={clusters}, epochs={epochs}"
         raise UserError("cluster is out of range", received=received, allowed="clusters from 2, epochs from 1")
 
-    def wrap(twin: Any, steps: int, examples: np.ndarray, earlier: Sequence[str]) -> Any:
+    def wrap(twin: Any, steps: int, examples: Sequence[np.ndarray], earlier: Sequence[str]) -> Any:
         return _wrap(twin, clusters, "prune" in earlier)
 
     return Compression("cluster", epochs, learning_rate, wrap, _strip, list, clusters=clusters)

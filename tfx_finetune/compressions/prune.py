@@ -52,7 +52,7 @@ def prune(
         )
     blocks = (block[0], block[1])
 
-    def wrap(twin: Any, steps: int, examples: np.ndarray, earlier: Sequence[str]) -> Any:
+    def wrap(twin: Any, steps: int, examples: Sequence[np.ndarray], earlier: Sequence[str]) -> Any:
         if schedule == "once":
             refit(twin, lambda layer: _kept(layer, sparsity, blocks, pattern), examples)
         return _wrap(twin, steps, sparsity, schedule, blocks, pattern)

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from tfx_finetune.contracts import COMPRESSIONS
-from tfx_finetune.deployed import Compression
+from tfx_finetune.deployed import Compression, one_or_all
 from tfx_finetune.fold import affine
 
 # Layers of one range: what comes out has the scale of what goes in.
-_POOLING = ("MaxPooling2D", "GlobalMaxPooling2D", "AveragePooling2D")
+_POOLING = ("MaxPooling2D", "GlobalMaxPooling2D", "AveragePooling2D", "AveragePooling1D")
 _FIXED = ("ZeroPadding2D", "Cropping2D", "Reshape", "Flatten", "Permute", *_POOLING)
 # Rounded where they come out, while their own arithmetic stays float, for TFLite has no int8 kernel for it.
 _INSIDE = ("LayerNormalization",)
@@ -37,7 +37,7 @@ def qat(epochs: int = 3, learning_rate: float = 1e-4) -> Compression:
     return Compression("qat", epochs, learning_rate, _wrap, _strip, list, anytime=True, inside=_INSIDE)
 
 
-def _wrap(twin: Any, steps: int, examples: np.ndarray, earlier: Sequence[str]) -> Any:
+def _wrap(twin: Any, steps: int, examples: Sequence[np.ndarray], earlier: Sequence[str]) -> Any:
     import tf_keras
     from tensorflow_model_optimization.python.core.quantization.keras import quantize
     from tf_keras.src.applications.convnext import LayerScale
@@ -51,8 +51,9 @@ def _wrap(twin: Any, steps: int, examples: np.ndarray, earlier: Sequence[str]) -
 
     with quantize.quantize_scope(custom):
         model = tf_keras.models.clone_model(twin, clone_function=annotated)
-        for layer, copy in zip(twin.layers, model.layers, strict=True):
-            getattr(copy, "layer", copy).set_weights(_as_affine(layer) if _lone(layer) else layer.get_weights())
+        copies = {copy.name: copy for copy in (getattr(layer, "layer", layer) for layer in model.layers)}
+        for layer in twin.layers:
+            copies[layer.name].set_weights(_as_affine(layer) if _lone(layer) else layer.get_weights())
         wrapped = quantize.quantize_apply(model, _scheme())
     for name, wrapper in _wrappers(wrapped):
         if _lone(twin.get_layer(name)):
@@ -60,7 +61,7 @@ def _wrap(twin: Any, steps: int, examples: np.ndarray, earlier: Sequence[str]) -
             wrapper._non_trainable_weights += wrapper._trainable_weights
             wrapper._trainable_weights = []
         if wrapper._output_quantizers:
-            wrapper._output_quantizers = [_following()]
+            wrapper._output_quantizers = [_rounding(follows=True)]
     _calibrate(wrapped, _ranges(twin, examples))
     return wrapped
 
@@ -220,7 +221,7 @@ def _scheme() -> Any:
     return Scheme()
 
 
-def _ranges(twin: Any, examples: np.ndarray, batch: int = 8) -> dict[str, tuple[float, float]]:
+def _ranges(twin: Any, examples: Sequence[np.ndarray], batch: int = 8) -> dict[str, tuple[float, float]]:
     """Smallest and largest value of what each layer gives, 0 among them.
 
     Means over batches, so that one odd sample does not widen a range; of the input and of what only scales it, the
@@ -231,38 +232,42 @@ def _ranges(twin: Any, examples: np.ndarray, batch: int = 8) -> dict[str, tuple[
 
     model = tf_keras.Model(twin.inputs, {layer.name: layer.output for layer in twin.layers})
     run = tf.function(
-        lambda x: {name: (tf.reduce_min(y), tf.reduce_max(y)) for name, y in model(x, training=False).items()}
+        lambda *x: {
+            name: (tf.reduce_min(y), tf.reduce_max(y)) for name, y in model(one_or_all(x), training=False).items()
+        }
     )
-    found = [run(tf.cast(examples[at : at + batch], tf.float32)) for at in range(0, len(examples), batch)]
+    count = len(examples[0])
+    found = [run(*(tf.cast(x[at : at + batch], tf.float32) for x in examples)) for at in range(0, count, batch)]
     ranges = {}
     for layer in twin.layers:
         low, high = np.array([[float(value) for value in one[layer.name]] for one in found]).T
         exact = type(layer).__name__ in ("InputLayer", "Rescaling")
-        ranges[layer.name] = (
-            min(low.min() if exact else low.mean(), 0.0),
-            max(high.max() if exact else high.mean(), 0.0),
-        )
+        low, high = min(low.min() if exact else low.mean(), 0.0), max(high.max() if exact else high.mean(), 0.0)
+        # Which towers are there, and how much each counts, are columns of one tensor, of which TFLite wants one scale.
+        shares = type(layer).__name__ == "InputLayer" and low == 0 and high <= 1
+        ranges[layer.name] = (0.0, 1.0) if shares else (low, high)
     return ranges
 
 
-def _following() -> Any:
-    """Rounds what a layer gives to a range that follows training within some twenty batches."""
+def _rounding(follows: bool) -> Any:
+    """Rounds to a range that follows training within some twenty batches, or that stays as it was measured."""
     from tensorflow_model_optimization.python.core.quantization.keras import quant_ops, quantizers
 
-    class Following(quantizers.MovingAverageQuantizer):
+    class Rounding(quantizers.MovingAverageQuantizer):
         def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
             low, high = weights["min_var"], weights["max_var"]
-            return quant_ops.MovingAvgQuantize(inputs, low, high, ema_decay=_DECAY, is_training=training)
+            return quant_ops.MovingAvgQuantize(inputs, low, high, ema_decay=_DECAY, is_training=follows and training)
 
-    return Following(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
+    return Rounding(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
 
 
 def _calibrate(wrapped: Any, ranges: dict[str, tuple[float, float]]) -> None:
     """Sets the ranges of what layers give, and of their kernels, which TF-MOT measures at training steps alone."""
-    inputs = next(layer for layer in wrapped.layers if type(layer).__name__ == "QuantizeLayer")
-    source = wrapped.input_names[0]
+    inputs = [layer for layer in wrapped.layers if type(layer).__name__ == "QuantizeLayer"]
+    for layer in inputs:
+        layer.quantizer = _rounding(follows=False)
     for name, layer, stem in [
-        (source, inputs, inputs.name),
+        *((layer.inbound_nodes[0].inbound_layers.name, layer, layer.name) for layer in inputs),
         *((name, wrapper, "output") for name, wrapper in _wrappers(wrapped)),
     ]:
         for weight in layer.weights:

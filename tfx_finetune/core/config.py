@@ -177,6 +177,9 @@ class Run:
     )
     teacher: str = option("", "bundles, separated by commas, whose mean answer the heads learn beside the labels")
     heads: str = option("classify()", "what to predict: classify() or tag(), or name=classify(), ...")
+    names: str = option(
+        "", "names of the classes by language: a table with columns label, language, text, or a source of such texts"
+    )
     route: str = option("", "column such as language, whose value names the one head that is asked about a sample")
     unrouted: str = option(
         "fail", "what becomes of samples without a head of their own", choices=("fail", "skip", "shared")

@@ -13,7 +13,7 @@ from tfx_finetune.sources.rows import ENDINGS, Rows, pictures
 @SOURCES.register
 def tux_stamps(
     min_samples: int = 8,
-    group: Literal["", "folder"] = "",
+    group: Literal["", "folder", "name"] = "",
     modalities: tuple[str, ...] = ("image",),
     languages: tuple[str, ...] = ("en",),
 ) -> Source:
@@ -24,7 +24,8 @@ def tux_stamps(
 
     Args:
         min_samples: Categories of fewer things are left out.
-        group: `folder` keeps all things of a sub-folder, often a series by one artist, on one side of the split.
+        group: `folder` keeps all things of a sub-folder, often a series by one artist, on one side of the split, `name`
+            all things of one English name, which is their column `name`.
         modalities: Of image, audio (the spoken name) and text (the written one). A sample lacks what a thing does
             not have in its language.
         languages: Of names, as the package abbreviates them: en, es, pt_BR, zh_TW, ... Each gives a sample of its
@@ -47,11 +48,13 @@ def tux_stamps(
     for path in kept:
         names = _names(path.with_suffix(".txt"))
         # Things of one name, such as two frogs, have one text and often one sound.
-        thing = "" if modalities == ("image",) else names.get("en") or str(path)
+        name = names.get("en") or path.stem.replace("_", " ")
+        thing = "" if modalities == ("image",) and group != "name" else names.get("en") or str(path)
         for language, content in _contents(path, names, modalities, languages):
             file = str(path.relative_to(root)) + (f" ({language})" if language else "")
-            named = {"label": _category(root, path), "file": file, "group": str(path.parent) if group else thing}
-            rows.append(content | named | ({"language": language} if thing else {}))
+            named = {"label": _category(root, path), "name": name, "file": file}
+            together = {"group": str(path.parent) if group == "folder" else thing}
+            rows.append(content | named | together | ({"language": language} if modalities != ("image",) else {}))
     if not rows:
         raise UserError("no stamp has a name in these languages", received=", ".join(languages), allowed="en, fr, ...")
     paths = tuple(modality for modality in modalities if modality != "text")

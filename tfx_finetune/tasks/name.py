@@ -1,0 +1,144 @@
+"""Naming: a sample is put beside what a text tower makes of its name, so that names never trained on can be asked."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from tfx_finetune.contracts import BACKBONES, TASKS, Features, Labels, Task
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import Spec
+from tfx_finetune.naming import EMBEDDING, RECALLS, Space, dim, embedded, retrieval
+from tfx_finetune.tasks.head import check_options
+
+_SHOWN = 10
+
+
+@TASKS.register
+def name(
+    labels: Labels,
+    /,
+    *,
+    column: str = "label",
+    tower: Spec = Spec("use_multilingual", (), {"size": 16}),  # noqa: B008 (frozen)
+    hidden: int = 0,
+    temperature: float = 0.05,
+    dropout: float = 0.2,
+) -> Task:
+    """A name of any language: features are projected into the space of a multilingual text tower (DeViSE: Frome et al.,
+    NeurIPS 2013), and told from other names by the softmax of cosines (CLIP: Radford et al., arXiv 2103.00020).
+
+    The text tower is frozen. A class stands where the mean of its names, in all languages of `--names`, stands. Classes
+    without training samples may be held out to be tested, and `predict --classes` names others.
+
+    Args:
+        labels: The classes, their training counts, and their names by language.
+        column: The sample's column with the name.
+        tower: Of texts; it has to know the languages.
+        hidden: Numbers of a layer between features and projection; 0 for none.
+        temperature: By which cosines are divided.
+        dropout: Share of features dropped before the head in training.
+    """
+    check_options(label_smoothing=0, focal=0, dropout=dropout)
+    if BACKBONES.modality(tower.name) != "text":
+        raise UserError("name() takes a tower of texts", received=str(tower), allowed="use_multilingual(), e5_small()")
+    if hidden < 0 or temperature <= 0:
+        received = f"hidden={hidden}, temperature={temperature}"
+        raise UserError("name is out of range", received=received, allowed="hidden of 0 or more, temperature above 0")
+    names = tf.constant(labels.names)
+    # Nobody learns what a held-out sample is not: its name would be pushed away from all pictures.
+    untold = np.where(np.asarray(labels.counts) > 0, 0.0, -1e9).astype(np.float32)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+    plain = loss.call
+    loss.call = lambda target, logits: plain(target, logits + untold * (1 - target))
+
+    def head(features: Features) -> dict:
+        x = keras.layers.Dropout(dropout)(features.pooled)
+        if hidden:
+            x = keras.layers.Dropout(dropout)(keras.layers.Dense(hidden, activation="relu")(x))
+        x = keras.layers.Dense(dim(tower), dtype="float32")(x)
+        point = keras.layers.UnitNormalization(dtype="float32")(x)
+        near = Cosines(len(labels.names), temperature, dtype="float32")
+        logits = near(point)
+        near.points.assign(_points(tower, labels).T)
+        return {"logits": logits, EMBEDDING: point}
+
+    def decode(outputs: dict) -> dict:
+        scores = {"scores": ops.softmax(outputs["logits"])}
+        return scores | ({EMBEDDING: outputs[EMBEDDING]} if EMBEDDING in outputs else {})
+
+    def among(classes: Any) -> Any:
+        points = embedded(tower, classes)
+        return lambda point: _said(tuple(classes), _softmax(points @ point / temperature))
+
+    return Task(
+        labels=labels,
+        column=column,
+        single=True,
+        encode=lambda name: tf.cast(names == name, tf.float32),
+        weight=lambda target: tf.constant(1.0),
+        head=head,
+        loss=loss,
+        metrics=lambda: [keras.metrics.TopKCategoricalAccuracy(k=5, name="recall_5")],
+        score="recall@5",
+        decode=decode,
+        scores=_scores,
+        correct=lambda targets, scores: (_ranks(targets, scores) < 5).astype(np.float64),
+        predict=lambda scores: _said(labels.names, scores),
+        space=Space(among, lambda targets, points: retrieval(tower, targets, points, labels.translations)),
+    )
+
+
+def _points(tower: Spec, labels: Labels) -> np.ndarray:
+    """Where each class stands, (classes, dim): the direction of the mean of its names in all languages."""
+    listed = [labels.names, *labels.translations.values()]
+    given = [tuple(name or own for name, own in zip(names, labels.names, strict=True)) for names in listed]
+    mean = np.mean([embedded(tower, names) for names in given], axis=0)
+    return mean / np.linalg.norm(mean, axis=-1, keepdims=True)
+
+
+def _scores(targets: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+    """Among all names: the share of samples whose own is the first, or of the first 1, 5, 10."""
+    ranks = _ranks(targets, scores)
+    found = {f"recall@{most}": float((ranks < most).mean()) for most in RECALLS}
+    return {"accuracy": found["recall@1"]} | found | {"per_class": {}}
+
+
+def _ranks(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """How many other classes have a higher score than the sample's own, (n,)."""
+    own = np.take_along_axis(scores, targets.argmax(-1)[:, None], -1)
+    return (scores > own).sum(-1)
+
+
+def _said(names: tuple[str, ...], scores: np.ndarray) -> dict[str, Any]:
+    """The name, its score, and those of the ten nearest."""
+    nearest = np.argsort(-scores, kind="stable")[:_SHOWN]
+    shown = {names[at]: float(scores[at]) for at in nearest}
+    return {"label": names[nearest[0]], "score": float(scores[nearest[0]]), "scores": shown}
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    grown = np.exp(logits - logits.max())
+    return grown / grown.sum()
+
+
+@keras.saving.register_keras_serializable("tfx_finetune")
+class Cosines(keras.layers.Layer):
+    """Cosines between points of unit length (batch, dim) and those of classes, which are not trained, divided by a
+    temperature: (batch, classes).
+    """
+
+    def __init__(self, classes: int, temperature: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.classes, self.temperature = classes, temperature
+
+    def build(self, shape: tuple) -> None:  # noqa: D102
+        self.points = self.add_weight(shape=(shape[-1], self.classes), trainable=False, name="points")
+
+    def call(self, points: keras.KerasTensor) -> keras.KerasTensor:  # noqa: D102
+        return ops.matmul(points, self.points) / self.temperature
+
+    def get_config(self) -> dict[str, Any]:  # noqa: D102
+        return super().get_config() | {"classes": self.classes, "temperature": self.temperature}
