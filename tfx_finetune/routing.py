@@ -15,7 +15,7 @@ from tfx_finetune.samples import Table
 SHARED = "shared"
 """The head that answers all samples, where others answer those of one language or source."""
 
-LANES = ("language", "source")
+LANES = ("language", "source", "script")
 """Columns that say where a sample comes from; scores are given for each of their values."""
 
 

@@ -71,6 +71,11 @@ def _opencv_digits(root):
     return Spec("opencv_digits")
 
 
+def _scripts(root):
+    asset("noto-fonts")
+    return Spec("scripts", (), {"names": ("Greek", "Thai"), "each": 1, "size": 16})
+
+
 def _paired(root):
     texts = root / "texts.csv"
     texts.write_text(
@@ -92,6 +97,7 @@ EXAMPLES = {
     "spoken_digits": _spoken_digits,
     "opencv_digits": _opencv_digits,
     "paired": _paired,
+    "scripts": _scripts,
     "table of pictures and texts": _mixed,
     "tux_stamps with names": _tux_names,
     "folder": lambda root: Spec("folder", (str(class_folder(root, cat=3, dog=2)),)),

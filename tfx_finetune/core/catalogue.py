@@ -184,6 +184,14 @@ ASSETS: dict[str, Asset] = {
         "0.gsm",
         "2f2d30eaadc5b698bf98f195258bbe79fd1129c61c818ad3f464a670754c2166",
     ),
+    "noto-fonts": Asset(
+        "debian",
+        "fonts-noto-core",
+        "",
+        "usr/share/fonts/truetype/noto",
+        "OFL-1.1",
+        {"NotoSans-Regular.ttf": "89c3c497f618fdaa0b2d1e98fef93582f28c71debd2c4a8cdf41f190ced2909d"},
+    ),
     "cldr-rbnf": Asset(
         "npm",
         "cldr-rbnf",
