@@ -159,8 +159,7 @@ def divided(
     Args:
         table: The samples; their splits are the source's own parts.
         source: The data.
-        columns: Of labels, by all of which at once it is stratified, so that no class of any of them goes without
-            training samples.
+        columns: Of labels, by all of which at once it is stratified.
         samples: Which shares are held out.
         seed: Another seed gives another split.
 

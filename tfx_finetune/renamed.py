@@ -66,12 +66,12 @@ class Renamed:
         sources, labels = (tf.constant(column) for column in zip(*self.to, strict=True))
         new = tf.constant(list(self.to.values()))
 
-        def renaming(sample: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        def called(sample: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             label, lane = sample[_COLUMN], sample.get(_LANE, tf.constant(""))
             found = tf.where((labels == label) & (sources == lane))[:, 0]
             return sample | {_COLUMN: tf.cond(tf.size(found) > 0, lambda: new[found[0]], lambda: label)}
 
-        return mapped(self.source.read(part), renaming)
+        return mapped(self.source.read(part), called)
 
 
 def renaming_of(run: Run, heads: Mapping[str, Task], sources: Collection[str]) -> Renaming | None:

@@ -113,9 +113,7 @@ class Samples:
 class Labels:
     """What labels are called."""
 
-    map: str = option(
-        "", "table of from, to and perhaps source: labels that are renamed, or left out where to is empty"
-    )
+    map: str = option("", "table of from, to and perhaps source: labels renamed, or left out where to is empty")
 
 
 @dataclass(frozen=True)
@@ -123,15 +121,11 @@ class Mixing:
     """How much of what is learned from comes from each source, or is in each language."""
 
     weights: str = option("", "shares of the drawn training samples, such as a=1, b=2")
-    temperature: float = option(
-        1.0, "in place of weights, a share is the size to the power of 1/T: 1 as they are, larger more even", low=0.01
-    )
+    temperature: float = option(1.0, "T of shares by size to the power of 1/T: 1 as they are, more is evener", low=0.01)
     balance: bool = option(False, "in place of both, equal shares")
     by: str = option("source", "column whose values have the shares", choices=("source", "language"))
     epoch: str = option(
-        "samples",
-        "length of an epoch: as many samples as there are, or until the largest source was seen once",
-        choices=("samples", "largest"),
+        "samples", "an epoch has as many as there are, or sees the largest once", choices=("samples", "largest")
     )
 
 
@@ -139,9 +133,7 @@ class Mixing:
 class Evaluate:
     """What the final scores are of."""
 
-    leave_out: str = option(
-        "", "language or source, or column=value, of which nothing is learned: all its samples are tested"
-    )
+    leave_out: str = option("", "language, source or column=value of which nothing is learned, and all is tested")
 
 
 @dataclass(frozen=True)
@@ -187,9 +179,7 @@ class Run:
     add_language: str = option("", "language that the bundle of --init, which has heads by language, gets a head for")
     teacher: str = option("", "bundles, separated by commas, whose mean answer the heads learn beside the labels")
     heads: str = option("classify()", "what to predict: classify() or tag(), or name=classify(), ...")
-    names: str = option(
-        "", "names of the classes by language: a table with columns label, language, text, or a source of such texts"
-    )
+    names: str = option("", "names of classes in other languages: a table of label, language, text, or such a source")
     train_languages: str = option("", "languages of the column language to learn from, separated by commas; all")
     test_languages: str = option("", "languages to test on, separated by commas; all")
     objectives: str = option("", "what is learned beside the labels, from features: align(), dann(), coral()")
