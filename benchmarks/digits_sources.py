@@ -31,7 +31,8 @@ from tfx_finetune.sources.recognize import named_sources
 CONFIG = Path(__file__).parent.parent / "configs" / "digits_sources.cfg"
 ROWS: dict[str, tuple[str, ...]] = {
     "as they are": (),
-    "equal shares": ("--mix.balance",),
+    "domain-adversarial (DANN)": ("--objectives=dann(weight=0.1)",),
+    "covariances (CORAL)": ("--objectives=coral(weight=100.0)",),
 }
 """The flags of each method beside those of the configuration."""
 

@@ -127,6 +127,7 @@ def test_what_cannot_be_added_is_said_before_anything_is_written(old, tmp_path):
         (f"--init={plain / 'bundle'}", "--add_language=hu"): "the bundle has no heads by language",
         (f"--init={old.path}", "--add_language=fi"): "it has the languages en, fi",
         (*grows, "--heads=tag()"): "--heads does not go with --add_language",
+        (*grows, "--objectives=align()"): "--objectives does not go with --add_language",
         (*grows, "--compress=qat()"): "--compress does not go with --add_language",
         (*grows, "--text.normalize=nfc"): "--text.normalize is not the bundle's",
     }

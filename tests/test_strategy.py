@@ -142,6 +142,8 @@ def test_what_does_not_go_together_is_said_before_anything_is_written(tmp_path):
         ("--merge=ties()",): "--merge is for --strategy=per_language_then_merge; received: --strategy=joint",
         ("--rehearsal=0.1",): "--rehearsal is for --strategy=sequential",
         ("--strategy=per_language_then_merge", "--merge=tie()"): "unknown merge; received: tie",
+        ("--strategy=sequential", "--mix.balance"): "--mix has no part in --strategy=sequential",
+        ("--strategy=sequential", "--objectives=coral()"): "--objectives has no part in --strategy=sequential",
         ("--strategy=apart",): "--strategy is not one of its choices",
     }
     refused_before_writing(cases, tmp_path / "run", f"--data={data}", *SMALL)

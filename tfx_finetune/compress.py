@@ -91,8 +91,8 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
     # TF-MOT takes no dictionaries; theirs are flattened in the order of their keys.
     twin = tf_keras.Model(structured.inputs, structured.outputs)
     names = sorted(parts.above.output)
-    # Its losses are those of the labels.
-    fed = feed({}, Phase(), data, dataclasses.replace(plan, teachers=()))
+    # Its losses are those of the labels alone.
+    fed = feed({}, Phase(), data, dataclasses.replace(plan, teachers=(), objectives={}))
     examples = [np.asarray(x) for x in parts.seen(data.examples(plan.run.calibration))]
     histories: list[History] = []
     rounded = None

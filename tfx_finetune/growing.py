@@ -126,6 +126,7 @@ def _check(run: Run, start: Start, route: str) -> None:
         "--heads": run.heads if run.heads != Run().heads else "",
         "--route": run.route if run.route != route else "",
         "--compress": run.compress,
+        "--objectives": run.objectives,
         "--strategy": run.strategy if run.strategy != "joint" else "",
         "--warm.ema": run.warm.ema or "",
     }

@@ -51,9 +51,10 @@ def check_strategy(run: Run) -> None:
         if run.strategy != strategy and getattr(run, name) != getattr(Run(), name):
             what = f"--{name} is for --strategy={strategy}"
             raise UserError(what, received=f"--strategy={run.strategy}", todo="leave it out")
-    if run.strategy != "joint" and is_drawn(run.mix):
-        what = f"--mix has no part in --strategy={run.strategy}, which takes languages apart"
-        raise UserError(what, received=run.strategy, todo="leave --mix out")
+    together = {"--mix": is_drawn(run.mix), "--objectives": run.objectives}
+    for flag in (flag for flag, value in together.items() if value and run.strategy != "joint"):
+        what = f"{flag} has no part in --strategy={run.strategy}, which takes languages apart"
+        raise UserError(what, received=run.strategy, todo=f"leave {flag} out")
     if run.strategy != "joint" and not run.tune.epochs:
         what = f"--strategy={run.strategy} takes languages apart in phase tune, which has no epochs"
         raise UserError(what, received=run.tune.epochs, todo="raise --tune.epochs")
