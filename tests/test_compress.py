@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.commands import SMALL, command, refused, within
+from tests.commands import SMALL, command, refused, shapes, within
 from tests.small_data import complaint
 from tests.test_bridge import network
 from tfx_finetune import bridge, litert
@@ -221,3 +221,24 @@ def test_rounding_begins_where_training_ended(kind):
     apart = np.abs(rounded - rows).max(0) / np.abs(rows).max(0)
     assert (apart > 1e-4).all()
     assert (apart < 0.5001 / 127).all()
+
+
+@pytest.mark.slow
+def test_heads_by_language(tmp_path):
+    """Of which many a batch asks none: it teaches them nothing, and is no division by zero."""
+    rows = ["image,label,language"]
+    for number, path in enumerate(sorted(shapes(tmp_path / "shapes", 16).rglob("*.*"))):
+        rows.append(f"{path},{path.parent.name},{('en', 'en', 'fi')[number // 2 % 3]}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    flags = (
+        "--nocache.enabled",
+        "--backbone=convnet(size=16, channels=3, widths=(8,))",
+        "--augment=",
+        "--batch_size=2",
+    )
+    heads = ("--heads=classify(per='language', adapter=4)", "--compress=qat(epochs=1)", "--verify.max_drop=1")
+    spent = ("--warm.epochs=1", "--tune.epochs=0", "--exports=keras_file(), tflite(quantize='int8')")
+    done = within("train", f"--data={tmp_path / 't.csv'}", *flags, *heads, *spent, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert {"en/accuracy", "fi/accuracy", "shared/accuracy"} <= set(scores(tmp_path / "run")["test"])
+    assert np.isfinite(scores(tmp_path / "run")["tflite_int8"]["score"])

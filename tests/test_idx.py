@@ -130,3 +130,27 @@ def test_stamps_by_folder():
     said = complaint(SOURCES.build, parse_spec("tux_stamps(min_samples=9999)"))
     assert said.startswith("no category has so many pictures; received: 9999 (")
     assert "; allowed: up to " in said
+
+
+def test_looks(tmp_path):
+    """By hand, in the order in which they are said: one bright pixel, and a corner."""
+    pixels = np.zeros((2, 5, 5), np.uint8)
+    pixels[0, 2, 2], pixels[1, 0, 0] = 90, 90
+    for part in ("train", "t10k"):
+        idx_file(tmp_path / f"{part}-images-idx3-ubyte", pixels)
+        idx_file(tmp_path / f"{part}-labels-idx1-ubyte", np.array([0, 1], np.uint8))
+
+    def seen(*look):
+        return [sample["image"][..., 0].tolist() for sample in samples(source(tmp_path, look=look), "train")]
+
+    thick, corner = seen("thick")
+    assert thick == [[0] * 5, *[[0, 90, 90, 90, 0]] * 3, [0] * 5]
+    assert corner == [[90, 90, 0, 0, 0]] * 2 + [[0] * 5] * 3
+    blurred, corner = seen("blurred")
+    assert blurred == [[0] * 5, *[[0, 10, 10, 10, 0]] * 3, [0] * 5]
+    assert [row[:3] for row in corner[:3]] == [[40, 20, 0], [20, 10, 0], [0, 0, 0]]  # its edge is repeated
+    assert seen("thick", "inverted")[0][1] == [255, 165, 165, 165, 255]
+    assert source(tmp_path, look=("thick", "blurred")).name == f"{tmp_path.name}_thick_blurred"
+    assert complaint(lambda: source(tmp_path, look=("thik",))) == (
+        "no such look of idx; received: thik; allowed: inverted, blurred, thick; did you mean thick?"
+    )

@@ -15,6 +15,7 @@ COMPONENTS = {
     "backbones",
     "adapters",
     "fusions",
+    "objectives",
     "tasks",
     "compressions",
     "exports",
@@ -43,7 +44,7 @@ def layer(module: str) -> int:
     part = module.split(".")[1] if "." in module else ""
     if part == "core":
         return 0
-    if part in ("contracts", "deployed") or part in PURE:
+    if part in ("contracts", "deployed", "learning") or part in PURE:
         return 1
     if part in COMPONENTS:
         return 2

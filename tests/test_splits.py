@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfx_finetune.splits import assign
+from tfx_finetune.splits import assign, divide
 
 # A busy machine is no failure.
 settings.register_profile("patient", deadline=None)
@@ -179,3 +179,41 @@ def test_nothing_to_split():
     """No samples; no split to make."""
     assert len(split_of([])) == 0
     assert set(split_of(distinct(["cat"] * 9), {})) == {"train"}
+
+
+def divided(rows, shares, seed=0):
+    """The sides of rows of (digest, source, part), a label and no group each."""
+    digests, sources, sides = (np.array(column, object) for column in zip(*rows, strict=True))
+    blank = np.full(len(rows), "", object)
+    return divide(digests, np.full(len(rows), "x", object), blank, sides, sources, shares, seed)
+
+
+@given(SAMPLES, PARTS, st.integers(0, 3))
+def test_one_source_is_cut_as_it_is_by_itself(samples, shares, seed):
+    """What came on another side stays there, whatever its copies do."""
+    digests, labels, groups = (np.array(column, object) for column in zip(*samples, ("held", "a", "g1"), strict=True))
+    sides = np.array(["all"] * len(samples) + ["other"], object)
+    found = divide(digests, labels, groups, sides, np.full(len(sides), "", object), {"": shares}, seed)
+    assert found[:-1].tolist() == split_of(samples, shares, seed).tolist()
+    assert found[-1] == "other"
+
+
+@given(SAMPLES, SAMPLES, st.integers(0, 3))
+def test_what_sources_share_is_not_divided(one, other, seed):
+    """Whatever each of them lacks; a part that a source came with gets nothing of its own."""
+    digests, labels, groups = (np.array(column, object) for column in zip(*one, *other, ("d", "a", ""), strict=True))
+    sources = np.array(["one"] * len(one) + ["other"] * len(other) + ["other"], object)
+    sides = np.where(sources == "one", "all", "train").astype(object)
+    found = divide(digests, labels, groups, sides, sources, {"one": SHARES, "other": {"val": 0.2}}, seed)
+    for keys in (digests, groups):
+        for key in set(keys) - {""}:
+            assert len(set(found[keys == key])) == 1
+    assert "test" not in found[sources == "other"]
+
+
+def test_copies_follow_what_came_split():
+    """By hand: `a` lacks both splits, `b` came with a test split, `c` with both."""
+    rows = [("d1", "a", "train"), ("d1", "b", "test"), ("d2", "a", "train"), ("d2", "c", "val")]
+    rows += [("d3", "b", "train"), ("d3", "c", "test"), ("d4", "c", "train"), ("d4", "a", "train"), ("", "a", "")]
+    found = divided(rows, {"a": SHARES, "b": {"val": 0.1}, "c": {}})
+    assert found.tolist() == ["test", "test", "val", "val", "train", "test", "train", "train", ""]

@@ -17,7 +17,7 @@ def test_splits_are_near_the_shares(tmp_path):
     assert sizes(data) == {"train": 39, "val": 6, "test": 15}
     for split in ("train", "val", "test"):
         assert set(data.table.columns["label"][data.table.split == split]) == {"cat", "dog"}
-    assert data.labels["label"] == (("cat", "dog"), (26, 13), 39)
+    assert data.labels["label"][:3] == (("cat", "dog"), (26, 13), 39)
     assert sizes(load(tmp_path, samples__val=0.0)) == {"train": 45, "val": 0, "test": 15}
 
 
@@ -94,7 +94,7 @@ def test_every_head_has_all_its_classes_in_training(tmp_path):
     path = table(tmp_path, "\n".join(["path,label,kind", *lines]))
     for seed in range(5):
         data = load(path, heads="a=classify(), b=classify(column='kind')", seed=seed)
-        assert data.labels["b"] == (
+        assert data.labels["b"][:3] == (
             ("rare", "usual"),
             (1, data.table.size("train") - 1),
             data.table.size("train"),
@@ -108,7 +108,7 @@ def test_tags(tmp_path):
     data = load(table(tmp_path, "\n".join(["path,label", *lines])), heads="tag()", samples__val=0.0)
     assert sizes(data) == {"train": 30, "val": 0, "test": 10}
     trained = list(data.table.columns["label"][data.table.split == "train"])
-    names, counts, samples = data.labels["label"]
+    names, counts, samples, _ = data.labels["label"]
     assert (names, samples) == (("big", "red"), 30)
     assert counts == tuple(sum(name in label for label in trained) for name in names)
     assert {"", "red", "red\nbig", "big"} == set(trained)

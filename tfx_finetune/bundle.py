@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune import routing
-from tfx_finetune.contracts import EXPORTS, MODALITIES, PRESENCE, TASKS, Batch, Card, Labels, Modality, Predict, Task
+from tfx_finetune.contracts import EXPORTS, MODALITIES, PRESENCE, TASKS, Batch, Card, Modality, Predict, Task
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.manifest import opened
@@ -21,7 +21,7 @@ from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.dataset import decoded
 from tfx_finetune.deployed import Export, Reader
 from tfx_finetune.sources.rows import found, readable
-from tfx_finetune.translations import answering, check_language, choosing
+from tfx_finetune.translations import answering, check_language, choosing, labels_of
 
 Given = str | Path | Mapping[str, Any]
 """What is to be predicted: a file, or what each tower takes, by name: the path of a file, the text itself, or the
@@ -80,15 +80,7 @@ class Bundle:
     def tasks(self) -> dict[str, Task]:
         """Heads by name."""
         heads = self.manifest["heads"].items()
-        return {
-            head: TASKS.build(
-                parse_spec(known["task"]),
-                Labels(
-                    tuple(known["labels"]), tuple(known["counts"]), known["samples"], _tuples(known.get("names", {}))
-                ),
-            )
-            for head, known in heads
-        }
+        return {head: TASKS.build(parse_spec(known["task"]), labels_of(known)) for head, known in heads}
 
     @functools.cached_property
     def prepare(self) -> Callable[[Mapping[str, bytes]], Batch]:

@@ -47,7 +47,7 @@ def labels(table: Table, source: Source, task: Task) -> Labels:
 
 def check_single(table: Table, column: str) -> None:
     """Raises a `UserError` where a sample has not exactly one label, which classification wants."""
-    used = table.split != ""
+    used = np.isin(table.split.astype(str), SPLITS)
     for file, value in zip(table.file[used], table.columns[column][used], strict=True):
         if not value:
             raise UserError("a sample without a label", received=file, todo="label it or leave it out")

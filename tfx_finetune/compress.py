@@ -91,8 +91,8 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
     # TF-MOT takes no dictionaries; theirs are flattened in the order of their keys.
     twin = tf_keras.Model(structured.inputs, structured.outputs)
     names = sorted(parts.above.output)
-    # Its losses are those of the labels.
-    fed = feed({}, Phase(), data, dataclasses.replace(plan, teachers=()))
+    # Its losses are those of the labels alone.
+    fed = feed({}, Phase(), data, dataclasses.replace(plan, teachers=(), objectives={}))
     examples = [np.asarray(x) for x in parts.seen(data.examples(plan.run.calibration))]
     histories: list[History] = []
     rounded = None
@@ -100,7 +100,7 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
     for position, compression in enumerate(plan.compressions.values()):
         earlier = [history.phase for history in histories]
         tf_keras.utils.set_random_seed(plan.run.seed)
-        steps = math.ceil(data.table.size("train") / data.batch_size)
+        steps = data.steps
         wrapped = compression.wrap(_copy(twin), compression.epochs * steps, examples, earlier)
         run = _named(wrapped, names, parts)
         checkpoint = Checkpoint.of(plan.workdir, _place(compression, specs[: position + 1], plan.run.calibration))
@@ -227,10 +227,12 @@ def _loss(loss: keras.losses.Loss) -> Callable[[Any, Any], Any]:
 
 
 def _batches(fed: Feed, names: list[str], parts: Divided, epochs: int) -> tf.data.Dataset:
-    """Training batches with targets and weights in lists; the weights of a batch have mean 1, as in `Task.loss`."""
+    """Training batches with targets and weights in lists; the weights of a batch have mean 1, as in `Task.loss`, or are
+    0 where a head is asked about no sample of it.
+    """
 
     def listed(x: dict, y: dict, w: dict) -> tuple:
-        weights = tuple(w[name] / tf.reduce_mean(w[name]) for name in names)
+        weights = tuple(tf.math.divide_no_nan(w[name], tf.reduce_mean(w[name])) for name in names)
         seen = parts.seen(x)
         return tuple(seen) if len(seen) > 1 else seen[0], tuple(y[name] for name in names), weights
 

@@ -4,7 +4,7 @@ one of the records below. Positional-only parameters are what the caller hands t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
@@ -139,19 +139,6 @@ class Modality:
     def fed(self) -> str:
         """The type in which models take it: pixels as floats, so that what comes next need not convert them."""
         return "float32" if self.dtype == "uint8" else self.dtype
-
-
-class Adapter(NamedTuple):
-    """What a phase trains inside the groups that it unfreezes, in place of all their weights.
-
-    attach: Adds weights to these layers, or chooses those that are trained.
-    merge: Makes the layers what they were, apart from the values of their weights and from which are trained.
-    insert: (a group's name, its output) -> what goes on in its place, for layers that stay: at first the identity.
-    """
-
-    attach: Callable[[Sequence[Any]], None]
-    merge: Callable[[Sequence[Any]], None]
-    insert: Callable[[str, Symbol], Symbol] | None = None
 
 
 class Features(NamedTuple):
@@ -296,5 +283,6 @@ ADAPTERS = Registry("adapter", "tfx_finetune.adapters")
 TASKS = Registry("task", "tfx_finetune.tasks")
 COMPRESSIONS = Registry("compression", "tfx_finetune.compressions")
 EXPORTS = Registry("export", "tfx_finetune.exports")
+OBJECTIVES = Registry("objective", "tfx_finetune.objectives")
 
-REGISTRIES = (SOURCES, MODALITIES, AUGMENTS, BACKBONES, FUSIONS, ADAPTERS, TASKS, COMPRESSIONS, EXPORTS)
+REGISTRIES = (SOURCES, MODALITIES, AUGMENTS, BACKBONES, FUSIONS, ADAPTERS, TASKS, COMPRESSIONS, EXPORTS, OBJECTIVES)

@@ -56,7 +56,7 @@ def care(options: Care) -> "Path":
 
     validate(options)
     # The data as a run would have it; then every sample that can be read once more, as it is.
-    data = subject(run_of(options))
+    data = subject(run_of(options), options.fix)
     table, rows = data.table, data.rows
     looks = look(data.source, data.modality, data.column, table)
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tfx_finetune.contracts import PRESENCE, Batch, Predict
+from tfx_finetune.contracts import COMPRESSIONS, PRESENCE, Batch, Predict
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import parse_specs
 
 if TYPE_CHECKING:
     import keras
@@ -131,3 +133,16 @@ class Compression:
 def one_or_all(values: Sequence[Any]) -> Any:
     """What a model of tf_keras is called with: of one input the input, of several a list."""
     return list(values) if len(values) > 1 else values[0]
+
+
+def chain(specs: str) -> dict[str, Compression]:
+    """The compressions of a run: each once, zeros before clusters before rounding, as each keeps what is before it."""
+    listed = parse_specs(specs)
+    found = {str(spec): COMPRESSIONS.build(spec) for spec in listed}
+    names = [spec.name for spec in listed]
+    order = [name for name in ("prune", "cluster", "qat") if name in names]
+    known = [name for name in names if name in ("prune", "cluster", "qat")]
+    if known != order or len(set(names)) < len(names):
+        allowed = "prune(), cluster(), qat() in this order, each once or not at all"
+        raise UserError("--compress has an order that undoes itself", received=", ".join(names), allowed=allowed)
+    return found

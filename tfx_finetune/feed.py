@@ -15,15 +15,17 @@ import tensorflow as tf
 from tfx_finetune import features, teach
 from tfx_finetune.batches import evenly, rows
 from tfx_finetune.checkpoint import Checkpoint
+from tfx_finetune.company import ROW, Company
 from tfx_finetune.contracts import Batch
 from tfx_finetune.core import files
 from tfx_finetune.core.config import Phase
 from tfx_finetune.dataset import mapped
-from tfx_finetune.engine import engine
+from tfx_finetune.engine import Apply, engine
 from tfx_finetune.features import Store
 from tfx_finetune.model import Network, cut
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
+from tfx_finetune.samples import BESIDE
 from tfx_finetune.unfreezing import counts
 
 
@@ -37,23 +39,34 @@ class Feed:
         train: What the trained part sees of the training samples; None where that is new in every epoch, as augmented
             samples are where there is no trunk.
         val: What the trained part sees of the validation samples; None where there are none.
+        company: Who stands beside training samples, for the run's objectives; None without one.
     """
 
     data: Data
     plan: Plan
     train: Store | None
     val: Store | None
+    company: Company | None = None
 
     def batches(self, first: int, last: int) -> tf.data.Dataset:
         """Training batches (inputs, targets by output, weights by output) of the epochs `first` to `last - 1`."""
-        if self.train:
+        if self.train and self.company:
+            numbered = dataclasses.replace(self.train, targets=self.train.targets | {ROW: np.arange(len(self.train))})
+            batches = numbered.epochs(first, last, self.data.batch_size, self.data.order)
+            batches = self.company.joined(batches, first, math.ceil(len(self.train) / self.data.batch_size))
+        elif self.train:
             batches = self.train.epochs(first, last, self.data.batch_size, self.data.order)
         else:
             batches = self.data.epochs("train", first, last)
             if self.plan.teachers:
                 batches = teach.beside(batches, self.data, self.plan, first, last)
-        # A sample weighs as much in the loss of its label as in that of the teacher's answer.
-        return mapped(batches, lambda x, y, w: (x, _by_output(y), {_output(name): w[name.split("/")[0]] for name in y}))
+
+        def by_output(inputs: dict, targets: dict, weights: dict) -> tuple[dict, dict, dict]:
+            # A sample weighs as much in the loss of its label as in that of the teacher's answer.
+            weigh = {name: weights[name if name in weights else name.split("/")[0]] for name in targets}
+            return inputs, _by_output(targets), _by_output(weigh)
+
+        return mapped(batches, by_output)
 
     def some(self, count: int) -> tuple[Batch, Batch]:
         """Inputs of the trained part and targets of up to `count` training samples, evenly spaced, not augmented."""
@@ -67,15 +80,31 @@ def feed(trunks: Mapping[str, keras.Model], phase: Phase, data: Data, plan: Plan
     """Computes what a phase sees of its trunks, where that is not kept yet."""
     size, folder = data.table.size, _folder(plan)
     keys = {tower: _key(tower, trunks.get(tower), data, plan) for tower in data.modalities}
-    samples = size("train") * phase.views + size("val")
+    samples = (size("train") + size(BESIDE)) * phase.views + size("val")
     applied = {tower: engine(trunk, samples, plan.run.cache.precision) for tower, trunk in trunks.items()}
-    val = features.collect(data, "val", 1, applied, keys, folder) if size("val") else None
-    views = phase.views if trunks else 1
-    kept = trunks or (not data.augments and _fits(data, folder))
+    val = _validation(data, applied, keys, folder)
+    # Company is called by the row, so that what may stand in it is kept.
+    views = phase.views if trunks or plan.objectives else 1
+    kept = trunks or plan.objectives or (not data.augments and _fits(data, folder))
     train = features.collect(data, "train", views, applied, keys, folder) if kept else None
     if train and plan.teachers:
         train = dataclasses.replace(train, taught=teach.answers(data, plan, views, folder))
-    return Feed(data, plan, train, val)
+    if not (train and plan.objectives):
+        return Feed(data, plan, train, val)
+    beside = features.collect(data, BESIDE, views, applied, keys, folder) if size(BESIDE) else None
+    return Feed(data, plan, train, val, Company([train, beside], data.table, plan.objectives, plan.run.seed))
+
+
+def validation(trunks: Mapping[str, keras.Model], data: Data, plan: Plan) -> Store | None:
+    """What the trained part sees of the validation samples alone; None where there are none."""
+    keys = {tower: _key(tower, trunks.get(tower), data, plan) for tower in data.modalities}
+    count = data.table.size("val")
+    applied = {tower: engine(trunk, count, plan.run.cache.precision) for tower, trunk in trunks.items()}
+    return _validation(data, applied, keys, _folder(plan))
+
+
+def _validation(data: Data, applied: Mapping[str, Apply], keys: Mapping[str, str], folder: Path) -> Store | None:
+    return features.collect(data, "val", 1, applied, keys, folder) if data.table.size("val") else None
 
 
 def prepared(data: Data, split: str, plan: Plan) -> Store:
@@ -107,13 +136,14 @@ def feed_ahead(network: Network, data: Data, plan: Plan) -> None:
     size, folder = data.table.size, _folder(plan)
     joint = {}
     for tower, several in outputs.items():
-        samples = size("train") * max(views[tower].values()) + size("val")
+        samples = (size("train") + size(BESIDE)) * max(views[tower].values()) + size("val")
         model = keras.Model(network.backbones[tower].inputs, several)
         joint[tower] = engine(model, samples, plan.run.cache.precision)
     if size("val"):
         once = {tower: dict.fromkeys(keys, 1) for tower, keys in views.items()}
         features.compute(data, "val", once, joint, folder)
-    features.compute(data, "train", views, joint, folder)
+    for split in filter(size, ("train", BESIDE)):
+        features.compute(data, split, views, joint, folder)
 
 
 def _key(tower: str, trunk: keras.Model | None, data: Data, plan: Plan) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from tfx_finetune.auxiliary import learner, terms
 from tfx_finetune.contrast import with_views
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.config import Phase
@@ -72,7 +73,8 @@ def steepest(rates: Sequence[float] | np.ndarray, losses: Sequence[float] | np.n
 def _curve(network: Network, phase: Phase, data: Data, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     """Rates and smoothed losses, up to where the loss exploded; the network is left as it was."""
     trunks, top = cut(network, phase.unfreeze)
-    top = pupil(top, network, plan)
+    objectives = terms(network, data, plan, STEPS)
+    top = learner(pupil(top, network, plan), objectives)
     start = top.get_weights()
     losses: list[float] = []
 
@@ -93,7 +95,7 @@ def _curve(network: Network, phase: Phase, data: Data, plan: Plan) -> tuple[np.n
     tested = dataclasses.replace(phase, epochs=1, schedule=RANGE, learning_rate=1.0)
     fed = feed(trunks, phase, data, plan)
     with adapted(network, phase):
-        compile_top(top, network, tested, STEPS, plan.run.distill)
+        compile_top(top, network, tested, STEPS, plan.run.distill, objectives)
         batches = with_views(fed.batches(0, STEPS), network).take(STEPS)
         top.fit(batches, epochs=1, steps_per_epoch=STEPS, callbacks=[Watch()], verbose=0)
     top.set_weights(start)

@@ -43,11 +43,12 @@ class Judge:
 
     def scores(self) -> dict[str, float]:
         """Those of the top as it is; see `judged`."""
+        return judged(self.answer, self.network.tasks, self.val)
 
-        def run(inputs: Batch) -> Batch:
-            return self._run({name: tf.constant(values) for name, values in inputs.items()})
-
-        return judged(run, self.network.tasks, self.val)
+    def answer(self, inputs: Batch) -> Batch:
+        """Inputs of the top, (batch, ...) -> its outputs as it is."""
+        found: Batch = self._run({name: tf.constant(values) for name, values in inputs.items()})
+        return found
 
 
 def judged(predict: Callable, tasks: Mapping[str, Task], val: Store | None) -> dict[str, float]:
@@ -58,9 +59,11 @@ def judged(predict: Callable, tasks: Mapping[str, Task], val: Store | None) -> d
         tasks: Heads by name.
         val: What it takes.
     """
-    if not val:
-        return {}
-    targets, outputs = predictions(predict, val.batches(256))
+    return graded(tasks, *predictions(predict, val.batches(256))) if val else {}
+
+
+def graded(tasks: Mapping[str, Task], targets: Batch, outputs: Batch) -> dict[str, float]:
+    """`judged`, of targets by head and outputs by name that are known, (n, ...)."""
     found: dict[str, float] = {}
     losses = []
     for head, task in tasks.items():

@@ -32,6 +32,7 @@ class Network:
         fusion: How several towers become one; None where there is one.
         shares: The model's inputs -> how much each tower counts, (batch, towers); None where that cannot be told.
         seen: What the heads see.
+        held: Layers that no phase trains.
     """
 
     model: keras.Model
@@ -40,6 +41,7 @@ class Network:
     fusion: Fusion | None = None
     shares: keras.Model | None = None
     seen: tuple[Features, ...] = ()
+    held: frozenset[str] = frozenset()
 
     @property
     def groups(self) -> list[tuple[str, int, Group]]:
@@ -140,7 +142,7 @@ def cut(network: Network, unfreeze: str) -> tuple[dict[str, keras.Model], keras.
     wanted = counts(network.backbones, unfreeze)
     trained = {name for tower, height, group in network.groups if height <= wanted[tower] for name in group.layers}
     frozen = {name for tower, height, group in network.groups if height > wanted[tower] for name in group.layers}
-    frozen |= _below(network) - trained
+    frozen |= (_below(network) - trained) | network.held
     pretrained = {
         name for tower, _, group in network.groups if network.backbones[tower].card.origin for name in group.layers
     }
@@ -269,7 +271,8 @@ def rates(network: Network, top: keras.Model, decay: float, towers: Mapping[str,
         id(weight): decay ** height.get(layer.name, 0) for layer in network.model.layers for weight in layer.weights
     }
     each = zip(top.trainable_weights, owners(network, top), strict=True)
-    return [factor[id(weight)] * towers.get(owner, 1.0) for weight, owner in each]
+    # What an objective learns with is no part of the network.
+    return [factor.get(id(weight), 1.0) * towers.get(owner, 1.0) for weight, owner in each]
 
 
 def owners(network: Network, top: keras.Model) -> list[str]:
@@ -285,4 +288,4 @@ def owners(network: Network, top: keras.Model) -> list[str]:
             for layer in network.model.layers
         }
     found = {id(weight): owner[layer.name] for layer in network.model.layers for weight in layer.weights}
-    return [found[id(weight)] for weight in top.trainable_weights]
+    return [found.get(id(weight), "") for weight in top.trainable_weights]

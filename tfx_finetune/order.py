@@ -20,20 +20,26 @@ class Order:
         mixes: Changes of whole batches.
         dropped: Chance that what one of several towers takes is left out of a sample.
         chances: Chance of each training sample to be drawn, (n,), summing to 1; None where each comes once an epoch.
+        drawn: How many are drawn in an epoch; 0 for as many as there are.
     """
 
     seed: int
     mixes: tuple[Mix, ...] = ()
     chances: np.ndarray | None = None
     dropped: float = 0.0
+    drawn: int = 0
+
+    def length(self, count: int) -> int:
+        """How many samples an epoch has, of so many training samples."""
+        return self.drawn if self.drawn and self.chances is not None else count
 
     def rows(self, count: int, epoch: tf.Tensor) -> tf.Tensor:
-        """Positions of the samples of an epoch among the training samples, int32 (count,)."""
+        """Positions of the samples of an epoch among the training samples, int32 (length(count),)."""
         seed = self._seed(epoch)
         if self.chances is None:
             return tf.random.experimental.stateless_shuffle(tf.range(count), seed)
         chances = tf.math.log(tf.constant(self.chances))[None]
-        return tf.random.stateless_categorical(chances, count, seed, tf.int32)[0]
+        return tf.random.stateless_categorical(chances, self.length(count), seed, tf.int32)[0]
 
     def repeated(self, samples: tf.data.Dataset, epoch: tf.Tensor) -> tf.data.Dataset:
         """Unshuffled (index, sample) of an epoch, each as often as it was drawn; copies get an index of their own."""

@@ -21,6 +21,7 @@ from tfx_finetune.golden import Golden, keep
 from tfx_finetune.metadata import label_files
 from tfx_finetune.samples import Table
 from tfx_finetune.subsets import Subset
+from tfx_finetune.transfer import Transfer
 
 
 def create(path: Path, manifest: dict[str, Any], exports: Mapping[str, Export], servable: Servable) -> Bundle:
@@ -78,6 +79,7 @@ def finish(
     parts: Sequence[Subset],
     checks: Sequence[Check],
     chosen: Check | None = None,
+    transfer: Transfer | None = None,
 ) -> Bundle:
     """Adds what was proven: scores.json, golden/, split.csv, the mark of each file that passed, and all checksums.
 
@@ -89,11 +91,13 @@ def finish(
         parts: Those for subsets of its towers.
         checks: Of every file.
         chosen: That of the file which `model_best.tflite` is another name of.
+        transfer: How languages did that were learned one after another.
     """
     if chosen:
         link(bundle.file(chosen.format))
     bundle.write("golden/outputs.json", keep(golden, bundle.path / "golden"))
-    known = {"subsets": [part.record() for part in parts]} if parts else {}
+    known: dict[str, Any] = {"subsets": [part.record() for part in parts]} if parts else {}
+    known |= {"transfer": transfer.record()} if transfer else {}
     bundle.write("scores.json", {"test": scores} | known | {check.format: check.record() for check in checks})
     with (bundle.path / "split.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)

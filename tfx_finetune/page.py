@@ -8,7 +8,9 @@ import numpy as np
 
 from tfx_finetune.checks import Check
 from tfx_finetune.contracts import Exhibit
+from tfx_finetune.lanes import Gap, Slice
 from tfx_finetune.plots import Metrics, Plot, learning_curves, trade_off
+from tfx_finetune.transfer import Transfer
 
 MOST_CONFUSED = 20
 
@@ -176,6 +178,7 @@ class Mistake:
         top: `(class, score)` of the highest scores.
         head: The head that erred; shown where there are several.
         shares: How much each tower counted.
+        language: Of the sample, where it is known.
     """
 
     exhibits: tuple[Exhibit, ...]
@@ -186,6 +189,7 @@ class Mistake:
     top: tuple[tuple[str, float], ...] = ()
     head: str = ""
     shares: Mapping[str, float] = field(default_factory=dict)
+    language: str = ""
 
 
 @dataclass(frozen=True)
@@ -195,21 +199,6 @@ class Part:
     towers: tuple[str, ...]
     samples: int
     score: float
-
-
-@dataclass(frozen=True)
-class Slice:
-    """How well the heads do on the samples of one language or source.
-
-    Attributes:
-        name: Of the language or source.
-        samples: Held-out ones of it.
-        scores: By head, each by the score it is judged by.
-    """
-
-    name: str
-    samples: int
-    scores: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -243,8 +232,10 @@ class Report:
         heads: What each head scored.
         mistakes: Samples that the model got wrong, the surest first; `MOST_MISTAKES` are shown.
         slices: Scores by language and source, where there are several.
+        gaps: Between the worst and the best of them.
         subsets: Scores by what the model is shown, where it has several towers.
         shares: How much each tower counted on the mean, where that is known.
+        transfer: How languages did that were learned one after another.
         exports: The exported files.
         best: Format of the file that `--choose` chose.
     """
@@ -262,8 +253,10 @@ class Report:
     heads: tuple[HeadResult, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
     slices: tuple[Slice, ...] = ()
+    gaps: tuple[Gap, ...] = ()
     subsets: tuple[Part, ...] = ()
     shares: Mapping[str, float] = field(default_factory=dict)
+    transfer: Transfer | None = None
     exports: tuple[ExportRow, ...] = ()
     best: str = ""
 

@@ -8,12 +8,13 @@ computed once a sample and view, and `fit` sees the top alone. Where everything 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 
 from tfx_finetune import averaging
+from tfx_finetune.auxiliary import learner, terms, with_objectives
 from tfx_finetune.balance import SAMPLES, Balance
 from tfx_finetune.checkpoint import Checkpoint, History, Weights
 from tfx_finetune.contracts import ADAPTERS
@@ -23,6 +24,7 @@ from tfx_finetune.core.config import Distill, Phase
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.feed import Feed, feed
 from tfx_finetune.keeper import Judge, Keeper
+from tfx_finetune.learning import Term
 from tfx_finetune.model import Network, cut, owners, rates, set_stochastic_depth, unfrozen_layers
 from tfx_finetune.optimizer import make_optimizer
 from tfx_finetune.pipeline import Data
@@ -63,7 +65,9 @@ def fit_phase(
     """
     checkpoint = Checkpoint.of(plan.workdir, name)
     trunks, top = cut(network, phase.unfreeze)
-    top = pupil(top, network, plan)
+    steps = data.steps
+    objectives = terms(network, data, plan, phase.epochs * steps)
+    top = learner(pupil(top, network, plan), objectives)
     if done := checkpoint.result():
         top.set_weights(done[1])
         return done[0]
@@ -73,9 +77,8 @@ def fit_phase(
     fed = feed(trunks, phase, data, plan)
     set_stochastic_depth(network, phase.stochastic_depth)
     with adapted(network, phase):
-        steps = math.ceil(data.table.size("train") / data.batch_size)
         start = top.get_weights()
-        compile_top(top, network, phase, steps, plan.run.distill)
+        compile_top(top, network, phase, steps, plan.run.distill, objectives)
         history.trained, history.parameters = _count(top.trainable_weights), _count(network.model.weights)
         with progress.bar(name, phase.epochs * steps) as advance:
             judge = Judge(top, network, fed.val)
@@ -100,16 +103,25 @@ def fit_phase(
     return history
 
 
-def compile_top(top: keras.Model, network: Network, phase: Phase, steps: int, distill: Distill = _DISTILL) -> None:
-    """Compiles the top for a phase of `phase.epochs` epochs of `steps` steps."""
+def compile_top(
+    top: keras.Model,
+    network: Network,
+    phase: Phase,
+    steps: int,
+    distill: Distill = _DISTILL,
+    objectives: Mapping[str, Term] | None = None,
+) -> None:
+    """Compiles the top, a `learner` of the objectives, for a phase of `phase.epochs` epochs of `steps` steps."""
     start = [weight.numpy() for weight in top.trainable_weights]
-    loss, weights = with_teacher(losses(network), top, network, distill)
+    loss, weights = with_objectives(with_teacher(losses(network), top, network, distill), objectives or {})
     each = rates(network, top, phase.layer_decay, factors("rates", phase.rates, network.backbones))
+    metrics = {f"{head}/logits": task.metrics() for head, task in network.tasks.items()}
     top.compile(
         optimizer=make_optimizer(phase, steps, each, start, owners(network, top)),
         loss=loss,
         loss_weights=weights,
-        metrics={f"{head}/logits": task.metrics() for head, task in network.tasks.items()},
+        # What stands beside samples without their labels is not counted.
+        **{"weighted_metrics" if objectives else "metrics": metrics},
         jit_compile=hardware.detect().jit_compile,
     )
 

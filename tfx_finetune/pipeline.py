@@ -3,6 +3,7 @@
 The order of the steps: read -> decode -> augment (training only) -> prepare -> encode -> batch -> prefetch.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from tfx_finetune.dataset import decoded, finished, mapped, marked, plain
 from tfx_finetune.order import Order
 from tfx_finetune.plan import Plan, modality
 from tfx_finetune.samples import Table
+from tfx_finetune.shares import drawing
 from tfx_finetune.sources.recognize import recognize
 from tfx_finetune.survey import load, opened, placed
 
@@ -53,6 +55,11 @@ class Data:
     augments: tuple[tuple[str, Augment], ...]
     batch_size: int
     order: Order
+
+    @property
+    def steps(self) -> int:
+        """Batches of a training epoch."""
+        return math.ceil(self.order.length(self.table.size("train")) / self.batch_size)
 
     def batches(self, split: str, view: int = 0) -> tf.data.Dataset:
         """Batches of a split in the source's order: no sample is dropped, repeated or moved.
@@ -88,7 +95,7 @@ class Data:
         Order and augmentation of an epoch depend on the seed and the epoch alone, so training can go on anywhere.
         """
         # Shuffling comes before decoding: names are small, so the buffer may hold many samples.
-        buffer = min(self.table.size(split), 100_000 if self.source.paths else 10_000)
+        buffer = min(self.order.length(self.table.size(split)), 100_000 if self.source.paths else 10_000)
 
         @plain
         def one(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -211,8 +218,8 @@ def prepare_data(plan: Plan, cards: Mapping[str, Card]) -> Data:
     modalities = {tower: modality(plan.run, kind, cards[tower]) for tower, kind in plan.modalities.items()}
     source, columns, table, tasks = load(plan, modalities)
     run = plan.run
-    chances = _chances(table, tasks) if run.samples.balance else None
-    order = Order(run.seed, plan.mixes, chances, run.drop_towers if len(modalities) > 1 else 0.0)
+    chances, drawn = drawing(table, tasks, run)
+    order = Order(run.seed, plan.mixes, chances, run.drop_towers if len(modalities) > 1 else 0.0, drawn)
     return Data(source, table, modalities, columns, tasks, tuple(plan.augments.values()), run.batch_size, order)
 
 
@@ -235,17 +242,6 @@ def labelled(
     columns = placed(source, modalities)
     table = opened(source, modalities, columns, tasks, split, max_bad)
     return Data(source, table, modalities, columns, tasks, (), 32, Order(0))
-
-
-def _chances(table: Table, tasks: Mapping[str, Task]) -> np.ndarray:
-    """The chance of each training sample to be drawn with which all labels, those of all heads taken together, are
-    equally frequent, (n,).
-    """
-    train = table.split == "train"
-    labels = list(zip(*(table.columns[task.column][train] for task in tasks.values()), strict=True))
-    counts = Counter(labels)
-    chances = np.array([1 / counts[label] for label in labels], np.float32)
-    return chances / chances.sum()
 
 
 def _present(value: tf.Tensor) -> tf.Tensor:

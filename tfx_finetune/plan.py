@@ -12,10 +12,10 @@ from tfx_finetune.choose import Limit, parse_limits
 from tfx_finetune.contracts import (
     AUGMENTS,
     BACKBONES,
-    COMPRESSIONS,
     EXPORTS,
     FUSIONS,
     MODALITIES,
+    OBJECTIVES,
     PRESENCE,
     TASKS,
     Augment,
@@ -30,10 +30,14 @@ from tfx_finetune.core import assets, config
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_specs
-from tfx_finetune.deployed import Compression, Export
+from tfx_finetune.deployed import Compression, Export, chain
+from tfx_finetune.growing import Growth, growth_of, warmed
+from tfx_finetune.learning import Objective
+from tfx_finetune.renamed import Renaming, renaming_of
 from tfx_finetune.routing import routes
-from tfx_finetune.sources.recognize import recognize
-from tfx_finetune.stages import staged
+from tfx_finetune.shares import check_mixing
+from tfx_finetune.sources.recognize import named_sources, recognize
+from tfx_finetune.stages import check_strategy, staged
 from tfx_finetune.teacher import Teacher, teachers_of
 
 _USUAL = "keras_file(), saved_model(), tflite(), tflite(quantize='float16')"
@@ -47,7 +51,7 @@ class Plan:
 
     Attributes:
         run: The configuration as it was given.
-        source: Where the samples come from.
+        sources: Where the samples come from, by name; a lone one has none.
         towers: Backbone specs by the name of the tower, which is also that of the model's input.
         modalities: What each tower takes, by name.
         fusion: How several towers become one; None where there is one.
@@ -65,10 +69,13 @@ class Plan:
         start: The bundle whose weights the run starts from; None for those that the backbones bring.
         teachers: Bundles whose answers the heads learn from beside the labels.
         names: Where the names of the classes in other languages are from; None for nowhere.
+        growth: What that bundle becomes where a language is added to it; None where none is.
+        renaming: How labels are renamed; None where they stay.
+        objectives: What is learned beside the labels, by name.
     """
 
     run: Run
-    source: Spec
+    sources: dict[str, Spec]
     towers: dict[str, Spec]
     modalities: dict[str, str]
     fusion: Fusion | None
@@ -85,6 +92,14 @@ class Plan:
     start: initial.Start | None = None
     teachers: tuple[Teacher, ...] = ()
     names: Spec | None = None
+    growth: Growth | None = None
+    renaming: Renaming | None = None
+    objectives: Mapping[str, Objective] = dataclasses.field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """Where the samples come from, as it is written."""
+        return ", ".join(f"{name}={spec}" if name else str(spec) for name, spec in self.sources.items())
 
     def preparation(self, tower: str) -> dict[str, object]:
         """What determines what a tower takes of a sample and its target, apart from its content."""
@@ -108,19 +123,20 @@ def check(run: Run) -> Plan:
         UserError: For the first thing that is wrong with it.
     """
     config.validate(run)
+    check_strategy(run)
     load_plugins(run.plugins)
     assets.use_cache(run.cache.dir)
-    if not run.data:
-        raise UserError("no data given", todo="say --data=FOLDER, with a sub-folder for each class")
+    sources = named_sources(run.data, run.sources)
+    check_mixing(run.mix, [name for name in sources if name])
     if run.samples.test + run.samples.val >= 1:
         shares = f"{run.samples.test} + {run.samples.val}"
         raise UserError("--samples.test and --samples.val leave nothing to train on", received=shares)
-    source = recognize(run.data)
     start = initial.start_of(run)
     towers = _towers(run, initial.backbones(run, start))
     initial.check_towers(start, towers)
     modalities = {name: BACKBONES.modality(spec.name) for name, spec in towers.items()}
-    heads = parse_named_specs(run.heads, default="label")
+    growth = growth_of(run, start)
+    heads = growth.heads if growth else parse_named_specs(run.heads, default="label")
     if not heads:
         raise UserError("no head given", allowed=sorted(TASKS))
     if taken := set(heads) & _RECORD:
@@ -129,7 +145,7 @@ def check(run: Run) -> Plan:
     kinds = dict.fromkeys(modalities.values())
     built = {kind: modality(run, kind, Card(size=1)) for kind in kinds}
     augments, mixes = _augments(run, towers, built)
-    compressions = _compressions(run.compress)
+    compressions = chain(run.compress)
     rounded = any(compression.name == "qat" for compression in compressions.values())
     exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(_exports(run, built, rounded))}
     formats = [export.format for export in exports.values()]
@@ -142,26 +158,32 @@ def check(run: Run) -> Plan:
         # Its ranges were trained with the network: without them there is nothing to choose among.
         todo = "leave selective=True out, or qat()"
         raise UserError("qat() leaves no layer to be chosen", received=", ".join(chosen), todo=todo)
-    phases = staged("warm", run.warm, towers) | staged("tune", run.tune, towers)
+    if growth:
+        phases = staged("warm", warmed(run.warm), towers)
+    else:
+        phases = staged("warm", run.warm, towers) | staged("tune", run.tune, towers)
     return Plan(
         run=run,
-        source=source,
+        sources=sources,
         towers=towers,
         modalities=modalities,
         fusion=FUSIONS.build(parse_spec(run.fusion)) if len(towers) > 1 else None,
         heads=heads,
         drafts=drafts,
-        route=routes(heads, drafts, run.route),
+        route=growth.route if growth else routes(heads, drafts, run.route),
         augments=augments,
         mixes=mixes,
         compressions=compressions,
         exports=exports,
         limits=parse_limits(run.choose),
         phases=phases,
-        workdir=Path(run.workdir or Path("runs") / _slug(source)),
+        workdir=Path(run.workdir or Path("runs") / _slug(sources)),
         start=start,
         teachers=teachers_of(run, modalities, drafts),
         names=recognize(run.names) if run.names else None,
+        growth=growth,
+        renaming=renaming_of(run, drafts, sources),
+        objectives=_objectives(run.objectives, mixes),
     )
 
 
@@ -251,20 +273,23 @@ def _sized(tower: Spec, run: Run, modality: str) -> Spec:
     return Spec(tower.name, (), options | {"size": size})
 
 
-def _compressions(specs: str) -> dict[str, Compression]:
-    """The compressions of a run: each once, zeros before clusters before rounding, as each keeps what is before it."""
+def _objectives(specs: str, mixes: tuple[Mix, ...]) -> dict[str, Objective]:
+    """What is learned beside the labels, each once."""
     listed = parse_specs(specs)
-    found = {str(spec): COMPRESSIONS.build(spec) for spec in listed}
-    names = [spec.name for spec in listed]
-    order = [name for name in ("prune", "cluster", "qat") if name in names]
-    known = [name for name in names if name in ("prune", "cluster", "qat")]
-    if known != order or len(set(names)) < len(names):
-        allowed = "prune(), cluster(), qat() in this order, each once or not at all"
-        raise UserError("--compress has an order that undoes itself", received=", ".join(names), allowed=allowed)
+    found = {spec.name: OBJECTIVES.build(spec) for spec in listed}
+    if len(found) < len(listed):
+        raise UserError("--objectives names one twice", received=specs)
+    if found and mixes:
+        raise UserError(
+            "batches with --objectives are not mixed", received=specs, todo="leave mixup() and cutmix() out"
+        )
     return found
 
 
-def _slug(source: Spec) -> str:
+def _slug(sources: Mapping[str, Spec]) -> str:
+    if "" not in sources:
+        return "_".join(sources)
+    source = sources[""]
     said = [str(value) for value in source.args] + [v for k, v in source.kwargs.items() if k == "path"]
     text = Path(said[0]).name if said and said[0] else source.name
     return re.sub(r"[^\w.-]+", "_", text) or source.name

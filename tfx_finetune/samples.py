@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+BESIDE = "beside"
+"""The split of training samples whose labels are not learned: they stand beside others for `--objectives` alone."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -14,7 +17,7 @@ class Table:
         file: What a person would call the sample.
         digest: Hash of the content, of all that any tower takes; empty where it cannot be read.
         reason: Why the sample cannot be used; empty where it can.
-        split: `train`, `val`, `test`, or empty for a sample that cannot be used.
+        split: `train`, `val`, `test`, `BESIDE`, or empty for a sample that is not used.
         columns: Label columns by name.
         contents: Hash of what each tower takes; empty where a sample lacks it.
         notes: What a person should know about the split.

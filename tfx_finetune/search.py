@@ -109,6 +109,9 @@ def search(run: Run, space: dict[str, Spec], trials: int, folder: Path) -> Path:
 
 def _prepare(run: Run) -> tuple[Data, Network, list]:
     """What trials share that differ in their phases alone."""
+    if run.strategy != "joint":
+        todo = "tune the joint run, and give train what it finds"
+        raise UserError("trials train languages together", received=f"--strategy={run.strategy}", todo=todo)
     data, network = set_up(check(run))
     if not data.table.size("val"):
         raise UserError("trials are judged by validation samples, and there are none", todo="raise --samples.val")

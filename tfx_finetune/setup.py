@@ -3,7 +3,9 @@
 import keras
 import tensorflow as tf
 
+from tfx_finetune.auxiliary import sensible
 from tfx_finetune.core import hardware
+from tfx_finetune.held import grown
 from tfx_finetune.inherit import inherit
 from tfx_finetune.model import Network, build_model, build_towers
 from tfx_finetune.pipeline import Data, prepare_data
@@ -25,4 +27,4 @@ def set_up(plan: Plan) -> tuple[Data, Network]:
     data = prepare_data(plan, {tower: backbone.card for tower, backbone in backbones.items()})
     network = build_model(plan, backbones, data.tasks)
     data = inherit(network, backbones, data, plan)
-    return enrolled(data, plan), network
+    return sensible(enrolled(data, plan), plan), grown(network, plan)

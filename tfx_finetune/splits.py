@@ -54,6 +54,53 @@ def assign(
     return split
 
 
+def divide(
+    digests: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    sides: np.ndarray,
+    sources: np.ndarray,
+    shares: Mapping[str, Mapping[str, float]],
+    seed: int,
+) -> np.ndarray:
+    """Cuts the splits that each of several sources lacks out of its training part, by `assign`.
+
+    What several sources share is cut as one, on a side that all of them may still give. It goes where one of them came
+    with it, if the others may give that side. Two sources that both came with their splits stay as they are.
+
+    Args:
+        digests: Content hash of each sample.
+        labels: See `assign`.
+        groups: See `assign`.
+        sides: The part in which each sample came; `train` and `all` are cut, the rest stays; empty for none.
+        sources: The source of each sample.
+        shares: For each source, the share of each split to be cut.
+        seed: Another seed gives another split.
+
+    Returns:
+        (n,) array of split names, empty where `sides` is.
+    """
+    split, used = sides.copy(), np.flatnonzero(sides != "")
+    cuts: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    for unit in _units(digests[used], groups[used]):
+        rows = used[unit]
+        free = rows[np.isin(sides[rows], ("train", "all"))]
+        if not len(free):
+            continue
+        owners = list(dict.fromkeys(sources[free]))
+        both = tuple(name for name in shares[owners[0]] if all(name in shares[owner] for owner in owners))
+        owner = next((owner for owner in owners if len(shares[owner]) == len(both)), owners[0])
+        if there := [name for name in both if name in sides[rows]]:
+            split[free] = there[0]
+        else:
+            cuts.setdefault((owner, both), []).extend(free.tolist())
+    for (owner, names), cut in cuts.items():
+        rows = np.sort(cut)
+        wanted = {name: shares[owner][name] for name in names}
+        split[rows] = assign(digests[rows], labels[rows], groups[rows], wanted, seed)
+    return split
+
+
 def _units(digests: Sequence[str] | np.ndarray, groups: Sequence[str] | np.ndarray) -> list[list[int]]:
     """Connected components of samples that share content or group, by union-find."""
     parent = list(range(len(digests)))

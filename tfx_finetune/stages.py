@@ -5,9 +5,11 @@ import math
 from collections.abc import Mapping
 
 from tfx_finetune.contracts import ADAPTERS
-from tfx_finetune.core.config import Phase
+from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
+from tfx_finetune.merging import MERGES
+from tfx_finetune.shares import is_drawn
 from tfx_finetune.unfreezing import factors, groups_wanted
 
 
@@ -39,6 +41,23 @@ def staged(name: str, phase: Phase, towers: Mapping[str, Spec]) -> dict[str, Pha
         part = next(iter(parts.values())) if len(parts) == 1 else ", ".join("=".join(each) for each in parts.items())
         found[f"{name}_{stage}"] = dataclasses.replace(phase, epochs=each, unfreeze=part)
     return found | {name: dataclasses.replace(phase, epochs=phase.epochs - each * (phase.stages - 1))}
+
+
+def check_strategy(run: Run) -> None:
+    """Raises a `UserError` where options of `--strategy` do not go together."""
+    MERGES.build(parse_spec(run.merge))
+    goes = {"merge": "per_language_then_merge", "languages": "sequential", "rehearsal": "sequential"}
+    for name, strategy in goes.items():
+        if run.strategy != strategy and getattr(run, name) != getattr(Run(), name):
+            what = f"--{name} is for --strategy={strategy}"
+            raise UserError(what, received=f"--strategy={run.strategy}", todo="leave it out")
+    together = {"--mix": is_drawn(run.mix), "--objectives": run.objectives}
+    for flag in (flag for flag, value in together.items() if value and run.strategy != "joint"):
+        what = f"{flag} has no part in --strategy={run.strategy}, which takes languages apart"
+        raise UserError(what, received=run.strategy, todo=f"leave {flag} out")
+    if run.strategy != "joint" and not run.tune.epochs:
+        what = f"--strategy={run.strategy} takes languages apart in phase tune, which has no epochs"
+        raise UserError(what, received=run.tune.epochs, todo="raise --tune.epochs")
 
 
 def _part(unfreeze: str, share: float) -> str:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfx_finetune.contracts import SOURCES, Modality, Source
+from tfx_finetune.contracts import Modality, Source
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.looks import kind_of, seen
+from tfx_finetune.mixed import check_alike, check_places, open_sources
 from tfx_finetune.plan import Plan, check
+from tfx_finetune.renamed import renamed
 from tfx_finetune.samples import Table
 from tfx_finetune.survey import placed, survey
 
@@ -47,11 +49,12 @@ class Subject:
         return np.flatnonzero(self.table.reason == "")
 
 
-def subject(run: Run) -> Subject:
+def subject(run: Run, fix: bool = False) -> Subject:
     """Opens and surveys the data of a run.
 
     Args:
         run: Its backbone may be `usual`, or empty for one that is never run.
+        fix: Whether it is to become one table.
 
     Raises:
         UserError: There is no such data, nothing of it can be read, or the run has several towers.
@@ -63,18 +66,22 @@ def subject(run: Run) -> Subject:
     bare = dataclasses.replace(run, augment="", compress="", exports="", choose="")
     named = run.backbone not in ("", "usual")
     plan = check(bare if named else dataclasses.replace(bare, backbone=USUAL["image"]))
-    source = SOURCES.build(plan.source)
+    source = open_sources(plan.sources)
     if not named and (usual := USUAL.get(kind_of(source))):
         plan = check(dataclasses.replace(bare, backbone=usual))
     ((tower, kind),) = plan.modalities.items()
     modality = seen(kind, plan)
-    column = placed(source, {tower: modality})[tower]
+    places = placed(source, {tower: modality})
+    check_places(source, places)
+    if fix:
+        check_alike(source)
     draft = next(iter(plan.drafts.values()))
     labels = dict.fromkeys(task.column for task in plan.drafts.values())
-    table = survey(source, {tower: modality}, {tower: column}, tuple(labels))
+    table = survey(source, {tower: modality}, places, tuple(labels))
     if not (table.reason == "").any():
         shown = "; ".join(f"{file}: {why}" for file, why in table.bad[:3])
         raise UserError("no sample can be read", received=shown, todo="mend them")
+    table, source = renamed(table, source, plan.renaming)
     folder = plan.workdir if run.workdir else plan.workdir.with_name(f"{plan.workdir.name}-data")
     plan = dataclasses.replace(plan, workdir=folder)
-    return Subject(plan, run.backbone != "", source, modality, column, table, draft.column, draft.single)
+    return Subject(plan, run.backbone != "", source, modality, places[tower], table, draft.column, draft.single)

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as Grid
 
-from tfx_finetune import page
+from tfx_finetune import lanes, page
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.checkpoint import History
 from tfx_finetune.checks import Check
@@ -22,14 +22,15 @@ from tfx_finetune.evaluate import asked
 from tfx_finetune.features import Store
 from tfx_finetune.intervals import interval
 from tfx_finetune.model import Network
-from tfx_finetune.naming import RETRIEVED
 from tfx_finetune.pack import describe
 from tfx_finetune.parts import parts
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan, modality_options
 from tfx_finetune.report import MOST_MISTAKES
-from tfx_finetune.routing import expanded, own, slices
+from tfx_finetune.routing import own
 from tfx_finetune.subsets import Subset
+from tfx_finetune.survey import specs_of
+from tfx_finetune.transfer import Transfer
 from tfx_finetune.verify import score
 
 _PACKAGES = ("tfx_finetune", "tensorflow", "keras", "ai-edge-litert", "numpy")
@@ -37,7 +38,7 @@ _PACKAGES = ("tfx_finetune", "tensorflow", "keras", "ai-edge-litert", "numpy")
 
 def manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
     """What a bundle says about itself, apart from its files."""
-    specs = expanded(plan.heads, plan.route, data.table)
+    specs = specs_of(plan, data.table)
     heads = {
         head: {
             "task": str(specs[head]),
@@ -62,7 +63,8 @@ def manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
         "teacher": plan.run.teacher,
         "towers": towers,
         "network": parts(network),
-        "data": {"source": str(plan.source)} | {split: data.table.size(split) for split in SPLITS},
+        "data": {"source": plan.source} | {split: data.table.size(split) for split in SPLITS},
+        "tokens": lanes.tokens(data),
         "versions": environment(),
     }
 
@@ -86,6 +88,7 @@ def report(
     shares: np.ndarray | None,
     checks: Sequence[Check],
     bundle: Bundle,
+    transfer: Transfer | None = None,
 ) -> page.Report:
     """Collects the content of report.html.
 
@@ -100,6 +103,7 @@ def report(
         shares: How much each tower counts for each test sample, (n, towers); None where that is not known.
         checks: What was found about every file.
         bundle: The files.
+        transfer: How languages did that were learned one after another.
     """
     targets, outputs = reference
     (first, task), *_ = data.tasks.items()
@@ -134,14 +138,15 @@ def report(
         heads=tuple(
             _head(head, task, scores, targets[head], outputs[f"{head}/scores"], groups)
             for head, task in data.tasks.items()
-            # What a language adds to a shared head is one number of a table.
-            if not task.pool
+            # What a language adds to a shared head is one number of a table; a head may be asked nothing here.
+            if not task.pool and f"{head}/{task.score}" in scores
         ),
         mistakes=tuple(mistakes),
-        slices=tuple(_slice(data, scores, value, marked) for value, marked in slices(data.table, "test").items())
-        + _named(data.tasks, scores, len(test)),
+        slices=lanes.rows(data, scores, bundle.manifest["tokens"]) + lanes.named(data.tasks, scores, len(test)),
+        gaps=lanes.gaps(data.table, data.tasks, scores),
         subsets=tuple(page.Part(part.towers, part.samples, score(data.tasks, part.scores)) for part in parts),
         shares={} if shares is None else dict(zip(data.modalities, shares.mean(0).tolist(), strict=True)),
+        transfer=transfer,
         exports=tuple(page.ExportRow(check, bundle.file(check.format).name) for check in checks),
         best=bundle.manifest.get("best", ""),
     )
@@ -154,10 +159,12 @@ def say_result(
     parts: Sequence[Subset],
     checks: Sequence[Check],
     chosen: Check | None,
+    gaps: Sequence[lanes.Gap] = (),
 ) -> None:
     """Prints the scores and the table of files, and where everything lies."""
     console = Console(stderr=True, highlight=False)
-    named = "  ".join(f"{head}/{task.score} {scores[f'{head}/{task.score}']:.4f}" for head, task in tasks.items())
+    known = (f"{head}/{task.score}" for head, task in tasks.items())
+    named = "  ".join(f"{name} {scores[name]:.4f}" for name in known if name in scores)
     if parts:
         console.print(_subsets(tasks, parts))
     title, threads = f"trained model on the test split: {named}", hardware.detect().threads
@@ -172,6 +179,8 @@ def say_result(
         rates = f"{c.score:.3f}", f"{c.drop:+.3f}", f"{c.agreement:.1%}"
         grid.add_row(c.format, *rates, *speed, *sizes, floats, "no" if c.reason else "yes")
     console.print(grid)
+    for gap in gaps:
+        console.print(str(gap), soft_wrap=True)
     for c in checks:
         if c.float_layers:
             console.print(f"{c.format} computes in float in {c.named_floats}", soft_wrap=True)
@@ -216,27 +225,6 @@ def _data(data: Data, route: str) -> page.Data:
     )
 
 
-def _slice(data: Data, scores: Mapping[str, Any], value: str, marked: np.ndarray) -> page.Slice:
-    """What the heads score on the samples of a language or source: those that answer all, and its own."""
-    found = {head: scores.get(f"{head}/{task.score}[{value}]") for head, task in data.tasks.items() if not task.per} | {
-        f"own {task.score}": scores.get(f"{value}/{task.score}") for task in data.tasks.values() if task.per
-    }
-    known = {name: score for name, score in found.items() if score is not None}
-    return page.Slice(value, int(marked.sum()), known)
-
-
-def _named(tasks: Mapping[str, Task], scores: Mapping[str, Any], samples: int) -> tuple[page.Slice, ...]:
-    """How often names of each language were found."""
-    found = []
-    for head, task in tasks.items():
-        for language in task.labels.translations if task.space else ():
-            own = {score: scores.get(f"{head}/{score}[{language}]") for score in RETRIEVED}
-            found.append(
-                page.Slice(language, samples, {name: score for name, score in own.items() if score is not None})
-            )
-    return tuple(found)
-
-
 def _head(
     head: str, task: Task, scores: Mapping[str, Any], targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray
 ) -> page.HeadResult:
@@ -260,7 +248,9 @@ def _mistakes(
     """The test samples that the head got wrong and was surest of."""
     task = data.tasks[head]
     names = np.array(task.labels.names, dtype=object)
-    files = data.table.file[data.table.split == "test"]
+    tested = data.table.split == "test"
+    files = data.table.file[tested]
+    languages = data.table.columns.get("language", np.full(len(tested), "", object))[tested]
     wrong = np.flatnonzero(asked(task, targets) & (task.correct(targets, scores) < 1))
     wrong = wrong[np.argsort(-scores[wrong].max(-1))][:MOST_MISTAKES]
     shown = _exhibits(data, test, wrong)
@@ -278,6 +268,7 @@ def _mistakes(
                 top=tuple((str(names[i]), float(scores[row][i])) for i in order),
                 head=head,
                 shares={} if shares is None else dict(zip(data.modalities, shares[row].tolist(), strict=True)),
+                language=str(languages[row]),
             )
         )
     return found

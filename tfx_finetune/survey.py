@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from tfx_finetune import classes, routing, splits
-from tfx_finetune.contracts import LABEL_SEPARATOR, SOURCES, TASKS, Labels, Modality, Source, Task
+from tfx_finetune import chosen, classes, mixed, routing
+from tfx_finetune.contracts import TASKS, Labels, Modality, Source, Task
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.dataset import finished, schema
 from tfx_finetune.examine import decoder, examine
 from tfx_finetune.plan import Plan, draft_of
+from tfx_finetune.renamed import renamed
 from tfx_finetune.samples import Table
 from tfx_finetune.sources.rows import as_text
 from tfx_finetune.translations import Names, names_of, translated
@@ -128,31 +129,47 @@ def load(plan: Plan, modalities: Mapping[str, Modality]) -> tuple[Source, dict[s
     Raises:
         UserError: The data cannot be used as it is; the message says why.
     """
-    source = SOURCES.build(plan.source)
+    source = mixed.open_sources(plan.sources)
     places = placed(source, modalities)
-    table = survey(source, modalities, places, _columns(plan.drafts, plan.route))
+    mixed.check_places(source, places)
+    labels, chosen_by = _columns(plan.drafts, plan.route), chosen.wanted(plan.run, schema(source))
+    compared = (objective.column for objective in plan.objectives.values())
+    table = survey(source, modalities, places, (*labels, *chosen_by, *compared))
     _check_bad(table, plan.run.samples.max_bad, "--samples.max_bad")
-    specs = routing.expanded(plan.heads, plan.route, table)
+    table, called = renamed(table, source, plan.renaming)
+    specs = specs_of(plan, table)
     if plan.route:
         table = routing.routed(table, plan.route, specs, plan.run.unrouted)
-    table = _split(table, source, plan)
+    table = chosen.chosen(_split(table, source, plan), labels, plan.run, bool(plan.objectives))
     names = names_of(plan.names, [draft.column for draft in plan.drafts.values()]) if plan.names else {}
-    tasks = {head: _task(head, spec, table, source, plan.route, names) for head, spec in specs.items()}
+    tasks = {head: _task(head, spec, table, called, plan, names) for head, spec in specs.items()}
     if not table.size("test"):
         todo = "give it a test split of its own, or more samples that are not copies or of one group"
         raise UserError("no sample is left to test on", received=source.name, todo=todo)
-    return source, places, table, tasks
+    return called, places, table, tasks
 
 
-def _task(head: str, spec: Spec, table: Table, source: Source, route: str, names: Mapping[str, Names]) -> Task:
-    """A head for the classes that its samples have, with their names in other languages."""
+def specs_of(plan: Plan, table: Table) -> dict[str, Spec]:
+    """The heads by name: as the data has languages, or those of a bundle and that of the language which is added."""
+    if plan.growth:
+        plan.growth.check(table)
+        return plan.growth.heads
+    return routing.expanded(plan.heads, plan.route, table)
+
+
+def _task(head: str, spec: Spec, table: Table, source: Source, plan: Plan, names: Mapping[str, Names]) -> Task:
+    """A head for the classes that its samples have, or that an earlier bundle had, with their names by language."""
     draft = draft_of(spec)
-    own = routing.own(table, draft, head, route)
+    own = routing.own(table, draft, head, plan.route)
+    if plan.growth and head != plan.growth.language:
+        return TASKS.build(spec, plan.growth.known(head, draft, own))
     if draft.per and not (own.size("train") and own.size("test")):
         received = f"{draft.per} {head}: {own.size('train')} to learn from, {own.size('test')} to test on"
         raise UserError(
             "too few samples for a head of their own", received=received, todo="leave them out, or add some"
         )
+    if plan.growth and (known := plan.growth.known(head, draft, own)):
+        return TASKS.build(spec, known)
     found = classes.labels(table if draft.pool else own, source, draft)
     if draft.pool:  # the classes of all, of which it may have seen few
         counts = Counter(classes.classes(own.columns[draft.column][own.split == "train"]))
@@ -203,7 +220,7 @@ def opened(
 def _check_columns(source: Source, columns: tuple[str, ...]) -> None:
     known = schema(source)
     if missing := [column for column in columns if column not in known]:
-        todo = did_you_mean(missing[0], known) or "name one of them with column= of the head"
+        todo = did_you_mean(missing[0], known) or "name one of them with column="
         raise UserError("the data has no such column", received=missing[0], allowed=sorted(known), todo=todo)
 
 
@@ -225,27 +242,9 @@ def _check_bad(table: Table, max_bad: float, flag: str) -> None:
 
 def _split(table: Table, source: Source, plan: Plan) -> Table:
     """Carves the splits that the source lacks out of its training part."""
-    samples = plan.run.samples
-    part = "all" if "all" in source.sizes else "train"
-    if part not in source.sizes:
-        todo = "give it a split train, or none, so that one is made"
-        raise UserError("the data has no training part", received=", ".join(source.sizes), todo=todo)
-    # Test comes first: a class of two samples has the second one there.
-    wanted = {"test": samples.test, "val": samples.val}
-    shares = {name: share for name, share in wanted.items() if name not in source.sizes and share > 0}
-    rows = np.flatnonzero(table.split == part)
-    # Stratified by all heads at once, so that no class of any of them goes without training samples.
     columns = _columns({head: draft for head, draft in plan.drafts.items() if not draft.space}, plan.route)
-    keys = [_keys(table, row, columns) for row in rows.tolist()]
-    split = table.split.copy()
-    split[rows] = splits.assign(table.digest[rows], keys, table.columns["group"][rows], shares, plan.run.seed)
-    return dataclasses.replace(table, split=split, notes=(*table.notes, *_notes(table, split)))
-
-
-def _keys(table: Table, row: int, columns: tuple[str, ...]) -> str:
-    """The row's labels in all columns."""
-    labels = ((column, label) for column in columns for label in table.columns[column][row].split(LABEL_SEPARATOR))
-    return LABEL_SEPARATOR.join(f"{column}={label}" for column, label in labels)
+    split, notes = mixed.divided(table, source, columns, plan.run.samples, plan.run.seed)
+    return dataclasses.replace(table, split=split, notes=(*table.notes, *_notes(table, split), *notes))
 
 
 def _notes(table: Table, split: np.ndarray) -> Iterator[str]:

@@ -40,16 +40,16 @@ def train(run: Run) -> "Bundle":
     from tfx_finetune.compress import check_layers, compress
     from tfx_finetune.evaluate import evaluate, predictions
     from tfx_finetune.features import evict, forget
-    from tfx_finetune.feed import feed_ahead, prepared
+    from tfx_finetune.feed import prepared
     from tfx_finetune.gate import gated
     from tfx_finetune.golden import choose
     from tfx_finetune.pack import create, finish
-    from tfx_finetune.phases import fit_phase
     from tfx_finetune.plan import check
     from tfx_finetune.report import write_report
     from tfx_finetune.routing import slices
     from tfx_finetune.servable import answer, servable
     from tfx_finetune.setup import set_up
+    from tfx_finetune.strategy import fit
     from tfx_finetune.subsets import subsets
     from tfx_finetune.summary import manifest, report, say_result
     from tfx_finetune.verify import verify
@@ -63,8 +63,7 @@ def train(run: Run) -> "Bundle":
     workspace.same_data(plan, data.table)
 
     # First the heads on the frozen tower, then the tower's top groups with them.
-    feed_ahead(network, data, plan)
-    histories = [fit_phase(network, name, phase, data, plan) for name, phase in plan.phases.items()]
+    histories, transfer = fit(network, data, plan)
 
     # Without --compress, the network as it is.
     compressed = compress(network, data, plan)
@@ -84,16 +83,16 @@ def train(run: Run) -> "Bundle":
     golden = choose(data, served, model)
     checks = verify(bundle, golden, test, reference, run.verify, tuple(plan.compressions.values()), compressed.sizes)
     chosen = best(plan.limits, checks)
-    bundle = finish(bundle, data.table, golden, scores, parts, checks, chosen)
+    bundle = finish(bundle, data.table, golden, scores, parts, checks, chosen, transfer)
 
     found = report(
-        plan, data, histories + compressed.histories, test, reference, scores, parts, weights, checks, bundle
+        plan, data, histories + compressed.histories, test, reference, scores, parts, weights, checks, bundle, transfer
     )
     write_report(plan.workdir / "report.html", found)
     forget(plan.workdir / "features")
     if plan.features_folder:
         evict(plan.features_folder, run.cache.max_bytes, started)
-    say_result(plan, scores, network.tasks, parts, checks, chosen)
+    say_result(plan, scores, network.tasks, parts, checks, chosen, found.gaps)
     if refused := [check for check in checks if check.reason]:
         reasons = "; ".join(f"{check.format} {check.reason}" for check in refused)
         raise GateError(f"{len(refused)} of {len(checks)} files did not pass verification", received=reasons)

@@ -48,6 +48,12 @@ def translated(labels: Labels, names: Names) -> Labels:
     return labels._replace(translations={language: own for language, own in sorted(listed.items()) if any(own)})
 
 
+def labels_of(known: Mapping[str, Any]) -> Labels:
+    """The classes of a head, from its entry in a manifest."""
+    named = {language: tuple(names) for language, names in known.get("names", {}).items()}
+    return Labels(tuple(known["labels"]), tuple(known["counts"]), known["samples"], named)
+
+
 def spoken(labels: Labels, language: str) -> tuple[str, ...]:
     """The names of the classes in a language, their own where there is none; of two with one name, both with it."""
     names = [name or own for name, own in zip(labels.translations[language], labels.names, strict=True)]

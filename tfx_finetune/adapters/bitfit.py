@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import keras
 
-from tfx_finetune.contracts import ADAPTERS, Adapter
+from tfx_finetune.contracts import ADAPTERS
+from tfx_finetune.learning import Adapter
 
 
 @ADAPTERS.register

@@ -5,8 +5,9 @@ from typing import Any
 
 import keras
 
-from tfx_finetune.contracts import ADAPTERS, Adapter
+from tfx_finetune.contracts import ADAPTERS
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.learning import Adapter
 
 _PREFIX = "adapter"
 

@@ -1,7 +1,8 @@
 """Normalization alone (Frankle, Schwab and Morcos, Training BatchNorm and Only BatchNorm, arXiv 2003.00152)."""
 
 from tfx_finetune.adapters.bitfit import choose
-from tfx_finetune.contracts import ADAPTERS, Adapter
+from tfx_finetune.contracts import ADAPTERS
+from tfx_finetune.learning import Adapter
 
 
 @ADAPTERS.register

@@ -203,5 +203,13 @@ ASSETS: dict[str, Asset] = {
             "zh.json": "733d39a3c600ca9b152abd9e6d092153bcfc586015f73671da3f75ff40aacd91",
         },
     ),
+    "opencv-digits": Asset(
+        "debian",
+        "opencv-doc",
+        "",
+        "usr/share/doc/opencv-doc/examples/data",
+        "Apache-2.0",
+        {"digits.png": "60c917758ef97cc090f35cd8e293e4de691ef942847da0ff80dedab33d57c662"},
+    ),
     "tux-stamps": Asset("debian", "tuxpaint-stamps-default", "", "usr/share/tuxpaint/stamps", "GPL-2.0-or-later"),
 }

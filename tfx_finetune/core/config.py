@@ -110,6 +110,33 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """What labels are called."""
+
+    map: str = option("", "table of from, to and perhaps source: labels renamed, or left out where to is empty")
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How much of what is learned from comes from each source, or is in each language."""
+
+    weights: str = option("", "shares of the drawn training samples, such as a=1, b=2")
+    temperature: float = option(1.0, "T of shares by size to the power of 1/T: 1 as they are, more is evener", low=0.01)
+    balance: bool = option(False, "in place of both, equal shares")
+    by: str = option("source", "column whose values have the shares", choices=("source", "language"))
+    epoch: str = option(
+        "samples", "an epoch has as many as there are, or sees the largest once", choices=("samples", "largest")
+    )
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """What the final scores are of."""
+
+    leave_out: str = option("", "language, source or column=value of which nothing is learned, and all is tested")
+
+
+@dataclass(frozen=True)
 class Verify:
     """The gate that every exported file passes."""
 
@@ -144,18 +171,31 @@ class Run:
     """All that determines a run; `run.cfg` in the work folder is its text form."""
 
     data: str = option("", "folder, table file or source spec to train on, such as photos/ or tfds('mnist')")
+    sources: str = option("", "several of them in place of --data, by name: a=folder('x'), b=tfds('mnist')")
     backbone: str = option("usual", "pretrained tower; usual for that of --init, or efficientnet_lite0()")
     init: str = option(
         "", "bundle of an earlier run from whose weights, labels that both have included, this one starts"
     )
+    add_language: str = option("", "language that the bundle of --init, which has heads by language, gets a head for")
     teacher: str = option("", "bundles, separated by commas, whose mean answer the heads learn beside the labels")
     heads: str = option("classify()", "what to predict: classify() or tag(), or name=classify(), ...")
-    names: str = option(
-        "", "names of the classes by language: a table with columns label, language, text, or a source of such texts"
-    )
+    names: str = option("", "names of classes in other languages: a table of label, language, text, or such a source")
+    train_languages: str = option("", "languages of the column language to learn from, separated by commas; all")
+    test_languages: str = option("", "languages to test on, separated by commas; all")
+    objectives: str = option("", "what is learned beside the labels, from features: align(), dann(), coral()")
     route: str = option("", "column such as language, whose value names the one head that is asked about a sample")
     unrouted: str = option(
         "fail", "what becomes of samples without a head of their own", choices=("fail", "skip", "shared")
+    )
+    strategy: str = option(
+        "joint",
+        "how phase tune takes languages: together, apart and then merged, or one after another",
+        choices=("joint", "per_language_then_merge", "sequential"),
+    )
+    merge: str = option("average()", "how models become one: average(), task_arithmetic() or ties()")
+    languages: str = option("", "order of languages for --strategy=sequential; by default the largest first")
+    rehearsal: float = option(
+        0.0, "share of earlier languages' samples that --strategy=sequential replays", low=0, high=1
     )
     augment: str = option(
         "usual", "random changes of training samples or batches, in order; usual for those of the modality"
@@ -189,6 +229,9 @@ class Run:
     audio: Audio = field(default_factory=Audio)
     text: Text = field(default_factory=Text)
     samples: Samples = field(default_factory=Samples)
+    labels: Labels = field(default_factory=Labels)
+    mix: Mixing = field(default_factory=Mixing)
+    evaluate: Evaluate = field(default_factory=Evaluate)
     verify: Verify = field(default_factory=Verify)
     about: About = field(default_factory=About)
     cache: Cache = field(default_factory=Cache)

@@ -64,12 +64,17 @@ def lines(run: Any) -> list[str]:
 
 
 def usage(doc: str, defaults: Any) -> str:
-    """The help text of a command: what its docstring says, and every flag with its default."""
+    """The help text of a command: what its docstring says, and every flag with its default; the two phases' together."""
     shown = [doc.strip(), "", "flags:", "  --flagfile=FILE  read flags from a file, one --name=value a line"]
+    alike: dict[tuple[str, str], list[str]] = {}
     for name, item, value in config.leaves(defaults):
         choices = f" ({' | '.join(item.metadata['choices'])})" if item.metadata["choices"] else ""
-        text = f"--{name}={value}  {item.metadata['help']}{choices}"
-        shown += textwrap.wrap(text, 118, initial_indent="  ", subsequent_indent="      ")
+        key = name.rpartition(".")[2], f"{item.metadata['help']}{choices}"
+        alike.setdefault(key, []).append(f"--{name}={value}")
+    for (_, text), flagged in alike.items():
+        shown += textwrap.wrap(
+            f"{' '.join(flagged)}  {text}", 118, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False
+        )
     return "\n".join(shown) + "\n"
 
 

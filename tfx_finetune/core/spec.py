@@ -49,6 +49,9 @@ def parse_named_specs(text: str, default: str) -> dict[str, Spec]:
         return {default: _spec(call.args[0], text)}
     if call.args:
         raise UserError("several components need a name each", received=repr(text), allowed="name=component(), ...")
+    named = [str(keyword.arg) for keyword in call.keywords]
+    if len(set(named)) < len(named):
+        raise UserError("a name is given twice", received=repr(text), allowed="a name of its own for each component")
     return {str(keyword.arg): _spec(keyword.value, text) for keyword in call.keywords}
 
 

@@ -4,13 +4,14 @@ import gzip
 import math
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from tfx_finetune.contracts import SOURCES, Source
 from tfx_finetune.core import assets
-from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.sources.rows import Rows
 
 FILES = {
@@ -33,8 +34,29 @@ CLASSES = {
 }
 
 
+def _around(images: np.ndarray) -> list[np.ndarray]:
+    """Each pixel (n, height, width, 1) and its eight neighbours, those outside being the nearest one inside."""
+    wide = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    height, width = images.shape[1:3]
+    return [wide[:, y : y + height, x : x + width] for y in range(3) for x in range(3)]
+
+
+LOOKS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "inverted": lambda images: 255 - images,
+    "blurred": lambda images: (np.add.reduce(_around(images), dtype=np.uint16) // 9).astype(np.uint8),
+    "thick": lambda images: np.maximum.reduce(_around(images)),
+}
+"""What can be done to the pictures: uint8 (n, height, width, 1) -> the same."""
+
+
 @SOURCES.register
-def idx(path: str = "", package: str = "", classes: tuple[str, ...] = (), limit: int = 0) -> Source:
+def idx(
+    path: str = "",
+    package: str = "",
+    classes: tuple[str, ...] = (),
+    limit: int = 0,
+    look: tuple[str, ...] = (),
+) -> Source:
     """MNIST and data sets in its format (http://yann.lecun.com/exdb/mnist): grey pictures and class numbers.
 
     Args:
@@ -42,6 +64,8 @@ def idx(path: str = "", package: str = "", classes: tuple[str, ...] = (), limit:
         package: In place of a path, a package that brings them: `mnist` or `fashion-mnist`.
         classes: Names of the classes 0, 1, ...; by default the numbers.
         limit: Take only so many samples of each part, from its front; 0 takes all.
+        look: Changes of every picture, in order, which make of the data another one of the same classes: `inverted`,
+            `blurred` (the mean of 3 by 3 pixels), `thick` (their brightest).
 
     Raises:
         UserError: A file is missing, is not in this format, or is cut off.
@@ -50,6 +74,9 @@ def idx(path: str = "", package: str = "", classes: tuple[str, ...] = (), limit:
         raise UserError("idx wants either a path or a package", received=f"path={path!r}, package={package!r}")
     if limit < 0:
         raise UserError("limit of idx is negative", received=limit, allowed="a number of samples, or 0 for all")
+    for change in look:
+        if change not in LOOKS:
+            raise UserError("no such look of idx", received=change, allowed=LOOKS, todo=did_you_mean(change, LOOKS))
     folder = assets.fetch(package) if package else Path(path).expanduser()
     arrays = {part: _pair(folder, *files, limit or None) for part, files in FILES.items()}
     used = np.unique(np.concatenate([numbers for _, numbers in arrays.values()]))
@@ -59,9 +86,11 @@ def idx(path: str = "", package: str = "", classes: tuple[str, ...] = (), limit:
     name = dict(enumerate(names)) or {number: str(number) for number in used}
     parts = {}
     for part, (images, numbers) in arrays.items():
+        for change in look:
+            images = LOOKS[change](images)
         file = [f"{part}/{position}" for position in range(len(numbers))]
         parts[part] = {"image": images, "label": [name[number] for number in numbers], "file": file}
-    return Rows(package or folder.resolve().name, tuple(name.values()), (), parts)
+    return Rows("_".join([package or folder.resolve().name, *look]), tuple(name.values()), (), parts)
 
 
 def _pair(folder: Path, pictures: str, labels: str, limit: int | None) -> tuple[np.ndarray, np.ndarray]:

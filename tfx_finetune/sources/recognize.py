@@ -1,10 +1,10 @@
-"""What `--data` means: a path is recognized by its layout, anything else is a source spec."""
+"""What `--data` and `--sources` mean: a path is recognized by its layout, anything else is a source spec."""
 
 from pathlib import Path
 
 from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core.errors import UserError, did_you_mean
-from tfx_finetune.core.spec import Spec, parse_spec
+from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec
 from tfx_finetune.sources import idx, tfds
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
@@ -27,6 +27,25 @@ def recognize(data: str) -> Spec:
         if isinstance(option, Spec):
             recognize(str(option))
     return spec
+
+
+def named_sources(data: str, sources: str) -> dict[str, Spec]:
+    """Where the samples of a run come from, by name; a lone one, of `--data`, has none.
+
+    Raises:
+        UserError: Neither is given, or both, or what is given is not understood.
+    """
+    if data and sources:
+        received = f"--data={data}, --sources={sources}"
+        raise UserError("--data and --sources are two ways to say one thing", received=received, todo="say one of them")
+    if data:
+        return {"": recognize(data)}
+    if not sources:
+        raise UserError("no data given", todo="say --data=FOLDER, with a sub-folder for each class")
+    named = parse_named_specs(sources, default="")
+    if not named or "" in named:
+        raise UserError("--sources wants names", received=sources, allowed="a=folder('x'), b=tfds('mnist')")
+    return {name: recognize(str(spec)) for name, spec in named.items()}
 
 
 def _layout(path: Path) -> str:

@@ -43,7 +43,7 @@ def table(path: str, image: str = "", label: str = "", separator: str = ";", aud
         UserError: The table cannot be read, or lacks a column or a value.
     """
     place = Path(path).expanduser()
-    rows = list(_rows(place))
+    rows = list(rows_of(place))
     if not rows:
         raise UserError("an empty table", received=path)
     columns = list(dict.fromkeys(name for _, row in rows for name in row))
@@ -114,8 +114,12 @@ def _joined(value: Any, separator: str) -> str:
     return LABEL_SEPARATOR.join(name for part in parts if (name := " ".join(str(part).split())))
 
 
-def _rows(place: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line number, row)."""
+def rows_of(place: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number, row).
+
+    Raises:
+        UserError: It cannot be read.
+    """
     try:
         with place.open(newline="", encoding="utf-8-sig") as stream:
             is_json = place.suffix.lower() in (".jsonl", ".json", ".ndjson")

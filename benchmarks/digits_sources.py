@@ -1,0 +1,92 @@
+"""Digits of several sources: how well is each known, learned from with the others, and never seen at all?
+
+    python benchmarks/digits_sources.py [--seeds=1] [any flag of tfx_finetune.train]
+
+Trains the network of configs/digits_sources.cfg on all sources, and once without each, by every method of `ROWS`.
+Writes a table into benchmarks/RESULTS.md, a method a row: mean test accuracy on each source, learned from with the
+others, and on each when it was left out of training. Of a source without splits of its own, that is on all samples.
+"""
+
+import dataclasses
+import sys
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+from results import record, said
+
+from tfx_finetune.contracts import SOURCES
+from tfx_finetune.core import flagfile
+from tfx_finetune.core.config import Run
+from tfx_finetune.feed import prepared
+from tfx_finetune.model import Network
+from tfx_finetune.phases import fit_phase
+from tfx_finetune.pipeline import Data, labelled
+from tfx_finetune.plan import Plan, check
+from tfx_finetune.routing import slices
+from tfx_finetune.setup import set_up
+from tfx_finetune.sources.recognize import named_sources
+
+CONFIG = Path(__file__).parent.parent / "configs" / "digits_sources.cfg"
+ROWS: dict[str, tuple[str, ...]] = {
+    "as they are": (),
+    "domain-adversarial (DANN)": ("--objectives=dann(weight=0.1)",),
+    "covariances (CORAL)": ("--objectives=coral(weight=100.0)",),
+}
+"""The flags of each method beside those of the configuration."""
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    seeds = int(said("--seeds") or 1)
+    flags = [flag for flag in sys.argv if not flag.startswith("--seeds=")]
+    lines: list[str] = []
+    for row, own in ROWS.items():
+        run, _ = flagfile.parse([flags[0], f"--flagfile={CONFIG}", *own, *flags[1:]], Run())
+        found = [measured(dataclasses.replace(run, seed=seed)) for seed in range(seeds)]
+        lines = lines or [f"| method | {' | '.join(found[0])} |", f"|---|{'---|' * len(found[0])}"]
+        lines.append(f"| {row} | {' | '.join(f'{np.mean([one[name] for one in found]):.4f}' for name in found[0])} |")
+        # A row takes long: what is done is kept.
+        title = f"Digits of several sources: {run.backbone}, {run.tune.epochs} epochs, {seeds} seed{'s' * (seeds > 1)}"
+        record(" ".join(["digits_sources", *flags[1:]]), title, "\n".join(lines))
+
+
+def measured(run: Run) -> dict[str, float]:
+    """Test accuracy on each source, and on each that was left out."""
+    sources = named_sources("", run.sources)
+    with tempfile.TemporaryDirectory() as folder:
+        data, network, plan = trained(run, folder)
+        right = correct(network, data, plan)
+        found = {name: float(right[mine].mean()) for name, mine in slices(data.table, "test").items()}
+    for out, spec in sources.items():
+        others = ", ".join(f"{name}={other}" for name, other in sources.items() if name != out)
+        with tempfile.TemporaryDirectory() as folder:
+            data, network, plan = trained(dataclasses.replace(run, sources=others), folder)
+            part = "test" if "test" in SOURCES.build(spec).sizes else ""
+            held = labelled(str(spec), data.modalities, data.tasks, part, 0.0)
+            found[f"{out}, left out"] = float(correct(network, held, plan).mean())
+        print(found, flush=True)
+    return found
+
+
+def trained(run: Run, folder: str) -> tuple[Data, Network, Plan]:
+    """A run up to its trained network."""
+    keras.backend.clear_session()
+    plan = check(dataclasses.replace(run, workdir=folder))
+    data, network = set_up(plan)
+    for name, phase in plan.phases.items():
+        fit_phase(network, name, phase, data, plan)
+    return data, network, plan
+
+
+def correct(network: Network, data: Data, plan: Plan) -> np.ndarray:
+    """Whether each test sample was given its class, (n,)."""
+    test = prepared(data, "test", plan)
+    outputs = network.model.predict({name: np.asarray(x) for name, x in test.inputs[0].items()}, verbose=0)
+    (head,) = data.tasks
+    return outputs[f"{head}/logits"].argmax(-1) == np.asarray(test.targets[head]).argmax(-1)
+
+
+if __name__ == "__main__":
+    main()

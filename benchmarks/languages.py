@@ -1,0 +1,81 @@
+"""Heads by language in one model, or a model for each language?
+
+    python benchmarks/languages.py [--seeds=1] [--languages=de,en,...] [--most=N] [any flag of tfx_finetune.train]
+
+The categories of Tux Paint's stamps by their names, every thing on one side of the split in all languages. One model
+with a head for each language and a shared one, on a frozen tower, against a model for each language alone. Writes a
+table of test accuracy and of sizes into benchmarks/RESULTS.md.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from results import record, said
+from stamp_names import rows, write
+
+LANGUAGES = "ar,de,en,es,fr,it,ja,ko,nl,pl,pt,ru,tr,zh_TW"
+USUAL = ("--backbone=use_multilingual(size=32)", "--tune.epochs=0", "--exports=keras_file()")
+_OWN = ("--seeds", "--languages", "--most")
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in _OWN]
+    languages = (said("--languages") or LANGUAGES).split(",")
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    sizes: list[float] = []
+    seeds = int(said("--seeds") or 1)
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            names = rows(languages, seed, int(said("--most") or 0))
+            scores, ratio = measured(Path(folder), names, [*USUAL, *flags, f"--seed={seed}"])
+        sizes.append(ratio)
+        for language, each in scores.items():
+            found.setdefault(language, []).append(each)
+    means = {language: np.mean(each, axis=0) for language, each in found.items()}
+    title = f"Heads by language against a model each: {len(means)} languages, {seeds} seed{'s' if seeds > 1 else ''}"
+    text = f"{table(means)}\n\nThe one model is {np.mean(sizes):.3f} times the size of one of the others."
+    record(" ".join(["languages", *sys.argv[1:]]), title, text)
+
+
+def measured(
+    folder: Path, names: list[dict[str, str]], flags: list[str]
+) -> tuple[dict[str, tuple[float, float, float]], float]:
+    """Test accuracy of (own head, shared head, a model of its own) by language, and the one model's size as a multiple
+    of the mean of theirs.
+    """
+    together = ["--heads=classify(per='language')"]
+    joint, whole = trained(write(folder / "all.csv", names), folder / "all", [*flags, *together])
+    scores, sizes = {}, []
+    for language in sorted({row["language"] for row in names}):
+        data = write(folder / f"{language}.csv", [row for row in names if row["language"] == language])
+        alone, size = trained(data, folder / language, flags)
+        own, shared = joint[f"{language}/accuracy"], joint[f"shared/accuracy[{language}]"]
+        scores[language] = (own, shared, alone["label/accuracy"])
+        sizes.append(size)
+    return scores, whole / float(np.mean(sizes))
+
+
+def trained(data: Path, workdir: Path, flags: list[str]) -> tuple[dict[str, float], int]:
+    """Trains a model in a process of its own; its scores on the test split, and the size of its Keras file."""
+    command = [sys.executable, "-m", "tfx_finetune.train", f"--data={data}", *flags, f"--workdir={workdir}"]
+    subprocess.run(command, check=True)
+    bundle = workdir / "bundle"
+    return json.loads((bundle / "scores.json").read_text())["test"], (bundle / "model.keras").stat().st_size
+
+
+def table(means: dict[str, np.ndarray]) -> str:
+    """Markdown, a row a language, then the mean and the worst."""
+    lines = ["| language | own head | shared head | a model of its own |", "|---|---|---|---|"]
+    every = np.stack(list(means.values()))
+    named = means | {"**mean**": every.mean(0), "**worst**": every.min(0)}
+    lines += [f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |" for name, values in named.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

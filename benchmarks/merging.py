@@ -1,0 +1,78 @@
+"""Languages together, one after another, or apart and then merged: which model is best?
+
+    python benchmarks/merging.py [--seeds=1] [--languages=de,en,...] [--most=N] [any flag of tfx_finetune.train]
+
+The categories of Tux Paint's stamps by their names, with one head for all languages, on a tower of which the top is
+fine-tuned. Writes a table into benchmarks/RESULTS.md: test accuracy on the mean over languages and in the worst one,
+and backward transfer on validation samples, for each `--strategy`.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from results import record, said
+from stamp_names import rows, write
+
+LANGUAGES = "de,en,es,fr,it,nl"
+USUAL = (
+    "--backbone=use_multilingual(size=32)",
+    "--warm.epochs=3",
+    "--tune.unfreeze=1",
+    "--tune.epochs=5",
+    "--exports=keras_file()",
+)
+# The merges share a work folder, in which another merge trains nothing again.
+STRATEGIES = {
+    "joint": ("joint", []),
+    "sequential": ("sequential", ["--strategy=sequential"]),
+    "sequential, rehearsal of 0.1": ("rehearsal", ["--strategy=sequential", "--rehearsal=0.1"]),
+    "sequential, L2-SP of 0.1": (
+        "l2sp",
+        ["--strategy=sequential", "--tune.decay_to=start", "--tune.weight_decay=0.1"],
+    ),
+    "apart, average": ("merge", ["--strategy=per_language_then_merge"]),
+    "apart, task arithmetic": ("merge", ["--strategy=per_language_then_merge", "--merge=task_arithmetic()"]),
+    "apart, TIES": ("merge", ["--strategy=per_language_then_merge", "--merge=ties()"]),
+}
+_OWN = ("--seeds", "--languages", "--most")
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in _OWN]
+    languages = (said("--languages") or LANGUAGES).split(",")
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    seeds = int(said("--seeds") or 1)
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            data = write(Path(folder) / "names.csv", rows(languages, seed, int(said("--most") or 0)))
+            for name, (place, options) in STRATEGIES.items():
+                own = [f"--data={data}", *USUAL, *flags, *options, f"--seed={seed}", f"--workdir={folder}/{place}"]
+                found.setdefault(name, []).append(measured(own, Path(folder) / place, languages))
+    title = f"Strategies for {len(languages)} languages, {seeds} seed{'s' if seeds > 1 else ''}"
+    record(" ".join(["merging", *sys.argv[1:]]), title, table(found))
+
+
+def measured(flags: list[str], workdir: Path, languages: list[str]) -> tuple[float, float, float]:
+    """Mean and least test accuracy over languages, and backward transfer, nan where there is none."""
+    subprocess.run([sys.executable, "-m", "tfx_finetune.train", *flags], check=True)
+    scores = json.loads((workdir / "bundle" / "scores.json").read_text())
+    each = [scores["test"][f"label/accuracy[{language}]"] for language in languages]
+    return float(np.mean(each)), min(each), scores.get("transfer", {}).get("backward", float("nan"))
+
+
+def table(found: dict[str, list[tuple[float, float, float]]]) -> str:
+    """Markdown, a row a strategy, the mean over seeds."""
+    lines = ["| strategy | mean | worst language | backward transfer |", "|---|---|---|---|"]
+    for name, each in found.items():
+        mean, worst, backward = np.mean(each, axis=0)
+        lines.append(f"| {name} | {mean:.3f} | {worst:.3f} | {'-' if np.isnan(backward) else f'{backward:+.3f}'} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
