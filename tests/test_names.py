@@ -145,6 +145,7 @@ def test_names_of_one_thing_are_near():
     assert min(near[0, 1], near[2, 3]) > 0.8 > max(near[0, 2], near[0, 3], near[1, 2])
 
 
+@pytest.mark.slow
 def test_shapes_are_named(tmp_path):
     """By names that are given at prediction, in a language that was not trained on, in every format."""
     asset("use-multilingual")

@@ -64,7 +64,7 @@ def lines(run: Any) -> list[str]:
 
 
 def usage(doc: str, defaults: Any) -> str:
-    """The help text of a command: what its docstring says, and every flag with its default; the two phases' together."""
+    """The help text of a command: its docstring, and every flag with its default, those of both phases together."""
     shown = [doc.strip(), "", "flags:", "  --flagfile=FILE  read flags from a file, one --name=value a line"]
     alike: dict[tuple[str, str], list[str]] = {}
     for name, item, value in config.leaves(defaults):
