@@ -191,6 +191,18 @@ def test_names_in_other_languages_teach(aligned):
     assert alone["label/accuracy[xx]"] < 0.5
 
 
+def test_objectives_on_a_frozen_tower(aligned, tmp_path):
+    """What the heads read is then what is kept of the tower: names beside a sample have its label all the same."""
+    flags = (f"--data={aligned / 't.csv'}", *SMALL, "--train_languages=en", "--warm.unfreeze=0", "--warm.epochs=20")
+    done = within(
+        "train", *flags, "--objectives=align(), dann(column='language'), coral()", f"--workdir={tmp_path / 'run'}"
+    )
+    assert done.returncode == 0, done.stderr
+    assert scores(tmp_path / "run")["label/accuracy[fi]"] > 0.8
+    found = within("train", *flags, "--objectives=align()", "--find_lr", f"--workdir={tmp_path / 'rate'}")
+    assert found.returncode == 0, found.stderr
+
+
 def test_objectives_leave_with_the_phase(aligned):
     """The bundle has the layers of one that was trained without."""
     found, alone = (read(Bundle.open(aligned / name / "bundle").file("keras")) for name in ("run", "alone"))

@@ -6,7 +6,6 @@ from typing import Any
 import keras
 
 from tfx_finetune.company import named, values
-from tfx_finetune.functional import joined
 from tfx_finetune.learning import Seen, Term
 from tfx_finetune.model import Network
 from tfx_finetune.pipeline import Data
@@ -36,10 +35,9 @@ def terms(network: Network, data: Data, plan: Plan, steps: int) -> dict[str, Ter
     }
 
 
-def learner(top: keras.Model, found: Mapping[str, Term]) -> keras.Model:
-    """What a phase trains, with an output more for each objective."""
-    outputs = {named(name): keras.layers.Identity(dtype="float32")(term.output) for name, term in found.items()}
-    return joined(top.input, top.output | outputs, top.name) if outputs else top
+def outputs(found: Mapping[str, Term]) -> dict[str, Any]:
+    """What a phase has more outputs for, one an objective."""
+    return {named(name): keras.layers.Identity(dtype="float32")(term.output) for name, term in found.items()}
 
 
 def with_objectives(

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from tfx_finetune.auxiliary import learner, terms
+from tfx_finetune.auxiliary import outputs, terms
 from tfx_finetune.contrast import with_views
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.config import Phase
@@ -72,9 +72,9 @@ def steepest(rates: Sequence[float] | np.ndarray, losses: Sequence[float] | np.n
 
 def _curve(network: Network, phase: Phase, data: Data, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     """Rates and smoothed losses, up to where the loss exploded; the network is left as it was."""
-    trunks, top = cut(network, phase.unfreeze)
     objectives = terms(network, data, plan, STEPS)
-    top = learner(pupil(top, network, plan), objectives)
+    trunks, top = cut(network, phase.unfreeze, outputs(objectives))
+    top = pupil(top, network, plan)
     start = top.get_weights()
     losses: list[float] = []
 

@@ -123,7 +123,9 @@ def _insertions(plan: Plan, tower: str, backbone: Backbone) -> dict[str, Callabl
     return found
 
 
-def cut(network: Network, unfreeze: str) -> tuple[dict[str, keras.Model], keras.Model]:
+def cut(
+    network: Network, unfreeze: str, more: Mapping[str, Any] | None = None
+) -> tuple[dict[str, keras.Model], keras.Model]:
     """Cuts the model into what a phase leaves as it is and what it trains, and sets what is trainable.
 
     BatchNormalization of the pretrained tower stays frozen wherever the cut is: its statistics come from far more
@@ -134,6 +136,7 @@ def cut(network: Network, unfreeze: str) -> tuple[dict[str, keras.Model], keras.
         network: The whole model.
         unfreeze: How many groups of each tower are trained, from the top: a number, a share of them, or `all`; or one
             of these for each tower, such as `image=5, text=all`.
+        more: Further outputs of the top by name, of the network's own tensors.
 
     Returns:
         The trunk of each tower that is not trained as a whole, and the top, {tower: its trunk's output, or its input}
@@ -154,12 +157,13 @@ def cut(network: Network, unfreeze: str) -> tuple[dict[str, keras.Model], keras.
         layer.trainable = not trainable
         layer.trainable = trainable
     joints = joints_of(network, unfreeze)
+    outputs = network.model.output | (more or {})
     if not joints:
-        return {}, network.model
+        return {}, joined(network.model.input, outputs, "top") if more else network.model
     trunks = {
         tower: keras.Model(network.backbones[tower].inputs, joint, name="trunk") for tower, joint in joints.items()
     }
-    return trunks, joined(network.model.input | joints, network.model.output, "top")
+    return trunks, joined(network.model.input | joints, outputs, "top")
 
 
 def joints_of(network: Network, unfreeze: str) -> dict[str, keras.KerasTensor]:

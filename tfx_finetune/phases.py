@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from tfx_finetune import averaging
-from tfx_finetune.auxiliary import learner, terms, with_objectives
+from tfx_finetune.auxiliary import outputs, terms, with_objectives
 from tfx_finetune.balance import SAMPLES, Balance
 from tfx_finetune.checkpoint import Checkpoint, History, Weights
 from tfx_finetune.contracts import ADAPTERS
@@ -64,10 +64,10 @@ def fit_phase(
         UserError: The loss is not a number.
     """
     checkpoint = Checkpoint.of(plan.workdir, name)
-    trunks, top = cut(network, phase.unfreeze)
     steps = data.steps
     objectives = terms(network, data, plan, phase.epochs * steps)
-    top = learner(pupil(top, network, plan), objectives)
+    trunks, top = cut(network, phase.unfreeze, outputs(objectives))
+    top = pupil(top, network, plan)
     if done := checkpoint.result():
         top.set_weights(done[1])
         return done[0]
@@ -111,7 +111,7 @@ def compile_top(
     distill: Distill = _DISTILL,
     objectives: Mapping[str, Term] | None = None,
 ) -> None:
-    """Compiles the top, a `learner` of the objectives, for a phase of `phase.epochs` epochs of `steps` steps."""
+    """Compiles the top, with the outputs of objectives, for a phase of `phase.epochs` epochs of `steps` steps."""
     start = [weight.numpy() for weight in top.trainable_weights]
     loss, weights = with_objectives(with_teacher(losses(network), top, network, distill), objectives or {})
     each = rates(network, top, phase.layer_decay, factors("rates", phase.rates, network.backbones))
