@@ -18,12 +18,12 @@ def labels(table: Table, source: Source, task: Task) -> Labels:
     """
     column, values = task.column, table.columns[task.column]
     per_split = {side: Counter(classes(values[table.split == side])) for side in SPLITS}
-    trained = per_split["train"]
+    trained, everywhere = per_split["train"], sum(per_split.values(), Counter())
     names = source.labels if column == "label" and source.labels else tuple(sorted(trained))
     if task.per:
         names = tuple(name for name in names if trained[name])
     if task.space:  # names that are held out whole are what it is tested on
-        names = tuple(sorted(sum(per_split.values(), Counter())))
+        names = tuple(sorted(everywhere))
     lost = set(classes(values[table.reason != ""])) - set(classes(values[table.reason == ""]))
     if lost:
         todo = "mend its files, or leave it out"
@@ -38,7 +38,6 @@ def labels(table: Table, source: Source, task: Task) -> Labels:
             raise UserError("one class only", received=", ".join(trained), todo=todo)
     if not trained:
         raise UserError("no sample has a label", received=f"column {column}")
-    everywhere = sum(per_split.values(), Counter())
     if not task.space and (alone := [name for name in names if everywhere[name] == 1]):
         what = "a class with one sample, which cannot be both learned and tested"
         raise UserError(what, received=alone[0], todo="add samples to it or leave it out")

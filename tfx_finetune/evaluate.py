@@ -61,10 +61,10 @@ def evaluate(
         target, output = targets[head], outputs[f"{head}/scores"]
         mine = asked(task, target)
         if mine.any():
-            found |= {f"{head}/{name}": value for name, value in task.scores(target[mine], output[mine]).items()}
-        if task.space:
-            named = task.space.retrieval(target[mine], outputs[f"{head}/{EMBEDDING}"][mine])
-            found |= {f"{head}/{name}": value for name, value in named.items()}
+            own = task.scores(target[mine], output[mine])
+            if task.space:
+                own |= task.space.retrieval(target[mine], outputs[f"{head}/{EMBEDDING}"][mine])
+            found |= {f"{head}/{name}": value for name, value in own.items()}
         # A head of one language has no others to compare.
         for value, marked in ({} if task.per else slices or {}).items():
             if (rows := mine & marked).any():

@@ -53,7 +53,7 @@ class Feed:
         if self.train and self.company:
             numbered = dataclasses.replace(self.train, targets=self.train.targets | {ROW: np.arange(len(self.train))})
             batches = numbered.epochs(first, last, self.data.batch_size, self.data.order)
-            batches = self.company.joined(batches, first, math.ceil(len(self.train) / self.data.batch_size))
+            batches = self.company.joined(batches, first, self.data.steps)
         elif self.train:
             batches = self.train.epochs(first, last, self.data.batch_size, self.data.order)
         else:
