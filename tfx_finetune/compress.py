@@ -90,7 +90,6 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
     structured = bridge.twin(parts.above)
     # TF-MOT takes no dictionaries; theirs are flattened in the order of their keys.
     twin = tf_keras.Model(structured.inputs, structured.outputs)
-    names = sorted(parts.above.output)
     # Its losses are those of the labels alone.
     fed = feed({}, Phase(), data, dataclasses.replace(plan, teachers=(), objectives={}))
     examples = [np.asarray(x) for x in parts.seen(data.examples(plan.run.calibration))]
@@ -102,9 +101,9 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
         tf_keras.utils.set_random_seed(plan.run.seed)
         steps = data.steps
         wrapped = compression.wrap(_copy(twin), compression.epochs * steps, examples, earlier)
-        run = _named(wrapped, names, parts)
+        run = _named(wrapped, parts)
         checkpoint = Checkpoint.of(plan.workdir, _place(compression, specs[: position + 1], plan.run.calibration))
-        histories.append(_fit(wrapped, run, names, compression, network, fed, parts, checkpoint, steps))
+        histories.append(_fit(wrapped, run, compression, network, fed, parts, checkpoint, steps))
         if floats := [layer.name for layer in twin.layers if type(layer).__name__ in compression.inside]:
             histories[-1].kept += f"; computed in float inside: {progress.some(floats)}"
         compression.strip(wrapped, twin)
@@ -136,12 +135,12 @@ def _copy(twin: Any) -> Any:
     return copy
 
 
-def _named(wrapped: Any, names: list[str], parts: Divided) -> Rounded:
+def _named(wrapped: Any, parts: Divided) -> Rounded:
     """A model of one output or a list of them as a function from prepared inputs by name to outputs by name."""
 
     def run(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         outputs = wrapped(one_or_all(parts.seen(inputs)), training=False)
-        return dict(zip(names, outputs if isinstance(outputs, list) else [outputs], strict=True))
+        return dict(zip(parts.names, outputs if isinstance(outputs, list) else [outputs], strict=True))
 
     return run
 
@@ -149,7 +148,6 @@ def _named(wrapped: Any, names: list[str], parts: Divided) -> Rounded:
 def _fit(
     wrapped: Any,
     run: Rounded,
-    names: list[str],
     compression: Compression,
     network: Network,
     fed: Feed,
@@ -168,13 +166,13 @@ def _fit(
     history.trained = sum(int(np.prod(weight.shape)) for weight in wrapped.trainable_weights)
     history.parameters = network.model.count_params()
     schedule = tf_keras.optimizers.schedules.CosineDecay(compression.learning_rate, compression.epochs * steps or 1)
-    losses = [_loss(network.tasks[name.removesuffix("/logits")].loss) for name in names]
+    losses = [_loss(network.tasks[name.removesuffix("/logits")].loss) for name in parts.names]
     wrapped.compile(tf_keras.optimizers.Adam(schedule, clipnorm=1.0), loss=losses)
     with progress.bar(compression.name, compression.epochs * steps) as advance:
         keeper.advance = advance
         if compression.epochs:
             wrapped.fit(
-                _batches(fed, names, parts, compression.epochs),
+                _batches(fed, parts, compression.epochs),
                 epochs=compression.epochs,
                 steps_per_epoch=steps,
                 callbacks=[*compression.callbacks(), keeper],
@@ -226,14 +224,14 @@ def _loss(loss: keras.losses.Loss) -> Callable[[Any, Any], Any]:
     return lambda target, logits: loss.call(target, logits)
 
 
-def _batches(fed: Feed, names: list[str], parts: Divided, epochs: int) -> tf.data.Dataset:
+def _batches(fed: Feed, parts: Divided, epochs: int) -> tf.data.Dataset:
     """Training batches with targets and weights in lists; the weights of a batch have mean 1, as in `Task.loss`, or are
     0 where a head is asked about no sample of it.
     """
 
     def listed(x: dict, y: dict, w: dict) -> tuple:
-        weights = tuple(tf.math.divide_no_nan(w[name], tf.reduce_mean(w[name])) for name in names)
+        weights = tuple(tf.math.divide_no_nan(w[name], tf.reduce_mean(w[name])) for name in parts.names)
         seen = parts.seen(x)
-        return tuple(seen) if len(seen) > 1 else seen[0], tuple(y[name] for name in names), weights
+        return tuple(seen) if len(seen) > 1 else seen[0], tuple(y[name] for name in parts.names), weights
 
     return mapped(fed.batches(0, epochs), listed)

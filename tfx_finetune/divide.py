@@ -36,6 +36,11 @@ class Divided:
         return [tf.cast(found[name], tf.float32) for name in sorted(self.above.input)]
 
     @property
+    def names(self) -> list[str]:
+        """The outputs, in the order in which the twin of the upper part gives them."""
+        return sorted(self.above.output)
+
+    @property
     def sizes(self) -> Counter[int]:
         """How many kernels of each size, in weights, can be compressed."""
         return Counter(int(np.prod(layer.kernel.shape)) for layer in kernels(self.above))

@@ -4,7 +4,7 @@ import functools
 import math
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +33,9 @@ _SCRIPTS: dict[str, tuple[int, int, tuple[str, ...], tuple[str, str]]] = {
 }
 _STYLES, _WEIGHTS = ("sans", "serif"), ("Regular", "Bold")
 _FINER = 2
+
+Drawn = tuple[str, str]
+"""What is drawn, and its label."""
 
 
 @SOURCES.register
@@ -69,12 +72,13 @@ def scripts(
         todo = "install one that has it, such as the wheels of PyPI"
         raise UserError("this Pillow joins no letters of Arabic or Indic scripts, as it lacks raqm", todo=todo)
     folder = assets.fetch("noto-fonts")
+    texts = _letters(names or known) if kind == "letters" else _words(names or known)
     parts: dict[str, dict[str, list]] = {}
     for style in _STYLES:
         part = "all" if not test else "test" if style == test else "train"
         columns = parts.setdefault(part, {})
-        for name in names or known:
-            for row in _rows(folder, kind, name, style, size, each):
+        for name, drawn in texts.items():
+            for row in _rows(folder, drawn, name, style, size, each):
                 for column, value in row.items():
                     columns.setdefault(column, []).append(value)
     ordered = {part: parts[part] for part in ("train", "test", "all") if part in parts}
@@ -85,30 +89,36 @@ def _stacked(columns: dict[str, list]) -> dict[str, object]:
     return columns | {"image": np.stack(columns["image"])}
 
 
-def _rows(folder: Path, kind: str, name: str, style: str, size: int, each: int) -> Iterator[dict]:
+def _rows(folder: Path, drawn: list[Drawn], name: str, style: str, size: int, each: int) -> Iterator[dict]:
     """The samples of a script in one style."""
     family = _SCRIPTS[name][3][_STYLES.index(style)]
     for weight in _WEIGHTS:
         path = folder / f"{family}-{weight}.ttf"
-        for text, label in _texts(kind, name):
+        for text, label in drawn:
             for number in range(each):
                 file = f"{name}/{text}/{family}-{weight}/{number}"
                 picture = _drawn(text, path, size, zlib.crc32(file.encode()))
                 yield {"image": picture, "label": label, "script": name, "source": style, "file": file}
 
 
-def _texts(kind: str, name: str) -> list[tuple[str, str]]:
-    """What is drawn of a script, and its label."""
-    first, last, languages, _ = _SCRIPTS[name]
-    if kind == "letters":
-        listed = map(chr, range(first, last + 1))
-        # Letters of other languages that stand between are those WITH something.
-        return [
-            (c, c) for c in listed if unicodedata.category(c) in ("Ll", "Lo") and " WITH " not in unicodedata.name(c)
-        ]
-    words = digit_words(languages=languages)
-    rows = [row for part in words.sizes for row in words.read(part).as_numpy_iterator()]
-    return [(as_text(row["text"]), as_text(row["label"])) for row in rows]
+def _letters(names: Sequence[str]) -> dict[str, list[Drawn]]:
+    """The letters of each script."""
+    ranges = {name: range(_SCRIPTS[name][0], _SCRIPTS[name][1] + 1) for name in names}
+    return {name: [(chr(code), chr(code)) for code in codes if _is_letter(chr(code))] for name, codes in ranges.items()}
+
+
+def _is_letter(c: str) -> bool:
+    # Letters of other languages that stand between are those WITH something.
+    return unicodedata.category(c) in ("Ll", "Lo") and " WITH " not in unicodedata.name(c)
+
+
+def _words(names: Sequence[str]) -> dict[str, list[Drawn]]:
+    """The digits in words, of the languages that each script writes."""
+    wanted = {language: name for name in names for language in _SCRIPTS[name][2]}
+    found: dict[str, list[Drawn]] = {name: [] for name in names}
+    for row in digit_words(languages=tuple(wanted)).read("all").as_numpy_iterator():
+        found[wanted[as_text(row["language"])]].append((as_text(row["text"]), as_text(row["label"])))
+    return found
 
 
 @functools.lru_cache(maxsize=4096)
