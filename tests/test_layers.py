@@ -15,6 +15,7 @@ COMPONENTS = {
     "backbones",
     "adapters",
     "fusions",
+    "necks",
     "objectives",
     "tasks",
     "compressions",
@@ -33,6 +34,9 @@ PURE = {
     "sound",
     "batches",
     "alignment",
+    "places",
+    "objects",
+    "boxes",
     "naming",
 }
 COMMANDS = {"train", "tune", "predict", "evaluate", "inspect", "benchmark", "export", "serve", "data"}

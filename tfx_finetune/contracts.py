@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from tfx_finetune.naming import Space
+    from tfx_finetune.places import Lay, Places
 
     Tensor: TypeAlias = tf.Tensor
     Symbol: TypeAlias = keras.KerasTensor
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 Sample = dict[str, Any]
 """Raw columns of one sample, scalar tensors unless said: `image` (encoded bytes, or uint8 pixels of shape
 (height, width, channels)), `audio` (encoded bytes), `text` (UTF-8), each empty where a sample lacks it, `label`
-(one class name, or several joined by `LABEL_SEPARATOR`), `file` (what a person would call this sample: a path, or
-the source's own id), and, where the data has them, `split`, `group`, `source`, `language`. A column that
+(one class name, or several joined by `LABEL_SEPARATOR`), `objects` (see `objects.py`), `mask` (a PNG whose grey values
+or palette indices are places in `Source.labels`, or `places.UNTOLD`), `file` (what a person would call this sample: a
+path, or the source's own id), and, where the data has them, `split`, `group`, `source`, `language`. A column that
 `Source.paths` names holds a path whose content is still to be read."""
 
 LABEL_SEPARATOR = "\n"
@@ -119,6 +121,7 @@ class Modality:
         reason: Why something cannot be decoded, in a few words, from what decoding raised.
         show: (raw content, prepared) -> what a person sees and hears.
         remark: Raw content -> what a person should know of it, to be read behind `is` or `are`; mostly empty.
+        lay: Height and width of a decoded picture, (2,) -> how `prepare` lays it, in TensorFlow operations.
     """
 
     column: str
@@ -134,6 +137,7 @@ class Modality:
     reason: Callable[[Exception], str] = first_line
     show: Callable[[bytes, np.ndarray], Exhibit] = lambda raw, prepared: Exhibit()
     remark: Callable[[bytes], str] = lambda raw: ""
+    lay: Callable[[Tensor], Lay] | None = None
 
     @property
     def fed(self) -> str:
@@ -242,6 +246,8 @@ class Task:
         per: Column whose value names the one head that is asked (`routing.py`); empty where it always is.
         pool: How much such a head is held to the shared one on which it stands; 0 where it stands by itself.
         space: What tells names that no training sample has, and those given at prediction; None for fixed classes.
+        read: Decoded outputs of a batch -> what `scores`, `correct` and `predict` take, of its samples.
+        places: Of a target that says where something is, which then is what makes it, not `encode`; else None.
     """
 
     labels: Labels
@@ -260,6 +266,8 @@ class Task:
     per: str = ""
     pool: float = 0.0
     space: Space | None = None
+    read: Callable[[Batch], np.ndarray] = lambda outputs: outputs["scores"]
+    places: Places | None = None
 
 
 Augment = Callable[[dict[str, Any], Any], dict[str, Any]]
@@ -278,6 +286,7 @@ SOURCES = Registry("source", "tfx_finetune.sources")
 MODALITIES = Registry("modality", "tfx_finetune.modalities")
 AUGMENTS = Registry("augment", "tfx_finetune.augments")
 BACKBONES = Registry("backbone", "tfx_finetune.backbones")
+NECKS = Registry("neck", "tfx_finetune.necks")
 FUSIONS = Registry("fusion", "tfx_finetune.fusions")
 ADAPTERS = Registry("adapter", "tfx_finetune.adapters")
 TASKS = Registry("task", "tfx_finetune.tasks")
@@ -285,4 +294,7 @@ COMPRESSIONS = Registry("compression", "tfx_finetune.compressions")
 EXPORTS = Registry("export", "tfx_finetune.exports")
 OBJECTIVES = Registry("objective", "tfx_finetune.objectives")
 
-REGISTRIES = (SOURCES, MODALITIES, AUGMENTS, BACKBONES, FUSIONS, ADAPTERS, TASKS, COMPRESSIONS, EXPORTS, OBJECTIVES)
+REGISTRIES = (
+    *(SOURCES, MODALITIES, AUGMENTS, BACKBONES, NECKS, FUSIONS),
+    *(ADAPTERS, TASKS, COMPRESSIONS, EXPORTS, OBJECTIVES),
+)
