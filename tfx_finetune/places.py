@@ -16,10 +16,14 @@ UNTOLD = 255
 
 
 class Lay(NamedTuple):
-    """How a picture lies in the prepared one: a point at (y, x) pixels comes to (y, x) * scale + offset, each (2,)."""
+    """How a picture lies in the prepared one, a square of `side` pixels.
+
+    A point at (y, x) pixels of the picture comes to (y, x) * scale + offset, each (2,).
+    """
 
     scale: Tensor
     offset: Tensor
+    side: int
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Places:
         encode: (what `read` gave, moved; the picture's height and width then, (2,); how it lies) -> target.
         examine: Raw column -> the classes in it, joined by `LABEL_SEPARATOR`, and why it cannot be used, or nothing.
         draw: (prepared pixels (side, side, channels), a target, or what `Task.read` gave) -> drawn pixels.
+        indexed: Whether those classes are places in `Source.labels`, as numbers.
     """
 
     levels: tuple[str, ...]
@@ -41,3 +46,4 @@ class Places:
     encode: Callable[[dict[str, Tensor], Tensor, Lay], Tensor]
     examine: Callable[[bytes], tuple[str, str]]
     draw: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    indexed: bool = False

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfx_finetune import initial
+from tfx_finetune import initial, located
 from tfx_finetune.choose import Limit, parse_limits
 from tfx_finetune.contracts import (
     AUGMENTS,
@@ -142,9 +142,11 @@ def check(run: Run) -> Plan:
     if taken := set(heads) & _RECORD:
         raise UserError("a head cannot have this name, which a prediction needs", received=min(taken))
     drafts = {head: draft_of(spec) for head, spec in heads.items()}
+    located.check(run, heads, drafts, modalities)
     kinds = dict.fromkeys(modalities.values())
     built = {kind: modality(run, kind, Card(size=1)) for kind in kinds}
     augments, mixes = _augments(run, towers, built)
+    located.check_mixes(drafts, mixes)
     compressions = chain(run.compress)
     rounded = any(compression.name == "qat" for compression in compressions.values())
     exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(_exports(run, built, rounded))}

@@ -83,7 +83,7 @@ def _check(
         reader = bundle.reader(format)
         apart = _apart(reader, golden)
         if np.isfinite(apart):
-            _, theirs = predictions(reader.predict, test.batches(32))
+            _, theirs = predictions(reader.predict, test.batches(32), tasks)
     except Exception as error:  # A file may be broken in any way; each is a reason to refuse it, none to stop.
         why = first_line(error, most=None)
     if not np.isfinite(difference(ours, theirs)):
