@@ -15,6 +15,7 @@ import numpy as np
 from tfx_finetune.contracts import Batch, Task
 from tfx_finetune.core import command
 from tfx_finetune.core.config import option
+from tfx_finetune.deployed import answers
 
 
 def predictions(
@@ -28,20 +29,11 @@ def predictions(
     targets: dict[str, list[np.ndarray]] = {}
     outputs: dict[str, list[np.ndarray]] = {}
     for inputs, target in batches:
-        for found, values in ((targets, target), (outputs, read(tasks or {}, predict(inputs)))):
+        for found, values in ((targets, target), (outputs, answers(tasks or {}, predict(inputs)))):
             for name, value in values.items():
                 found.setdefault(name, []).append(np.asarray(value))
     joined = [{name: np.concatenate(parts) for name, parts in found.items()} for found in (targets, outputs)]
     return joined[0], joined[1]
-
-
-def read(tasks: Mapping[str, Task], outputs: Batch) -> Batch:
-    """Decoded outputs as scores are computed of them: of what is found in pictures, `Task.read`."""
-    found = dict(outputs)
-    for head in [head for head, task in tasks.items() if task.places]:
-        own = {name: found.pop(name) for name in list(found) if name.startswith(f"{head}/")}
-        found[f"{head}/scores"] = tasks[head].read({name.removeprefix(f"{head}/"): own[name] for name in own})
-    return found
 
 
 def decoded(tasks: Mapping[str, Task], outputs: Mapping[str, Any]) -> dict[str, Any]:

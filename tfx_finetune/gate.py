@@ -12,8 +12,8 @@ import numpy as np
 from tfx_finetune.batches import evenly, rows
 from tfx_finetune.contracts import Predict, Task
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.deployed import Servable
-from tfx_finetune.evaluate import evaluate, predictions, read
+from tfx_finetune.deployed import Servable, answers
+from tfx_finetune.evaluate import evaluate, predictions
 from tfx_finetune.feed import prepared
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
@@ -53,10 +53,10 @@ def gated(plan: Plan, data: Data, served: Servable) -> Servable:
         val = prepared(data, "val", plan)
         chosen = evenly(count, _MOST)
         inputs, targets = rows(val.inputs[0], chosen), rows(val.targets, chosen)
-        ours = read(data.tasks, model(inputs))
+        ours = answers(data.tasks, model(inputs))
     else:
         inputs = dict(served.examples)
-        ours = read(data.tasks, model(inputs))
+        ours = answers(data.tasks, model(inputs))
         targets = {head: _said(task, ours[f"{head}/scores"]) for head, task in data.tasks.items()}
     best = evaluate(data.tasks, targets, ours)
 
