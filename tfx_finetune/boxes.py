@@ -50,7 +50,8 @@ def grid(count: int, levels: tuple[str, ...]) -> Grid:
 
 def around(points: Any, distances: Any) -> Any:
     """Boxes (..., 4) whose sides are so far (..., 4) to the left, top, right and bottom of points (..., 2)."""
-    return ops.concatenate([points - distances[..., :2], points + distances[..., 2:]], axis=-1)
+    corners = ops.subtract(points, distances[..., :2]), ops.add(points, distances[..., 2:])
+    return ops.concatenate(corners, axis=-1)
 
 
 def distances(points: Any, boxes: Any) -> Any:
