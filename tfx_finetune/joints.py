@@ -47,8 +47,8 @@ def trunk(inputs: keras.KerasTensor, tensors: Joint) -> keras.Model:
     """What lies below a cut: the tower's input -> the one tensor, or several of them flat in a row (batch, numbers)."""
     if len(tensors) == 1:
         return keras.Model(inputs, tensors[0], name="trunk")
-    flat = [keras.layers.Flatten(name=f"flat_{at}")(tensor) for at, tensor in enumerate(tensors)]
-    return keras.Model(inputs, keras.layers.Concatenate(name="side_by_side")(flat), name="trunk")
+    flat = [keras.layers.Flatten()(tensor) for tensor in tensors]
+    return keras.Model(inputs, keras.layers.Concatenate()(flat), name="trunk")
 
 
 def top(inputs: Mapping[str, Any], found: Mapping[str, Joint], outputs: Any) -> keras.Model:

@@ -11,7 +11,9 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 
 
-def check(run: Run, heads: Mapping[str, Spec], drafts: Mapping[str, Task], towers: Mapping[str, str]) -> None:
+def check(
+    run: Run, heads: Mapping[str, Spec], drafts: Mapping[str, Task], towers: Mapping[str, str], mixes: Sequence[Mix]
+) -> None:
     """Checks that such heads of a run stand where they can.
 
     Args:
@@ -19,6 +21,7 @@ def check(run: Run, heads: Mapping[str, Spec], drafts: Mapping[str, Task], tower
         heads: Specs by name.
         drafts: The same, as they would be for two classes.
         towers: Modality by tower.
+        mixes: Changes of whole batches.
 
     Raises:
         UserError: There are several towers, or one that is none of pictures, or the run wants what such a head cannot
@@ -33,16 +36,15 @@ def check(run: Run, heads: Mapping[str, Spec], drafts: Mapping[str, Task], tower
         raise UserError("a head that finds things in pictures takes one tower of pictures", received=received)
     if len({spec.name for spec in found}) < len(found):
         raise UserError("two heads that find the same in pictures", received=shown, allowed="one of each kind")
+    if mixes:
+        received, todo = f"--augment={run.augment} beside {shown}", "leave mixup() and cutmix() out"
+        raise UserError("what is found in pictures cannot be mixed", received=received, todo=todo)
+        raise UserError(
+            "what is found in pictures cannot be mixed", received=received, todo="leave mixup() and cutmix() out"
+        )
     unable = {"--teacher": run.teacher, "--objectives": run.objectives, "--route": run.route, "--names": run.names}
     if given := next((f"{flag}={value}" for flag, value in unable.items() if value), ""):
         raise UserError("a head that finds things in pictures cannot do this", received=f"{given} beside {shown}")
-
-
-def check_mixes(drafts: Mapping[str, Task], mixes: Sequence[Mix]) -> None:
-    """Raises a `UserError` where batches would be mixed whose targets are places."""
-    if mixes and any(draft.places for draft in drafts.values()):
-        todo = "leave mixup() and cutmix() out"
-        raise UserError("what is found in pictures cannot be mixed", received="--augment", todo=todo)
 
 
 def check_levels(backbone: Backbone, tasks: Mapping[str, Task]) -> None:

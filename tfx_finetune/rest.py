@@ -6,7 +6,7 @@ predict   {"instances": [{"b64": ...}, ...]}             ->  {"predictions": [..
 classify  {"examples": [{"image": {"b64": ...}}, ...]}   ->  {"result": [[[label, score], ...], ...]}
 
 Of several inputs a sample is an object, {"image": {"b64": ...}, "text": "a fox"}; it may go without some of them, where
-null stands column by column. Text may be written as it is. What a head finds in a picture stands in place of its scores:
+null stands column by column. Text may be written as it is. What a head finds in a picture stands in place of scores:
 boxes in shares of the picture, their scores and labels, or the classes of its pixels.
 """
 
