@@ -16,10 +16,13 @@ UNTOLD = 255
 
 
 class Lay(NamedTuple):
-    """How a picture lies in the prepared one: a point at (y, x) pixels comes to (y, x) * scale + offset, each (2,)."""
+    """How a picture lies in the prepared one, a square of `side` pixels: a point at (y, x) pixels comes to
+    (y, x) * scale + offset, each (2,).
+    """
 
     scale: Tensor
     offset: Tensor
+    side: int
 
 
 @dataclass(frozen=True)
