@@ -37,6 +37,7 @@ PURE = {
     "places",
     "objects",
     "boxes",
+    "drawing",
     "naming",
 }
 COMMANDS = {"train", "tune", "predict", "evaluate", "inspect", "benchmark", "export", "serve", "data"}
