@@ -117,6 +117,17 @@ def test_the_report_shows_pictures(bundle):
     assert page.count('<div class="both">') == 16
 
 
+def test_what_is_wrong_with_scenes_is_found_but_not_mended(tmp_path):
+    """A cleaned table has no column for boxes."""
+    asset("tux-stamps")
+    done = within("data", f"--data={DATA}", f"--heads={HEADS}", "--backbone=", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "data.html").is_file()
+    done = within("data", f"--data={DATA}", f"--heads={HEADS}", "--backbone=", f"--workdir={tmp_path}", "--fix")
+    assert done.returncode == 2
+    assert "a cleaned table holds labels" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
