@@ -108,7 +108,7 @@ def follow(sample: dict[str, Any], matrix: list | tf.Tensor, min_visible: float 
 
 
 def _visible(sample: dict[str, Any], boxes: tf.Tensor, lengths: tf.Tensor, min_visible: float) -> dict[str, tf.Tensor]:
-    """Boxes (n, 4) in pixels of a picture of `lengths` (4,), cut at its edge, where enough remains, and their classes."""
+    """Boxes (n, 4) in pixels of a picture of `lengths` (4,), cut at its edge, and their classes, if enough remains."""
     cut = tf.clip_by_value(boxes, 0.0, lengths)
     remains = tf.math.divide_no_nan(_area(cut), _area(boxes))
     # A box that is only moved remains whole but for rounding; by rounding, too, one beside a window reaches into it.
