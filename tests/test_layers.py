@@ -31,6 +31,7 @@ PURE = {
     "refit",
     "dataset",
     "pixels",
+    "geometry",
     "sound",
     "batches",
     "alignment",

@@ -18,6 +18,7 @@ from tfx_finetune.augments import (
     spec_augment,
     speed,
     words,
+    zoom,
 )
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "spec_augment",
     "speed",
     "words",
+    "zoom",
 ]

@@ -4,15 +4,18 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfx_finetune.augments.operations import AUGMIX, one_of
+from tfx_finetune.augments.operations import AUGMIX, STILL, one_of
 from tfx_finetune.contracts import AUGMENTS, Augment
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.geometry import has_boxes, has_mask
 from tfx_finetune.pixels import rounded
 
 
 @AUGMENTS.register
 def augmix(magnitude: float = 3.0, width: int = 3, depth: int = 3, alpha: float = 1.0) -> Augment:
     """Mixes a picture with several chains of changes of it.
+
+    Where a sample has boxes or a mask, with changes alone that move nothing: one box is not in several places.
 
     Args:
         magnitude: How strong each change is, 0 to 10.
@@ -26,6 +29,7 @@ def augmix(magnitude: float = 3.0, width: int = 3, depth: int = 3, alpha: float 
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
         pixels = sample["image"]
+        operations = STILL if has_boxes(sample) or has_mask(sample) else AUGMIX
         fold = tf.random.experimental.stateless_fold_in
         lengths = tf.random.stateless_uniform((width,), fold(seed, 0), 1, depth + 1, tf.int32)
         shares = tf.random.stateless_gamma((width,), fold(seed, 1), alpha)
@@ -38,7 +42,7 @@ def augmix(magnitude: float = 3.0, width: int = 3, depth: int = 3, alpha: float 
                 drawn = fold(seed, 3 + chain * depth + link)
                 changed = tf.cond(
                     link < lengths[chain],
-                    lambda changed=changed, drawn=drawn: one_of(AUGMIX, changed, magnitude, drawn),
+                    lambda changed=changed, drawn=drawn: one_of(operations, changed, magnitude, drawn),
                     lambda changed=changed: changed,
                 )
             mixed += shares[chain] * tf.cast(changed, tf.float32)

@@ -4,9 +4,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfx_finetune.augments.operations import sometimes
 from tfx_finetune.contracts import AUGMENTS, Augment
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.geometry import mirrored, moved
 
 
 @AUGMENTS.register
@@ -20,6 +20,8 @@ def flip(probability: float = 0.5) -> Augment:
         raise UserError("the probability of flip is out of range", received=probability, allowed="0 to 1")
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
-        return sometimes(sample, seed, probability, lambda pixels: pixels[:, ::-1])
+        drawn = tf.random.stateless_uniform((), seed) < probability
+        parts = moved(sample)
+        return sample | tf.cond(drawn, lambda: mirrored(parts), lambda: parts)
 
     return apply

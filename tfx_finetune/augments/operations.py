@@ -10,56 +10,41 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfx_finetune.geometry import warp
 from tfx_finetune.pixels import luma, rounded
 
 Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-def warp(pixels: tf.Tensor, matrix: list) -> tf.Tensor:
-    """Takes each pixel from `(a x + b y + c, d x + e y + f)`, bilinearly; beyond the edge its pixels go on.
-
-    Args:
-        pixels: uint8 (height, width, channels).
-        matrix: a, b, c, d, e, f, with coordinates from the centre in pixels.
-    """
-    a, b, c, d, e, f = [tf.cast(value, tf.float32) for value in matrix]
-    height, width = tf.unstack((tf.cast(tf.shape(pixels)[:2], tf.float32) - 1) / 2)
-    row = tf.stack([a, b, c + width - a * width - b * height, d, e, f + height - d * width - e * height, 0.0, 0.0])
-    moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=pixels[None],
-        transforms=row[None],
-        output_shape=tf.shape(pixels)[:2],
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="NEAREST",
-    )
-    return tf.ensure_shape(moved[0], pixels.shape)
-
-
-def rotate(pixels: tf.Tensor, strength: tf.Tensor, most: float = 30.0) -> tf.Tensor:
-    """Turns up to `most` degrees; positive is counter-clockwise."""
+def rotation(strength: tf.Tensor, shape: tf.Tensor, most: float = 30.0) -> list:
+    """The matrix (see `geometry.warp`) of a turn up to `most` degrees; positive is counter-clockwise."""
     angle = strength * (most * math.pi / 180)
-    return warp(pixels, [tf.cos(angle), -tf.sin(angle), 0, tf.sin(angle), tf.cos(angle), 0])
+    return [tf.cos(angle), -tf.sin(angle), 0, tf.sin(angle), tf.cos(angle), 0]
+
+
+def rotate(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Turns up to 30 degrees."""
+    return warp(pixels, rotation(strength, tf.shape(pixels)))
 
 
 def shear_x(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     """Slants along the width, up to 0.3 pixels a row."""
-    return warp(pixels, [1, 0.3 * strength, 0, 0, 1, 0])
+    return warp(pixels, _MATRICES[shear_x](strength, tf.shape(pixels)))
 
 
 def shear_y(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     """Slants along the height, up to 0.3 pixels a column."""
-    return warp(pixels, [1, 0, 0, 0.3 * strength, 1, 0])
+    return warp(pixels, _MATRICES[shear_y](strength, tf.shape(pixels)))
 
 
 def translate_x(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     """Shifts along the width by up to 0.45 of it."""
-    return warp(pixels, [1, 0, 0.45 * strength * tf.cast(tf.shape(pixels)[1], tf.float32), 0, 1, 0])
+    return warp(pixels, _MATRICES[translate_x](strength, tf.shape(pixels)))
 
 
 def translate_y(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     """Shifts along the height by up to 0.45 of it."""
-    return warp(pixels, [1, 0, 0, 0, 1, 0.45 * strength * tf.cast(tf.shape(pixels)[0], tf.float32)])
+    return warp(pixels, _MATRICES[translate_y](strength, tf.shape(pixels)))
 
 
 def auto_contrast(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
@@ -134,7 +119,7 @@ def sharpness(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 def sometimes(
     sample: dict[str, Any], seed: tf.Tensor, probability: float, change: Callable[[tf.Tensor], tf.Tensor]
 ) -> dict[str, Any]:
-    """Changes the picture of a share of the samples, drawn by the seed."""
+    """Changes the picture of a share of the samples, drawn by the seed, and moves nothing in it."""
     pixels = sample["image"]
     drawn = tf.random.stateless_uniform((), seed) < probability
     return sample | {"image": tf.cond(drawn, lambda: change(pixels), lambda: pixels)}
@@ -145,17 +130,41 @@ def _blend(origin: tf.Tensor, pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tens
     return rounded(start + (values - start) * (1 + 0.9 * strength))
 
 
+_MATRICES: dict[Operation, Callable[[tf.Tensor, tf.Tensor], list]] = {
+    rotate: rotation,
+    shear_x: lambda strength, shape: [1, 0.3 * strength, 0, 0, 1, 0],
+    shear_y: lambda strength, shape: [1, 0, 0, 0.3 * strength, 1, 0],
+    translate_x: lambda strength, shape: [1, 0, 0.45 * strength * tf.cast(shape[1], tf.float32), 0, 1, 0],
+    translate_y: lambda strength, shape: [1, 0, 0, 0, 1, 0.45 * strength * tf.cast(shape[0], tf.float32)],
+}
+"""Of the operations that move pixels: (strength, picture's shape) -> matrix."""
 # Those of AugMix leave out what the corruptions of ImageNet-C, against which it is measured, consist of.
 AUGMIX: tuple[Operation, ...] = (
     *(auto_contrast, equalize, posterize, rotate, solarize),
     *(shear_x, shear_y, translate_x, translate_y),
 )
 RAND_AUGMENT: tuple[Operation, ...] = (*AUGMIX, color, contrast, brightness, sharpness)
+STILL: tuple[Operation, ...] = tuple(operation for operation in AUGMIX if operation not in _MATRICES)
+"""Those of AugMix that move nothing."""
 
 
 def one_of(operations: tuple[Operation, ...], pixels: tf.Tensor, magnitude: float, seed: tf.Tensor) -> tf.Tensor:
     """Applies one operation, drawn at random, with a strength of `magnitude` (0 to 10) in either direction."""
+    which, strength = _drawn(operations, magnitude, seed)
+    branches = [lambda operation=operation: operation(pixels, strength) for operation in operations]
+    return tf.switch_case(which, branches)
+
+
+def matrix_of(operations: tuple[Operation, ...], shape: tf.Tensor, magnitude: float, seed: tf.Tensor) -> tf.Tensor:
+    """The matrix by which `one_of` of the same seed moves pixels, float32 (6,)."""
+    which, strength = _drawn(operations, magnitude, seed)
+    still = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    matrices = [_MATRICES[each](strength, shape) if each in _MATRICES else still for each in operations]
+    return tf.stack([tf.stack([tf.cast(value, tf.float32) for value in matrix]) for matrix in matrices])[which]
+
+
+def _drawn(operations: tuple[Operation, ...], magnitude: float, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Which operation, and its strength."""
     which = tf.random.stateless_uniform((), seed, 0, len(operations), tf.int32)
     sign = tf.where(tf.random.stateless_uniform((), tf.random.experimental.stateless_fold_in(seed, 1)) < 0.5, -1.0, 1.0)
-    branches = [lambda operation=operation: operation(pixels, sign * magnitude / 10) for operation in operations]
-    return tf.switch_case(which, branches)
+    return which, sign * magnitude / 10

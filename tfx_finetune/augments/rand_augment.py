@@ -4,9 +4,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfx_finetune.augments.operations import RAND_AUGMENT, one_of
+from tfx_finetune.augments.operations import RAND_AUGMENT, matrix_of, one_of
 from tfx_finetune.contracts import AUGMENTS, Augment
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.geometry import follow
 
 
 @AUGMENTS.register
@@ -22,10 +23,11 @@ def rand_augment(operations: int = 2, magnitude: float = 7.0) -> Augment:
         raise UserError("rand_augment is out of range", received=received, allowed="1 or more, and 0 to 10")
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
-        pixels = sample["image"]
         for position in range(operations):
             drawn = tf.random.experimental.stateless_fold_in(seed, position)
-            pixels = one_of(RAND_AUGMENT, pixels, magnitude, drawn)
-        return sample | {"image": pixels}
+            pixels = sample["image"]
+            sample = follow(sample, matrix_of(RAND_AUGMENT, tf.shape(pixels), magnitude, drawn))
+            sample |= {"image": one_of(RAND_AUGMENT, pixels, magnitude, drawn)}
+        return sample
 
     return apply

@@ -4,9 +4,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfx_finetune.augments import operations
+from tfx_finetune.augments.operations import rotation
 from tfx_finetune.contracts import AUGMENTS, Augment
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.geometry import follow, warp
 
 
 @AUGMENTS.register
@@ -21,6 +22,7 @@ def rotate(degrees: float = 15.0) -> Augment:
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
         strength = tf.random.stateless_uniform((), seed, -1, 1)
-        return sample | {"image": operations.rotate(sample["image"], strength, degrees)}
+        matrix = rotation(strength, tf.shape(sample["image"]), degrees)
+        return follow(sample, matrix) | {"image": warp(sample["image"], matrix)}
 
     return apply

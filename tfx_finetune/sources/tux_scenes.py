@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -41,6 +43,7 @@ _HELD = {"test": 0.25, "val": 0.15}
 # Of what is drawn with the same options: scenes of another version are made anew.
 _VERSION = 1
 _QUALITY = 95
+_Thing = TypeVar("_Thing", Path, str)
 
 
 @SOURCES.register
@@ -58,9 +61,9 @@ def tux_scenes(
 ) -> Source:
     """Scenes with boxes and masks that are exact: Tux Paint's cut-outs pasted on photographs of OpenCV's documentation.
 
-    Stamps and photographs of one split are in no other one. A thing is boxed as far as it is not covered. Scenes are
-    made once and kept in the cache; the packages tuxpaint-stamps-default and opencv-doc are used where they are
-    installed, else downloaded into the cache without root.
+    Stamps and photographs of one split are in no other one, and of a numbered series, as of coins, all are on one side.
+    A thing is boxed as far as it is not covered. Scenes are made once and kept in the cache; the packages
+    tuxpaint-stamps-default and opencv-doc are used where they are installed, else downloaded there without root.
 
     Args:
         train, val, test: Scenes of each split; 0 leaves val or test out.
@@ -104,7 +107,7 @@ def studios(
     labels = [_label(folder) for folder in classes]
     if not labels or len(set(labels)) < len(labels) or BACKGROUND in labels:
         raise UserError("classes of tux_scenes need names of their own", received=", ".join(classes) or "none")
-    places = _sides(list(PHOTOGRAPHS), seed)
+    places = _sides({name: name for name in PHOTOGRAPHS}, seed)
     things = {_label(folder): _things(stamps, folder, seed) for folder in classes}
     return {
         part: Studio(
@@ -137,21 +140,35 @@ def _things(root: Path, folder: str, seed: int) -> dict[str, tuple[Path, ...]]:
         for path in pictures(root / folder)
         if path.suffix == ".png" and "_mirror" not in path.stem and is_cut_out(path)
     ]
-    if len(cut) < len(SPLITS):
-        raise UserError("too few cut-outs in a folder of stamps", received=f"{folder}: {len(cut)}", allowed="3 or more")
-    names = {path: path.relative_to(root).as_posix() for path in cut}
-    sides = _sides(list(names.values()), seed)
-    return {part: tuple(path for path, name in names.items() if sides[name] == part) for part in SPLITS}
+    series = {path: _series(path.relative_to(root)) for path in cut}
+    if len(set(series.values())) < len(SPLITS):
+        received = f"{folder}: {len(set(series.values()))}"
+        raise UserError("too few cut-outs in a folder of stamps", received=received, allowed="3 or more")
+    sides = _sides(series, seed)
+    return {part: tuple(path for path in cut if sides[path] == part) for part in SPLITS}
 
 
-def _sides(names: Sequence[str], seed: int) -> dict[str, str]:
-    """The split of each name: of all in the order of their hashes, a share is held out, one at least."""
-    ordered = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
-    sides = dict.fromkeys(names, "train")
+def _series(path: Path) -> str:
+    """What numbered stamps of a folder have in common: `coins/` of 010.png and 020.png, which differ in the number."""
+    return (path.parent / re.sub(r"[-_]?\d+$|^\d+$", "", path.stem)).as_posix()
+
+
+def _sides(series: Mapping[_Thing, str], seed: int) -> dict[_Thing, str]:
+    """The split of each thing: of their series in the order of hashes, those that fit into a share, one at least."""
+    members: dict[str, list[_Thing]] = {}
+    for thing, name in series.items():
+        members.setdefault(name, []).append(thing)
+    left = sorted(members, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+    sides = dict.fromkeys(series, "train")
     for part, share in _HELD.items():
-        count = max(round(share * len(names)), 1)
-        sides |= dict.fromkeys(ordered[:count], part)
-        ordered = ordered[count:]
+        room, taken = round(share * len(series)), []
+        for name in left:
+            if len(members[name]) <= room:
+                room -= len(members[name])
+                taken.append(name)
+        for name in taken or [min(left, key=lambda name: len(members[name]))]:
+            sides |= dict.fromkeys(members[name], part)
+            left.remove(name)
     return sides
 
 
