@@ -188,10 +188,12 @@ def test_windows_by_hand():
     a, b, out = (0.124, 0.3, 0.224, 0.5), (0.126, 0.3, 0.226, 0.5), (0.0, 0.0, 0.1, 0.1)
     window = tf.constant([20, 40]), tf.constant([50, 100])
     found = geometry.windowed(boxes(inside, a, b, out), *window)
-    assert found["classes"].numpy().tolist() == [0, 2]
-    assert found["boxes"].numpy() == pytest.approx(np.array([[0, 0, 1, 1], [0, 0.2, 0.052, 0.6]]), abs=1e-6)
+    assert found["classes"].numpy().tolist() == [0, 1, 2]
+    assert found["crowd"].numpy().tolist() == [False, True, False]
+    expected = [[0, 0, 1, 1], [0, 0.2, 0.048, 0.6], [0, 0.2, 0.052, 0.6]]
+    assert found["boxes"].numpy() == pytest.approx(np.array(expected), abs=1e-6)
     kept = geometry.windowed(boxes(inside, a, b, out), *window, min_visible=0.0)
-    assert kept["classes"].numpy().tolist() == [0, 1, 2]
+    assert kept["crowd"].numpy().tolist() == [False, False, False]
     crowds = geometry.windowed(boxes(inside, a, b, out, crowd=(1, 3)), *window)
     assert crowds["classes"].numpy().tolist() == [0, 1, 2]
     assert crowds["crowd"].numpy().tolist() == [False, True, False]

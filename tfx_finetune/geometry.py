@@ -56,7 +56,7 @@ def windowed(
         sample: What is moved.
         corner: Row and column of the window's first pixel, int32 (2,).
         size: Its height and width in pixels, int32 (2,); it has a pixel of the picture.
-        min_visible: Boxes of which a smaller share is inside are left out.
+        min_visible: Objects of which a smaller share is inside become crowds.
     """
     shape = tf.shape(sample["image"])[:2]
     first, last = tf.maximum(corner, 0), tf.minimum(corner + size, shape)
@@ -108,13 +108,16 @@ def follow(sample: dict[str, Any], matrix: list | tf.Tensor, min_visible: float 
 
 
 def _visible(sample: dict[str, Any], boxes: tf.Tensor, lengths: tf.Tensor, min_visible: float) -> dict[str, tf.Tensor]:
-    """Boxes (n, 4) in pixels of a picture of `lengths` (4,), cut at its edge, and their classes, if enough remains."""
+    """Boxes (n, 4) in pixels of a picture of `lengths` (4,), cut at its edge, and their classes.
+
+    What remains of one that is hardly visible any more is neither an object nor background: it becomes a crowd.
+    """
     cut = tf.clip_by_value(boxes, 0.0, lengths)
     remains = tf.math.divide_no_nan(_area(cut), _area(boxes))
     # A box that is only moved remains whole but for rounding; by rounding, too, one beside a window reaches into it.
-    kept = (remains >= min_visible - 1e-4) | sample["crowd"]
-    kept &= tf.reduce_min(cut[:, 2:] - cut[:, :2], -1) >= _LEAST
-    values = {"boxes": cut / lengths, "classes": sample["classes"], "crowd": sample["crowd"]}
+    crowd = sample["crowd"] | (remains < min_visible - 1e-4)
+    kept = tf.reduce_min(cut[:, 2:] - cut[:, :2], -1) >= _LEAST
+    values = {"boxes": cut / lengths, "classes": sample["classes"], "crowd": crowd}
     return {name: tf.boolean_mask(value, kept) for name, value in values.items()}
 
 

@@ -21,7 +21,7 @@ def crop(
     Args:
         scale: Range of the rectangle's area as a share of the picture's, within 0 to 1.
         ratio: Range of its width divided by its height, relative to the picture's own.
-        min_visible: Boxes of which a smaller share is inside the rectangle are left out, 0 to 1.
+        min_visible: Objects of which a smaller share is inside the rectangle become crowds, 0 to 1.
     """
     if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):
         allowed = "0 < least <= most, and scale up to 1"

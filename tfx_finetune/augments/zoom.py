@@ -21,7 +21,7 @@ def zoom(scale: tuple[float, float] = (0.5, 2.0), min_visible: float = MIN_VISIB
     Args:
         scale: Range of the factor by which what is seen grows, 0.1 or more; all between are equally likely on a
             logarithmic scale. A picture takes 1 / factor^2 of its memory.
-        min_visible: Boxes of which a smaller share is seen are left out, 0 to 1.
+        min_visible: Objects of which a smaller share is seen become crowds, 0 to 1.
     """
     if len(scale) != 2 or not _LEAST <= scale[0] <= scale[1] or not 0 <= min_visible <= 1:
         received = f"scale={scale}, min_visible={min_visible}"
