@@ -1,10 +1,12 @@
 """Where samples come from: one file a source, registered by being imported here."""
 
 from tfx_finetune.sources import (
+    coco,
     digit_words,
     folder,
     fortunes,
     idx,
+    masks,
     opencv_digits,
     paired,
     scripts,
@@ -13,13 +15,17 @@ from tfx_finetune.sources import (
     table,
     tfds,
     tux_stamps,
+    voc,
+    yolo,
 )
 
 __all__ = [
+    "coco",
     "digit_words",
     "folder",
     "fortunes",
     "idx",
+    "masks",
     "opencv_digits",
     "paired",
     "scripts",
@@ -28,4 +34,6 @@ __all__ = [
     "table",
     "tfds",
     "tux_stamps",
+    "voc",
+    "yolo",
 ]
