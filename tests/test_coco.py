@@ -165,6 +165,20 @@ def test_sizes(tmp_path):
     assert found.notes == (f"pictures of another shape than their annotations say: 1 ({tmp_path / 'other.png'})",)
 
 
+@pytest.mark.parametrize("size", [(0, 10), (-20, 10), (float("nan"), 10), (20, float("inf")), (1e30, 10), (0.2, 0.1)])
+def test_sizes_that_cannot_be(tmp_path, size):
+    """They are those of the picture, and no memory is taken for them."""
+    place = coco_file(tmp_path / "all.json", [annotation(segmentation=[[2, 1, 12, 1, 12, 6, 2, 6]])])
+    content = json.loads(place.read_text())
+    content["images"][0] |= {"width": size[0], "height": size[1]}
+    place.write_text(json.dumps(content))
+    found = source("coco", place, masks=True)
+    assert objects(found) == {"a.png": [CAT]}
+    assert values(found)["a.png"].shape == (10, 20)
+    note = "widths and heights that no picture has, taken from the picture"
+    assert found.notes == (f"{note}: 1 ({tmp_path / 'a.png'})",)
+
+
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_pictures_that_are_shown_turned(tmp_path, orientation):
     """Where the size is that of the stored picture, boxes and masks are turned as Pillow turns the picture."""

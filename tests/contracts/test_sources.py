@@ -142,6 +142,8 @@ EXAMPLES = {
     "idx": lambda root: Spec("idx", (str(idx_folder(root)),)),
     "table": _table,
     "tfds": lambda root: Spec("tfds", ("shapes:2.0.0",), {"data_dir": str(prepare(root))}),
+    "tfds with objects": lambda root: Spec("tfds", ("shapes",), {"data_dir": str(prepare(root)), "objects": "things"}),
+    "tfds with masks": lambda root: Spec("tfds", ("shapes",), {"data_dir": str(prepare(root)), "mask": "classes"}),
     "tux_stamps": _tux_stamps,
 }
 

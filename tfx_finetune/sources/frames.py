@@ -10,6 +10,7 @@ from PIL import ExifTags, Image
 from tfx_finetune.sources.care import Care, Edges
 
 _ALIKE = 0.02
+_MOST = 4e8
 # Of each EXIF orientation that exchanges width and height, where a point of the file comes to stand, in shares.
 _TURNS = {
     5: lambda x, y: (y, x),
@@ -87,7 +88,10 @@ def frame(path: Path, stated: tuple[float, float] | None, care: Care) -> Frame |
         Nothing where nobody says how large the picture is.
     """
     found = header(path)
-    if stated is None or not all(math.isfinite(value) and value > 0 for value in stated):
+    if stated and not (min(stated) >= 1 and stated[0] * stated[1] <= _MOST):
+        care.count("widths and heights that no picture has, taken from the picture", str(path))
+        stated = None
+    if stated is None:
         return Frame(found.width, found.height) if found else None
     if found is None or alike(stated, found[:2]):
         return Frame(*stated)
