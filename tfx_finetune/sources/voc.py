@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tfx_finetune.contracts import SOURCES, Source
@@ -79,36 +79,35 @@ def _annotated(root: Path, care: Care) -> Iterator[Found]:
         return
     for each in _holders(root):
         split = SPLIT_NAMES.get(each.name.lower(), "") if each != root else ""
-        yield from _of(split, {path.stem: path for path in pictures(each)}, each, sorted(each.rglob("*.xml")), care)
+        yield from _of(split, _by_name(each, pictures(each)), each, _by_name(each, sorted(each.rglob("*.xml"))), care)
 
 
 def _listed(root: Path, holder: Path, care: Care) -> Iterator[Found]:
-    by_stem = {path.relative_to(holder).with_suffix("").as_posix(): path for path in pictures(holder)}
     folder = root / "Annotations"
+    by_name, annotated = _by_name(holder, pictures(holder)), _by_name(folder, sorted(folder.rglob("*.xml")))
     sets = _sets(root / "ImageSets" / "Main")
     if not sets:
-        yield from _of("", by_stem, holder, sorted(folder.rglob("*.xml")), care)
+        yield from _of("", by_name, holder, annotated, care)
     for split, names in sets.items():
-        own = {name: by_stem.get(name, holder / f"{name}.jpg") for name in names}
-        files = [folder / f"{name}.xml" for name in names if (folder / f"{name}.xml").is_file()]
-        if files:
+        own = {name: by_name.get(name, holder / f"{name}.jpg") for name in names}
+        if files := {name: annotated[name] for name in names if name in annotated}:
             yield from _of(split, own, holder, files, care)
         else:
             care.count("splits whose pictures have no annotations, left out", split)
 
 
-def _of(split: str, by_stem: dict[str, Path], holder: Path, files: list[Path], care: Care) -> Iterator[Found]:
+def _of(split: str, own: dict[str, Path], holder: Path, files: dict[str, Path], care: Care) -> Iterator[Found]:
     """The pictures of one split: those that files are about, and those that no file is about."""
-    without = dict(by_stem)
-    for file in files:
-        place = without.pop(file.stem, None)
+    without = dict(own)
+    for name, file in files.items():
+        place = without.pop(name, None)
         annotation = read(file, care)
         if annotation is None:
             continue
         if place is None and annotation.file:
-            place = without.pop(Path(annotation.file).stem, None)
+            place = without.pop(Path(name).with_name(annotation.file).with_suffix("").as_posix(), None)
         # A picture that is not there is a sample that cannot be read: the survey lists it.
-        yield split, place or holder / (annotation.file or f"{file.stem}.jpg"), annotation
+        yield split, place or holder / (annotation.file or f"{name}.jpg"), annotation
     for place in without.values():
         care.count("pictures without an annotation file, taken for empty", readable(str(place)))
         yield split, place, None
@@ -141,14 +140,18 @@ def _pairs(root: Path, care: Care) -> Iterator[Pair]:
     holder, folder = _images(root), root / "SegmentationClass"
     if not holder or not folder.is_dir():
         return
-    by_stem = {path.stem: path for path in pictures(holder)}
-    sets = _sets(root / "ImageSets" / "Segmentation") or {"": sorted(path.stem for path in folder.glob("*.png"))}
-    for split, names in sets.items():
+    by_name, masks = _by_name(holder, pictures(holder)), _by_name(folder, sorted(folder.rglob("*.png")))
+    for split, names in (_sets(root / "ImageSets" / "Segmentation") or {"": list(masks)}).items():
         for name in names:
-            if (folder / f"{name}.png").is_file():
-                yield split, by_stem.get(name, holder / f"{name}.jpg"), folder / f"{name}.png"
+            if name in masks:
+                yield split, by_name.get(name, holder / f"{name}.jpg"), masks[name]
             else:
                 care.count("pictures without a mask, left out", name)
+
+
+def _by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
+    """Files by their path in a folder, without ending."""
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
 
 
 def _sets(folder: Path) -> dict[str, list[str]]:
@@ -156,7 +159,7 @@ def _sets(folder: Path) -> dict[str, list[str]]:
     found = {}
     for name in _SETS:
         if (folder / f"{name}.txt").is_file():
-            # Lists of one class, whose names end in the class, say more than the name; others are not read.
+            # A flag may stand behind a name.
             lines = (folder / f"{name}.txt").read_text("utf-8", errors="replace").splitlines()
             found[name] = list(dict.fromkeys(re.split(r"\s+", line.strip())[0] for line in lines if line.strip()))
     if trainval := found.pop("trainval", None):

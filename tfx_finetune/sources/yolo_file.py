@@ -30,31 +30,36 @@ def settings(place: Path) -> dict[str, Any]:
         UserError: It is not UTF-8, or something else stands in it.
     """
     found: dict[str, Any] = {}
-    key = ""
     try:
         lines = place.read_text("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise UserError("cannot read the settings of the data", received=f"{place} ({error})") from None
     for number, line in enumerate(lines, 1):
         text = _UNCOMMENTED.match(line).group().rstrip()  # type: ignore[union-attr]
-        if not text or text in ("---", "..."):
-            continue
-        entry = _ENTRY.match(text)
-        if (
-            entry is None
-            or (not entry["key"] and not entry["dash"])
-            or (not key and (entry["indent"] or entry["dash"]))
-        ):
+        if text and text not in ("---", "...") and not _taken(text, found):
             todo = "write `names: [cat, dog]`, or a name a line"
             raise UserError("cannot read this line", received=f"{place}, line {number}: {line}", todo=todo)
-        if entry["dash"]:
-            found[key] = [*(found[key] or []), _plain(entry["value"])]
-        elif entry["indent"]:
-            found[key] = dict(found[key] or {}) | {_plain(entry["key"]): _plain(entry["value"])}
-        else:
-            key = _plain(entry["key"])
-            found[key] = _value(entry["value"])
     return found
+
+
+def _taken(text: str, found: dict[str, Any]) -> bool:
+    """Adds what a line says, to the last key where it stands below one; whether it could be read."""
+    entry = _ENTRY.match(text)
+    if entry is None:
+        return False
+    last = next(reversed(found), "")
+    block = found.get(last) or ([] if entry["dash"] else {})
+    if entry["dash"] and last and isinstance(block, list):
+        found[last] = [*block, _plain(entry["value"])]
+    elif entry["key"] and entry["indent"] and last and isinstance(block, dict):
+        found[last] = block | {_plain(entry["key"]): _plain(entry["value"])}
+    elif entry["key"] and not entry["indent"] and not entry["dash"]:
+        key = _plain(entry["key"])
+        found.pop(key, None)
+        found[key] = _value(entry["value"])
+    else:
+        return False
+    return True
 
 
 def _value(text: str) -> Any:
