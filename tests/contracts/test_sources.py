@@ -81,6 +81,12 @@ def _opencv_digits(root):
     return Spec("opencv_digits")
 
 
+def _tux_scenes(root):
+    asset("tux-stamps")
+    asset("opencv-photographs")
+    return Spec("tux_scenes", (), {"train": 4, "val": 2, "test": 3, "side": 64})
+
+
 def _paired(root):
     texts = root / "texts.csv"
     texts.write_text(
@@ -118,7 +124,7 @@ def _masks(root):
 
 
 # What content of each modality begins with.
-MAGIC = {"image": (b"\x89PNG", b"\xff\xd8"), "audio": (b"RIFF", b"OggS"), "text": b""}
+MAGIC = {"image": (b"\x89PNG", b"\xff\xd8\xff"), "mask": b"\x89PNG", "audio": (b"RIFF", b"OggS"), "text": b""}
 # A source without an example fails `test_every_source_has_an_example`; add one with it.
 EXAMPLES = {
     "coco": _coco,
@@ -144,6 +150,7 @@ EXAMPLES = {
     "tfds": lambda root: Spec("tfds", ("shapes:2.0.0",), {"data_dir": str(prepare(root))}),
     "tfds with objects": lambda root: Spec("tfds", ("shapes",), {"data_dir": str(prepare(root)), "objects": "things"}),
     "tfds with masks": lambda root: Spec("tfds", ("shapes",), {"data_dir": str(prepare(root)), "mask": "classes"}),
+    "tux_scenes": _tux_scenes,
     "tux_stamps": _tux_stamps,
 }
 
@@ -204,7 +211,7 @@ def test_objects_and_masks(source):
 
 def test_content(source):
     """Pictures and sounds are files of known formats, behind paths or not, texts are UTF-8; what is empty is a gap."""
-    assert set(source.paths) <= {*MAGIC, "mask"}
+    assert set(source.paths) <= set(MAGIC)
     for part in source.sizes:
         for sample in samples(source, part):
             for modality, starts in MAGIC.items():

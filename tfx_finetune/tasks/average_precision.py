@@ -1,0 +1,100 @@
+"""Average precision of detections as COCO defines it.
+
+https://cocodataset.org/#detection-eval: precision at 101 recalls, over intersections over union of 0.5 to 0.95. A class
+without objects has none; what is matched to a crowd is neither right nor wrong. faster-coco-eval gives the numbers of
+pycocotools, in a fifth of its time (500 pictures of 100 detections, 80 classes: 2.4 and 11 seconds).
+"""
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+
+from tfx_finetune.tasks.align import CROWD
+
+_SIZES = ("small", "medium", "large")
+
+
+def evaluated(classes: int, targets: np.ndarray, found: np.ndarray) -> dict[str, Any]:
+    """COCO's own tables.
+
+    Args:
+        classes: How many there are.
+        targets: Boxes in pixels, class and kind, (n, M, 6).
+        found: Boxes in pixels, score and class, (n, K, 6); -1 is no class.
+
+    Returns:
+        `precision` (10 overlaps, 101 recalls, classes, sizes: all, small, medium, large, detections: 1, 10, K) and
+        `recall` (10, classes, 4, 3), -1 for classes without objects.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {
+            "images": [{"id": at} for at in range(1, len(targets) + 1)],
+            "categories": [{"id": at} for at in range(1, classes + 1)],
+            "annotations": _annotations(targets),
+        }
+        truth.createIndex()
+        said = _rows(found)
+        run = COCOeval_faster(truth, truth.loadRes(said) if len(said) else COCO(), "bbox")
+        run.params.imgIds = list(range(1, len(targets) + 1))
+        run.params.catIds = list(range(1, classes + 1))
+        run.params.maxDets = [1, 10, max(found.shape[1], 11)]
+        run.evaluate()
+        run.accumulate()
+    return run.eval
+
+
+def _annotations(targets: np.ndarray) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for picture, row in zip(*np.nonzero(targets[..., 5]), strict=True):
+        left, top, right, bottom, label, kind = targets[picture, row].astype(float).tolist()
+        found.append(
+            {
+                "id": len(found) + 1,  # 0 would be taken for no match
+                "image_id": int(picture) + 1,
+                "category_id": int(label) + 1,
+                "bbox": [left, top, right - left, bottom - top],
+                "area": (right - left) * (bottom - top),
+                "iscrowd": int(kind == CROWD),
+            }
+        )
+    return found
+
+
+def _rows(found: np.ndarray) -> np.ndarray:
+    """Detections as COCO's table of picture, left, top, width, height, score and class, (rows, 7)."""
+    picture, row = np.nonzero(found[..., 5] >= 0)
+    box, score, label = np.split(found[picture, row].astype(np.float64), [4, 5], axis=-1)
+    return np.concatenate([picture[:, None] + 1, box[:, :2], box[:, 2:] - box[:, :2], score, label + 1], -1)
+
+
+def scores(names: tuple[str, ...], targets: np.ndarray, found: np.ndarray) -> dict[str, Any]:
+    """COCO's scores of detections; 0 where there is nothing to be found.
+
+    Returns:
+        map (the mean over classes and overlaps), ap50, ap75, map by size of object (below 32^2, below 96^2 pixels of
+        the prepared picture, above), average recall of 1, 10 and all detections a picture, and `per_class`: the
+        average precision over all overlaps.
+    """
+    tables = evaluated(len(names), targets, found)
+    precision, recall = tables["precision"], tables["recall"]
+    named = {"map": precision[..., 0, -1], "ap50": precision[0, ..., 0, -1], "ap75": precision[5, ..., 0, -1]}
+    named |= {f"map_{size}": precision[..., at, -1] for at, size in enumerate(_SIZES, 1)}
+    named |= {f"average_recall{most}": recall[..., 0, at] for at, most in enumerate(("_1", "_10", ""))}
+    each = {name: {"average_precision": _mean(precision[:, :, at, 0, -1])} for at, name in enumerate(names)}
+    return {name: _mean(values) for name, values in named.items()} | {"per_class": each}
+
+
+def curves(names: tuple[str, ...], targets: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
+    """Precision of each class that occurs at recalls of 0, 0.01, ... 1, (101,), at an overlap of 0.5."""
+    precision = evaluated(len(names), targets, found)["precision"][0, :, :, 0, -1]
+    return {name: precision[:, at] for at, name in enumerate(names) if (precision[:, at] >= 0).all()}
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of what is known."""
+    known = values[values > -1]
+    return float(known.mean()) if known.size else 0.0

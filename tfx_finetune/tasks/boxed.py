@@ -1,0 +1,113 @@
+"""Objects of a picture as the target of a dense detector, and drawn."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tfx_finetune import drawing, objects
+from tfx_finetune.contracts import LABEL_SEPARATOR
+from tfx_finetune.places import Lay, Places
+from tfx_finetune.tasks.align import CROWD, OBJECT
+
+_FIELDS = 6
+
+
+def boxed(
+    names: tuple[str, ...],
+    levels: tuple[str, ...],
+    most: int,
+    found: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
+) -> Places:
+    """Reads, encodes, examines and draws the objects of pictures.
+
+    Args:
+        names: Of the classes.
+        levels: What the head sees of a pyramid.
+        most: M, objects of a picture that a target has room for.
+        found: See `Places.found`.
+    """
+    return Places(levels, _reads(names), _encodes(most), lambda raw: examined(raw, most), found, _draws(names))
+
+
+def _reads(names: tuple[str, ...]) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+    known = tf.constant(names, tf.string)
+
+    def read(raw: tf.Tensor, size: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The objects of a column, which `size` does not change: they are shares already."""
+        lines = tf.strings.split(raw, "\n")
+        lines = tf.boolean_mask(lines, tf.strings.length(lines) > 0)
+        fields = tf.ensure_shape(tf.strings.split(lines, "\t").to_tensor(shape=(None, _FIELDS)), (None, _FIELDS))
+        same = fields[:, :1] == known
+        numbers = tf.strings.to_number(fields[:, 1:])
+        mine = tf.reduce_any(same, -1)
+        return {
+            "boxes": tf.boolean_mask(tf.clip_by_value(numbers[:, :4], 0, 1), mine),
+            "classes": tf.boolean_mask(tf.argmax(same, -1, tf.int32), mine),
+            "crowd": tf.boolean_mask(numbers[:, 4] > 0, mine),
+        }
+
+    return read
+
+
+def _encodes(most: int) -> Callable[[dict[str, tf.Tensor], tf.Tensor, Lay], tf.Tensor]:
+    def encode(read: dict[str, tf.Tensor], size: tf.Tensor, lay: Lay) -> tf.Tensor:
+        """Boxes in pixels of the prepared square, class and kind, (most, 6); of more, the largest, crowds last."""
+        size = tf.cast(size, tf.float32)
+        scale, offset = tf.cast(lay.scale, tf.float32), tf.cast(lay.offset, tf.float32)
+        # A picture fills the square along one side at least: where it neither leaves a rim nor is cut.
+        side = tf.gather(size * scale, tf.argmin(tf.abs(offset)))
+        across = tf.reverse(size * scale, [0]), tf.reverse(offset, [0])  # x before y
+        found = read["boxes"] * tf.tile(across[0], [2]) + tf.tile(across[1], [2])
+        found = tf.clip_by_value(found, 0, side)
+        sides = found[:, 2:] - found[:, :2]
+        kind = tf.where(read["crowd"], float(CROWD), float(OBJECT))
+        rows = tf.concat([found, tf.cast(read["classes"], tf.float32)[:, None], kind[:, None]], -1)
+        seen = tf.reduce_min(sides, -1) >= 1  # of less than a pixel nothing is to be seen
+        rows, area = tf.boolean_mask(rows, seen), tf.boolean_mask(tf.reduce_prod(sides, -1), seen)
+        order = tf.argsort(tf.where(rows[:, 5] == CROWD, -1.0, area), direction="DESCENDING", stable=True)
+        rows = tf.gather(rows, order[:most])
+        return tf.ensure_shape(tf.pad(rows, [[0, most - tf.shape(rows)[0]], [0, 0]]), (most, _FIELDS))
+
+    return encode
+
+
+def examined(raw: bytes, most: int) -> tuple[str, str]:
+    """The classes among the objects of a column, crowds left out, and why it cannot be used, or nothing."""
+    try:
+        found = objects.parsed(raw.decode())
+    except ValueError as error:
+        return "", str(error)
+    classes = LABEL_SEPARATOR.join(dict.fromkeys(each.label for each in found if not each.crowd))
+    if len(found) > most:
+        return classes, f"has {len(found)} objects, more than max_objects={most}"
+    for label, *box, _ in found:
+        left, top, right, bottom = np.clip(box, 0, 1)
+        if not (left < right and top < bottom):
+            return classes, f"has a box of no area in the picture: {label} {' '.join(f'{value:g}' for value in box)}"
+    return classes, ""
+
+
+def _draws(names: tuple[str, ...]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    colours = [tuple(colour) for colour in drawing.palette(len(names)).tolist()]
+
+    def draw(pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Draws a target's boxes, or those that were found with their scores, the surest above the others."""
+        drawn = []
+        for *box, fifth, sixth in rows.tolist()[::-1]:
+            if is_target(rows):
+                label, score, there, crowd = int(fifth), None, sixth > 0, sixth == CROWD
+            else:
+                label, score, there, crowd = int(sixth), fifth, fifth > 0, False
+            if there:
+                drawn.append(drawing.Box(names[label], tuple(box), score, colours[label], crowd))
+        return drawing.boxes(pixels, drawn)
+
+    return draw
+
+
+def is_target(rows: np.ndarray) -> bool:
+    """Whether rows (n, 6) end in class and kind; else in score and class, the score of some is no whole number, or the
+    class is -1.
+    """
+    return bool((rows[:, 4] == np.round(rows[:, 4])).all() and np.isin(rows[:, 5], (0, OBJECT, CROWD)).all())
