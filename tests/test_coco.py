@@ -8,7 +8,8 @@ from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
 from tests.annotated_data import annotation, coco_file, objects, picture, source, values
-from tests.small_data import complaint
+from tests.small_data import complaint, load
+from tests.small_data import picture as any_picture
 from tfx_finetune.core import assets
 from tfx_finetune.objects import Object
 from tfx_finetune.sources.outlines import runs
@@ -362,6 +363,27 @@ def test_files_that_are_not_there_or_too_many(tmp_path):
         coco_file(tmp_path / name, [])
     said = f"which of these files is which split?; received: one.json, two.json; {todo}"
     assert complaint(source, "coco", tmp_path) == said
+
+
+def test_a_run_lists_what_is_wrong(tmp_path):
+    """Annotations in the notes of the report, a picture that is not there among those that cannot be read."""
+    images = [{"id": number, "file_name": f"{number}.png", "width": 20, "height": 10} for number in range(30)]
+    outline = [[2, 1, 12, 1, 12, 6, 2, 6]]
+    found = [annotation(category=(1, 90)[number % 2], image=number, segmentation=outline) for number in range(28)]
+    place = coco_file(tmp_path / "all.json", [*found, annotation(image=99)], images)
+    for number in range(30):
+        any_picture(tmp_path / f"{number}.png", number)
+    (tmp_path / "3.png").unlink()
+    options = {"backbone": "convnet(size=64, channels=3, widths=(8, 8, 8, 8, 8, 8))", "augment": "flip()"}
+    for data, head, column, names in (
+        (place, "detect()", "objects", ("cat", "dog")),
+        (f"coco({str(place)!r}, masks=True)", "segment()", "mask", ("background", "cat", "dog")),
+    ):
+        loaded = load(data, heads=head, **options)
+        assert loaded.labels[column].names == names
+        assert loaded.table.bad == [(str(tmp_path / "3.png"), "No such file or directory")]
+        assert loaded.table.notes[0] == "annotations of a picture that is not listed, left out: 1 (image 99)"
+        assert (loaded.table.split != "").sum() == 29
 
 
 def test_recognized(tmp_path):
