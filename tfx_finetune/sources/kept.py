@@ -28,5 +28,5 @@ def kept(made_of: Any, draw: Callable[[], Image.Image]) -> str:
         if not path.parent.is_dir():
             files.writable_folder(path.parent, "cache")
         with files.atomic(path) as partial:
-            draw().save(partial)
+            draw().save(partial, compress_level=1)
     return str(path)
