@@ -106,7 +106,7 @@ def drawn(regions: Sequence[Region], width: int, height: int) -> Image.Image:
     for region in regions:
         shape = _shape(region, width, height)
         value = region.value if region.outline else UNTOLD
-        shapes.append((value != UNTOLD, -np.count_nonzero(shape), len(shapes), value, shape))
+        shapes.append((value != UNTOLD, -int(np.count_nonzero(shape)), len(shapes), value, shape))
     mask = np.zeros((height, width), np.uint8)
     for *_, value, shape in sorted(shapes, key=lambda each: each[:3]):
         mask[shape] = value
