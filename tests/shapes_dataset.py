@@ -22,6 +22,14 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
             "pixels": tfds.features.Tensor(shape=(4, 4, 1), dtype=np.uint8),
             "noise": tfds.features.Audio(sample_rate=8000),
             "mask": tfds.features.Image(shape=(None, None, 1)),
+            "classes": tfds.features.LabeledImage(labels=["nothing", "something"], shape=(None, None, 1)),
+            "things": tfds.features.Sequence(
+                {
+                    "bbox": tfds.features.BBoxFeature(),
+                    "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+                    "is_crowd": np.bool_,
+                }
+            ),
         }
         return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
 
@@ -47,9 +55,41 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
                     "caption": f"shape {number % 3}",
                     "pixels": pixels[:4, :4, :1],
                     "noise": np.array([-32768, -1, 0, 1, 32767]),
-                    "mask": pixels[..., :1],
+                    "mask": np.full((6, 8, 1), 1 + number % 3, np.uint8),
+                    "classes": np.full((6, 8, 1), number % 2, np.uint8),
+                    "things": [
+                        {"bbox": tfds.features.BBox(0.25, 0.1, 0.75, 0.6), "label": "dog", "is_crowd": number % 2},
+                        {"bbox": tfds.features.BBox(0.5, 0.5, 0.5, 0.6), "label": "cat", "is_crowd": False},
+                    ][: number % 3],
                 },
             )
+
+
+class Scenes(tfds.core.GeneratorBasedBuilder):
+    """Two pictures with one difficult object each, by the names of features that VOC has, and a label."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        thing = {
+            "bbox": tfds.features.BBoxFeature(),
+            "label": tfds.features.ClassLabel(names=["big  cat", "dog"]),
+            "is_difficult": np.bool_,
+        }
+        features = {
+            "image": tfds.features.Image(shape=(4, 4, 3)),
+            "label": tfds.features.ClassLabel(names=["indoor", "outdoor"]),
+            "objects": tfds.features.Sequence(thing),
+        }
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        thing = {"bbox": tfds.features.BBox(0.2, 0.1, 0.4, 0.3), "label": 0, "is_difficult": True}
+        for number in range(2):
+            yield number, {"image": np.full((4, 4, 3), number, np.uint8), "label": 1, "objects": [thing]}
 
 
 def prepare(data_dir):

@@ -7,6 +7,8 @@ import shutil
 import pytest
 import tensorflow as tf
 
+from tests.annotated_data import mask_file
+from tests.annotated_data import picture as sized
 from tests.commands import SMALL, refused, refused_before_writing, within
 from tests.small_data import class_folder, complaint, idx_folder, load, modality, picture, sounds
 from tfx_finetune.core.config import Run
@@ -87,6 +89,26 @@ def test_paths_and_pixels_become_files(tmp_path):
     source = opened(f=folder(tmp_path / "files"), i=f"idx({str(tmp_path / 'digits')!r})")
     decoded = [modality().decode(tf.constant(row["image"])) for row in rows(source, "test")]
     assert [pixels.numpy()[0, 0].tolist() for pixels in decoded] == [[0] * 3, [1] * 3]
+
+
+def test_masks_of_several_sources(tmp_path):
+    """Their values have to be the same classes; what was found in annotations is said of each source."""
+    for name, classes in (("a", "sky\nroad\n"), ("b", "sky\nroad\ntree\n"), ("c", "road\nsky\n")):
+        sized(tmp_path / name / "images" / "1.png")
+        sized(tmp_path / name / "images" / "alone.png")
+        mask_file(tmp_path / name / "masks" / "1.png", [[0, 1] * 10] * 10)
+        (tmp_path / name / "classes.txt").write_text(classes)
+    specs = {name: f"masks({str(tmp_path / name)!r})" for name in "abc"}
+    both = opened(a=specs["a"], b=specs["b"])
+    assert (both.labels, both.paths, both.sizes) == (("sky", "road", "tree"), ("image", "mask"), {"all": 2})
+    assert both.notes == tuple(
+        f"{name}: pictures without a mask, left out: 1 ({tmp_path / name / 'images' / 'alone.png'})" for name in "ab"
+    )
+    said = "the values of masks would be other classes; received: c: road, sky; all: sky, road; "
+    assert complaint(lambda: opened(a=specs["a"], c=specs["c"])).startswith(said)
+    plain = folder(class_folder(tmp_path / "plain", cat=1))
+    said = "the values of masks would be other classes; received: a: sky, road; all: not known beforehand; "
+    assert complaint(lambda: opened(a=specs["a"], plain=plain)).startswith(said)
 
 
 def test_pixels_of_several_sizes_stay_pixels(tmp_path):

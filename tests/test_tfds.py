@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.shapes_dataset import prepare
+from tests.shapes_dataset import Scenes, prepare
 from tests.small_data import complaint
 from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core.spec import Spec
+from tfx_finetune.objects import Object, parsed
 from tfx_finetune.sources.recognize import recognize
 
 
@@ -89,6 +90,46 @@ def test_unpublished_classes_are_no_label(data_dir):
     assert set(column(source("shapes", data_dir=data_dir, test="unlabelled"), "test")) == {b""}
 
 
+def test_objects(data_dir):
+    """Top, left, bottom and right become left, top, right and bottom; what has no area is left out; crowds."""
+    found = source("shapes", data_dir=data_dir, objects="things")
+    assert found.labels == ("cat", "dog")
+    assert set(found.read("test").element_spec) == {"image", "objects", "file"}
+    texts = [parsed(text.decode()) for text in column(found, "train", "objects")]
+    dog = Object("dog", 0.1, 0.25, 0.6, 0.75)
+    # A third of the samples has none, a third one, a third that and one without area; every other one is a crowd.
+    assert len(texts) == 40
+    assert sorted(map(len, texts)) == [0] * 14 + [1] * 26
+    assert {each for text in texts for each in text} == {dog, dog._replace(crowd=True)}
+
+
+def test_objects_come_in_place_of_a_label(tmp_path):
+    """Where the data has the feature that COCO and VOC have; the label comes where that is left out."""
+    Scenes(data_dir=tmp_path).download_and_prepare()
+    found = source("scenes", data_dir=str(tmp_path))
+    assert (found.labels, found.sizes) == (("big cat", "dog"), {"train": 2})
+    assert column(found, "train", "objects") == [b"big cat\t0.100000\t0.200000\t0.300000\t0.400000\t1"] * 2
+    labelled = source("scenes", data_dir=str(tmp_path), objects="")
+    assert (labelled.labels, column(labelled, "train")) == (("indoor", "outdoor"), [b"outdoor"] * 2)
+
+
+def test_masks(data_dir):
+    """PNG bytes as they are, or moved to count from 0; the names of the values are the data's or said."""
+    own = source("shapes", data_dir=data_dir, mask="classes")
+    assert own.labels == ("nothing", "something")
+    assert set(own.read("test").element_spec) == {"image", "mask", "file"}
+    assert {int(tf.io.decode_png(mask)[0, 0, 0]) for mask in column(own, "train", "mask")} == {0, 1}
+    names = ("pet", "background", "border")
+    moved = source("shapes", data_dir=data_dir, mask="mask", classes=names, shift=-1)
+    assert moved.labels == names
+    decoded = [tf.io.decode_png(mask) for mask in column(moved, "train", "mask")]
+    assert {tuple(mask.shape) for mask in decoded} == {(6, 8, 1)}
+    assert {int(mask[0, 0, 0]) for mask in decoded} == {0, 1, 2}
+    # What is no class any more is untold.
+    more = source("shapes", data_dir=data_dir, mask="mask", classes=names, shift=-2)
+    assert {int(tf.io.decode_png(mask)[5, 7, 0]) for mask in column(more, "train", "mask")} == {255, 0, 1}
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -100,8 +141,13 @@ def test_unpublished_classes_are_no_label(data_dir):
         ({"test": "tset"}, "shapes has no such split, or it is empty; received: tset; "),
         ({"train": "train[80%:20%]"}, "shapes has no such split, or it is empty; received: train[80%:20%]; "),
         ({"train": "train[:80"}, "shapes has no such split, or it is empty; received: train[:80; "),
-        ({"label": "lable"}, "shapes has no such feature; received: lable; allowed: caption, count, image, "),
+        ({"label": "lable"}, "shapes has no such feature; received: lable; allowed: caption, classes, count, image, "),
         ({"image": "picture"}, "shapes has no such feature; received: picture; "),
+        ({"mask": "msk"}, "shapes has no such feature; received: msk; "),
+        ({"objects": "object"}, "shapes has no such feature; received: object; "),
+        ({"mask": "mask"}, "nobody says the classes of this mask; received: mask; say classes=('sky', 'road', ...), "),
+        ({"mask": "image", "classes": ("a",)}, "this feature is no mask; received: image; "),
+        ({"objects": "tags"}, "this feature has no boxes with classes; received: tags; "),
         ({"text": "txt"}, "shapes has no such feature; received: txt; "),
         ({"image": ""}, "shapes has no feature of a modality; received: ['caption', "),
     ],

@@ -67,6 +67,12 @@ class Mixed:
         every = dict.fromkeys(column for member in self.members.values() for column in member.paths)
         return tuple(column for column in every if not self.columns[column])
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was found in the annotations of each."""
+        every = ((name, note) for name, member in self.members.items() for note in getattr(member, "notes", ()))
+        return tuple(f"{name}: {note}" for name, note in every)
+
     def read(self, part: str) -> tf.data.Dataset:
         """Returns the samples of a part, in order."""
         holders = {name: own for name in self.members if (own := self._parts(name).get(part))}
@@ -118,7 +124,14 @@ def open_sources(specs: Mapping[str, Spec]) -> Source:
         if LANE in known[name]:
             progress.say(f"the column {LANE} of {name} gives way to the name of the source")
     every = dict.fromkeys(column for columns in known.values() for column in columns)
-    return Mixed(members, {column: column in MODALITIES and _differs(column, members, known) for column in every})
+    files = {*MODALITIES, "mask"}
+    united = Mixed(members, {column: column in files and _differs(column, members, known) for column in every})
+    for name, member in members.items():
+        if "mask" in known[name] and united.labels[: len(member.labels)] != member.labels:
+            received = f"{name}: {', '.join(member.labels)}; all: {', '.join(united.labels) or 'not known beforehand'}"
+            todo = "give all sources of masks the same classes in the same order, and name them first"
+            raise UserError("the values of masks would be other classes", received=received, todo=todo)
+    return united
 
 
 def check_places(source: Source, places: Mapping[str, str]) -> None:

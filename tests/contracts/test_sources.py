@@ -1,16 +1,21 @@
 """What holds for every source: one example each, read the way the survey and the pipeline read it."""
 
+import io
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from tests.annotated_data import annotation, coco_file, mask_file, picture, voc_folder, voc_xml, yolo_folder
 from tests.assets import asset
 from tests.shapes_dataset import prepare
 from tests.small_data import class_folder, idx_folder, sounds, table
 from tfx_finetune.contracts import SOURCES, SPLITS
 from tfx_finetune.core.spec import Spec
+from tfx_finetune.objects import parsed
+from tfx_finetune.places import UNTOLD
 
 
 def _table(root):
@@ -91,10 +96,43 @@ def _paired(root):
     return Spec("paired", (), {"image": pictures, "text": str(texts), "val": 0.3})
 
 
+def _coco(root):
+    return Spec("coco", (str(coco_file(root / "all.json", [annotation(), annotation([0, 0, 9, 9], 90)])),))
+
+
+def _coco_masks(root):
+    place = coco_file(root / "all.json", [annotation(segmentation=[[2, 1, 12, 1, 12, 6]])])
+    return Spec("coco", (str(place),), {"masks": True})
+
+
+def _voc(root):
+    files = {name: voc_xml(("cat", (1, 1, 9, 9), 0), ("dog", (3, 3, 20, 10), 1)) for name in ("a", "b")}
+    return Spec("voc", (str(voc_folder(root / "voc", files, {"train": ["a"], "val": ["b"]})),))
+
+
+def _voc_masks(root):
+    folder = voc_folder(root / "voc", {"a": voc_xml()})
+    mask_file(folder / "SegmentationClass" / "a.png", np.full((10, 20), 20), "P")
+    return Spec("voc", (str(folder),), {"masks": True})
+
+
+def _masks(root):
+    picture(root / "images" / "a.png")
+    mask_file(root / "masks" / "a.png", np.full((10, 20, 3), 7), "RGB")
+    (root / "labelmap.txt").write_text("cat 1 2 3\ndog 7 7 7\n")
+    return Spec("masks", (str(root),))
+
+
 # What content of each modality begins with.
 MAGIC = {"image": (b"\x89PNG", b"\xff\xd8\xff"), "mask": b"\x89PNG", "audio": (b"RIFF", b"OggS"), "text": b""}
 # A source without an example fails `test_every_source_has_an_example`; add one with it.
 EXAMPLES = {
+    "coco": _coco,
+    "coco with masks": _coco_masks,
+    "masks": _masks,
+    "voc": _voc,
+    "voc with masks": _voc_masks,
+    "yolo": lambda root: Spec("yolo", (str(yolo_folder(root, {"a": "0 0.5 0.5 1 1\n", "b": ""})),)),
     "digit_words": _digit_words,
     "folder of sounds": _sounds,
     "folder of texts": _texts,
@@ -110,6 +148,8 @@ EXAMPLES = {
     "idx": lambda root: Spec("idx", (str(idx_folder(root)),)),
     "table": _table,
     "tfds": lambda root: Spec("tfds", ("shapes:2.0.0",), {"data_dir": str(prepare(root))}),
+    "tfds with objects": lambda root: Spec("tfds", ("shapes",), {"data_dir": str(prepare(root)), "objects": "things"}),
+    "tfds with masks": lambda root: Spec("tfds", ("shapes",), {"data_dir": str(prepare(root)), "mask": "classes"}),
     "tux_scenes": _tux_scenes,
     "tux_stamps": _tux_stamps,
 }
@@ -149,6 +189,24 @@ def test_samples_have_the_columns_of_the_contract(source):
             assert sample["file"]
             if source.labels and "label" in sample:
                 assert sample["label"].decode() in source.labels
+
+
+def test_objects_and_masks(source):
+    """Boxes within their picture, of the classes that are listed; masks of its shape, their values places of them."""
+    for part in source.sizes:
+        for sample in samples(source, part):
+            for each in parsed(sample.get("objects", b"").decode()):
+                assert 0 <= each.left < each.right <= 1
+                assert 0 <= each.top < each.bottom <= 1
+                assert not source.labels or each.label in source.labels
+            if mask := sample.get("mask"):
+                content = Path(os.fsdecode(mask)).read_bytes() if "mask" in source.paths else mask
+                opened = Image.open(io.BytesIO(content))
+                assert (opened.format, opened.mode) in (("PNG", "L"), ("PNG", "P"))
+                assert set(np.unique(np.array(opened)).tolist()) <= {*range(len(source.labels)), UNTOLD}
+                raw = sample["image"]
+                shown = Image.open(raw.decode() if "image" in source.paths else io.BytesIO(raw))
+                assert opened.width * shown.height == opened.height * shown.width
 
 
 def test_content(source):

@@ -1,10 +1,12 @@
 """Where samples come from: one file a source, registered by being imported here."""
 
 from tfx_finetune.sources import (
+    coco,
     digit_words,
     folder,
     fortunes,
     idx,
+    masks,
     opencv_digits,
     paired,
     scripts,
@@ -14,13 +16,17 @@ from tfx_finetune.sources import (
     tfds,
     tux_scenes,
     tux_stamps,
+    voc,
+    yolo,
 )
 
 __all__ = [
+    "coco",
     "digit_words",
     "folder",
     "fortunes",
     "idx",
+    "masks",
     "opencv_digits",
     "paired",
     "scripts",
@@ -30,4 +36,6 @@ __all__ = [
     "tfds",
     "tux_scenes",
     "tux_stamps",
+    "voc",
+    "yolo",
 ]

@@ -1,13 +1,23 @@
 """What `--data` and `--sources` mean: a path is recognized by its layout, anything else is a source spec."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec
-from tfx_finetune.sources import idx, tfds
+from tfx_finetune.sources import coco, idx, masks, tfds, voc, yolo
+from tfx_finetune.sources.coco_file import is_coco
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+_FOLDERS: dict[str, Callable[[Path], bool]] = {
+    "idx": lambda path: idx.find(path, idx.FILES["train"][0]) is not None,
+    "tfds": tfds.is_prepared,
+    "coco": coco.is_folder,
+    "voc": voc.is_folder,
+    "yolo": yolo.is_folder,
+    "masks": masks.is_folder,
+}
 
 
 def recognize(data: str) -> Spec:
@@ -50,9 +60,11 @@ def named_sources(data: str, sources: str) -> dict[str, Spec]:
 
 def _layout(path: Path) -> str:
     if path.is_dir():
-        if idx.find(path, idx.FILES["train"][0]):
-            return "idx"
-        return "tfds" if tfds.is_prepared(path) else "folder"
+        return next((name for name, is_such in _FOLDERS.items() if is_such(path)), "folder")
+    if path.name in yolo.SETTINGS:
+        return "yolo"
+    if path.suffix.lower() == ".json" and is_coco(path):
+        return "coco"
     if path.suffix.lower() not in _TABLES:
         raise UserError("neither a folder nor a table", received=path, allowed=_TABLES, todo="unpack an archive first")
     return "table"

@@ -36,12 +36,14 @@ class Rows:
         labels: Class names in order, where the data fixes it.
         paths: Columns that hold the path of a file.
         parts: Columns by part: {"all": {"image": ..., "label": ..., "file": ...}}; an empty text is a gap.
+        notes: What was found in annotations, mended or left out, as it was said.
     """
 
     name: str
     labels: tuple[str, ...]
     paths: tuple[str, ...]
     parts: Mapping[str, Mapping[str, Any]]
+    notes: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> dict[str, int]:

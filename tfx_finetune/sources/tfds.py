@@ -1,5 +1,7 @@
 """TensorFlow Datasets: any name and version."""
 
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,10 @@ import tensorflow as tf
 
 from tfx_finetune.contracts import LABEL_SEPARATOR, SOURCES, Source
 from tfx_finetune.core.errors import UserError, did_you_mean, first_line
+from tfx_finetune.sources.tfds_places import Boxes, mask_names, shifted
+
+Column = tuple[str, Callable[[Any], tf.Tensor]]
+"""A feature, and what makes a column of its value."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +26,7 @@ class Builder:
     paths: tuple[str, ...]
     builder: Any
     parts: dict[str, str]
-    columns: dict[str, str]
-    label: str
+    columns: Mapping[str, Column]
 
     def read(self, part: str) -> tf.data.Dataset:
         """Returns the samples of a part, in the order in which they are stored."""
@@ -29,18 +34,16 @@ class Builder:
 
         split = self.parts[part]
         config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-        # The modality decodes the picture; other features, such as segmentation masks, are not read at all.
+        # The modality decodes the picture; features that are no column are not read at all.
+        wanted = {name: True for name, _ in self.columns.values()}
         features = self.builder.info.features
-        raw = {name: tfds.decode.SkipDecoding() for name in self.columns.values() if _is(features[name], "Image")}
-        wanted = dict.fromkeys([*self.columns.values(), self.label], True)
+        raw = {name: tfds.decode.SkipDecoding() for name in wanted if _is(features[name], "Image")}
         decoders = tfds.decode.PartialDecoding(wanted, decoders=raw)
         ds = self.builder.as_dataset(split=split, decoders=decoders, read_config=config, shuffle_files=False)
-        names = tf.constant(self.labels, tf.string)
 
         def sample(index: tf.Tensor, row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             file = tf.strings.join([f"{self.name}/{split}/", tf.strings.as_string(index)])
-            content = {column: _content(row[name], features[name]) for column, name in self.columns.items()}
-            return content | {"label": _text(row[self.label], names), "file": file}
+            return {column: made(row[name]) for column, (name, made) in self.columns.items()} | {"file": file}
 
         return ds.enumerate().map(sample)
 
@@ -56,8 +59,16 @@ def tfds(
     label: str = "label",
     audio: str = "audio",
     text: str = "text",
+    objects: str = "objects",
+    mask: str = "",
+    classes: tuple[str, ...] = (),
+    shift: int = 0,
 ) -> Source:
     """A data set of TensorFlow Datasets, such as tfds('mnist') or tfds('cifar10:3.0.2').
+
+    What is in a picture comes in place of a label: boxes, where the data has some, as tfds('coco/2017') and
+    tfds('voc/2012'), or a mask that is named, as
+    tfds('oxford_iiit_pet', mask='segmentation_mask', classes=('pet', 'background', 'border'), shift=-1).
 
     Args:
         name: Its name, with a configuration and a version where wanted; or the folder in which it lies prepared.
@@ -69,6 +80,11 @@ def tfds(
         label: The feature with the class, or with a sequence of classes.
         audio: The feature with the sound, as `image`.
         text: The feature with the text, as `image`.
+        objects: The feature with boxes and their classes, as `image`; empty where the label is wanted all the same.
+            Crowds, groups and what is difficult are neither learned nor scored.
+        mask: The feature with a mask, whose values are classes; 255 is untold.
+        classes: Names of the values of a mask, where the data has none.
+        shift: Is added to the values of a mask, such as -1 where they count from 1.
 
     Raises:
         UserError: There is no such data set, split or feature, or it cannot be downloaded.
@@ -77,8 +93,9 @@ def tfds(
     features, known = builder.info.features, builder.info.splits
     said = {"image": image, "audio": audio, "text": text}
     columns = {column: feature for column, feature in said.items() if feature in features}
+    boxes = "" if mask or (objects == "objects" and not Boxes.are(features, objects)) else objects
     own = [feature for column, feature in said.items() if feature not in ("", column)]
-    for wanted in (label, *own):
+    for wanted in (mask or boxes or label, *own):
         if wanted not in features:
             todo = did_you_mean(wanted, features)
             raise UserError(f"{name} has no such feature", received=wanted, allowed=sorted(features), todo=todo)
@@ -93,9 +110,31 @@ def tfds(
     named = {"train": train, "val": val, "test": test}
     parts = {part: split for part, split in named.items() if split and (split in known or split != optional.get(part))}
     sizes = {part: _size(name, known, split) for part, split in parts.items()}
+    target, labels, made = _target(features, label, boxes, mask, classes, shift)
+    contents = {
+        column: (feature, functools.partial(_content, feature=features[feature])) for column, feature in columns.items()
+    }
+    full = builder.info.full_name.replace("/", "_")
+    return Builder(full, labels, sizes, (), builder, parts, contents | {target: made})
+
+
+def _target(
+    features: Any, label: str, boxes: str, mask: str, classes: tuple[str, ...], shift: int
+) -> tuple[str, tuple[str, ...], Column]:
+    """The column that is learned, its classes, and how it is made."""
+    if mask:
+        return "mask", mask_names(mask, features[mask], classes), (mask, functools.partial(shifted, shift=shift))
+    if boxes:
+        if not Boxes.are(features, boxes):
+            raise UserError(
+                "this feature has no boxes with classes", received=boxes, allowed="a sequence of bbox and label"
+            )
+        found = Boxes(boxes, features[boxes])
+        return "objects", found.names, (boxes, found.column)
     one = getattr(features[label], "feature", features[label])  # of a sequence
     labels = tuple(getattr(one, "names", None) or ())
-    return Builder(builder.info.full_name.replace("/", "_"), labels, sizes, (), builder, parts, columns, label)
+    names = tf.constant(labels, tf.string)
+    return "label", labels, (label, functools.partial(_text, names=names))
 
 
 def is_prepared(folder: Path) -> bool:
