@@ -25,6 +25,9 @@ from tfx_finetune.samples import Table
 from tfx_finetune.sources.rows import as_text
 from tfx_finetune.translations import Names, names_of, translated
 
+# What to do with data that has no labels of whole samples.
+_HEADS = {"objects": "use --heads=detect()", "mask": "use --heads=segment()"}
+
 
 def placed(source: Source, modalities: Mapping[str, Modality]) -> dict[str, str]:
     """The column of the data that each tower takes: that of its name, else that of its modality.
@@ -231,7 +234,8 @@ def opened(
 def _check_columns(source: Source, columns: tuple[str, ...]) -> None:
     known = schema(source)
     if missing := [column for column in columns if column not in known]:
-        todo = did_you_mean(missing[0], known) or "name one of them with column="
+        fitting = next((head for column, head in _HEADS.items() if column in known and missing[0] == "label"), "")
+        todo = fitting or did_you_mean(missing[0], known) or "name one of them with column="
         raise UserError("the data has no such column", received=missing[0], allowed=sorted(known), todo=todo)
 
 
