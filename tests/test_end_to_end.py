@@ -57,6 +57,19 @@ def test_quickstart_notebook(tmp_path):
 
 
 @pytest.mark.slow
+def test_finding_notebook(tmp_path):
+    """As the other one; things never seen are found, and the program in the bundle finds them, too."""
+    for name in ("efficientnet-lite0", "tux-stamps", "opencv-photographs"):
+        asset(name)
+    notebook = nbformat.read(ROOT / "notebooks" / "finding.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    scores = json.loads((tmp_path / "runs" / "finding" / "bundle" / "scores.json").read_text())["test"]
+    assert scores["objects/ap50"] > 0.1
+    assert scores["mask/miou"] > 0.2
+    assert "objects/boxes" in notebook.cells[-1].outputs[0].text
+
+
+@pytest.mark.slow
 def test_multimodal_notebook(tmp_path):
     """As the other one; everything together is better than any input alone, and the last cell runs without one."""
     for name in ("mnist", "cldr-rbnf", "speech-embedding", *(f"digits-{voice}" for voice in VOICES)):
