@@ -167,6 +167,18 @@ def test_crowds_and_padding_are_learned_by_nobody():
     assert not np.asarray(nothing.ignored).any()
 
 
+@pytest.mark.parametrize("count", [8, 9, 40])
+def test_room_for_more_objects_changes_nothing(count):
+    """Rows of padding are left out by steps; what is learned is the same with and without them."""
+    corner = RNG.uniform(0, 40, (count, 2))
+    given = [(*low, *(low + RNG.uniform(4, 24, 2)), RNG.integers(0, 3), RNG.integers(1, 3)) for low in corner]
+    sure = [(place, place % 3, RNG.normal(), RNG.uniform(0, 3, 4)) for place in range(PLACES)]
+    plain, roomy = learned(rows(*given, most=count), sure), learned(rows(*given, most=100), sure)
+    assert np.count_nonzero(plain.worth) > 10
+    for one, other in zip(plain, roomy, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
 # ---- the loss
 
 
