@@ -36,6 +36,8 @@ PURE = {
     "alignment",
     "places",
     "objects",
+    "masks",
+    "levels",
     "boxes",
     "drawing",
     "naming",

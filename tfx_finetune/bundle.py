@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune import routing
+from tfx_finetune import pictures, routing
 from tfx_finetune.contracts import EXPORTS, MODALITIES, PRESENCE, TASKS, Batch, Card, Modality, Predict, Task
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.manifest import opened
 from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.dataset import decoded
-from tfx_finetune.deployed import Export, Reader
+from tfx_finetune.deployed import Export, Reader, answers
 from tfx_finetune.sources.rows import found, readable
 from tfx_finetune.translations import answering, check_language, choosing, labels_of
 
@@ -166,9 +166,14 @@ class Bundle:
         return list(self.predict_each(samples, format, language, classes))
 
     def predict_each(
-        self, samples: Iterable[Given], format: str = "", language: str = "", classes: Sequence[str] = ()
+        self,
+        samples: Iterable[Given],
+        format: str = "",
+        language: str = "",
+        classes: Sequence[str] = (),
+        save_pictures: str = "",
     ) -> Iterator[dict[str, Any]]:
-        """As `predict`, one record at a time."""
+        """As `predict`, one record at a time; what is found in pictures is drawn into the folder `save_pictures`."""
         format = format or self.formats[0]
         if format not in self._opened:
             self._opened[format] = self.reader(format).predict
@@ -193,8 +198,14 @@ class Bundle:
             for tower, content in raw.items():
                 if remark := self.modalities[tower].remark(content):
                     progress.say(f"{shown.get('file', tower)} is {remark}")
-            outputs = self._opened[format](inputs)
+            outputs = answers(self.tasks, self._opened[format](inputs))
             scores = {head: outputs[f"{head}/{output}"][0] for head, (output, _) in chosen.items()}
+            for head in [head for head, task in self.tasks.items() if task.places]:
+                ((tower, modality),) = self.modalities.items()
+                scores[head] = pictures.in_original(scores[head], raw[tower], modality)
+            if save_pictures:
+                name = Path(str(given)).stem if not isinstance(given, Mapping) else "picture"
+                pictures.save(Path(save_pictures), name, next(iter(raw.values())), self.tasks, scores)
             tasks = answering({head: task for head, (_, task) in chosen.items()}, "" if classes else lane)
             yield shown | routing.answered(tasks, scores, lane)
 

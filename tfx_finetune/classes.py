@@ -19,7 +19,8 @@ def labels(table: Table, source: Source, task: Task) -> Labels:
     column, values = task.column, table.columns[task.column]
     per_split = {side: Counter(classes(values[table.split == side])) for side in SPLITS}
     trained, everywhere = per_split["train"], sum(per_split.values(), Counter())
-    names = source.labels if column == "label" and source.labels else tuple(sorted(trained))
+    fixed = column == "label" or (task.places is not None and task.places.indexed)
+    names = source.labels if fixed and source.labels else tuple(sorted(trained))
     if task.per:
         names = tuple(name for name in names if trained[name])
     if task.space:  # names that are held out whole are what it is tested on

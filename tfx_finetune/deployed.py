@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from tfx_finetune.contracts import Modality, Tensor
+    from tfx_finetune.contracts import Modality, Task, Tensor
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Servable:
         allowed: What it may lose there.
         ends: What each tower gives, of the model's own graph, by tower.
         routed: Heads that answer one language or source.
+        found: Of heads that find things in pictures: see `Places.found`.
     """
 
     model: keras.Model
@@ -48,6 +49,7 @@ class Servable:
     allowed: float = 0.0
     ends: Mapping[str, Any] = field(default_factory=dict)
     routed: tuple[str, ...] = ()
+    found: Mapping[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = field(default_factory=dict)
 
     @property
     def inputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -128,6 +130,15 @@ class Compression:
     inside: tuple[str, ...] = ()
     sparsity: float = 0.0
     clusters: int = 0
+
+
+def answers(tasks: Mapping[str, Task], outputs: Batch) -> Batch:
+    """Decoded outputs as scores are computed of them: of what is found in pictures, `Task.read`."""
+    found = dict(outputs)
+    for head in [head for head, task in tasks.items() if task.places]:
+        own = {name: found.pop(name) for name in list(found) if name.startswith(f"{head}/")}
+        found[f"{head}/scores"] = tasks[head].read({name.removeprefix(f"{head}/"): own[name] for name in own})
+    return found
 
 
 def one_or_all(values: Sequence[Any]) -> Any:

@@ -15,14 +15,21 @@ import numpy as np
 from tfx_finetune.contracts import Batch, Task
 from tfx_finetune.core import command
 from tfx_finetune.core.config import option
+from tfx_finetune.deployed import answers
 
 
-def predictions(predict: Callable, batches: Iterable[tuple[Any, Batch]]) -> tuple[Batch, Batch]:
-    """Runs `predict` over batches of (inputs, targets) and returns all (targets, outputs), in order, as arrays."""
+def predictions(
+    predict: Callable, batches: Iterable[tuple[Any, Batch]], tasks: Mapping[str, Task] | None = None
+) -> tuple[Batch, Batch]:
+    """Runs `predict` over batches of (inputs, targets) and returns all (targets, outputs), in order, as arrays.
+
+    Decoded outputs of the tasks that are given are read: what is found in a picture takes less than all that was said
+    of each of its places.
+    """
     targets: dict[str, list[np.ndarray]] = {}
     outputs: dict[str, list[np.ndarray]] = {}
     for inputs, target in batches:
-        for found, values in ((targets, target), (outputs, predict(inputs))):
+        for found, values in ((targets, target), (outputs, answers(tasks or {}, predict(inputs)))):
             for name, value in values.items():
                 found.setdefault(name, []).append(np.asarray(value))
     joined = [{name: np.concatenate(parts) for name, parts in found.items()} for found in (targets, outputs)]
@@ -106,7 +113,7 @@ def print_scores(options: Evaluate, rest: list[str]) -> None:
     data = labelled(options.data, bundle.modalities, bundle.tasks, options.split, options.max_bad)
     predict = bundle.reader(options.format).predict
     batches = ((inputs, targets) for inputs, targets, _ in data.batches("test").as_numpy_iterator())
-    scores = evaluate(bundle.tasks, *predictions(predict, batches), slices(data.table, "test"))
+    scores = evaluate(bundle.tasks, *predictions(predict, batches, bundle.tasks), slices(data.table, "test"))
     print(json.dumps({"samples": data.table.size("test"), "skipped": len(data.table.bad)} | scores, ensure_ascii=False))
 
 

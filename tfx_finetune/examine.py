@@ -9,6 +9,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfx_finetune.contracts import LABEL_SEPARATOR, Source
+from tfx_finetune.places import UNTOLD, Places
+
 
 @functools.lru_cache(maxsize=4)
 def decoder(decode: Callable) -> Callable:
@@ -61,6 +64,20 @@ def examine(
         said = remark(whole) if not why and isinstance(content, bytes) else ""
         found.append(("" if why else hashlib.sha256(whole).hexdigest(), why, said))
     return found
+
+
+def marks(source: Source, column: str, value: Any, places: Places) -> tuple[str, str, str]:
+    """Of what says where in a picture something is: the classes in it, why it cannot be used, and the hash of it."""
+    content, why = _read(value) if column in source.paths else (value, "")
+    whole = content if isinstance(content, bytes) else content.tobytes()
+    found, wrong = ("", why) if why else places.examine(content)
+    if not wrong and places.indexed:
+        listed = [int(value) for value in found.split(LABEL_SEPARATOR) if value]
+        if unknown := [value for value in listed if value >= len(source.labels) and value != UNTOLD]:
+            wrong = f"{column} has the value {unknown[0]}, which is no class"
+        else:
+            found = LABEL_SEPARATOR.join(source.labels[value] for value in listed if value != UNTOLD)
+    return found, f"{column}: {why}" if why else wrong, hashlib.sha256(whole).hexdigest()
 
 
 def _read(path: bytes) -> tuple[bytes, str]:

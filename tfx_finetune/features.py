@@ -1,8 +1,10 @@
 """STATION: a frozen trunk's outputs, computed once a sample and view, kept on disk, found again by content."""
 
 import contextlib
+import functools
 import hashlib
 import json
+import operator
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,12 +34,14 @@ class Store:
         inputs: For each view, what each tower gives, and `PRESENCE` where there are several, (n, ...).
         targets: By head, (n, ...).
         weights: By head, (n,).
+        moved: For each view, the targets that move with the picture, by head; empty where none does.
         taught: For each view, a teacher's answers, by output, (n, labels); empty without a teacher.
     """
 
     inputs: tuple[Batch, ...]
     targets: dict[str, np.ndarray]
     weights: dict[str, np.ndarray]
+    moved: tuple[Batch, ...] = ()
     taught: tuple[Batch, ...] = ()
 
     def __len__(self) -> int:
@@ -77,7 +81,8 @@ class Store:
 
     def _kinds(self, view: int) -> tuple[Batch, Batch, Batch]:
         """Inputs, targets and weights of a view; a teacher's answers, which are of a view too, are targets."""
-        return self.inputs[view], self.targets | (self.taught[view] if self.taught else {}), self.weights
+        own = [each[view] for each in (self.moved, self.taught) if each]
+        return self.inputs[view], functools.reduce(operator.or_, own, self.targets), self.weights
 
 
 def collect(
@@ -105,11 +110,13 @@ def collect(
     if len(keys) > 1:
         there = np.stack([kept["present"] for kept in stores[0].values()], 1)
         inputs = tuple(view | {PRESENCE: there} for view in inputs)
-    heads, kept = list(data.tasks), next(iter(stores[0].values()))
+    heads, each = dict(enumerate(data.tasks)), [next(iter(store.values())) for store in stores]
+    moving = {position: head for position, head in heads.items() if data.tasks[head].places}
     return Store(
         inputs,
-        {head: kept[f"target_{position}"] for position, head in enumerate(heads)},
-        {head: kept[f"weight_{position}"] for position, head in enumerate(heads)},
+        {head: each[0][f"target_{position}"] for position, head in heads.items()},
+        {head: each[0][f"weight_{position}"] for position, head in heads.items()},
+        tuple({head: kept[f"target_{at}"] for at, head in moving.items()} for kept in each) if moving else (),
     )
 
 
@@ -159,7 +166,8 @@ def compute(
 def fingerprint(data: Data, tower: str, trunk: keras.Model | None, settings: dict[str, Any]) -> str:
     """Digest of what determines a trunk's outputs: samples, split, targets, preparation, graph and weights."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for column in (data.table.contents[tower], data.table.split, *data.table.columns.values()):
+    located = [data.table.contents[task.column] for task in data.tasks.values() if task.places]
+    for column in (data.table.contents[tower], data.table.split, *data.table.columns.values(), *located):
         digest.update("\n".join(column).encode())
     if trunk is not None:
         for layer in trunk.layers:

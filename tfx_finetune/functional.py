@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tfx_finetune.contracts import BACKBONES, TASKS
+from tfx_finetune.contracts import BACKBONES, NECKS, TASKS
 
 
 def joined(inputs: Any, outputs: Any, name: str | None = None) -> keras.Model:
@@ -23,7 +23,7 @@ def joined(inputs: Any, outputs: Any, name: str | None = None) -> keras.Model:
 
 def read(path: Path) -> keras.Model:
     """The model of a Keras file; one that would run code is refused, by any error of Keras."""
-    # Towers and heads have layers of their own, which Keras knows once their files are imported.
-    for registry in (BACKBONES, TASKS):
+    # Towers, necks and heads have layers of their own, which Keras knows once their files are imported.
+    for registry in (BACKBONES, NECKS, TASKS):
         len(registry)
     return keras.models.load_model(path, compile=False, safe_mode=True)

@@ -11,7 +11,8 @@ import numpy as np
 
 from tfx_finetune.batches import evenly, rows
 from tfx_finetune.contracts import Predict, Task
-from tfx_finetune.deployed import Servable
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.deployed import Servable, answers
 from tfx_finetune.evaluate import evaluate, predictions
 from tfx_finetune.feed import prepared
 from tfx_finetune.pipeline import Data
@@ -52,15 +53,15 @@ def gated(plan: Plan, data: Data, served: Servable) -> Servable:
         val = prepared(data, "val", plan)
         chosen = evenly(count, _MOST)
         inputs, targets = rows(val.inputs[0], chosen), rows(val.targets, chosen)
-        ours = model(inputs)
+        ours = answers(data.tasks, model(inputs))
     else:
         inputs = dict(served.examples)
-        ours = model(inputs)
+        ours = answers(data.tasks, model(inputs))
         targets = {head: _said(task, ours[f"{head}/scores"]) for head, task in data.tasks.items()}
     best = evaluate(data.tasks, targets, ours)
 
     def drop(predict: Predict) -> float:
-        _, theirs = predictions(predict, [(inputs, targets)])
+        _, theirs = predictions(predict, [(inputs, targets)], data.tasks)
         if not all(np.isfinite(values).all() for values in theirs.values()):
             return float("inf")
         # Every head by itself, as `verify` judges it.
@@ -71,5 +72,12 @@ def gated(plan: Plan, data: Data, served: Servable) -> Servable:
 
 
 def _said(task: Task, scores: np.ndarray) -> np.ndarray:
-    """Scores (n, classes) as targets."""
+    """Scores (n, classes) as targets.
+
+    Raises:
+        UserError: What is found in a picture is none.
+    """
+    if task.places:
+        todo = "set --samples.val above 0, or leave selective=True out"
+        raise UserError("selective=True wants validation samples beside such a head", received="none", todo=todo)
     return np.eye(scores.shape[1])[scores.argmax(-1)] if task.single else scores > 0.5

@@ -15,6 +15,9 @@ from tfx_finetune.deployed import Servable
 from tfx_finetune.pipeline import Data
 
 COUNT = 8
+# Numbers of a sample's output from which it is not written as text.
+_LARGE = 5000
+_ARRAYS = "outputs.npz"
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,14 @@ def prepared(modalities: Mapping[str, Modality], raw: Sequence[Mapping[str, byte
 
 
 def keep(golden: Golden, folder: Path) -> list[dict[str, Any]]:
-    """Writes the raw samples and returns their record: [{"files": {tower: file}, "outputs": {output: values}}, ...]."""
+    """Writes the raw samples and returns their record: [{"files": {tower: file}, "outputs": {output: values}}, ...].
+
+    Outputs that say something of every place of a picture are in `outputs.npz` instead.
+    """
     folder.mkdir(exist_ok=True)
+    large = {name: values for name, values in golden.outputs.items() if values[0].size > _LARGE}
+    if large:
+        np.savez_compressed(folder / _ARRAYS, **large)
     record = []
     for position, sample in enumerate(golden.raw):
         names = {}
@@ -72,7 +81,7 @@ def keep(golden: Golden, folder: Path) -> list[dict[str, Any]]:
             if content:
                 names[tower] = f"{position}.{tower}.{ending(content)}"
                 (folder / names[tower]).write_bytes(content)
-        outputs = {output: values[position].tolist() for output, values in golden.outputs.items()}
+        outputs = {name: values[position].tolist() for name, values in golden.outputs.items() if name not in large}
         record.append({"files": names, "outputs": outputs})
     return record
 
@@ -83,6 +92,9 @@ def recall(folder: Path) -> tuple[list[dict[str, bytes]], Batch]:
     outputs = {
         name: np.array([known["outputs"][name] for known in record], np.float32) for name in record[0]["outputs"]
     }
+    if (folder / _ARRAYS).is_file():
+        with np.load(folder / _ARRAYS) as kept:
+            outputs |= dict(kept)
     return [
         {tower: (folder / file).read_bytes() for tower, file in known["files"].items()} for known in record
     ], outputs

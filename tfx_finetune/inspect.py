@@ -113,7 +113,8 @@ def walk(run: Run) -> None:
     for head, task in data.tasks.items():
         logits = {"logits": outputs[f"{head}/logits"]}
         show(f"{head}/logits", logits["logits"])
-        show(f"{head}/scores", task.decode(logits)["scores"])
+        for name, value in task.decode(logits).items():
+            show(f"{head}/{name}", value)
 
 
 def show(step: str, value: Any) -> None:

@@ -19,6 +19,9 @@ from tfx_finetune.model import Network
 
 Pair = tuple[float, float]
 
+# Of each there is an answer for every place.
+_PICTURES = 32
+
 
 class Judge:
     """Tells how good weights are on the validation samples.
@@ -71,10 +74,18 @@ def graded(tasks: Mapping[str, Task], targets: Batch, outputs: Batch) -> dict[st
         if not mine.any():
             continue
         target, logits = targets[head][mine], outputs[f"{head}/logits"][mine]
-        losses.append(float(task.loss(target, logits)))
-        decoded = keras.ops.convert_to_numpy(task.decode({"logits": tf.constant(logits)})["scores"])
-        found[f"val_{head}/{task.score}"] = task.scores(target, decoded)[task.score]
+        size = _PICTURES if task.places else len(target)
+        parts = [slice(at, at + size) for at in range(0, len(target), size)]
+        losses.append(sum(float(task.loss(target[p], logits[p])) * len(target[p]) for p in parts) / len(target))
+        scores = np.concatenate([_read(task, logits[part]) for part in parts])
+        found[f"val_{head}/{task.score}"] = task.scores(target, scores)[task.score]
     return {"val_loss": sum(losses), "val_score": float(np.mean(list(found.values()))), **found}
+
+
+def _read(task: Task, logits: np.ndarray) -> np.ndarray:
+    """Logits (n, ...) as scores are computed of them."""
+    decoded = task.decode({"logits": tf.constant(logits)})
+    return task.read({name: keras.ops.convert_to_numpy(values) for name, values in decoded.items()})
 
 
 def pair(scores: dict[str, float]) -> Pair:

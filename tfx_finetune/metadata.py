@@ -94,7 +94,9 @@ def _source(name: str, channels: int) -> tuple:
 def _sink(name: str, labels: list[tuple] | None) -> tuple:
     """What the file says of an output."""
     if labels is None:
-        return (name, "where the sample stands among the names of things")
+        said = {"boxes": "left, top, right, bottom in shares of the picture", "mask": "the class of each pixel"}
+        kind = name.rpartition("/")[2]
+        return (name, said.get(kind, "where the sample stands among the names of things"))
     return (name, "a score for each class", None, None, None, ([1.0], [0.0]), labels)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfx_finetune import initial
+from tfx_finetune import initial, joints, located
 from tfx_finetune.backbones.graph import inserted, renamed
 from tfx_finetune.contracts import ADAPTERS, BACKBONES, PRESENCE, Backbone, Features, Fused, Fusion, Group, Task
 from tfx_finetune.core.errors import UserError
@@ -74,6 +74,8 @@ def build_model(plan: Plan, backbones: Mapping[str, Backbone], tasks: Mapping[st
         fused = plan.fusion.fuse(given, inputs[PRESENCE])
     else:
         fused = Fused(tuple(backbone.features for backbone in backbones.values()))
+    for backbone in backbones.values():
+        located.check_levels(backbone, tasks)
     answers = {head: _answer(task, fused) for head, task in tasks.items()}
     for head, task in tasks.items():
         if task.pool:  # what a language adds to what holds for all
@@ -156,30 +158,33 @@ def cut(
         # which an adapter may have set apart.
         layer.trainable = not trainable
         layer.trainable = trainable
-    joints = joints_of(network, unfreeze)
+    found = joints_of(network, unfreeze)
     outputs = network.model.output | (more or {})
-    if not joints:
+    if not found:
         return {}, joined(network.model.input, outputs, "top") if more else network.model
-    trunks = {
-        tower: keras.Model(network.backbones[tower].inputs, joint, name="trunk") for tower, joint in joints.items()
-    }
-    return trunks, joined(network.model.input | joints, outputs, "top")
+    trunks = {tower: joints.trunk(network.backbones[tower].inputs, joint) for tower, joint in found.items()}
+    return trunks, joints.top(network.model.input, found, outputs)
 
 
-def joints_of(network: Network, unfreeze: str) -> dict[str, keras.KerasTensor]:
+def joints_of(network: Network, unfreeze: str) -> dict[str, joints.Joint]:
     """Where each tower is cut that is not trained as a whole."""
     return _joints(network, counts(network.backbones, unfreeze))
 
 
 def ends(network: Network) -> dict[str, keras.KerasTensor]:
     """What each tower gives to what stands on it, where that is one tensor, whether it is trained or not."""
-    return _joints(network, dict.fromkeys(network.backbones, 0))
+    found = _joints(network, dict.fromkeys(network.backbones, 0))
+    return {tower: joint[0] for tower, joint in found.items() if len(joint) == 1}
 
 
-def _joints(network: Network, trained: Mapping[str, int]) -> dict[str, keras.KerasTensor]:
+def _joints(network: Network, trained: Mapping[str, int]) -> dict[str, joints.Joint]:
     tokens = network.fusion is not None and network.fusion.tokens
-    found = {tower: _joint(backbone, trained[tower], tokens) for tower, backbone in network.backbones.items()}
-    return {tower: joint for tower, joint in found.items() if joint is not None}
+    levels, pooled = located.levels(network.tasks), any(not task.places for task in network.tasks.values())
+    return {
+        tower: found
+        for tower, backbone in network.backbones.items()
+        if (found := joints.joint(backbone, trained[tower], tokens, levels, pooled))
+    }
 
 
 def _below(network: Network) -> set[str]:
@@ -189,30 +194,6 @@ def _below(network: Network) -> set[str]:
         for backbone in network.backbones.values()
         for layer in keras.Model(backbone.inputs, backbone.groups[0].output).layers
     }
-
-
-def _joint(backbone: Backbone, count: int, tokens: bool) -> Any:
-    """Where a tower is cut whose top groups, so many of them, are trained; None where all of it is."""
-    if count == len(backbone.groups):
-        return None
-    # A frozen tower is cut behind its pooling, where least is left to keep.
-    if count == 0 and not tokens:
-        return backbone.features.pooled
-    position = len(backbone.groups) - count - 1
-    if tokens:
-        position = min(position, _tokens_at(backbone))
-    return backbone.groups[position].output if position >= 0 else None
-
-
-def _tokens_at(backbone: Backbone) -> int:
-    """The highest group behind which a tower's tokens can still be computed; -1 where there is none."""
-    tokens, top = backbone.features.tokens, len(backbone.groups) - 1
-    if tokens is None:  # places of the top group's feature map
-        return top
-    made = tokens._keras_history.operation.name
-    # Above all groups, tokens are made of what the top one gives.
-    inside = next((at for at, group in enumerate(backbone.groups) if made in group.layers), top + 1)
-    return inside if inside <= top and backbone.groups[inside].output is tokens else inside - 1
 
 
 def in_float32(plan: Plan, network: Network) -> Network:

@@ -115,6 +115,26 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class Scene:
+    """A held-out picture with what is in it and what a head found.
+
+    Attributes:
+        pictures: The truth, and what was found, drawn.
+        file: What a person calls the sample.
+        truth, found: The classes, in words.
+        score: How right it is, in [0, 1].
+        head: The head.
+    """
+
+    pictures: tuple[bytes, bytes]
+    file: str
+    truth: str
+    found: str
+    score: float
+    head: str = ""
+
+
+@dataclass(frozen=True)
 class Confused:
     """Two classes, how many samples of the first were taken for the second, and their share of the first's."""
 
@@ -231,6 +251,7 @@ class Report:
         phases: Training, in order.
         heads: What each head scored.
         mistakes: Samples that the model got wrong, the surest first; `MOST_MISTAKES` are shown.
+        scenes: Pictures with what was found in them.
         slices: Scores by language and source, where there are several.
         gaps: Between the worst and the best of them.
         subsets: Scores by what the model is shown, where it has several towers.
@@ -252,6 +273,7 @@ class Report:
     phases: tuple[Curve, ...] = ()
     heads: tuple[HeadResult, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
+    scenes: tuple[Scene, ...] = ()
     slices: tuple[Slice, ...] = ()
     gaps: tuple[Gap, ...] = ()
     subsets: tuple[Part, ...] = ()

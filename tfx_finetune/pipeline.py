@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfx_finetune import located
 from tfx_finetune.batches import evenly, joined
 from tfx_finetune.contracts import (
     PRESENCE,
@@ -85,6 +86,7 @@ class Data:
 
         def each(index: tf.Tensor, sample: dict[str, tf.Tensor]) -> tuple:
             decoded = self._decoded(sample, towers)
+            sample = sample | located.read(self.tasks, self.source, sample, decoded)
             return tuple(self._view(view, index, sample, decoded) for view in views)
 
         return finished(mapped(self._samples(self.table.split == split), each).batch(self.batch_size))
@@ -156,7 +158,13 @@ class Data:
     def _prepared(self, view: int | tf.Tensor) -> Any:
         """The function from an enumerated sample to (inputs, targets, weights) of one view."""
         towers = list(self.columns)
-        return lambda index, sample: self._view(view, index, sample, self._decoded(sample, towers))
+
+        def prepared(index: tf.Tensor, sample: dict[str, tf.Tensor]) -> tuple[dict, dict, dict]:
+            decoded = self._decoded(sample, towers)
+            sample = sample | located.read(self.tasks, self.source, sample, decoded)
+            return self._view(view, index, sample, decoded)
+
+        return prepared
 
     def _content(self, sample: dict[str, tf.Tensor], tower: str) -> tf.Tensor:
         """What is to be decoded for a tower; empty where the sample lacks it."""
@@ -180,9 +188,10 @@ class Data:
     def _view(
         self, view: int | tf.Tensor, index: tf.Tensor, sample: dict[str, tf.Tensor], contents: dict[str, tf.Tensor]
     ) -> tuple[dict, dict, dict]:
-        inputs = {}
+        inputs, located_at = {}, dict[str, tf.Tensor]()
         for tower, content in contents.items():
             modality = self.modalities[tower]
+            changed = sample
             if not (isinstance(view, int) and view == 0):
                 seed = tf.stack([tf.cast(view, tf.int64) * 1_000_003 + self.order.seed, index])
                 changed = sample | {modality.column: content}
@@ -191,12 +200,13 @@ class Data:
                         changed = augment(changed, tf.random.experimental.stateless_fold_in(seed, position))
                 content = changed[modality.column]
             inputs[tower] = modality.prepare(content)
+            located_at |= located.targets(self.tasks, changed, tf.shape(content), modality)
         if len(self.columns) > 1:
             there = [_present(sample[column]) for column in self.columns.values()]
             inputs[PRESENCE] = tf.cast(tf.stack(there), tf.float32)
         targets, weights = {}, {}
         for head, task in self.tasks.items():
-            target = task.encode(sample[task.column])
+            target = located_at[head] if task.places else task.encode(sample[task.column])
             if task.per:
                 target *= tf.cast(sample[task.per] == head, tf.float32)
             # Who is not asked has no class, and weighs nothing.

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import tensorflow as tf
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -16,10 +18,14 @@ UNTOLD = 255
 
 
 class Lay(NamedTuple):
-    """How a picture lies in the prepared one: a point at (y, x) pixels comes to (y, x) * scale + offset, each (2,)."""
+    """How a picture lies in the prepared one, a square of `side` pixels.
+
+    A point at (y, x) pixels of the picture comes to (y, x) * scale + offset, each (2,).
+    """
 
     scale: Tensor
     offset: Tensor
+    side: int
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,31 @@ class Places:
             width and height, `classes` int32 (n,), and `crowd` bool (n,), of what is neither learned nor scored.
         encode: (what `read` gave, moved; the picture's height and width then, (2,); how it lies) -> target.
         examine: Raw column -> the classes in it, joined by `LABEL_SEPARATOR`, and why it cannot be used, or nothing.
+        found: Decoded outputs (batch, ...) -> what a person wants of them, without the head's name, in TensorFlow
+            operations: `boxes` (batch, most, 4) of left, top, right, bottom in shares of the prepared picture,
+            `scores` and `labels` (batch, most); or `mask` uint8 (batch, side, side).
         draw: (prepared pixels (side, side, channels), a target, or what `Task.read` gave) -> drawn pixels.
+        indexed: Whether those classes are places in `Source.labels`, as numbers.
     """
 
     levels: tuple[str, ...]
     read: Callable[[Tensor, Tensor], dict[str, Tensor]]
     encode: Callable[[dict[str, Tensor], Tensor, Lay], Tensor]
     examine: Callable[[bytes], tuple[str, str]]
+    found: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     draw: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    indexed: bool = False
+
+
+def in_picture(boxes: Tensor, sizes: Tensor, lay: Callable[[Tensor], Lay]) -> Tensor:
+    """Boxes (batch, n, 4) in shares of the prepared picture as shares of the pictures of these sizes, (batch, 2)."""
+
+    def one(each: tuple[Tensor, Tensor]) -> Tensor:
+        corners, size = each
+        scale, offset, side = lay(size)
+        place = (corners * side - tf.tile(offset[::-1], (2,))) / tf.tile(
+            (scale * tf.cast(size, tf.float32))[::-1], (2,)
+        )
+        return tf.clip_by_value(place, 0.0, 1.0)
+
+    return tf.map_fn(one, (boxes, sizes), fn_output_signature=boxes.dtype)

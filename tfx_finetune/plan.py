@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfx_finetune import initial
+from tfx_finetune import initial, located
 from tfx_finetune.choose import Limit, parse_limits
 from tfx_finetune.contracts import (
     AUGMENTS,
@@ -136,15 +136,13 @@ def check(run: Run) -> Plan:
     initial.check_towers(start, towers)
     modalities = {name: BACKBONES.modality(spec.name) for name, spec in towers.items()}
     growth = growth_of(run, start)
-    heads = growth.heads if growth else parse_named_specs(run.heads, default="label")
-    if not heads:
-        raise UserError("no head given", allowed=sorted(TASKS))
+    heads = growth.heads if growth else _heads(run.heads)
     if taken := set(heads) & _RECORD:
         raise UserError("a head cannot have this name, which a prediction needs", received=min(taken))
     drafts = {head: draft_of(spec) for head, spec in heads.items()}
-    kinds = dict.fromkeys(modalities.values())
-    built = {kind: modality(run, kind, Card(size=1)) for kind in kinds}
+    built = {kind: modality(run, kind, Card(size=1)) for kind in dict.fromkeys(modalities.values())}
     augments, mixes = _augments(run, towers, built)
+    located.check(run, heads, drafts, modalities, mixes)
     compressions = chain(run.compress)
     rounded = any(compression.name == "qat" for compression in compressions.values())
     exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(_exports(run, built, rounded))}
@@ -190,6 +188,14 @@ def check(run: Run) -> Plan:
 def draft_of(head: Spec) -> Task:
     """The head as it would be for two classes."""
     return TASKS.build(head, Labels(("a", "b"), (1, 1), 2))
+
+
+def _heads(specs: str) -> dict[str, Spec]:
+    """The heads by name; a lone one without a name has that of its column."""
+    heads = parse_named_specs(specs, default="")
+    if not heads:
+        raise UserError("no head given", allowed=sorted(TASKS))
+    return {name or draft_of(spec).column: spec for name, spec in heads.items()}
 
 
 def modality_options(run: Run, modality: str) -> dict[str, object]:

@@ -7,6 +7,8 @@
 
 A model of several inputs takes JSON objects of what it is given: the paths of files, and text as it is; some may be
 left out. Each line has file (or input), label, score and scores (by label), or file and error where it cannot be read.
+A head that finds things gives their boxes in pixels of the picture; --save_pictures draws what was found, and
+--coco_results writes boxes as COCO's tools read them.
 From Python: `Bundle.open(folder).predict(files)`.
 """
 
@@ -27,6 +29,8 @@ class Predict:
     format: str = option("", "which of the bundle's files predicts, such as tflite_int8; by default the first")
     language: str = option("", "whose head answers, and in which, where there are heads or names by language")
     classes: str = option("", "names, separated by commas, among which a head name() chooses, in any language")
+    save_pictures: str = option("", "folder for the pictures with what was found in them drawn, and for masks")
+    coco_results: str = option("", "file for the boxes that were found, as COCO's tools read them")
     plugins: str = option("", "modules to import first, separated by commas")
 
 
@@ -39,20 +43,26 @@ def predict(options: Predict, paths: list[str]) -> None:
     """
     from tfx_finetune.bundle import Bundle
     from tfx_finetune.plan import load_plugins
+    from tfx_finetune.results import check_results, results, write_results
 
     load_plugins(options.plugins)
     if not paths:
         raise UserError("nothing to predict", todo="name files or folders behind the flags")
     bundle = Bundle.open(options.bundle)
     classes = [name.strip() for name in options.classes.split(",") if name.strip()]
-    failed = []
+    check_results(options.coco_results, bundle.tasks)
+    failed, found = [], []
     count = 0
-    for record in bundle.predict_each(map(_given, paths), options.format, options.language, classes):
+    given = map(_given, paths)
+    for record in bundle.predict_each(given, options.format, options.language, classes, options.save_pictures):
         # Half a pair of surrogates, which JSON may hold and UTF-8 may not, is printed as JSON escapes it.
         line = json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
         print(line, flush=True)
         failed += [f"{record.get('file', record.get('input'))}: {record['error']}"] if "error" in record else []
+        found += results(record, bundle.tasks) if options.coco_results else []
         count += 1
+    if options.coco_results:
+        write_results(options.coco_results, found)
     if not count:
         raise UserError("no files found that the model could take", received=", ".join(paths))
     if failed:

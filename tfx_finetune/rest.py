@@ -6,7 +6,8 @@ predict   {"instances": [{"b64": ...}, ...]}             ->  {"predictions": [..
 classify  {"examples": [{"image": {"b64": ...}}, ...]}   ->  {"result": [[[label, score], ...], ...]}
 
 Of several inputs a sample is an object, {"image": {"b64": ...}, "text": "a fox"}; it may go without some of them, where
-null stands column by column. Text may be written as it is.
+null stands column by column. Text may be written as it is. What a head finds in a picture stands in place of scores:
+boxes in shares of the picture, their scores and labels, or the classes of its pixels.
 """
 
 import base64
@@ -17,10 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from tfx_finetune import pictures
 from tfx_finetune.batches import joined
 from tfx_finetune.batching import size
 from tfx_finetune.bundle import UnreadableError
-from tfx_finetune.contracts import PRESENCE, Batch
+from tfx_finetune.contracts import PRESENCE, Batch, Modality
+from tfx_finetune.places import in_picture
 from tfx_finetune.served import Served
 
 RAW, PREPARED = "serving_default", "tensor"
@@ -67,7 +70,7 @@ def predict_request(message: Any, served: Served) -> tuple[Batch, Callable[[Batc
     samples = _raw(values, served) if signature == RAW else _numbers(values, served)
 
     def answer(scores: Batch) -> dict[str, Any]:
-        outputs = scores | (_labels_of(scores, served) if signature == RAW else {})
+        outputs = _told(scores, served, _sizes(values, served)) if signature == RAW else scores
         columns: Any = outputs if len(outputs) > 1 else next(iter(outputs.values()))
         if "inputs" in message:
             return {"outputs": columns}
@@ -84,6 +87,8 @@ def classify_request(message: Any, served: Served) -> tuple[Batch, Callable[[Bat
     """Reads a message of `:classify`; `signature_name` is the head, where there are several. See `predict_request`."""
     _known(message, "signature_name", "context", "examples")
     heads = list(served.labels)
+    if not heads:
+        raise RequestError("the model has no classes of whole samples; allowed: :predict")
     head = message.get("signature_name") or heads[0]
     if head not in heads or ("signature_name" not in message and len(heads) > 1):
         raise RequestError(f"signature_name {_short(message.get('signature_name'))} is no head; allowed: {heads}")
@@ -102,9 +107,24 @@ def classify_request(message: Any, served: Served) -> tuple[Batch, Callable[[Bat
     return samples, answer
 
 
-def _labels_of(scores: Batch, served: Served) -> dict[str, Any]:
-    """What the SavedModel gives beside scores: the labels in their order, and the best one."""
-    found: dict[str, Any] = {}
+def _told(scores: Batch, served: Served, sizes: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What the SavedModel gives: scores with the labels in their order and the best one, or what is found in pictures.
+
+    Args:
+        scores: Outputs by name, (n, ...).
+        served: Who gave them.
+        sizes: Heights and widths of pictures by tower, (n, 2).
+    """
+    found: dict[str, Any] = dict(scores)
+    for head, find in served.found.items():
+        own = {name: found.pop(name) for name in list(found) if name.startswith(f"{head}/")}
+        told = find({name.removeprefix(f"{head}/"): values for name, values in own.items()})
+        for tower, modality in served.modalities.items():
+            if "boxes" in told and modality.lay:
+                told["boxes"] = in_picture(told["boxes"], sizes[tower], modality.lay)
+        found |= {f"{head}/{name}": np.asarray(values) for name, values in told.items()}
+        if "labels" in told:
+            found[f"{head}/labels"] = [[name.decode() for name in row] for row in found[f"{head}/labels"]]
     for head, names in served.labels.items():
         rows = scores[f"{head}/scores"]
         found[f"{head}/labels"] = [names] * len(rows)
@@ -114,14 +134,14 @@ def _labels_of(scores: Batch, served: Served) -> dict[str, Any]:
 
 def metadata(name: str, served: Served) -> dict[str, Any]:
     """The message of `/metadata`: names, types and shapes of what goes in and comes out."""
-    scores = {name: _tensor("DT_FLOAT", -1, width) for name, width in served.widths.items()}
-    texts = {f"{head}/labels": _tensor("DT_STRING", -1, len(names)) for head, names in served.labels.items()}
-    best = {f"{head}/best": _tensor("DT_STRING", -1) for head in served.labels}
+    scores = _described(served.golden)
+    square = {tower: np.array([modality.shape[:2]] * len(_one(served.golden))) for tower, modality in _pictures(served)}
+    told = _described(_told(served.golden, served, square))
     raw = {tower: _tensor("DT_STRING", -1) for tower in served.modalities}
     prepared = {
         tower: _tensor(_TYPES[modality.fed], -1, *modality.shape) for tower, modality in served.modalities.items()
     }
-    signatures = {RAW: _signature(raw, scores | texts | best), PREPARED: _signature(prepared, scores)}
+    signatures = {RAW: _signature(raw, told), PREPARED: _signature(prepared, scores)}
     return {
         "model_spec": {"name": name, "signature_name": "", "version": str(served.version)},
         "metadata": {"signature_def": {"signature_def": signatures}},
@@ -134,9 +154,33 @@ def status(served: Served) -> dict[str, Any]:
     return {"model_version_status": [state]}
 
 
-_TYPES = {"float32": "DT_FLOAT", "int32": "DT_INT32"}
+_TYPES = {"float32": "DT_FLOAT", "int32": "DT_INT32", "uint8": "DT_UINT8"}
 METHODS = {"predict": predict_request, "classify": classify_request}
 """What reads the messages of each method."""
+
+
+def _described(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Type and shape of each output, (n, ...)."""
+    arrays = {name: np.asarray(values) for name, values in outputs.items()}
+    return {name: _tensor(_TYPES.get(str(x.dtype), "DT_STRING"), -1, *x.shape[1:]) for name, x in arrays.items()}
+
+
+def _one(outputs: Batch) -> np.ndarray:
+    return next(iter(outputs.values()))
+
+
+def _pictures(served: Served) -> list[tuple[str, Modality]]:
+    return [(tower, modality) for tower, modality in served.modalities.items() if modality.lay]
+
+
+def _sizes(samples: Sequence[Mapping[str, Any]], served: Served) -> dict[str, np.ndarray]:
+    """Heights and widths of the pictures in which something is to be found, by tower, (n, 2)."""
+    if not served.found:
+        return {}
+    return {
+        tower: np.array([pictures.size(_content(sample[tower], tower, False)) for sample in samples])
+        for tower, _ in _pictures(served)
+    }
 
 
 def _signature(inputs: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:

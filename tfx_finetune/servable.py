@@ -36,6 +36,7 @@ def servable(
         modalities=modalities,
         labels={head: task.labels.names for head, task in network.tasks.items()},
         routed=tuple(head for head, task in network.tasks.items() if task.per),
+        found={head: task.places.found for head, task in network.tasks.items() if task.places},
         examples=examples,
         about=_about(plan, network),
         rounded=rounded and (lambda inputs: decoded(network.tasks, rounded(inputs))),

@@ -32,16 +32,18 @@ class Served:
     Attributes:
         version: Its number.
         modalities: How raw content becomes its inputs, by tower.
-        labels: Class names by head.
-        widths: Numbers that each output has for a sample, by its name.
+        labels: Class names by head, of those that tell the classes of whole samples.
+        found: Of heads that find things in pictures: see `Places.found`.
+        golden: Outputs of a few samples by name, (n, ...): what kind of values each has.
         prepare: See `Bundle.prepare`.
-        predict: Prepared inputs (n, ...) -> outputs by name, (n, width): `<head>/scores`, a score a class.
+        predict: Prepared inputs (n, ...) -> outputs by name, (n, ...): `<head>/scores`, a score a class.
     """
 
     version: int
     modalities: Mapping[str, Modality]
     labels: Mapping[str, tuple[str, ...]]
-    widths: Mapping[str, int]
+    found: Mapping[str, Callable[[Batch], Batch]]
+    golden: Batch
     prepare: Callable[[Mapping[str, bytes]], Batch]
     predict: Predict
 
@@ -91,9 +93,9 @@ def load(place: Place, format: str, max_pixels: int, batch_size: int) -> Served:
     if apart > tolerance:
         received = f"{place.folder}, {format}: {apart:.2g} apart"
         raise UserError("a bundle that does not give its golden answers here", received=received, allowed=tolerance)
-    labels = {head: task.labels.names for head, task in bundle.tasks.items()}
-    widths = {name: values.shape[-1] for name, values in outputs.items()}
-    return Served(place.version, bundle.modalities, labels, widths, bundle.prepare, reader.predict)
+    labels = {head: task.labels.names for head, task in bundle.tasks.items() if not task.places}
+    found = {head: task.places.found for head, task in bundle.tasks.items() if task.places}
+    return Served(place.version, bundle.modalities, labels, found, outputs, bundle.prepare, reader.predict)
 
 
 def _quickest(formats: Sequence[str]) -> str:

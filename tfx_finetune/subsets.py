@@ -13,7 +13,7 @@ from tfx_finetune.contracts import PRESENCE, Batch
 from tfx_finetune.engine import engine
 from tfx_finetune.evaluate import decoded, evaluate
 from tfx_finetune.features import Store
-from tfx_finetune.functional import joined
+from tfx_finetune.joints import top as cut_at
 from tfx_finetune.model import Network, cut, joints_of
 
 _BATCH = 64
@@ -74,7 +74,7 @@ def subsets(
         found.append(Subset(chosen, len(rows), evaluate(network.tasks, targets, outputs)))
     if network.shares is None:
         return found, None
-    weigh = joined(network.model.input | joints_of(network, "0"), {"shares": network.shares.output})
+    weigh = cut_at(network.model.input, joints_of(network, "0"), {"shares": network.shares.output})
     shares = _answers(weigh, inputs, np.arange(len(test)))["shares"]
     # Those of a plain mean say nothing of a sample.
     there = inputs[PRESENCE] / inputs[PRESENCE].sum(1, keepdims=True)

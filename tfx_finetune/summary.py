@@ -28,6 +28,7 @@ from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan, modality_options
 from tfx_finetune.report import MOST_MISTAKES
 from tfx_finetune.routing import own
+from tfx_finetune.shown import scenes
 from tfx_finetune.subsets import Subset
 from tfx_finetune.survey import specs_of
 from tfx_finetune.transfer import Transfer
@@ -111,7 +112,7 @@ def report(
     mistakes = [
         mistake
         for head in data.tasks
-        if not data.tasks[head].pool
+        if not data.tasks[head].pool and not data.tasks[head].places
         for mistake in _mistakes(data, head, test, targets[head], outputs[f"{head}/scores"], shares)
     ]
     return page.Report(
@@ -128,7 +129,7 @@ def report(
             samples=len(test),
             noun=next(iter(data.modalities.values())).noun if len(data.modalities) == 1 else "samples",
             interval=interval(task.correct(targets[first], outputs[f"{first}/scores"]), groups)
-            if len(data.tasks) == 1
+            if len(data.tasks) == 1 and not task.places
             else None,
         ),
         data=_data(data, plan.route),
@@ -142,6 +143,7 @@ def report(
             if not task.pool and f"{head}/{task.score}" in scores
         ),
         mistakes=tuple(mistakes),
+        scenes=tuple(scenes(data, test, targets, outputs)),
         slices=lanes.rows(data, scores, bundle.manifest["tokens"]) + lanes.named(data.tasks, scores, len(test)),
         gaps=lanes.gaps(data.table, data.tasks, scores),
         subsets=tuple(page.Part(part.towers, part.samples, score(data.tasks, part.scores)) for part in parts),
@@ -235,7 +237,8 @@ def _head(
         name=head,
         score=task.score,
         scores={name: value for name, value in mine.items() if isinstance(value, float) and "[" not in name},
-        interval=interval(task.correct(targets, outputs)[rows_asked], groups[rows_asked]),
+        # What is right of a picture by itself is not what the score is of all.
+        interval=None if task.places else interval(task.correct(targets, outputs)[rows_asked], groups[rows_asked]),
         classes=task.labels.names,
         confusion=np.asarray(mine["confusion"]) if "confusion" in mine else None,
         per_class=tuple(rows),

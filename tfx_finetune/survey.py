@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.dataset import finished, schema
-from tfx_finetune.examine import decoder, examine
+from tfx_finetune.examine import decoder, examine, marks
+from tfx_finetune.places import Places
 from tfx_finetune.plan import Plan, draft_of
 from tfx_finetune.renamed import renamed
 from tfx_finetune.samples import Table
@@ -46,7 +48,11 @@ def placed(source: Source, modalities: Mapping[str, Modality]) -> dict[str, str]
 
 
 def survey(
-    source: Source, modalities: Mapping[str, Modality], places: Mapping[str, str], columns: tuple[str, ...]
+    source: Source,
+    modalities: Mapping[str, Modality],
+    places: Mapping[str, str],
+    columns: tuple[str, ...],
+    located: Mapping[str, Places] = MappingProxyType({}),
 ) -> Table:
     """Reads and decodes every sample once, so that whatever cannot be read is known before training.
 
@@ -55,6 +61,7 @@ def survey(
         modalities: How they are decoded, by tower.
         places: The column that each tower takes.
         columns: Label columns to keep.
+        located: Those that say where in a picture something is; of these the classes are kept.
 
     Returns:
         A table whose `split` holds the source's own parts (`all` where it has none) for readable samples.
@@ -78,7 +85,10 @@ def survey(
         for (part, sample), each in zip(rows, zip(*examined, strict=True), strict=True):
             digest, why = _joint(modalities, each)
             digests, _, remarks = zip(*each, strict=True)
-            values = (as_text(sample.get(column, "")) for column in keep)
+            told = {column: marks(source, column, sample[column], how) for column, how in located.items()}
+            why = why or next((wrong for _, wrong, _ in told.values() if wrong), "")
+            values = [told[column][0] if column in told else as_text(sample.get(column, "")) for column in keep]
+            digests += tuple(content for *_, content in told.values())
             found.append((as_text(sample["file"]), digest, why, "" if why else part, *digests, *remarks, *values))
         return found
 
@@ -95,8 +105,9 @@ def survey(
     if not found:
         raise UserError("the data has no samples", received=source.name)
     file, digest, why, part, *values = (np.array(column, dtype=object) for column in zip(*found, strict=True))
-    contents, values = dict(zip(modalities, values, strict=False)), values[len(modalities) :]
-    notes = tuple(_remarks(modalities, values[: len(modalities)]))
+    seen = (*modalities, *located)
+    contents, values = dict(zip(seen, values, strict=False)), values[len(seen) :]
+    notes = (*getattr(source, "notes", ()), *_remarks(modalities, values[: len(modalities)]))
     return Table(file, digest, why, part, dict(zip(keep, values[len(modalities) :], strict=True)), contents, notes)
 
 
@@ -134,7 +145,7 @@ def load(plan: Plan, modalities: Mapping[str, Modality]) -> tuple[Source, dict[s
     mixed.check_places(source, places)
     labels, chosen_by = _columns(plan.drafts, plan.route), chosen.wanted(plan.run, schema(source))
     compared = (objective.column for objective in plan.objectives.values())
-    table = survey(source, modalities, places, (*labels, *chosen_by, *compared))
+    table = survey(source, modalities, places, (*labels, *chosen_by, *compared), _located(plan.drafts))
     _check_bad(table, plan.run.samples.max_bad, "--samples.max_bad")
     table, called = renamed(table, source, plan.renaming)
     specs = specs_of(plan, table)
@@ -201,7 +212,7 @@ def opened(
     if part and part not in source.sizes:
         raise UserError("the data has no such split", received=part, allowed=list(source.sizes))
     route = routing.column(tasks)
-    table = survey(source, modalities, places, _columns(tasks, route))
+    table = survey(source, modalities, places, _columns(tasks, route), _located(tasks))
     _check_bad(table, max_bad, "--max_bad")
     wanted = (table.split != "") & ((table.split == part) | (part == ""))
     if not wanted.any():
@@ -227,6 +238,11 @@ def _check_columns(source: Source, columns: tuple[str, ...]) -> None:
 def _columns(tasks: Mapping[str, Task], route: str) -> tuple[str, ...]:
     """Those that heads read, and that says which of them is asked."""
     return tuple(dict.fromkeys(filter(None, [*(task.column for task in tasks.values()), route])))
+
+
+def _located(tasks: Mapping[str, Task]) -> dict[str, Places]:
+    """The columns that say where something is."""
+    return {task.column: task.places for task in tasks.values() if task.places}
 
 
 def _check_bad(table: Table, max_bad: float, flag: str) -> None:

@@ -28,7 +28,6 @@ from tfx_finetune.dataset import finished, plain
 from tfx_finetune.features import fingerprint
 from tfx_finetune.functional import joined
 from tfx_finetune.model import Network
-from tfx_finetune.naming import EMBEDDING
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
 from tfx_finetune.teacher import Teacher
@@ -89,7 +88,8 @@ def enrolled(data: Data, plan: Plan) -> Data:
 
 def pupil(top: keras.Model, network: Network, plan: Plan) -> keras.Model:
     """What a phase trains: the outputs that have a loss, where there is a teacher one more a head for its answers."""
-    named = [f"{head}/{EMBEDDING}" for head, task in network.tasks.items() if task.space]
+    answered = [head for head, task in network.tasks.items() if task.space or task.places]
+    named = [name for name in top.output if name.partition("/")[0] in answered and not name.endswith("/logits")]
     if not plan.teachers and not named:
         return top
     own = {name: tensor for name, tensor in top.output.items() if name not in named}

@@ -62,13 +62,18 @@ def score(tasks: Mapping[str, Task], scores: Mapping[str, Any]) -> float:
 
 
 def difference(ours: Batch, theirs: Batch) -> float:
-    """Largest absolute difference of two outputs; infinite where names, shapes or finiteness differ."""
+    """Largest absolute difference of two outputs; infinite where names, shapes or finiteness differ.
+
+    Of whole numbers, such as the classes of a mask, there is none: they follow from scores, and tell nothing of how far
+    these are apart.
+    """
     found = 0.0
     for name, values in ours.items():
         other = theirs.get(name)
         if other is None or other.shape != values.shape or not np.isfinite(other).all():
             return float("inf")
-        found = max(found, float(np.abs(values - other).max()))
+        if values.dtype.kind == "f":
+            found = max(found, float(np.abs(values - other).max()))
     return found
 
 
@@ -81,9 +86,9 @@ def _check(
     why = "its outputs are not those of the model (not finite, or of another shape): the file is empty or broken"
     try:
         reader = bundle.reader(format)
-        apart = _apart(reader, golden)
+        apart = _apart(reader, golden, tasks)
         if np.isfinite(apart):
-            _, theirs = predictions(reader.predict, test.batches(32))
+            _, theirs = predictions(reader.predict, test.batches(32), tasks)
     except Exception as error:  # A file may be broken in any way; each is a reason to refuse it, none to stop.
         why = first_line(error, most=None)
     if not np.isfinite(difference(ours, theirs)):
@@ -187,10 +192,24 @@ def broken_promise(kernels: Sequence[np.ndarray], zeros: float, compressions: Se
     return ""
 
 
-def _apart(reader: Reader, golden: Golden) -> float:
+def _apart(reader: Reader, golden: Golden, tasks: Mapping[str, Task]) -> float:
     """Largest difference on the golden samples, prepared and, where the file decodes by itself, raw."""
     apart = difference(golden.outputs, reader.predict(golden.inputs))
     if reader.serve:
         raw = {tower: [sample[tower] for sample in golden.raw] for tower in golden.raw[0]}
-        apart = max(apart, difference(golden.outputs, reader.serve(raw)))
+        apart = max(apart, difference(_found(golden.outputs, tasks), reader.serve(raw)))
     return apart
+
+
+def _found(outputs: Batch, tasks: Mapping[str, Task]) -> Batch:
+    """Decoded outputs as a file gives them that decodes by itself.
+
+    Boxes are left out: two of nearly the same score may stand in either order, their scores do not.
+    """
+    found = dict(outputs)
+    for head, task in tasks.items():
+        if task.places:
+            own = {name: found.pop(name) for name in list(found) if name.startswith(f"{head}/")}
+            answers = task.places.found({name.removeprefix(f"{head}/"): values for name, values in own.items()})
+            found |= {f"{head}/{name}": np.asarray(answers[name]) for name in ("scores", "mask") if name in answers}
+    return found

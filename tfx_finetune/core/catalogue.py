@@ -211,5 +211,13 @@ ASSETS: dict[str, Asset] = {
         "Apache-2.0",
         {"digits.png": "60c917758ef97cc090f35cd8e293e4de691ef942847da0ff80dedab33d57c662"},
     ),
+    "opencv-photographs": Asset(
+        "debian",
+        "opencv-doc",
+        "",
+        "usr/share/doc/opencv-doc",
+        "Apache-2.0",
+        {"examples/data/building.jpg": "742a1baad62ac82e91e718e77eedf7e85c2eddc4badfb8c87c6cbc86c45a8b07"},
+    ),
     "tux-stamps": Asset("debian", "tuxpaint-stamps-default", "", "usr/share/tuxpaint/stamps", "GPL-2.0-or-later"),
 }

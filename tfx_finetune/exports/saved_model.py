@@ -10,6 +10,7 @@ from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.dataset import decoded
 from tfx_finetune.deployed import Export, Reader, Servable
+from tfx_finetune.places import in_picture
 
 
 @EXPORTS.register
@@ -20,6 +21,9 @@ def saved_model() -> Export:
     one has nothing to see -> for each head `<head>/scores` (batch, classes), `<head>/labels` (batch, classes), the
     classes in the order of the scores, and `<head>/best` (batch,). Of what TensorFlow cannot decode by itself, such as
     audio files, it takes what `tensor` takes. A head that answers one language has a signature of its own, by its name.
+    Of a head that finds things in pictures it gives these in place of scores and labels: `<head>/boxes` (batch, most,
+    4), left, top, right, bottom in shares of the picture, `<head>/scores` and `<head>/labels` (batch, most), the score
+    0 where there are fewer; or `<head>/mask`.
     `tensor`: prepared inputs, as pictures, (batch, height, width, channels) floats of 0 to 255 -> `<head>/scores`.
     """
     return Export("saved_model", "saved_model", write, load, tolerance=1e-4, quantized=False)
@@ -33,8 +37,18 @@ def write(servable: Servable, path: Path) -> None:
     tensor = archive.add_endpoint("tensor", lambda inputs: servable.model(inputs, training=False), [specs])
 
     def serving(given: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        outputs = dict(tensor(_prepared(servable, given) if servable.portable else given))
+        inputs, sizes = _prepared(servable, given) if servable.portable else (given, {})
+        outputs = dict(tensor(inputs))
+        for head, find in servable.found.items():
+            own = {name: outputs.pop(name) for name in list(outputs) if name.startswith(f"{head}/")}
+            answers = find({name.removeprefix(f"{head}/"): value for name, value in own.items()})
+            for tower, size in sizes.items():
+                if "boxes" in answers and (lay := servable.modalities[tower].lay):
+                    answers["boxes"] = in_picture(answers["boxes"], size, lay)
+            outputs |= {f"{head}/{name}": value for name, value in answers.items()}
         for head, names in servable.labels.items():
+            if head in servable.found:
+                continue
             scores = outputs[f"{head}/scores"]
             labels = tf.constant(names)
             outputs[f"{head}/labels"] = tf.broadcast_to(labels, tf.shape(scores))
@@ -80,17 +94,22 @@ def load(path: Path) -> Reader:
     return Reader(predict, serve if all(spec.dtype == tf.string for spec in raw) else None)
 
 
-def _prepared(servable: Servable, raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Batches of raw contents, as the model takes them."""
+def _prepared(servable: Servable, raw: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+    """Batches of raw contents as the model takes them, and the heights and widths of pictures, (batch, 2)."""
     several = len(raw) > 1
+    sizes: dict[str, tf.Tensor] = {}
     there = {tower: tf.strings.length(contents) > 0 for tower, contents in raw.items()}
-    inputs = {}
+    inputs: dict[str, tf.Tensor] = {}
     for tower, modality in servable.modalities.items():
 
-        def one(each: tuple[tf.Tensor, tf.Tensor], modality: Modality = modality) -> tf.Tensor:
-            return modality.prepare(decoded(modality, each[0], each[1] if several else True))
+        def one(each: tuple[tf.Tensor, tf.Tensor], modality: Modality = modality) -> tuple[tf.Tensor, tf.Tensor]:
+            content = decoded(modality, each[0], each[1] if several else True)
+            size = tf.shape(content)[:2] if modality.lay else tf.zeros((2,), tf.int32)
+            return modality.prepare(content), size
 
-        signature = tf.TensorSpec(modality.shape, modality.dtype)
-        found = tf.map_fn(one, (raw[tower], there[tower]), fn_output_signature=signature)
+        signature = tf.TensorSpec(modality.shape, modality.dtype), tf.TensorSpec((2,), tf.int32)
+        found, size = tf.map_fn(one, (raw[tower], there[tower]), fn_output_signature=signature)
         inputs[tower] = tf.cast(found, modality.fed)
-    return inputs | ({PRESENCE: tf.cast(tf.stack(list(there.values()), 1), tf.float32)} if several else {})
+        sizes |= {tower: size} if modality.lay else {}
+    presence = {PRESENCE: tf.cast(tf.stack(list(there.values()), 1), tf.float32)} if several else {}
+    return inputs | presence, sizes

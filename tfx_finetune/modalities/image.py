@@ -14,6 +14,7 @@ from tfx_finetune.contracts import MODALITIES, Card, Exhibit, Modality
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.modalities.formats import decode
 from tfx_finetune.pixels import luma
+from tfx_finetune.places import Lay
 
 Resize = Literal["pad", "crop", "stretch"]
 
@@ -74,6 +75,7 @@ def image(
         usual="flip()",
         reason=reason,
         show=lambda raw, prepared: Exhibit(picture=thumbnail(prepared)),
+        lay=lambda shape: lay(shape, side, resize),
     )
 
 
@@ -90,13 +92,7 @@ def fit(pixels: tf.Tensor, side: int, resize: Resize, background: tf.Tensor) -> 
         uint8 (side, side, channels).
     """
     channels = background.shape[0]
-    shape = tf.cast(tf.shape(pixels)[:2], tf.float32)
-    if resize == "stretch":
-        target = tf.constant([side, side])
-    else:
-        longest, shortest = tf.reduce_max(shape), tf.reduce_min(shape)
-        scale = side / (longest if resize == "pad" else shortest)
-        target = tf.maximum(tf.cast(tf.round(shape * scale), tf.int32), 1)
+    target = _target(tf.shape(pixels)[:2], side, resize)
     same = tf.reduce_all(tf.equal(tf.shape(pixels)[:2], target))
     resized = tf.cond(same, lambda: pixels, lambda: _resized(pixels, target))
     before = tf.abs(side - target) // 2
@@ -110,6 +106,23 @@ def fit(pixels: tf.Tensor, side: int, resize: Resize, background: tf.Tensor) -> 
     elif resize == "crop":
         resized = resized[before[0] : before[0] + side, before[1] : before[1] + side]
     return tf.ensure_shape(resized, (side, side, channels))
+
+
+def lay(shape: tf.Tensor, side: int, resize: Resize) -> Lay:
+    """How `fit` lays a picture of this height and width, (2,)."""
+    target = _target(shape, side, resize)
+    before = tf.cast(tf.abs(side - target) // 2, tf.float32)
+    scale = tf.cast(target, tf.float32) / tf.cast(shape, tf.float32)
+    return Lay(scale, -before if resize == "crop" else before, side)
+
+
+def _target(shape: tf.Tensor, side: int, resize: Resize) -> tf.Tensor:
+    """Height and width to which a picture of this height and width is resized, int32 (2,)."""
+    if resize == "stretch":
+        return tf.constant([side, side])
+    size = tf.cast(shape, tf.float32)
+    scale = side / (tf.reduce_max(size) if resize == "pad" else tf.reduce_min(size))
+    return tf.maximum(tf.cast(tf.round(size * scale), tf.int32), 1)
 
 
 def parse_colour(text: str) -> tuple[int, int, int]:

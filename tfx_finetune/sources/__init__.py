@@ -12,6 +12,7 @@ from tfx_finetune.sources import (
     spoken_digits,
     table,
     tfds,
+    tux_scenes,
     tux_stamps,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "spoken_digits",
     "table",
     "tfds",
+    "tux_scenes",
     "tux_stamps",
 ]

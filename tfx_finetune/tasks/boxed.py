@@ -13,15 +13,21 @@ from tfx_finetune.tasks.align import CROWD, OBJECT
 _FIELDS = 6
 
 
-def boxed(names: tuple[str, ...], levels: tuple[str, ...], most: int) -> Places:
+def boxed(
+    names: tuple[str, ...],
+    levels: tuple[str, ...],
+    most: int,
+    found: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
+) -> Places:
     """Reads, encodes, examines and draws the objects of pictures.
 
     Args:
         names: Of the classes.
         levels: What the head sees of a pyramid.
         most: M, objects of a picture that a target has room for.
+        found: See `Places.found`.
     """
-    return Places(levels, _reads(names), _encodes(most), lambda raw: examined(raw, most), _draws(names))
+    return Places(levels, _reads(names), _encodes(most), lambda raw: examined(raw, most), found, _draws(names))
 
 
 def _reads(names: tuple[str, ...]) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:

@@ -91,7 +91,12 @@ def detect(
         return np.concatenate(found) if found else np.zeros((0, max_detections, 6), np.float32)
 
     def _found(scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        box, score, label = boxes.detections(
+        box, score, label = _detected(scores, shares)
+        pixels = np.asarray(box) * boxes.grid(scores.shape[1], levels).side
+        return np.concatenate([pixels, np.asarray(score)[..., None], np.asarray(label, np.float32)[..., None]], -1)
+
+    def _detected(scores: Any, shares: Any) -> Any:
+        return boxes.detections(
             keras.ops.convert_to_tensor(scores, "float32"),
             keras.ops.clip(shares, 0.0, 1.0),
             least=min_score,
@@ -99,8 +104,10 @@ def detect(
             most=max_detections,
             candidates=5 * max_detections,
         )
-        pixels = np.asarray(box) * boxes.grid(scores.shape[1], levels).side
-        return np.concatenate([pixels, np.asarray(score)[..., None], np.asarray(label, np.float32)[..., None]], -1)
+
+    def answers(outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        box, score, label = _detected(outputs["scores"], outputs["boxes"])
+        return {"boxes": box, "scores": score, "labels": tf.gather(tf.constant([*names, ""]), label % (len(names) + 1))}
 
     return Task(
         labels=labels,
@@ -117,7 +124,7 @@ def detect(
         correct=lambda targets, found: matches.f1(targets, found, threshold),
         predict=lambda found: _said(names, found, threshold),
         read=read,
-        places=boxed(names, levels, max_objects),
+        places=boxed(names, levels, max_objects, answers),
     )
 
 

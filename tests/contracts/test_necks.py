@@ -1,0 +1,117 @@
+"""What every neck promises, whatever it is; being registered is enough to be tested."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfx_finetune import litert
+from tfx_finetune.contracts import NECKS
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import Spec
+from tfx_finetune.functional import read
+
+SIDES = {
+    "even": {"P3": 16, "P4": 8, "P5": 4},
+    "odd": {"P2": 37, "P3": 19, "P4": 10, "P5": 5},
+    # A network that does not pad loses pixels on the way.
+    "unpadded": {"P3": 21, "P4": 10, "P5": 4},
+    "two": {"P4": 5, "P5": 3},
+    "one": {"P5": 3},
+}
+
+
+def model(name, sides):
+    keras.utils.set_random_seed(0)
+    pyramid = {
+        level: keras.Input((side, side, 8 * place), name=level) for place, (level, side) in enumerate(sides.items(), 1)
+    }
+    return keras.Model(pyramid, NECKS.build(Spec(name, (), {"dim": 12}), pyramid))
+
+
+def maps(sides, count=2):
+    rng = np.random.default_rng(0)
+    return {
+        level: rng.normal(size=(count, side, side, 8 * place)).astype(np.float32)
+        for place, (level, side) in enumerate(sides.items(), 1)
+    }
+
+
+def settled(found, data):
+    """The outputs, once normalization has the statistics of its input."""
+    for layer in found.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    found(data, training=True)
+    return {level: value.numpy() for level, value in found(data, training=False).items()}
+
+
+@pytest.mark.parametrize("sides", SIDES.values(), ids=SIDES)
+@pytest.mark.parametrize("name", NECKS)
+def test_levels_keep_their_sides_and_get_equal_channels(name, sides):
+    """In order, also where a level's side is not twice that of the next."""
+    found = settled(model(name, sides), maps(sides))
+    assert {level: value.shape for level, value in found.items()} == {
+        level: (2, side, side, 12) for level, side in sides.items()
+    }
+    assert list(found) == list(sides)
+    assert all(np.isfinite(value).all() and value.std() > 1e-3 for value in found.values())
+
+
+@pytest.mark.parametrize("name", NECKS)
+def test_fine_levels_see_the_coarsest(name):
+    """What the coarsest level has makes a difference to all."""
+    sides = SIDES["odd"]
+    network, data = model(name, sides), maps(sides)
+    before = settled(network, data)
+    data["P5"] = data["P5"] + 1
+    for level, value in network(data, training=False).items():
+        assert np.abs(value - before[level]).max() > 1e-3, level
+
+
+@pytest.mark.parametrize("name", NECKS)
+def test_a_neck_is_saved(name, tmp_path):
+    """In a Keras file that may run no code."""
+    sides = SIDES["odd"]
+    network, data = model(name, sides), maps(sides)
+    before = settled(network, data)
+    network.save(tmp_path / "neck.keras")
+    for level, value in read(tmp_path / "neck.keras")(data, training=False).items():
+        assert np.allclose(value, before[level], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NECKS)
+def test_tflite_computes_the_same(name):
+    """By builtin operators alone."""
+    sides = SIDES["odd"]
+    network, data = model(name, sides), maps(sides, 1)
+    expected = settled(network, data)
+    specs = [tf.TensorSpec(value.shape, name=level) for level, value in data.items()]
+    frozen = litert.freeze(
+        lambda *fed: list(network(dict(zip(data, fed, strict=True)), training=False).values()), specs
+    )
+    content = litert.convert(lambda: tf.lite.TFLiteConverter.from_concrete_functions([frozen]))
+    runner = litert.interpreter(content, 1)
+    for detail in runner.get_input_details():
+        runner.set_tensor(detail["index"], next(x for x in data.values() if x.shape == tuple(detail["shape"])))
+    runner.invoke()
+    found = {detail["shape"][1]: runner.get_tensor(detail["index"]) for detail in runner.get_output_details()}
+    for value in expected.values():
+        assert np.allclose(found[value.shape[1]], value, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NECKS)
+def test_no_channels_are_refused(name):
+    with pytest.raises(UserError, match=f"the channels of {name} are out of range; received: 0; allowed: 1 or more"):
+        NECKS.build(Spec(name, (), {"dim": 0}), {})
+
+
+def test_fusion_is_a_weighted_mean():
+    """Fast normalized fusion by hand: weights below 0 count as 0."""
+    from tfx_finetune.necks.bifpn import Fusion
+
+    layer = Fusion()
+    tensors = [np.full((1, 2, 2, 1), value, np.float32) for value in (1, 2, 4)]
+    layer(tensors)
+    layer.set_weights([np.array([3.0, -1.0, 1.0])])
+    assert np.allclose(layer(tensors), (3 * 1 + 1 * 4) / 4.0001)
