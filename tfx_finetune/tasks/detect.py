@@ -39,7 +39,7 @@ def detect(
     min_score: float = 0.05,
     nms: float = 0.6,
     max_detections: int = 100,
-    threshold: float = 0.4,
+    threshold: float = 0.3,
 ) -> Task:
     """Any number of objects a picture, each with its class and box: a dense detector without anchors.
 
