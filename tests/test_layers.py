@@ -35,6 +35,7 @@ PURE = {
     "batches",
     "alignment",
     "places",
+    "detections",
     "objects",
     "masks",
     "levels",

@@ -37,6 +37,7 @@ class Servable:
         ends: What each tower gives, of the model's own graph, by tower.
         routed: Heads that answer one language or source.
         found: Of heads that find things in pictures: see `Places.found`.
+        programs: Files that belong to those heads: see `Places.program`.
     """
 
     model: keras.Model
@@ -50,6 +51,7 @@ class Servable:
     ends: Mapping[str, Any] = field(default_factory=dict)
     routed: tuple[str, ...] = ()
     found: Mapping[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = field(default_factory=dict)
+    programs: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -46,6 +46,8 @@ def create(path: Path, manifest: dict[str, Any], exports: Mapping[str, Export], 
         texts = dict(label_files(servable.labels).values()) | translations.label_files(heads)
         for name, text in texts.items():
             (draft / name).write_text(text, encoding="utf-8")
+        for program in servable.programs:
+            shutil.copyfile(program, draft / Path(program).name)
         for tower, entry in towers.items():
             if vocabulary := entry["card"]["vocabulary"]:
                 name = f"vocabulary.{tower}{Path(vocabulary).suffix}"

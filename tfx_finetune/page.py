@@ -104,7 +104,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class is told from the others; `average_precision` where the head ranks (tagging)."""
+    """How well one class is told from the others.
+
+    `average_precision` where the head ranks, as tagging and detection do; `iou` where it tells pixels.
+    """
 
     name: str
     precision: float
@@ -112,6 +115,7 @@ class ClassScore:
     f1: float
     support: int
     average_precision: float | None = None
+    iou: float | None = None
 
 
 @dataclass(frozen=True)

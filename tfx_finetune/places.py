@@ -44,6 +44,7 @@ class Places:
             `scores` and `labels` (batch, most); or `mask` uint8 (batch, side, side).
         draw: (prepared pixels (side, side, channels), a target, or what `Task.read` gave) -> drawn pixels.
         indexed: Whether those classes are places in `Source.labels`, as numbers.
+        program: A Python file that makes of a file's answers what was found; a bundle has a copy.
     """
 
     levels: tuple[str, ...]
@@ -53,6 +54,7 @@ class Places:
     found: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     draw: Callable[[np.ndarray, np.ndarray], np.ndarray]
     indexed: bool = False
+    program: str = ""
 
 
 def in_picture(boxes: Tensor, sizes: Tensor, lay: Callable[[Tensor], Lay]) -> Tensor:

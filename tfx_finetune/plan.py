@@ -286,9 +286,8 @@ def _objectives(specs: str, mixes: tuple[Mix, ...]) -> dict[str, Objective]:
     if len(found) < len(listed):
         raise UserError("--objectives names one twice", received=specs)
     if found and mixes:
-        raise UserError(
-            "batches with --objectives are not mixed", received=specs, todo="leave mixup() and cutmix() out"
-        )
+        todo = "leave mixup() and cutmix() out"
+        raise UserError("batches with --objectives are not mixed", received=specs, todo=todo)
     return found
 
 

@@ -37,6 +37,7 @@ def servable(
         labels={head: task.labels.names for head, task in network.tasks.items()},
         routed=tuple(head for head, task in network.tasks.items() if task.per),
         found={head: task.places.found for head, task in network.tasks.items() if task.places},
+        programs=tuple(task.places.program for task in network.tasks.values() if task.places and task.places.program),
         examples=examples,
         about=_about(plan, network),
         rounded=rounded and (lambda inputs: decoded(network.tasks, rounded(inputs))),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune import drawing, objects
+from tfx_finetune import detections, drawing, objects
 from tfx_finetune.contracts import LABEL_SEPARATOR
 from tfx_finetune.places import Lay, Places
 from tfx_finetune.tasks.align import CROWD, OBJECT
@@ -27,7 +27,15 @@ def boxed(
         most: M, objects of a picture that a target has room for.
         found: See `Places.found`.
     """
-    return Places(levels, _reads(names), _encodes(most), lambda raw: examined(raw, most), found, _draws(names))
+    return Places(
+        levels,
+        _reads(names),
+        _encodes(most),
+        lambda raw: examined(raw, most),
+        found,
+        _draws(names),
+        program=detections.__file__,
+    )
 
 
 def _reads(names: tuple[str, ...]) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:

@@ -1,0 +1,74 @@
+"""What detection.py and segmentation.py share: one configuration as it is, frozen, and from scratch."""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from results import record, said
+
+from tfx_finetune.core import flagfile
+from tfx_finetune.core.config import Run
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def compare(name: str, config: str, title: str, scores: Mapping[str, str], own: str, points: str) -> None:
+    """Trains each variant with every seed, and writes the table of means over seeds.
+
+    Args:
+        name: Of the benchmark.
+        config: File in configs/.
+        title: The section's heading.
+        scores: Keys of scores.json by column.
+        own: The key of which files may lose something.
+        points: What a loss of it is called.
+    """
+    seeds = int(said("--seeds") or 3)
+    own_flags = ("--seeds=", "--scratch_epochs=", "--rows=")
+    flags = [flag for flag in sys.argv[1:] if not flag.startswith(own_flags)]
+    path = f"--flagfile={CONFIGS / config}"
+    run, _ = flagfile.parse([sys.argv[0], path, *flags], Run())
+    wanted = [row for row in said("--rows").split(",") if row]
+    rows = {row: more for row, more in _variants(run).items() if not wanted or row in wanted}
+    lines = [
+        f"| training | {' | '.join(scores)} | int8 loses, {points} | minutes |",
+        f"|---|{'---|' * (len(scores) + 2)}",
+    ]
+    for row, more in rows.items():
+        found = [_trained([path, *flags, *more, f"--seed={seed}"]) for seed in range(seeds)]
+        each = [[one["test"][key] for key in scores.values()] for one in found]
+        lost = [100 * (one["test"][own] - one["tflite_int8"][own]) for one in found]
+        minutes = [one["seconds"] / 60 for one in found]
+        means = " | ".join(f"{value:.3f}" for value in np.mean(each, 0))
+        lines.append(f"| {row} | {means} | {np.mean(lost):+.1f} | {np.median(minutes):.1f} |")
+        print(lines[-1], file=sys.stderr)
+    record(" ".join([name, *flags]), f"{title}, {seeds} seeds", "\n".join(lines))
+
+
+def _variants(run: Run) -> dict[str, Sequence[str]]:
+    """Flags of each row, beside those of the configuration."""
+    scratch = re.sub(r"\((.*)\)", r"(\1, weights='none')", run.backbone).replace("(, ", "(")
+    epochs = said("--scratch_epochs") or str(run.tune.epochs)
+    return {
+        "warm, then tune": (),
+        "warm alone (frozen backbone)": ("--tune.epochs=0",),
+        "from scratch": (f"--backbone={scratch}", "--warm.epochs=0", f"--tune.epochs={epochs}", "--tune.unfreeze=all"),
+    }
+
+
+def _trained(flags: Sequence[str]) -> dict:
+    """scores.json of a run, and the seconds that its training took, what the frozen part costs among them."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "tfx_finetune.train", *flags, f"--workdir={folder}", "--nocache.enabled"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode not in (0, 3):
+            sys.exit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
+        scores = json.loads((Path(folder) / "bundle" / "scores.json").read_text())
+        histories = [json.loads(path.read_text()) for path in Path(folder).glob("checkpoints/*/history.json")]
+        bars = re.findall(r"(?:train|val)\S*(?:, \d+ views)?\s+([\d.]+) s", done.stderr)
+        return scores | {"seconds": sum(one["seconds"] for one in histories) + sum(map(float, bars))}
