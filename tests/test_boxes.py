@@ -1,5 +1,7 @@
 """Geometry of boxes against numbers worked out by hand, and suppression against the greedy algorithm in NumPy."""
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -56,10 +58,12 @@ def test_grid_of_a_pyramid():
     assert found.centres.shape == (84, 2)
     assert found.centres[[0, 1, 8, 63, 64, 83]].tolist() == [[4, 4], [12, 4], [4, 12], [60, 60], [8, 8], [48, 48]]
     assert found.strides[:, 0].tolist() == [8] * 64 + [16] * 16 + [32] * 4
-    for side in range(32, 1300, 32):
-        count = sum((side // step) ** 2 for step in (8, 16, 32))
+    for side in range(8, 1300, 8):
+        count = sum(math.ceil(side / step) ** 2 for step in (8, 16, 32))
         assert boxes.grid(count, ("P3", "P4", "P5")).side == side
-    with pytest.raises(ValueError, match="no square picture of a multiple of 32 pixels has 85 cells"):
+    # A picture of 40 pixels has a second cell of 32, which begins in it.
+    assert boxes.grid(25 + 9 + 4, ("P3", "P4", "P5")).centres[-1].tolist() == [48, 48]
+    with pytest.raises(ValueError, match="no square picture of a multiple of 8 pixels has 85 cells"):
         boxes.grid(85, ("P3", "P4", "P5"))
 
 

@@ -26,22 +26,26 @@ class Grid(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def grid(count: int, levels: tuple[str, ...]) -> Grid:
-    """The places of a pyramid over a square picture; their count says how large it is.
+    """The places of a pyramid over a square picture, whose side is a multiple of the finest stride; their count says
+    how large it is. A level of stride s has ceil(side / s) cells to a side, the last of which may lie half outside.
 
     Args:
         count: A, the cells of all levels.
         levels: Names such as P3: cells of 2^3 pixels.
 
     Raises:
-        ValueError: No picture whose side is a multiple of the coarsest stride has so many cells.
+        ValueError: No such picture has so many cells.
     """
     steps = [2 ** int(level[1:]) for level in levels]
-    side = round((count / sum(1 / step**2 for step in steps)) ** 0.5)
-    if side % max(steps) or count != sum((side // step) ** 2 for step in steps):
-        raise ValueError(f"no square picture of a multiple of {max(steps)} pixels has {count} cells at {levels}")
+    side, numbers = 0, [0] * len(steps)
+    while sum(number**2 for number in numbers) < count:
+        side += steps[0]
+        numbers = [-(-side // step) for step in steps]
+    if count != sum(number**2 for number in numbers):
+        raise ValueError(f"no square picture of a multiple of {steps[0]} pixels has {count} cells at {levels}")
     centres, strides = [], []
-    for step in steps:
-        along = (np.arange(side // step, dtype=np.float32) + 0.5) * step
+    for step, number in zip(steps, numbers, strict=True):
+        along = (np.arange(number, dtype=np.float32) + 0.5) * step
         x, y = np.meshgrid(along, along)
         centres.append(np.stack([x.ravel(), y.ravel()], -1))
         strides.append(np.full((x.size, 1), step, np.float32))

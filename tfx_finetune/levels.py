@@ -19,13 +19,22 @@ def laterals(name: str, pyramid: Mapping[str, keras.KerasTensor], dim: int) -> L
     if dim < 1:
         raise UserError(f"the channels of {name} are out of range", received=dim, allowed="1 or more")
     found = {level: keras.layers.Conv2D(dim, 1, use_bias=False)(x) for level, x in pyramid.items()}
-    return {level: keras.layers.BatchNormalization()(x) for level, x in found.items()}
+    return {level: normalized(x) for level, x in found.items()}
 
 
 def mixed(x: keras.KerasTensor, dim: int, strides: int = 1) -> keras.KerasTensor:
     """A separable convolution of 3 x 3, normalized and rectified."""
     x = keras.layers.SeparableConv2D(dim, 3, strides, padding="same", use_bias=False)(x)
-    return keras.layers.ReLU(6.0)(keras.layers.BatchNormalization()(x))
+    return keras.layers.ReLU(6.0)(normalized(x))
+
+
+def normalized(x: keras.KerasTensor) -> keras.KerasTensor:
+    """Normalization that knows its statistics after a few dozen steps, as PyTorch's does.
+
+    Keras's own momentum of 0.99 wants a thousand: after 228 steps a detector whose AP50 was 0.91 by the statistics of
+    the batch found nothing by those that were kept.
+    """
+    return keras.layers.BatchNormalization(momentum=0.9)(x)
 
 
 def up(

@@ -1,5 +1,6 @@
 """The loss of a dense detector: which places learn which objects is decided by what they say already."""
 
+import functools
 from typing import Any, Literal, NamedTuple
 
 import keras
@@ -11,6 +12,7 @@ from tfx_finetune import boxes
 BoxLoss = Literal["giou", "diou"]
 OBJECT, CROWD = 1, 2
 """Kinds of a target's rows; 0 is padding."""
+_SIZES = (8, 32)
 
 
 class Assigned(NamedTuple):
@@ -48,6 +50,18 @@ def assigned(target: Any, scores: Any, found: Any, grid: boxes.Grid, rule: Align
         grid: The places.
         rule: Which of them learn.
     """
+    most = target.shape[1]
+    used = ops.max(ops.where(target[..., 5] > 0, np.arange(1, most + 1), 0))
+
+    def among(size: int, *larger: int) -> Assigned:
+        few = functools.partial(_assigned, target[:, :size], scores, found, grid, rule)
+        return ops.cond(used <= size, few, functools.partial(among, *larger)) if larger else few()
+
+    # Most rows are padding, which took most of the time: 0.7 of 0.8 s of a batch of 16 pictures of 320 pixels.
+    return among(*(size for size in _SIZES if size < most), most)
+
+
+def _assigned(target: Any, scores: Any, found: Any, grid: boxes.Grid, rule: Alignment) -> Assigned:
     given, there = target[..., :4], target[..., 5] == OBJECT
     label = ops.one_hot(ops.cast(target[..., 4], "int32"), scores.shape[-1]) * ops.cast(there, "float32")[..., None]
     overlap = boxes.pairwise(given, found)

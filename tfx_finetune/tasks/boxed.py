@@ -63,11 +63,9 @@ def _encodes(most: int) -> Callable[[dict[str, tf.Tensor], tf.Tensor, Lay], tf.T
         """Boxes in pixels of the prepared square, class and kind, (most, 6); of more, the largest, crowds last."""
         size = tf.cast(size, tf.float32)
         scale, offset = tf.cast(lay.scale, tf.float32), tf.cast(lay.offset, tf.float32)
-        # A picture fills the square along one side at least: where it neither leaves a rim nor is cut.
-        side = tf.gather(size * scale, tf.argmin(tf.abs(offset)))
         across = tf.reverse(size * scale, [0]), tf.reverse(offset, [0])  # x before y
         found = read["boxes"] * tf.tile(across[0], [2]) + tf.tile(across[1], [2])
-        found = tf.clip_by_value(found, 0, side)
+        found = tf.clip_by_value(found, 0, lay.side)
         sides = found[:, 2:] - found[:, :2]
         kind = tf.where(read["crowd"], float(CROWD), float(OBJECT))
         rows = tf.concat([found, tf.cast(read["classes"], tf.float32)[:, None], kind[:, None]], -1)

@@ -6,7 +6,7 @@ import keras
 
 from tfx_finetune.contracts import NECKS
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.levels import mixed, up
+from tfx_finetune.levels import mixed, normalized, up
 
 
 def summed(pyramid: Mapping[str, keras.KerasTensor], neck: Spec) -> keras.KerasTensor:
@@ -25,7 +25,7 @@ def gated(pyramid: Mapping[str, keras.KerasTensor], dim: int) -> tuple[keras.Ker
     the finest (LR-ASPP of MobileNetV3: Howard et al., arXiv 1905.02244, section 6.4).
     """
     finest, *_, coarsest = pyramid.values()
-    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(dim, 1, use_bias=False)(coarsest))
+    x = normalized(keras.layers.Conv2D(dim, 1, use_bias=False)(coarsest))
     whole = keras.layers.GlobalAveragePooling2D(keepdims=True)(coarsest)
     gate = keras.layers.Conv2D(dim, 1, use_bias=False, activation="sigmoid")(whole)
     x = keras.layers.Multiply()([keras.layers.ReLU(6.0)(x), gate])

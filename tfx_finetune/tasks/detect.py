@@ -39,14 +39,14 @@ def detect(
     min_score: float = 0.05,
     nms: float = 0.6,
     max_detections: int = 100,
-    threshold: float = 0.4,
+    threshold: float = 0.3,
 ) -> Task:
     """Any number of objects a picture, each with its class and box: a dense detector without anchors.
 
     At every place of a pyramid it says which object is there and how far its four sides are (FCOS: Tian et al., arXiv
     1904.01355), by a light head as NanoDet-Plus has it. Which places learn an object is decided by what they say
     already (TOOD, arXiv 2108.07755), and a class's score says how well the box fits (GFL, arXiv 2006.04388). The side
-    of the pictures has to be a multiple of the coarsest level's stride: of 32 pixels with P5.
+    of the pictures has to be a multiple of the finest level's stride: of 8 pixels with P3.
 
     Args:
         labels: The classes and their training counts.
