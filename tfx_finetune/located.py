@@ -48,15 +48,23 @@ def check(
 
 
 def check_levels(backbone: Backbone, tasks: Mapping[str, Task]) -> None:
-    """Raises a `UserError` where a head looks at a level of the pyramid that the backbone does not give."""
-    for head, task in tasks.items():
-        missing = [
-            level for level in (task.places.levels if task.places else ()) if level not in backbone.features.pyramid
-        ]
-        if missing:
-            allowed = ", ".join(backbone.features.pyramid) or "another backbone"
-            received = f"{', '.join(missing)} for {head}"
+    """Checks that a backbone gives what heads look at.
+
+    Raises:
+        UserError: It lacks a level of the pyramid, or the side of its pictures is no multiple of the finest stride.
+    """
+    side, known = backbone.card.size, backbone.features.pyramid
+    for head, places in ((head, task.places) for head, task in tasks.items() if task.places):
+        if missing := [level for level in places.levels if level not in known]:
+            received, allowed = f"{', '.join(missing)} for {head}", ", ".join(known) or "another backbone"
             raise UserError("the backbone has no such level of its pyramid", received=received, allowed=allowed)
+        stride = 2 ** int(places.levels[0][1:])
+        if side % stride:
+            received, allowed = (
+                f"{side} pixels for {head}",
+                f"a multiple of {stride}, such as --image.size={side // 32 * 32}",
+            )
+            raise UserError("a size of pictures that their places do not divide", received=received, allowed=allowed)
 
 
 def levels(tasks: Mapping[str, Task]) -> tuple[str, ...]:
