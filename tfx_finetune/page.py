@@ -104,7 +104,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class is told from the others; `average_precision` where the head ranks (tagging)."""
+    """How well one class is told from the others; `average_precision` where the head ranks, `iou` of pixels."""
 
     name: str
     precision: float
@@ -112,6 +112,7 @@ class ClassScore:
     f1: float
     support: int
     average_precision: float | None = None
+    iou: float | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ class HeadResult:
         interval: 95 % interval of `score`.
         classes: Class names, in the order of `confusion`.
         confusion: Counts, (classes, classes), rows are the truth; None where a sample may have several classes.
+        counted: What those and the support of a class are, where that is not samples.
         per_class: One row a class.
     """
 
@@ -165,6 +167,7 @@ class HeadResult:
     classes: tuple[str, ...] = ()
     confusion: np.ndarray | None = None
     per_class: tuple[ClassScore, ...] = ()
+    counted: str = ""
 
     @property
     def weakest_first(self) -> list[ClassScore]:
