@@ -3,16 +3,21 @@
 import io
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tests.assets import asset
 from tfx_finetune import pictures
-from tfx_finetune.contracts import MODALITIES, Card
+from tfx_finetune.contracts import MODALITIES, TASKS, Card, Labels
+from tfx_finetune.core.config import Run
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.golden import Golden, keep, recall
+from tfx_finetune.model import build_model, build_towers, cut
 from tfx_finetune.places import UNTOLD, in_picture
+from tfx_finetune.plan import check
 
 SIDE = 64
 # A bright rectangle of (left, top, right, bottom) on black pictures of (height, width).
@@ -126,3 +131,30 @@ def test_golden_answers_about_every_place_are_kept_as_arrays(tmp_path):
     assert set(found) == set(outputs)
     for name, values in outputs.items():
         np.testing.assert_array_equal(found[name], values)
+
+
+@pytest.mark.parametrize(
+    "heads", ["detect()", "objects=detect(), mask=segment()", "objects=detect(), label=classify()"]
+)
+@pytest.mark.parametrize("unfreeze", ["0", "3", "9", "14"])
+def test_a_tower_cut_at_several_levels_is_the_whole(tmp_path, heads, unfreeze):
+    """What a phase leaves frozen and what it trains give together what the model gives, wherever the cut is."""
+    asset("efficientnet-lite0")
+    plan = check(Run(data=str(tmp_path), backbone="efficientnet_lite0(size=64)", heads=heads))
+    labels = Labels(("cat", "dog", "owl"), (3, 4, 5), 12)
+    tasks = {head: TASKS.build(spec, labels) for head, spec in plan.heads.items()}
+    keras.utils.set_random_seed(0)
+    network = build_model(plan, build_towers(plan), tasks)
+    trunks, top = cut(network, unfreeze)
+    (trunk,) = trunks.values()
+    inputs = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
+    kept = trunk(inputs)
+    assert len(kept.shape) == (4 if unfreeze == "14" else 2)  # below which there is no level
+    whole, found = network.model({"image": inputs}), top({"image": kept})
+    assert set(found) == set(whole)
+    for name, values in whole.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-4)
+    below = {layer.name for layer in trunk.layers}
+    trained = {weight.path for weight in top.trainable_weights}
+    assert {weight.path for weight in network.model.trainable_weights} == trained
+    assert not any(path.split("/")[0] in below for path in trained)

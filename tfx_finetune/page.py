@@ -104,7 +104,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class is told from the others; `average_precision` where the head ranks, `iou` of pixels."""
+    """How well one class is told from the others.
+
+    `average_precision` where the head ranks, as tagging and detection do; `iou` where it tells pixels.
+    """
 
     name: str
     precision: float

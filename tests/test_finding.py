@@ -1,0 +1,145 @@
+"""Detection and segmentation as a person uses them: one command trains, others predict and score what came out."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.assets import asset
+from tests.commands import command, within
+from tfx_finetune.bundle import Bundle
+
+pytestmark = pytest.mark.slow
+
+DATA = "tux_scenes(train=32, val=8, test=8, side=64, objects=(1, 3), scale=(0.3, 0.6))"
+HEADS = "objects=detect(dim=16, depth=1, neck=fpn(dim=16)), mask=segment(neck=fpn(dim=16), stride=8)"
+FLAGS = (
+    f"--data={DATA}",
+    f"--heads={HEADS}",
+    "--backbone=convnet(size=64, channels=3, widths=(8, 12, 16, 24, 32, 32))",
+    "--augment=flip(), crop(scale=(0.5, 1.0)), color()",
+    "--batch_size=8",
+    "--warm.epochs=0",
+    "--tune.epochs=2",
+    "--tune.unfreeze=all",
+    "--exports=keras_file(), saved_model(), tflite(), tflite(quantize='int8')",
+    "--verify.max_drop=1",
+    "--nocache.enabled",
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """A run of both heads on one tower, too short to find anything."""
+    asset("tux-stamps")
+    asset("opencv-photographs")
+    workdir = tmp_path_factory.mktemp("finding")
+    done = command("train", *FLAGS, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return workdir / "bundle"
+
+
+@pytest.fixture(scope="module")
+def pictures(bundle):
+    """Two held-out pictures, of another size than the model's."""
+    folder = bundle.parent / "photos"
+    folder.mkdir()
+    golden = sorted(path for path in (bundle / "golden").iterdir() if path.suffix in (".png", ".jpg"))
+    for position, path in enumerate(golden[:2]):
+        Image.open(path).convert("RGB").resize((96, 48)).save(folder / f"{position + 7}.png")
+    return folder
+
+
+def test_both_heads_are_scored_in_every_file(bundle):
+    """mAP and mIoU of the trained model, and of what every file says of the same pictures."""
+    scores = json.loads((bundle / "scores.json").read_text())
+    assert {"objects/map", "objects/ap50", "mask/miou", "mask/pixel_accuracy"} <= set(scores["test"])
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert all(manifest["verified"].values())
+    assert set(manifest["verified"]) == {"keras", "saved_model", "tflite", "tflite_int8"}
+
+
+@pytest.mark.parametrize("format", ["keras", "saved_model", "tflite", "tflite_int8"])
+def test_what_is_found_stands_in_pixels_of_the_picture(bundle, pictures, tmp_path, format):
+    """Boxes lie in the picture as it came, masks have its size, and both are drawn into it."""
+    drawn, results = tmp_path / "drawn", tmp_path / "results.json"
+    flags = [f"--bundle={bundle}", f"--format={format}", f"--save_pictures={drawn}", f"--coco_results={results}"]
+    done = within("predict", *flags, pictures)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [record["file"].rsplit("/", 1)[1] for record in records] == ["7.png", "8.png"]
+    for record in records:
+        assert sum(record["mask"]["scores"].values()) == pytest.approx(1)
+        for each in record["objects"]["objects"]:
+            left, top, right, bottom = each["box"]
+            assert 0 <= left <= right <= 96
+            assert 0 <= top <= bottom <= 48
+    assert sorted(path.name for path in drawn.iterdir()) == sorted(
+        f"{name}.{kind}.png" for name in (7, 8) for kind in ("objects", "mask", "mask.mask")
+    )
+    assert all(Image.open(path).size == (96, 48) for path in drawn.iterdir())
+    assert np.asarray(Image.open(drawn / "7.mask.mask.png")).max() <= 6
+    found = json.loads(results.read_text())
+    assert len(found) == sum(len(record["objects"]["objects"]) for record in records)
+    assert {each["image_id"] for each in found} <= {7, 8}
+
+
+def test_evaluating_the_held_out_pictures_again_gives_the_same_scores(bundle):
+    """The command sees what the run saw."""
+    done = within("evaluate", f"--bundle={bundle}", f"--data={DATA}", "--split=test")
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
+    known = json.loads((bundle / "scores.json").read_text())
+    assert again["samples"] == 8
+    for name in ("objects/map", "mask/miou", "mask/pixel_accuracy"):
+        assert again[name] == pytest.approx(known["test"][name], abs=1e-6)
+
+
+def test_a_saved_model_answers_raw_pictures(bundle, pictures):
+    """With boxes in shares of the picture, scores, labels, and the mask."""
+    opened = Bundle.open(bundle)
+    outputs = opened.reader("saved_model").serve({"image": [path.read_bytes() for path in sorted(pictures.iterdir())]})
+    assert set(outputs) == {"objects/boxes", "objects/scores", "objects/labels", "mask/mask"}
+    assert outputs["objects/boxes"].shape == (2, 100, 4)
+    assert outputs["objects/scores"].shape == outputs["objects/labels"].shape == (2, 100)
+    assert outputs["mask/mask"].shape == (2, 64, 64)
+    assert 0 <= outputs["objects/boxes"].min() <= outputs["objects/boxes"].max() <= 1
+    said = set(outputs["objects/labels"][outputs["objects/scores"] > 0].tolist())
+    assert said <= {name.encode() for name in opened.tasks["objects"].labels.names}
+    assert set(outputs["objects/labels"][outputs["objects/scores"] == 0].tolist()) <= {b""}
+
+
+def test_the_report_shows_pictures(bundle):
+    """With what is in them and what was found, for both heads."""
+    page = (bundle.parent / "report.html").read_text()
+    assert 'id="pictures"' in page
+    assert page.count('<div class="both">') == 16
+
+
+def test_what_is_wrong_with_scenes_is_found_but_not_mended(tmp_path):
+    """A cleaned table has no column for boxes."""
+    asset("tux-stamps")
+    done = within("data", f"--data={DATA}", f"--heads={HEADS}", "--backbone=", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "data.html").is_file()
+    done = within("data", f"--data={DATA}", f"--heads={HEADS}", "--backbone=", f"--workdir={tmp_path}", "--fix")
+    assert done.returncode == 2
+    assert "a cleaned table holds labels" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--augment=mixup()"], "what is found in pictures cannot be mixed"),
+        (["--heads=a=detect(), b=detect()"], "two heads that find the same in pictures"),
+        (["--teacher=somewhere"], "a head that finds things in pictures cannot do this"),
+        (["--towers=image=convnet(), text=bag_of_embeddings()"], "takes one tower of pictures"),
+        (["--backbone=convnet(size=64, channels=3)"], "has no such level"),
+    ],
+)
+def test_what_such_heads_cannot_do_is_said(flags, said, tmp_path):
+    """In one line, with status 2."""
+    done = within("train", *FLAGS, *flags, f"--workdir={tmp_path}")
+    assert done.returncode == 2
+    assert said in done.stderr.strip().splitlines()[-1]
