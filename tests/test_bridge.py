@@ -8,7 +8,7 @@ from tests.contracts.test_backbones import settle
 from tests.test_engine import FAMILIES, HALVED
 from tests.towers import batch
 from tfx_finetune import bridge
-from tfx_finetune.contracts import BACKBONES
+from tfx_finetune.contracts import BACKBONES, NECKS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
 
@@ -93,3 +93,23 @@ def test_a_stranger_is_named():
     assert bridge.strangers(model) == ["Activation(mish)", "GroupNormalization", "Sin"]
     with pytest.raises(UserError, match=r"no counterpart in Keras 2; received: Activation\(mish\), GroupNorm"):
         bridge.twin(model)
+
+
+def test_a_weighted_neck_has_a_twin():
+    """The learned shares of bifpn() become numbers; what is behind them is brought back."""
+    keras.utils.set_random_seed(0)
+    pyramid = {"P3": keras.Input((9, 9, 8)), "P4": keras.Input((5, 5, 8)), "P5": keras.Input((3, 3, 8))}
+    model = keras.Model(list(pyramid.values()), NECKS.build(parse_spec("bifpn(dim=8, repeats=1)"), pyramid))
+    data = [np.random.default_rng(0).normal(size=(2, *x.shape[1:])).astype(np.float32) for x in model.inputs]
+    for layer in model.layers:
+        if type(layer).__name__ == "Fusion":
+            layer.set_weights([np.linspace(0.2, 1.5, *layer.weights[0].shape)])
+    ours = {level: value.numpy() for level, value in model(data, training=False).items()}
+    copy = bridge.twin(model)
+    assert apart(ours, {level: value.numpy() for level, value in copy(data, training=False).items()}) < 1e-5
+    for layer in copy.layers:
+        layer.set_weights([value * 1.1 for value in layer.get_weights()])
+    bridge.bring_back(copy, model)
+    changed = {level: value.numpy() for level, value in copy(data, training=False).items()}
+    assert apart(ours, changed) > 1e-3
+    assert apart(changed, {level: value.numpy() for level, value in model(data, training=False).items()}) < 1e-5

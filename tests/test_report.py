@@ -24,6 +24,7 @@ from tfx_finetune.checks import Check
 from tfx_finetune.contracts import Exhibit
 from tfx_finetune.page import (
     ClassCount,
+    ClassScore,
     Curve,
     Data,
     ExportRow,
@@ -146,6 +147,20 @@ def test_several_heads(tmp_path):
     found = page(make(heads=heads), tmp_path)
     assert {"animal", "tags", "Average precision"} <= set(found.texts)
     assert [a["class"] for tag, a in found.tags if tag == "table" and "heat" in a.get("class", "")] == ["heat few"]
+
+
+def test_a_head_of_pixels(tmp_path):
+    """Its classes have an intersection over union, and what is counted are pixels."""
+    rows = (ClassScore("sky", 0.9, 0.8, 0.85, 4321, iou=0.739), ClassScore("sea", 0.0, 0.0, 0.0, 0, iou=0.0))
+    head = HeadResult(
+        *("mask", "miou", {"miou": 0.739}, None, ("sky", "sea"), np.array([[4000, 321], [0, 0]])),
+        per_class=rows,
+        counted="pixels",
+    )
+    found = page(make(heads=(head,)), tmp_path)
+    assert {"IoU", "0.739", "Held out, pixels"} <= set(found.texts)
+    assert "the model said; pixels counted" in found.text
+    assert "IoU" not in page(make(), tmp_path).texts
 
 
 def test_many_classes_show_pairs_instead_of_cells(tmp_path):

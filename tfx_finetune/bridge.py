@@ -97,9 +97,9 @@ def bring_back(copy: Any, model: keras.Model) -> None:
 
 
 def _pairs(model: keras.Model, copy: Any) -> Iterator[tuple[keras.Layer, Any]]:
-    """Layers with weights and their counterparts; those of Normalization have become a scale and an offset."""
+    """Layers with weights and their counterparts; those of Normalization and Fusion have become numbers."""
     for layer in model.layers:
-        if layer.weights and not isinstance(layer, keras.layers.Normalization):
+        if layer.weights and type(layer).__name__ not in ("Normalization", "Fusion"):
             yield layer, copy.get_layer(layer.name)
 
 
@@ -110,7 +110,7 @@ def _known(operation: keras.Operation) -> str | None:
         # TFLite wants one scale for all that a maximum is taken of, which two tensors do not have.
         alone = all(len(node.input_tensors) == 1 for node in operation._inbound_nodes)
         return "arithmetic" if kind in ("Add", "Multiply") or (kind == "Maximum" and alone) else None
-    if kind in ("InputLayer", "Normalization", "Rescaling", "LayerScale", "CustomScaleLayer"):
+    if kind in ("InputLayer", "Normalization", "Rescaling", "LayerScale", "CustomScaleLayer", "Fusion"):
         return kind
     if kind not in _SAME:
         return None
@@ -151,6 +151,8 @@ def _counterpart(operation: keras.Operation) -> Callable[..., Any]:
     if known == "CustomScaleLayer":  # of Inception-ResNet
         scaled = layers.Rescaling(operation.scale, name=f"{name}_scale")
         return lambda inputs: layers.Add(name=name)([inputs[0], scaled(inputs[1])])
+    if known == "Fusion":
+        return lambda inputs: _weighed(layers, name, inputs, operation.normalized())
     if known in ("hard_silu", "hard_sigmoid"):
         return lambda x: _hard(layers, name, x, times_input=known == "hard_silu")
     cls = getattr(layers, type(operation).__name__)
@@ -179,6 +181,18 @@ def _affine(layers: Any, name: str, scale: Any, offset: Any) -> Callable[[Any], 
         return layers.Rescaling(1.0, offset, name=name)
     scaled, shifted = layers.Rescaling(scale, name=f"{name}_scale"), layers.Rescaling(1.0, offset, name=name)
     return lambda x: shifted(scaled(x))
+
+
+def _weighed(layers: Any, name: str, inputs: list[Any], shares: Any) -> Any:
+    """The sum of tensors, each times its share (of `bifpn()`), one after the other: each sum has a range of its own."""
+    scaled = [
+        layers.Rescaling(share, name=f"{name}_scale_{place}")(x)
+        for place, (x, share) in enumerate(zip(inputs, np.asarray(shares).tolist(), strict=True))
+    ]
+    total = scaled[0]
+    for place, x in enumerate(scaled[1:], 2):
+        total = layers.Add(name=name if place == len(scaled) else f"{name}_sum_{place}")([total, x])
+    return total
 
 
 def _hard(layers: Any, name: str, x: Any, times_input: bool) -> Any:

@@ -159,6 +159,7 @@ class HeadResult:
         interval: 95 % interval of `score`.
         classes: Class names, in the order of `confusion`.
         confusion: Counts, (classes, classes), rows are the truth; None where a sample may have several classes.
+        counted: What those and the support of a class are, where that is not samples.
         per_class: One row a class.
     """
 
@@ -169,6 +170,7 @@ class HeadResult:
     classes: tuple[str, ...] = ()
     confusion: np.ndarray | None = None
     per_class: tuple[ClassScore, ...] = ()
+    counted: str = ""
 
     @property
     def weakest_first(self) -> list[ClassScore]:

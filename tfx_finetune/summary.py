@@ -242,6 +242,7 @@ def _head(
         classes=task.labels.names,
         confusion=np.asarray(mine["confusion"]) if "confusion" in mine else None,
         per_class=tuple(rows),
+        counted="pixels" if task.places and "confusion" in mine else "",
     )
 
 

@@ -60,9 +60,13 @@ class Fusion(keras.layers.Layer):
         self.shares = self.add_weight(shape=(len(shapes),), initializer="ones", name="shares")
 
     def call(self, tensors: list[keras.KerasTensor]) -> keras.KerasTensor:  # noqa: D102
-        weights = ops.relu(self.shares)
-        weights = weights / (ops.sum(weights) + 1e-4)
+        weights = self.normalized()
         return sum((x * weights[place] for place, x in enumerate(tensors[1:], 1)), tensors[0] * weights[0])
+
+    def normalized(self) -> keras.KerasTensor:
+        """The shares, (tensors,)."""
+        found = ops.relu(self.shares)
+        return found / (ops.sum(found) + 1e-4)
 
     def compute_output_shape(self, shapes: list[tuple]) -> Any:  # noqa: D102
         return shapes[0]

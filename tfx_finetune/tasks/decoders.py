@@ -14,10 +14,12 @@ def summed(pyramid: Mapping[str, keras.KerasTensor], neck: Spec) -> keras.KerasT
 
     The head of Panoptic FPN (Kirillov et al., arXiv 1901.02446, section 3.1) with one enlargement a level.
     """
-    levels = list(NECKS.build(neck, pyramid).values())
-    finest = levels[0]
-    same = [up(x, finest, 2**place, "bilinear") for place, x in enumerate(levels)]
-    return mixed(keras.layers.Add()(same) if len(same) > 1 else finest, finest.shape[-1])
+    finest, *coarser = NECKS.build(neck, pyramid).values()
+    x = finest
+    # One by one: in int8 each sum has a scale of its own.
+    for place, level in enumerate(coarser, 1):
+        x = keras.layers.Add()([x, up(level, finest, 2**place, "bilinear")])
+    return mixed(x, finest.shape[-1])
 
 
 def gated(pyramid: Mapping[str, keras.KerasTensor], dim: int) -> tuple[keras.KerasTensor, keras.KerasTensor]:
