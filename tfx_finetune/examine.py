@@ -1,5 +1,6 @@
 """Samples as they come: whether each can be read and decoded, else why not, and its hash."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -9,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfx_finetune import masks, pictures
 from tfx_finetune.contracts import LABEL_SEPARATOR, Source
 from tfx_finetune.places import UNTOLD, Places
 
@@ -66,8 +68,17 @@ def examine(
     return found
 
 
-def marks(source: Source, column: str, value: Any, places: Places) -> tuple[str, str, str]:
-    """Of what says where in a picture something is: the classes in it, why it cannot be used, and the hash of it."""
+def marks(source: Source, column: str, value: Any, places: Places, picture: Any, is_path: bool) -> tuple[str, str, str]:
+    """Of what says where in a picture something is: the classes in it, why it cannot be used, and the hash of it.
+
+    Args:
+        source: The data.
+        column: That says it.
+        value: What the column holds.
+        places: How it is read.
+        picture: The picture, encoded, or its path, or pixels.
+        is_path: Whether it is its path.
+    """
     content, why = _read(value) if column in source.paths else (value, "")
     whole = content if isinstance(content, bytes) else content.tobytes()
     found, wrong = ("", why) if why else places.examine(content)
@@ -75,9 +86,21 @@ def marks(source: Source, column: str, value: Any, places: Places) -> tuple[str,
         listed = [int(value) for value in found.split(LABEL_SEPARATOR) if value]
         if unknown := [value for value in listed if value >= len(source.labels) and value != UNTOLD]:
             wrong = f"{column} has the value {unknown[0]}, which is no class"
+        elif isinstance(picture, bytes) and (other := _another_size(content, picture, is_path)):
+            wrong = f"{column} {other}"
         else:
             found = LABEL_SEPARATOR.join(source.labels[value] for value in listed if value != UNTOLD)
     return found, f"{column}: {why}" if why else wrong, hashlib.sha256(whole).hexdigest()
+
+
+def _another_size(mask: bytes, picture: bytes, is_path: bool) -> str:
+    """In words, where a mask is not of its picture's size as a person sees it."""
+    width, height = masks.size(mask)
+    with contextlib.suppress(OSError):  # a picture that cannot be read is told of by itself
+        theirs = pictures.size(Path(os.fsdecode(picture)) if is_path else picture)
+        if theirs != (height, width):
+            return f"of {width} x {height} pixels beside a picture of {theirs[1]} x {theirs[0]}"
+    return ""
 
 
 def _read(path: bytes) -> tuple[bytes, str]:

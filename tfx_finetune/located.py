@@ -39,9 +39,6 @@ def check(
     if mixes:
         received, todo = f"--augment={run.augment} beside {shown}", "leave mixup() and cutmix() out"
         raise UserError("what is found in pictures cannot be mixed", received=received, todo=todo)
-        raise UserError(
-            "what is found in pictures cannot be mixed", received=received, todo="leave mixup() and cutmix() out"
-        )
     unable = {"--teacher": run.teacher, "--objectives": run.objectives, "--route": run.route, "--names": run.names}
     if given := next((f"{flag}={value}" for flag, value in unable.items() if value), ""):
         raise UserError("a head that finds things in pictures cannot do this", received=f"{given} beside {shown}")

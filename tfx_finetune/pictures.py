@@ -18,9 +18,13 @@ _ORIENTATION = 274
 _TURNED = 5
 
 
-def size(raw: bytes) -> tuple[int, int]:
-    """Height and width of an encoded picture as a person sees it."""
-    with Image.open(io.BytesIO(raw)) as image:
+def size(raw: bytes | Path) -> tuple[int, int]:
+    """Height and width of a picture, encoded or in a file, as a person sees it.
+
+    Raises:
+        OSError: It is none that can be read.
+    """
+    with Image.open(raw if isinstance(raw, Path) else io.BytesIO(raw)) as image:
         width, height = image.size
         turned = image.getexif().get(_ORIENTATION, 1) >= _TURNED
     return (width, height) if turned else (height, width)
