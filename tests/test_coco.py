@@ -367,7 +367,7 @@ def test_files_that_are_not_there_or_too_many(tmp_path):
 
 def test_a_run_lists_what_is_wrong(tmp_path):
     """Annotations in the notes of the report, a picture that is not there among those that cannot be read."""
-    images = [{"id": number, "file_name": f"{number}.png", "width": 20, "height": 10} for number in range(30)]
+    images = [{"id": number, "file_name": f"{number}.png", "width": 14, "height": 10} for number in range(30)]
     outline = [[2, 1, 12, 1, 12, 6, 2, 6]]
     found = [annotation(category=(1, 90)[number % 2], image=number, segmentation=outline) for number in range(28)]
     place = coco_file(tmp_path / "all.json", [*found, annotation(image=99)], images)
