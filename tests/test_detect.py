@@ -12,7 +12,7 @@ from tfx_finetune.contracts import Features, Labels
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.objects import Object, written
 from tfx_finetune.places import Lay
-from tfx_finetune.tasks import align, boxed, dense
+from tfx_finetune.tasks import align, dense
 from tfx_finetune.tasks.detect import detect
 
 LABELS = Labels(("ägg", "猫", "🦊"), (6, 3, 1), 10)
@@ -348,18 +348,17 @@ def test_predict_is_the_json_line_of_a_picture():
 
 
 def test_drawing_shows_targets_and_what_was_found():
-    """Both alike, but for the scores; a crowd's frame is broken."""
+    """Both alike, but for the scores; what is not answered is not drawn."""
     draw = detect(LABELS).places.draw
     pixels = np.full((SIDE, SIDE, 3), 128, np.uint8)
     known = rows((10, 20, 40, 50, 1, 1))[0]
     found = np.array([[10, 20, 40, 50, 0.9, 1], [0, 0, 0, 0, 0, -1]], "f4")
-    first, second = draw(pixels, known), draw(pixels, found)
+    first, second = draw(pixels, known, True), draw(pixels, found, False)
     assert (first[50, 10:40] == second[50, 10:40]).all()
     assert (first[50, 20] != 128).any()
     assert not np.array_equal(first, second)
-    assert (draw(pixels, rows()[0]) == 128).all()
-    assert boxed.is_target(rows((0, 0, 9, 9, 2, 2))[0])
-    assert not boxed.is_target(found[1:])
+    assert (draw(pixels, rows()[0], True) == 128).all()
+    assert (draw(pixels, np.array([[10, 20, 40, 50, 0.1, 1], [0, 0, 0, 0, 0, -1]], "f4"), False) == 128).all()
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,6 @@ def save(folder: Path, name: str, raw: bytes, tasks: Mapping[str, Task], found: 
     files.writable_folder(folder, "pictures")
     for head, places in drawing.items():
         stem = f"{name}.{head}" if len(drawing) > 1 else name
-        Image.fromarray(places.draw(pixels(raw), found[head])).save(folder / f"{stem}.png")
+        Image.fromarray(places.draw(pixels(raw), found[head], False)).save(folder / f"{stem}.png")
         if found[head].dtype == np.uint8:
             Image.fromarray(found[head]).save(folder / f"{stem}.mask.png")

@@ -42,7 +42,8 @@ class Places:
         found: Decoded outputs (batch, ...) -> what a person wants of them, without the head's name, in TensorFlow
             operations: `boxes` (batch, most, 4) of left, top, right, bottom in shares of the prepared picture,
             `scores` and `labels` (batch, most); or `mask` uint8 (batch, side, side).
-        draw: (prepared pixels (side, side, channels), a target, or what `Task.read` gave) -> drawn pixels.
+        draw: (pixels (height, width, channels), what is in them, whether that is a target, else what `Task.read` gave)
+            -> drawn pixels.
         indexed: Whether those classes are places in `Source.labels`, as numbers.
         program: A Python file that makes of a file's answers what was found; a bundle has a copy.
     """
@@ -52,7 +53,7 @@ class Places:
     encode: Callable[[dict[str, Tensor], Tensor, Lay], Tensor]
     examine: Callable[[bytes], tuple[str, str]]
     found: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-    draw: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    draw: Callable[[np.ndarray, np.ndarray, bool], np.ndarray]
     indexed: bool = False
     program: str = ""
 

@@ -34,7 +34,7 @@ def scenes(data: Data, test: Store, targets: Batch, outputs: Batch) -> list[Scen
                 truth, said = targets[head][row], outputs[f"{head}/scores"][row]
                 found.append(
                     Scene(
-                        pictures=(_drawn(task, seen, truth), _drawn(task, seen, said)),
+                        pictures=(_drawn(task, seen, truth, True), _drawn(task, seen, said, False)),
                         file=str(files[row]),
                         truth=_classes(data, task, row),
                         found=_said(task.predict(said)),
@@ -52,10 +52,10 @@ def _chosen(right: np.ndarray) -> list[int]:
     return [int(row) for row in (*order[:_WORST], *rest[spread])]
 
 
-def _drawn(task: Task, seen: np.ndarray, what: np.ndarray) -> bytes:
+def _drawn(task: Task, seen: np.ndarray, what: np.ndarray, truth: bool) -> bytes:
     if task.places is None:
         raise ValueError("a head that finds nothing in pictures")
-    pixels = task.places.draw(np.asarray(seen).astype(np.uint8), np.asarray(what))
+    pixels = task.places.draw(np.asarray(seen).astype(np.uint8), np.asarray(what), truth)
     return bytes(tf.io.encode_jpeg(pixels, quality=85).numpy())
 
 

@@ -18,6 +18,7 @@ def boxed(
     levels: tuple[str, ...],
     most: int,
     found: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
+    threshold: float,
 ) -> Places:
     """Reads, encodes, examines and draws the objects of pictures.
 
@@ -26,6 +27,7 @@ def boxed(
         levels: What the head sees of a pyramid.
         most: M, objects of a picture that a target has room for.
         found: See `Places.found`.
+        threshold: Score from which what was found is drawn.
     """
     return Places(
         levels,
@@ -33,7 +35,7 @@ def boxed(
         _encodes(most),
         lambda raw: examined(raw, most),
         found,
-        _draws(names),
+        _draws(names, threshold),
         program=detections.__file__,
     )
 
@@ -94,26 +96,17 @@ def examined(raw: bytes, most: int) -> tuple[str, str]:
     return classes, ""
 
 
-def _draws(names: tuple[str, ...]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _draws(names: tuple[str, ...], threshold: float) -> Callable[[np.ndarray, np.ndarray, bool], np.ndarray]:
     colours = [tuple(colour) for colour in drawing.palette(len(names)).tolist()]
 
-    def draw(pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Draws a target's boxes, or those that were found with their scores, the surest above the others."""
+    def draw(pixels: np.ndarray, rows: np.ndarray, truth: bool) -> np.ndarray:
+        """Draws a target's boxes, or those that are answered with their scores, the surest above the others."""
         drawn = []
         for *box, fifth, sixth in rows.tolist()[::-1]:
-            if is_target(rows):
-                label, score, there, crowd = int(fifth), None, sixth > 0, sixth == CROWD
-            else:
-                label, score, there, crowd = int(sixth), fifth, fifth > 0, False
-            if there:
-                drawn.append(drawing.Box(names[label], tuple(box), score, colours[label], crowd))
+            if truth and sixth > 0:
+                drawn.append(drawing.Box(names[int(fifth)], tuple(box), None, colours[int(fifth)], sixth == CROWD))
+            elif not truth and sixth >= 0 and fifth >= threshold:
+                drawn.append(drawing.Box(names[int(sixth)], tuple(box), fifth, colours[int(sixth)], False))
         return drawing.boxes(pixels, drawn)
 
     return draw
-
-
-def is_target(rows: np.ndarray) -> bool:
-    """Whether rows (n, 6) end in class and kind; else in score and class, the score of some is no whole number, or the
-    class is -1.
-    """
-    return bool((rows[:, 4] == np.round(rows[:, 4])).all() and np.isin(rows[:, 5], (0, OBJECT, CROWD)).all())

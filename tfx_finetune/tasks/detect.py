@@ -124,7 +124,7 @@ def detect(
         correct=lambda targets, found: matches.f1(targets, found, threshold),
         predict=lambda found: _said(names, found, threshold),
         read=read,
-        places=boxed(names, levels, max_objects, answers),
+        places=boxed(names, levels, max_objects, answers, threshold),
     )
 
 

@@ -115,7 +115,7 @@ def segment(
             encode=encode,
             examine=masks.examine,
             found=lambda outputs: {"mask": outputs["mask"]},
-            draw=lambda pixels, mask: overlay(pixels, mask, colours, clear),
+            draw=lambda pixels, mask, truth: overlay(pixels, mask, colours, clear),
             indexed=True,
         ),
     )
