@@ -44,12 +44,17 @@ def _independent(correct: np.ndarray, groups: np.ndarray) -> float:
     return min(n, spread / variance) if variance else n
 
 
-def paired_interval(tasks: Mapping[str, Task], targets: Batch, ours: Batch, theirs: Batch) -> tuple[float, float]:
+def paired_interval(
+    tasks: Mapping[str, Task], targets: Batch, ours: Batch, theirs: Batch, drop: float = 0.0
+) -> tuple[float, float]:
     """95 % interval of what `theirs` loses against `ours` on the same samples, in terms of `Task.correct`.
 
     The adjusted Wald interval of Agresti and Min (Simple improved confidence intervals for comparing matched
     proportions, Statistics in Medicine 24, 2005): as if two more samples had been seen, half a one lost, half a one
     won and one tied. Without them, files that agree on every sample of a small test set would seem known to be equal.
+
+    The scores of heads that find things are of all pictures together. Beside such a head the interval is about the
+    `drop` of the score, as wide as single pictures say.
     """
     losses, counted = [], []
     for head, task in tasks.items():
@@ -62,4 +67,5 @@ def paired_interval(tasks: Mapping[str, Task], targets: Batch, ours: Batch, thei
     count = len(loss) + 2
     mean, square = loss.sum() / count, ((loss**2).sum() + 1) / count
     half = _Z * np.sqrt((square - mean**2) / count)
+    mean = drop if any(task.places for task in tasks.values()) else mean
     return float(max(mean - half, -1)), float(min(mean + half, 1))

@@ -104,7 +104,7 @@ def _check(
     elif losses[worst] > allowed:
         why = f"loses {losses[worst]:.4f} of {worst}, allowed {allowed:.4f}"
     found, drop = score(tasks, scores), float(np.mean(list(losses.values())))
-    low, high = paired_interval(tasks, targets, ours, theirs)
+    low, high = paired_interval(tasks, targets, ours, theirs, drop)
     one = {name: values[:1] for name, values in golden.inputs.items()}
     # A TFLite file is timed in a process of its own, with the others.
     timed = bundle.file(format).suffix != ".tflite"
