@@ -53,11 +53,20 @@ def compare(name: str, config: str, title: str, scores: Mapping[str, str], own: 
 def _variants(run: Run) -> dict[str, Sequence[str]]:
     """Flags of each row, beside those of the configuration."""
     scratch = re.sub(r"\((.*)\)", r"(\1, weights='none')", run.backbone).replace("(, ", "(")
-    epochs = said("--scratch_epochs") or str(run.tune.epochs)
+    epochs = said("--scratch_epochs") or str(run.warm.epochs)
+    rate = f"--tune.learning_rate={run.warm.learning_rate}"
+    tuned = ("--tune.epochs=5", "--tune.unfreeze=6", f"--tune.views={run.warm.views}", "--tune.interpolate=false")
     return {
-        "warm, then tune": (),
-        "warm alone (frozen backbone)": ("--tune.epochs=0",),
-        "from scratch": (f"--backbone={scratch}", "--warm.epochs=0", f"--tune.epochs={epochs}", "--tune.unfreeze=all"),
+        "as it is": (),
+        "backbone frozen": ("--tune.epochs=0",),
+        "then its top tuned": tuned,
+        "from scratch": (
+            f"--backbone={scratch}",
+            "--warm.epochs=0",
+            f"--tune.epochs={epochs}",
+            rate,
+            "--tune.unfreeze=all",
+        ),
     }
 
 
