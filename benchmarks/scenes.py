@@ -56,18 +56,9 @@ def _variants(run: Run) -> dict[str, Sequence[str]]:
     epochs = said("--scratch_epochs") or str(run.warm.epochs)
     rate = f"--tune.learning_rate={run.warm.learning_rate}"
     tuned = ("--tune.epochs=5", "--tune.unfreeze=6", f"--tune.views={run.warm.views}", "--tune.interpolate=false")
-    return {
-        "as it is": (),
-        "backbone frozen": ("--tune.epochs=0",),
-        "then its top tuned": tuned,
-        "from scratch": (
-            f"--backbone={scratch}",
-            "--warm.epochs=0",
-            f"--tune.epochs={epochs}",
-            rate,
-            "--tune.unfreeze=all",
-        ),
-    }
+    other = {"backbone frozen": ("--tune.epochs=0",)} if run.tune.epochs else {"then its top tuned": tuned}
+    alone = (f"--backbone={scratch}", "--warm.epochs=0", f"--tune.epochs={epochs}", rate, "--tune.unfreeze=all")
+    return {"as it is": (), **other, "from scratch": alone}
 
 
 def _trained(flags: Sequence[str]) -> dict:
