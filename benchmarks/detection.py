@@ -2,7 +2,7 @@
 
     python benchmarks/detection.py [--seeds=3] [--scratch_epochs=N] [--rows=a,b] [any flag of tfx_finetune.train]
 
-Trains configs/tux_detect.cfg as it is, with the backbone frozen, and from scratch, and writes a table into
+Trains configs/tux_detect.cfg as it is, with its backbone frozen or tuned, and from scratch, and writes a table into
 benchmarks/RESULTS.md: COCO's mAP and AP50 on the test scenes, the mean over seeds, what the int8 file loses, and the
 minutes that training took, those of the frozen part's outputs among them.
 """
