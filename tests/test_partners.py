@@ -350,7 +350,7 @@ def values(batches):
 def test_partners_are_training_samples_alone(tmp_path):
     """Nothing green or blue comes into a training picture, and other reds do; what is held out stays as it is."""
     made = data(tmp_path, ALL)
-    pictures = np.concatenate([values(made.batches("train", view))[0] for view in range(1, 6)])
+    pictures = np.concatenate([values(made.batches("train", view))[0] for view in (1, 2)])
     assert pictures[..., 0].min() > 0
     assert pictures[..., 1:].max() == 0
     assert len(np.unique(pictures[..., 0])) > 6

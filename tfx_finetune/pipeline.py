@@ -3,9 +3,10 @@
 The order of the steps: read -> decode -> augment (training only) -> prepare -> encode -> batch -> prefetch.
 """
 
+import functools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -189,7 +190,12 @@ class Data:
         if not isinstance(augment, Partners):
             return augment(sample, seed)
         rows = np.flatnonzero(self.table.split == "train")
-        return partners.joined(augment, sample | partners.named(self.tasks), seed, rows, self._partner)
+        return partners.joined(augment, sample | partners.named(self.tasks), seed, rows, self._reads)
+
+    @functools.cached_property
+    def _reads(self) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+        """`_partner` as one function of a graph, in which every partner of every view calls it."""
+        return tf.function(self._partner, input_signature=[tf.TensorSpec((), tf.int64)], autograph=False)
 
     def _partner(self, place: tf.Tensor) -> dict[str, tf.Tensor]:
         """A sample by its place in the source, with what moves beside its picture, neither of them changed."""
