@@ -7,6 +7,7 @@ import tensorflow as tf
 from tfx_finetune.contracts import AUGMENTS, Mix
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
+from tfx_finetune.places import Partners
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
 
@@ -17,8 +18,9 @@ def apply(spec, seed, pixels=PIXELS):
 
 
 PICTURES = [name for name in AUGMENTS if AUGMENTS.modality(name) == "image"]
-SINGLE = [name for name in PICTURES if not isinstance(AUGMENTS.build(Spec(name)), Mix)]
-MIXES = sorted(set(PICTURES) - set(SINGLE))
+MIXES = [name for name in PICTURES if isinstance(AUGMENTS.build(Spec(name)), Mix)]
+PARTNERS = [name for name in PICTURES if isinstance(AUGMENTS.build(Spec(name)), Partners)]
+SINGLE = sorted({*PICTURES} - {*MIXES, *PARTNERS})
 
 
 @pytest.mark.parametrize("name", SINGLE)

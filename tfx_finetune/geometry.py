@@ -9,6 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfx_finetune import masks
+from tfx_finetune.pixels import rounded
 from tfx_finetune.places import UNTOLD
 
 MIN_VISIBLE = 0.25
@@ -74,6 +76,32 @@ def windowed(
         start, lengths, whole = (_twice(value) for value in (corner, size, shape))
         found |= _visible(sample, sample["boxes"] * whole - start, lengths, min_visible)
     return sample | found
+
+
+def resized(sample: dict[str, Any], size: tf.Tensor) -> dict[str, Any]:
+    """Stretches a sample to a height and width in pixels, int32 (2,); boxes are shares and stay."""
+    pixels = sample["image"]
+    found = rounded(tf.image.resize(pixels, size, antialias=True))
+    mask = {"mask": masks.sized(sample["mask"], size)} if has_mask(sample) else {}
+    return sample | {"image": tf.ensure_shape(found, (None, None, pixels.shape[-1]))} | mask
+
+
+def shown(
+    sample: dict[str, Any], size: tf.Tensor, factor: tf.Tensor, at: tf.Tensor, min_visible: float = MIN_VISIBLE
+) -> dict[str, Any]:
+    """A sample enlarged by a factor, as it is seen in a picture of another size: a part of it, or with grey around.
+
+    Args:
+        sample: What is moved.
+        size: Height and width of what is seen, int32 (2,).
+        factor: Above 0; its proportions stay, but for the rounding of a pixel.
+        at: Where it is looked at, down and across, of the room that there is, 0 to 1, (2,).
+        min_visible: See `windowed`.
+    """
+    shape = tf.cast(tf.shape(sample["image"])[:2], tf.float32)
+    window = tf.maximum(tf.round(tf.cast(size, tf.float32) / factor), 1)
+    corner = tf.round(at * (shape - window))
+    return resized(windowed(sample, tf.cast(corner, tf.int32), tf.cast(window, tf.int32), min_visible), size)
 
 
 def warp(pixels: tf.Tensor, matrix: list | tf.Tensor) -> tf.Tensor:

@@ -75,6 +75,7 @@ def walk(run: Run) -> None:
 
     from tfx_finetune.engine import engine
     from tfx_finetune.model import cut
+    from tfx_finetune.places import Partners
     from tfx_finetune.plan import check
     from tfx_finetune.setup import set_up
     from tfx_finetune.unfreezing import counts
@@ -98,7 +99,9 @@ def walk(run: Run) -> None:
         show("raw", content)
         show("decoded", sample[modality.column].numpy())
         for position, (takes, augment) in enumerate(plan.augments.values()):
-            if takes == modality.column:
+            if isinstance(augment, Partners):
+                print(f"augment {position + 1:<6} puts other samples into this one; not shown")
+            elif takes == modality.column:
                 sample = augment(sample, tf.constant([run.seed, position], tf.int64))
                 show(f"augment {position + 1}", sample[modality.column].numpy())
         show("prepared", prepared[tower])

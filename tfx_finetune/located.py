@@ -5,14 +5,21 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfx_finetune import partners
 from tfx_finetune.contracts import Backbone, Mix, Modality, Source, Task
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
+from tfx_finetune.places import Change
 
 
 def check(
-    run: Run, heads: Mapping[str, Spec], drafts: Mapping[str, Task], towers: Mapping[str, str], mixes: Sequence[Mix]
+    run: Run,
+    heads: Mapping[str, Spec],
+    drafts: Mapping[str, Task],
+    towers: Mapping[str, str],
+    augments: Mapping[str, tuple[str, Change]],
+    mixes: Sequence[Mix],
 ) -> None:
     """Checks that such heads of a run stand where they can.
 
@@ -21,12 +28,14 @@ def check(
         heads: Specs by name.
         drafts: The same, as they would be for two classes.
         towers: Modality by tower.
+        augments: Changes of single samples, with their modality, by spec.
         mixes: Changes of whole batches.
 
     Raises:
         UserError: There are several towers, or one that is none of pictures, or the run wants what such a head cannot
             do.
     """
+    partners.check(augments, drafts)
     found = [heads[head] for head, draft in drafts.items() if draft.places]
     if not found:
         return

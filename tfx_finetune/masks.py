@@ -72,7 +72,14 @@ def read(raw: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
         uint8 (height, width, 1).
     """
     untold = tf.cast(tf.fill(tf.concat([shape, [1]], 0), UNTOLD), tf.uint8)
-    return tf.cond(tf.strings.length(raw) > 0, lambda: _sized(tf.cast(values(raw), tf.uint8), shape), lambda: untold)
+    return tf.cond(tf.strings.length(raw) > 0, lambda: sized(tf.cast(values(raw), tf.uint8), shape), lambda: untold)
+
+
+def sized(mask: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    """A decoded mask (height, width, 1) in another height and width, (2,), by the nearest of its pixels."""
+    own = tf.shape(mask)[:2]
+    rows, columns = ((2 * tf.range(shape[axis]) + 1) * own[axis] // (2 * shape[axis]) for axis in (0, 1))
+    return tf.gather(tf.gather(mask, rows), columns, axis=1)
 
 
 def laid(mask: tf.Tensor, lay: Lay) -> tf.Tensor:
@@ -145,10 +152,3 @@ def _numbers(raw: tf.Tensor, at: int | tf.Tensor, count: int) -> tf.Tensor:
 def _text(numbers: tf.Tensor) -> tf.Tensor:
     """Numbers, uint8 (count,), as bytes."""
     return tf.strings.reduce_join(tf.gather(tf.constant(_BYTES), tf.cast(numbers, tf.int32)))
-
-
-def _sized(mask: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
-    """The nearest pixels, (height, width, 1)."""
-    own = tf.shape(mask)[:2]
-    rows, columns = ((2 * tf.range(shape[axis]) + 1) * own[axis] // (2 * shape[axis]) for axis in (0, 1))
-    return tf.gather(tf.gather(mask, rows), columns, axis=1)

@@ -3,21 +3,21 @@
 The order of the steps: read -> decode -> augment (training only) -> prepare -> encode -> batch -> prefetch.
 """
 
+import functools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune import located
+from tfx_finetune import located, partners
 from tfx_finetune.batches import evenly, joined
 from tfx_finetune.contracts import (
     PRESENCE,
     SOURCES,
-    Augment,
     Batch,
     Card,
     Modality,
@@ -26,6 +26,7 @@ from tfx_finetune.contracts import (
 )
 from tfx_finetune.dataset import decoded, finished, mapped, marked, plain
 from tfx_finetune.order import Order
+from tfx_finetune.places import Change, Indexed, Partners
 from tfx_finetune.plan import Plan, modality
 from tfx_finetune.samples import Table
 from tfx_finetune.shares import drawing
@@ -53,7 +54,7 @@ class Data:
     modalities: Mapping[str, Modality]
     columns: Mapping[str, str]
     tasks: Mapping[str, Task]
-    augments: tuple[tuple[str, Augment], ...]
+    augments: tuple[tuple[str, Change], ...]
     batch_size: int
     order: Order
 
@@ -185,6 +186,24 @@ class Data:
             found[tower] = decoded(modality, content, there)
         return found
 
+    def _changed(self, augment: Change, sample: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        if not isinstance(augment, Partners):
+            return augment(sample, seed)
+        rows = np.flatnonzero(self.table.split == "train")
+        return partners.joined(augment, sample | partners.named(self.tasks), seed, rows, self._reads)
+
+    @functools.cached_property
+    def _reads(self) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+        """`_partner` as one function of a graph, in which every partner of every view calls it."""
+        return tf.function(self._partner, input_signature=[tf.TensorSpec((), tf.int64)], autograph=False)
+
+    def _partner(self, place: tf.Tensor) -> dict[str, tf.Tensor]:
+        """A sample by its place in the source, with what moves beside its picture, neither of them changed."""
+        ((tower, modality),) = self.modalities.items()
+        sample = cast(Indexed, self.source).at(place)
+        decoded = self._decoded(sample, [tower])
+        return {modality.column: decoded[tower]} | located.read(self.tasks, self.source, sample, decoded)
+
     def _view(
         self, view: int | tf.Tensor, index: tf.Tensor, sample: dict[str, tf.Tensor], contents: dict[str, tf.Tensor]
     ) -> tuple[dict, dict, dict]:
@@ -197,7 +216,8 @@ class Data:
                 changed = sample | {modality.column: content}
                 for position, (takes, augment) in enumerate(self.augments):
                     if takes == modality.column:
-                        changed = augment(changed, tf.random.experimental.stateless_fold_in(seed, position))
+                        drawn = tf.random.experimental.stateless_fold_in(seed, position)
+                        changed = self._changed(augment, changed, drawn)
                 content = changed[modality.column]
             inputs[tower] = modality.prepare(content)
             located_at |= located.targets(self.tasks, changed, tf.shape(content), modality)

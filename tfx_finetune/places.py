@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import tensorflow as tf
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tfx_finetune.contracts import Tensor
+    from tfx_finetune.contracts import Augment, Tensor
 
 UNTOLD = 255
 """Value of a mask where nothing is learned and nothing is scored."""
@@ -26,6 +26,39 @@ class Lay(NamedTuple):
     scale: Tensor
     offset: Tensor
     side: int
+
+
+@dataclass(frozen=True)
+class Partners:
+    """An augment that puts other training samples into one.
+
+    Attributes:
+        count: How many it takes.
+        probability: Share of the samples that it changes, 0 to 1.
+        apply: (sample, partners, stateless seed (2,)) -> sample, in TensorFlow operations. All are decoded and have
+            what moves beside the picture; partners are not augmented. Beside a mask, the sample has `things` bool
+            (256,), which of its values are no background, and beside boxes, too, `values` int32 (classes,), the value
+            of each of their classes, -1 of those that masks do not tell.
+        masked: Whether masks have to say whose the pixels are.
+    """
+
+    count: int
+    probability: float
+    apply: Callable[[dict[str, Any], Sequence[dict[str, Any]], Any], dict[str, Any]]
+    masked: bool = False
+
+
+Change: TypeAlias = "Augment | Partners"
+"""An augment of single samples, with or without others."""
+
+
+@runtime_checkable
+class Indexed(Protocol):
+    """A source that can be read in any order, as `Partners` need it."""
+
+    def at(self, place: Tensor) -> dict[str, Tensor]:
+        """Returns the sample at a place, a scalar, among those of all parts in order."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from tfx_finetune.contracts import (
     OBJECTIVES,
     PRESENCE,
     TASKS,
-    Augment,
     Card,
     Fusion,
     Labels,
@@ -33,6 +32,7 @@ from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_sp
 from tfx_finetune.deployed import Compression, Export, chain
 from tfx_finetune.growing import Growth, growth_of, warmed
 from tfx_finetune.learning import Objective
+from tfx_finetune.places import Change
 from tfx_finetune.renamed import Renaming, renaming_of
 from tfx_finetune.routing import routes
 from tfx_finetune.shares import check_mixing
@@ -82,7 +82,7 @@ class Plan:
     heads: dict[str, Spec]
     drafts: dict[str, Task]
     route: str
-    augments: dict[str, tuple[str, Augment]]
+    augments: dict[str, tuple[str, Change]]
     mixes: tuple[Mix, ...]
     compressions: dict[str, Compression]
     exports: dict[str, Export]
@@ -142,7 +142,7 @@ def check(run: Run) -> Plan:
     drafts = {head: draft_of(spec) for head, spec in heads.items()}
     built = {kind: modality(run, kind, Card(size=1)) for kind in dict.fromkeys(modalities.values())}
     augments, mixes = _augments(run, towers, built)
-    located.check(run, heads, drafts, modalities, mixes)
+    located.check(run, heads, drafts, modalities, augments, mixes)
     compressions = chain(run.compress)
     rounded = any(compression.name == "qat" for compression in compressions.values())
     exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(_exports(run, built, rounded))}
@@ -241,7 +241,7 @@ def _exports(run: Run, built: Mapping[str, Modality], rounded: bool) -> str:
 
 def _augments(
     run: Run, towers: Mapping[str, Spec], built: Mapping[str, Modality]
-) -> tuple[dict[str, tuple[str, Augment]], tuple[Mix, ...]]:
+) -> tuple[dict[str, tuple[str, Change]], tuple[Mix, ...]]:
     """The changes of single samples, each with its modality, and those of batches."""
     usual = ", ".join(filter(None, (modality.usual for modality in built.values())))
     specs = parse_specs(usual if run.augment == "usual" else run.augment)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tfx_finetune import chosen, classes, mixed, routing
+from tfx_finetune import chosen, classes, mixed, partners, routing
 from tfx_finetune.contracts import TASKS, Labels, Modality, Source, Task
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
@@ -148,6 +148,7 @@ def load(plan: Plan, modalities: Mapping[str, Modality]) -> tuple[Source, dict[s
         UserError: The data cannot be used as it is; the message says why.
     """
     source = mixed.open_sources(plan.sources)
+    partners.check_source(source, plan.augments)
     places = placed(source, modalities)
     mixed.check_places(source, places)
     labels, chosen_by = _columns(plan.drafts, plan.route), chosen.wanted(plan.run, schema(source))

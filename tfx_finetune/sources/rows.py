@@ -1,5 +1,6 @@
 """A source whose samples are rows of columns in memory: paths, texts and labels, or small arrays."""
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,16 @@ class Rows:
         """Returns the samples of a part, in order."""
         columns = {name: _tensor(values) for name, values in self.parts[part].items()}
         return tf.data.Dataset.from_tensor_slices(columns)
+
+    def at(self, place: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the sample at a place, a scalar, among those of all parts in order."""
+        return {name: tf.gather(values, place) for name, values in self._columns.items()}
+
+    @functools.cached_property
+    def _columns(self) -> dict[str, tf.Tensor]:
+        parts = list(self.parts.values())
+        with tf.init_scope():  # outside of a graph that asks first, as others will ask too
+            return {name: tf.concat([_tensor(part[name]) for part in parts], 0) for name in parts[0]}
 
 
 def by_split(records: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[str]]]:
