@@ -80,7 +80,7 @@ def load(place: Place, format: str, max_pixels: int, batch_size: int) -> Served:
     format = format or _quickest([format for format in bundle.formats if verified[format]] or bundle.formats)
     if not verified.get(format, True):
         raise UserError("a file that did not pass verification is not served", received=format)
-    reader, tolerance = bundle.reader(format), bundle.export(format).tolerance
+    reader, tolerance = bundle.reader(format), bundle.tolerance(format)
     bundle = dataclasses.replace(bundle, manifest=_limited(bundle.manifest, max_pixels))
     raw, outputs = recall(bundle.path / "golden")
     try:

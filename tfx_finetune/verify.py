@@ -99,8 +99,8 @@ def _check(
     worst = max(losses, key=lambda name: losses[name])
     allowed = allowed_drop(gate.max_drop if export.quantized else gate.max_drop_float, len(test))
     why = ""
-    if apart > export.tolerance:
-        why = f"differs from the model by {apart:.2g} on a golden sample, allowed {export.tolerance:.2g}"
+    if apart > (most := bundle.tolerance(format)):
+        why = f"differs from the model by {apart:.2g} on a golden sample, allowed {most:.2g}"
     elif losses[worst] > allowed:
         why = f"loses {losses[worst]:.4f} of {worst}, allowed {allowed:.4f}"
     found, drop = score(tasks, scores), float(np.mean(list(losses.values())))
