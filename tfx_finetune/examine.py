@@ -4,7 +4,7 @@ import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +68,20 @@ def examine(
     return found
 
 
-def marks(source: Source, column: str, value: Any, places: Places, picture: Any, is_path: bool) -> tuple[str, str, str]:
+def marks(source: Source, sample: dict, places: Mapping[str, Places], seen: str) -> dict[str, tuple[str, str, str]]:
     """Of what says where in a picture something is: the classes in it, why it cannot be used, and the hash of it.
 
     Args:
         source: The data.
-        column: That says it.
-        value: What the column holds.
-        places: How it is read.
-        picture: The picture, encoded, or its path, or pixels.
-        is_path: Whether it is its path.
+        sample: One of its samples.
+        places: How each column that says it is read.
+        seen: The column of the picture.
     """
+    return {column: _marks(source, column, sample, how, seen) for column, how in places.items()}
+
+
+def _marks(source: Source, column: str, sample: dict, places: Places, seen: str) -> tuple[str, str, str]:
+    value, picture = sample[column], sample[seen]
     content, why = _read(value) if column in source.paths else (value, "")
     whole = content if isinstance(content, bytes) else content.tobytes()
     found, wrong = ("", why) if why else places.examine(content)
@@ -86,7 +89,7 @@ def marks(source: Source, column: str, value: Any, places: Places, picture: Any,
         listed = [int(value) for value in found.split(LABEL_SEPARATOR) if value]
         if unknown := [value for value in listed if value >= len(source.labels) and value != UNTOLD]:
             wrong = f"{column} has the value {unknown[0]}, which is no class"
-        elif isinstance(picture, bytes) and (other := _another_size(content, picture, is_path)):
+        elif isinstance(picture, bytes) and (other := _another_size(content, picture, seen in source.paths)):
             wrong = f"{column} {other}"
         else:
             found = LABEL_SEPARATOR.join(source.labels[value] for value in listed if value != UNTOLD)

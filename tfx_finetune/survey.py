@@ -88,11 +88,7 @@ def survey(
         for (part, sample), each in zip(rows, zip(*examined, strict=True), strict=True):
             digest, why = _joint(modalities, each)
             digests, _, remarks = zip(*each, strict=True)
-            seen = next(iter(places.values()))
-            told = {
-                column: marks(source, column, sample[column], how, sample[seen], seen in source.paths)
-                for column, how in located.items()
-            }
+            told = marks(source, sample, located, next(iter(places.values())))
             why = why or next((wrong for _, wrong, _ in told.values() if wrong), "")
             values = [told[column][0] if column in told else as_text(sample.get(column, "")) for column in keep]
             digests += tuple(content for *_, content in told.values())
