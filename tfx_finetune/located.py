@@ -96,8 +96,9 @@ def targets(
     tasks: Mapping[str, Task], sample: dict[str, Any], shape: tf.Tensor, modality: Modality
 ) -> dict[str, tf.Tensor]:
     """Targets by head of a sample whose picture, of this shape, is to be prepared."""
-    if not modality.lay:
+    found = {head: task.places for head, task in tasks.items() if task.places}
+    if not found or not modality.lay:
         return {}
     size = shape[:2]
     lay = modality.lay(size)
-    return {head: task.places.encode(sample, size, lay) for head, task in tasks.items() if task.places}
+    return {head: places.encode(sample, size, lay) for head, places in found.items()}
