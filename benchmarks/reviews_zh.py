@@ -81,7 +81,7 @@ def test_joints(network: Network, data: Data, plan: Plan) -> tuple[dict[str, np.
     """What each phase's top sees of the test samples, computed by Keras in one pass, and their class numbers."""
     test = prepared(data, "test", plan)
     inputs = network.backbones["text"].inputs
-    joints = {name: joints_of(network, phase.unfreeze).get("text", inputs) for name, phase in plan.phases.items()}
+    joints = {name: joints_of(network, phase.unfreeze).get("text", (inputs,))[0] for name, phase in plan.phases.items()}
     outputs = keras.Model(inputs, list(joints.values())).predict(test.inputs[0]["text"], batch_size=64, verbose=0)
     return dict(zip(joints, outputs, strict=True)), test.targets["label"].argmax(-1)
 

@@ -34,7 +34,13 @@ def broken(tmp_path):
 
 def test_broken_files_are_skipped_counted_and_listed(broken, tmp_path):
     """The run is done with the rest; the report says what was left out, and why."""
-    flags = [*SMALL, "--tune.epochs=1", "--exports=keras_file()", f"--cache.dir={tmp_path / 'cache'}"]
+    flags = [
+        *SMALL,
+        "--warm.epochs=0",
+        "--tune.epochs=1",
+        "--exports=keras_file()",
+        f"--cache.dir={tmp_path / 'cache'}",
+    ]
     found = within("train", f"--data={broken}", *flags, f"--workdir={tmp_path / 'run'}")
     assert found.returncode == 0, found.stderr
     assert "4 of 46 samples cannot be read and are left out" in found.stderr
@@ -99,10 +105,11 @@ def test_full_disk(trained, tmp_path):
     assert "make room, then run the command again" in found.stderr
     assert not (workdir / "bundle").exists()
     assert not [path for path in tmp_path.rglob(".*") if path.is_dir()]
-    again = command("train", *arguments)
+    again = within("train", *arguments)
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.slow
 def test_a_file_that_fails_the_gate_is_named(trained, tmp_path):
     """Exit status 3; bundle and report are there, so that a person can look at what happened."""
     (tmp_path / "spoiled.py").write_text(
@@ -121,7 +128,13 @@ def test_a_file_that_fails_the_gate_is_named(trained, tmp_path):
         "    '''A file whose classes are shifted by one.'''\n"
         "    return Export('spoiled', 'spoiled.keras', write, keras_file.load, tolerance=1e-4, quantized=False)\n"
     )
-    flags = [*trained.flags, "--tune.epochs=2", "--plugins=spoiled", "--exports=keras_file(), spoiled()"]
+    flags = [
+        *trained.flags,
+        "--warm.epochs=0",
+        "--tune.epochs=2",
+        "--plugins=spoiled",
+        "--exports=keras_file(), spoiled()",
+    ]
     found = command("train", *flags, f"--workdir={tmp_path / 'run'}", PYTHONPATH=str(tmp_path))
     assert found.returncode == 3, found.stderr
     assert "error: 1 of 2 files did not pass verification; received: spoiled differs from the model by" in found.stderr

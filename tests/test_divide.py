@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.commands import command, refused
+from tests.commands import refused, within
 from tests.small_data import picture
 from tests.towers import batch
 from tfx_finetune import bridge
@@ -114,7 +114,7 @@ def test_three_towers_are_compressed(tmp_path):
         "--exports=keras_file(), tflite(), tflite(quantize='int8')",
         f"--workdir={tmp_path / 'run'}",
     )
-    found = command("train", *flags, timeout=600)
+    found = within("train", *flags)
     assert found.returncode == 0, found.stderr
     assert "stays as it is" in found.stderr
     scores = json.loads((tmp_path / "run" / "bundle" / "scores.json").read_text())

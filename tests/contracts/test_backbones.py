@@ -209,7 +209,7 @@ def test_tokens_come_above_a_cut(named):
     tower, features = backbone.modality, backbone.features
     fused = dataclasses.replace(network, fusion=Fusion(lambda towers, presence: Fused(()), tokens=True))
     for unfreeze in ("0", "1"):
-        joint = joints_of(fused, unfreeze).get(tower, backbone.inputs)
+        (joint,) = joints_of(fused, unfreeze).get(tower, (backbone.inputs,))
         given = [features.pooled, features.tokens, features.mask]
         # An input that is an output as well is none for Keras.
         assert keras.Model(joint, [x for x in given if x is not None and x is not joint]).outputs
