@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.commands import command, refused
+from tests.commands import refused, within
 from tests.small_data import picture
 from tfx_finetune import rest
 from tfx_finetune.bundle import Bundle
@@ -42,11 +42,12 @@ def run(tmp_path_factory):
         f"--workdir={root / 'run'}",
         "--nocache.enabled",
     ]
-    found = command("train", *flags, timeout=600)
+    found = within("train", *flags)
     assert found.returncode == 0, found.stderr
     return root, found.stderr
 
 
+@pytest.mark.slow
 def test_every_subset_is_scored(run):
     """In scores.json, in the terminal and in the report; the text tells the classes, the picture does not."""
     root, said = run
@@ -64,6 +65,7 @@ def test_every_subset_is_scored(run):
     assert "It is shown" in report
 
 
+@pytest.mark.slow
 def test_it_answers_with_what_it_is_given(run):
     """Files agree with one another whichever part is missing; a name that there is not is said."""
     root, _ = run
@@ -84,7 +86,7 @@ def test_it_answers_with_what_it_is_given(run):
     assert each[0][3]["error"] == "has none of image, text"
     assert each[0][4]["error"] == "image: not a JPEG, PNG, GIF, BMP or WebP picture"
     argument = json.dumps({"text": "stick line"})
-    found = command("predict", f"--bundle={bundle.path}", argument)
+    found = within("predict", f"--bundle={bundle.path}", argument)
     assert json.loads(found.stdout)["label"] == "bar"
     assert "the model has no such input; received: sound" in refused(
         "predict", f"--bundle={bundle.path}", '{"sound": "x"}'
@@ -92,13 +94,14 @@ def test_it_answers_with_what_it_is_given(run):
     assert 'such as {"image": "...", "text": "..."}' in refused("predict", f"--bundle={bundle.path}", "a.png")
 
 
+@pytest.mark.slow
 def test_requests_go_without_some_inputs(run):
     """Row by row and column by column; text as it is, null for what is not there."""
     root, _ = run
     bundle = Bundle.open(root / "run" / "bundle")
     labels = {head: task.labels.names for head, task in bundle.tasks.items()}
-    widths = {f"{head}/scores": len(names) for head, names in labels.items()}
-    served = Served(1, bundle.modalities, labels, widths, bundle.prepare, bundle.reader("tflite").predict)
+    golden = {f"{head}/scores": np.zeros((1, len(names)), np.float32) for head, names in labels.items()}
+    served = Served(1, bundle.modalities, labels, {}, golden, bundle.prepare, bundle.reader("tflite").predict)
     rows, _ = rest.predict_request({"instances": [{"text": "wheel"}, {"text": "line"}]}, served)
     columns, _ = rest.predict_request({"inputs": {"text": ["wheel", "line"], "image": [None, None]}}, served)
     for name, values in rows.items():
@@ -112,15 +115,17 @@ def test_requests_go_without_some_inputs(run):
     assert {name: value["dtype"] for name, value in known.items()} == {"image": "DT_FLOAT", "text": "DT_INT32"}
 
 
+@pytest.mark.slow
 def test_labelled_data_with_gaps_is_evaluated(run):
     """By the command, on every row that has something."""
     root, _ = run
-    found = command("evaluate", f"--bundle={root / 'run' / 'bundle'}", f"--data={root / 't.csv'}", "--format=tflite")
+    found = within("evaluate", f"--bundle={root / 'run' / 'bundle'}", f"--data={root / 't.csv'}", "--format=tflite")
     scores = json.loads(found.stdout)
     assert (scores["samples"], scores["skipped"]) == (90, 1)
     assert scores["label/accuracy"] > 0.8
 
 
+@pytest.mark.slow
 def test_a_tower_for_what_the_data_lacks(run):
     """Is said before training."""
     root, _ = run
