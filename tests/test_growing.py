@@ -13,6 +13,7 @@ from tfx_finetune.bundle import Bundle
 HU = {"hu": ("kutya macska tehén", "piros kék rózsaszín")}
 SV = {"sv": ("hund katt ko", "röd blå rosa")}
 EXPORTS = "--exports=keras_file(), tflite()"
+KERAS = "--exports=keras_file()"
 
 
 def trained(folder, data, *flags):
@@ -59,6 +60,7 @@ def grown(old, tmp_path_factory):
     return trained(root / "run", data, f"--init={old.path}", "--add_language=hu")[0]
 
 
+@pytest.mark.slow
 def test_what_the_bundle_has_stays_as_it_is(old, grown):
     """To the last bit: the tower and every head, in weights and in what files answer."""
     before, after = weights(old), weights(grown)
@@ -72,6 +74,7 @@ def test_what_the_bundle_has_stays_as_it_is(old, grown):
             assert np.array_equal(mine[f"{head}/scores"], theirs[f"{head}/scores"]), (format, head)
 
 
+@pytest.mark.slow
 def test_the_new_language_is_learned_and_told(grown):
     """Its head, and the head that tells the language, whose old classes are first; old heads are scored too."""
     scores = json.loads((grown.path / "scores.json").read_text())["test"]
@@ -81,10 +84,11 @@ def test_the_new_language_is_learned_and_told(grown):
     assert (found["language"], found["label"]) == ("hu", "animal")
 
 
+@pytest.mark.slow
 def test_data_of_the_new_language_alone(grown, tmp_path):
     """The head that tells languages has nothing to tell it from, and stays; who says the language gets its head."""
     data = table(tmp_path / "t.csv", SV)
-    new, _ = trained(tmp_path / "run", data, f"--init={grown.path}", "--add_language=sv")
+    new, _ = trained(tmp_path / "run", data, f"--init={grown.path}", "--add_language=sv", KERAS)
     assert new.tasks["language"].labels.names == ("en", "fi", "hu")
     before, after = outputs(grown, "keras"), outputs(new, "keras")
     assert all(np.array_equal(after[name], values) for name, values in before.items())
@@ -96,14 +100,15 @@ def test_data_of_the_new_language_alone(grown, tmp_path):
     assert guessed["language"] != "sv"
 
 
+@pytest.mark.slow
 def test_a_language_with_classes_of_its_own(tmp_path):
     """Where heads stand by themselves."""
-    flags = ("--route=language", "--heads=en=classify(), fi=classify()", "--warm.epochs=2")
+    flags = ("--route=language", "--heads=en=classify(), fi=classify()", "--warm.epochs=2", KERAS)
     old, _ = trained(tmp_path / "old", table(tmp_path / "t.csv", WORDS), *flags)
     data = table(tmp_path / "new.csv", WORDS | HU)
     data.write_text(data.read_text().replace("animal,hu", "\u00e1llat,hu"))
     grows = (f"--init={old.path}", "--add_language=hu")
-    new, _ = trained(tmp_path / "new", data, *grows)
+    new, _ = trained(tmp_path / "new", data, *grows, KERAS)
     assert {head: task.labels.names for head, task in new.tasks.items()} == {
         "en": ("animal", "colour"),
         "fi": ("animal", "colour"),
@@ -116,11 +121,12 @@ def test_a_language_with_classes_of_its_own(tmp_path):
     assert "a class that the bundle's head fi does not know; received: el\u00e4in" in said
 
 
+@pytest.mark.slow
 def test_what_cannot_be_added_is_said_before_anything_is_written(old, tmp_path):
     """On one line, without a look at the data."""
     plain = tmp_path / "plain"
     data = table(tmp_path / "t.csv", WORDS, each=10)
-    trained(plain, data, "--warm.epochs=1", "--exports=keras_file()")
+    trained(plain, data, "--warm.epochs=1", KERAS)
     grows = (f"--init={old.path}", "--add_language=hu")
     cases = {
         ("--add_language=hu",): "--add_language wants a bundle",
@@ -134,6 +140,7 @@ def test_what_cannot_be_added_is_said_before_anything_is_written(old, tmp_path):
     refused_before_writing(cases, tmp_path / "run", f"--data={data}", *SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "said"),
     [
@@ -149,6 +156,7 @@ def test_data_that_does_not_do(old, tmp_path, row, said):
     assert said in refused("train", f"--data={data}", *SMALL, *grows)
 
 
+@pytest.mark.slow
 def test_a_class_that_the_shared_head_lacks(old, tmp_path):
     """A head that stands on the shared one has its classes."""
     data = table(tmp_path / "t.csv", HU)
