@@ -25,11 +25,14 @@ def run(tmp_path_factory):
     data = shapes(root / "shapes")
     (root / "names.csv").write_text(NAMES)
     flags = (f"--data={data}", f"--names={root / 'names.csv'}", f"--workdir={root / 'run'}", "--exports=tflite()")
-    found = within("train", *flags, *SMALL, "--tune.epochs=2", "--nocache.enabled", "--verify.max_drop_float=1")
+    found = within(
+        "train", *flags, *SMALL, "--warm.epochs=0", "--tune.epochs=1", "--nocache.enabled", "--verify.max_drop_float=1"
+    )
     assert found.returncode == 0, found.stderr
     return root
 
 
+@pytest.mark.slow
 def test_a_bundle_has_a_file_of_labels_a_language(run):
     """In the order of labels.txt, with the class itself where it has no name."""
     bundle = run / "run" / "bundle"
@@ -38,6 +41,7 @@ def test_a_bundle_has_a_file_of_labels_a_language(run):
     assert (bundle / "labels.ja.txt").read_text().split() == ["bar", "円", "四角"]
 
 
+@pytest.mark.slow
 def test_answers_are_in_the_language_that_is_asked_for(run):
     """The label and the scores, as `labels.<language>.txt` has them."""
     picture, bundle = run / "shapes" / "disc" / "000.png", run / "run" / "bundle"
@@ -52,6 +56,7 @@ def test_answers_are_in_the_language_that_is_asked_for(run):
     assert set(japanese["scores"]) == {"bar", "円", "四角"}
 
 
+@pytest.mark.slow
 def test_a_language_or_classes_that_a_model_lacks(run):
     """What it has is said."""
     picture, bundle = run / "shapes" / "disc" / "000.png", f"--bundle={run / 'run' / 'bundle'}"
@@ -153,7 +158,9 @@ def test_shapes_are_named(tmp_path):
     (tmp_path / "names.csv").write_text(NAMES)
     flags = (f"--data={data}", f"--names={tmp_path / 'names.csv'}", f"--workdir={tmp_path / 'run'}")
     exports = "--exports=keras_file(), saved_model(), tflite()"
-    found = within("train", *flags, *SMALL, "--heads=name(dropout=0.0)", "--nocache.enabled", exports)
+    found = within(
+        "train", *flags, *SMALL, "--warm.epochs=0", "--heads=name(dropout=0.0)", "--nocache.enabled", exports
+    )
     assert found.returncode == 0, found.stderr
     bundle = Bundle.open(tmp_path / "run" / "bundle")
     scores = json.loads((bundle.path / "scores.json").read_text())
