@@ -103,6 +103,7 @@ def test_full_disk(trained, tmp_path):
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.slow
 def test_a_file_that_fails_the_gate_is_named(trained, tmp_path):
     """Exit status 3; bundle and report are there, so that a person can look at what happened."""
     (tmp_path / "spoiled.py").write_text(

@@ -94,6 +94,7 @@ def test_inspect_lists_every_component():
         assert text in found.stdout
 
 
+@pytest.mark.slow
 def test_python_is_the_same_as_the_command(trained):
     """Two lines in a notebook train and predict; the flag file that a run leaves gives the same model."""
     code = (

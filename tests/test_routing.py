@@ -50,6 +50,7 @@ def bundle(tmp_path_factory):
     return Bundle.open(root / "run" / "bundle")
 
 
+@pytest.mark.slow
 def test_each_language_has_its_own_answer(bundle):
     """On its own samples alone."""
     scores = json.loads((bundle.path / "scores.json").read_text())["test"]
@@ -58,6 +59,7 @@ def test_each_language_has_its_own_answer(bundle):
     assert scores["en/per_class"]["animal"]["support"] < scores["shared/per_class"]["animal"]["support"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["keras", "saved_model", "tflite"])
 def test_the_language_chooses_the_head(bundle, format):
     """One that is said, by a flag or in the sample, or the model's own guess."""
@@ -74,6 +76,7 @@ def test_the_language_chooses_the_head(bundle, format):
     assert (unknown["language"], unknown["label"]) == ("sv", "animal"), "the shared head answers"
 
 
+@pytest.mark.slow
 def test_signatures_and_outputs(bundle):
     """The SavedModel has a signature a language, with the answers of its head alone; the TFLite file has every head."""
     loaded = tf.saved_model.load(str(bundle.file("saved_model")))
@@ -85,6 +88,7 @@ def test_signatures_and_outputs(bundle):
     assert set(outputs) == {f"{head}/scores" for head in ("shared", "language", "en", "fi", "xx")}
 
 
+@pytest.mark.slow
 def test_the_report_has_a_row_a_language(bundle):
     """With the shared head's score and its own."""
     page = (bundle.path.parent / "report.html").read_text()
@@ -92,6 +96,7 @@ def test_the_report_has_a_row_a_language(bundle):
     assert "own accuracy" in page
 
 
+@pytest.mark.slow
 def test_evaluate_gives_scores_by_language(bundle, tmp_path):
     """For each head of a language on its samples alone."""
     data = table(tmp_path / "t.csv", {"fi": WORDS["fi"], "xx": WORDS["en"][::-1]}, each=10)
@@ -102,6 +107,7 @@ def test_evaluate_gives_scores_by_language(bundle, tmp_path):
     assert "shared/accuracy[fi]" in scores
 
 
+@pytest.mark.slow
 def test_named_heads_have_classes_of_their_own(tmp_path):
     """A head learns the classes of its language alone; one that is called shared learns all."""
     rows = {"en": ("dog cat cow", "red blue pink"), "fi": ("koira kissa lehmä", "punainen sini pinkki")}
@@ -144,6 +150,7 @@ def test_a_run_that_routes_nothing_wants_every_language(tmp_path):
     assert "a sample without a label" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["skip", "shared"])
 def test_samples_without_a_head(tmp_path, policy):
     """Are left out and listed, or answered by the shared head alone."""

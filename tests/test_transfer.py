@@ -79,6 +79,7 @@ def scores(bundle, raw):
     return np.concatenate([predict(bundle.prepare({"image": content}))["label/scores"] for content in raw])
 
 
+@pytest.mark.slow
 def test_without_training_the_answers_are_the_old_ones(old, tmp_path):
     """To the last bit; the backbone is that of the bundle where the run names none."""
     data, path, flags = old
@@ -94,6 +95,7 @@ def test_without_training_the_answers_are_the_old_ones(old, tmp_path):
     assert f"--init={path}" in (tmp_path / "run" / "run.cfg").read_text()
 
 
+@pytest.mark.slow
 def test_labels_are_taken_over_by_name(old, tmp_path):
     """Those that both have answer as they did, in whatever order they stand; new ones begin at nothing."""
     _, path, flags = old
@@ -109,6 +111,7 @@ def test_labels_are_taken_over_by_name(old, tmp_path):
     assert np.abs(both[0]).max() > 0.5
 
 
+@pytest.mark.slow
 def test_without_a_label_in_common_the_tower_is_taken_over(old, tmp_path):
     """It is said; the tower is frozen like a pretrained one, and learns nothing while the new head does."""
     _, path, flags = old
@@ -152,6 +155,7 @@ def test_a_run_goes_on_from_the_same_bundle_alone(old, tmp_path):
     assert "a bundle of --init or --teacher changed since this run began" in said
 
 
+@pytest.mark.slow
 def test_a_trunk_is_a_tower(old, tmp_path):
     """Its card feeds it, its groups are those of the backbone it was; frozen, it is what it was, trained, it is not."""
     data, path, flags = old
@@ -221,6 +225,7 @@ def edited(path, folder, **changes):
     return copy
 
 
+@pytest.mark.slow
 def test_bundles_that_a_run_cannot_start_from(old, tmp_path):
     """One line, before anything is written: not a bundle, altered, of another backbone, size or modality."""
     data, path, flags = old
@@ -258,6 +263,7 @@ def test_an_adapter_that_stays_is_another_graph(old, tmp_path):
     trained([f"--data={data}", tower, *flags], tmp_path / "tower", "--warm.epochs=1", "--tune.epochs=0")
 
 
+@pytest.mark.slow
 def test_towers_that_a_bundle_does_not_have(old, tmp_path):
     """Another modality, another name, no bundle: one line each."""
     path = old[1]
