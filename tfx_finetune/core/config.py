@@ -178,7 +178,7 @@ class Run:
     )
     add_language: str = option("", "language that the bundle of --init, which has heads by language, gets a head for")
     teacher: str = option("", "bundles, separated by commas, whose mean answer the heads learn beside the labels")
-    heads: str = option("classify()", "what to predict: classify() or tag(), or name=classify(), ...")
+    heads: str = option("classify()", "what to predict: classify(), tag(), detect(), segment(); several by name")
     names: str = option("", "names of classes in other languages: a table of label, language, text, or such a source")
     train_languages: str = option("", "languages of the column language to learn from, separated by commas; all")
     test_languages: str = option("", "languages to test on, separated by commas; all")
