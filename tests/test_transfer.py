@@ -284,7 +284,7 @@ def test_a_pretrained_tower_that_was_tuned(tmp_path):
     for name in ("efficientnet-lite0", "tux-stamps"):
         asset(name)
     flags = [
-        "--data=tux_stamps(min_samples=70)",
+        "--data=tux_stamps()",
         "--image.size=64",
         "--exports=keras_file()",
         f"--cache.dir={tmp_path / 'cache'}",
