@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from tfx_finetune.contracts import COMPRESSIONS, PRESENCE, Batch, Predict
 from tfx_finetune.core.errors import UserError
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from tfx_finetune.contracts import Modality, Task, Tensor
+
+Make: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+"""A head's own outputs, by their names alone -> what is made of them."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Servable:
     allowed: float = 0.0
     ends: Mapping[str, Any] = field(default_factory=dict)
     routed: tuple[str, ...] = ()
-    found: Mapping[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = field(default_factory=dict)
+    found: Mapping[str, Make] = field(default_factory=dict)
     programs: tuple[str, ...] = ()
 
     @property
@@ -134,13 +137,31 @@ class Compression:
     clusters: int = 0
 
 
+def of_head(outputs: Mapping[str, Any], head: str) -> dict[str, Any]:
+    """Outputs `<head>/<name>` of one head, by their names alone."""
+    return {name.removeprefix(f"{head}/"): value for name, value in outputs.items() if name.startswith(f"{head}/")}
+
+
+def instead(outputs: Mapping[str, Any], made: Mapping[str, Make]) -> dict[str, Any]:
+    """Outputs by name, those of some heads replaced by what is made of them.
+
+    Args:
+        outputs: `<head>/<name>`.
+        made: By head: its own outputs, by their names alone -> others.
+    """
+    found = {name: value for name, value in outputs.items() if not any(name.startswith(f"{head}/") for head in made)}
+    for head, make in made.items():
+        found |= {f"{head}/{name}": value for name, value in make(of_head(outputs, head)).items()}
+    return found
+
+
 def answers(tasks: Mapping[str, Task], outputs: Batch) -> Batch:
     """Decoded outputs as scores are computed of them: of what is found in pictures, `Task.read`."""
-    found = dict(outputs)
-    for head in [head for head, task in tasks.items() if task.places]:
-        own = {name: found.pop(name) for name in list(found) if name.startswith(f"{head}/")}
-        found[f"{head}/scores"] = tasks[head].read({name.removeprefix(f"{head}/"): own[name] for name in own})
-    return found
+
+    def read(task: Task) -> Make:
+        return lambda own: {"scores": task.read(own)}
+
+    return instead(outputs, {head: read(task) for head, task in tasks.items() if task.places})
 
 
 def one_or_all(values: Sequence[Any]) -> Any:

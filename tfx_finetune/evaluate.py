@@ -15,7 +15,7 @@ import numpy as np
 from tfx_finetune.contracts import Batch, Task
 from tfx_finetune.core import command
 from tfx_finetune.core.config import option
-from tfx_finetune.deployed import answers
+from tfx_finetune.deployed import answers, of_head
 
 
 def predictions(
@@ -40,8 +40,7 @@ def decoded(tasks: Mapping[str, Task], outputs: Mapping[str, Any]) -> dict[str, 
     """Each task's decoded outputs, `<head>/<name>`, of those of its head."""
     found: dict[str, Any] = {}
     for head, task in tasks.items():
-        own = {name.removeprefix(f"{head}/"): value for name, value in outputs.items() if name.startswith(f"{head}/")}
-        found |= {f"{head}/{name}": value for name, value in task.decode(own).items()}
+        found |= {f"{head}/{name}": value for name, value in task.decode(of_head(outputs, head)).items()}
     return found
 
 

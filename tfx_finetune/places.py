@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -11,7 +12,8 @@ import tensorflow as tf
 if TYPE_CHECKING:
     import numpy as np
 
-    from tfx_finetune.contracts import Augment, Tensor
+    from tfx_finetune.contracts import Augment, Modality, Tensor
+    from tfx_finetune.deployed import Make
 
 UNTOLD = 255
 """Value of a mask where nothing is learned and nothing is scored."""
@@ -103,3 +105,24 @@ def in_picture(boxes: Tensor, sizes: Tensor, lay: Callable[[Tensor], Lay]) -> Te
         return tf.clip_by_value(place, 0.0, 1.0)
 
     return tf.map_fn(one, (boxes, sizes), fn_output_signature=boxes.dtype)
+
+
+def found_in(
+    found: Mapping[str, Make], modalities: Mapping[str, Modality], sizes: Mapping[str, Tensor]
+) -> dict[str, Make]:
+    """What heads find (see `Places.found`), boxes in shares of the pictures that came where their sizes are known.
+
+    Args:
+        found: By head.
+        modalities: By tower.
+        sizes: Heights and widths of pictures by tower, (batch, 2).
+    """
+
+    def placed(find: Make, own: dict[str, Tensor]) -> dict[str, Tensor]:
+        answer = find(own)
+        for tower, size in sizes.items():
+            if "boxes" in answer and (lay := modalities[tower].lay):
+                answer["boxes"] = in_picture(answer["boxes"], size, lay)
+        return answer
+
+    return {head: functools.partial(placed, find) for head, find in found.items()}

@@ -23,7 +23,8 @@ from tfx_finetune.batches import joined
 from tfx_finetune.batching import size
 from tfx_finetune.bundle import UnreadableError
 from tfx_finetune.contracts import PRESENCE, Batch, Modality
-from tfx_finetune.places import in_picture
+from tfx_finetune.deployed import instead
+from tfx_finetune.places import found_in
 from tfx_finetune.served import Served
 
 RAW, PREPARED = "serving_default", "tensor"
@@ -115,16 +116,10 @@ def _told(scores: Batch, served: Served, sizes: Mapping[str, np.ndarray]) -> dic
         served: Who gave them.
         sizes: Heights and widths of pictures by tower, (n, 2).
     """
-    found: dict[str, Any] = dict(scores)
-    for head, find in served.found.items():
-        own = {name: found.pop(name) for name in list(found) if name.startswith(f"{head}/")}
-        told = find({name.removeprefix(f"{head}/"): values for name, values in own.items()})
-        for tower, modality in served.modalities.items():
-            if "boxes" in told and modality.lay:
-                told["boxes"] = in_picture(told["boxes"], sizes[tower], modality.lay)
-        found |= {f"{head}/{name}": np.asarray(values) for name, values in told.items()}
-        if "labels" in told:
-            found[f"{head}/labels"] = [[name.decode() for name in row] for row in found[f"{head}/labels"]]
+    told = instead(scores, found_in(served.found, served.modalities, sizes))
+    found: dict[str, Any] = {name: np.asarray(values) for name, values in told.items()}
+    for name in [f"{head}/labels" for head in served.found if f"{head}/labels" in found]:
+        found[name] = [[label.decode() for label in row] for row in found[name]]
     for head, names in served.labels.items():
         rows = scores[f"{head}/scores"]
         found[f"{head}/labels"] = [names] * len(rows)

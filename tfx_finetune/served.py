@@ -13,6 +13,7 @@ from tfx_finetune.bundle import Bundle, UnreadableError
 from tfx_finetune.contracts import Batch, Modality, Predict
 from tfx_finetune.core import hardware
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.deployed import Make
 from tfx_finetune.golden import recall
 from tfx_finetune.verify import difference
 
@@ -42,7 +43,7 @@ class Served:
     version: int
     modalities: Mapping[str, Modality]
     labels: Mapping[str, tuple[str, ...]]
-    found: Mapping[str, Callable[[Batch], Batch]]
+    found: Mapping[str, Make]
     golden: Batch
     prepare: Callable[[Mapping[str, bytes]], Batch]
     predict: Predict

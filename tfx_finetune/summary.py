@@ -18,6 +18,7 @@ from tfx_finetune.checks import Check
 from tfx_finetune.choose import BEST
 from tfx_finetune.contracts import LABEL_SEPARATOR, SPLITS, Batch, Exhibit, Task
 from tfx_finetune.core import flagfile, hardware
+from tfx_finetune.deployed import of_head
 from tfx_finetune.evaluate import asked
 from tfx_finetune.features import Store
 from tfx_finetune.intervals import interval
@@ -230,7 +231,7 @@ def _data(data: Data, route: str) -> page.Data:
 def _head(
     head: str, task: Task, scores: Mapping[str, Any], targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray
 ) -> page.HeadResult:
-    mine = {name.removeprefix(f"{head}/"): value for name, value in scores.items() if name.startswith(f"{head}/")}
+    mine = of_head(scores, head)
     rows_asked = asked(task, targets)
     rows = [page.ClassScore(name, **values) for name, values in mine["per_class"].items()]
     return page.HeadResult(

@@ -16,7 +16,7 @@ from tfx_finetune.core import files, hardware, progress
 from tfx_finetune.core.config import Verify
 from tfx_finetune.core.errors import first_line
 from tfx_finetune.core.probe import latencies, probe
-from tfx_finetune.deployed import Compression, Reader
+from tfx_finetune.deployed import Compression, Make, Reader, instead
 from tfx_finetune.evaluate import evaluate, predictions
 from tfx_finetune.features import Store
 from tfx_finetune.gate import allowed_drop, drops
@@ -206,10 +206,8 @@ def _found(outputs: Batch, tasks: Mapping[str, Task]) -> Batch:
 
     Boxes are left out: two of nearly the same score may stand in either order, their scores do not.
     """
-    found = dict(outputs)
-    for head, task in tasks.items():
-        if task.places:
-            own = {name: found.pop(name) for name in list(found) if name.startswith(f"{head}/")}
-            answers = task.places.found({name.removeprefix(f"{head}/"): values for name, values in own.items()})
-            found |= {f"{head}/{name}": np.asarray(answers[name]) for name in ("scores", "mask") if name in answers}
-    return found
+
+    def compared(find: Make) -> Make:
+        return lambda own: {name: np.asarray(x) for name, x in find(own).items() if name in ("scores", "mask")}
+
+    return instead(outputs, {head: compared(task.places.found) for head, task in tasks.items() if task.places})

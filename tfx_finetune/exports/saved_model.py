@@ -9,8 +9,8 @@ from tfx_finetune.contracts import EXPORTS, PRESENCE, Batch, Modality
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.dataset import decoded
-from tfx_finetune.deployed import Export, Reader, Servable
-from tfx_finetune.places import in_picture
+from tfx_finetune.deployed import Export, Reader, Servable, instead
+from tfx_finetune.places import found_in
 
 
 @EXPORTS.register
@@ -38,14 +38,7 @@ def write(servable: Servable, path: Path) -> None:
 
     def serving(given: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         inputs, sizes = _prepared(servable, given) if servable.portable else (given, {})
-        outputs = dict(tensor(inputs))
-        for head, find in servable.found.items():
-            own = {name: outputs.pop(name) for name in list(outputs) if name.startswith(f"{head}/")}
-            answers = find({name.removeprefix(f"{head}/"): value for name, value in own.items()})
-            for tower, size in sizes.items():
-                if "boxes" in answers and (lay := servable.modalities[tower].lay):
-                    answers["boxes"] = in_picture(answers["boxes"], size, lay)
-            outputs |= {f"{head}/{name}": value for name, value in answers.items()}
+        outputs = instead(tensor(inputs), found_in(servable.found, servable.modalities, sizes))
         for head, names in servable.labels.items():
             if head in servable.found:
                 continue
