@@ -37,6 +37,7 @@ PURE = {
     "alignment",
     "places",
     "detections",
+    "upright",
     "objects",
     "masks",
     "levels",

@@ -12,22 +12,19 @@ from tfx_finetune.contracts import Modality, Task
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.places import UNTOLD
-
-_ORIENTATION = 274
-# Orientations of EXIF from which on width and height change places.
-_TURNED = 5
+from tfx_finetune.upright import header
 
 
-def size(raw: bytes | Path) -> tuple[int, int]:
+def size(picture: bytes | Path) -> tuple[int, int]:
     """Height and width of a picture, encoded or in a file, as a person sees it.
 
     Raises:
         OSError: It is none that can be read.
     """
-    with Image.open(raw if isinstance(raw, Path) else io.BytesIO(raw)) as image:
-        width, height = image.size
-        turned = image.getexif().get(_ORIENTATION, 1) >= _TURNED
-    return (width, height) if turned else (height, width)
+    found = header(picture)
+    if found is None:
+        raise OSError("not a picture that can be read")
+    return found.height, found.width
 
 
 def in_original(found: np.ndarray, raw: bytes, modality: Modality) -> np.ndarray:

@@ -1,13 +1,13 @@
 """The width and height in which annotations of a picture are, and how it lies in its file."""
 
 import math
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import ExifTags, Image
+from PIL import Image
 
 from tfx_finetune.sources.care import Care, Edges
+from tfx_finetune.upright import header
 
 _ALIKE = 0.02
 _MOST = 4e8
@@ -24,14 +24,6 @@ _TRANSPOSED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class Header(NamedTuple):
-    """Of a picture's file: width and height as a person sees it, and its EXIF orientation, 1 to 8."""
-
-    width: int
-    height: int
-    orientation: int
 
 
 class Frame(NamedTuple):
@@ -58,19 +50,6 @@ class Frame(NamedTuple):
     def upright(self, mask: Image.Image) -> Image.Image:
         """A mask of what annotations are made on, as a person sees the picture."""
         return mask.transpose(_TRANSPOSED[self.orientation]) if self.orientation in _TRANSPOSED else mask
-
-
-def header(path: Path) -> Header | None:
-    """Reads a picture's header; nothing where that cannot be read, which the survey tells of."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the run has a limit of its own
-            with Image.open(path) as opened:
-                orientation = int(opened.getexif().get(ExifTags.Base.Orientation, 1))
-                width, height = opened.size
-    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
-        return None
-    return Header(height, width, orientation) if orientation in _TURNS else Header(width, height, orientation)
 
 
 def frame(path: Path, stated: tuple[float, float] | None, care: Care) -> Frame | None:

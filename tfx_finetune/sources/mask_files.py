@@ -15,9 +15,10 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.places import UNTOLD
 from tfx_finetune.sources.care import Care
 from tfx_finetune.sources.colours import Colour
-from tfx_finetune.sources.frames import Frame, alike, header
+from tfx_finetune.sources.frames import Frame, alike
 from tfx_finetune.sources.kept import kept
 from tfx_finetune.sources.rows import readable
+from tfx_finetune.upright import TURNED, header
 
 Pair = tuple[str, Path, Path]
 """The split, empty where there is none, the picture and its mask."""
@@ -115,7 +116,7 @@ def _look(picture: Path, mask: Path, colours: list[Colour]) -> Look:
         return Look(used, plain, 1, findings)
     if alike(size, found[:2]):
         return Look(used, plain, 1, (*findings, "masks of another size than their picture, scaled"))
-    if found.orientation > 4 and alike(size, (found.height, found.width)):
+    if found.orientation in TURNED and alike(size, (found.height, found.width)):
         return Look(used, plain, found.orientation, (*findings, "masks of pictures that are shown turned, turned"))
     return Look(why="pictures of another shape than their mask, left out")
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfx_finetune.tasks.align import CROWD, OBJECT
+from tfx_finetune.tasks.rates import rates
 
 OVERLAP, BACKGROUND = 0.5, 0.1
 """Intersection over union from which a detection is right, and below which it is of nothing."""
@@ -124,9 +125,5 @@ def scores(names: tuple[str, ...], targets: np.ndarray, found: np.ndarray, thres
 
 
 def _rates(right: float, wrong: float, missed: float) -> dict[str, float]:
-    """Precision, recall and F1; what divides by zero is 0."""
-    return {
-        "precision": float(right / max(right + wrong, 1)),
-        "recall": float(right / max(right + missed, 1)),
-        "f1": float(2 * right / max(2 * right + wrong + missed, 1)),
-    }
+    names = ("precision", "recall", "f1")
+    return dict(zip(names, map(float, rates(right, right + wrong, right + missed)), strict=True))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tfx_finetune.places import UNTOLD
+from tfx_finetune.tasks.rates import rates, share
 
 _TOLERANCE = 0.0075  # of a picture's diagonal, as Csurka et al. have it
 _AT_ONCE = 64
@@ -29,8 +30,7 @@ def segmentation_scores(names: tuple[str, ...], truth: np.ndarray, found: np.nda
     confusion = sum((each.sum(0) for each in _confusions(len(names), truth, found)), np.zeros((1,), np.int64))
     hits, said, support = np.diag(confusion), confusion.sum(0), confusion.sum(1)
     union = said + support - hits
-    iou, precision, recall = _share(hits, union), _share(hits, said), _share(hits, support)
-    f1 = _share(2 * hits, said + support)
+    iou, (precision, recall, f1) = share(hits, union), rates(hits, said, support)
     scores = {
         "miou": iou[union > 0].mean() if union.any() else 0.0,
         "pixel_accuracy": hits.sum() / max(support.sum(), 1),
@@ -55,7 +55,7 @@ def correct(classes: int, truth: np.ndarray, found: np.ndarray) -> np.ndarray:
         hits = np.diagonal(each, axis1=1, axis2=2)
         union = each.sum(1) + each.sum(2) - hits
         occur = (union > 0).sum(-1)
-        parts.append(np.where(occur > 0, _share(hits, union).sum(-1) / np.maximum(occur, 1), 1.0))
+        parts.append(np.where(occur > 0, share(hits, union).sum(-1) / np.maximum(occur, 1), 1.0))
     return np.concatenate(parts)
 
 
@@ -115,7 +115,3 @@ def _disc(radius: float) -> list[tuple[int, int]]:
     """Steps down and to the right that lead no farther than the radius."""
     reach = range(-int(radius), int(radius) + 1)
     return [(down, right) for down in reach for right in reach if np.hypot(down, right) <= radius]
-
-
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.where(whole > 0, part / np.maximum(whole, 1), 0.0)

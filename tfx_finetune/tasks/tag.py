@@ -11,6 +11,7 @@ from sklearn import metrics
 from tfx_finetune.contracts import LABEL_SEPARATOR, TASKS, Labels, Task
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.tasks.head import ClassWeights, Init, check_options, class_weights, linear
+from tfx_finetune.tasks.rates import rates
 
 
 @TASKS.register
@@ -92,7 +93,8 @@ def tagging_scores(names: tuple[str, ...], truth: np.ndarray, scores: np.ndarray
     """
     predicted = scores >= threshold
     hits, said, support = (truth & predicted).sum(0), predicted.sum(0), truth.sum(0)
-    precision, recall, f1 = _share(hits, said), _share(hits, support), _share(2 * hits, said + support)
+    precision, recall, f1 = rates(hits, said, support)
+    micro = rates(hits.sum(), said.sum(), support.sum())
     occurs = np.asarray(truth.any(axis=0))
     precisions = [
         metrics.average_precision_score(truth[:, i], scores[:, i]) if occurs[i] else 0.0 for i in range(len(names))
@@ -105,9 +107,9 @@ def tagging_scores(names: tuple[str, ...], truth: np.ndarray, scores: np.ndarray
         "precision_macro": precision.mean(),
         "recall_macro": recall.mean(),
         "f1_macro": f1.mean(),
-        "precision_micro": _share(hits.sum(), said.sum()),
-        "recall_micro": _share(hits.sum(), support.sum()),
-        "f1_micro": _share(2 * hits.sum(), (said + support).sum()),
+        "precision_micro": micro[0],
+        "recall_micro": micro[1],
+        "f1_micro": micro[2],
     }
     rows = zip(names, precision, recall, f1, support, precisions, strict=True)
     return {name: float(value) for name, value in found.items()} | {
@@ -135,10 +137,6 @@ def average_precision_of_samples(targets: np.ndarray, scores: np.ndarray) -> np.
     count = present.sum(-1)
     mean = np.where(present, hits / rank, 0.0).sum(-1) / np.maximum(count, 1)
     return np.where((count == 0) | (count == targets.shape[1]), 1.0, mean)
-
-
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.where(whole > 0, part / np.maximum(whole, 1), 0.0)
 
 
 def _mean_of_present(target: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
