@@ -136,6 +136,7 @@ def test_what_is_wrong_with_scenes_is_found_but_not_mended(tmp_path):
         (["--teacher=somewhere"], "a head that finds things in pictures cannot do this"),
         (["--towers=image=convnet(), text=bag_of_embeddings()"], "takes one tower of pictures"),
         (["--backbone=convnet(size=64, channels=3)"], "has no such level"),
+        (["--backbone=convnet(size=68, channels=3, widths=(8, 8, 8, 8, 8, 8))"], "places do not divide"),
     ],
 )
 def test_what_such_heads_cannot_do_is_said(flags, said, tmp_path):

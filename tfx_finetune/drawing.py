@@ -12,8 +12,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
-RIGHT, WRONG, MISSED = (0, 170, 60), (220, 30, 30), (245, 160, 0)
-"""Colours of what was found and is there, was found and is not there, is there and was not found."""
 
 _GOLDEN_ANGLE = 0.381966  # of the circle of hues: those of any number of classes lie as far apart as they can
 

@@ -1,10 +1,8 @@
 """STATION: a frozen trunk's outputs, computed once a sample and view, kept on disk, found again by content."""
 
 import contextlib
-import functools
 import hashlib
 import json
-import operator
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -81,8 +79,8 @@ class Store:
 
     def _kinds(self, view: int) -> tuple[Batch, Batch, Batch]:
         """Inputs, targets and weights of a view; a teacher's answers, which are of a view too, are targets."""
-        own = [each[view] for each in (self.moved, self.taught) if each]
-        return self.inputs[view], functools.reduce(operator.or_, own, self.targets), self.weights
+        own = {name: values for each in (self.moved, self.taught) if each for name, values in each[view].items()}
+        return self.inputs[view], self.targets | own, self.weights
 
 
 def collect(

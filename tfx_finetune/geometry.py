@@ -1,8 +1,8 @@
 """Layer 1: how a picture and what lies in it are moved together, in TensorFlow operations.
 
 What is moved of a sample is `image` uint8 (height, width, channels) and, where it has them, `mask`, `boxes`, `classes`
-and `crowd` as `Places.read` gives them. Boxes are cut at the picture's edge, and left out where too little remains, but
-for those of crowds: what is left of a crowd is still one.
+and `crowd` as `Places.read` gives them. Boxes are cut at the picture's edge; where too little of one remains, it
+becomes a crowd, and where nothing does, it goes.
 """
 
 from typing import Any
@@ -14,7 +14,9 @@ from tfx_finetune.pixels import rounded
 from tfx_finetune.places import UNTOLD
 
 MIN_VISIBLE = 0.25
-"""Share of a box that has to remain, where an augment has no option of this name."""
+"""Share of a box that has to remain for it not to become a crowd, where an augment has no option of this name."""
+BOXES = ("boxes", "classes", "crowd")
+"""What a sample has of its boxes."""
 _GREY = 127
 # Fewest pixels of a box along either side.
 _LEAST = 0.5
@@ -24,7 +26,7 @@ def moved(sample: dict[str, Any]) -> dict[str, tf.Tensor]:
     """What moves of a sample: a mask that is not yet decoded, as a column of the source is, does not."""
     found = {"image": sample["image"]}
     if has_boxes(sample):
-        found |= {name: sample[name] for name in ("boxes", "classes", "crowd")}
+        found |= {name: sample[name] for name in BOXES}
     if has_mask(sample):
         found["mask"] = sample["mask"]
     return found
@@ -73,7 +75,7 @@ def windowed(
     if has_mask(sample):
         found["mask"] = window(sample["mask"], UNTOLD)
     if has_boxes(sample):
-        start, lengths, whole = (_twice(value) for value in (corner, size, shape))
+        start, lengths, whole = (twice(value) for value in (corner, size, shape))
         found |= _visible(sample, sample["boxes"] * whole - start, lengths, min_visible)
     return sample | found
 
@@ -125,7 +127,7 @@ def follow(sample: dict[str, Any], matrix: list | tf.Tensor, min_visible: float 
         found["mask"] = _transformed(sample["mask"], matrix, "NEAREST", "CONSTANT", float(UNTOLD))
     if has_boxes(sample):
         a, b, c, d, e, f = _numbers(matrix)
-        whole = _twice(tf.shape(sample["image"])[:2])
+        whole = twice(tf.shape(sample["image"])[:2])
         left, top, right, bottom = tf.unstack((sample["boxes"] - 0.5) * whole, axis=-1)
         x, y = tf.stack([left, right, right, left], -1) - c, tf.stack([top, top, bottom, bottom], -1) - f
         over = a * e - b * d
@@ -153,7 +155,7 @@ def _area(boxes: tf.Tensor) -> tf.Tensor:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def _twice(lengths: tf.Tensor) -> tf.Tensor:
+def twice(lengths: tf.Tensor) -> tf.Tensor:
     """(vertical, horizontal) -> float32 (4,), as a box has them."""
     return tf.cast(tf.gather(lengths, [1, 0, 1, 0]), tf.float32)
 

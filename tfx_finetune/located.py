@@ -53,24 +53,15 @@ def check(
         raise UserError("a head that finds things in pictures cannot do this", received=f"{given} beside {shown}")
 
 
-def check_levels(backbone: Backbone, tasks: Mapping[str, Task]) -> None:
-    """Checks that a backbone gives what heads look at.
-
-    Raises:
-        UserError: It lacks a level of the pyramid, or the side of its pictures is no multiple of the finest stride.
-    """
-    side, known = backbone.card.size, backbone.features.pyramid
+def check_side(backbone: Backbone, tasks: Mapping[str, Task]) -> None:
+    """Raises a `UserError` where the side of a backbone's pictures is no multiple of a head's finest stride."""
+    side = backbone.card.size
     for head, places in ((head, task.places) for head, task in tasks.items() if task.places):
-        if missing := [level for level in places.levels if level not in known]:
-            received, allowed = f"{', '.join(missing)} for {head}", ", ".join(known) or "another backbone"
-            raise UserError("the backbone has no such level of its pyramid", received=received, allowed=allowed)
         stride = 2 ** int(places.levels[0][1:])
         if side % stride:
-            received, allowed = (
-                f"{side} pixels for {head}",
-                f"a multiple of {stride}, such as --image.size={side // 32 * 32}",
-            )
-            raise UserError("a size of pictures that their places do not divide", received=received, allowed=allowed)
+            received, allowed = f"{side} pixels for {head}", f"a multiple of {stride}"
+            what, todo = "a size of pictures that their places do not divide", f"say --image.size={side // 32 * 32}"
+            raise UserError(what, received=received, allowed=allowed, todo=todo)
 
 
 def levels(tasks: Mapping[str, Task]) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ def build_model(plan: Plan, backbones: Mapping[str, Backbone], tasks: Mapping[st
     else:
         fused = Fused(tuple(backbone.features for backbone in backbones.values()))
     for backbone in backbones.values():
-        located.check_levels(backbone, tasks)
+        located.check_side(backbone, tasks)
     answers = {head: _answer(task, fused) for head, task in tasks.items()}
     for head, task in tasks.items():
         if task.pool:  # what a language adds to what holds for all

@@ -9,8 +9,7 @@ import tensorflow as tf
 from tfx_finetune.contracts import Source, Task
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.geometry import moved
-from tfx_finetune.places import Change, Indexed, Partners
-from tfx_finetune.tasks.segment import BACKGROUND
+from tfx_finetune.places import BACKGROUND, Change, Indexed, Partners
 
 
 def check(augments: Mapping[str, tuple[str, Change]], drafts: Mapping[str, Task]) -> None:

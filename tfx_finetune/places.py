@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 UNTOLD = 255
 """Value of a mask where nothing is learned and nothing is scored."""
+BACKGROUND = "background"
+"""The class of masks that is no thing."""
 
 
 class Lay(NamedTuple):

@@ -19,7 +19,7 @@ def mixup(alpha: float = 0.2) -> Mix:
     _check("mixup", alpha)
 
     def apply(inputs: tf.Tensor, targets: dict, weights: dict, seed: tf.Tensor) -> Mixed:
-        share, order = _beta(alpha, seed), _order(inputs, seed)
+        share, order = beta(alpha, seed), _order(inputs, seed)
         mixed = _between(inputs, order, share)
         return mixed, *(_each(values, order, share) for values in (targets, weights))
 
@@ -41,7 +41,7 @@ def cutmix(alpha: float = 1.0) -> Mix:
         order = _order(inputs, seed)
         shape = tf.cast(tf.shape(inputs)[1:3], tf.float32)
         centre = tf.random.stateless_uniform((2,), tf.random.experimental.stateless_fold_in(seed, 2)) * shape
-        half = tf.sqrt(1 - _beta(alpha, seed)) * shape / 2
+        half = tf.sqrt(1 - beta(alpha, seed)) * shape / 2
         first, last = tf.round(tf.maximum(centre - half, 0)), tf.round(tf.minimum(centre + half, shape))
         rows, columns = (
             (places >= first[axis]) & (places < last[axis]) for axis in (0, 1) for places in [tf.range(shape[axis])]
@@ -59,7 +59,8 @@ def _check(name: str, alpha: float) -> None:
         raise UserError(f"the alpha of {name} is out of range", received=alpha, allowed="above 0")
 
 
-def _beta(alpha: float, seed: tf.Tensor) -> tf.Tensor:
+def beta(alpha: float, seed: tf.Tensor) -> tf.Tensor:
+    """A share drawn from a symmetric Beta distribution."""
     two = tf.random.stateless_gamma((2,), seed, alpha) + 1e-30  # both may be 0 where alpha is small
     return two[0] / tf.reduce_sum(two)
 

@@ -5,13 +5,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfx_finetune.augments.mixing import beta
 from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.geometry import MIN_VISIBLE, has_boxes, has_mask, shown
+from tfx_finetune.geometry import BOXES, MIN_VISIBLE, has_boxes, has_mask, shown, twice
 from tfx_finetune.pixels import rounded
 from tfx_finetune.places import Partners
-
-_BOXES = ("boxes", "classes", "crowd")
 
 
 @AUGMENTS.register
@@ -74,8 +73,7 @@ def mixup_scenes(probability: float = 0.5, alpha: float = 8.0) -> Partners:
         size, (partner,) = tf.shape(sample["image"])[:2], partners
         at = tf.random.stateless_uniform((2,), tf.random.experimental.stateless_fold_in(seed, 1))
         other = shown(partner, size, _factor(partner, size, tf.reduce_min), at)
-        two = tf.random.stateless_gamma((2,), seed, alpha) + 1e-30  # both may be 0 where alpha is small
-        share = two[0] / tf.reduce_sum(two)
+        share = beta(alpha, seed)
         mine, theirs = (tf.cast(one["image"], tf.float32) for one in (sample, other))
         found = {"image": rounded(share * mine + (1 - share) * theirs)}
         if has_mask(sample):
@@ -94,9 +92,9 @@ def _placed(sample: dict[str, Any], start: tf.Tensor, size: tf.Tensor, whole: tf
     """A part with boxes as shares of the whole, in which it begins at `start`."""
     if not has_boxes(sample):
         return sample
-    start, size, whole = (tf.cast(tf.gather(each, [1, 0, 1, 0]), tf.float32) for each in (start, size, whole))
+    start, size, whole = (twice(each) for each in (start, size, whole))
     return sample | {"boxes": (sample["boxes"] * size + start) / whole}
 
 
 def _together(samples: Sequence[dict[str, Any]]) -> dict[str, tf.Tensor]:
-    return {name: tf.concat([one[name] for one in samples], 0) for name in _BOXES}
+    return {name: tf.concat([one[name] for one in samples], 0) for name in BOXES}

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.places import UNTOLD
+from tfx_finetune.places import BACKGROUND, UNTOLD
 from tfx_finetune.sources.care import Care
 from tfx_finetune.sources.colours import Colour
 from tfx_finetune.sources.frames import Frame, alike
@@ -72,7 +72,7 @@ def masked(
     used = frozenset().union(*(look.used for look in looks))
     # Masks of one thing are often black and white.
     both = len(known or "12") == 2 and used <= {0, UNTOLD} and UNTOLD in used
-    labels = tuple(known) or (("background", "foreground") if both else _numbered(used))
+    labels = tuple(known) or ((BACKGROUND, "foreground") if both else _numbered(used))
     table = np.full(256, UNTOLD, np.uint8)
     table[: len(labels)] = np.arange(len(labels))
     if both:

@@ -8,7 +8,7 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.sources.care import Care
 from tfx_finetune.sources.colours import colour_map
 from tfx_finetune.sources.mask_files import Pair, masked
-from tfx_finetune.sources.rows import SPLIT_NAMES, Rows, by_split, hidden, pictures, readable
+from tfx_finetune.sources.rows import SPLIT_NAMES, Rows, by_name, by_split, pictures, readable, split_folders
 
 _MARKS = ("_mask", "_masks", "_label", "_labels", "_seg", "_L", "")
 _PAIRS = (("images", "masks"), ("JPEGImages", "SegmentationClass"))
@@ -49,12 +49,14 @@ def masks(path: str, images: str = "images", masks: str = "masks", colours: str 
 
 def is_folder(folder: Path) -> bool:
     """Whether a folder has pictures and masks by the usual names of their folders."""
-    return any(all((place / name).is_dir() for name in ("images", "masks")) for place in (folder, *_splits(folder)))
+    return any(
+        all((place / name).is_dir() for name in ("images", "masks")) for place in (folder, *split_folders(folder))
+    )
 
 
 def _pairs(root: Path, images: str, masks: str, care: Care) -> Iterator[Pair]:
     for split, holder, folder in _holders(root, images, masks):
-        files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in pictures(folder)}
+        files = by_name(folder, pictures(folder))
         if wrong := next(
             (path for path in files.values() if holder != folder and path.suffix.lower() in (".jpg", ".jpeg")), None
         ):
@@ -76,19 +78,13 @@ def _pairs(root: Path, images: str, masks: str, care: Care) -> Iterator[Pair]:
 def _holders(root: Path, images: str, masks: str) -> Iterator[tuple[str, Path, Path]]:
     """(split, folder of pictures, folder of masks), the same one where masks lie beside their pictures."""
     if (root / images).is_dir() and (root / masks).is_dir():
-        below = _splits(root / images)
+        below = split_folders(root / images)
         for place in below:
             yield SPLIT_NAMES[place.name.lower()], place, root / masks / place.name
         if not below:
             yield "", root / images, root / masks
         return
-    for place in _splits(root) or [root]:
+    for place in split_folders(root) or [root]:
         split = SPLIT_NAMES[place.name.lower()] if place != root else ""
         inner = (place / images, place / masks)
         yield (split, *inner) if all(folder.is_dir() for folder in inner) else (split, place, place)
-
-
-def _splits(folder: Path) -> list[Path]:
-    """Sub-folders, where all are named after splits."""
-    below = sorted(path for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
-    return below if all(path.name.lower() in SPLIT_NAMES for path in below) else []

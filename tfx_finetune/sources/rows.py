@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,17 @@ def found(folder: Path) -> dict[str, list[Path]]:
 def pictures(folder: Path) -> list[Path]:
     """Picture files below a folder; see `found`."""
     return found(folder)["image"]
+
+
+def split_folders(folder: Path) -> list[Path]:
+    """The sub-folders, sorted, where all of them are named after splits; else none."""
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
+    return below if all(path.name.lower() in SPLIT_NAMES for path in below) else []
+
+
+def by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
+    """Files by their path in a folder, without ending."""
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
 
 
 def modality_of(name: str) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +12,14 @@ import numpy as np
 from PIL import Image
 
 from tfx_finetune.contracts import SOURCES, SPLITS, Source
-from tfx_finetune.core import assets, files, progress
+from tfx_finetune.core import assets, files, hardware, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.objects import written
+from tfx_finetune.places import BACKGROUND
 from tfx_finetune.sources.rows import Rows, pictures
 from tfx_finetune.sources.scenes import Scene, Studio, forget, is_cut_out
 
 CLASSES = ("animals/birds", "animals/mammals", "food/fruit", "plants/flowers", "symbols/money", "vehicles")
-BACKGROUND = "background"
 # One photograph of each place, without drawings, overlays, and things of the classes above.
 PHOTOGRAPHS = (
     "examples/alphamat/input_images/plant.jpg",
@@ -200,7 +199,7 @@ def _write(folder: Path, made: Mapping[str, Studio], parts: Mapping[str, int], l
         return written(scene.objects)
 
     texts: dict[str, list[str]] = {}
-    with progress.bar("scenes", sum(parts.values())) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with progress.bar("scenes", sum(parts.values())) as advance, ThreadPoolExecutor(hardware.detect().threads) as pool:
         for part, count in parts.items():
             (folder / part).mkdir(parents=True)
             texts[part] = []

@@ -2,21 +2,31 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from tfx_finetune.contracts import SOURCES, Source
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.objects import Object, written
+from tfx_finetune.places import BACKGROUND
 from tfx_finetune.sources.care import Care, are_shares, mended
 from tfx_finetune.sources.colours import colour_map
 from tfx_finetune.sources.frames import frame
 from tfx_finetune.sources.mask_files import Pair, masked
-from tfx_finetune.sources.rows import ENDINGS, SPLIT_NAMES, Rows, by_split, hidden, pictures, readable
+from tfx_finetune.sources.rows import (
+    ENDINGS,
+    SPLIT_NAMES,
+    Rows,
+    by_name,
+    by_split,
+    pictures,
+    readable,
+    split_folders,
+)
 from tfx_finetune.sources.voc_file import Annotation, read
 
 CLASSES = (
-    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *(BACKGROUND, "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 """What the values of VOC's own masks are."""
@@ -64,7 +74,9 @@ def is_folder(folder: Path) -> bool:
     """Whether a folder is laid out like Pascal VOC's."""
     if (folder / "Annotations").is_dir() and _images(folder):
         return any((folder / "Annotations").glob("*.xml"))
-    files = (file for holder in _holders(folder) for file in itertools.islice(holder.glob("*.xml"), 20))
+    files = (
+        file for holder in split_folders(folder) or [folder] for file in itertools.islice(holder.glob("*.xml"), 20)
+    )
     return any(file.with_suffix(ending).is_file() for file in files for ending in ENDINGS["image"])
 
 
@@ -77,19 +89,19 @@ def _annotated(root: Path, care: Care) -> Iterator[Found]:
     if (root / "Annotations").is_dir() and holder:
         yield from _listed(root, holder, care)
         return
-    for each in _holders(root):
+    for each in split_folders(root) or [root]:
         split = SPLIT_NAMES.get(each.name.lower(), "") if each != root else ""
-        yield from _of(split, _by_name(each, pictures(each)), each, _by_name(each, sorted(each.rglob("*.xml"))), care)
+        yield from _of(split, by_name(each, pictures(each)), each, by_name(each, sorted(each.rglob("*.xml"))), care)
 
 
 def _listed(root: Path, holder: Path, care: Care) -> Iterator[Found]:
     folder = root / "Annotations"
-    by_name, annotated = _by_name(holder, pictures(holder)), _by_name(folder, sorted(folder.rglob("*.xml")))
+    by_stem, annotated = by_name(holder, pictures(holder)), by_name(folder, sorted(folder.rglob("*.xml")))
     sets = _sets(root / "ImageSets" / "Main")
     if not sets:
-        yield from _of("", by_name, holder, annotated, care)
+        yield from _of("", by_stem, holder, annotated, care)
     for split, names in sets.items():
-        own = {name: by_name.get(name, holder / f"{name}.jpg") for name in names}
+        own = {name: by_stem.get(name, holder / f"{name}.jpg") for name in names}
         if files := {name: annotated[name] for name in names if name in annotated}:
             yield from _of(split, own, holder, files, care)
         else:
@@ -140,18 +152,13 @@ def _pairs(root: Path, care: Care) -> Iterator[Pair]:
     holder, folder = _images(root), root / "SegmentationClass"
     if not holder or not folder.is_dir():
         return
-    by_name, masks = _by_name(holder, pictures(holder)), _by_name(folder, sorted(folder.rglob("*.png")))
+    by_stem, masks = by_name(holder, pictures(holder)), by_name(folder, sorted(folder.rglob("*.png")))
     for split, names in (_sets(root / "ImageSets" / "Segmentation") or {"": list(masks)}).items():
         for name in names:
             if name in masks:
-                yield split, by_name.get(name, holder / f"{name}.jpg"), masks[name]
+                yield split, by_stem.get(name, holder / f"{name}.jpg"), masks[name]
             else:
                 care.count("pictures without a mask, left out", name)
-
-
-def _by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
-    """Files by their path in a folder, without ending."""
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
 
 
 def _sets(folder: Path) -> dict[str, list[str]]:
@@ -169,9 +176,3 @@ def _sets(folder: Path) -> dict[str, list[str]]:
 
 def _images(root: Path) -> Path | None:
     return next((root / name for name in _IMAGES if (root / name).is_dir()), None)
-
-
-def _holders(root: Path) -> list[Path]:
-    """The folder itself, or its sub-folders where all of them are named after splits."""
-    below = sorted(path for path in root.iterdir() if path.is_dir() and not hidden(path.name))
-    return below if below and all(path.name.lower() in SPLIT_NAMES for path in below) else [root]

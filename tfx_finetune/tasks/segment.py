@@ -14,14 +14,11 @@ from tfx_finetune.contracts import NECKS, TASKS, Features, Labels, Task
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.drawing import overlay, palette
-from tfx_finetune.places import UNTOLD, Lay, Places
+from tfx_finetune.places import BACKGROUND, UNTOLD, Lay, Places
 from tfx_finetune.tasks.decoders import gated, summed
 from tfx_finetune.tasks.head import ClassWeights, check_options, class_weights
 from tfx_finetune.tasks.overlaps import correct, segmentation_scores
 from tfx_finetune.tasks.pixels import Pixels, check_sides
-
-BACKGROUND = "background"
-"""The class that is no thing: `predict` does not name it, and it is drawn clear."""
 
 
 @TASKS.register
@@ -41,7 +38,7 @@ def segment(
 ) -> Task:
     """One class a pixel: a light decoder on the tower's pyramid, softmax, cross-entropy and Dice.
 
-    A class named `background` is what is nothing else.
+    A class named `background` is what is nothing else: `predict` does not name it, and it is drawn clear.
 
     Args:
         labels: The classes, and how many training pictures have each.
