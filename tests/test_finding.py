@@ -85,6 +85,17 @@ def test_what_is_found_stands_in_pixels_of_the_picture(bundle, pictures, tmp_pat
     assert {each["image_id"] for each in found} <= {7, 8}
 
 
+def test_pictures_of_one_name_are_drawn_apart(bundle, pictures, tmp_path):
+    """Where they come from two folders."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "7.png").write_bytes((pictures / "8.png").read_bytes())
+    drawn = tmp_path / "drawn"
+    done = within("predict", f"--bundle={bundle}", f"--save_pictures={drawn}", pictures / "7.png", other / "7.png")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in drawn.iterdir()} >= {"7.objects.png", "7-2.objects.png", "7-2.mask.mask.png"}
+
+
 def test_evaluating_the_held_out_pictures_again_gives_the_same_scores(bundle):
     """The command sees what the run saw."""
     done = within("evaluate", f"--bundle={bundle}", f"--data={DATA}", "--split=test")

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +185,10 @@ class Bundle:
         classes: Sequence[str] = (),
         save_pictures: str = "",
     ) -> Iterator[dict[str, Any]]:
-        """As `predict`, one record at a time; what is found in pictures is drawn into the folder `save_pictures`."""
+        """As `predict`, one record at a time; what is found in pictures is drawn into the folder `save_pictures`.
+
+        Of several pictures of one name, the second one's drawing is called `<name>-2.png`, and so on.
+        """
         format = format or self.formats[0]
         if format not in self._opened:
             self._opened[format] = self.reader(format).predict
@@ -194,6 +198,7 @@ class Bundle:
         check_language(self.tasks, language, bool(route))
         column = route or ("language" if any(task.labels.translations for task in self.tasks.values()) else "")
         chosen = choosing(self.tasks, classes)
+        drawn, named = pictures.drawn_into(save_pictures, self.tasks) if save_pictures else None, Counter[str]()
         for given in self._expanded(samples):
             lane = language
             if column and isinstance(given, Mapping):
@@ -214,9 +219,11 @@ class Bundle:
             for head in [head for head, task in self.tasks.items() if task.places]:
                 ((tower, modality),) = self.modalities.items()
                 scores[head] = pictures.in_original(scores[head], raw[tower], modality)
-            if save_pictures:
-                name = Path(str(given)).stem if not isinstance(given, Mapping) else "picture"
-                pictures.save(Path(save_pictures), name, next(iter(raw.values())), self.tasks, scores)
+            if drawn:
+                stem = Path(str(shown.get("file", "picture"))).stem
+                named[stem] += 1
+                name = stem if named[stem] == 1 else f"{stem}-{named[stem]}"
+                pictures.save(drawn, name, next(iter(raw.values())), self.tasks, scores)
             tasks = answering({head: task for head, (_, task) in chosen.items()}, "" if classes else lane)
             yield shown | routing.answered(tasks, scores, lane)
 

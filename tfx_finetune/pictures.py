@@ -65,20 +65,28 @@ def pixels(raw: bytes) -> np.ndarray:
     return np.asarray(Image.alpha_composite(white, seen).convert("RGB"))
 
 
+def drawn_into(folder: str, tasks: Mapping[str, Task]) -> Path:
+    """The folder for drawn pictures, made where it is not there.
+
+    Raises:
+        UserError: The model finds nothing in pictures, or the folder cannot be written.
+    """
+    if not any(task.places for task in tasks.values()):
+        raise UserError("a model that finds nothing in pictures draws none", received=f"--save_pictures={folder}")
+    return files.writable_folder(Path(folder), "pictures")
+
+
 def save(folder: Path, name: str, raw: bytes, tasks: Mapping[str, Task], found: Mapping[str, np.ndarray]) -> None:
     """Writes a picture with what each head found drawn into it, `<name>.png`, and masks as `<name>.mask.png`.
 
     Args:
-        folder: Is made where it is not there.
+        folder: That of `drawn_into`.
         name: Of the picture; of several heads the files have that of the head behind it.
         raw: The encoded picture.
         tasks: Heads by name.
         found: What heads found, in pixels of this picture.
     """
     drawing = {head: task.places for head, task in tasks.items() if task.places}
-    if not drawing:
-        raise UserError("a model that finds nothing in pictures draws none", received="--save_pictures")
-    files.writable_folder(folder, "pictures")
     for head, places in drawing.items():
         stem = f"{name}.{head}" if len(drawing) > 1 else name
         Image.fromarray(places.draw(pixels(raw), found[head], False)).save(folder / f"{stem}.png")

@@ -22,7 +22,7 @@ from tfx_finetune import pictures
 from tfx_finetune.batches import joined
 from tfx_finetune.batching import size
 from tfx_finetune.bundle import UnreadableError
-from tfx_finetune.contracts import PRESENCE, Batch, Modality
+from tfx_finetune.contracts import PRESENCE, Batch
 from tfx_finetune.deployed import instead
 from tfx_finetune.places import found_in
 from tfx_finetune.served import Served
@@ -68,10 +68,11 @@ def predict_request(message: Any, served: Served) -> tuple[Batch, Callable[[Batc
         values = [_named(one, served) for one in _list(message["instances"], "instances")]
     else:
         values = _rows(message["inputs"], served)
-    samples = _raw(values, served) if signature == RAW else _numbers(values, served)
+    contents = _contents(values, served) if signature == RAW else []
+    samples = _raw(contents, served) if signature == RAW else _numbers(values, served)
 
     def answer(scores: Batch) -> dict[str, Any]:
-        outputs = _told(scores, served, _sizes(values, served)) if signature == RAW else scores
+        outputs = _told(scores, served, _sizes(contents, served)) if signature == RAW else scores
         columns: Any = outputs if len(outputs) > 1 else next(iter(outputs.values()))
         if "inputs" in message:
             return {"outputs": columns}
@@ -98,7 +99,7 @@ def classify_request(message: Any, served: Served) -> tuple[Batch, Callable[[Bat
     context = message.get("context") or {}
     if not isinstance(context, dict) or not all(isinstance(example, dict) for example in examples):
         raise RequestError(f"context and examples are objects of features such as {next(iter(served.modalities))}")
-    samples = _raw([_named(context | example, served) for example in examples], served)
+    samples = _raw(_contents([_named(context | example, served) for example in examples], served), served)
 
     def answer(scores: Batch) -> dict[str, Any]:
         names = served.labels[head]
@@ -130,8 +131,7 @@ def _told(scores: Batch, served: Served, sizes: Mapping[str, np.ndarray]) -> dic
 def metadata(name: str, served: Served) -> dict[str, Any]:
     """The message of `/metadata`: names, types and shapes of what goes in and comes out."""
     scores = _described(served.golden)
-    square = {tower: np.array([modality.shape[:2]] * len(_one(served.golden))) for tower, modality in _pictures(served)}
-    told = _described(_told(served.golden, served, square))
+    told = _described(_told(served.golden, served, {}))
     raw = {tower: _tensor("DT_STRING", -1) for tower in served.modalities}
     prepared = {
         tower: _tensor(_TYPES[modality.fed], -1, *modality.shape) for tower, modality in served.modalities.items()
@@ -160,22 +160,10 @@ def _described(outputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _tensor(_TYPES.get(str(x.dtype), "DT_STRING"), -1, *x.shape[1:]) for name, x in arrays.items()}
 
 
-def _one(outputs: Batch) -> np.ndarray:
-    return next(iter(outputs.values()))
-
-
-def _pictures(served: Served) -> list[tuple[str, Modality]]:
-    return [(tower, modality) for tower, modality in served.modalities.items() if modality.lay]
-
-
-def _sizes(samples: Sequence[Mapping[str, Any]], served: Served) -> dict[str, np.ndarray]:
+def _sizes(contents: Sequence[Mapping[str, bytes]], served: Served) -> dict[str, np.ndarray]:
     """Heights and widths of the pictures in which something is to be found, by tower, (n, 2)."""
-    if not served.found:
-        return {}
-    return {
-        tower: np.array([pictures.size(_content(sample[tower], tower, False)) for sample in samples])
-        for tower, _ in _pictures(served)
-    }
+    towers = [tower for tower, modality in served.modalities.items() if served.found and modality.lay]
+    return {tower: np.array([pictures.size(sample[tower]) for sample in contents]) for tower in towers}
 
 
 def _signature(inputs: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
@@ -220,17 +208,24 @@ def _rows(given: Any, served: Served) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _raw(samples: Sequence[Mapping[str, Any]], served: Served) -> Batch:
-    """Encoded samples, prepared."""
-    prepared = []
-    for position, sample in enumerate(samples):
-        contents = {
+def _contents(samples: Sequence[Mapping[str, Any]], served: Served) -> list[dict[str, bytes]]:
+    """What a message has of each sample, by tower."""
+    return [
+        {
             tower: _content(value, f"sample {position}", served.modalities[tower].inline)
             for tower, value in sample.items()
             if value is not None
         }
+        for position, sample in enumerate(samples)
+    ]
+
+
+def _raw(contents: Sequence[Mapping[str, bytes]], served: Served) -> Batch:
+    """Encoded samples, prepared."""
+    prepared = []
+    for position, sample in enumerate(contents):
         try:
-            prepared.append(served.prepare(contents))
+            prepared.append(served.prepare(sample))
         except UnreadableError as error:
             raise RequestError(f"sample {position} cannot be read: {error}") from None
     return joined(prepared)

@@ -35,7 +35,7 @@ class Served:
         modalities: How raw content becomes its inputs, by tower.
         labels: Class names by head, of those that tell the classes of whole samples.
         found: Of heads that find things in pictures: see `Places.found`.
-        golden: Outputs of a few samples by name, (n, ...): what kind of values each has.
+        golden: Outputs of one sample by name, (1, ...): what kind of values each has.
         prepare: See `Bundle.prepare`.
         predict: Prepared inputs (n, ...) -> outputs by name, (n, ...): `<head>/scores`, a score a class.
     """
@@ -96,7 +96,7 @@ def load(place: Place, format: str, max_pixels: int, batch_size: int) -> Served:
         raise UserError("a bundle that does not give its golden answers here", received=received, allowed=tolerance)
     labels = {head: task.labels.names for head, task in bundle.tasks.items() if not task.places}
     found = {head: task.places.found for head, task in bundle.tasks.items() if task.places}
-    return Served(place.version, bundle.modalities, labels, found, outputs, bundle.prepare, reader.predict)
+    return Served(place.version, bundle.modalities, labels, found, _first(outputs), bundle.prepare, reader.predict)
 
 
 def _quickest(formats: Sequence[str]) -> str:
