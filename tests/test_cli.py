@@ -12,7 +12,7 @@ FORMATS = ["keras", "saved_model", "tflite", "tflite_float16", "tflite_int8"]
 FILES = ["model.keras", "saved_model", "model.tflite", "model_float16.tflite", "model_int8.tflite"]
 
 
-@pytest.mark.parametrize("name", ["train", "tune", "data", "predict", "evaluate", "inspect"])
+@pytest.mark.parametrize("name", ["train", "tune", "data", "predict", "evaluate", "inspect", "doctor"])
 def test_help_needs_no_tensorflow(name):
     """--help answers at once, and names every flag."""
     code = (

@@ -45,14 +45,14 @@ PURE = {
     "drawing",
     "naming",
 }
-COMMANDS = {"train", "tune", "predict", "evaluate", "inspect", "benchmark", "export", "serve", "data"}
+COMMANDS = {"train", "tune", "predict", "evaluate", "inspect", "benchmark", "export", "serve", "data", "doctor"}
 STATIONS_THAT_ARE_COMMANDS = {"evaluate"}  # any station may score predictions
 
 
 def layer(module: str) -> int:
     """0 core, 1 contracts and pure modules, 2 components, 3 stations, 4 commands."""
     part = module.split(".")[1] if "." in module else ""
-    if part == "core":
+    if part in ("core", ""):  # the package itself imports none of its modules before they are asked for
         return 0
     if part in ("contracts", "deployed", "learning") or part in PURE:
         return 1

