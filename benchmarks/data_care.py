@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -56,20 +57,20 @@ def stamps(folder: Path) -> None:
             planted[kind][made.name] = path.name
             table.append((made.name, {"train": "test", "test": "train"}[split] if kind == "leak" else split))
     labels = dict(zip((path.name for path, _, _ in rows), tux_stamps().parts["all"]["label"], strict=True))
-    origin = {made: path for found in planted.values() for made, path in found.items()}
+    origin = {made: path for pairs in planted.values() for made, path in pairs.items()}
     lines = [f"{name},{labels[origin.get(name, name)]},{split}" for name, split in table]
     (folder / "stamps.csv").write_text("\n".join(["path,label,split", *lines]))
     found = examined(folder, str(folder / "stamps.csv"), backbone="")
     pairs = {frozenset((Path(row["file"]).name, Path(row["other"]).name)): row["finding"] for row in found}
     expected = {"copy": {"copy"}, "leak": {"leak"}}
     text = ["| planted | how many | found |", "|---|---|---|"]
-    for kind, made in planted.items():
+    for kind, copies in planted.items():
         if kind == "broken":
             listed = {Path(row["file"]).name for row in found if row["finding"] == "unreadable"}
-            count = len(listed & set(made))
+            count = len(listed & set(copies))
         else:
-            count = sum(pairs.get(frozenset(pair)) in expected.get(kind, {"near copy"}) for pair in made.items())
-        text.append(f"| {kind} | {len(made)} | {count / len(made):.0%} |")
+            count = sum(pairs.get(frozenset(pair)) in expected.get(kind, {"near copy"}) for pair in copies.items())
+        text.append(f"| {kind} | {len(copies)} | {count / len(copies):.0%} |")
     right = sum(frozenset(pair) in pairs for kind in planted for pair in planted[kind].items() if kind != "broken")
     # Of one picture and its copies all pairs are right, those that were not planted as such too.
     others = [pair for pair in pairs if len({origin.get(name, name) for name in pair}) == 2 and "" not in pair]
@@ -89,9 +90,9 @@ def digits(folder: Path) -> None:
     wrong = rng.permutation(DIGITS)[: int(WRONG * DIGITS)]
     labels = truth.copy()
     labels[wrong] = (truth[wrong] + rng.integers(1, 10, len(wrong))) % 10
-    for at, pixels in enumerate(part["image"]):
-        Image.fromarray(pixels[..., 0]).save(folder / f"{at}.png")
-    lines = [f"{at}.png,{label}" for at, label in enumerate(labels)]
+    for number, pixels in enumerate(part["image"]):
+        Image.fromarray(pixels[..., 0]).save(folder / f"{number}.png")
+    lines = [f"{number}.png,{label}" for number, label in enumerate(labels)]
     (folder / "digits.csv").write_text("\n".join(["path,label", *lines]))
     found = [row for row in examined(folder, str(folder / "digits.csv")) if row["finding"] == "wrong label"]
     at = np.array([int(Path(row["file"]).stem) for row in found])
@@ -125,7 +126,7 @@ def scale(folder: Path) -> None:
     record("data_care scale", "The command `data` on all of MNIST", text)
 
 
-def examined(folder: Path, data: str, **options: str) -> Rows:
+def examined(folder: Path, data: str, **options: Any) -> Rows:
     """What the command finds."""
     out = care(dataclasses.replace(Care(data=data, workdir=str(folder / "out")), **options))
     with (out / "findings.csv").open(newline="") as file:

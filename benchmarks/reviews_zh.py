@@ -45,7 +45,7 @@ def main() -> None:
         names = list(rows[0])
         lines = [f"| seed | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
         lines += [line(str(number), row) for number, row in enumerate(rows)]
-        lines.append(line("**mean**", {name: np.mean([row[name] for row in rows]) for name in names}))
+        lines.append(line("**mean**", {name: float(np.mean([row[name] for row in rows])) for name in names}))
         # A seed takes long: what is done is kept.
         title = f"Chinese reviews: {defaults.backbone}, {len(rows)} seeds"
         record(" ".join(["reviews_zh", *flags[1:]]), title, "\n".join(lines))

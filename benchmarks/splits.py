@@ -23,7 +23,7 @@ from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
 from tfx_finetune.engine import engine
 from tfx_finetune.evaluate import predictions
-from tfx_finetune.model import Network, build_model, build_tower, cut
+from tfx_finetune.model import Network, build_model, build_towers, cut
 from tfx_finetune.phases import fit_phase
 from tfx_finetune.pipeline import Data, prepare_data
 from tfx_finetune.plan import Plan, check
@@ -51,11 +51,11 @@ def measure(run: Run) -> dict[str, float]:
     plan = check(dataclasses.replace(run, workdir=str(folder)))
     keras.backend.clear_session()
     keras.utils.set_random_seed(run.seed)
-    backbone = build_tower(plan)
-    data = prepare_data(plan, backbone.card)
-    network = build_model(plan, backbone, data.tasks)
+    towers = build_towers(plan)
+    data = prepare_data(plan, {tower: backbone.card for tower, backbone in towers.items()})
+    network = build_model(plan, towers, data.tasks)
     found = regression(plan, data, network, folder)
-    test = features.collect(data, "test", 1, None, "prepared", folder)
+    test = features.collect(data, "test", 1, {}, {"image": "prepared"}, folder)
     for name, phase in plan.phases.items():
         fit_phase(network, name, phase, data, plan)
         targets, outputs = predictions(answer(servable(plan, network, data.modalities, {})), test.batches(32))
@@ -67,8 +67,8 @@ def measure(run: Run) -> dict[str, float]:
 def regression(plan: Plan, data: Data, network: Network, folder: Path) -> dict[str, float]:
     """Test accuracy of logistic regression on the frozen tower's features."""
     trunks, _ = cut(network, "0")
-    apply = engine(trunks["image"], len(data.table.split))
-    stores = {split: features.collect(data, split, 1, apply, "frozen", folder) for split in ("train", "val", "test")}
+    apply, key = {"image": engine(trunks["image"], len(data.table.split))}, {"image": "frozen"}
+    stores = {split: features.collect(data, split, 1, apply, key, folder) for split in ("train", "val", "test")}
     x = {split: np.asarray(store.inputs[0]["image"]) for split, store in stores.items()}
     y = {split: store.targets["label"].argmax(-1) for split, store in stores.items()}
 

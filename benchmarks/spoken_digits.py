@@ -21,11 +21,12 @@ from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
 from tfx_finetune.model import build_model, build_towers
 from tfx_finetune.phases import fit_phase
-from tfx_finetune.pipeline import prepare_data
+from tfx_finetune.pipeline import Data, prepare_data
 from tfx_finetune.plan import check
 
 PAIRS = {"es": ("allison_mx", "july"), "fr": ("june", "armelle"), "it": ("menardi", "carlo")}
 CONFIG = Path(__file__).parent.parent / "configs" / "spoken_digits.cfg"
+Samples = tuple[dict[str, np.ndarray], np.ndarray]
 
 
 def main() -> None:
@@ -51,10 +52,10 @@ def main() -> None:
 def measure(defaults: Run, language: str, test: str, seed: int) -> dict[str, float]:
     """Test accuracy after each step of one run."""
     with tempfile.TemporaryDirectory() as folder:
-        data = f"spoken_digits(languages=({language!r},), test={test!r})"
+        source = f"spoken_digits(languages=({language!r},), test={test!r})"
         # Fine-tuning is measured, too, where the configuration leaves it out.
         tune = dataclasses.replace(defaults.tune, epochs=defaults.tune.epochs or 5)
-        plan = check(dataclasses.replace(defaults, data=data, seed=seed, workdir=folder, tune=tune))
+        plan = check(dataclasses.replace(defaults, data=source, seed=seed, workdir=folder, tune=tune))
         keras.utils.set_random_seed(seed)
         towers = build_towers(plan)
         data = prepare_data(plan, {tower: backbone.card for tower, backbone in towers.items()})
@@ -69,14 +70,14 @@ def measure(defaults: Run, language: str, test: str, seed: int) -> dict[str, flo
         return found
 
 
-def arrays(data, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def arrays(data: Data, split: str) -> Samples:
     """Prepared inputs by tower and class numbers of a split."""
     batches = [(inputs, targets) for inputs, targets, _ in data.batches(split).as_numpy_iterator()]
     inputs = {name: np.concatenate([one[name] for one, _ in batches]) for name in batches[0][0]}
     return inputs, np.concatenate([targets["label"] for _, targets in batches]).argmax(-1)
 
 
-def neighbour(embedding: keras.Model, known, asked) -> float:
+def neighbour(embedding: keras.Model, known: Samples, asked: Samples) -> float:
     """Accuracy of the label of the recording with the most similar features, centred on those of the known ones."""
     features = [embedding.predict(next(iter(inputs.values())), verbose=0) for inputs, _ in (known, asked)]
     one, other = (each - features[0].mean(axis=0) for each in features)

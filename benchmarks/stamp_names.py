@@ -26,7 +26,8 @@ def rows(languages: Sequence[str], seed: int, most: int = 0) -> list[dict[str, s
     columns = source.parts["all"]
     names = [column for column in ("text", "label", "language", "group") if column in columns]
     found = [dict(zip(names, values, strict=True)) for values in zip(*(columns[name] for name in names), strict=True)]
-    rng, sides = np.random.default_rng(seed), {}
+    rng = np.random.default_rng(seed)
+    sides: dict[str, str] = {}
     things = sorted({(row["label"], row["group"]) for row in found})
     order = [things[at] for at in rng.permutation(len(things))]
     seen: Counter[str] = Counter()

@@ -44,8 +44,8 @@ FUSIONS = (
     "shared(contrast=0.0)",
     "cross_attend()",
 )
-_TUNED = {"tune.epochs": 3, "tune.unfreeze": "image=3, audio=2, text=1"}
-STRATEGIES = {
+_TUNED: dict[str, object] = {"tune.epochs": 3, "tune.unfreeze": "image=3, audio=2, text=1"}
+STRATEGIES: dict[str, dict[str, object]] = {
     "all towers frozen": {"tune.epochs": 0},
     "frozen, a tower that is ahead slowed (OGM)": {"tune.epochs": 0, "warm.balance": 0.5},
     "frozen, no tower ever dropped": {"tune.epochs": 0, "drop_towers": 0.0},

@@ -128,7 +128,7 @@ def prepare(folder: Path, source: str, seed: int, size: int, most: int) -> None:
     from tfx_finetune.plan import check
 
     run = Run(data=source, seed=seed, augment="", samples=Samples(val=0.0), workdir=str(folder))
-    data = prepare_data(check(run), Card(size=size))
+    data = prepare_data(check(run), {"image": Card(size=size)})
     names = data.tasks["label"].labels.names
     lines = ["path,label,split,group"]
     for split in ("train", "test"):

@@ -38,7 +38,7 @@ def main() -> None:
         print(torch_worker(name, int(size), int(count)))
         return
     given = dict(flag.removeprefix("--").split("=", 1) for flag in sys.argv[1:])
-    count, only = int(given.get("samples", 256)), given.get("only", "").split(",")
+    samples, only = int(given.get("samples", 256)), given.get("only", "").split(",")
     from results import record
 
     head = (
@@ -48,7 +48,7 @@ def main() -> None:
     for spec, torch_name in BACKBONES_MEASURED.items():
         if not any(spec.startswith(name) for name in only):
             continue
-        speed = measure(spec, torch_name, count)
+        speed = measure(spec, torch_name, samples)
         theirs, ratio = ("-", "-")
         if "torch" in speed:
             theirs, ratio = f"{speed['torch']:.0f}", f"{speed['engine'] / speed['torch']:.1f}"
