@@ -26,6 +26,7 @@ FAST = {
     "mobilenet_v3_small",
     "spectrogram",
     "speech_embedding",
+    "ssd_mobilenet_v2",
     "torchvision_mobilenet_v2",
     "use_multilingual",
     "vgg16",

