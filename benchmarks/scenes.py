@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from results import record, said
@@ -17,7 +18,15 @@ from tfx_finetune.core.config import Run
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
-def compare(name: str, config: str, title: str, scores: Mapping[str, str], own: str, points: str) -> None:
+def compare(
+    name: str,
+    config: str,
+    title: str,
+    scores: Mapping[str, str],
+    own: str,
+    points: str,
+    more: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> None:
     """Trains each variant with every seed, and writes the table of means over seeds.
 
     Args:
@@ -27,27 +36,30 @@ def compare(name: str, config: str, title: str, scores: Mapping[str, str], own: 
         scores: Keys of scores.json by column.
         own: The key of which files may lose something.
         points: What a loss of it is called.
+        more: Flags of further rows that are trained only where `--rows` names them.
     """
     seeds = int(said("--seeds") or 3)
     own_flags = ("--seeds=", "--scratch_epochs=", "--rows=")
     flags = [flag for flag in sys.argv[1:] if not flag.startswith(own_flags)]
     path = f"--flagfile={CONFIGS / config}"
     run, _ = flagfile.parse([sys.argv[0], path, *flags], Run())
-    wanted = [row for row in said("--rows").split(",") if row]
-    rows = {row: more for row, more in _variants(run).items() if not wanted or row in wanted}
+    usual = _variants(run)
+    wanted = [row for row in said("--rows").split(",") if row] or list(usual)
+    rows = {row: variant for row, variant in (usual | dict(more)).items() if row in wanted}
     lines = [
         f"| training | {' | '.join(scores)} | int8 loses, {points} | minutes |",
         f"|---|{'---|' * (len(scores) + 2)}",
     ]
-    for row, more in rows.items():
-        found = [_trained([path, *flags, *more, f"--seed={seed}"]) for seed in range(seeds)]
+    for row, variant in rows.items():
+        found = [_trained([path, *flags, *variant, f"--seed={seed}"]) for seed in range(seeds)]
         each = [[one["test"][key] for key in scores.values()] for one in found]
         lost = [100 * (one["test"][own] - one["tflite_int8"][own]) for one in found]
         minutes = [one["seconds"] / 60 for one in found]
         means = " | ".join(f"{value:.3f}" for value in np.mean(each, 0))
         lines.append(f"| {row} | {means} | {np.mean(lost):+.1f} | {np.median(minutes):.1f} |")
         print(lines[-1], file=sys.stderr)
-    record(" ".join([name, *flags]), f"{title}, {seeds} seeds", "\n".join(lines))
+    chosen = [f"--rows={said('--rows')}"] if said("--rows") else []
+    record(" ".join([name, *flags, *chosen]), f"{title}, {seeds} seeds", "\n".join(lines))
 
 
 def _variants(run: Run) -> dict[str, Sequence[str]]:
