@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 RUN ?= runs/quickstart
 
-.PHONY: setup quickstart test test-all lint bench clean
+.PHONY: setup quickstart test test-all wheel-test test-lowest test-newest lint bench clean
 
 setup: $(VENV)/ready
 
@@ -27,6 +27,13 @@ test: setup lint
 # One session: neighbours, which share fixtures, stay together until a worker has nothing left to do.
 test-all: setup lint
 	$(PY) -m pytest -n 2 --dist worksteal --durations=10
+
+# Before a release: what a stranger gets, and the versions at both ends of what setup.cfg allows.
+wheel-test: setup
+	$(PY) scripts/wheel_test.py build/wheel-test
+
+test-lowest test-newest: test-%: setup
+	$(PY) scripts/lowest_test.py build/$* $*
 
 lint: setup
 	$(PY) -m ruff format --check .

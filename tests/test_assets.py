@@ -3,10 +3,12 @@
 import hashlib
 import io
 import os
+import re
 import subprocess
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -238,3 +240,13 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
         assert assets.cache() == tmp_path / name / place
     assets.use_cache("~/mine")
     assert assets.cache() == tmp_path / "HOME" / "mine"
+
+
+def test_the_table_of_licences():
+    """docs/licences.md has a row for every package that is fetched, with the licence that the catalogue has."""
+    rows = (Path(__file__).parent.parent / "docs" / "licences.md").read_text().splitlines()
+    found = {name: row for row in rows if row.startswith("|") for name in re.findall("`([^`]+)`", row)}
+    wanted = {asset.package: asset.licence for asset in ASSETS.values()}
+    assert set(found) == set(wanted)
+    for package, licence in wanted.items():
+        assert found[package].endswith(f"| {licence} |")

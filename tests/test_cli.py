@@ -87,10 +87,16 @@ def test_inspect_walks_one_sample(trained):
 
 
 def test_inspect_lists_every_component():
-    """What a spec may name, with its options."""
+    """What a spec may name, with its options, and what `--flagfile` may."""
     found = within("inspect", "--list")
     assert found.returncode == 0, found.stderr
-    for text in ["efficientnet_lite0(weights: str = 'imagenet'", "classify(*, column", "tflite(quantize:", "folder("]:
+    for text in [
+        "--flagfile=configs/mnist.cfg",
+        "efficientnet_lite0(weights: str = 'imagenet'",
+        "classify(*, column",
+        "tflite(quantize:",
+        "folder(",
+    ]:
         assert text in found.stdout
 
 

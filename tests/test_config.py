@@ -35,6 +35,17 @@ def test_command_line_wins_over_the_file_before_it(tmp_path):
     assert (run.tune.epochs, run.seed) == (3, 4)
 
 
+def test_configs_come_along(tmp_path, monkeypatch):
+    """`--flagfile=configs/mnist.cfg` works in any folder; a file of that name in it goes first."""
+    monkeypatch.chdir(tmp_path)
+    assert parse("--flagfile=configs/mnist.cfg")[0].data == "idx(package='mnist')"
+    with pytest.raises(UserError):
+        parse("--flagfile=mnist.cfg")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mnist.cfg").write_text("--data=mine")
+    assert parse("--flagfile=configs/mnist.cfg")[0].data == "mine"
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

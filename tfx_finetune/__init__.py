@@ -10,7 +10,7 @@ Importing this package loads no TensorFlow.
 import importlib
 from typing import Any
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _PUBLIC = {
     "Run": "tfx_finetune.core.config",

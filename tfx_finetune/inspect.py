@@ -2,7 +2,7 @@
 
 python -m tfx_finetune.inspect --data=photos/
 python -m tfx_finetune.inspect --flagfile=configs/tux_classify.cfg
-python -m tfx_finetune.inspect --list                every component, with its options
+python -m tfx_finetune.inspect --list                every component with its options, and every config
 python -m tfx_finetune.inspect model.tflite          what a TFLite file says about itself, as JSON
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfx_finetune.core import command
+from tfx_finetune.core import command, flagfile
 from tfx_finetune.core.config import Run, option
 from tfx_finetune.core.errors import UserError, first_line
 
@@ -30,6 +30,7 @@ def inspect(options: Inspect, rest: list[str]) -> None:
         show_files(rest)
     elif options.list:
         list_components(options.plugins)
+        list_configs()
     else:
         walk(options)
 
@@ -67,6 +68,16 @@ def list_components(plugins: str) -> None:
             signature = registry.signature(name)
             doc = (registry[name].__doc__ or "").strip().partition("\n")[0]
             print(f"  {name}{signature.replace(return_annotation=signature.empty)}\n      {doc}")
+
+
+def list_configs() -> None:
+    """Prints the flag files that come with the package, and what the first sentence of each says."""
+    print("configs:")
+    for path in sorted(flagfile.CONFIGS.glob("*.cfg")):
+        opening = " ".join(
+            line.strip("# ") for line in path.read_text(encoding="utf-8").partition("#\n")[0].splitlines()
+        )
+        print(f"  --flagfile=configs/{path.name}\n      {opening.partition('. ')[0].rstrip('.')}")
 
 
 def walk(run: Run) -> None:

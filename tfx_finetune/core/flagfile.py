@@ -1,6 +1,7 @@
 """Options <-> absl flags <-> flag files, all made from a default instance of a configuration.
 
-`run.cfg` is a flag file: one `--name=value` a line, read by `--flagfile=run.cfg`.
+`run.cfg` is a flag file: one `--name=value` a line, read by `--flagfile=run.cfg`. Those of configs/ are part of the
+package: `--flagfile=configs/quickstart.cfg` is found in any folder.
 """
 
 import textwrap
@@ -14,6 +15,8 @@ from tfx_finetune.core import config
 from tfx_finetune.core.errors import UserError, did_you_mean
 
 Config = TypeVar("Config")
+CONFIGS = Path(__file__).parent.parent / "configs"
+"""The flag files that come with the package."""
 _DEFINE: dict[type, Any] = {
     bool: flags.DEFINE_boolean,
     int: flags.DEFINE_integer,
@@ -40,7 +43,7 @@ def parse(argv: Sequence[str], defaults: Config) -> tuple[Config, list[str]]:
     for name, item, value in leaves:
         _DEFINE[type(value)](name, value, item.metadata["help"], flag_values=values)
     try:
-        rest = values(list(argv))[1:]
+        rest = values([shipped(argument) for argument in argv])[1:]
     except flags.UnrecognizedFlagError as error:
         names = [name for name, _, _ in leaves]
         raise UserError("unknown flag", received=f"--{error.flagname}", todo=_near(error.flagname, names)) from None
@@ -50,6 +53,14 @@ def parse(argv: Sequence[str], defaults: Config) -> tuple[Config, list[str]]:
     if "budget" in given:
         defaults = config.with_budget(defaults, given["budget"])
     return config.replace(defaults, given), rest
+
+
+def shipped(argument: str) -> str:
+    """`--flagfile=configs/NAME.cfg` with the package's own file of that name where the current folder has none."""
+    flag, _, path = argument.partition("=")
+    known = CONFIGS.parent / path
+    here = flag.lstrip("-") != "flagfile" or not path.startswith("configs/") or Path(path).exists()
+    return argument if here or not known.is_file() else f"{flag}={known}"
 
 
 def write(run: Any, path: Path, opening: str = "") -> None:
