@@ -22,7 +22,7 @@ from tfx_finetune.gate import gated
 from tfx_finetune.pipeline import prepare_data
 from tfx_finetune.plan import check
 from tfx_finetune.selective import fewest, lost
-from tfx_finetune.summary import say_result
+from tfx_finetune.terminal import say_result
 from tfx_finetune.verify import verify
 
 SELECTIVE = "tflite(quantize='int8', selective=True)"

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,10 +184,7 @@ class Bundle:
         classes: Sequence[str] = (),
         save_pictures: str = "",
     ) -> Iterator[dict[str, Any]]:
-        """As `predict`, one record at a time; what is found in pictures is drawn into the folder `save_pictures`.
-
-        Of several pictures of one name, the second one's drawing is called `<name>-2.png`, and so on.
-        """
+        """As `predict`, one record at a time; what is found in pictures is drawn into the folder `save_pictures`."""
         format = format or self.formats[0]
         if format not in self._opened:
             self._opened[format] = self.reader(format).predict
@@ -198,7 +194,7 @@ class Bundle:
         check_language(self.tasks, language, bool(route))
         column = route or ("language" if any(task.labels.translations for task in self.tasks.values()) else "")
         chosen = choosing(self.tasks, classes)
-        drawn, named = pictures.drawn_into(save_pictures, self.tasks) if save_pictures else None, Counter[str]()
+        drawings = pictures.Drawings(save_pictures, self.tasks) if save_pictures else None
         for given in self._expanded(samples):
             lane = language
             if column and isinstance(given, Mapping):
@@ -215,17 +211,18 @@ class Bundle:
                 if remark := self.modalities[tower].remark(content):
                     progress.say(f"{shown.get('file', tower)} is {remark}")
             outputs = answers(self.tasks, self._opened[format](inputs))
-            scores = {head: outputs[f"{head}/{output}"][0] for head, (output, _) in chosen.items()}
-            for head in [head for head, task in self.tasks.items() if task.places]:
-                ((tower, modality),) = self.modalities.items()
-                scores[head] = pictures.in_original(scores[head], raw[tower], modality)
-            if drawn:
-                stem = Path(str(shown.get("file", "picture"))).stem
-                named[stem] += 1
-                name = stem if named[stem] == 1 else f"{stem}-{named[stem]}"
-                pictures.save(drawn, name, next(iter(raw.values())), self.tasks, scores)
+            scores = self._placed({head: outputs[f"{head}/{output}"][0] for head, (output, _) in chosen.items()}, raw)
+            if drawings:
+                drawings.save(Path(str(shown.get("file", "picture"))).stem, next(iter(raw.values())), scores)
             tasks = answering({head: task for head, (_, task) in chosen.items()}, "" if classes else lane)
             yield shown | routing.answered(tasks, scores, lane)
+
+    def _placed(self, scores: dict[str, np.ndarray], raw: Mapping[str, bytes]) -> dict[str, np.ndarray]:
+        """Answers of heads; what was found in a picture lies in pixels of the picture as it came."""
+        for head in [head for head, task in self.tasks.items() if task.places]:
+            ((tower, modality),) = self.modalities.items()
+            scores[head] = pictures.in_original(scores[head], raw[tower], modality)
+        return scores
 
     def _content(self, given: str | Path | Mapping[str, Any]) -> dict[str, bytes]:
         """The raw content of what is to be predicted, by tower."""

@@ -1,6 +1,7 @@
 """STATION: what is found in a picture, in the picture as it came: its coordinates, its drawing, its files."""
 
 import io
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,30 +66,36 @@ def pixels(raw: bytes) -> np.ndarray:
     return np.asarray(Image.alpha_composite(white, seen).convert("RGB"))
 
 
-def drawn_into(folder: str, tasks: Mapping[str, Task]) -> Path:
-    """The folder for drawn pictures, made where it is not there.
+class Drawings:
+    """A folder of pictures with what heads found drawn into them.
+
+    Args:
+        folder: Made where it is not there.
+        tasks: Heads by name.
 
     Raises:
         UserError: The model finds nothing in pictures, or the folder cannot be written.
     """
-    if not any(task.places for task in tasks.values()):
-        raise UserError("a model that finds nothing in pictures draws none", received=f"--save_pictures={folder}")
-    return files.writable_folder(Path(folder), "pictures")
 
+    def __init__(self, folder: str, tasks: Mapping[str, Task]) -> None:
+        self._heads = {head: task.places for head, task in tasks.items() if task.places}
+        if not self._heads:
+            raise UserError("a model that finds nothing in pictures draws none", received=f"--save_pictures={folder}")
+        self._folder = files.writable_folder(Path(folder), "pictures")
+        self._named = Counter[str]()
 
-def save(folder: Path, name: str, raw: bytes, tasks: Mapping[str, Task], found: Mapping[str, np.ndarray]) -> None:
-    """Writes a picture with what each head found drawn into it, `<name>.png`, and masks as `<name>.mask.png`.
+    def save(self, name: str, raw: bytes, found: Mapping[str, np.ndarray]) -> None:
+        """Writes `<name>.png`, and masks as `<name>.mask.png`; the second of a name is called `<name>-2`, and so on.
 
-    Args:
-        folder: That of `drawn_into`.
-        name: Of the picture; of several heads the files have that of the head behind it.
-        raw: The encoded picture.
-        tasks: Heads by name.
-        found: What heads found, in pixels of this picture.
-    """
-    drawing = {head: task.places for head, task in tasks.items() if task.places}
-    for head, places in drawing.items():
-        stem = f"{name}.{head}" if len(drawing) > 1 else name
-        Image.fromarray(places.draw(pixels(raw), found[head], False)).save(folder / f"{stem}.png")
-        if found[head].dtype == np.uint8:
-            Image.fromarray(found[head]).save(folder / f"{stem}.mask.png")
+        Args:
+            name: Of the picture; of several heads the files have that of the head behind it.
+            raw: The encoded picture.
+            found: What heads found, in pixels of this picture.
+        """
+        self._named[name] += 1
+        name = name if self._named[name] == 1 else f"{name}-{self._named[name]}"
+        for head, places in self._heads.items():
+            stem = f"{name}.{head}" if len(self._heads) > 1 else name
+            Image.fromarray(places.draw(pixels(raw), found[head], False)).save(self._folder / f"{stem}.png")
+            if found[head].dtype == np.uint8:
+                Image.fromarray(found[head]).save(self._folder / f"{stem}.mask.png")

@@ -144,22 +144,9 @@ def check(run: Run) -> Plan:
     augments, mixes = _augments(run, towers, built)
     located.check(run, heads, drafts, modalities, augments, mixes)
     compressions = chain(run.compress)
-    rounded = any(compression.name == "qat" for compression in compressions.values())
-    exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(_exports(run, built, rounded))}
-    formats = [export.format for export in exports.values()]
-    if len(set(formats)) < len(formats):
-        raise UserError("--exports writes a file twice", received=formats)
     if compressions and any(draft.space for draft in drafts.values()):
         raise UserError("--compress takes heads of fixed classes", received=run.heads, allowed="classify() or tag()")
-    chosen = [spec for spec, export in exports.items() if export.selective]
-    if chosen and rounded:
-        # Its ranges were trained with the network: without them there is nothing to choose among.
-        todo = "leave selective=True out, or qat()"
-        raise UserError("qat() leaves no layer to be chosen", received=", ".join(chosen), todo=todo)
-    if growth:
-        phases = staged("warm", warmed(run.warm), towers)
-    else:
-        phases = staged("warm", run.warm, towers) | staged("tune", run.tune, towers)
+    warm = staged("warm", warmed(run.warm) if growth else run.warm, towers)
     return Plan(
         run=run,
         sources=sources,
@@ -172,9 +159,9 @@ def check(run: Run) -> Plan:
         augments=augments,
         mixes=mixes,
         compressions=compressions,
-        exports=exports,
+        exports=_exports(run, built, compressions),
         limits=parse_limits(run.choose),
-        phases=phases,
+        phases=warm if growth else warm | staged("tune", run.tune, towers),
         workdir=Path(run.workdir or Path("runs") / _slug(sources)),
         start=start,
         teachers=teachers_of(run, modalities, drafts),
@@ -228,12 +215,24 @@ def _towers(run: Run, specs: str) -> dict[str, Spec]:
     return {name: _sized(spec, run, BACKBONES.modality(spec.name)) for name, spec in towers.items()}
 
 
-def _exports(run: Run, built: Mapping[str, Modality], rounded: bool) -> str:
-    """The files to write; pixels alone have eight bits, so of other inputs the operators that need more stay float,
-    unless they were trained to be rounded.
-    """
-    if run.exports != "usual":
-        return run.exports
+def _exports(run: Run, built: Mapping[str, Modality], compressions: Mapping[str, Compression]) -> dict[str, Export]:
+    """The files to write, by spec string, each once."""
+    rounded = any(compression.name == "qat" for compression in compressions.values())
+    specs = _usual_exports(built, rounded) if run.exports == "usual" else run.exports
+    exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(specs)}
+    formats = [export.format for export in exports.values()]
+    if len(set(formats)) < len(formats):
+        raise UserError("--exports writes a file twice", received=formats)
+    chosen = [spec for spec, export in exports.items() if export.selective]
+    if chosen and rounded:
+        # Its ranges were trained with the network: without them there is nothing to choose among.
+        todo = "leave selective=True out, or qat()"
+        raise UserError("qat() leaves no layer to be chosen", received=", ".join(chosen), todo=todo)
+    return exports
+
+
+def _usual_exports(built: Mapping[str, Modality], rounded: bool) -> str:
+    """Pixels alone have eight bits: of other inputs what needs more stays float, unless trained to be rounded."""
     other = any(modality.dtype != "uint8" for modality in built.values())
     selective = ", selective=True" if other and not rounded else ""
     return f"{_USUAL}, tflite(quantize='int8'{selective})"

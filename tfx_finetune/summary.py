@@ -1,21 +1,19 @@
-"""STATION: what a run found out, for the bundle's manifest, for report.html and for the terminal."""
+"""STATION: what a run found out, for the bundle's manifest and for report.html."""
 
 import datetime
 import importlib.metadata
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table as Grid
 
 from tfx_finetune import lanes, page
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.checkpoint import History
 from tfx_finetune.checks import Check
-from tfx_finetune.choose import BEST
 from tfx_finetune.contracts import LABEL_SEPARATOR, SPLITS, Batch, Exhibit, Task
 from tfx_finetune.core import flagfile, hardware
 from tfx_finetune.deployed import of_head
@@ -79,24 +77,11 @@ def environment() -> dict[str, str]:
     return {"python": platform.python_version(), **versions, **machine}
 
 
-def report(
-    plan: Plan,
-    data: Data,
-    histories: Sequence[History],
-    test: Store,
-    reference: tuple[Batch, Batch],
-    scores: Mapping[str, Any],
-    parts: Sequence[Subset],
-    shares: np.ndarray | None,
-    checks: Sequence[Check],
-    bundle: Bundle,
-    transfer: Transfer | None = None,
-) -> page.Report:
-    """Collects the content of report.html.
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
 
-    Args:
-        plan: The run.
-        data: Its samples.
+    Attributes:
         histories: What each phase did.
         test: Prepared test samples.
         reference: The trained model's (targets, decoded outputs) on them.
@@ -107,100 +92,74 @@ def report(
         bundle: The files.
         transfer: How languages did that were learned one after another.
     """
-    targets, outputs = reference
-    (first, task), *_ = data.tasks.items()
+
+    histories: Sequence[History]
+    test: Store
+    reference: tuple[Batch, Batch]
+    scores: Mapping[str, Any]
+    parts: Sequence[Subset]
+    shares: np.ndarray | None
+    checks: Sequence[Check]
+    bundle: Bundle
+    transfer: Transfer | None
+
+
+def report(plan: Plan, data: Data, found: Outcome) -> page.Report:
+    """Collects the content of report.html."""
+    targets, outputs = found.reference
     groups = data.table.columns["group"][data.table.split == "test"]
-    mistakes = [
-        mistake
-        for head in data.tasks
-        if not data.tasks[head].pool and not data.tasks[head].places
-        for mistake in _mistakes(data, head, test, targets[head], outputs[f"{head}/scores"], shares)
-    ]
+    bundle = found.bundle.manifest
+    shares = {} if found.shares is None else dict(zip(data.modalities, found.shares.mean(0).tolist(), strict=True))
     return page.Report(
         title=data.source.name,
         command=" ".join(["python -m tfx_finetune.train", *sys.argv[1:]]),
         config="\n".join(flagfile.lines(plan.run)),
         created=datetime.datetime.now().isoformat(" ", timespec="minutes"),
-        seconds=sum(history.seconds for history in histories),
+        seconds=sum(history.seconds for history in found.histories),
         environment=environment(),
         seed=plan.run.seed,
-        verdict=page.Verdict(
-            score=score(data.tasks, scores),
-            name=task.score if len(data.tasks) == 1 else "mean score",
-            samples=len(test),
-            noun=next(iter(data.modalities.values())).noun if len(data.modalities) == 1 else "samples",
-            interval=interval(task.correct(targets[first], outputs[f"{first}/scores"]), groups)
-            if len(data.tasks) == 1 and not task.places
-            else None,
-        ),
+        verdict=_verdict(data, found, groups),
         data=_data(data, plan.route),
         phases=tuple(
-            page.Curve(h.phase, h.seconds, h.trained, h.parameters, h.metrics, h.best_epoch, h.kept) for h in histories
+            page.Curve(h.phase, h.seconds, h.trained, h.parameters, h.metrics, h.best_epoch, h.kept)
+            for h in found.histories
         ),
         heads=tuple(
-            _head(head, task, scores, targets[head], outputs[f"{head}/scores"], groups)
+            _head(head, task, found.scores, targets[head], outputs[f"{head}/scores"], groups)
             for head, task in data.tasks.items()
             # What a language adds to a shared head is one number of a table; a head may be asked nothing here.
-            if not task.pool and f"{head}/{task.score}" in scores
+            if not task.pool and f"{head}/{task.score}" in found.scores
         ),
-        mistakes=tuple(mistakes),
-        scenes=tuple(scenes(data, test, targets, outputs)),
-        slices=lanes.rows(data, scores, bundle.manifest["tokens"]) + lanes.named(data.tasks, scores, len(test)),
-        gaps=lanes.gaps(data.table, data.tasks, scores),
-        subsets=tuple(page.Part(part.towers, part.samples, score(data.tasks, part.scores)) for part in parts),
-        shares={} if shares is None else dict(zip(data.modalities, shares.mean(0).tolist(), strict=True)),
-        transfer=transfer,
-        exports=tuple(page.ExportRow(check, bundle.file(check.format).name) for check in checks),
-        best=bundle.manifest.get("best", ""),
+        mistakes=tuple(
+            mistake
+            for head in data.tasks
+            if not data.tasks[head].pool and not data.tasks[head].places
+            for mistake in _mistakes(data, head, found)
+        ),
+        scenes=tuple(scenes(data, found.test, targets, outputs)),
+        slices=lanes.rows(data, found.scores, bundle["tokens"])
+        + lanes.named(data.tasks, found.scores, len(found.test)),
+        gaps=lanes.gaps(data.table, data.tasks, found.scores),
+        subsets=tuple(page.Part(part.towers, part.samples, score(data.tasks, part.scores)) for part in found.parts),
+        shares=shares,
+        transfer=found.transfer,
+        exports=tuple(page.ExportRow(check, found.bundle.file(check.format).name) for check in found.checks),
+        best=bundle.get("best", ""),
     )
 
 
-def say_result(
-    plan: Plan,
-    scores: Mapping[str, Any],
-    tasks: Mapping[str, Task],
-    parts: Sequence[Subset],
-    checks: Sequence[Check],
-    chosen: Check | None,
-    gaps: Sequence[lanes.Gap] = (),
-) -> None:
-    """Prints the scores and the table of files, and where everything lies."""
-    console = Console(stderr=True, highlight=False)
-    known = (f"{head}/{task.score}" for head, task in tasks.items())
-    named = "  ".join(f"{name} {scores[name]:.4f}" for name in known if name in scores)
-    if parts:
-        console.print(_subsets(tasks, parts))
-    title, threads = f"trained model on the test split: {named}", hardware.detect().threads
-    grid = Grid(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
-    grid.add_column("file")
-    for column in ("score", "drop", "same", "ms at 1", f"at {threads}", "MB", "zipped", "RAM", "float", "verified"):
-        grid.add_column(column, justify="right")
-    for c in checks:
-        speed = "-" if c.latency_one is None else f"{c.latency_one:.1f}", f"{c.latency:.1f}"
-        sizes = f"{c.bytes / 1e6:.1f}", f"{c.zipped / 1e6:.1f}", "-" if c.memory is None else f"{c.memory:.0f}"
-        floats = "-" if c.operators is None else f"{c.floats}/{c.operators}"
-        rates = f"{c.score:.3f}", f"{c.drop:+.3f}", f"{c.agreement:.1%}"
-        grid.add_row(c.format, *rates, *speed, *sizes, floats, "no" if c.reason else "yes")
-    console.print(grid)
-    for gap in gaps:
-        console.print(str(gap), soft_wrap=True)
-    for c in checks:
-        if c.float_layers:
-            console.print(f"{c.format} computes in float in {c.named_floats}", soft_wrap=True)
-    if chosen:
-        console.print(f"fits best: {chosen.format}, as {BEST}")
-    console.print(f"bundle: {plan.workdir / 'bundle'}\nreport: {plan.workdir / 'report.html'}", soft_wrap=True)
-
-
-def _subsets(tasks: Mapping[str, Task], parts: Sequence[Subset]) -> Grid:
-    """The table of scores by what the model is shown."""
-    grid = Grid(title="what it is shown", title_justify="left", box=None, padding=(0, 1, 0, 0))
-    grid.add_column("towers")
-    for column in ("score", "samples"):
-        grid.add_column(column, justify="right")
-    for part in parts:
-        grid.add_row(" + ".join(part.towers), f"{score(tasks, part.scores):.3f}", str(part.samples))
-    return grid
+def _verdict(data: Data, found: Outcome, groups: np.ndarray) -> page.Verdict:
+    """The score in one line; how far it may be off is known where a head alone is right or wrong about each sample."""
+    (head, task), *others = data.tasks.items()
+    targets, outputs = found.reference
+    alone = not others and not task.places
+    return page.Verdict(
+        score=score(data.tasks, found.scores),
+        name="mean score" if others else task.score,
+        samples=len(found.test),
+        noun=next(iter(data.modalities.values())).noun if len(data.modalities) == 1 else "samples",
+        interval=interval(task.correct(targets[head], outputs[f"{head}/scores"]), groups) if alone else None,
+    )
 
 
 def _data(data: Data, route: str) -> page.Data:
@@ -247,18 +206,17 @@ def _head(
     )
 
 
-def _mistakes(
-    data: Data, head: str, test: Store, targets: np.ndarray, scores: np.ndarray, shares: np.ndarray | None
-) -> list[page.Mistake]:
+def _mistakes(data: Data, head: str, outcome: Outcome) -> list[page.Mistake]:
     """The test samples that the head got wrong and was surest of."""
-    task = data.tasks[head]
+    task, shares = data.tasks[head], outcome.shares
+    targets, scores = outcome.reference[0][head], outcome.reference[1][f"{head}/scores"]
     names = np.array(task.labels.names, dtype=object)
     tested = data.table.split == "test"
     files = data.table.file[tested]
     languages = data.table.columns.get("language", np.full(len(tested), "", object))[tested]
     wrong = np.flatnonzero(asked(task, targets) & (task.correct(targets, scores) < 1))
     wrong = wrong[np.argsort(-scores[wrong].max(-1))][:MOST_MISTAKES]
-    shown = _exhibits(data, test, wrong)
+    shown = _exhibits(data, outcome.test, wrong)
     found = []
     for row in wrong.tolist():
         said = task.predict(scores[row])["label"]

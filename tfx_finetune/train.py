@@ -51,7 +51,8 @@ def train(run: Run) -> "Bundle":
     from tfx_finetune.setup import set_up
     from tfx_finetune.strategy import fit
     from tfx_finetune.subsets import subsets
-    from tfx_finetune.summary import manifest, report, say_result
+    from tfx_finetune.summary import Outcome, manifest, report
+    from tfx_finetune.terminal import say_result
     from tfx_finetune.verify import verify
 
     # Everything a configuration can have wrong, before weights or data are touched.
@@ -76,7 +77,7 @@ def train(run: Run) -> "Bundle":
     scores = evaluate(network.tasks, *reference, slices(data.table, "test"))
 
     # Of several towers, how well it does without some of them.
-    parts, weights = subsets(compressed.network, test, whole=bool(plan.compressions))
+    parts, shares = subsets(compressed.network, test, whole=bool(plan.compressions))
 
     served = gated(plan, data, served)
     bundle = create(plan.workdir / "bundle", manifest(plan, data, network), plan.exports, served)
@@ -85,9 +86,9 @@ def train(run: Run) -> "Bundle":
     chosen = best(plan.limits, checks)
     bundle = finish(bundle, data.table, golden, scores, parts, checks, chosen, transfer)
 
-    found = report(
-        plan, data, histories + compressed.histories, test, reference, scores, parts, weights, checks, bundle, transfer
-    )
+    histories += compressed.histories
+    outcome = Outcome(histories, test, reference, scores, parts, shares, checks, bundle, transfer)
+    found = report(plan, data, outcome)
     write_report(plan.workdir / "report.html", found)
     forget(plan.workdir / "features")
     if plan.features_folder:
