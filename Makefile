@@ -33,7 +33,7 @@ wheel-test: setup
 	$(PY) scripts/wheel_test.py build/wheel-test
 
 test-lowest test-newest: test-%: setup
-	$(PY) scripts/lowest_test.py build/$* $*
+	$(PY) scripts/lowest_test.py build/$* $* $(PYTHON)
 
 lint: setup
 	$(PY) -m ruff format --check .

@@ -1,17 +1,17 @@
 """The tests with the lowest version of everything that setup.cfg allows, in an environment of its own.
 
-    python scripts/lowest_test.py build/lowest lowest          (make test-lowest)
-    python scripts/lowest_test.py build/newest newest          (make test-newest)
+    python scripts/lowest_test.py build/lowest lowest python3.11         (make test-lowest PYTHON=python3.11)
+    python scripts/lowest_test.py build/newest newest python3.13         (make test-newest PYTHON=python3.13)
 
 uv takes, of what is asked for by name, the lowest or newest versions that go together. A lower bound that no version
-meets, or below which something else does not go, does not hold: the first error. Each takes some 4 GB of disk.
+meets, or below which something else does not go, does not hold: the first error. Bounds are those of the oldest Python:
+newer ones have no wheels that old. Each takes some 4 GB of disk.
 """
 
 import configparser
 import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -51,9 +51,9 @@ def requirements() -> list[Requirement]:
     return [Requirement(line) for line in lines if line[:1].isalpha()]
 
 
-def environment(folder: Path, resolution: str) -> Path:
+def environment(folder: Path, resolution: str, interpreter: str) -> Path:
     """Installs the wheel of this checkout with those versions; the environment's Python."""
-    venv.create(folder, with_pip=True, clear=True)
+    subprocess.run([interpreter, "-m", "venv", "--clear", folder], check=True)
     python = folder / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "-q", "uv"], check=True)
     wanted = folder / "requirements.txt"
@@ -79,8 +79,8 @@ def unheld(python: Path) -> list[str]:
 
 def main() -> None:
     """Installs, holds the bounds, and runs the tests."""
-    folder, kind = Path(sys.argv[1]).resolve(), sys.argv[2]
-    python = environment(folder, "lowest-direct" if kind == "lowest" else "highest")
+    folder, kind, interpreter = Path(sys.argv[1]).resolve(), *sys.argv[2:]
+    python = environment(folder, "lowest-direct" if kind == "lowest" else "highest", interpreter)
     if kind == "lowest" and (found := unheld(python)):
         raise SystemExit("\n".join(found))
     tests = [f"tests/{name}.py" for name in TESTS]

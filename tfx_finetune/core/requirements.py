@@ -65,8 +65,10 @@ def extra(name: str) -> Diagnosis:
     """Which packages of an extra are missing, and what the extra adds."""
     what, wanted = f"extra {name}", required(NAME, name)
     if missing := unmet(wanted):
-        todo = f"pip install '{NAME}[{name}]' adds {EXTRAS[name]}"
-        return Diagnosis(what, "optional", "wants " + "; ".join(missing.values()), todo)
+        absent = [need.name for need in missing if not _version(need.name)]
+        said = [f"not installed: {', '.join(absent)}"] * bool(absent)
+        said += [why for need, why in missing.items() if need.name not in absent]
+        return Diagnosis(what, "optional", "; ".join(said), f"pip install '{NAME}[{name}]' adds {EXTRAS[name]}")
     return Diagnosis(what, "ok", ", ".join(f"{need.name} {_version(need.name)}" for need in wanted))
 
 
