@@ -240,7 +240,7 @@ class Task:
         metrics: Makes fresh Keras metrics over (target, logits), for the progress bar and early stopping.
         score: Name of the score that early stopping and the gate read; higher is better.
         decode: Outputs -> decoded outputs (`logits` -> `scores`), in `keras.ops`, part of every export.
-        scores: (targets (n, ...), decoded scores (n, classes)) -> every score by name.
+        scores: (targets (n, ...), scores (n, classes), whole=True) -> all scores by name, or `score` and what it needs.
         correct: (targets, scores) -> value in [0, 1] of each sample, (n,); the mean is `score` or near it.
         predict: One sample's scores -> the fields of its JSON line: label, score, scores.
         per: Column whose value names the one head that is asked (`routing.py`); empty where it always is.
@@ -260,7 +260,7 @@ class Task:
     metrics: Callable[[], list[keras.metrics.Metric]]
     score: str
     decode: Callable[[dict[str, Symbol]], dict[str, Symbol]]
-    scores: Callable[[np.ndarray, np.ndarray], dict[str, Any]]
+    scores: Callable[..., dict[str, Any]]
     correct: Callable[[np.ndarray, np.ndarray], np.ndarray]
     predict: Callable[[np.ndarray], dict[str, Any]]
     per: str = ""

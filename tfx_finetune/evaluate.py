@@ -50,7 +50,11 @@ def asked(task: Task, targets: np.ndarray) -> np.ndarray:
 
 
 def evaluate(
-    tasks: Mapping[str, Task], targets: Batch, outputs: Batch, slices: Mapping[str, np.ndarray] | None = None
+    tasks: Mapping[str, Task],
+    targets: Batch,
+    outputs: Batch,
+    slices: Mapping[str, np.ndarray] | None = None,
+    whole: bool = True,
 ) -> dict[str, Any]:
     """Returns every score of every head that is asked about some of the samples, named `<head>/<score>`.
 
@@ -59,6 +63,7 @@ def evaluate(
         targets: By head, (n, ...).
         outputs: Decoded outputs, `<head>/scores` (n, classes), and `<head>/embedding` (n, dim) where names are points.
         slices: Samples of one language or source by its name, (n,) marks; each has scores `<head>/<score>[<name>]`.
+        whole: Whether all are wanted, or each head's own score and what comes with it; see `Task.scores`.
     """
     from tfx_finetune.naming import EMBEDDING  # loads Keras, without which --help is answered
 
@@ -67,14 +72,14 @@ def evaluate(
         target, output = targets[head], outputs[f"{head}/scores"]
         mine = asked(task, target)
         if mine.any():
-            own = task.scores(target[mine], output[mine])
+            own = task.scores(target[mine], output[mine], whole=whole)
             if task.space:
                 own |= task.space.retrieval(target[mine], outputs[f"{head}/{EMBEDDING}"][mine])
             found |= {f"{head}/{name}": value for name, value in own.items()}
         # A head of one language has no others to compare.
         for value, marked in ({} if task.per else slices or {}).items():
             if (rows := mine & marked).any():
-                scores = task.scores(target[rows], output[rows]).items()
+                scores = task.scores(target[rows], output[rows], whole=whole).items()
                 found |= {f"{head}/{name}[{value}]": score for name, score in scores if isinstance(score, float)}
     return found
 

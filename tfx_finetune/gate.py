@@ -58,14 +58,14 @@ def gated(plan: Plan, data: Data, served: Servable) -> Servable:
         inputs = dict(served.examples)
         ours = answers(data.tasks, model(inputs))
         targets = {head: _said(task, ours[f"{head}/scores"]) for head, task in data.tasks.items()}
-    best = evaluate(data.tasks, targets, ours)
+    best = evaluate(data.tasks, targets, ours, whole=False)
 
     def drop(predict: Predict) -> float:
         _, theirs = predictions(predict, [(inputs, targets)], data.tasks)
         if not all(np.isfinite(values).all() for values in theirs.values()):
             return float("inf")
         # Every head by itself, as `verify` judges it.
-        return max(drops(data.tasks, best, evaluate(data.tasks, targets, theirs)).values())
+        return max(drops(data.tasks, best, evaluate(data.tasks, targets, theirs, whole=False)).values())
 
     count = len(next(iter(targets.values())))
     return dataclasses.replace(served, drop=drop, allowed=allowed_drop(plan.run.verify.max_drop / 2, count))

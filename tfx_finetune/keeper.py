@@ -78,7 +78,7 @@ def graded(tasks: Mapping[str, Task], targets: Batch, outputs: Batch) -> dict[st
         parts = [slice(at, at + size) for at in range(0, len(target), size)]
         losses.append(sum(float(task.loss(target[p], logits[p])) * len(target[p]) for p in parts) / len(target))
         scores = np.concatenate([_read(task, logits[part]) for part in parts])
-        found[f"val_{head}/{task.score}"] = task.scores(target, scores)[task.score]
+        found[f"val_{head}/{task.score}"] = task.scores(target, scores, whole=False)[task.score]
     return {"val_loss": sum(losses), "val_score": float(np.mean(list(found.values()))), **found}
 
 

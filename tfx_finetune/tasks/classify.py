@@ -77,7 +77,7 @@ def classify(
         metrics=lambda: [keras.metrics.CategoricalAccuracy(name="accuracy")],
         score="accuracy",
         decode=lambda outputs: {"scores": keras.ops.softmax(outputs["logits"])},
-        scores=lambda targets, scores: classification_scores(labels.names, targets.argmax(-1), scores),
+        scores=lambda targets, scores, whole=True: classification_scores(labels.names, targets.argmax(-1), scores),
         correct=lambda targets, scores: (targets.argmax(-1) == scores.argmax(-1)).astype(np.float64),
         predict=lambda scores: {
             "label": labels.names[int(scores.argmax())],

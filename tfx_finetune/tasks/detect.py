@@ -120,7 +120,7 @@ def detect(
         metrics=list,
         score="map",
         decode=decode,
-        scores=lambda targets, found: _scores(names, targets, found, threshold),
+        scores=lambda targets, found, whole=True: _scores(names, targets, found, threshold, whole),
         correct=lambda targets, found: matches.f1(targets, found, threshold),
         predict=lambda found: _said(names, found, threshold),
         read=read,
@@ -143,9 +143,14 @@ def _levels(levels: tuple) -> tuple[str, ...]:
     return tuple(levels)
 
 
-def _scores(names: tuple[str, ...], targets: np.ndarray, found: np.ndarray, threshold: float) -> dict[str, Any]:
-    """COCO's scores, and those of the objects that would be answered."""
-    ranked, answered = average_precision.scores(names, targets, found), matches.scores(names, targets, found, threshold)
+def _scores(
+    names: tuple[str, ...], targets: np.ndarray, found: np.ndarray, threshold: float, whole: bool
+) -> dict[str, Any]:
+    """COCO's scores, and of the whole those of the objects that would be answered."""
+    ranked = average_precision.scores(names, targets, found, whole)
+    if not whole:
+        return ranked
+    answered = matches.scores(names, targets, found, threshold)
     return ranked | answered | {"per_class": {n: answered["per_class"][n] | ranked["per_class"][n] for n in names}}
 
 

@@ -99,7 +99,7 @@ def _points(tower: Spec, labels: Labels) -> np.ndarray:
     return mean / np.linalg.norm(mean, axis=-1, keepdims=True)
 
 
-def _scores(targets: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+def _scores(targets: np.ndarray, scores: np.ndarray, whole: bool = True) -> dict[str, Any]:
     """Among all names: the share of samples whose own is the first, or of the first 1, 5, 10."""
     ranks = _ranks(targets, scores)
     found = {f"recall@{most}": float((ranks < most).mean()) for most in RECALLS}

@@ -68,7 +68,7 @@ def tag(
         metrics=lambda: [keras.metrics.BinaryAccuracy(name="accuracy", threshold=limit)],
         score="mean_average_precision",
         decode=lambda outputs: {"scores": keras.ops.sigmoid(outputs["logits"])},
-        scores=lambda targets, scores: tagging_scores(labels.names, targets > 0.5, scores, threshold),
+        scores=lambda targets, scores, whole=True: tagging_scores(labels.names, targets > 0.5, scores, threshold),
         correct=average_precision_of_samples if len(labels.names) > 1 else decided,
         predict=lambda scores: {
             "label": [name for name, score in zip(labels.names, scores, strict=True) if score >= threshold],
