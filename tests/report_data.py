@@ -11,16 +11,15 @@ from tfx_finetune.checks import Check
 from tfx_finetune.contracts import Exhibit
 from tfx_finetune.page import (
     ClassCount,
-    ClassScore,
     Curve,
     Data,
     ExportRow,
-    HeadResult,
     Mistake,
     Report,
     Verdict,
 )
 from tfx_finetune.report import write_report
+from tfx_finetune.scored import ClassScore, HeadResult
 
 ANIMALS = ("ant", "bear", "cat", "dog", "eel", "fox", "goat", "hen", "ibis", "jay", "koi", "lynx", "mole")
 HOSTILE = (

@@ -126,6 +126,7 @@ def test_the_report_shows_pictures(bundle):
     page = (bundle.parent / "report.html").read_text()
     assert 'id="pictures"' in page
     assert page.count('<div class="both">') == 16
+    assert page.count("<h3>Precision and recall</h3>") == 1
 
 
 def test_what_is_wrong_with_scenes_is_found_but_not_mended(tmp_path):

@@ -24,14 +24,13 @@ from tfx_finetune.checks import Check
 from tfx_finetune.contracts import Exhibit
 from tfx_finetune.page import (
     ClassCount,
-    ClassScore,
     Curve,
     Data,
     ExportRow,
-    HeadResult,
     Mistake,
     Verdict,
 )
+from tfx_finetune.scored import ClassScore, HeadResult
 
 
 def test_everything_is_shown(tmp_path):
@@ -161,6 +160,24 @@ def test_a_head_of_pixels(tmp_path):
     assert {"IoU", "0.739", "Held out, pixels"} <= set(found.texts)
     assert "the model said; pixels counted" in found.text
     assert "IoU" not in page(make(), tmp_path).texts
+
+
+def test_a_head_that_finds_objects(tmp_path):
+    """A curve a class with its average precision, the worst first; of many the four worst and the mean of all."""
+    found = {f"c{n}": [1.0] * n + [0.0] * (10 - n) for n in (6, 5, 4, 3, 2, 1)}
+    shown = []
+    for count in (1, 4, 6):
+        curves = dict(list(found.items())[-count:])
+        head = HeadResult("objects", "map", {"map": 0.2, "ap50": 0.35}, classes=tuple(curves), curves=curves)
+        text = page(make(heads=(head,), mistakes=0, phases=(), exports=()), tmp_path)
+        legend = text.texts[text.texts.index("Precision and recall") :]
+        shown.append([line for line in legend if re.fullmatch(r"c\d|mean of all| ?\d\.\d{3}", line)])
+        assert ("classes the worst" in text.text) == (count > 4)
+        widths = [head.precision_recall.svg.count(f"stroke-width: {width}") for width in (1.6, 2.4)]
+        assert widths == [min(count, 4), count > 1]
+    four = ["c1", " 0.100", "c2", " 0.200", "c3", " 0.300", "c4", " 0.400"]
+    assert shown == [["c1", " 0.100"], ["mean of all", " 0.250", *four], ["mean of all", " 0.350", *four]]
+    assert "Precision and recall" not in page(make(), tmp_path).texts
 
 
 def test_many_classes_show_pairs_instead_of_cells(tmp_path):

@@ -4,15 +4,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from tfx_finetune.checks import Check
 from tfx_finetune.contracts import Exhibit
 from tfx_finetune.lanes import Gap, Slice
 from tfx_finetune.plots import Metrics, Plot, learning_curves, trade_off
+from tfx_finetune.scored import HeadResult
 from tfx_finetune.transfer import Transfer
-
-MOST_CONFUSED = 20
 
 
 @dataclass(frozen=True)
@@ -103,22 +100,6 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class ClassScore:
-    """How well one class is told from the others.
-
-    `average_precision` where the head ranks, as tagging and detection do; `iou` where it tells pixels.
-    """
-
-    name: str
-    precision: float
-    recall: float
-    f1: float
-    support: int
-    average_precision: float | None = None
-    iou: float | None = None
-
-
-@dataclass(frozen=True)
 class Scene:
     """A held-out picture with what is in it and what a head found.
 
@@ -136,59 +117,6 @@ class Scene:
     found: str
     score: float
     head: str = ""
-
-
-@dataclass(frozen=True)
-class Confused:
-    """Two classes, how many samples of the first were taken for the second, and their share of the first's."""
-
-    truth: str
-    predicted: str
-    count: int
-    share: float
-
-
-@dataclass(frozen=True, eq=False)
-class HeadResult:
-    """What one head scored on the held-out samples.
-
-    Attributes:
-        name: Its name.
-        score: Name of the score that it is judged by, a key of `scores`.
-        scores: Every score by name.
-        interval: 95 % interval of `score`.
-        classes: Class names, in the order of `confusion`.
-        confusion: Counts, (classes, classes), rows are the truth; None where a sample may have several classes.
-        counted: What those and the support of a class are, where that is not samples.
-        per_class: One row a class.
-    """
-
-    name: str
-    score: str
-    scores: Mapping[str, float]
-    interval: tuple[float, float] | None = None
-    classes: tuple[str, ...] = ()
-    confusion: np.ndarray | None = None
-    per_class: tuple[ClassScore, ...] = ()
-    counted: str = ""
-
-    @property
-    def weakest_first(self) -> list[ClassScore]:
-        """The classes by F1, those without a held-out sample last."""
-        return sorted(self.per_class, key=lambda row: (row.support == 0, row.f1))
-
-    @property
-    def most_confused(self) -> list[Confused]:
-        """The pairs of classes that were confused most often, beginning with the worst."""
-        if self.confusion is None:
-            return []
-        counts = np.asarray(self.confusion)
-        pairs = [(i, j) for i, j in zip(*np.nonzero(counts), strict=True) if i != j]
-        pairs.sort(key=lambda pair: -counts[pair])
-        return [
-            Confused(self.classes[i], self.classes[j], int(counts[i, j]), float(counts[i, j] / counts[i].sum()))
-            for i, j in pairs[:MOST_CONFUSED]
-        ]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Learning curves as inline SVG that takes its colours from the page, so that one drawing suits light and dark."""
+"""Curves as inline SVG that takes its colours from the page, so that one drawing suits light and dark."""
 
 import io
 import re
@@ -47,13 +47,18 @@ class Line:
         name: The metric, without `val_`.
         validation: Whether it was measured on the validation samples.
         values: One value an epoch.
-        colour: Position in the page's series colours; training and validation of a metric share it.
+        colour: Position in the page's series colours, -1 for the text's; training and validation of a metric share it.
     """
 
     name: str
     validation: bool
     values: tuple[float, ...]
     colour: int
+
+    @property
+    def mean(self) -> float:
+        """Of its values."""
+        return float(np.mean(self.values))
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,29 @@ def learning_curves(phase: str, metrics: Metrics, best_epoch: int) -> tuple[Plot
     return tuple(
         Plot(title, _curves(f"{phase}/{title}", lines, best_epoch), lines) for title, lines in drawn.items() if lines
     )
+
+
+def precision_recall(head: str, curves: Mapping[str, Sequence[float]]) -> Plot:
+    """Draws precision over recall, the mean of all classes and the worst of them: as many as there are colours.
+
+    Args:
+        head: Its name, which keeps the ids of two drawings on one page apart.
+        curves: By class, precision at recalls that rise evenly from 0 to 1; at least one.
+    """
+    worst = sorted(curves, key=lambda name: np.mean(curves[name]))[: len(_LINES)]
+    lines = [Line(name, True, tuple(curves[name]), colour) for colour, name in enumerate(worst)]
+    mean = Line("mean of all", True, tuple(np.mean(list(curves.values()), 0).tolist()), -1)
+    lines = [mean, *lines] if len(curves) > 1 else lines
+    return Plot(
+        "precision and recall", _svg(f"{head}/curves", (7, 3.2), lambda axes: _draw_ranks(axes, lines)), tuple(lines)
+    )
+
+
+def _draw_ranks(axes: "Axes", lines: Sequence[Line]) -> None:
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    for line in reversed(lines):
+        colour, width = (_LINES[line.colour], 1.6) if line.colour >= 0 else (_TEXT, 2.4)
+        axes.plot(np.linspace(0, 1, len(line.values)), line.values, color=colour, linewidth=width)
 
 
 def trade_off(points: Mapping[str, tuple[float, float, float]], score: str) -> str:

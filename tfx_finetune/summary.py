@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfx_finetune import lanes, page
+from tfx_finetune import lanes, page, scored
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.checkpoint import History
 from tfx_finetune.checks import Check
@@ -189,11 +189,11 @@ def _data(data: Data, route: str) -> page.Data:
 
 def _head(
     head: str, task: Task, scores: Mapping[str, Any], targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray
-) -> page.HeadResult:
+) -> scored.HeadResult:
     mine = of_head(scores, head)
     rows_asked = asked(task, targets)
-    rows = [page.ClassScore(name, **values) for name, values in mine["per_class"].items()]
-    return page.HeadResult(
+    rows = [scored.ClassScore(name, **values) for name, values in mine["per_class"].items()]
+    return scored.HeadResult(
         name=head,
         score=task.score,
         scores={name: value for name, value in mine.items() if isinstance(value, float) and "[" not in name},
@@ -202,6 +202,7 @@ def _head(
         classes=task.labels.names,
         confusion=np.asarray(mine["confusion"]) if "confusion" in mine else None,
         per_class=tuple(rows),
+        curves=mine.get("curves", {}),
         counted="pixels" if task.places and "confusion" in mine else "",
     )
 
