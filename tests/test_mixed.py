@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -13,8 +14,10 @@ from tests.commands import SMALL, refused, refused_before_writing, within
 from tests.small_data import class_folder, complaint, idx_folder, load, modality, picture, sounds
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.spec import parse_named_specs
-from tfx_finetune.mixed import open_sources
+from tfx_finetune.mixed import MixedRows, open_sources
+from tfx_finetune.places import Indexed
 from tfx_finetune.plan import check
+from tfx_finetune.sources.rows import Rows
 
 TINY = ("--backbone=convnet(size=8, channels=3, widths=(4,))", "--tune.epochs=1", "--exports=keras_file()")
 
@@ -55,6 +58,47 @@ def test_samples_say_where_they_come_from(tmp_path):
     assert b"".join(row["source"] for row in found) == b"abaabaaba"
     assert found[1]["file"].decode() == f"b: {tmp_path / 'b' / 'dog' / '00.png'}"
     assert found == rows(source, "all")
+
+
+def test_samples_are_read_at_any_place(tmp_path):
+    """As in order: parts follow one another, also where one source alone is split, and with pixels as files."""
+    pixels = np.arange(5 * 4 * 4 * 3, dtype=np.uint8).reshape(5, 4, 4, 3)
+
+    def held(name, sizes, of_pixels):
+        parts, at = {}, 0
+        for part, count in sizes.items():
+            files = [f"{name}{number}" for number in range(at, at + count)]
+            paths = [str(picture(tmp_path / f"{file}.png", at)) for file in files]
+            images = pixels[at : at + count] if of_pixels else paths
+            parts[part] = {"image": images, "label": ["x"] * count, "file": files}
+            at += count
+        return Rows(name, (), () if of_pixels else ("image",), parts)
+
+    members = {
+        "a": held("a", {"train": 2, "val": 1, "test": 2}, True),
+        "b": held("b", {"all": 3}, False),
+        "c": held("c", {"test": 1, "train": 2}, False),
+    }
+    source = MixedRows(members, {"image": True, "label": False, "file": False})
+    assert source.sizes == {"train": 7, "val": 1, "test": 3}
+    ordered = [row for part in source.sizes for row in rows(source, part)]
+    assert isinstance(source, Indexed)
+    found = tf.data.Dataset.range(11).map(source.at)
+    assert list(found.as_numpy_iterator()) == ordered
+    assert source.at(tf.constant(8, tf.int64))["file"].numpy() == ordered[8]["file"]
+    files = [
+        f"{name}: {file}" for name, rows in members.items() for part in rows.parts.values() for file in part["file"]
+    ]
+    assert sorted(row["file"].decode() for row in ordered) == sorted(files)
+
+
+def test_sources_that_are_read_in_order_alone_have_no_places(tmp_path):
+    """One of them is enough."""
+    (tmp_path / "words.csv").write_text("text,label\n" + "".join(f"meow {n},cat\n" for n in range(12)))
+    path = folder(class_folder(tmp_path / "a", cat=12))
+    assert isinstance(opened(a=path, b=path), Indexed)
+    pairs = f"paired(image={path}, text=table({str(tmp_path / 'words.csv')!r}), val=0)"
+    assert not isinstance(opened(a=path, b=pairs), Indexed)
 
 
 def test_columns_are_united(tmp_path):

@@ -15,7 +15,7 @@ from tfx_finetune.contracts import AUGMENTS, MODALITIES, TASKS, Card, Labels
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_specs
-from tfx_finetune.mixed import Mixed
+from tfx_finetune.mixed import Mixed, MixedRows
 from tfx_finetune.objects import Object, written
 from tfx_finetune.order import Order
 from tfx_finetune.partners import check_source
@@ -82,9 +82,9 @@ def scenes(folder):
     return Rows("scenes", LABELS.names, ("image", "mask"), kept)
 
 
-def data(folder, augments, seed=0):
+def data(folder, augments, seed=0, source=None):
     """What the pipeline makes of these pictures, for both heads."""
-    source, modalities = scenes(folder), {"image": MODALITIES.build(Spec("image"), Card(size=32))}
+    source, modalities = source or scenes(folder), {"image": MODALITIES.build(Spec("image"), Card(size=32))}
     tasks = {
         "objects": TASKS.build(Spec("detect"), Labels(("thing",), (6,), 6)),
         "mask": TASKS.build(Spec("segment"), LABELS),
@@ -101,17 +101,27 @@ def values(batches):
     return [np.concatenate(each) for each in zip(*found, strict=True)]
 
 
+def two_sources(folder):
+    """The pictures twice, in two sources as one."""
+    for name in "ab":
+        (folder / name).mkdir()
+    columns = dict.fromkeys(("image", "mask", "objects", "file"), False)
+    return MixedRows({name: scenes(folder / name) for name in "ab"}, columns)
+
+
 @pytest.mark.slow
-def test_partners_are_training_samples_alone(tmp_path):
+@pytest.mark.parametrize("several", [False, True])
+def test_partners_are_training_samples_alone(tmp_path, several):
     """Nothing green or blue comes into a training picture, and other reds do; what is held out stays as it is."""
-    made = data(tmp_path, ALL)
+    made = data(tmp_path, ALL, source=two_sources(tmp_path) if several else None)
     pictures = np.concatenate([values(made.batches("train", view))[0] for view in (1, 2)])
     assert pictures[..., 0].min() > 0
     assert pictures[..., 1:].max() == 0
     assert len(np.unique(pictures[..., 0])) > 6
     for split, channel in (("val", 1), ("test", 2)):
         held = values(made.batches(split))[0]
-        assert [np.unique(one[..., channel]).tolist() for one in held] == [[255 * (10 - n) // 10] for n in range(6)]
+        shades = [[255 * (10 - n) // 10] for n in range(6) for _ in range(1 + several)]
+        assert [np.unique(one[..., channel]).tolist() for one in held] == shades
 
 
 @pytest.mark.slow
@@ -154,7 +164,7 @@ def test_single_augments_draw_as_they_did(tmp_path):
 
 def test_a_source_that_is_read_in_order_alone_is_refused(tmp_path):
     """In one line, before its samples are looked at."""
-    source = Mixed({"a": scenes(tmp_path)}, {})
+    source = Mixed({"a": scenes(tmp_path)}, {})  # as with a source of TFDS among them
     found = {"flip()": ("image", AUGMENTS.build(Spec("flip"))), "mosaic()": ("image", AUGMENTS.build(Spec("mosaic")))}
     with pytest.raises(UserError, match=r"other samples cannot be had beside one; received: mosaic\(\) beside a"):
         check_source(source, found)

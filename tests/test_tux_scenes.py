@@ -1,5 +1,6 @@
 """Scenes whose boxes and masks are known to the pixel."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tfx_finetune.core import assets
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.objects import parsed
 from tfx_finetune.sources.scenes import Studio, is_cut_out
-from tfx_finetune.sources.tux_scenes import PHOTOGRAPHS, mask, studios
+from tfx_finetune.sources.tux_scenes import PHOTOGRAPHS, mask, studios, tux_scenes
 
 SIZES = {"train": 6, "val": 2, "test": 4}
 GOLDEN = [
@@ -45,6 +46,12 @@ def scenes(**options):
     return SOURCES.build(Spec("tux_scenes", (), SIZES | {"side": 80} | options))
 
 
+def made_by(**options):
+    """What makes the scenes of each split, of the source's own defaults."""
+    known = {name: option.default for name, option in inspect.signature(tux_scenes).parameters.items()}
+    return studios(**{name: known[name] for name in inspect.signature(studios).parameters} | options)
+
+
 def rows(source, part):
     return [{key: value.decode() for key, value in row.items()} for row in source.read(part).as_numpy_iterator()]
 
@@ -56,7 +63,7 @@ def pixels(path):
 
 def test_boxes_masks_and_pictures_agree(cache):
     """Each box is the extent of its object's pixels, the mask has its class there, and files are what is made."""
-    source, made = scenes(), studios(side=80)
+    source, made = scenes(), made_by(side=80)
     assert source.sizes == SIZES
     assert source.labels == ("background", *LABELS)
     assert source.paths == ("image", "mask")
@@ -94,7 +101,7 @@ def test_what_is_hardly_seen_is_a_crowd(tmp_path):
 
 def test_no_split_knows_what_another_one_shows():
     """Neither stamps nor photographs are shared, and every class is in each split."""
-    made = studios()
+    made = made_by()
     photographs = [photograph for studio in made.values() for photograph in studio.photographs]
     assert len(photographs) == len(set(photographs)) == len(PHOTOGRAPHS)
     for label in LABELS:
@@ -112,7 +119,7 @@ def test_a_series_is_on_one_side(seed):
     for label, prefix, count in (("money", "euro/coins/0", 6), ("money", "japanese/yen", 6), ("flowers", "flower", 10)):
         sides = [
             part
-            for part, studio in studios(seed=seed).items()
+            for part, studio in made_by(seed=seed).items()
             for file in studio.things[label]
             if f"/{prefix}" in str(file) and file.stem[-1].isdigit()
         ]
@@ -135,7 +142,7 @@ def test_scenes_are_the_same_and_are_found_again(cache):
     assert {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == first
     other = scenes(seed=1)
     assert rows(other, "test")[0]["objects"] != rows(again, "test")[0]["objects"]
-    assert set(studios(seed=1)["test"].photographs) != set(studios()["test"].photographs)
+    assert set(made_by(seed=1)["test"].photographs) != set(made_by()["test"].photographs)
     assert json.loads((folder / "objects.json").read_text())["val"] == [row["objects"] for row in rows(again, "val")]
 
 
@@ -143,7 +150,7 @@ def test_the_scenes_that_are_measured():
     """What benchmarks report belongs to these; whoever changes them raises `_VERSION` of tux_scenes."""
     objects = [
         (thing.label, *(round(320 * share) for share in thing[1:5]), thing.crowd)
-        for thing in studios()["test"].scene(1).objects
+        for thing in made_by()["test"].scene(1).objects
     ]
     assert objects == GOLDEN
 

@@ -1,23 +1,23 @@
 """STATION: several sources as one, whose samples say in the column `source` which of them they come from."""
 
+import functools
+import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune import splits
-from tfx_finetune.contracts import LABEL_SEPARATOR, MODALITIES, SOURCES, Source
+from tfx_finetune.contracts import MODALITIES, SOURCES, Source
 from tfx_finetune.core import progress
-from tfx_finetune.core.config import Samples
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.dataset import mapped, schema
-from tfx_finetune.samples import Table
+from tfx_finetune.places import Indexed
 
 LANE = "source"
 _PARTS = ("train", "val", "test", "all")
@@ -75,14 +75,20 @@ class Mixed:
 
     def read(self, part: str) -> tf.data.Dataset:
         """Returns the samples of a part, in order."""
-        holders = {name: own for name in self.members if (own := self._parts(name).get(part))}
+        holders = self._holders(part)
+        each = [mapped(self.members[name].read(own), self._united(name)) for name, own in holders.items()]
+        choice = tf.data.Dataset.from_tensor_slices(self._turns(holders))
+        return tf.data.Dataset.choose_from_datasets(each, choice, stop_on_empty_dataset=False)
+
+    def _holders(self, part: str) -> dict[str, str]:
+        """The sources that have some of a part, and which of their own parts that is."""
+        return {name: own for name in self.members if (own := self._parts(name).get(part))}
+
+    def _turns(self, holders: Mapping[str, str]) -> np.ndarray:
+        """Which of them each sample of their part is of, (n,)."""
         counts = [self.members[name].sizes[own] for name, own in holders.items()]
         places = [(np.arange(count) + 0.5) / count for count in counts]
-        turns = np.repeat(np.arange(len(counts)), counts)
-        turns = turns[np.argsort(np.concatenate(places), kind="stable")]
-        each = [mapped(self.members[name].read(own), self._united(name)) for name, own in holders.items()]
-        choice = tf.data.Dataset.from_tensor_slices(turns.astype(np.int64))
-        return tf.data.Dataset.choose_from_datasets(each, choice, stop_on_empty_dataset=False)
+        return np.repeat(np.arange(len(counts)), counts)[np.argsort(np.concatenate(places), kind="stable")]
 
     def _parts(self, name: str) -> dict[str, str]:
         """The parts of a source, each by the part of the whole in which it stands."""
@@ -106,6 +112,37 @@ class Mixed:
         return united
 
 
+@dataclass(frozen=True)
+class MixedRows(Mixed):
+    """The same of sources that can be read in any order."""
+
+    def at(self, place: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the sample at a place, a scalar, among those of all parts in order."""
+        owner, own = (tf.gather(values, place) for values in self._places)
+
+        def reads(name: str, member: Indexed) -> Callable[[], dict[str, tf.Tensor]]:
+            return lambda: self._united(name)(member.at(own))
+
+        each = [reads(name, cast(Indexed, member)) for name, member in self.members.items()]
+        sample: dict[str, tf.Tensor] = tf.switch_case(owner, each)
+        return sample
+
+    @functools.cached_property
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each sample of all parts, its source by number, int32 (n,), and its place there, (n,)."""
+        owners, places, names = [], [], list(self.members)
+        for holders in map(self._holders, self.sizes):
+            turns = self._turns(holders)
+            place = np.zeros_like(turns)
+            for turn, (name, part) in enumerate(holders.items()):
+                sizes = self.members[name].sizes
+                first = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
+                place[turns == turn] = first[part] + np.arange(sizes[part])
+            owners.append(np.array([names.index(name) for name in holders], np.int32)[turns])
+            places.append(place)
+        return np.concatenate(owners), np.concatenate(places)
+
+
 def open_sources(specs: Mapping[str, Spec]) -> Source:
     """Opens the data of a run: several sources as one, or the one without a name as it is.
 
@@ -125,7 +162,8 @@ def open_sources(specs: Mapping[str, Spec]) -> Source:
             progress.say(f"the column {LANE} of {name} gives way to the name of the source")
     every = dict.fromkeys(column for columns in known.values() for column in columns)
     files = {*MODALITIES, "mask"}
-    united = Mixed(members, {column: column in files and _differs(column, members, known) for column in every})
+    kind = MixedRows if all(isinstance(member, Indexed) for member in members.values()) else Mixed
+    united = kind(members, {column: column in files and _differs(column, members, known) for column in every})
     for name, member in members.items():
         if "mask" in known[name] and united.labels[: len(member.labels)] != member.labels:
             received = f"{name}: {', '.join(member.labels)}; all: {', '.join(united.labels) or 'not known beforehand'}"
@@ -162,76 +200,6 @@ def check_alike(source: Source) -> None:
         received = ", ".join(f"{name}: {'none' if it else 'split'}" for name, it in whole.items())
         todo = "clean each by itself, with --data"
         raise UserError("--fix wants sources that all came with splits, or none", received=received, todo=todo)
-
-
-def divided(
-    table: Table, source: Source, columns: tuple[str, ...], samples: Samples, seed: int
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Carves the splits that a source lacks out of its training part, of several sources for each by itself.
-
-    Args:
-        table: The samples; their splits are the source's own parts.
-        source: The data.
-        columns: Of labels, by all of which at once it is stratified.
-        samples: Which shares are held out.
-        seed: Another seed gives another split.
-
-    Returns:
-        The side of each sample, (n,), and what a person should know of samples that several sources have.
-
-    Raises:
-        UserError: A source has no training part.
-    """
-    members = source.members if isinstance(source, Mixed) else {"": source}
-    # Test comes first: a class of two samples has the second one there.
-    wanted = {"test": samples.test, "val": samples.val}
-    shares = {}
-    for name, member in members.items():
-        if not {"all", "train"} & set(member.sizes):
-            received = ": ".join(filter(None, [name, ", ".join(member.sizes)]))
-            todo = "give it a split train, or none, so that one is made"
-            raise UserError("the data has no training part", received=received, todo=todo)
-        shares[name] = {held: share for held, share in wanted.items() if held not in member.sizes and share > 0}
-    lanes = table.columns[LANE] if isinstance(source, Mixed) else np.full(len(table.split), "", object)
-    keys = np.array([_keys(table, row, columns) for row in range(len(table.split))], object)
-    split = splits.divide(table.digest, keys, table.columns["group"], table.split, lanes, shares, seed)
-    return split, tuple(_notes(table, split, columns)) if isinstance(source, Mixed) else ()
-
-
-def _keys(table: Table, row: int, columns: tuple[str, ...]) -> str:
-    """The row's labels in all columns."""
-    labels = ((column, label) for column in columns for label in table.columns[column][row].split(LABEL_SEPARATOR))
-    return LABEL_SEPARATOR.join(f"{column}={label}" for column, label in labels)
-
-
-def _notes(table: Table, split: np.ndarray, columns: tuple[str, ...]) -> Iterator[str]:
-    """What several sources have in common, and what one has alone; said and returned."""
-    used = split != ""
-    lanes, sides = _by(table.digest[used], table.columns[LANE][used]), _by(table.digest[used], split[used])
-    shared = [digest for digest, names in lanes.items() if len(names) > 1]
-    notes = [f"{len(shared)} samples stand in more than one source"] if shared else []
-    if count := sum(len(sides[digest]) > 1 for digest in shared):
-        notes.append(f"{count} samples of one source stand on another side of the split that another one came with")
-    for column in (column for column in columns if column != LANE):
-        found = _by(table.columns[LANE][used], table.columns[column][used])
-        for name, mine in found.items():
-            others = set().union(*(labels for other, labels in found.items() if other != name))
-            if len(found) > 1 and (alone := sorted(mine - others - {""})):
-                notes.append(
-                    f"{len(alone)} of {len(mine)} classes of {column} are in the source {name} alone: "
-                    f"{progress.some(alone)}"
-                )
-    for note in notes:
-        progress.say(note)
-        yield note
-
-
-def _by(keys: np.ndarray, values: np.ndarray) -> dict[str, set[str]]:
-    """The values, of several labels each, that stand beside each key."""
-    found: dict[str, set[str]] = {}
-    for key, value in sorted(set(zip(keys, values, strict=True))):
-        found.setdefault(key, set()).update(value.split(LABEL_SEPARATOR))
-    return found
 
 
 def _differs(column: str, members: Mapping[str, Source], known: Mapping[str, Mapping[str, Any]]) -> bool:

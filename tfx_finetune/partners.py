@@ -31,7 +31,7 @@ def check_source(source: Source, augments: Mapping[str, tuple[str, Change]]) -> 
     found = _found(augments)
     if found and not isinstance(source, Indexed):
         received = f"{', '.join(found)} beside {source.name}"
-        todo = "leave it out, or take one source of files"
+        todo = "leave it out, or take sources of files"
         raise UserError("of this data, other samples cannot be had beside one", received=received, todo=todo)
 
 

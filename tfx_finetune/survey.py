@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tfx_finetune import chosen, classes, mixed, partners, routing
+from tfx_finetune import chosen, classes, mixed, partners, routing, sides
 from tfx_finetune.contracts import TASKS, Labels, Modality, Source, Task
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
@@ -264,7 +264,7 @@ def _check_bad(table: Table, max_bad: float, flag: str) -> None:
 def _split(table: Table, source: Source, plan: Plan) -> Table:
     """Carves the splits that the source lacks out of its training part."""
     columns = _columns({head: draft for head, draft in plan.drafts.items() if not draft.space}, plan.route)
-    split, notes = mixed.divided(table, source, columns, plan.run.samples, plan.run.seed)
+    split, notes = sides.divided(table, source, columns, plan.run.samples, plan.run.seed)
     return dataclasses.replace(table, split=split, notes=(*table.notes, *_notes(table, split), *notes))
 
 

@@ -93,13 +93,13 @@ def tux_scenes(
 
 
 def studios(
-    classes: Sequence[str] = CLASSES,
-    side: int = 320,
-    objects: tuple[int, int] = (1, 6),
-    scale: tuple[float, float] = (0.15, 0.6),
-    degrees: float = 30.0,
-    min_visible: float = 0.25,
-    seed: int = 0,
+    classes: Sequence[str],
+    side: int,
+    objects: tuple[int, int],
+    scale: tuple[float, float],
+    degrees: float,
+    min_visible: float,
+    seed: int,
 ) -> dict[str, Studio]:
     """What makes the scenes of each split; the options are those of `tux_scenes`."""
     stamps, photographs = assets.fetch("tux-stamps"), assets.fetch("opencv-photographs")
