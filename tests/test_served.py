@@ -47,7 +47,7 @@ def two_heads():
     labels = {"kind": ("a", "b"), "mark": ("c", "d")}
     modalities = {"image": MODALITIES.build(parse_spec("image"), Card(size=2))}
     golden = {f"{head}/scores": np.eye(2, dtype=np.float32) for head in labels}
-    return Served(1, modalities, labels, {}, golden, lambda raw: {"image": np.zeros((1, 2, 2, 3), np.uint8)}, dict)
+    return Served(1, modalities, labels, {}, {}, golden, lambda raw: {"image": np.zeros((1, 2, 2, 3), np.uint8)}, dict)
 
 
 def test_a_classification_names_its_head_where_there_are_several(two_heads):

@@ -112,7 +112,7 @@ def diou(first: Any, second: Any) -> Any:
     return iou(first, second) - ops.sum(ops.square(apart), -1) / ops.maximum(diagonal, 1e-9)
 
 
-def kept(boxes: Any, classes: Any, threshold: float) -> Any:
+def kept(boxes: Any, classes: Any, threshold: Any) -> Any:
     """Which boxes greedy non-maximum suppression keeps: all that overlap no better kept one of their class by more.
 
     Cluster-NMS (Zheng et al., arXiv 2005.03572): a box is kept if no kept better one overlaps it, for all boxes at
@@ -122,7 +122,7 @@ def kept(boxes: Any, classes: Any, threshold: float) -> Any:
     Args:
         boxes: The best first, (batch, n, 4).
         classes: Of each, (batch, n).
-        threshold: Intersection over union above which the worse of two goes.
+        threshold: Intersection over union above which the worse of two goes, one for all or (batch, 1, 1).
 
     Returns:
         Booleans, (batch, n).
@@ -147,17 +147,18 @@ def kept(boxes: Any, classes: Any, threshold: float) -> Any:
 
 
 def detections(
-    scores: Any, boxes: Any, *, least: float, overlap: float, most: int, candidates: int
+    scores: Any, boxes: Any, *, least: Any, overlap: Any, most: int, candidates: int, first: Any = None
 ) -> tuple[Any, Any, Any]:
     """The objects that a dense detector found, the surest first, none twice.
 
     Args:
         scores: Probabilities, (batch, A, classes).
         boxes: One a place, (batch, A, 4).
-        least: Score below which nothing is found.
-        overlap: Intersection over union above which the worse of two objects of a class goes.
+        least: Score below which nothing is found, one for all or (batch,).
+        overlap: Intersection over union above which the worse of two objects of a class goes, one for all or (batch,).
         most: K, the objects that are kept.
         candidates: The surest pairs of place and class that are looked at.
+        first: How many of the K there are at most, (batch,); None for all.
 
     Returns:
         Boxes (batch, K, 4), scores (batch, K) and classes as int32 (batch, K); where there are fewer objects, box and
@@ -168,11 +169,15 @@ def detections(
     score, at = ops.top_k(ops.reshape(scores, (-1, places * count)), candidates)
     label = at % count
     box = ops.take_along_axis(boxes, ops.expand_dims(at // count, -1), axis=1)
+    least = ops.reshape(ops.cast(least, score.dtype), (-1, 1))
+    overlap = ops.reshape(ops.cast(overlap, box.dtype), (-1, 1, 1))
     there = kept(box, ops.where(score >= least, label, -1), overlap) & (score >= least)
     score, order = ops.top_k(ops.where(there, score, -1.0), min(most, candidates))
     box = ops.take_along_axis(box, ops.expand_dims(order, -1), axis=1)
     label = ops.cast(ops.take_along_axis(label, order, axis=1), "int32")
     there = score > 0
+    if first is not None:
+        there = there & (ops.arange(there.shape[1]) < ops.reshape(first, (-1, 1)))
     padding = [[0, 0], [0, max(0, most - candidates)]]
     box = ops.pad(ops.where(ops.expand_dims(there, -1), box, 0.0), [*padding, [0, 0]])
     label = ops.pad(ops.where(there, label, -1), padding, constant_values=-1)

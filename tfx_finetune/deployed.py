@@ -40,6 +40,7 @@ class Servable:
         ends: What each tower gives, of the model's own graph, by tower.
         routed: Heads that answer one language or source.
         found: Of heads that find things in pictures: see `Places.found`.
+        limits: Of those heads: see `Places.limits`.
         programs: Files that belong to those heads: see `Places.program`.
     """
 
@@ -53,7 +54,8 @@ class Servable:
     allowed: float = 0.0
     ends: Mapping[str, Any] = field(default_factory=dict)
     routed: tuple[str, ...] = ()
-    found: Mapping[str, Make] = field(default_factory=dict)
+    found: Mapping[str, Callable[..., dict[str, Any]]] = field(default_factory=dict)
+    limits: Mapping[str, str] = field(default_factory=dict)
     programs: tuple[str, ...] = ()
 
     @property

@@ -69,6 +69,11 @@ def levels(tasks: Mapping[str, Task]) -> tuple[str, ...]:
     return tuple(sorted({level for task in tasks.values() if task.places for level in task.places.levels}))
 
 
+def limits(tasks: Mapping[str, Task]) -> dict[str, str]:
+    """What heads may be told with a request, with the type; see `Places.limits`."""
+    return {name: kind for task in tasks.values() if task.places for name, kind in task.places.limits.items()}
+
+
 def read(
     tasks: Mapping[str, Task], source: Source, sample: Mapping[str, Any], contents: Mapping[str, tf.Tensor]
 ) -> dict[str, tf.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import tensorflow as tf
@@ -78,21 +78,23 @@ class Places:
         examine: Raw column -> the classes in it, joined by `LABEL_SEPARATOR`, and why it cannot be used, or nothing.
         found: Decoded outputs (batch, ...) -> what a person wants of them, without the head's name, in TensorFlow
             operations: `boxes` (batch, most, 4) of left, top, right, bottom in shares of the prepared picture,
-            `scores` and `labels` (batch, most); or `mask` uint8 (batch, side, side).
+            `scores` and `labels` (batch, most); or `mask` uint8 (batch, side, side). It may be told `limits` by name.
         draw: (pixels (height, width, channels), what is in them, whether that is a target, else what `Task.read` gave)
             -> drawn pixels.
         indexed: Whether those classes are places in `Source.labels`, as numbers.
         program: A Python file that makes of a file's answers what was found; a bundle has a copy.
+        limits: What `found` may be told beside, (batch,) by name, with the type: thresholds in place of the head's own.
     """
 
     levels: tuple[str, ...]
     read: Callable[[Tensor, Tensor], dict[str, Tensor]]
     encode: Callable[[dict[str, Tensor], Tensor, Lay], Tensor]
     examine: Callable[[bytes], tuple[str, str]]
-    found: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    found: Callable[..., dict[str, Tensor]]
     draw: Callable[[np.ndarray, np.ndarray, bool], np.ndarray]
     indexed: bool = False
     program: str = ""
+    limits: Mapping[str, str] = field(default_factory=dict)
 
 
 def in_picture(boxes: Tensor, sizes: Tensor, lay: Callable[[Tensor], Lay]) -> Tensor:
@@ -110,7 +112,10 @@ def in_picture(boxes: Tensor, sizes: Tensor, lay: Callable[[Tensor], Lay]) -> Te
 
 
 def found_in(
-    found: Mapping[str, Make], modalities: Mapping[str, Modality], sizes: Mapping[str, Tensor]
+    found: Mapping[str, Callable[..., dict[str, Tensor]]],
+    modalities: Mapping[str, Modality],
+    sizes: Mapping[str, Tensor],
+    limits: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Make]:
     """What heads find (see `Places.found`), boxes in shares of the pictures that came where their sizes are known.
 
@@ -118,10 +123,11 @@ def found_in(
         found: By head.
         modalities: By tower.
         sizes: Heights and widths of pictures by tower, (batch, 2).
+        limits: See `Places.limits`; None for the heads' own.
     """
 
-    def placed(find: Make, own: dict[str, Tensor]) -> dict[str, Tensor]:
-        answer = find(own)
+    def placed(find: Callable[..., dict[str, Tensor]], own: dict[str, Tensor]) -> dict[str, Tensor]:
+        answer = find(own, limits)
         for tower, size in sizes.items():
             if "boxes" in answer and (lay := modalities[tower].lay):
                 answer["boxes"] = in_picture(answer["boxes"], size, lay)

@@ -3,6 +3,8 @@
 predict   {"instances": [{"b64": ...}, ...]}             ->  {"predictions": [...]}      row by row
           {"inputs": {"image": [{"b64": ...}, ...]}}     ->  {"outputs": {...}}          column by column
           with "signature_name": "tensor": prepared samples as nested lists of numbers
+          with "signature_name": "detect": {"image": {"b64": ...}, "score_threshold": 0.5, "iou_threshold": 0.6,
+          "max_detections": 10}, a threshold a picture, of a head that finds objects
 classify  {"examples": [{"image": {"b64": ...}}, ...]}   ->  {"result": [[[label, score], ...], ...]}
 
 Of several inputs a sample is an object, {"image": {"b64": ...}, "text": "a fox"}; it may go without some of them, where
@@ -13,7 +15,7 @@ boxes in shares of the picture, their scores and labels, or the classes of its p
 import base64
 import binascii
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,8 @@ from tfx_finetune.deployed import instead
 from tfx_finetune.places import found_in
 from tfx_finetune.served import Served
 
-RAW, PREPARED = "serving_default", "tensor"
-"""Signatures: of encoded samples, and of prepared ones."""
+RAW, PREPARED, LIMITED = "serving_default", "tensor", "detect"
+"""Signatures: of encoded samples, of prepared ones, and of encoded ones with what counts in each."""
 
 
 class RequestError(Exception):
@@ -60,19 +62,22 @@ def predict_request(message: Any, served: Served) -> tuple[Batch, Callable[[Batc
     """
     _known(message, "signature_name", "instances", "inputs")
     signature = message.get("signature_name") or RAW
-    if signature not in (RAW, PREPARED):
-        raise RequestError(f"signature_name {_short(signature)} is unknown; allowed: {RAW}, {PREPARED}")
+    if signature not in (known := (RAW, PREPARED, LIMITED) if served.limits else (RAW, PREPARED)):
+        raise RequestError(f"signature_name {_short(signature)} is unknown; allowed: {', '.join(known)}")
+    limits = served.limits if signature == LIMITED else {}
     if ("instances" in message) == ("inputs" in message):
         raise RequestError("a prediction needs either instances (row by row) or inputs (column by column)")
     if "instances" in message:
-        values = [_named(one, served) for one in _list(message["instances"], "instances")]
+        values = [_named(one, served, limits) for one in _list(message["instances"], "instances")]
     else:
-        values = _rows(message["inputs"], served)
-    contents = _contents(values, served) if signature == RAW else []
-    samples = _raw(contents, served) if signature == RAW else _numbers(values, served)
+        values = _rows(message["inputs"], served, limits)
+    told = {name: _limit(values, name, kind) for name, kind in limits.items()}
+    values = [{name: value for name, value in one.items() if name not in limits} for one in values]
+    contents = _contents(values, served) if signature != PREPARED else []
+    samples = _raw(contents, served) if signature != PREPARED else _numbers(values, served)
 
     def answer(scores: Batch) -> dict[str, Any]:
-        outputs = _told(scores, served, _sizes(contents, served)) if signature == RAW else scores
+        outputs = _told(scores, served, _sizes(contents, served), told) if signature != PREPARED else scores
         columns: Any = outputs if len(outputs) > 1 else next(iter(outputs.values()))
         if "inputs" in message:
             return {"outputs": columns}
@@ -109,15 +114,18 @@ def classify_request(message: Any, served: Served) -> tuple[Batch, Callable[[Bat
     return samples, answer
 
 
-def _told(scores: Batch, served: Served, sizes: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _told(
+    scores: Batch, served: Served, sizes: Mapping[str, np.ndarray], limits: Mapping[str, np.ndarray] | None = None
+) -> dict[str, Any]:
     """What the SavedModel gives: scores with the labels in their order and the best one, or what is found in pictures.
 
     Args:
         scores: Outputs by name, (n, ...).
         served: Who gave them.
         sizes: Heights and widths of pictures by tower, (n, 2).
+        limits: What counts in each sample in place of the heads' own, (n,) by name.
     """
-    told = instead(scores, found_in(served.found, served.modalities, sizes))
+    told = instead(scores, found_in(served.found, served.modalities, sizes, limits))
     found: dict[str, Any] = {name: np.asarray(values) for name, values in told.items()}
     for name in [f"{head}/labels" for head in served.found if f"{head}/labels" in found]:
         found[name] = [[label.decode() for label in row] for row in found[name]]
@@ -137,6 +145,9 @@ def metadata(name: str, served: Served) -> dict[str, Any]:
         tower: _tensor(_TYPES[modality.fed], -1, *modality.shape) for tower, modality in served.modalities.items()
     }
     signatures = {RAW: _signature(raw, told), PREPARED: _signature(prepared, scores)}
+    if served.limits:
+        limits = {name: _tensor(_TYPES[kind], -1) for name, kind in served.limits.items()}
+        signatures[LIMITED] = _signature(raw | limits, told)
     return {
         "model_spec": {"name": name, "signature_name": "", "version": str(served.version)},
         "metadata": {"signature_def": {"signature_def": signatures}},
@@ -188,9 +199,9 @@ def _list(value: Any, name: str) -> list[Any]:
     return value
 
 
-def _named(given: Any, served: Served) -> dict[str, Any]:
-    """A sample's values by tower; the value may stand alone where there is one."""
-    towers = list(served.modalities)
+def _named(given: Any, served: Served, limits: Collection[str] = ()) -> dict[str, Any]:
+    """A sample's values by tower, and its limits; the value may stand alone where there is one."""
+    towers = [*served.modalities, *limits]
     if not isinstance(given, dict) or "b64" in given:
         if len(towers) > 1:
             raise RequestError(f"a sample is an object of some of {towers}; received: {_short(given)}")
@@ -200,9 +211,20 @@ def _named(given: Any, served: Served) -> dict[str, Any]:
     return given
 
 
-def _rows(given: Any, served: Served) -> list[dict[str, Any]]:
+def _limit(samples: Sequence[Mapping[str, Any]], name: str, kind: str) -> np.ndarray:
+    """What counts in each sample, (n,)."""
+    values = [sample.get(name) for sample in samples]
+    numbers = int if kind == "int32" else (int, float)
+    for position, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, numbers) or not 0 <= value < 2**31:
+            wanted = "a whole number" if kind == "int32" else "a number"
+            raise RequestError(f"{name} of sample {position} is {_short(value)}; allowed: {wanted} of 0 or more")
+    return np.array(values, kind)
+
+
+def _rows(given: Any, served: Served, limits: Collection[str]) -> list[dict[str, Any]]:
     """Samples that came column by column."""
-    columns = {tower: _list(values, "inputs") for tower, values in _named(given, served).items()}
+    columns = {tower: _list(values, "inputs") for tower, values in _named(given, served, limits).items()}
     if len(lengths := {len(values) for values in columns.values()}) > 1:
         raise RequestError(f"inputs are columns of one length; received: {sorted(lengths)}")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
+from tfx_finetune import located
 from tfx_finetune.contracts import Batch, Modality, Predict
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.deployed import Servable
@@ -37,6 +38,7 @@ def servable(
         labels={head: task.labels.names for head, task in network.tasks.items()},
         routed=tuple(head for head, task in network.tasks.items() if task.per),
         found={head: task.places.found for head, task in network.tasks.items() if task.places},
+        limits=located.limits(network.tasks),
         programs=tuple(task.places.program for task in network.tasks.values() if task.places and task.places.program),
         examples=examples,
         about=_about(plan, network),

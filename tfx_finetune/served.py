@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfx_finetune import located
 from tfx_finetune.batches import joined
 from tfx_finetune.bundle import Bundle, UnreadableError
 from tfx_finetune.contracts import Batch, Modality, Predict
 from tfx_finetune.core import hardware
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.deployed import Make
 from tfx_finetune.golden import recall
 from tfx_finetune.verify import difference
 
@@ -35,6 +35,7 @@ class Served:
         modalities: How raw content becomes its inputs, by tower.
         labels: Class names by head, of those that tell the classes of whole samples.
         found: Of heads that find things in pictures: see `Places.found`.
+        limits: Of those heads: see `Places.limits`.
         golden: Outputs of one sample by name, (1, ...): what kind of values each has.
         prepare: See `Bundle.prepare`.
         predict: Prepared inputs (n, ...) -> outputs by name, (n, ...): `<head>/scores`, a score a class.
@@ -43,7 +44,8 @@ class Served:
     version: int
     modalities: Mapping[str, Modality]
     labels: Mapping[str, tuple[str, ...]]
-    found: Mapping[str, Make]
+    found: Mapping[str, Callable[..., dict[str, Any]]]
+    limits: Mapping[str, str]
     golden: Batch
     prepare: Callable[[Mapping[str, bytes]], Batch]
     predict: Predict
@@ -96,7 +98,9 @@ def load(place: Place, format: str, max_pixels: int, batch_size: int) -> Served:
         raise UserError("a bundle that does not give its golden answers here", received=received, allowed=tolerance)
     labels = {head: task.labels.names for head, task in bundle.tasks.items() if not task.places}
     found = {head: task.places.found for head, task in bundle.tasks.items() if task.places}
-    return Served(place.version, bundle.modalities, labels, found, _first(outputs), bundle.prepare, reader.predict)
+    limits = located.limits(bundle.tasks)
+    answers = _first(outputs), bundle.prepare, reader.predict
+    return Served(place.version, bundle.modalities, labels, found, limits, *answers)
 
 
 def _quickest(formats: Sequence[str]) -> str:

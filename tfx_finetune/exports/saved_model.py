@@ -15,7 +15,7 @@ from tfx_finetune.places import found_in
 
 @EXPORTS.register
 def saved_model() -> Export:
-    """`saved_model/` with two signatures, both of any batch size.
+    """`saved_model/` with two signatures and for boxes a third one, all of any batch size.
 
     `serving_default`: encoded pictures or texts by the tower's name, (batch,) strings, of several towers empty where
     one has nothing to see -> for each head `<head>/scores` (batch, classes), `<head>/labels` (batch, classes), the
@@ -24,21 +24,25 @@ def saved_model() -> Export:
     Of a head that finds things in pictures it gives these in place of scores and labels: `<head>/boxes` (batch, most,
     4), left, top, right, bottom in shares of the picture, `<head>/scores` and `<head>/labels` (batch, most), the score
     0 where there are fewer; or `<head>/mask`.
+    `detect`: the same, and beside each picture what counts in place of the head's options: `score_threshold` and
+    `iou_threshold` (batch,) floats, `max_detections` (batch,) int32, of which the head's own is the most.
     `tensor`: prepared inputs, as pictures, (batch, height, width, channels) floats of 0 to 255 -> `<head>/scores`.
     """
     return Export("saved_model", "saved_model", write, load, tolerance=1e-4, quantized=False)
 
 
 def write(servable: Servable, path: Path) -> None:
-    """Writes both signatures of the servable model."""
+    """Writes the signatures of the servable model."""
     archive = keras.export.ExportArchive()
     # `track` is left out: it walks through every layer for look-up tables, and endpoints bring their variables along.
     specs = {name: tf.TensorSpec([None, *shape], kind, name=name) for name, (shape, kind) in servable.inputs.items()}
     tensor = archive.add_endpoint("tensor", lambda inputs: servable.model(inputs, training=False), [specs])
 
     def serving(given: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        limits = {name: given[name] for name in servable.limits if name in given}
+        given = {name: value for name, value in given.items() if name not in limits}
         inputs, sizes = _prepared(servable, given) if servable.portable else (given, {})
-        outputs = instead(tensor(inputs), found_in(servable.found, servable.modalities, sizes))
+        outputs = instead(tensor(inputs), found_in(servable.found, servable.modalities, sizes, limits))
         for head, names in servable.labels.items():
             if head in servable.found:
                 continue
@@ -51,6 +55,9 @@ def write(servable: Servable, path: Path) -> None:
     raw = {tower: tf.TensorSpec([None], tf.string, name=tower) for tower in servable.modalities}
     given = [raw if servable.portable else specs]
     archive.add_endpoint("serving_default", serving, given)
+    if servable.limits:
+        limits = {name: tf.TensorSpec([None], kind, name=name) for name, kind in servable.limits.items()}
+        archive.add_endpoint("detect", serving, [given[0] | limits])
     for head in servable.routed:
         archive.add_endpoint(head, lambda inputs, own=f"{head}/": _of(serving(inputs), own), given)
     with files.atomic(path) as draft:

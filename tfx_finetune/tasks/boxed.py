@@ -1,6 +1,6 @@
 """Objects of a picture as the target of a dense detector, and drawn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +17,8 @@ def boxed(
     names: tuple[str, ...],
     levels: tuple[str, ...],
     most: int,
-    found: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
+    found: Callable[..., dict[str, tf.Tensor]],
+    limits: Mapping[str, str],
     threshold: float,
 ) -> Places:
     """Reads, encodes, examines and draws the objects of pictures.
@@ -27,6 +28,7 @@ def boxed(
         levels: What the head sees of a pyramid.
         most: M, objects of a picture that a target has room for.
         found: See `Places.found`.
+        limits: See `Places.limits`.
         threshold: Score from which what was found is drawn.
     """
     return Places(
@@ -37,6 +39,7 @@ def boxed(
         found,
         _draws(names, threshold),
         program=detections.__file__,
+        limits=limits,
     )
 
 

@@ -16,6 +16,8 @@ from tfx_finetune.tasks.align import Alignment, BoxLoss, DetectionLoss
 from tfx_finetune.tasks.boxed import boxed
 from tfx_finetune.tasks.dense import CLASSES, DISTANCES, LOGITS, dense
 
+LIMITS = {"score_threshold": "float32", "iou_threshold": "float32", "max_detections": "int32"}
+"""What a server may be told in place of `min_score` and `nms`, and to give less than `max_detections`."""
 _CHUNK = 32  # pictures whose boxes are compared with one another at once
 
 
@@ -95,18 +97,20 @@ def detect(
         pixels = np.asarray(box) * boxes.grid(scores.shape[1], levels).side
         return np.concatenate([pixels, np.asarray(score)[..., None], np.asarray(label, np.float32)[..., None]], -1)
 
-    def _detected(scores: Any, shares: Any) -> Any:
+    def _detected(scores: Any, shares: Any, least: Any = min_score, overlap: Any = nms, first: Any = None) -> Any:
         return boxes.detections(
             keras.ops.convert_to_tensor(scores, "float32"),
             keras.ops.clip(shares, 0.0, 1.0),
-            least=min_score,
-            overlap=nms,
+            least=least,
+            overlap=overlap,
             most=max_detections,
             candidates=5 * max_detections,
+            first=first,
         )
 
-    def answers(outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        box, score, label = _detected(outputs["scores"], outputs["boxes"])
+    def answers(outputs: dict[str, tf.Tensor], limits: Mapping[str, Any] | None = None) -> dict[str, tf.Tensor]:
+        told = [limits[name] for name in LIMITS] if limits else []
+        box, score, label = _detected(outputs["scores"], outputs["boxes"], *told)
         return {"boxes": box, "scores": score, "labels": tf.gather(tf.constant([*names, ""]), label % (len(names) + 1))}
 
     return Task(
@@ -124,7 +128,7 @@ def detect(
         correct=lambda targets, found: matches.f1(targets, found, threshold),
         predict=lambda found: _said(names, found, threshold),
         read=read,
-        places=boxed(names, levels, max_objects, answers, threshold),
+        places=boxed(names, levels, max_objects, answers, LIMITS, threshold),
     )
 
 

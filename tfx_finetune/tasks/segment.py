@@ -111,7 +111,7 @@ def segment(
             read=lambda raw, shape: {"mask": masks.read(raw, shape)},
             encode=encode,
             examine=masks.examine,
-            found=lambda outputs: {"mask": outputs["mask"]},
+            found=lambda outputs, limits=None: {"mask": outputs["mask"]},
             draw=lambda pixels, mask, truth: overlay(pixels, mask, colours, clear),
             indexed=True,
         ),
