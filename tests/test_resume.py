@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.assets import asset
-from tests.commands import command, refused, within
+from tests.commands import refused, within
 
 
 def stopped(workdir: Path, flags: tuple[str, ...], when: str | int, how: signal.Signals) -> subprocess.CompletedProcess:
@@ -43,7 +44,7 @@ def test_stopped_again_and_again(trained, tmp_path):
     asset("efficientnet-lite0")
     flags = (*trained.flags, *RECIPE, pretrained, "--tune.unfreeze=2", "--tune.epochs=6", "--nocache.enabled")
     flags += ("--exports=keras_file()",)
-    whole = command("train", *flags, f"--workdir={tmp_path / 'whole'}")
+    whole = within("train", *flags, f"--workdir={tmp_path / 'whole'}")
     assert whole.returncode == 0, whole.stderr
     workdir = tmp_path / "run"
     for when in ("features/.*", "checkpoints/warm/weights.npz"):
@@ -58,7 +59,7 @@ def test_stopped_again_and_again(trained, tmp_path):
     for when in (len(before) + 1, ".bundle.*", "bundle/golden"):
         killed(workdir, flags, when)
         assert history(workdir)["metrics"]["loss"][: len(before)] == before
-    finished = command("train", *flags, f"--workdir={workdir}")
+    finished = within("train", *flags, f"--workdir={workdir}")
     assert finished.returncode == 0, finished.stderr
     assert history(workdir)["metrics"] == history(tmp_path / "whole")["metrics"]
     assert answers(workdir) == answers(tmp_path / "whole")
@@ -71,14 +72,17 @@ def killed(workdir: Path, flags: tuple[str, ...], when: str | int) -> None:
     assert found.returncode == -signal.SIGKILL, (when, found.stderr)
 
 
-def test_a_finished_run_is_not_trained_again(trained):
+def test_a_finished_run_is_not_trained_again(trained, tmp_path):
     """The same command in a finished work folder writes the bundle anew from the kept weights."""
-    history = trained.workdir / "checkpoints" / "tune" / "history.json"
-    stamp, known = history.stat().st_mtime_ns, answers(trained.workdir)
-    found = within("train", *trained.flags, f"--workdir={trained.workdir}")
+    workdir = shutil.copytree(trained.workdir, tmp_path / trained.workdir.name)
+    (workdir / "bundle" / "scores.json").unlink()
+    history = workdir / "checkpoints" / "tune" / "history.json"
+    stamp = history.stat().st_mtime_ns
+    found = within("train", *trained.flags, "--exports=keras_file()", f"--workdir={workdir}")
     assert found.returncode == 0, found.stderr
     assert history.stat().st_mtime_ns == stamp
-    assert answers(trained.workdir) == known
+    assert answers(workdir) == answers(trained.workdir)
+    assert (workdir / "bundle" / "scores.json").exists()
 
 
 def test_a_work_folder_of_another_run_is_refused(trained):
