@@ -1,5 +1,6 @@
 """Where things are: in a picture, in the prepared one, and back in the picture that came."""
 
+import functools
 import io
 import json
 
@@ -133,18 +134,24 @@ def test_golden_answers_about_every_place_are_kept_as_arrays(tmp_path):
         np.testing.assert_array_equal(found[name], values)
 
 
-@pytest.mark.parametrize(
-    "heads", ["detect()", "objects=detect(), mask=segment()", "objects=detect(), label=classify()"]
-)
-@pytest.mark.parametrize("unfreeze", ["0", "3", "9", "14"])
-def test_a_tower_cut_at_several_levels_is_the_whole(tmp_path, heads, unfreeze):
-    """What a phase leaves frozen and what it trains give together what the model gives, wherever the cut is."""
+@functools.cache
+def network_of(heads):
+    """A pretrained tower with these heads, built once for all cuts."""
     asset("efficientnet-lite0")
-    plan = check(Run(data=str(tmp_path), backbone="efficientnet_lite0(size=64)", heads=heads))
+    plan = check(Run(data=".", backbone="efficientnet_lite0(size=64)", heads=heads))
     labels = Labels(("cat", "dog", "owl"), (3, 4, 5), 12)
     tasks = {head: TASKS.build(spec, labels) for head, spec in plan.heads.items()}
     keras.utils.set_random_seed(0)
-    network = build_model(plan, build_towers(plan), tasks)
+    return build_model(plan, build_towers(plan), tasks)
+
+
+@pytest.mark.parametrize("unfreeze", ["0", "3", "9", "14"])
+@pytest.mark.parametrize(
+    "heads", ["detect()", "objects=detect(), mask=segment()", "objects=detect(), label=classify()"]
+)
+def test_a_tower_cut_at_several_levels_is_the_whole(heads, unfreeze):
+    """What a phase leaves frozen and what it trains give together what the model gives, wherever the cut is."""
+    network = network_of(heads)
     trunks, top = cut(network, unfreeze)
     (trunk,) = trunks.values()
     inputs = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
