@@ -4,7 +4,9 @@ The same operations stand in the training pipeline and in the exported SavedMode
 pixels everywhere.
 """
 
+import functools
 import re
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -45,11 +47,8 @@ def image(
     colour = parse_colour(background)
     side = size or card.size
 
-    # Traced once, not again by every pipeline: the branches for all formats take most of a second.
-    @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
-    def decompressed(raw: tf.Tensor) -> tf.Tensor:
-        # Twice the side leaves enough for a crop, and for the antialiasing of the rest of the way.
-        return decode(raw, colour, max_pixels, 2 * side)
+    # Twice the side leaves enough for a crop, and for the antialiasing of the rest of the way.
+    decompressed = _decoder(colour, max_pixels, 2 * side)
 
     def to_pixels(raw: tf.Tensor) -> tf.Tensor:
         if raw.dtype == tf.string:
@@ -77,6 +76,13 @@ def image(
         show=lambda raw, prepared: Exhibit(picture=thumbnail(prepared)),
         lay=lambda shape: lay(shape, side, resize),
     )
+
+
+@functools.cache
+def _decoder(background: tuple[int, int, int], max_pixels: int, enough: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """`decode`, traced once, not by every pipeline and bundle: the branches for all formats take most of a second."""
+    spec = tf.TensorSpec((), tf.string)
+    return tf.function(lambda raw: decode(raw, background, max_pixels, enough), [spec], autograph=False)
 
 
 def fit(pixels: tf.Tensor, side: int, resize: Resize, background: tf.Tensor) -> tf.Tensor:
