@@ -140,6 +140,23 @@ def test_a_phase_never_ends_worse_than_it_began(prepared, tmp_path):
     assert all(map(np.array_equal, network.model.get_weights(), kept))
 
 
+def test_the_best_epoch_is_kept_not_the_last(prepared, tmp_path):
+    """What was learned is lost before the last epoch."""
+    plan, data, network, start = prepared
+    network.model.set_weights(start)
+
+    def lose(phase, epoch, score):
+        if epoch == 2:
+            network.model.set_weights(start)
+
+    phase = Phase(epochs=4, learning_rate=1e-3, unfreeze="2", views=1, schedule="linear")
+    history = fit_phase(network, "tune", phase, data, dataclasses.replace(plan, workdir=tmp_path), lose)
+    scores = history.metrics["val_score"]
+    assert scores[-1] < max(scores)
+    assert history.result == max(scores) == pytest.approx(accuracy(prepared))
+    assert history.kept == f"epoch {history.best_epoch + 1}"
+
+
 def test_a_loss_that_is_no_number_stops_the_run(prepared, tmp_path):
     """One line says what to lower, and the state of the last good epoch stays."""
     said = complaint(lambda: fitted(prepared, tmp_path, learning_rate=1e38, clip_norm=0.0, warmup=0.5, epochs=6))
