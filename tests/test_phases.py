@@ -222,6 +222,26 @@ def rows(batches, head):
     ]
 
 
+def test_a_phase_that_broke_off_goes_on_to_the_same_weights(prepared, tmp_path):
+    """The optimizer's state, the order of the data and the schedule are those of a phase that nothing disturbed."""
+    plan, data, network, start = prepared
+    phase = Phase(epochs=4, learning_rate=1e-3, unfreeze="2", views=1)
+    fitted(prepared, tmp_path / "whole")
+    whole = network.model.get_weights()
+
+    def break_off(phase, epoch, score):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    network.model.set_weights(start)
+    plan = dataclasses.replace(plan, workdir=tmp_path / "broken")
+    with pytest.raises(KeyboardInterrupt):
+        fit_phase(network, "tune", phase, data, plan, break_off)
+    network.model.set_weights(start)
+    fit_phase(network, "tune", phase, data, plan)
+    assert all(map(np.array_equal, network.model.get_weights(), whole))
+
+
 def test_watching_may_end_a_phase(prepared, tmp_path):
     """As pruning a trial does; an adapter is taken off all the same."""
     plan, data, network, start = prepared
