@@ -28,7 +28,7 @@ def results(record: Mapping[str, Any], tasks: Mapping[str, Task]) -> list[dict[s
     counts the classes from 1; `bbox` is left, top, width and height in pixels of the picture.
     """
     (head,) = _finders(tasks)
-    said = record.get(head, record)
+    said = record[head] if len(tasks) > 1 else record
     stem = Path(str(record.get("file", ""))).stem
     names = tasks[head].labels.names
     found = []
