@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.assets import asset
+from tests.small_data import complaint
 from tfx_finetune import pictures
 from tfx_finetune.contracts import MODALITIES, TASKS, Card, Labels
 from tfx_finetune.core.config import Run
@@ -19,6 +20,7 @@ from tfx_finetune.golden import Golden, keep, recall
 from tfx_finetune.model import build_model, build_towers, cut
 from tfx_finetune.places import UNTOLD, in_picture
 from tfx_finetune.plan import check
+from tfx_finetune.subject import subject
 
 SIDE = 64
 # A bright rectangle of (left, top, right, bottom) on black pictures of (height, width).
@@ -132,6 +134,26 @@ def test_golden_answers_about_every_place_are_kept_as_arrays(tmp_path):
     assert set(found) == set(outputs)
     for name, values in outputs.items():
         np.testing.assert_array_equal(found[name], values)
+
+
+@pytest.mark.parametrize("heads", ["detect()", "mask=segment(), label=classify()"])
+@pytest.mark.parametrize(
+    "option", [{"teacher": "runs/a"}, {"objectives": "coral(of='source')"}, {"route": "language"}, {"names": "cldr()"}]
+)
+def test_what_such_heads_cannot_do_is_said_in_a_line(tmp_path, heads, option):
+    """Which flag, beside which head, and what to do; before the data is opened, of which there is none."""
+    ((flag, value),) = option.items()
+    beside = "detect()" if heads == "detect()" else "segment()"
+    told = complaint(check, Run(data=str(tmp_path), heads=heads, **option))
+    what = "a head that finds things in pictures cannot do this"
+    assert told == f"{what}; received: --{flag}={value} beside {beside}; leave --{flag} out"
+
+
+def test_boxes_and_masks_are_in_no_cleaned_table(tmp_path):
+    """Said before the data is opened."""
+    for heads in ("detect()", "segment()"):
+        told = complaint(lambda heads=heads: subject(Run(data=str(tmp_path), heads=heads), fix=True))
+        assert told.startswith(f"a cleaned table holds labels, no boxes or masks; received: {heads}; leave --fix out")
 
 
 @functools.cache

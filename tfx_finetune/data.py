@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from tfx_finetune.core import command, progress
 from tfx_finetune.core.config import Run, option, run_of, validate
-from tfx_finetune.core.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,9 +57,6 @@ def care(options: Care) -> "Path":
     validate(options)
     # The data as a run would have it; then every sample that can be read once more, as it is.
     data = subject(run_of(options), options.fix)
-    if options.fix and any(draft.places for draft in data.plan.drafts.values()):
-        todo = "leave --fix out: data.html and findings.csv say what to mend"
-        raise UserError("a cleaned table holds labels, no boxes or masks", received=options.heads, todo=todo)
     table, rows = data.table, data.rows
     looks = look(data.source, data.modality, data.column, table)
 

@@ -49,8 +49,9 @@ def check(
         received, todo = f"--augment={run.augment} beside {shown}", "leave mixup() and cutmix() out"
         raise UserError("what is found in pictures cannot be mixed", received=received, todo=todo)
     unable = {"--teacher": run.teacher, "--objectives": run.objectives, "--route": run.route, "--names": run.names}
-    if given := next((f"{flag}={value}" for flag, value in unable.items() if value), ""):
-        raise UserError("a head that finds things in pictures cannot do this", received=f"{given} beside {shown}")
+    if flag := next((flag for flag, value in unable.items() if value), ""):
+        received, todo = f"{flag}={unable[flag]} beside {shown}", f"leave {flag} out"
+        raise UserError("a head that finds things in pictures cannot do this", received=received, todo=todo)
 
 
 def check_side(backbone: Backbone, tasks: Mapping[str, Task]) -> None:

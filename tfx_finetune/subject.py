@@ -57,7 +57,8 @@ def subject(run: Run, fix: bool = False) -> Subject:
         fix: Whether it is to become one table.
 
     Raises:
-        UserError: There is no such data, nothing of it can be read, or the run has several towers.
+        UserError: There is no such data, nothing of it can be read, the run has several towers, or no table holds what
+            it is to become.
     """
     if run.towers:
         todo = "say --towers= --backbone=... for one of them"
@@ -66,6 +67,9 @@ def subject(run: Run, fix: bool = False) -> Subject:
     bare = dataclasses.replace(run, augment="", compress="", exports="", choose="")
     named = run.backbone not in ("", "usual")
     plan = check(bare if named else dataclasses.replace(bare, backbone=USUAL["image"]))
+    if fix and any(draft.places for draft in plan.drafts.values()):
+        todo = "leave --fix out: data.html and findings.csv say what to mend"
+        raise UserError("a cleaned table holds labels, no boxes or masks", received=run.heads, todo=todo)
     source = open_sources(plan.sources)
     if not named and (usual := USUAL.get(kind_of(source))):
         plan = check(dataclasses.replace(bare, backbone=usual))
