@@ -53,7 +53,7 @@ def shape(kind: str, rng: np.random.Generator) -> Image.Image:
     return picture
 
 
-def command(name: str, *arguments: object, timeout: int = 300, **environment: str) -> subprocess.CompletedProcess:
+def command(name: str, *arguments: object, timeout: int = 900, **environment: str) -> subprocess.CompletedProcess:
     """Runs `python -m tfx_finetune.<name>` in a process of its own; the result's output is text."""
     return subprocess.run(
         [sys.executable, "-m", f"tfx_finetune.{name}", *map(str, arguments)],

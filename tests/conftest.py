@@ -17,6 +17,7 @@ def pytest_collection_finish():
     """Takes all that was imported out of garbage collection, which every conversion to TFLite asks for."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 class Trained(NamedTuple):

@@ -21,8 +21,8 @@ FAMILIES = {
     "densenet121(weights='none', size=64)": pytest.mark.slow,
     "efficientnet_b0(weights='none', size=64)": pytest.mark.slow,
     "efficientnet_v2_b0(weights='none', size=64)": pytest.mark.slow,
-    "inception_resnet_v2(weights='none', size=139)": pytest.mark.slow,
-    "inception_v3(weights='none', size=139)": pytest.mark.slow,
+    "inception_resnet_v2(weights='none', size=75)": pytest.mark.slow,
+    "inception_v3(weights='none', size=75)": pytest.mark.slow,
     "mobilenet_v2(weights='none', size=64)": pytest.mark.slow,
     "mobilenet_v3_small(weights='none', size=64)": pytest.mark.slow,
     "nasnet_mobile(weights='none', size=64)": pytest.mark.slow,
@@ -30,10 +30,19 @@ FAMILIES = {
     "resnet50_v2(weights='none', size=64)": pytest.mark.slow,
     "torchvision_mobilenet_v2(size=64)": pytest.mark.slow,
     "vgg16(weights='none', size=64)": pytest.mark.slow,
-    "xception(weights='none', size=139)": pytest.mark.slow,
+    "xception(weights='none', size=71)": pytest.mark.slow,
 }
 # The lower half alone: the upper one repeats its blocks, and takes most of the time.
-HALVED = ("convnext_tiny", "densenet121", "inception_resnet_v2", "resnet50")
+HALVED = (
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "efficientnet_v2",
+    "inception",
+    "nasnet_mobile",
+    "resnet50",
+    "xception",
+)
 
 
 @pytest.mark.parametrize("spec", [pytest.param(spec, marks=marks) for spec, marks in FAMILIES.items()])
@@ -42,12 +51,12 @@ def test_litert_agrees_with_keras(spec):
     keras.utils.set_random_seed(0)
     backbone = BACKBONES.build(parse_spec(spec))
     data = batch(backbone, 5)
-    if not backbone.card.origin:
-        settle(keras.Model(backbone.inputs, backbone.features.pooled), batch(backbone, 8).astype(np.float32))
     # Random weights grow the rounding from layer to layer, trained ones do not.
     tolerance = 1e-5 if backbone.card.origin else 1e-3
     middle = backbone.groups[len(backbone.groups) // 2 - 1].output
     trunk = keras.Model(backbone.inputs, [middle] if spec.startswith(HALVED) else [backbone.features.pooled, middle])
+    if not backbone.card.origin:
+        settle(trunk, batch(backbone, 8).astype(np.float32))
     expected = [output.numpy() for output in engine._listed(trunk, data.astype(np.float32))]
     for whole in expected:
         assert np.abs(whole[0] - whole[1]).max() > 1e-3 * np.abs(whole).max(), "the input does not matter"

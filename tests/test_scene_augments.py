@@ -232,11 +232,12 @@ def test_contract(name):
         return several[0] | dict(zip(("image", "mask", "boxes"), found, strict=True))
 
     def one(number):
-        return joined(augment, several[0] | TOLD, tf.stack([number, tf.constant(7, tf.int64)]), np.arange(3), read)
+        seed = tf.stack([number, tf.constant(7, tf.int64)])
+        found = joined(augment, several[0] | TOLD, seed, np.arange(3), read)
+        return {key: found[key] for key in ("image", "mask", "boxes", "classes", "crowd", "label")}
 
-    keys = ("image", "mask", "boxes", "classes", "crowd", "label")
-    alone = [{key: one(tf.constant(number, tf.int64))[key].numpy() for key in keys} for number in range(24)]
-    piped = tf.data.Dataset.range(24).map(lambda number: {key: one(number)[key] for key in keys})
+    alone = [tf.nest.map_structure(np.asarray, one(tf.constant(number, tf.int64))) for number in range(24)]
+    piped = tf.data.Dataset.range(24).map(one)
     for eager, other in zip(alone, piped.as_numpy_iterator(), strict=True):
         assert eager["image"].shape == other["image"].shape
         assert np.abs(eager["image"].astype(int) - other["image"]).max() <= 1

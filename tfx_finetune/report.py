@@ -4,6 +4,7 @@ Whatever a class or a file may be called is shown as text.
 """
 
 import base64
+import functools
 import hashlib
 from pathlib import Path
 
@@ -29,10 +30,7 @@ def write_report(path: Path, report: Report) -> None:
 
 def write_page(path: Path, template: str, **values: object) -> None:
     """Writes what a template makes of these values as one HTML file that loads nothing."""
-    # Autoescape: class and file names can hold anything.
-    environment = Environment(loader=PackageLoader("tfx_finetune"), autoescape=True, undefined=StrictUndefined)
-    environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters["address"] = address
+    environment = _environment()
     script = environment.get_template("report.js").render()
     # The page allows this script alone and no address at all, should a name ever slip through as markup.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -40,3 +38,13 @@ def write_page(path: Path, template: str, **values: object) -> None:
     with files.atomic(path) as draft:
         # A file name that is not UTF-8 arrives with lone surrogates, which cannot be encoded.
         draft.write_bytes(text.encode("utf-8", errors="backslashreplace"))
+
+
+@functools.cache
+def _environment() -> Environment:
+    """Templates, which are compiled once."""
+    # Autoescape: class and file names can hold anything.
+    environment = Environment(loader=PackageLoader("tfx_finetune"), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters["address"] = address
+    return environment
