@@ -56,6 +56,7 @@ def test_backward_transfer_by_hand():
     assert found.backward == pytest.approx(-0.1)
 
 
+@pytest.mark.slow
 def test_one_language_after_another_is_forgotten(tmp_path):
     """Where the second contradicts the first; and the same command goes on after any turn, to the same result."""
     data = table(tmp_path / "t.csv", AGAINST)
@@ -77,6 +78,7 @@ def test_one_language_after_another_is_forgotten(tmp_path):
     assert scores(again)["transfer"] == found
 
 
+@pytest.mark.slow
 def test_merged_weights_are_the_mean_of_what_each_language_left(tmp_path):
     """And another merge in the same work folder trains nothing."""
     data = table(tmp_path / "t.csv", WORDS)
@@ -97,6 +99,7 @@ def test_merged_weights_are_the_mean_of_what_each_language_left(tmp_path):
     assert "chosen on validation samples" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_head_of_one_language_is_merged_with_none(tmp_path):
     """It learns in its own turn alone, and is kept as that left it; the one that tells languages learns in none."""
     data = table(tmp_path / "t.csv", WORDS)
