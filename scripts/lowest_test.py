@@ -16,7 +16,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from wheel_test import build
+from wheel_test import build, installer
 
 ROOT = Path(__file__).parent.parent
 TESTS = (
@@ -51,22 +51,20 @@ def requirements() -> list[Requirement]:
     return [Requirement(line) for line in lines if line[:1].isalpha()]
 
 
-def environment(folder: Path, resolution: str, interpreter: str) -> Path:
+def environment(uv: Path, folder: Path, resolution: str, interpreter: str) -> Path:
     """Installs the wheel of this checkout with those versions; the environment's Python."""
-    subprocess.run([interpreter, "-m", "venv", "--clear", folder], check=True)
-    python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", "uv"], check=True)
-    wanted = folder / "requirements.txt"
+    python, wanted = folder / "env" / "bin" / "python", folder / "requirements.txt"
     wanted.write_text("".join(f"{need}\n" for need in requirements()))
-    uv = [python, "-m", "uv", "pip", "install", "-q", "--python", python]
-    subprocess.run([*uv, f"--resolution={resolution}", "-r", wanted], check=True)
-    subprocess.run([*uv, "--no-deps", build(folder)], check=True)
+    subprocess.run([uv, "venv", "-q", "--clear", "--seed", "--python", interpreter, folder / "env"], check=True)
+    install = [uv, "pip", "install", "-q", "--python", python]
+    subprocess.run([*install, f"--resolution={resolution}", "-r", wanted], check=True)
+    subprocess.run([*install, "--no-deps", build(folder)], check=True)
     return python
 
 
-def unheld(python: Path) -> list[str]:
+def unheld(uv: Path, python: Path) -> list[str]:
     """The lower bounds that are not what was installed."""
-    said = subprocess.run([python, "-m", "uv", "pip", "freeze", "--python", python], capture_output=True, text=True)
+    said = subprocess.run([uv, "pip", "freeze", "--python", python], capture_output=True, text=True)
     versions = dict(line.split("==") for line in said.stdout.splitlines() if "==" in line)
     found = []
     for need in requirements():
@@ -80,8 +78,10 @@ def unheld(python: Path) -> list[str]:
 def main() -> None:
     """Installs, holds the bounds, and runs the tests."""
     folder, kind, interpreter = Path(sys.argv[1]).resolve(), *sys.argv[2:]
-    python = environment(folder, "lowest-direct" if kind == "lowest" else "highest", interpreter)
-    if kind == "lowest" and (found := unheld(python)):
+    folder.mkdir(parents=True, exist_ok=True)
+    uv = installer(folder)
+    python = environment(uv, folder, "lowest-direct" if kind == "lowest" else "highest", interpreter)
+    if kind == "lowest" and (found := unheld(uv, python)):
         raise SystemExit("\n".join(found))
     tests = [f"tests/{name}.py" for name in TESTS]
     status = subprocess.run([python, "-m", "pytest", "-m", "not slow", *tests], cwd=ROOT).returncode

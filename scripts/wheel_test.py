@@ -3,8 +3,8 @@
     python scripts/wheel_test.py build/wheel-test          (make wheel-test)
 
 builds the wheel and installs it without extras; runs the doctor, the quickstart, predict and evaluate; then holds, for
-each extra, that what needs it names it while it is missing and works once it is installed. It takes some ten minutes
-and 4 GB of disk, and downloads all that a stranger would; $TFX_FINETUNE_CACHE, where it is set, has weights and data.
+each extra, in an environment of its own, that what needs it names it while it is missing and works where it is
+installed. It downloads all that a stranger would; $TFX_FINETUNE_CACHE, where it is set, has weights and data.
 """
 
 import json
@@ -58,28 +58,28 @@ def build(folder: Path) -> Path:
     return next(folder.glob("tfx_finetune-*.whl"))
 
 
+def installer(folder: Path) -> Path:
+    """uv, in an environment of its own: it links what it has once downloaded into every further environment."""
+    venv.create(folder / "uv", with_pip=True)
+    subprocess.run([folder / "uv" / "bin" / "python", "-m", "pip", "install", "-q", "uv"], check=True)
+    return folder / "uv" / "bin" / "uv"
+
+
 class Stranger:
     """An environment of its own, and a folder outside the repository in which commands run.
 
     Args:
+        uv: Installs.
         folder: Holds the environments; commands run in `folder / "work"`.
         name: Of the environment.
-        base: An environment whose packages this one has, too.
+        requirement: What is installed, with all that it needs.
     """
 
-    def __init__(self, folder: Path, name: str, base: "Stranger | None" = None) -> None:
-        self.name, self.work = name, folder / "work"
+    def __init__(self, uv: Path, folder: Path, name: str, requirement: str) -> None:
+        self.name, self.work, self.python = name, folder / "work", folder / name / "bin" / "python"
         self.work.mkdir(exist_ok=True)
-        venv.create(folder / name, with_pip=True)
-        self.python = folder / name / "bin" / "python"
-        self.packages = next((folder / name / "lib").glob("python*/site-packages"))
-        inherited = [base.packages, *base.inherited] if base else []
-        self.inherited: list[Path] = inherited
-        (self.packages / "base.pth").write_text("".join(f"{path}\n" for path in inherited))
-
-    def install(self, requirement: str) -> None:
-        """Installs a requirement with all that it needs."""
-        self.call("-m", "pip", "install", "-q", requirement)
+        subprocess.run([uv, "venv", "-q", "--seed", "--python", sys.executable, folder / name], check=True)
+        subprocess.run([uv, "pip", "install", "-q", "--python", self.python, requirement], check=True)
 
     def call(self, *arguments: object, status: int = 0) -> subprocess.CompletedProcess:
         """Runs Python, which has to end with this status."""
@@ -133,23 +133,20 @@ def main_path(stranger: Stranger) -> None:
     stranger.run("train", *NET, *RUN, "--workdir=small")
 
 
-def extra(folder: Path, wheel: Path, base: Stranger, name: str) -> Stranger:
+def extra(uv: Path, folder: Path, wheel: Path, base: Stranger, name: str) -> None:
     """Holds that an extra is named where it is missing, and that it is all that is missing."""
-    before = base
+    before, wanted = base, name
     if beside := BESIDE.get(name):
-        before = Stranger(folder, f"{name}_without", base)
-        before.install(f"{wheel}[{beside}]")
-    status = 0 if name in ("data", "weights") else 2
-    said = before.run(*NEEDS[name], status=status)
+        before, wanted = Stranger(uv, folder, f"{name}_without", f"{wheel}[{beside}]"), f"{name},{beside}"
+    after = Stranger(uv, folder, name, f"{wheel}[{wanted}]")
     page = base.work / "looked" / "data.html"
-    said += page.read_text() if name == "data" else ""
-    expect(f"tfx_finetune[{name}]" in said, f"{name} is not named: {said}")
-    after = Stranger(folder, name, before)
-    after.install(f"{wheel}[{name}]")
-    said = after.run(*NEEDS[name], status=2 if name == "serve" else 0)
-    said += page.read_text() if name == "data" else ""
-    expect(f"tfx_finetune[{name}]" not in said, f"{name} is not enough: {said}")
-    return after
+    for stranger, status in ((before, 0 if name in ("data", "weights") else 2), (after, 2 if name == "serve" else 0)):
+        said = stranger.run(*NEEDS[name], status=status)
+        said += page.read_text() if name == "data" else ""
+        named = f"tfx_finetune[{name}]" in said
+        expect(named == (stranger is before), f"{name} is {'' if named else 'not '}named: {said}")
+    for stranger in {before, after} - {base}:
+        shutil.rmtree(folder / stranger.name)
 
 
 def main() -> None:
@@ -157,13 +154,12 @@ def main() -> None:
     folder = Path(sys.argv[1]).resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    wheel = build(folder)
-    base = Stranger(folder, "base")
-    base.install(str(wheel))
+    wheel, uv = build(folder), installer(folder)
+    base = Stranger(uv, folder, "base", str(wheel))
     samples(base.work)
     main_path(base)
     for name in NEEDS:
-        extra(folder, wheel, base, name)
+        extra(uv, folder, wheel, base, name)
     shutil.rmtree(folder)
     print(f"passed: {wheel.name}, alone and with each of {len(NEEDS)} extras")
 
