@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 RUN ?= runs/quickstart
 
-.PHONY: setup quickstart test test-all wheel-test test-lowest test-newest lint bench clean
+.PHONY: setup quickstart test test-all wheel-test test-lowest test-newest lint bench reference clean
 
 setup: $(VENV)/ready
 
@@ -42,6 +42,10 @@ lint: setup
 
 bench: setup
 	for name in trunk pipeline splits scale compression time_to_accuracy; do $(PY) benchmarks/$$name.py || exit 1; done
+
+# docs/reference/, of signatures, docstrings and options; a test compares.
+reference: setup
+	$(PY) scripts/reference.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info runs

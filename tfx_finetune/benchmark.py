@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tfx_finetune.core import command, hardware
+from tfx_finetune.core import command, hardware, plugins
 from tfx_finetune.core.config import option
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.probe import measure, probe
@@ -33,7 +33,7 @@ class Benchmark:
     batch: int = option(1, "samples a call; TFLite files take one", low=1)
     repeats: int = option(50, "calls, after one that warms up", low=1)
     threads: int = option(0, "threads to measure with; 0 for one, and then all that the machine has", low=0)
-    plugins: str = option("", "modules to import first, separated by commas")
+    plugins: str = option("", plugins.HELP)
 
 
 def benchmark(options: Benchmark, rest: list[str]) -> None:
@@ -43,9 +43,8 @@ def benchmark(options: Benchmark, rest: list[str]) -> None:
         UserError: The bundle, or a file of it, cannot be used.
     """
     from tfx_finetune.bundle import Bundle
-    from tfx_finetune.plan import load_plugins
 
-    load_plugins(options.plugins)
+    plugins.load(options.plugins)
     bundle = Bundle.open(options.bundle)
     if options.format:
         bundle.export(options.format)

@@ -17,6 +17,7 @@ from tfx_finetune.contracts import EXPORTS, MODALITIES, PRESENCE, TASKS, Batch, 
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.manifest import opened
+from tfx_finetune.core.registry import Registry
 from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.dataset import decoded
 from tfx_finetune.deployed import Export, Reader, answers
@@ -77,13 +78,21 @@ class Bundle:
         card = Card(**_tuples(known["card"]))
         if card.vocabulary:
             card = dataclasses.replace(card, vocabulary=str(self.path / card.vocabulary))
-        return MODALITIES.build(Spec(known["modality"], (), known["options"]), card)
+        return self._built(MODALITIES, Spec(known["modality"], (), known["options"]), card)
 
     @functools.cached_property
     def tasks(self) -> dict[str, Task]:
         """Heads by name."""
         heads = self.manifest["heads"].items()
-        return {head: TASKS.build(parse_spec(known["task"]), labels_of(known)) for head, known in heads}
+        return {head: self._built(TASKS, parse_spec(known["task"]), labels_of(known)) for head, known in heads}
+
+    def _built(self, registry: Registry, spec: Spec, *context: Any) -> Any:
+        """A component; where there is none of this name, the error says whose it was."""
+        plugins = self.manifest.get("plugins")
+        if plugins and spec.name not in registry:
+            todo = f"say --plugins={plugins}, or import it first"
+            raise UserError(f"the bundle needs the {registry.kind} of a plug-in", received=spec.name, todo=todo)
+        return registry.build(spec, *context)
 
     @functools.cached_property
     def prepare(self) -> Callable[[Mapping[str, bytes]], Batch]:
@@ -127,7 +136,7 @@ class Bundle:
         if format not in self.manifest["files"]:
             todo = did_you_mean(format, self.formats)
             raise UserError("the bundle has no such format", received=format, allowed=self.formats, todo=todo)
-        return EXPORTS.build(parse_spec(self.manifest["files"][format]["export"]))
+        return self._built(EXPORTS, parse_spec(self.manifest["files"][format]["export"]))
 
     def tolerance(self, format: str) -> float:
         """Largest difference of a golden sample's decoded outputs from the trained model's.

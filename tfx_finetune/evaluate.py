@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfx_finetune.contracts import Batch, Task
-from tfx_finetune.core import command
+from tfx_finetune.core import command, plugins
 from tfx_finetune.core.config import option
 from tfx_finetune.deployed import answers, of_head
 
@@ -93,7 +93,7 @@ class Evaluate:
     format: str = option("", "which of the bundle's files is evaluated, such as tflite_int8; by default the first")
     split: str = option("", "train, val or test of data that comes split; by default everything")
     max_bad: float = option(0.1, "share of unreadable samples above which the command fails", low=0, high=1)
-    plugins: str = option("", "modules to import first, separated by commas")
+    plugins: str = option("", plugins.HELP)
 
 
 def main() -> None:
@@ -109,10 +109,9 @@ def print_scores(options: Evaluate, rest: list[str]) -> None:
     """
     from tfx_finetune.bundle import Bundle
     from tfx_finetune.pipeline import labelled
-    from tfx_finetune.plan import load_plugins
     from tfx_finetune.routing import slices
 
-    load_plugins(options.plugins)
+    plugins.load(options.plugins)
     bundle = Bundle.open(options.bundle)
     data = labelled(options.data, bundle.modalities, bundle.tasks, options.split, options.max_bad)
     predict = bundle.reader(options.format).predict

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfx_finetune.core import command, flagfile
+from tfx_finetune.core import command, flagfile, plugins
 from tfx_finetune.core.config import Run, option
 from tfx_finetune.core.errors import UserError, first_line
 
@@ -56,18 +56,16 @@ def show_files(paths: Sequence[str]) -> None:
         print(json.dumps({"file": path, **tensors, "metadata": metadata.read(content)}, ensure_ascii=False))
 
 
-def list_components(plugins: str) -> None:
+def list_components(modules: str) -> None:
     """Prints every registry: each component's signature and the first line of its docstring."""
     from tfx_finetune.contracts import REGISTRIES
-    from tfx_finetune.plan import load_plugins
 
-    load_plugins(plugins)
+    plugins.load(modules)
     for registry in REGISTRIES:
         print(f"{registry.kind}:")
         for name in registry:
-            signature = registry.signature(name)
             doc = (registry[name].__doc__ or "").strip().partition("\n")[0]
-            print(f"  {name}{signature.replace(return_annotation=signature.empty)}\n      {doc}")
+            print(f"  {registry.usage(name)}\n      {doc}")
 
 
 def list_configs() -> None:

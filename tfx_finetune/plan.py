@@ -1,7 +1,6 @@
 """STATION: check(run) -> Plan. Every error that a configuration can have is found here, before data or weights."""
 
 import dataclasses
-import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from tfx_finetune.contracts import (
     Modality,
     Task,
 )
-from tfx_finetune.core import assets, config
+from tfx_finetune.core import assets, config, plugins
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_specs
@@ -108,7 +107,9 @@ class Plan:
         # An augment draws by its position among all of them.
         augments = {at: spec for at, (spec, (takes, _)) in enumerate(self.augments.items()) if takes == mine}
         routed = {"route": self.route} if self.route else {}
-        return {mine: modality_options(run, mine), "augment": augments, "seed": run.seed, "heads": heads} | routed
+        plugged = {"plugins": plugins.digests(run.plugins)} if run.plugins else {}
+        options = {mine: modality_options(run, mine), "augment": augments, "seed": run.seed, "heads": heads}
+        return options | routed | plugged
 
     @property
     def features_folder(self) -> Path | None:
@@ -124,7 +125,7 @@ def check(run: Run) -> Plan:
     """
     config.validate(run)
     check_strategy(run)
-    load_plugins(run.plugins)
+    plugins.load(run.plugins)
     assets.use_cache(run.cache.dir)
     sources = named_sources(run.data, run.sources)
     check_mixing(run.mix, [name for name in sources if name])
@@ -194,15 +195,6 @@ def modality_options(run: Run, modality: str) -> dict[str, object]:
 def modality(run: Run, kind: str, card: Card, **changed: object) -> Modality:
     """A modality as a run sets it, for what this card feeds; `changed` options come before the run's."""
     return MODALITIES.build(Spec(kind, (), modality_options(run, kind) | changed), card)
-
-
-def load_plugins(names: str) -> None:
-    """Imports the modules of a comma-separated list, which register components of their own."""
-    for name in filter(None, (part.strip() for part in names.split(","))):
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise UserError("cannot import a plug-in", received=f"{name} ({error})", todo="is it installed?") from None
 
 
 def _towers(run: Run, specs: str) -> dict[str, Spec]:

@@ -16,7 +16,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from tfx_finetune.core import command
+from tfx_finetune.core import command, plugins
 from tfx_finetune.core.config import option
 from tfx_finetune.core.errors import UserError
 
@@ -31,7 +31,7 @@ class Predict:
     classes: str = option("", "names, separated by commas, among which a head name() chooses, in any language")
     save_pictures: str = option("", "folder for the pictures with what was found in them drawn, and for masks")
     coco_results: str = option("", "file for the boxes that were found, as COCO's tools read them")
-    plugins: str = option("", "modules to import first, separated by commas")
+    plugins: str = option("", plugins.HELP)
 
 
 def predict(options: Predict, paths: list[str]) -> None:
@@ -42,10 +42,9 @@ def predict(options: Predict, paths: list[str]) -> None:
             could be read is printed first.
     """
     from tfx_finetune.bundle import Bundle
-    from tfx_finetune.plan import load_plugins
     from tfx_finetune.results import check_results, results, write_results
 
-    load_plugins(options.plugins)
+    plugins.load(options.plugins)
     if not paths:
         raise UserError("nothing to predict", todo="name files or folders behind the flags")
     bundle = Bundle.open(options.bundle)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfx_finetune.core import command, progress
+from tfx_finetune.core import command, plugins, progress
 from tfx_finetune.core.config import option
 from tfx_finetune.core.errors import UserError
 
@@ -38,7 +38,7 @@ class Serve:
     max_pixels: int = option(40_000_000, "pixels of a picture above which its request is refused with 400", low=1)
     poll: float = option(1.0, "seconds between two looks for a new version", low=0.05)
     drain: float = option(5.0, "seconds in which requests are still answered after SIGTERM", low=0)
-    plugins: str = option("", "modules to import first, separated by commas")
+    plugins: str = option("", plugins.HELP)
 
 
 def serve(options: Serve, rest: list[str]) -> None:
@@ -47,7 +47,6 @@ def serve(options: Serve, rest: list[str]) -> None:
     Raises:
         UserError: An extra is missing, the bundle cannot be used, or the port is taken.
     """
-    from tfx_finetune.plan import load_plugins
 
     try:
         import uvicorn
@@ -57,7 +56,7 @@ def serve(options: Serve, rest: list[str]) -> None:
     except ModuleNotFoundError as error:
         todo = "pip install 'tfx_finetune[serve]'"
         raise UserError("serving needs an extra", received=f"no module {error.name}", todo=todo) from None
-    load_plugins(options.plugins)
+    plugins.load(options.plugins)
     if not options.bundle:
         raise UserError("no bundle given", todo="say --bundle=FOLDER, the folder bundle/ of a finished run")
     listener = _listen(options.host, options.port)

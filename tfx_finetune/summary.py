@@ -61,6 +61,7 @@ def manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
         "compress": plan.run.compress,
         "init": plan.run.init,
         "teacher": plan.run.teacher,
+        "plugins": plan.run.plugins,
         "towers": towers,
         "network": parts(network),
         "data": {"source": plan.source} | {split: data.table.size(split) for split in SPLITS},

@@ -1,4 +1,7 @@
-"""What a phase may train inside a frozen tower, in place of all its weights."""
+"""What a phase may train inside a frozen tower, in place of all its weights.
+
+Named by `--warm.adapter` and `--tune.adapter`, for the groups that the phase unfreezes.
+"""
 
 from tfx_finetune.adapters import bitfit, bottleneck, lora, norms
 

@@ -1,4 +1,8 @@
-"""Random changes of training samples: one file an augment."""
+"""Random changes of training samples: one file an augment.
+
+Each changes one decoded sample: uint8 pixels (height, width, channels) together with boxes and mask, float32 samples
+(samples,) of -1 to 1, or UTF-8; `mixup` and `cutmix` change batches. The same seed gives the same change.
+"""
 
 from tfx_finetune.augments import (
     augmix,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from tfx_finetune.core import plugins
 from tfx_finetune.core.errors import UserError, did_you_mean
 
 
@@ -219,7 +220,7 @@ class Run:
     drop_towers: float = option(
         0.2, "chance that what one of several towers takes is left out of a training sample", low=0, high=0.9
     )
-    plugins: str = option("", "modules to import first, separated by commas; they register further components")
+    plugins: str = option("", plugins.HELP)
     budget: str = option("balanced", "what training may cost: it sets the phases' defaults", choices=tuple(BUDGETS))
     # Without a value, those of the budget.
     warm: Phase = field(default=cast(Phase, None))

@@ -26,7 +26,7 @@ class Registry(Mapping[str, Factory]):
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind = kind
-        self._package = package
+        self.package = package
         self._factories: dict[str, Factory] = {}
         self._aliases: dict[str, str] = {}
         self._modalities: dict[str, str] = {}
@@ -89,6 +89,11 @@ class Registry(Mapping[str, Factory]):
         kept = [p for p in signature.parameters.values() if p.kind is not p.POSITIONAL_ONLY]
         return signature.replace(parameters=kept)
 
+    def usage(self, name: str) -> str:
+        """An entry as a user may write it, with types and defaults: `flip(probability: float = 0.5)`."""
+        signature = self.signature(name).replace(return_annotation=inspect.Signature.empty)
+        return f"{name}{signature}".replace(f"{Spec.__module__}.", "")
+
     def options(self, spec: Spec) -> dict[str, Any]:
         """Returns all options of `spec`, defaults included.
 
@@ -96,7 +101,7 @@ class Registry(Mapping[str, Factory]):
             UserError: The name is unknown, or an option is unknown, missing or of a wrong type.
         """
         signature = self.signature(spec.name)
-        usage = f"{spec.name}{signature.replace(return_annotation=signature.empty)}"
+        usage = self.usage(spec.name)
         for key in spec.kwargs:
             if key not in signature.parameters:
                 todo = did_you_mean(key, signature.parameters)
@@ -120,7 +125,7 @@ class Registry(Mapping[str, Factory]):
         return self[spec.name](*context, **self.options(spec))
 
     def _load(self) -> None:
-        importlib.import_module(self._package)
+        importlib.import_module(self.package)
 
 
 def _fits(value: Any, hint: Any) -> bool:

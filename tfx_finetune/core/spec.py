@@ -21,9 +21,11 @@ class Spec:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        shown = [_shown(value) for value in self.args]
-        shown += [f"{key}={_shown(value)}" for key, value in self.kwargs.items()]
+        shown = [repr(value) for value in self.args]
+        shown += [f"{key}={value!r}" for key, value in self.kwargs.items()]
         return f"{self.name}({', '.join(shown)})"
+
+    __repr__ = __str__
 
 
 def parse_spec(text: str) -> Spec:
@@ -86,7 +88,3 @@ def _value(node: ast.expr, text: str) -> Any:
 def _malformed(text: str, todo: str = "") -> UserError:
     allowed = "name(option=value, ...), with text in quotes"
     return UserError("not a component spec", received=repr(text), allowed=allowed, todo=todo)
-
-
-def _shown(value: Any) -> str:
-    return str(value) if isinstance(value, Spec) else repr(value)

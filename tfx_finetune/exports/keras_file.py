@@ -39,8 +39,10 @@ def load(path: Path) -> Reader:
         model = read(path)
         specs = {name: tf.TensorSpec(tensor.shape, tensor.dtype) for name, tensor in model.input.items()}
     except (ValueError, OSError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        reason = first_line(error)
-        raise UserError("not a readable Keras file of this package", received=f"{path} ({reason})") from None
+        # A class that Keras does not know is its only error of this type.
+        todo = "name the modules of its own layers with --plugins" if isinstance(error, TypeError) else ""
+        received = f"{path} ({first_line(error)})"
+        raise UserError("not a readable Keras file of this package", received=received, todo=todo) from None
     # One graph for every size of batch; `predict_on_batch` makes a new one for each of the first sizes that it meets.
     run = tf.function(lambda inputs: model(inputs, training=False), input_signature=[specs], autograph=False)
 

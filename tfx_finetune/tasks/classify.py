@@ -39,7 +39,8 @@ def classify(
         logit_adjust: Strength (1 in the paper) with which rare classes are favoured in training, by adding the log of
             the class frequencies to the logits of the loss (Menon et al., arXiv 2007.07314, equation 10).
         dropout: Share of features dropped before the head in training.
-        init: Initialization of the head; see `head.linear`.
+        init: Of the head's kernel; `prior` is zeros with the frequencies of the classes as bias (arXiv 1708.02002,
+            section 3.3).
         per: A column such as `language`: each of its values gets a head of its own, named after it, beside one for all
             (`shared`) and one that tells the value (named after the column).
         pool: With `per`, how strongly those heads are held to the shared one: the L2 penalty of what each adds to its

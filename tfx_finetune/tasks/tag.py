@@ -37,7 +37,8 @@ def tag(
         focal: Gamma of the focal loss (arXiv 1708.02002); 0 is plain cross-entropy.
         class_weight: `balanced` weighs samples inversely to the frequency of their classes.
         dropout: Share of features dropped before the head in training.
-        init: Initialization of the head; see `head.linear`.
+        init: Of the head's kernel; `prior` is zeros with the frequencies of the classes as bias (arXiv 1708.02002,
+            section 3.3).
     """
     check_options(label_smoothing=label_smoothing, focal=focal, dropout=dropout)
     if not 0 < threshold < 1:

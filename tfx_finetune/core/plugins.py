@@ -1,0 +1,34 @@
+"""Components from outside of this package: modules that register them when they are imported."""
+
+import importlib
+import sys
+from pathlib import Path
+
+from tfx_finetune.core import files
+from tfx_finetune.core.errors import UserError
+
+HELP = "modules to import first, separated by commas; they register components of their own"
+
+
+def load(names: str) -> None:
+    """Imports the modules of a comma-separated list.
+
+    Raises:
+        UserError: There is no such module.
+    """
+    for name in _listed(names):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            todo = "is it installed, or in this folder?"
+            raise UserError("cannot import a plug-in", received=f"{name} ({error})", todo=todo) from None
+
+
+def digests(names: str) -> dict[str, str]:
+    """SHA-256 of the file of each module: what its earlier text gave is not taken for what it gives now."""
+    found = {name: getattr(sys.modules[name], "__file__", None) for name in _listed(names)}
+    return {name: files.sha256(Path(file)) for name, file in found.items() if file}
+
+
+def _listed(names: str) -> list[str]:
+    return [name for part in names.split(",") if (name := part.strip())]
