@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 from tfx_finetune.contracts import REGISTRIES
-from tfx_finetune.core import command, config
+from tfx_finetune.core import command, config, flagfile
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.registry import Registry
 from tfx_finetune.merging import MERGES
@@ -52,7 +52,7 @@ def of_registry(registry: Registry) -> str:
     """The page of a registry: every entry as a user writes it, and its docstring; those that are alike together."""
     title = plural(registry.kind).capitalize()
     package = importlib.import_module(registry.package)
-    shown = [f"# {title}\n{_MADE}", _plain(package.__doc__ or "")]
+    shown = [f"# {title}\n{_MADE}", flagfile.opening(package.__doc__ or "")]
     for name in registry:
         takes = f" ({registry.modality(name)})" if registry.kind in ("backbone", "augment") else ""
         shown.append(f"## {name}{takes}\n```python\n{registry.usage(name)}\n```\n{_markdown(registry, name)}")
@@ -61,8 +61,8 @@ def of_registry(registry: Registry) -> str:
 
 def of_command(name: str) -> str:
     """The page of a command: its docstring, and its flags; those of a run stand on the page of `train` alone."""
-    defaults, doc = _started(name)
-    shown = [f"# {name}\n{_MADE}", _plain(doc)]
+    defaults, doc = started(name)
+    shown = [f"# {name}\n{_MADE}", flagfile.opening(doc)]
     shared = dict(_flags(Run())) if isinstance(defaults, Run) and name != "train" else {}
     if shared:
         shown.append("It has all flags of [train](train.md), and these, or these otherwise:")
@@ -79,7 +79,7 @@ def write(folder: Path = FOLDER) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def _started(name: str) -> tuple[Any, str]:
+def started(name: str) -> tuple[Any, str]:
     """The options of a command and its docstring, as it hands them to what all commands share."""
     module = importlib.import_module(f"tfx_finetune.{name}")
     with mock.patch.object(command, "run") as run:
@@ -95,12 +95,6 @@ def _flags(defaults: Any) -> Iterator[tuple[str, str]]:
         limits = f"at least {low}" if high is None else f"{low} to {high}"
         allowed = ", ".join(choices) if choices else limits if low is not None else type(value).__name__
         yield name, f"{f'`{value}`' if value != '' else ''} | {allowed} | {item.metadata['help']}"
-
-
-def _plain(doc: str) -> str:
-    """A module's docstring without what tells the reader of the code which part of the package it is."""
-    text = re.sub(r"^(COMMAND|STATION)[^:]*: ", "", doc.strip())
-    return text[:1].upper() + text[1:]
 
 
 def _markdown(registry: Registry, name: str) -> str:

@@ -80,12 +80,15 @@ def test_values_outside_what_is_allowed(values, message):
 
 
 def test_every_option_is_explained():
-    """--help has a line for each flag, and no flag's name begins with another one and a dot."""
+    """--helpfull has a line for each flag, and no flag's name begins with another one and a dot."""
     names = [name for name, _, _ in config.leaves(Run())]
     assert all(item.metadata["help"] for _, item, _ in config.leaves(Run()))
     plain = {name for name in names if "." not in name}
     assert not {name.partition(".")[0] for name in names if "." in name} & plain
-    assert "--tune.epochs=5" in flagfile.usage("doc", Run())
+    assert "--tune.epochs=5" in flagfile.usage("doc", Run(), full=True)
+    assert "--warm. --tune.  One stage of training: what is unfrozen, for how long, how fast: epochs=20|5" in (
+        flagfile.usage("doc", Run())
+    )
 
 
 def test_configuration_is_frozen():

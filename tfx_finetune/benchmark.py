@@ -1,7 +1,8 @@
 """COMMAND: how fast the files of a bundle are on this machine, and how much memory they take.
 
     python -m tfx_finetune.benchmark --bundle=runs/tux/bundle
-    python -m tfx_finetune.benchmark --bundle=runs/tux/bundle --format=tflite_int8 --batch=8
+    python -m tfx_finetune.benchmark --bundle=runs/tux/bundle --format=tflite_int8 --threads=1
+    python -m tfx_finetune.benchmark --bundle=runs/tux/bundle --format=saved_model --batch=8
 
 prints one JSON line a file and number of threads: milliseconds of one call (median, and 90 % are faster than p90) and
 of its opening, and the MB by which opening and running it made a process of its own grow.

@@ -1,6 +1,7 @@
 """COMMAND: looks after a data set before it is trained on: what is broken, double, wrongly labelled or odd.
 
     python -m tfx_finetune.data --data=photos/
+    python -m tfx_finetune.data --data=photos/ --backbone=    without a tower: quicker, wrong labels stay unseen
     python -m tfx_finetune.data --data=photos/ --fix      then: train --data=runs/photos-data/cleaned.csv
 
 The work folder ends up with data.html (counts, statistics, findings with their pictures), findings.csv (a finding a

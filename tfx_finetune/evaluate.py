@@ -1,6 +1,8 @@
 """COMMAND and STATION: any predict function and batches -> scores.
 
-    python -m tfx_finetune.evaluate --bundle=runs/tux/bundle --data=other/ [--format=saved_model]
+    python -m tfx_finetune.evaluate --bundle=runs/tux/bundle --data=other/
+    python -m tfx_finetune.evaluate --bundle=runs/tux/bundle --data=other/ --format=tflite_int8
+    python -m tfx_finetune.evaluate --bundle=runs/mnist/bundle --data="idx(package='mnist')" --split=test
 
 prints one JSON object with every score of a bundle's file on labelled data, whole: nothing of it is held back.
 """

@@ -1,7 +1,8 @@
 """COMMAND: writes the files of a finished run again, in other formats or compressed, without training its phases again.
 
     python -m tfx_finetune.export --bundle=runs/tux/bundle --exports="tflite(), tflite(quantize='int16x8')"
-    python -m tfx_finetune.export --bundle=runs/tux/bundle --compress="prune(), qat()" --choose="size<2MB, drop<0.01"
+    python -m tfx_finetune.export --bundle=runs/tux/bundle --compress="prune(), qat()"
+    python -m tfx_finetune.export --bundle=runs/tux/bundle --choose="size<2MB, drop<0.01"
 
 The run's work folder, in which the bundle lies, has what that needs: run.cfg and the trained weights. Calibration and
 compression use the run's own data. Every file is verified again, and the bundle and the report are replaced.

@@ -1,6 +1,8 @@
 """COMMAND: answers requests over HTTP with a bundle, by TensorFlow Serving's REST protocol.
 
-    python -m tfx_finetune.serve --bundle=runs/tux/bundle --port=8501
+    python -m tfx_finetune.serve --bundle=runs/tux/bundle
+    python -m tfx_finetune.serve --bundle=runs/tux/bundle --port=8080 --format=tflite_int8
+    python -m tfx_finetune.serve --bundle=models/ --host=0.0.0.0
     curl -d '{"instances": [{"b64": "'$(base64 -w0 a.jpg)'"}]}' http://localhost:8501/v1/models/default:predict
 
 --bundle may also be a folder of bundles named 1, 2, ...: the highest number answers. A new number, or a bundle put in

@@ -2,6 +2,7 @@
 
     python -m tfx_finetune.train --data=photos/          a folder with a sub-folder for each class
     python -m tfx_finetune.train --flagfile=configs/tux_classify.cfg --workdir=runs/tux --tune.epochs=3
+    python -m tfx_finetune.train --data=photos/ --budget=best --choose="size<5MB, drop<0.01"
 
 The work folder ends up with run.cfg (reproduces the run), checkpoints/, tensorboard/, report.html and bundle/.
 The same command goes on where an interrupted run stopped. Exit status: 0 done, 2 an error to mend, 3 a file that

@@ -1,5 +1,7 @@
 """COMMAND: finds good values of options by trials; writes the flag file of the best run.
 
+    python -m tfx_finetune.tune --data=photos/
+    python -m tfx_finetune.tune --data=photos/ --trials=50 --workdir=runs/photos-tune
     python -m tfx_finetune.tune --flagfile=configs/quickstart.cfg --trials=20 \\
         --space="tune.learning_rate=log(1e-5, 1e-2), tune.unfreeze=choice('3', '5', '7')"
 

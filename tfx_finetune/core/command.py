@@ -31,8 +31,8 @@ def run(
         tensorflow: Whether the work needs it.
     """
     arguments = list(argv or sys.argv)
-    if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(arguments[1:]):
-        print(flagfile.usage(doc, defaults), end="")
+    if asked := {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(arguments[1:]):
+        print(flagfile.usage(doc, defaults, full="--helpfull" in asked), end="")
         sys.exit(0)
     try:
         configuration, rest = flagfile.parse(arguments, defaults)

@@ -4,8 +4,10 @@
 package: `--flagfile=configs/quickstart.cfg` is found in any folder.
 """
 
+import dataclasses
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,19 +76,65 @@ def lines(run: Any) -> list[str]:
     return [f"--{name}={value}" for name, _, value in config.leaves(run)]
 
 
-def usage(doc: str, defaults: Any) -> str:
-    """The help text of a command: its docstring, and every flag with its default, those of both phases together."""
-    shown = [doc.strip(), "", "flags:", "  --flagfile=FILE  read flags from a file, one --name=value a line"]
+def usage(doc: str, defaults: Any, full: bool = False) -> str:
+    """The help text of a command: its docstring, its own flags, and those of a run.
+
+    Args:
+        doc: The command's docstring.
+        defaults: Defines the flags.
+        full: Whether every flag is explained; else groups of flags, such as `--image.`, are named, which takes two
+            screens at most.
+    """
+    shared = set() if type(defaults) is config.Run else {item.name for item in dataclasses.fields(config.Run)}
+    leaves = sorted(config.leaves(defaults), key=lambda leaf: leaf[0].partition(".")[0] in shared)
+    shown = [opening(doc), "", "flags:", "  --flagfile=FILE  read flags from a file, one --name=value a line"]
+    if any("." in name for name, _, _ in leaves) and not full:
+        shown[-1] += "; --helpfull explains all"
+        shown += _explained([leaf for leaf in leaves if "." not in leaf[0]]) + _groups(defaults)
+    else:
+        shown += _explained(leaves)
+    return "\n".join(shown) + "\n"
+
+
+def opening(doc: str) -> str:
+    """A module's docstring without what tells a reader of the code which part of the package it is."""
+    text = re.sub(r"^(COMMAND|STATION)[^:]*: ", "", doc.strip())
+    return text[:1].upper() + text[1:]
+
+
+def _explained(leaves: Iterable[tuple[str, dataclasses.Field, Any]]) -> list[str]:
+    """Every flag with its default and what it is, those of both phases together."""
     alike: dict[tuple[str, str], list[str]] = {}
-    for name, item, value in config.leaves(defaults):
+    for name, item, value in leaves:
         choices = f" ({' | '.join(item.metadata['choices'])})" if item.metadata["choices"] else ""
         key = name.rpartition(".")[2], f"{item.metadata['help']}{choices}"
         alike.setdefault(key, []).append(f"--{name}={value}")
-    for (_, text), flagged in alike.items():
-        shown += textwrap.wrap(
-            f"{' '.join(flagged)}  {text}", 118, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False
-        )
-    return "\n".join(shown) + "\n"
+    return [line for (_, text), flagged in alike.items() for line in _wrapped(f"{' '.join(flagged)}  {text}")]
+
+
+def _groups(defaults: Any) -> list[str]:
+    """Every group of flags: what it is about, and its flags with their defaults, those of both phases together."""
+    alike: dict[type, dict[str, Any]] = {}
+    for item in dataclasses.fields(defaults):
+        if dataclasses.is_dataclass(value := getattr(defaults, item.name)):
+            alike.setdefault(type(value), {})[item.name] = value
+    shown = []
+    for kind, named in alike.items():
+        about = (kind.__doc__ or "").strip().rstrip(".")
+        values = {name: [getattr(value, name) for value in named.values()] for name in _names(kind)}
+        flagged = " ".join(f"{name}={'|'.join(dict.fromkeys(map(str, each)))}" for name, each in values.items())
+        shown += _wrapped(f"{' '.join(f'--{name}.' for name in named)}  {about}: {flagged}")
+    return shown
+
+
+def _names(kind: Any) -> list[str]:
+    return [item.name for item in dataclasses.fields(kind)]
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(
+        text, 118, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False, break_long_words=False
+    )
 
 
 def _near(name: str, names: Sequence[str]) -> str:
