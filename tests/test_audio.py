@@ -202,7 +202,7 @@ def test_the_contract():
 @pytest.mark.parametrize("options", [{"max_seconds": 0.0}, {"trim": -1.0}])
 def test_options_are_checked(options):
     """Before any recording is read."""
-    with pytest.raises(UserError, match="options of audio out of range"):
+    with pytest.raises(UserError, match="audio is out of range"):
         modality(**options)
 
 

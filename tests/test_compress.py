@@ -74,7 +74,7 @@ def test_going_on_gives_the_same(trained, compressed, tmp_path):
 @pytest.mark.slow
 def test_every_file_is_measured(compressed):
     """A JSON line a file and number of threads, in the bundle's order; the bundle must be one."""
-    found = command("benchmark", f"--bundle={compressed / 'bundle'}", "--repeats=3", "--batch=2")
+    found = command("benchmark", f"--bundle={compressed / 'bundle'}", "--repeats=3", "--batch_size=2")
     assert found.returncode == 0, found.stderr
     rows = [json.loads(line) for line in found.stdout.splitlines()]
     formats = list(json.loads((compressed / "bundle/manifest.json").read_text())["files"])
@@ -83,7 +83,7 @@ def test_every_file_is_measured(compressed):
     for row in rows:
         assert 0 < row["median_ms"] <= row["p90_ms"]
         assert row["bytes"] > 0
-        assert row["batch"] == (1 if "tflite" in row["format"] else 2)
+        assert row["batch_size"] == (1 if "tflite" in row["format"] else 2)
     assert "not a bundle" in complaint(benchmark, Benchmark(bundle=str(compressed)), [])
 
 

@@ -106,7 +106,8 @@ def test_series(home):
         "--tune.epochs=0",
         "--exports=keras_file(), saved_model(), tflite()",
     ]
-    run(home, "train", *flags, "--warm.epochs=8", "--nocache.enabled", f"--workdir={home / 'series'}")
+    longer = ["--warm.epochs=12", "--batch_size=8", "--nocache.enabled", f"--workdir={home / 'series'}"]
+    run(home, "train", *flags, *longer)
     bundle = home / "series" / "bundle"
     assert set(json.loads((bundle / "manifest.json").read_text())["verified"].values()) == {True}
     given = [json.dumps({"series": " ".join(["2.0"] * 10)}), json.dumps({"series": "0 0"})]

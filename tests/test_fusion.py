@@ -169,7 +169,7 @@ def test_towers_are_trained_one_after_another(tmp_path):
         ({"towers": "image=convnet(), presence=convnet()"}, "a tower cannot have this name"),
         ({"towers": TOWERS, "fusion": "gate()"}, "unknown fusion; received: gate"),
         ({"towers": TOWERS, "fusion": "cross_attend(dim=30)"}, "dim is no multiple of attention_heads"),
-        ({"towers": TOWERS, "fusion": "shared(temperature=0.0)"}, "an option of shared is out of range"),
+        ({"towers": TOWERS, "fusion": "shared(temperature=0.0)"}, "shared is out of range"),
         ({"towers": TOWERS, "augment": "mixup()"}, "batches of several towers are not mixed; received: mixup()"),
         ({"towers": TOWERS, "augment": "gain()"}, "an augment for what no tower takes; received: gain() (audio)"),
     ],

@@ -19,13 +19,6 @@ _PUBLIC = {
     "GateError": "tfx_finetune.core.errors",
     "train": "tfx_finetune.train",
     "Bundle": "tfx_finetune.bundle",
-    "SOURCES": "tfx_finetune.contracts",
-    "MODALITIES": "tfx_finetune.contracts",
-    "AUGMENTS": "tfx_finetune.contracts",
-    "BACKBONES": "tfx_finetune.contracts",
-    "ADAPTERS": "tfx_finetune.contracts",
-    "TASKS": "tfx_finetune.contracts",
-    "EXPORTS": "tfx_finetune.contracts",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -2,7 +2,7 @@
 
     python -m tfx_finetune.benchmark --bundle=runs/tux/bundle
     python -m tfx_finetune.benchmark --bundle=runs/tux/bundle --format=tflite_int8 --threads=1
-    python -m tfx_finetune.benchmark --bundle=runs/tux/bundle --format=saved_model --batch=8
+    python -m tfx_finetune.benchmark --bundle=runs/tux/bundle --format=saved_model --batch_size=8
 
 prints one JSON line a file and number of threads: milliseconds of one call (median, and 90 % are faster than p90) and
 of its opening, and the MB by which opening and running it made a process of its own grow.
@@ -31,7 +31,7 @@ class Benchmark:
 
     bundle: str = option("", "the folder bundle/ of a finished run")
     format: str = option("", "which of the bundle's files is measured, such as tflite_int8; by default each of them")
-    batch: int = option(1, "samples a call; TFLite files take one", low=1)
+    batch_size: int = option(1, "samples a call; TFLite files take one", low=1)
     repeats: int = option(50, "calls, after one that warms up", low=1)
     threads: int = option(0, "threads to measure with; 0 for one, and then all that the machine has", low=0)
     plugins: str = option("", plugins.HELP)
@@ -58,7 +58,7 @@ def benchmark(options: Benchmark, rest: list[str]) -> None:
         if (path := bundle.file(format)).suffix == ".tflite":
             for found in probe([path], every, options.repeats):
                 del found["path"]
-                print(json.dumps(_line(bundle, format, found["threads"]) | {"batch": 1} | found), flush=True)
+                print(json.dumps(_line(bundle, format, found["threads"]) | {"batch_size": 1} | found), flush=True)
             continue
         for threads in every:
             child = subprocess.run(
@@ -88,17 +88,17 @@ def measured(bundle: "Bundle", options: Benchmark) -> dict[str, float]:
 
     rng = np.random.default_rng(0)
     inputs: dict[str, np.ndarray] = {
-        tower: rng.integers(0, 256, (options.batch, *modality.shape)).astype(modality.fed)
+        tower: rng.integers(0, 256, (options.batch_size, *modality.shape)).astype(modality.fed)
         for tower, modality in bundle.modalities.items()
     }
     if len(inputs) > 1:
-        inputs[PRESENCE] = np.ones((options.batch, len(inputs)), np.float32)
+        inputs[PRESENCE] = np.ones((options.batch_size, len(inputs)), np.float32)
 
     def start() -> Callable[[], object]:
         predict = bundle.reader(options.format).predict
         return lambda: predict(inputs)
 
-    return {"batch": options.batch} | measure(start, options.repeats)
+    return {"batch_size": options.batch_size} | measure(start, options.repeats)
 
 
 def _line(bundle: "Bundle", format: str, threads: int) -> dict[str, object]:

@@ -33,7 +33,7 @@ def background(
     if not (snr[0] <= snr[1] and 0 <= probability <= 1 and rate > 0):
         received = f"snr={snr}, probability={probability}, rate={rate}"
         allowed = "least <= most, and a probability of 0 to 1"
-        raise UserError("options of background out of range", received=received, allowed=allowed)
+        raise UserError("background is out of range", received=received, allowed=allowed)
     pieces = tuple(_files(path))
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:

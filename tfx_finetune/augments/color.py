@@ -20,7 +20,7 @@ def color(brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.
     """
     if not all(0 <= value <= 1 for value in (brightness, contrast, saturation)):
         received = f"{brightness}, {contrast}, {saturation}"
-        raise UserError("a strength of color is out of range", received=received, allowed="0 to 1")
+        raise UserError("color is out of range", received=received, allowed="0 to 1")
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
         pixels = tf.cast(sample["image"], tf.float32)

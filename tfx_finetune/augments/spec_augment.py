@@ -23,7 +23,7 @@ def spec_augment(times: int = 1, time: float = 0.1, bands: int = 1, band: float 
     """
     if min(times, bands) < 0 or not (0 <= time <= 1 and 0 <= band <= 1):
         received = f"times={times}, time={time}, bands={bands}, band={band}"
-        raise UserError("options of spec_augment out of range", received=received, allowed="counts; shares of 0 to 1")
+        raise UserError("spec_augment is out of range", received=received, allowed="counts; shares of 0 to 1")
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
         samples = sample["audio"]

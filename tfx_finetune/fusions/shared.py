@@ -22,7 +22,7 @@ def shared(dim: int = 256, contrast: float = 0.1, temperature: float = 0.1) -> F
     """
     if not (contrast >= 0 and temperature > 0):
         received = f"contrast={contrast}, temperature={temperature}"
-        raise UserError("an option of shared is out of range", received=received, allowed="0 or more, and above 0")
+        raise UserError("shared is out of range", received=received, allowed="0 or more, and above 0")
 
     def fuse(towers: Mapping[str, Features], presence: keras.KerasTensor) -> Fused:
         points = [

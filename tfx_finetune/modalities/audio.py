@@ -50,7 +50,7 @@ def audio(
     """
     if max_seconds <= 0 or trim < 0:
         received = f"max_seconds={max_seconds}, trim={trim}"
-        raise UserError("options of audio out of range", received=received, allowed="seconds above 0, trim from 0")
+        raise UserError("audio is out of range", received=received, allowed="seconds above 0, trim from 0")
     # Where they are missing, every recording would count as unreadable.
     package("soundfile", "audio"), package("soxr", "audio")
 
