@@ -1,9 +1,11 @@
 """COMMAND: walks one sample through every step of a run, with shapes, dtypes and ranges; trains nothing.
 
-python -m tfx_finetune.inspect --data=photos/
-python -m tfx_finetune.inspect --flagfile=configs/tux_classify.cfg
-python -m tfx_finetune.inspect --list                every component with its options, and every config
-python -m tfx_finetune.inspect model.tflite          what a TFLite file says about itself, as JSON
+    python -m tfx_finetune.inspect --data=photos/
+    python -m tfx_finetune.inspect --flagfile=configs/tux_classify.cfg
+    python -m tfx_finetune.inspect --list                every component with its options, and every config
+    python -m tfx_finetune.inspect model.tflite          what a TFLite file says about itself, as JSON
+
+Exit status: 0 done, 2 an error to mend.
 """
 
 import json
