@@ -41,7 +41,7 @@ def test_each_is_listed(home):
     """There is one of every kind of component, and nothing of the package is in its way."""
     listed = run(home, "inspect", "--list", f"--plugins={','.join(EXAMPLES)}").stdout
     kinds = dict(re.findall(r"^(\w+):\n((?:  .*\n)+)", listed, re.MULTILINE))
-    assert list(kinds) == [registry.kind for registry in REGISTRIES]
+    assert {registry.kind for registry in REGISTRIES} <= set(kinds)
     outside = {"modality": {"series"}, "backbone": {"patches", "series_net"}}
     for registry in REGISTRIES:
         names = set(re.findall(r"^  (\w+)\(", kinds[registry.kind], re.MULTILINE))
