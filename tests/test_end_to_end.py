@@ -1,6 +1,7 @@
 """The whole path on real pictures with real weights, as the README tells it."""
 
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -57,16 +58,26 @@ def test_quickstart_notebook(tmp_path):
 
 
 @pytest.mark.slow
-def test_finding_notebook(tmp_path):
-    """As the other one; things never seen are found, and the program in the bundle finds them, too."""
-    for name in ("efficientnet-lite0", "tux-stamps", "opencv-photographs"):
-        asset(name)
-    notebook = nbformat.read(ROOT / "notebooks" / "finding.ipynb", as_version=4)
+@pytest.mark.parametrize(
+    ("name", "score", "least"), [("detection", "objects/ap50", 0.1), ("segmentation", "mask/miou", 0.3)]
+)
+def test_notebooks_of_things_in_pictures(tmp_path, name, score, least):
+    """As the other one; things never seen are found, by the TFLite file alone too, and make data of one's own."""
+    for needed in ("efficientnet-lite0", "tux-stamps", "opencv-photographs"):
+        asset(needed)
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    scores = json.loads((tmp_path / "runs" / "finding" / "bundle" / "scores.json").read_text())["test"]
-    assert scores["objects/ap50"] > 0.1
-    assert scores["mask/miou"] > 0.2
-    assert "objects/boxes" in notebook.cells[-1].outputs[0].text
+    scores = json.loads((tmp_path / "runs" / name / "bundle" / "scores.json").read_text())["test"]
+    assert scores[score] > least
+    by_hand, own = (
+        "".join(each.text for cell in notebook.cells if mark in cell.source for each in cell.outputs if "text" in each)
+        for mark in ("Interpreter", "SOURCES")
+    )
+    kinds = {"birds", "fruit", "vehicles"}
+    assert kinds & set(re.findall(r"\w+", by_hand))
+    assert own.startswith("{'all': 3}")
+    assert kinds <= set(re.findall(r"\w+", own.splitlines()[0]))
+    assert len(own.splitlines()) == 4
 
 
 @pytest.mark.slow
