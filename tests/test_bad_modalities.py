@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.commands import command, refused, within
+from tests.commands import refused, within
 from tests.small_data import class_folder, picture
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.contracts import SOURCES
@@ -177,6 +177,7 @@ def things(tmp_path_factory):
     return root, *trained(root / "things.jsonl", root, f"--towers={towers}", "--batch_size=8")
 
 
+@pytest.mark.slow
 def test_rows_are_skipped_counted_and_listed(things):
     """Each with the tower whose part is broken; a row without anything says so."""
     _, said, report = things
@@ -187,6 +188,7 @@ def test_rows_are_skipped_counted_and_listed(things):
     assert report.count("has none of image, text, audio") == 2
 
 
+@pytest.mark.slow
 def test_a_bundle_of_several_towers_says_what_it_cannot_take(things):
     """One record each, the good ones beside them; what is none of the model's inputs is refused as a whole."""
     root, _, _ = things
@@ -215,13 +217,14 @@ def test_a_bundle_of_several_towers_says_what_it_cannot_take(things):
     assert one["scores"] == other["scores"]
 
 
+@pytest.mark.slow
 def test_the_command_says_it_too(things):
     """Whatever JSON objects it is given, every line it prints is JSON, and nothing ends in a traceback."""
     root, _, _ = things
     bundle = f"--bundle={root / 'run' / 'bundle'}"
     wrong = [{"image": 5}, {"audio": {"path": "a.wav"}}, {"text": "\ud800"}]
     given = [*wrong, {"text": "low"}, {"image": None, "text": "high"}]
-    found = command("predict", bundle, *map(json.dumps, given))
+    found = within("predict", bundle, *map(json.dumps, given))
     lines = [json.loads(line) for line in found.stdout.splitlines()]
     assert ["error" in line for line in lines] == [True, True, True, False, False]
     assert found.returncode == 2
