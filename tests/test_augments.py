@@ -29,7 +29,7 @@ def test_contract(name, channels):
     """Any augment: uint8 stays uint8, other columns stay, one seed gives one result, eagerly and in tf.data."""
     pixels = PIXELS[..., :channels]
     results = []
-    for seed in range(12):
+    for seed in range(6):
         sample = apply(name, seed, pixels)
         assert sample["image"].dtype == tf.uint8
         assert sample["image"].shape[-1] == channels
@@ -39,7 +39,7 @@ def test_contract(name, channels):
     if (name, channels) != ("gray", 1):
         assert len({result.tobytes() for result in results}) > 1, "no seed changes anything"
     augment = AUGMENTS.build(Spec(name))
-    ds = tf.data.Dataset.range(12).map(
+    ds = tf.data.Dataset.range(6).map(
         lambda seed: augment({"image": tf.constant(pixels)}, tf.stack([seed, tf.constant(7, tf.int64)]))["image"]
     )
     for eager, piped in zip(results, ds.as_numpy_iterator(), strict=True):

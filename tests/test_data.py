@@ -61,6 +61,7 @@ def cared(planted, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_what_was_planted_is_found(cared):
     """Each once, with the file that it is a copy of."""
     found = findings(cared)
@@ -77,6 +78,7 @@ def test_what_was_planted_is_found(cared):
     assert [row for row in found if row[0] == "unreadable"] == [("unreadable", "broken.png", "")]
 
 
+@pytest.mark.slow
 def test_the_page_shows_it(cared):
     """Findings with pictures, counts, statistics, and nothing that is loaded from elsewhere."""
     page = (cared / "data.html").read_text()
@@ -86,6 +88,7 @@ def test_the_page_shows_it(cared):
     assert "http" not in page.replace("http-equiv", "")
 
 
+@pytest.mark.slow
 def test_the_cleaned_table_can_be_trained_on(cared):
     """It has the data's splits, and lacks what cannot be used, copies, leaks and contradictions."""
     check(config.replace(Run(data=str(cared / "cleaned.csv")), {}))

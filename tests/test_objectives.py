@@ -191,6 +191,7 @@ def test_names_in_other_languages_teach(aligned):
     assert alone["label/accuracy[xx]"] < 0.5
 
 
+@pytest.mark.slow
 def test_objectives_on_a_frozen_tower(aligned, tmp_path):
     """What the heads read is then what is kept of the tower: names beside a sample have its label all the same."""
     flags = (f"--data={aligned / 't.csv'}", *SMALL, "--train_languages=en", "--warm.unfreeze=0", "--warm.epochs=20")

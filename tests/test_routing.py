@@ -155,7 +155,12 @@ def test_a_run_that_routes_nothing_wants_every_language(tmp_path):
 def test_samples_without_a_head(tmp_path, policy):
     """Are left out and listed, or answered by the shared head alone."""
     data = table(tmp_path / "t.csv", WORDS | {"": ("ax bx", "cx dx")}, each=20)
-    flags = ("--heads=classify(per='language')", f"--unrouted={policy}", "--samples.max_bad=0.5")
+    flags = (
+        "--heads=classify(per='language')",
+        f"--unrouted={policy}",
+        "--samples.max_bad=0.5",
+        "--exports=keras_file()",
+    )
     done = within("train", f"--data={data}", *SMALL, "--warm.epochs=1", *flags, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert "40 of 120 samples have no head of their language" in done.stderr
