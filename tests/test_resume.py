@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.assets import asset
-from tests.commands import refused, within
+from tests.commands import command, refused, within
 
 
 def stopped(workdir: Path, flags: tuple[str, ...], when: str | int, how: signal.Signals) -> subprocess.CompletedProcess:
@@ -44,7 +44,7 @@ def test_stopped_again_and_again(trained, tmp_path):
     asset("efficientnet-lite0")
     flags = (*trained.flags, *RECIPE, pretrained, "--tune.unfreeze=2", "--tune.epochs=6", "--nocache.enabled")
     flags += ("--exports=keras_file()",)
-    whole = within("train", *flags, f"--workdir={tmp_path / 'whole'}")
+    whole = command("train", *flags, f"--workdir={tmp_path / 'whole'}")
     assert whole.returncode == 0, whole.stderr
     workdir = tmp_path / "run"
     for when in ("features/.*", "checkpoints/warm/weights.npz"):
@@ -59,7 +59,7 @@ def test_stopped_again_and_again(trained, tmp_path):
     for when in (len(before) + 1, ".bundle.*", "bundle/golden"):
         killed(workdir, flags, when)
         assert history(workdir)["metrics"]["loss"][: len(before)] == before
-    finished = within("train", *flags, f"--workdir={workdir}")
+    finished = command("train", *flags, f"--workdir={workdir}")
     assert finished.returncode == 0, finished.stderr
     assert history(workdir)["metrics"] == history(tmp_path / "whole")["metrics"]
     assert answers(workdir) == answers(tmp_path / "whole")
