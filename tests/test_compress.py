@@ -23,16 +23,18 @@ from tfx_finetune.plan import check
 CHAIN = "prune(sparsity=0.5), cluster(clusters=8), qat()"
 
 
-@pytest.fixture(scope="module")
-def compressed(trained, tmp_path_factory):
+@pytest.fixture(scope="session")
+def compressed(trained, once):
     """The small run, compressed in every way."""
-    workdir = tmp_path_factory.mktemp("compressed") / "run"
-    # The phases are those of the other run: only the compressions are trained.
-    shutil.copytree(trained.workdir, workdir)
     exports = "keras_file(), tflite(), tflite(quantize='float16'), tflite(quantize='int8')"
-    found = command("train", *trained.flags, f"--workdir={workdir}", f"--compress={CHAIN}", f"--exports={exports}")
-    assert found.returncode == 0, found.stderr
-    return workdir
+
+    def make(root):
+        # The phases are those of the other run: only the compressions are trained.
+        workdir = shutil.copytree(trained.workdir, root / "run")
+        found = command("train", *trained.flags, f"--workdir={workdir}", f"--compress={CHAIN}", f"--exports={exports}")
+        assert found.returncode == 0, found.stderr
+
+    return once("compressed", make)[0] / "run"
 
 
 def scores(workdir):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.assets import asset
-from tests.commands import command, within
+from tests.commands import within
 from tfx_finetune.bundle import Bundle
 
 pytestmark = pytest.mark.slow
@@ -29,21 +29,23 @@ FLAGS = (
 )
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
+@pytest.fixture(scope="session")
+def bundle(once):
     """A run of both heads on one tower, too short to find anything."""
     asset("tux-stamps")
     asset("opencv-photographs")
-    workdir = tmp_path_factory.mktemp("finding")
-    done = command("train", *FLAGS, f"--workdir={workdir}")
-    assert done.returncode == 0, done.stderr[-2000:]
-    return workdir / "bundle"
+
+    def make(workdir):
+        done = within("train", *FLAGS, f"--workdir={workdir}")
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    return once("finding", make)[0] / "bundle"
 
 
-@pytest.fixture(scope="module")
-def pictures(bundle):
+@pytest.fixture
+def pictures(bundle, tmp_path):
     """Two held-out pictures, of another size than the model's."""
-    folder = bundle.parent / "photos"
+    folder = tmp_path / "photos"
     folder.mkdir()
     golden = sorted(path for path in (bundle / "golden").iterdir() if path.suffix in (".png", ".jpg"))
     for position, path in enumerate(golden[:2]):
