@@ -20,6 +20,13 @@ def pytest_collection_finish():
     gc.set_threshold(20_000, 20, 20)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _collected():
+    """Networks hold themselves by cycles: those of a file's tests go when the file is done."""
+    yield
+    gc.collect()
+
+
 class Trained(NamedTuple):
     """A finished run: its data, its work folder, and what the command printed."""
 

@@ -22,7 +22,7 @@ PAGES = [
     *sorted((ROOT / "notebooks").glob("*.ipynb")),
 ]
 # Of benchmarks, and of OpenVINO's opt_in_out.
-OTHERS = {"seeds", "tables", "only", "config", "opt_out"}
+OTHERS = {"seeds", "tables", "only", "rows", "config", "opt_out"}
 DEFAULTS = {name: started(name)[0] for name in COMMANDS}
 KNOWN = {flag for defaults in DEFAULTS.values() for flag, _, _ in config.leaves(defaults)}
 GROUPS = {flag.partition(".")[0] for flag in KNOWN if "." in flag}

@@ -101,7 +101,7 @@ def test_requests_go_without_some_inputs(run):
     bundle = Bundle.open(root / "run" / "bundle")
     labels = {head: task.labels.names for head, task in bundle.tasks.items()}
     golden = {f"{head}/scores": np.zeros((1, len(names)), np.float32) for head, names in labels.items()}
-    served = Served(1, bundle.modalities, labels, {}, golden, bundle.prepare, bundle.reader("tflite").predict)
+    served = Served(1, bundle.modalities, labels, {}, {}, golden, bundle.prepare, bundle.reader("tflite").predict)
     rows, _ = rest.predict_request({"instances": [{"text": "wheel"}, {"text": "line"}]}, served)
     columns, _ = rest.predict_request({"inputs": {"text": ["wheel", "line"], "image": [None, None]}}, served)
     for name, values in rows.items():
