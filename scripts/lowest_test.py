@@ -28,8 +28,6 @@ TESTS = (
     "test_tune",
     "test_data",
     "test_metadata",
-)
-TESTS += (
     "test_audio",
     "test_text",
     "test_compress",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Make: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 """A head's own outputs, by their names alone -> what is made of them."""
+Find: TypeAlias = Callable[..., dict[str, Any]]
+"""The same of a head that finds things in pictures, which may be told limits beside; see `Places.found`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Servable:
     allowed: float = 0.0
     ends: Mapping[str, Any] = field(default_factory=dict)
     routed: tuple[str, ...] = ()
-    found: Mapping[str, Callable[..., dict[str, Any]]] = field(default_factory=dict)
+    found: Mapping[str, Find] = field(default_factory=dict)
     limits: Mapping[str, str] = field(default_factory=dict)
     programs: tuple[str, ...] = ()
 

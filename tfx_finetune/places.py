@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from tfx_finetune.contracts import Augment, Modality, Tensor
-    from tfx_finetune.deployed import Make
+    from tfx_finetune.deployed import Find, Make
 
 UNTOLD = 255
 """Value of a mask where nothing is learned and nothing is scored."""
@@ -90,7 +90,7 @@ class Places:
     read: Callable[[Tensor, Tensor], dict[str, Tensor]]
     encode: Callable[[dict[str, Tensor], Tensor, Lay], Tensor]
     examine: Callable[[bytes], tuple[str, str]]
-    found: Callable[..., dict[str, Tensor]]
+    found: Find
     draw: Callable[[np.ndarray, np.ndarray, bool], np.ndarray]
     indexed: bool = False
     program: str = ""
@@ -112,7 +112,7 @@ def in_picture(boxes: Tensor, sizes: Tensor, lay: Callable[[Tensor], Lay]) -> Te
 
 
 def found_in(
-    found: Mapping[str, Callable[..., dict[str, Tensor]]],
+    found: Mapping[str, Find],
     modalities: Mapping[str, Modality],
     sizes: Mapping[str, Tensor],
     limits: Mapping[str, Tensor] | None = None,
@@ -126,7 +126,7 @@ def found_in(
         limits: See `Places.limits`; None for the heads' own.
     """
 
-    def placed(find: Callable[..., dict[str, Tensor]], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    def placed(find: Find, own: dict[str, Tensor]) -> dict[str, Tensor]:
         answer = find(own, limits)
         for tower, size in sizes.items():
             if "boxes" in answer and (lay := modalities[tower].lay):

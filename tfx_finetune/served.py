@@ -14,6 +14,7 @@ from tfx_finetune.bundle import Bundle, UnreadableError
 from tfx_finetune.contracts import Batch, Modality, Predict
 from tfx_finetune.core import hardware
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.deployed import Find
 from tfx_finetune.golden import recall
 from tfx_finetune.verify import difference
 
@@ -44,7 +45,7 @@ class Served:
     version: int
     modalities: Mapping[str, Modality]
     labels: Mapping[str, tuple[str, ...]]
-    found: Mapping[str, Callable[..., dict[str, Any]]]
+    found: Mapping[str, Find]
     limits: Mapping[str, str]
     golden: Batch
     prepare: Callable[[Mapping[str, bytes]], Batch]

@@ -12,9 +12,8 @@ from tfx_finetune.core.diagnosis import Diagnosis
 from tfx_finetune.core.errors import UserError
 
 _MEMORY = 2e9  # a whole run over 16,000 pictures took 1.1 GB
-_ROOM = (
-    1e9  # a work folder with its exports and checkpoints has some 100 MB, and packages are unpacked beside their files
-)
+# A work folder with its exports and checkpoints has some 100 MB, and packages are unpacked beside their files.
+_ROOM = 1e9
 _CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 

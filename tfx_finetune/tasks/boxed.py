@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfx_finetune import detections, drawing, objects
 from tfx_finetune.contracts import LABEL_SEPARATOR
+from tfx_finetune.deployed import Find
 from tfx_finetune.places import Lay, Places
 from tfx_finetune.tasks.align import CROWD, OBJECT
 
@@ -17,7 +18,7 @@ def boxed(
     names: tuple[str, ...],
     levels: tuple[str, ...],
     most: int,
-    found: Callable[..., dict[str, tf.Tensor]],
+    found: Find,
     limits: Mapping[str, str],
     threshold: float,
 ) -> Places:
