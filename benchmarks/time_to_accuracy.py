@@ -239,7 +239,7 @@ def torch(folder: Path, seed: int) -> dict[str, Any]:
         "test": torchvision.datasets.ImageFolder(folder / "test", change.Compose(scale)),
     }
     loaders = {n: pytorch.utils.data.DataLoader(s, 32, shuffle=n == "train", num_workers=1) for n, s in sets.items()}
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    model: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     # The package has the weights under other names, in the same order.
     given = pytorch.load(assets.fetch_file("efficientnet-lite0"), map_location="cpu").items()
     theirs = [value for name, value in given if not name.endswith("num_batches_tracked")]

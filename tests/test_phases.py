@@ -9,6 +9,7 @@ import pytest
 from tests.assets import asset
 from tests.commands import shapes
 from tests.small_data import complaint
+from tfx_finetune.averaging import standard_error
 from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.config import Cache, Phase, Run, Samples
 from tfx_finetune.core.spec import parse_specs
@@ -140,7 +141,7 @@ def test_a_phase_never_ends_worse_than_it_began(prepared, tmp_path):
     assert all(map(np.array_equal, network.model.get_weights(), kept))
 
 
-def test_the_best_epoch_is_kept_not_the_last(prepared, tmp_path):
+def test_an_epoch_that_is_clearly_better_is_kept_not_the_last(prepared, tmp_path):
     """What was learned is lost before the last epoch."""
     plan, data, network, start = prepared
     network.model.set_weights(start)
@@ -152,7 +153,7 @@ def test_the_best_epoch_is_kept_not_the_last(prepared, tmp_path):
     phase = Phase(epochs=4, learning_rate=1e-3, unfreeze="2", views=1, schedule="linear")
     history = fit_phase(network, "tune", phase, data, dataclasses.replace(plan, workdir=tmp_path), lose)
     scores = history.metrics["val_score"]
-    assert scores[-1] < max(scores)
+    assert scores[-1] < max(scores) - standard_error(max(scores), data.table.size("val"))
     assert history.result == max(scores) == pytest.approx(accuracy(prepared))
     assert history.kept == f"epoch {history.best_epoch + 1}"
 

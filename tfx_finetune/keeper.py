@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.averaging import Weights
-from tfx_finetune.checkpoint import Checkpoint, History
+from tfx_finetune.averaging import latest, open_epochs, standard_error
+from tfx_finetune.checkpoint import Checkpoint, History, Weights
 from tfx_finetune.contracts import Batch, Task
 from tfx_finetune.core.config import Phase
 from tfx_finetune.core.errors import UserError
@@ -26,8 +26,7 @@ _PICTURES = 32
 class Judge:
     """Tells how good weights are on the validation samples.
 
-    The score is the mean over heads of each task's own score, the one that the final evaluation reports; the loss
-    decides between equal scores, which small validation sets often give.
+    The score is the mean over heads of each task's own score, the one that the final evaluation reports.
 
     Args:
         top: What is trained.
@@ -39,10 +38,10 @@ class Judge:
         self.top, self.network, self.val = top, network, val
         self._run = tf.function(lambda x: top(x, training=False), autograph=False)
 
-    def __call__(self, weights: Weights) -> Pair:
-        """Score and negative loss of these weights, which the top has afterwards."""
+    def __call__(self, weights: Weights) -> float:
+        """Score of these weights, which the top has afterwards."""
         self.top.set_weights(weights)
-        return pair(self.scores())
+        return self.scores()["val_score"]
 
     def scores(self) -> dict[str, float]:
         """Those of the top as it is; see `judged`."""
@@ -89,7 +88,7 @@ def _read(task: Task, logits: np.ndarray) -> np.ndarray:
 
 
 def pair(scores: dict[str, float]) -> Pair:
-    """Validation score and negative loss, by which weights are compared."""
+    """Validation score and negative loss, which decides between equal scores: small validation sets often give them."""
     return scores.get("val_score", -math.inf), -scores.get("val_loss", math.inf)
 
 
@@ -142,14 +141,20 @@ class Keeper(keras.callbacks.Callback):
         for variable, value in zip(self.top.optimizer.variables, optimizer, strict=True):
             variable.assign(value)
 
+    @property
+    def margin(self) -> float:
+        """By which a validation score has to be better than another one to say anything: the best one's error."""
+        return standard_error(self.history.best[0], len(self.judge.val)) if self.judge.val else 0.0
+
     def wanted(self) -> list[int]:
-        """The epochs whose weights may become the result, the best first; the last one where nothing is judged."""
-        metrics = self.history.metrics
-        if "val_score" not in metrics:
-            return [self.history.epochs - 1]
-        scores = list(zip(metrics["val_score"], metrics["val_loss"], strict=True))
-        order = sorted(range(len(scores)), key=lambda epoch: (-scores[epoch][0], scores[epoch][1], epoch))
-        return order[: max(self.phase.soup, 1)]
+        """The epochs whose weights may become the result, the preferred first; the last one where nothing is judged."""
+        scores = self.history.metrics.get("val_score")
+        return latest(scores, self.margin)[: max(self.phase.soup, 1)] if scores else [self.history.epochs - 1]
+
+    def candidates(self) -> list[int]:
+        """The epochs that may still be wanted when the phase is over."""
+        scores = self.history.metrics.get("val_score")
+        return open_epochs(scores, max(self.phase.soup, 1)) if scores else [self.history.epochs - 1]
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Lets dropout depend on the seed and the epoch alone, so that a resumed run draws what it would have drawn."""
@@ -175,12 +180,11 @@ class Keeper(keras.callbacks.Callback):
             self.history.metrics.setdefault(name, []).append(float(value))
         if (now := pair(logs)) > self.history.best or not self.judge.val:
             self.history.best, self.history.best_epoch = now, epoch
-        if epoch in self.wanted():
-            self.checkpoint.keep(epoch, self.top.weights)
+        self.checkpoint.keep(epoch, self.top.weights)
         self.top.set_weights(stepped)
         self.history.seconds = time.monotonic() - self.started
         self.checkpoint.save(self.history, stepped, self.top.optimizer.variables)
-        self.checkpoint.forget(self.wanted())
+        self.checkpoint.forget(self.candidates())
         note = f"epoch {epoch + 1}: " + "  ".join(f"{k} {v:.3f}" for k, v in logs.items() if k in ("loss", "val_score"))
         self.advance(0, note)
         self.model.stop_training = self.over

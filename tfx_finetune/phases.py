@@ -136,23 +136,24 @@ def balanced(top: keras.Model, network: Network, fed: Feed, phase: Phase) -> lis
 def choose(keeper: Keeper, start: Weights, phase: Phase) -> tuple[Weights, str, float]:
     """Returns the weights that a phase leaves, in words what they are, and their validation score.
 
-    They are those of the best epoch or an average of the best ones, moved towards the start where that is better; those
-    of the last epoch where no validation samples tell.
+    They are those of the last epoch, or an average of the last ones, moved towards the start where that is better; an
+    earlier epoch or the start where that is better. Better is what the validation samples tell beyond the margin.
     """
-    judge = keeper.judge
+    judge, margin = keeper.judge, keeper.margin
     epochs = keeper.wanted()
     weights, kept = keeper.checkpoint.epoch(epochs[0]), f"epoch {epochs[0] + 1}"
     if not judge.val:
         return weights, kept, keeper.history.result
     if phase.soup > 1:
-        weights, count = averaging.greedy_soup([keeper.checkpoint.epoch(epoch) for epoch in epochs], judge)
+        weights, count = averaging.greedy_soup([keeper.checkpoint.epoch(epoch) for epoch in epochs], judge, margin)
         kept = f"the average of {count} epochs" if count > 1 else kept
     if phase.interpolate:
-        weights, share = averaging.interpolate(start, weights, judge)
+        weights, share = averaging.interpolate(start, weights, judge, margin)
         kept = kept if share == 1 else f"{share:.1f} of the way from the start to {kept}"
-    if (found := judge(weights)) < keeper.history.start:
-        return start, "the start, than which nothing was better", keeper.history.start[0]
-    return weights, kept, found[0]
+    began = keeper.history.start[0]
+    if (found := judge(weights)) + margin < began:
+        return start, "the start, than which nothing was better", began
+    return weights, kept, found
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ class Phase:
         0.0, "momentum of a moving average of the weights, which is then judged and kept", low=0, high=1
     )
     stochastic_depth: float = option(0.0, "chance that the last block is left out, less below it", low=0, high=0.9)
-    soup: int = option(0, "best epochs that may be averaged, as long as the validation score does not fall", low=0)
+    soup: int = option(0, "last epochs that may be averaged, as long as the validation score does not fall", low=0)
     interpolate: bool = option(False, "keep the best point between the phase's start and its end (WiSE-FT)")
     stages: int = option(1, "steps in which the groups are unfrozen, from the top; the epochs are shared", low=1)
     views: int = option(2, "augmented views of each sample that the frozen part sees; 1 is the sample itself", low=1)
