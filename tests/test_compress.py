@@ -11,6 +11,7 @@ from tests.commands import SMALL, command, refused, shapes, within
 from tests.small_data import complaint
 from tests.test_bridge import network
 from tfx_finetune import bridge, litert
+from tfx_finetune.averaging import latest, standard_error
 from tfx_finetune.benchmark import Benchmark, benchmark
 from tfx_finetune.contracts import COMPRESSIONS
 from tfx_finetune.core import files, hardware
@@ -56,6 +57,19 @@ def test_files_are_smaller_and_as_good(trained, compressed):
     page = (compressed / "report.html").read_text()
     assert " zeros</span>" in page
     assert " zeros</span>" not in (trained.workdir / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_last_epoch_that_is_not_clearly_worse_is_kept(compressed):
+    """By the validation scores of each compression, its start among them."""
+    histories = [json.loads(path.read_text()) for path in (compressed / "checkpoints").glob("*-*/history.json")]
+    assert sorted(one["phase"] for one in histories) == ["cluster", "prune", "qat"]
+    samples = json.loads((compressed / "bundle" / "manifest.json").read_text())["data"]["val"]
+    for history in histories:
+        found = [history["start"][0], *history["metrics"]["val_score"]]
+        epoch = latest(found, standard_error(max(found), samples))[0]
+        assert history["kept"] == (f"epoch {epoch}" if epoch else "the start, its ranges measured")
+        assert history["result"] == found[epoch]
 
 
 @pytest.mark.slow

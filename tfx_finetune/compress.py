@@ -27,7 +27,7 @@ from tfx_finetune.deployed import Compression, one_or_all
 from tfx_finetune.divide import Divided, divided, kernels
 from tfx_finetune.feed import Feed, feed
 from tfx_finetune.fold import folded
-from tfx_finetune.keeper import judged, pair
+from tfx_finetune.keeper import judged, margin, pair
 from tfx_finetune.model import Network, in_float32
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
@@ -178,17 +178,14 @@ def _fit(
                 callbacks=[*compression.callbacks(), keeper],
                 verbose=0,
             )
-        history.kept = (
-            f"epoch {history.best_epoch + 1}" if history.best_epoch >= 0 else "the start, its ranges measured"
-        )
-        wrapped.set_weights(keeper.best)
-    history.result, history.seconds = history.best[0], time.monotonic() - started
-    checkpoint.finish(history, keeper.best)
+        wrapped.set_weights(keeper.weights)
+    history.seconds = time.monotonic() - started
+    checkpoint.finish(history, keeper.weights)
     return history
 
 
 def _keeper(wrapped: Any, run: Rounded, compression: Compression, network: Network, fed: Feed, history: History) -> Any:
-    """The tf_keras callback that judges every epoch and remembers the weights to be kept."""
+    """The tf_keras callback that judges every epoch and remembers the weights to be kept: the last that are good."""
     import tf_keras
 
     graph = tf.function(run, autograph=False)
@@ -197,7 +194,7 @@ def _keeper(wrapped: Any, run: Rounded, compression: Compression, network: Netwo
         return judged(graph, network.tasks, fed.val)
 
     class Keeper(tf_keras.callbacks.Callback):
-        best: Weights = wrapped.get_weights()
+        weights: Weights = wrapped.get_weights()
         advance: Callable[..., None]
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -211,11 +208,14 @@ def _keeper(wrapped: Any, run: Rounded, compression: Compression, network: Netwo
             for name, value in found.items():
                 history.metrics.setdefault(name, []).append(value)
             if (now := pair(found)) > history.best or not compression.anytime or not fed.val:
-                history.best, history.best_epoch, self.best = now, epoch, wrapped.get_weights()
+                history.best, history.best_epoch = now, epoch
+            if now[0] >= history.best[0] - margin(history, fed.val):
+                self.weights, history.kept, history.result = wrapped.get_weights(), f"epoch {epoch + 1}", now[0]
             shown = "  ".join(f"{k} {v:.3f}" for k, v in found.items() if k in ("loss", "val_score"))
             self.advance(0, f"epoch {epoch + 1}: {shown}")
 
     history.start = history.best = pair(scores())
+    history.kept, history.result = "the start, its ranges measured", history.start[0]
     return Keeper()
 
 

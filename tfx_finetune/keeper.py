@@ -92,6 +92,11 @@ def pair(scores: dict[str, float]) -> Pair:
     return scores.get("val_score", -math.inf), -scores.get("val_loss", math.inf)
 
 
+def margin(history: History, val: Store | None) -> float:
+    """By which a validation score has to be better than another one to say anything: the error of the best one."""
+    return standard_error(history.best[0], len(val)) if val else 0.0
+
+
 class Keeper(keras.callbacks.Callback):
     """The callback of a phase.
 
@@ -143,8 +148,8 @@ class Keeper(keras.callbacks.Callback):
 
     @property
     def margin(self) -> float:
-        """By which a validation score has to be better than another one to say anything: the best one's error."""
-        return standard_error(self.history.best[0], len(self.judge.val)) if self.judge.val else 0.0
+        """See `margin`."""
+        return margin(self.history, self.judge.val)
 
     def wanted(self) -> list[int]:
         """The epochs whose weights may become the result, the preferred first; the last one where nothing is judged."""
