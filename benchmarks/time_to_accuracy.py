@@ -80,6 +80,12 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         spent["start, tracing, report"] = np.mean([run["rest"] for run in runs])
         shown = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in spent.items())
         rows.append(f"\nSeconds of *{TITLES[name]}*: {shown}.")
+    if "guide" in found and "warm_cache" in found:
+        least = min(run["stages"]["tune"] for run in found["warm_cache"].values())
+        guide = min(run["wall"] for run in found["guide"].values())
+        rows.append(
+            f"\nWere all but `tune` free, it would take {least:.0f} s, the guide {guide / least:.0f} times as long."
+        )
     return "\n".join(rows)
 
 
