@@ -12,6 +12,12 @@ import pytest
 
 from tests.commands import SMALL, command, shapes
 
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+if WORKER and hasattr(os, "sched_setaffinity"):
+    # A worker has cores of its own, and the commands that it runs: threads of several on one core wait for each other.
+    cores, workers = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.sched_setaffinity(0, cores[int(WORKER.removeprefix("gw")) :: workers] or cores)
+
 
 def pytest_collection_finish():
     """Takes all that was imported out of garbage collection, which every conversion to TFLite asks for."""

