@@ -95,7 +95,7 @@ def test_data_of_the_new_language_alone(grown, tmp_path):
     scores = json.loads((new.path / "scores.json").read_text())["test"]
     assert scores["sv/accuracy"] > 0.9
     assert "en/accuracy" not in scores
-    said, guessed = new.predict([{"text": "hund katt sv 1", "language": "sv"}, {"text": "hund katt sv 1"}])
+    said, guessed = new.predict([{"text": "hund katt sv 2", "language": "sv"}, {"text": "hund katt sv 2"}])
     assert (said["language"], said["label"]) == ("sv", "animal")
     assert guessed["language"] != "sv"
 

