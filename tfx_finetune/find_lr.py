@@ -13,6 +13,7 @@ from tfx_finetune.auxiliary import outputs, terms
 from tfx_finetune.contrast import with_views
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.config import Phase
+from tfx_finetune.depthwise import quick_gradients
 from tfx_finetune.feed import feed, feed_ahead
 from tfx_finetune.model import Network, cut
 from tfx_finetune.optimizer import RANGE, Schedule
@@ -94,7 +95,7 @@ def _curve(network: Network, phase: Phase, data: Data, plan: Plan) -> tuple[np.n
 
     tested = dataclasses.replace(phase, epochs=1, schedule=RANGE, learning_rate=1.0)
     fed = feed(trunks, phase, data, plan)
-    with adapted(network, phase):
+    with adapted(network, phase), quick_gradients(top):
         compile_top(top, network, tested, STEPS, plan.run.distill, objectives)
         batches = with_views(fed.batches(0, STEPS), network).take(STEPS)
         top.fit(batches, epochs=1, steps_per_epoch=STEPS, callbacks=[Watch()], verbose=0)

@@ -22,6 +22,7 @@ from tfx_finetune.contrast import losses, with_views
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.config import Distill, Phase
 from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.depthwise import quick_gradients
 from tfx_finetune.feed import Feed, feed
 from tfx_finetune.keeper import Judge, Keeper
 from tfx_finetune.learning import Term
@@ -76,7 +77,7 @@ def fit_phase(
     started = time.monotonic() - history.seconds
     fed = feed(trunks, phase, data, plan)
     set_stochastic_depth(network, phase.stochastic_depth)
-    with adapted(network, phase):
+    with adapted(network, phase), quick_gradients(top):
         start = top.get_weights()
         compile_top(top, network, phase, steps, plan.run.distill, objectives)
         history.trained, history.parameters = _count(top.trainable_weights), _count(network.model.weights)
