@@ -12,11 +12,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfx_finetune.core import command, flagfile, plugins
 from tfx_finetune.core.config import Run, option
 from tfx_finetune.core.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from tfx_finetune.contracts import Batch
+    from tfx_finetune.model import Network
+    from tfx_finetune.pipeline import Data
+    from tfx_finetune.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -81,15 +87,9 @@ def list_configs() -> None:
 
 
 def walk(run: Run) -> None:
-    """Prints what the first training sample is after every step."""
-    import tensorflow as tf
-
-    from tfx_finetune.engine import engine
-    from tfx_finetune.model import cut
-    from tfx_finetune.places import Partners
+    """Prints what a run is made of, and what the first training sample is after every step."""
     from tfx_finetune.plan import check
     from tfx_finetune.setup import set_up
-    from tfx_finetune.unfreezing import counts
 
     plan = check(run)
     print(f"source     {plan.source}")
@@ -100,6 +100,15 @@ def walk(run: Run) -> None:
         print(f"{split:<10} {data.table.size(split)} samples")
     for head, task in data.tasks.items():
         print(f"{head:<10} {len(task.labels.names)} classes: {', '.join(task.labels.names[:20])}")
+    _show_network(plan, network, _shown(plan, data))
+
+
+def _shown(plan: "Plan", data: "Data") -> "Batch":
+    """Shows the first training sample from its file to what towers take, which is returned."""
+    import tensorflow as tf
+
+    from tfx_finetune.places import Partners
+
     member = data.some("train", 1)
     raw, prepared = data.raw(member)[0], data.prepared(member)
     show("file", data.table.file[member][0])
@@ -113,9 +122,18 @@ def walk(run: Run) -> None:
             if isinstance(augment, Partners):
                 print(f"augment {position + 1:<6} puts other samples into this one; not shown")
             elif takes == modality.column:
-                sample = augment(sample, tf.constant([run.seed, position], tf.int64))
+                sample = augment(sample, tf.constant([plan.run.seed, position], tf.int64))
                 show(f"augment {position + 1}", sample[modality.column].numpy())
         show("prepared", prepared[tower])
+    return prepared
+
+
+def _show_network(plan: "Plan", network: "Network", prepared: "Batch") -> None:
+    """Shows what each phase trains, and what heads make of a prepared sample."""
+    from tfx_finetune.engine import engine
+    from tfx_finetune.model import cut
+    from tfx_finetune.unfreezing import counts
+
     for name, phase in plan.phases.items():
         trunks, _ = cut(network, phase.unfreeze)
         for tower, backbone in network.backbones.items():
@@ -124,7 +142,7 @@ def walk(run: Run) -> None:
             if tower in trunks:
                 show("  trunk", engine(trunks[tower], 1)(prepared[tower]))
     outputs = network.model(prepared, training=False)
-    for head, task in data.tasks.items():
+    for head, task in network.tasks.items():
         logits = {"logits": outputs[f"{head}/logits"]}
         show(f"{head}/logits", logits["logits"])
         for name, value in task.decode(logits).items():

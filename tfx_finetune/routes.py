@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 import prometheus_client
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -31,20 +31,31 @@ _DISCARDED = 1 << 30
 def app(service: Service) -> FastAPI:
     """Returns the application that answers for a model."""
     made = FastAPI(title=f"tfx_finetune: {service.name}", docs_url=None, redoc_url=None)
-
-    def reply(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-        body = content if isinstance(content, bytes) else orjson.dumps(content)
-        # Who is told so sends its next request elsewhere, before this process ends.
-        closing = {"Connection": "close"} if service.draining else {}
-        return Response(body, status, dict(headers or {}) | closing, media_type="application/json")
+    made.include_router(_model(service))
+    made.include_router(_process(service))
 
     @made.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> Response:
-        return reply({"error": error.detail}, error.status_code, error.headers)
+        return _reply(service, {"error": error.detail}, error.status_code, error.headers)
 
     @made.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> Response:
-        return reply({"error": "the model failed; the server's log says why"}, HTTPStatus.INTERNAL_SERVER_ERROR)
+        what = "the model failed; the server's log says why"
+        return _reply(service, {"error": what}, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    return made
+
+
+def _reply(service: Service, content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    body = content if isinstance(content, bytes) else orjson.dumps(content)
+    # Who is told so sends its next request elsewhere, before this process ends.
+    closing = {"Connection": "close"} if service.draining else {}
+    return Response(body, status, dict(headers or {}) | closing, media_type="application/json")
+
+
+def _model(service: Service) -> APIRouter:
+    """The addresses of TensorFlow Serving."""
+    router = APIRouter()
 
     def found(name: str, version: str = "") -> None:
         served = str(service.served.version)
@@ -53,60 +64,71 @@ def app(service: Service) -> FastAPI:
         if version not in ("", served):
             raise HTTPException(HTTPStatus.NOT_FOUND, f"no version {version} of {name} here; there is {served}")
 
-    @made.post("/v1/models/{name}:{method}")
-    @made.post("/v1/models/{name}/versions/{version}:{method}")
+    @router.post("/v1/models/{name}:{method}")
+    @router.post("/v1/models/{name}/versions/{version}:{method}")
     async def answer(request: Request, name: str, method: str, version: str = "") -> Response:
         found(name, version)
         if method not in rest.METHODS:
             raise HTTPException(HTTPStatus.NOT_FOUND, f"no method {method}; there are {', '.join(rest.METHODS)}")
-        started, status = time.perf_counter(), HTTPStatus.INTERNAL_SERVER_ERROR
-        try:
-            with service.admitted():
-                told = reply(await service.answer(method, await _body(request, service.limits.body)))
-            status = HTTPStatus.OK
-            return told
-        except rest.RequestError as error:
-            status = HTTPStatus.BAD_REQUEST
-            raise HTTPException(status, str(error)) from None
-        except BusyError as error:
-            status = HTTPStatus.SERVICE_UNAVAILABLE
-            raise HTTPException(status, str(error), {"Retry-After": "1"}) from None
-        except HTTPException as error:
-            status = HTTPStatus(error.status_code)
-            raise
-        finally:
-            service.answers.labels(method, status.value).inc()
-            service.seconds.labels(method).observe(time.perf_counter() - started)
+        return await _answer(service, request, method)
 
-    @made.get("/v1/models/{name}/metadata")
-    @made.get("/v1/models/{name}/versions/{version}/metadata")
+    @router.get("/v1/models/{name}/metadata")
+    @router.get("/v1/models/{name}/versions/{version}/metadata")
     async def metadata(name: str, version: str = "") -> Response:
         found(name, version)
-        return reply(rest.metadata(name, service.served))
+        return _reply(service, rest.metadata(name, service.served))
 
-    @made.get("/v1/models/{name}")
-    @made.get("/v1/models/{name}/versions/{version}")
+    @router.get("/v1/models/{name}")
+    @router.get("/v1/models/{name}/versions/{version}")
     async def status(name: str, version: str = "") -> Response:
         found(name, version)
-        return reply(rest.status(service.served))
+        return _reply(service, rest.status(service.served))
 
-    @made.get("/healthz")
+    return router
+
+
+def _process(service: Service) -> APIRouter:
+    """The addresses of those who keep the server running."""
+    router = APIRouter()
+
+    @router.get("/healthz")
     async def health() -> Response:
-        return reply({"status": "alive"})
+        return _reply(service, {"status": "alive"})
 
-    @made.get("/readyz")
+    @router.get("/readyz")
     async def ready() -> Response:
         if service.draining:
-            return reply({"status": "stopping"}, HTTPStatus.SERVICE_UNAVAILABLE)
-        return reply({"status": "ready"})
+            return _reply(service, {"status": "stopping"}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return _reply(service, {"status": "ready"})
 
-    @made.get("/metrics")
+    @router.get("/metrics")
     async def metrics() -> Response:
-        return Response(
-            prometheus_client.generate_latest(service.registry), media_type=prometheus_client.CONTENT_TYPE_LATEST
-        )
+        found = prometheus_client.generate_latest(service.registry)
+        return Response(found, media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
-    return made
+    return router
+
+
+async def _answer(service: Service, request: Request, method: str) -> Response:
+    """Answers a request of the model, counted and timed."""
+    started, status = time.perf_counter(), HTTPStatus.INTERNAL_SERVER_ERROR
+    try:
+        with service.admitted():
+            told = _reply(service, await service.answer(method, await _body(request, service.limits.body)))
+        status = HTTPStatus.OK
+        return told
+    except rest.RequestError as error:
+        status = HTTPStatus.BAD_REQUEST
+        raise HTTPException(status, str(error)) from None
+    except BusyError as error:
+        status = HTTPStatus.SERVICE_UNAVAILABLE
+        raise HTTPException(status, str(error), {"Retry-After": "1"}) from None
+    except HTTPException as error:
+        status = HTTPStatus(error.status_code)
+        raise
+    finally:
+        service.answers.labels(method, status.value).inc()
+        service.seconds.labels(method).observe(time.perf_counter() - started)
 
 
 async def _body(request: Request, most: int) -> bytes:

@@ -17,10 +17,16 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tfx_finetune.core import command, plugins, progress
 from tfx_finetune.core.config import option
 from tfx_finetune.core.errors import UserError
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from tfx_finetune.service import Service
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,6 @@ def serve(options: Serve, rest: list[str]) -> None:
     Raises:
         UserError: An extra is missing, the bundle cannot be used, or the port is taken.
     """
-
     try:
         import uvicorn
 
@@ -65,6 +70,15 @@ def serve(options: Serve, rest: list[str]) -> None:
     limits = Limits(options.max_body, options.max_pixels, options.max_waiting, options.batch_size)
     service = Service(options.model_name, Path(options.bundle).expanduser(), options.format, limits)
 
+    config = uvicorn.Config(app(service), log_level="warning", access_log=False, server_header=False, lifespan="off")
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(_answering(_server(config, service, options.drain), listener, service, options.poll))
+    progress.say("stopped, every request answered")
+
+
+def _server(config: "uvicorn.Config", service: "Service", drain: float) -> "uvicorn.Server":
+    import uvicorn
+
     class Server(uvicorn.Server):
         """Stops at once at SIGINT, and once others know of it at SIGTERM; in both cases with every answer given."""
 
@@ -77,25 +91,20 @@ def serve(options: Serve, rest: list[str]) -> None:
 
         def drain(self) -> None:
             service.draining = True
-            asyncio.get_running_loop().call_later(options.drain, self.stop)
+            asyncio.get_running_loop().call_later(drain, self.stop)
 
         def stop(self) -> None:
             service.draining = self.should_exit = True
 
-    async def run() -> None:
-        watching = asyncio.create_task(service.watch(options.poll))
-        config = uvicorn.Config(
-            app(service), log_level="warning", access_log=False, server_header=False, lifespan="off"
-        )
-        host, port = listener.getsockname()[:2]
-        progress.say(f"version {service.served.version} of {service.name} answers at http://{host}:{port}/v1/models/")
-        await Server(config).serve([listener])
-        watching.cancel()
+    return Server(config)
 
-    config = uvicorn.Config(app(service), log_level="warning", access_log=False, server_header=False, lifespan="off")
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(run())
-    progress.say("stopped, every request answered")
+
+async def _answering(server: "uvicorn.Server", listener: socket.socket, service: "Service", poll: float) -> None:
+    watching = asyncio.create_task(service.watch(poll))
+    host, port = listener.getsockname()[:2]
+    progress.say(f"version {service.served.version} of {service.name} answers at http://{host}:{port}/v1/models/")
+    await server.serve([listener])
+    watching.cancel()
 
 
 def _listen(host: str, port: int) -> socket.socket:

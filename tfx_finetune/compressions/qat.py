@@ -93,12 +93,25 @@ def _config(layer: Any, earlier: Sequence[str]) -> Any:
 
 def _kernel_config(kind: str, earlier: Sequence[str]) -> type:
     """The kind of config of a kernel: its own scale a channel, and what earlier compressions did to it kept."""
-    import tensorflow as tf
-    import tf_keras
-    from tensorflow_model_optimization.python.core.quantization.keras import quant_ops, quantizers
     from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
         default_8bit_quantize_registry as configs,
     )
+
+    config, quantizer = configs.Default8BitQuantizeConfig, _quantizer(kind, earlier)
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        config.__init__(self, *args, **kwargs)
+        self.weight_quantizer = quantizer(num_bits=8, per_axis=True, symmetric=True, narrow_range=True)
+
+    # A class of its own: TF-MOT makes every config again from its class and options, which have no quantizer.
+    return type(f"Kernel{kind}Config", (config,), {"__init__": init})
+
+
+def _quantizer(kind: str, earlier: Sequence[str]) -> type:
+    """The kind of quantizer of a kernel."""
+    import tensorflow as tf
+    import tf_keras
+    from tensorflow_model_optimization.python.core.quantization.keras import quant_ops, quantizers
 
     class Kernel(quantizers.LastValueQuantizer):
         """Rounds to -127 to 127, symmetric; trains the few values of a clustered kernel in place of its weights.
@@ -143,14 +156,7 @@ def _kernel_config(kind: str, earlier: Sequence[str]) -> type:
                 else tf.convert_to_tensor(kernel)
             )
 
-    config = configs.Default8BitQuantizeConfig
-
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        config.__init__(self, *args, **kwargs)
-        self.weight_quantizer = Kernel(num_bits=8, per_axis=True, symmetric=True, narrow_range=True)
-
-    # A class of its own: TF-MOT makes every config again from its class and options, which have no quantizer.
-    return type(f"Kernel{kind}Config", (config,), {"__init__": init})
+    return Kernel
 
 
 def _kernel(own: Any, parts: dict[str, Any]) -> Any:

@@ -1,12 +1,48 @@
 """From a pyramid to logits of pixels, by operators that TFLite has, in int8 too."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import keras
+import numpy as np
 
-from tfx_finetune.contracts import NECKS
+from tfx_finetune.contracts import NECKS, Features, Labels
+from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.levels import mixed, normalized, up
+
+Decoder = Literal["summed", "gated"]
+
+
+def pixelwise(
+    labels: Labels, decoder: Decoder, neck: Spec, levels: Sequence[str], dropout: float
+) -> Callable[[Features], dict[str, keras.KerasTensor]]:
+    """A head that says at every place of the finest level which class is there: `logits`, (batch, ..., classes).
+
+    Args:
+        labels: The classes, and how many training pictures have each.
+        decoder: `summed` or `gated`, what the levels go through.
+        neck: What mixes them before they are summed.
+        levels: Names from fine to coarse, such as P3.
+        dropout: Share of features dropped before the logits in training.
+
+    Raises:
+        UserError: The tower of the features lacks one of the levels.
+    """
+
+    def head(features: Features) -> dict[str, keras.KerasTensor]:
+        if missing := [level for level in levels if level not in features.pyramid]:
+            received, allowed = f"no {', '.join(missing)}", f"a backbone of pictures with {', '.join(levels)}"
+            raise UserError("segment() lacks levels of the pyramid", received=received, allowed=allowed)
+        pyramid = {level: features.pyramid[level] for level in levels}
+        if decoder == "summed":
+            return {"logits": _logits(summed(pyramid, neck), labels, dropout)}
+        coarse, fine = gated(pyramid, 128)
+        # What is fine begins at nothing: the coarse level says more.
+        more = keras.layers.Conv2D(len(labels.names), 1, kernel_initializer="zeros", use_bias=False, dtype="float32")
+        return {"logits": keras.layers.Add(dtype="float32")([_logits(coarse, labels, dropout), more(fine)])}
+
+    return head
 
 
 def summed(pyramid: Mapping[str, keras.KerasTensor], neck: Spec) -> keras.KerasTensor:
@@ -32,3 +68,16 @@ def gated(pyramid: Mapping[str, keras.KerasTensor], dim: int) -> tuple[keras.Ker
     gate = keras.layers.Conv2D(dim, 1, use_bias=False, activation="sigmoid")(whole)
     x = keras.layers.Multiply()([keras.layers.ReLU(6.0)(x), gate])
     return up(x, finest, 2 ** (len(pyramid) - 1), "bilinear"), finest
+
+
+def _logits(x: keras.KerasTensor, labels: Labels, dropout: float) -> keras.KerasTensor:
+    """The last layer, which begins near the shares of pictures that have each class."""
+    counts = np.maximum(np.asarray(labels.counts, np.float32), 0.5)
+    # They stay float32 under a mixed-precision policy: softmax in 8 bits of mantissa loses accuracy.
+    last = keras.layers.Conv2D(
+        len(labels.names),
+        1,
+        bias_initializer=keras.initializers.Constant(np.log(counts / counts.sum()).tolist()),
+        dtype="float32",
+    )
+    return last(keras.layers.Dropout(dropout)(x))

@@ -3,22 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune import boxes
-from tfx_finetune.contracts import TASKS, Batch, Labels, Task
+from tfx_finetune.contracts import TASKS, Labels, Task
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.tasks import average_precision, matches
 from tfx_finetune.tasks.align import Alignment, BoxLoss, DetectionLoss
 from tfx_finetune.tasks.boxed import boxed
-from tfx_finetune.tasks.dense import CLASSES, DISTANCES, LOGITS, dense
-
-LIMITS = {"score_threshold": "float32", "iou_threshold": "float32", "max_detections": "int32"}
-"""What a server may be told in place of `min_score` and `nms`, and to give less than `max_detections`."""
-_CHUNK = 32  # pictures whose boxes are compared with one another at once
+from tfx_finetune.tasks.decoding import LIMITS, Decoding
+from tfx_finetune.tasks.dense import dense
 
 
 @TASKS.register
@@ -73,46 +68,8 @@ def detect(
     _check(counts | {"max_detections": max_detections}, 1, None)
     _check({"alpha": alpha, "beta": beta, "gamma": gamma, "box_weight": box_weight}, 0, None)
     _check({"min_score": min_score, "nms": nms, "threshold": threshold}, 0, 1)
-    levels = _levels(levels)
-    names = labels.names
-
-    def decode(outputs: dict[str, Any]) -> dict[str, Any]:
-        if CLASSES in outputs:
-            classes, far = outputs[CLASSES], outputs[DISTANCES]
-        else:
-            classes, far = outputs[LOGITS][..., :-4], outputs[LOGITS][..., -4:]
-        grid = boxes.grid(far.shape[1], levels)
-        found = boxes.around(grid.centres / grid.side, far * (grid.strides / grid.side))
-        return {"scores": keras.ops.sigmoid(classes), "boxes": found}
-
-    def read(outputs: Batch) -> np.ndarray:
-        found = [
-            _found(outputs["scores"][at : at + _CHUNK], outputs["boxes"][at : at + _CHUNK])
-            for at in range(0, len(outputs["scores"]), _CHUNK)
-        ]
-        return np.concatenate(found) if found else np.zeros((0, max_detections, 6), np.float32)
-
-    def _found(scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        box, score, label = _detected(scores, shares)
-        pixels = np.asarray(box) * boxes.grid(scores.shape[1], levels).side
-        return np.concatenate([pixels, np.asarray(score)[..., None], np.asarray(label, np.float32)[..., None]], -1)
-
-    def _detected(scores: Any, shares: Any, least: Any = min_score, overlap: Any = nms, first: Any = None) -> Any:
-        return boxes.detections(
-            keras.ops.convert_to_tensor(scores, "float32"),
-            keras.ops.clip(shares, 0.0, 1.0),
-            least=least,
-            overlap=overlap,
-            most=max_detections,
-            candidates=5 * max_detections,
-            first=first,
-        )
-
-    def answers(outputs: dict[str, tf.Tensor], limits: Mapping[str, Any] | None = None) -> dict[str, tf.Tensor]:
-        told = [limits[name] for name in LIMITS] if limits else []
-        box, score, label = _detected(outputs["scores"], outputs["boxes"], *told)
-        return {"boxes": box, "scores": score, "labels": tf.gather(tf.constant([*names, ""]), label % (len(names) + 1))}
-
+    levels, names = _levels(levels), labels.names
+    decoding = Decoding(names, levels, least=min_score, overlap=nms, most=max_detections)
     return Task(
         labels=labels,
         column=column,
@@ -123,12 +80,12 @@ def detect(
         loss=DetectionLoss(levels, Alignment(places, alpha, beta), gamma, box, box_weight),
         metrics=list,
         score="map",
-        decode=decode,
+        decode=decoding.decode,
         scores=lambda targets, found, whole=True: _scores(names, targets, found, threshold, whole),
         correct=lambda targets, found: matches.f1(targets, found, threshold),
         predict=lambda found: _said(names, found, threshold),
-        read=read,
-        places=boxed(names, levels, max_objects, answers, LIMITS, threshold),
+        read=decoding.read,
+        places=boxed(names, levels, max_objects, decoding.answers, LIMITS, threshold),
     )
 
 

@@ -1,5 +1,6 @@
 """Naming: a sample is put beside what a text tower makes of its name, so that names never trained on can be asked."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -31,7 +32,8 @@ def name(
     NeurIPS 2013), and told from other names by the softmax of cosines (CLIP: Radford et al., arXiv 2103.00020).
 
     The text tower is frozen. A class stands where the mean of its names, in all languages of `--names`, stands. Classes
-    without training samples may be held out to be tested, and `predict --classes` names others.
+    without training samples may be held out to be tested, and `predict --classes` names others. The score is the share
+    of samples whose own name is among the first five; of five names and fewer, the first.
 
     Args:
         labels: The classes, their training counts, and their names by language.
@@ -48,26 +50,7 @@ def name(
         received = f"hidden={hidden}, temperature={temperature}"
         raise UserError("name is out of range", received=received, allowed="hidden of 0 or more, temperature above 0")
     names = tf.constant(labels.names)
-    # Nobody learns what a held-out sample is not: its name would be pushed away from all pictures.
-    untold = np.where(np.asarray(labels.counts) > 0, 0.0, -1e9).astype(np.float32)
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
-    plain = loss.call
-    loss.call = lambda target, logits: plain(target, logits + untold * (1 - target))
-
-    def head(features: Features) -> dict:
-        x = keras.layers.Dropout(dropout)(features.pooled)
-        if hidden:
-            x = keras.layers.Dropout(dropout)(keras.layers.Dense(hidden, activation="relu")(x))
-        x = keras.layers.Dense(dim(tower), dtype="float32")(x)
-        point = keras.layers.UnitNormalization(dtype="float32")(x)
-        near = Cosines(len(labels.names), temperature, dtype="float32")
-        logits = near(point)
-        near.points.assign(_points(tower, labels).T)
-        return {"logits": logits, EMBEDDING: point}
-
-    def decode(outputs: dict) -> dict:
-        scores = {"scores": ops.softmax(outputs["logits"])}
-        return scores | ({EMBEDDING: outputs[EMBEDDING]} if EMBEDDING in outputs else {})
+    first = 5 if len(labels.names) > 5 else 1
 
     def among(classes: Any) -> Any:
         points = embedded(tower, classes)
@@ -79,16 +62,49 @@ def name(
         single=True,
         encode=lambda name: tf.cast(names == name, tf.float32),
         weight=lambda target: tf.constant(1.0),
-        head=head,
-        loss=loss,
-        metrics=lambda: [keras.metrics.TopKCategoricalAccuracy(k=5, name="recall_5")],
-        score="recall@5",
-        decode=decode,
+        head=_projection(labels, tower, hidden, temperature, dropout),
+        loss=_loss(labels),
+        metrics=lambda: [keras.metrics.TopKCategoricalAccuracy(k=first, name=f"recall_{first}")],
+        score=f"recall@{first}",
+        decode=_decode,
         scores=_scores,
-        correct=lambda targets, scores: (_ranks(targets, scores) < 5).astype(np.float64),
+        correct=lambda targets, scores: (_ranks(targets, scores) < first).astype(np.float64),
         predict=lambda scores: _said(labels.names, scores),
         space=Space(among, lambda targets, points: retrieval(tower, targets, points, labels.translations)),
     )
+
+
+def _projection(
+    labels: Labels, tower: Spec, hidden: int, temperature: float, dropout: float
+) -> Callable[[Features], dict[str, keras.KerasTensor]]:
+    """A head that gives the point of a sample in the space of names, and how near the classes' points are."""
+
+    def head(features: Features) -> dict[str, keras.KerasTensor]:
+        x = keras.layers.Dropout(dropout)(features.pooled)
+        if hidden:
+            x = keras.layers.Dropout(dropout)(keras.layers.Dense(hidden, activation="relu")(x))
+        x = keras.layers.Dense(dim(tower), dtype="float32")(x)
+        point = keras.layers.UnitNormalization(dtype="float32")(x)
+        near = Cosines(len(labels.names), temperature, dtype="float32")
+        logits = near(point)
+        near.points.assign(_points(tower, labels).T)
+        return {"logits": logits, EMBEDDING: point}
+
+    return head
+
+
+def _loss(labels: Labels) -> keras.losses.Loss:
+    """Cross-entropy. What a held-out sample is not, nobody learns: its name would be pushed away from all pictures."""
+    untold = np.where(np.asarray(labels.counts) > 0, 0.0, -1e9).astype(np.float32)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+    plain = loss.call
+    loss.call = lambda target, logits: plain(target, logits + untold * (1 - target))
+    return loss
+
+
+def _decode(outputs: dict[str, Any]) -> dict[str, Any]:
+    scores = {"scores": ops.softmax(outputs["logits"])}
+    return scores | ({EMBEDDING: outputs[EMBEDDING]} if EMBEDDING in outputs else {})
 
 
 def _points(tower: Spec, labels: Labels) -> np.ndarray:

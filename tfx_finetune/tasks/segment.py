@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,12 +10,12 @@ import tensorflow as tf
 from keras import ops
 
 from tfx_finetune import masks
-from tfx_finetune.contracts import NECKS, TASKS, Features, Labels, Task
+from tfx_finetune.contracts import NECKS, TASKS, Labels, Task
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.drawing import overlay, palette
 from tfx_finetune.places import BACKGROUND, UNTOLD, Lay, Places
-from tfx_finetune.tasks.decoders import gated, summed
+from tfx_finetune.tasks.decoders import Decoder, pixelwise
 from tfx_finetune.tasks.head import ClassWeights, check_options, class_weights
 from tfx_finetune.tasks.overlaps import correct, segmentation_scores
 from tfx_finetune.tasks.pixels import Pixels, check_sides
@@ -27,7 +27,7 @@ def segment(
     /,
     *,
     column: str = "mask",
-    decoder: Literal["summed", "gated"] = "summed",
+    decoder: Decoder = "summed",
     neck: Spec = Spec("fpn"),  # noqa: B008 (frozen)
     stride: int = 8,
     label_smoothing: float = 0.0,
@@ -66,30 +66,9 @@ def segment(
     clear = tuple(place for place, name in enumerate(labels.names) if name == BACKGROUND)
     colours = palette(len(labels.names))
 
-    def head(features: Features) -> dict[str, Any]:
-        if missing := [level for level in levels if level not in features.pyramid]:
-            allowed = f"a backbone of pictures with {', '.join(levels)}"
-            raise UserError(
-                "segment() lacks levels of the pyramid", received=f"no {', '.join(missing)}", allowed=allowed
-            )
-        pyramid = {level: features.pyramid[level] for level in levels}
-        if decoder == "summed":
-            return {"logits": _logits(summed(pyramid, neck), labels, dropout)}
-        coarse, fine = gated(pyramid, 128)
-        # What is fine begins at nothing: the coarse level says more.
-        more = keras.layers.Conv2D(len(labels.names), 1, kernel_initializer="zeros", use_bias=False, dtype="float32")
-        return {"logits": keras.layers.Add(dtype="float32")([_logits(coarse, labels, dropout), more(fine)])}
-
     def encode(sample: dict[str, tf.Tensor], shape: tf.Tensor, lay: Lay) -> tf.Tensor:
         check_sides(lay.side, lay.side // stride, stride)
         return masks.laid(sample["mask"], lay)
-
-    def decode(outputs: dict[str, Any]) -> dict[str, Any]:
-        logits = outputs["logits"]
-        whole = ops.image.resize(logits, (logits.shape[1] * stride, logits.shape[2] * stride), "bilinear")
-        # Keras tells 0 from -0 in floats, for which TFLite has no operator.
-        highest = ops.cast(ops.equal(whole, ops.max(whole, -1, keepdims=True)), "uint8")
-        return {"scores": ops.softmax(logits), "mask": ops.cast(ops.argmax(highest, -1), "uint8")}
 
     return Task(
         labels=labels,
@@ -97,11 +76,11 @@ def segment(
         single=False,
         encode=lambda raw: raw,
         weight=lambda target: tf.constant(1.0),
-        head=head,
+        head=pixelwise(labels, decoder, neck, levels, dropout),
         loss=Pixels(class_weights(labels, class_weight), label_smoothing, focal, dice, stride),
         metrics=lambda: [keras.metrics.MeanMetricWrapper(functools.partial(_right, stride=stride), name="accuracy")],
         score="miou",
-        decode=decode,
+        decode=functools.partial(_decoded, stride=stride),
         scores=functools.partial(segmentation_scores, labels.names),
         correct=functools.partial(correct, len(labels.names)),
         predict=lambda mask: _said(labels.names, mask),
@@ -118,17 +97,13 @@ def segment(
     )
 
 
-def _logits(x: keras.KerasTensor, labels: Labels, dropout: float) -> keras.KerasTensor:
-    """The last layer, which begins near the shares of pictures that have each class."""
-    counts = np.maximum(np.asarray(labels.counts, np.float32), 0.5)
-    # They stay float32 under a mixed-precision policy: softmax in 8 bits of mantissa loses accuracy.
-    last = keras.layers.Conv2D(
-        len(labels.names),
-        1,
-        bias_initializer=keras.initializers.Constant(np.log(counts / counts.sum()).tolist()),
-        dtype="float32",
-    )
-    return last(keras.layers.Dropout(dropout)(x))
+def _decoded(outputs: dict[str, Any], stride: int) -> dict[str, Any]:
+    """Probabilities at the logits' places, (batch, ..., classes), and the class of each pixel, uint8 (batch, ...)."""
+    logits = outputs["logits"]
+    whole = ops.image.resize(logits, (logits.shape[1] * stride, logits.shape[2] * stride), "bilinear")
+    # Keras tells 0 from -0 in floats, for which TFLite has no operator.
+    highest = ops.cast(ops.equal(whole, ops.max(whole, -1, keepdims=True)), "uint8")
+    return {"scores": ops.softmax(logits), "mask": ops.cast(ops.argmax(highest, -1), "uint8")}
 
 
 def _right(target: Any, logits: Any, stride: int) -> Any:
