@@ -47,13 +47,13 @@ FUSIONS = (
 _TUNED: dict[str, object] = {"tune.epochs": 3, "tune.unfreeze": "image=3, audio=2, text=1"}
 STRATEGIES: dict[str, dict[str, object]] = {
     "all towers frozen": {"tune.epochs": 0},
-    "frozen, a tower that is ahead slowed (OGM)": {"tune.epochs": 0, "warm.balance": 0.5},
+    "frozen, a tower that is ahead slowed (OGM)": {"tune.epochs": 0, "warm.ogm": 0.5},
     "frozen, no tower ever dropped": {"tune.epochs": 0, "drop_towers": 0.0},
     "top groups together": _TUNED,
     "top groups one tower after another": _TUNED | {"tune.in_turn": True},
     "together, a learning rate a tower": _TUNED | {"tune.rates": "image=1, audio=0.1"},
     "together, gradients clipped by tower": _TUNED | {"tune.clip_each": True},
-    "together, a tower that is ahead slowed (OGM)": _TUNED | {"tune.balance": 0.5},
+    "together, a tower that is ahead slowed (OGM)": _TUNED | {"tune.ogm": 0.5},
 }
 Scores = dict[tuple[str, ...], float]
 

@@ -17,30 +17,31 @@ def at(*values):
 
 def test_soup_takes_what_does_not_harm():
     """6 is nearest to 5 alone, 4 makes the mean exact, 9 would spoil it and is left out, 5 changes nothing."""
-    soup, count = greedy_soup(at(6.0, 4.0, 9.0, 5.0), judge(5.0), 0.0)
-    assert count == 3
+    soup, count, score = greedy_soup(at(6.0, 4.0, 9.0, 5.0), judge(5.0), 0.0)
+    assert (count, score) == (3, 0.0)
     assert np.isclose(soup[0][0], 5.0)
 
 
 def test_soup_of_one():
     """A single good epoch stays as it is."""
-    soup, count = greedy_soup(at(5.0, 9.0), judge(5.0), 0.0)
-    assert (count, float(soup[0][0])) == (1, 5.0)
+    soup, count, score = greedy_soup(at(5.0, 9.0), judge(5.0), 0.0)
+    assert (count, float(soup[0][0]), score) == (1, 5.0, 0.0)
 
 
 def test_interpolation_finds_the_best_tenth():
     """Between 0 and 10 the best is where it is, ends included."""
     start, tuned = at(0.0, 10.0)
     for best, share in ((3.0, 0.3), (10.0, 1.0), (99.0, 1.0), (0.0, 0.0), (-5.0, 0.0)):
-        weights, found = interpolate(start, tuned, judge(best), 0.0)
+        weights, found, score = interpolate(start, tuned, judge(best)(tuned), judge(best), 0.0)
         assert np.isclose(found, share)
+        assert score == judge(best)(weights)
         assert np.isclose(weights[0][0], 10 * share)
 
 
 def test_interpolation_keeps_what_was_tuned_where_nothing_is_better():
     """A flat score moves nothing."""
     start, tuned = at(0.0, 10.0)
-    assert interpolate(start, tuned, lambda weights: 0.5, 0.0)[1] == 1.0
+    assert interpolate(start, tuned, 0.5, lambda weights: 0.5, 0.0)[1:] == (1.0, 0.5)
 
 
 def test_a_margin_decides_for_more_and_longer_training():
@@ -48,8 +49,8 @@ def test_a_margin_decides_for_more_and_longer_training():
     assert greedy_soup(at(5.0, 9.0), judge(5.0), 1.9)[1] == 1
     assert greedy_soup(at(5.0, 9.0), judge(5.0), 2.1)[1] == 2
     start, tuned = at(0.0, 10.0)
-    assert np.isclose(interpolate(start, tuned, judge(7.0), 2.9)[1], 0.7)
-    assert interpolate(start, tuned, judge(7.0), 3.1)[1] == 1.0
+    assert np.isclose(interpolate(start, tuned, -3.0, judge(7.0), 2.9)[1], 0.7)
+    assert interpolate(start, tuned, -3.0, judge(7.0), 3.1)[1] == 1.0
 
 
 def test_many_small_falls_are_a_large_one():

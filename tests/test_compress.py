@@ -97,7 +97,7 @@ def test_every_file_is_measured(compressed):
     threads = sorted({1, hardware.detect().threads})
     assert [(row["format"], row["threads"]) for row in rows] == [(f, n) for f in formats for n in threads]
     for row in rows:
-        assert 0 < row["median_ms"] <= row["p90_ms"]
+        assert 0 < row["latency"] <= row["latency_p90"]
         assert row["bytes"] > 0
         assert row["batch_size"] == (1 if "tflite" in row["format"] else 2)
     assert "not a bundle" in complaint(benchmark, Benchmark(bundle=str(compressed)), [])

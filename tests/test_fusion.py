@@ -131,7 +131,7 @@ def test_each_tower_is_clipped_by_itself():
 def test_a_slowed_tower_takes_smaller_steps(optimizer):
     """Also by Adam and its kin, to which the size of a gradient means nothing."""
     weights = [keras.Variable(np.zeros((2, 2), np.float32), name=name) for name in ("image", "text", "both")]
-    phase = Phase(epochs=1, optimizer=optimizer, schedule="constant", warmup=0, balance=0.5, weight_decay=0.0)
+    phase = Phase(epochs=1, optimizer=optimizer, schedule="constant", warmup=0, ogm=0.5, weight_decay=0.0)
     made = make_optimizer(phase, 1, [1.0] * 3, [w.numpy() for w in weights], ["image", "text", ""])
     made.build(weights)
     made.slowed["image"].assign(0.25)
@@ -186,7 +186,7 @@ def test_what_towers_know_is_measured_where_training_samples_are_new_in_every_ep
         picture(tmp_path / f"{row}.png", row)
         rows.append(f"{row}.png,{('short', 'long')[row % 2]} {row},{'ab'[row % 2]}")
     (tmp_path / "t.csv").write_text("\n".join(rows))
-    phase = Phase(epochs=2, unfreeze="all", balance=1.0, learning_rate=0.01)
+    phase = Phase(epochs=2, unfreeze="all", ogm=1.0, learning_rate=0.01)
     options = {"augment": "flip()", "workdir": str(tmp_path / "run"), "tune": phase, "warm": Phase()}
     plan = check(Run(data=str(tmp_path / "t.csv"), towers=TOWERS, **options))
     data, network = set_up(plan)

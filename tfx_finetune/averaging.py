@@ -6,7 +6,7 @@ Friedman, Olshen and Stone, Classification and regression trees, 1984, section 3
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from tfx_finetune.checkpoint import Weights
 
@@ -50,36 +50,41 @@ def open_epochs(scores: Sequence[float], most: int) -> list[int]:
     return [epoch for epoch, score in enumerate(scores) if sum(later >= score for later in scores[epoch + 1 :]) < most]
 
 
-def greedy_soup(candidates: Sequence[Weights], judge: Judge, margin: float) -> tuple[Weights, int]:
+def greedy_soup(candidates: Iterable[Weights], judge: Judge, margin: float) -> tuple[Weights, int, float]:
     """Averages epochs as long as the validation score does not fall (Wortsman et al., arXiv 2203.05482, recipe 1).
 
     Args:
-        candidates: Weights, the preferred first.
+        candidates: Weights, the preferred first; at least one.
         judge: Tells how good weights are.
         margin: By which the score has to fall to say anything.
 
     Returns:
-        The average, and how many of the candidates are in it.
+        The average, how many of the candidates are in it, and its score.
     """
-    soup, count, best = candidates[0], 1, judge(candidates[0])
-    for candidate in candidates[1:]:
+    first, *others = candidates
+    soup, count, score = first, 1, judge(first)
+    best = score
+    for candidate in others:
         tried = [old + (new - old) / (count + 1) for old, new in zip(soup, candidate, strict=True)]
         if (found := judge(tried)) >= best - margin:
-            soup, count, best = tried, count + 1, max(best, found)
-    return soup, count
+            soup, count, score, best = tried, count + 1, found, max(best, found)
+    return soup, count, score
 
 
-def interpolate(start: Weights, tuned: Weights, judge: Judge, margin: float) -> tuple[Weights, float]:
+def interpolate(
+    start: Weights, tuned: Weights, score: float, judge: Judge, margin: float
+) -> tuple[Weights, float, float]:
     """The best point between two sets of weights (WiSE-FT, Wortsman et al., arXiv 2109.01903), ends included.
 
     Args:
         start: Before tuning.
         tuned: After it.
+        score: Of tuned.
         judge: Tells how good weights are; of equal points the one nearest to the tuned end comes first.
         margin: By which a point has to be better than the tuned end to be taken.
 
     Returns:
-        The weights, and their coefficient: 0 is the start, 1 is tuned.
+        The weights, their coefficient (0 is the start, 1 is tuned), and their score.
     """
 
     def between(share: float) -> Weights:
@@ -87,4 +92,4 @@ def interpolate(start: Weights, tuned: Weights, judge: Judge, margin: float) -> 
 
     found = {share: judge(between(share)) for share in reversed(COEFFICIENTS)}
     best = max(found, key=lambda share: found[share])
-    return (between(best), best) if found[best] > judge(tuned) + margin else (tuned, 1.0)
+    return (between(best), best, found[best]) if found[best] > score + margin else (tuned, 1.0, score)

@@ -4,8 +4,9 @@
     python -m tfx_finetune.benchmark --bundle=runs/tux/bundle --format=tflite_int8 --threads=1
     python -m tfx_finetune.benchmark --bundle=runs/tux/bundle --format=saved_model --batch_size=8
 
-prints one JSON line a file and number of threads: milliseconds of one call (median, and 90 % are faster than p90) and
-of its opening, and the MB by which opening and running it made a process of its own grow.
+prints one JSON line a file and number of threads: `latency` of a call and `opening` of the file in milliseconds (the
+median; 90 % of the calls are faster than `latency_p90`), and `memory`, the MB by which both made a process of its own
+grow.
 """
 
 import json

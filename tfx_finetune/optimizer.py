@@ -35,33 +35,49 @@ def make_optimizer(
         rates: Factor of the learning rate for each trained weight.
         start: Values of the trained weights when the phase began. `--<phase>.decay_to=start` decays towards them in
             place of zero (L2-SP, arXiv 1802.01483).
-        owners: The tower that each trained weight belongs to, for what is done by tower: `clip_each` and `balance`.
+        owners: The tower that each trained weight belongs to, for what is done by tower: `clip_each` and `ogm`.
 
     Returns:
         The optimizer. Its `slowed` has the factor of the steps of each tower, 1 at first.
     """
+    options = _OPTIONS.get(phase.optimizer, {}) | ({"ema_momentum": phase.ema} if phase.ema else {})
+    optimizer = _tailored(phase, rates, start, owners)(
+        Schedule(phase, phase.epochs * steps),
+        weight_decay=phase.weight_decay,
+        global_clipnorm=phase.clip_norm or None,
+        clipvalue=phase.clip_value or None,
+        use_ema=bool(phase.ema),
+        gradient_accumulation_steps=phase.accumulate if phase.accumulate > 1 else None,
+        name=phase.optimizer,
+        **options,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def _tailored(phase: Phase, rates: Sequence[float], start: Sequence[np.ndarray], owners: Sequence[str]) -> Any:
+    """The class of the phase's optimizer; the arguments are those of `make_optimizer`."""
     towers = list(dict.fromkeys(owners))
     factors = {tower: keras.Variable(1.0, trainable=False) for tower in towers if tower}
     anchors = [keras.Variable(value, trainable=False) for value in start] if phase.decay_to == "start" else None
-
     kind: Any = _KINDS[phase.optimizer]
 
     class Tailored(kind):
         """The optimizer with a rate and an anchor of its own for each weight."""
 
+        slowed = factors
+
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             """Steps one weight."""
             index = self._get_variable_index(variable)
             rate = learning_rate * rates[index]
-            if phase.balance and owners[index]:
+            if phase.ogm and owners[index]:
                 # Of the step, not of the gradient: Adam and its kin divide by the gradients' own size.
                 rate *= factors[owners[index]]
             if kind is keras.optimizers.AdamW:
                 _adam(self, gradient, variable, rate)
             else:
                 super().update_step(gradient, variable, rate)
-
-        slowed = factors
 
         def _clip_gradients(self, gradients: Any) -> Any:
             """Clips by norm all gradients together, or those of each tower."""
@@ -81,19 +97,7 @@ def make_optimizer(
                     excess = variable - anchors[index] if anchors else variable
                     variable.assign_sub(excess * (self.weight_decay * rates[index] * self.learning_rate))
 
-    options = _OPTIONS.get(phase.optimizer, {}) | ({"ema_momentum": phase.ema} if phase.ema else {})
-    optimizer = Tailored(
-        Schedule(phase, phase.epochs * steps),
-        weight_decay=phase.weight_decay,
-        global_clipnorm=phase.clip_norm or None,
-        clipvalue=phase.clip_value or None,
-        use_ema=bool(phase.ema),
-        gradient_accumulation_steps=phase.accumulate if phase.accumulate > 1 else None,
-        name=phase.optimizer,
-        **options,
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
+    return Tailored
 
 
 def _adam(optimizer: Any, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor) -> None:

@@ -129,9 +129,9 @@ def compile_top(
 
 def balanced(top: keras.Model, network: Network, fed: Feed, phase: Phase) -> list[keras.callbacks.Callback]:
     """What slows a tower that is ahead, where the phase wants that and there are several."""
-    if not phase.balance or len(network.backbones) == 1:
+    if not phase.ogm or len(network.backbones) == 1:
         return []
-    return [Balance(top, network, *fed.some(SAMPLES), top.optimizer.slowed, phase.balance)]
+    return [Balance(top, network, *fed.some(SAMPLES), top.optimizer.slowed, phase.ogm)]
 
 
 def choose(keeper: Keeper, start: Weights, phase: Phase) -> tuple[Weights, str, float]:
@@ -142,19 +142,18 @@ def choose(keeper: Keeper, start: Weights, phase: Phase) -> tuple[Weights, str, 
     """
     judge, margin = keeper.judge, keeper.margin
     epochs = keeper.wanted()
-    weights, kept = keeper.checkpoint.epoch(epochs[0]), f"epoch {epochs[0] + 1}"
+    candidates, kept = [keeper.checkpoint.epoch(epoch) for epoch in epochs], f"epoch {epochs[0] + 1}"
     if not judge.val:
-        return weights, kept, keeper.history.result
-    if phase.soup > 1:
-        weights, count = averaging.greedy_soup([keeper.checkpoint.epoch(epoch) for epoch in epochs], judge, margin)
-        kept = f"the average of {count} epochs" if count > 1 else kept
+        return candidates[0], kept, keeper.history.result
+    weights, count, score = averaging.greedy_soup(candidates, judge, margin)
+    kept = f"the average of {count} epochs" if count > 1 else kept
     if phase.interpolate:
-        weights, share = averaging.interpolate(start, weights, judge, margin)
+        weights, share, score = averaging.interpolate(start, weights, score, judge, margin)
         kept = kept if share == 1 else f"{share:.1f} of the way from the start to {kept}"
     began = keeper.history.start[0]
-    if (found := judge(weights)) + margin < began:
+    if score + margin < began:
         return start, "the start, than which nothing was better", began
-    return weights, kept, found
+    return weights, kept, score
 
 
 @contextlib.contextmanager

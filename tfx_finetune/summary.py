@@ -111,6 +111,12 @@ def report(plan: Plan, data: Data, found: Outcome) -> page.Report:
     groups = data.table.columns["group"][data.table.split == "test"]
     bundle = found.bundle.manifest
     shares = {} if found.shares is None else dict(zip(data.modalities, found.shares.mean(0).tolist(), strict=True))
+    heads = tuple(
+        _head(head, task, found.scores, targets[head], outputs[f"{head}/scores"], groups)
+        for head, task in data.tasks.items()
+        # What a language adds to a shared head is one number of a table; a head may be asked nothing here.
+        if not task.pool and f"{head}/{task.score}" in found.scores
+    )
     return page.Report(
         title=data.source.name,
         command=" ".join(["python -m tfx_finetune.train", *sys.argv[1:]]),
@@ -119,18 +125,13 @@ def report(plan: Plan, data: Data, found: Outcome) -> page.Report:
         seconds=sum(history.seconds for history in found.histories),
         environment=environment(),
         seed=plan.run.seed,
-        verdict=_verdict(data, found, groups),
+        verdict=_verdict(data, found, heads),
         data=_data(data, plan.route),
         phases=tuple(
             page.Curve(h.phase, h.seconds, h.trained, h.parameters, h.metrics, h.best_epoch, h.kept)
             for h in found.histories
         ),
-        heads=tuple(
-            _head(head, task, found.scores, targets[head], outputs[f"{head}/scores"], groups)
-            for head, task in data.tasks.items()
-            # What a language adds to a shared head is one number of a table; a head may be asked nothing here.
-            if not task.pool and f"{head}/{task.score}" in found.scores
-        ),
+        heads=heads,
         mistakes=tuple(
             mistake
             for head in data.tasks
@@ -149,17 +150,15 @@ def report(plan: Plan, data: Data, found: Outcome) -> page.Report:
     )
 
 
-def _verdict(data: Data, found: Outcome, groups: np.ndarray) -> page.Verdict:
+def _verdict(data: Data, found: Outcome, heads: Sequence[scored.HeadResult]) -> page.Verdict:
     """The score in one line; how far it may be off is known where a head alone is right or wrong about each sample."""
-    (head, task), *others = data.tasks.items()
-    targets, outputs = found.reference
-    alone = not others and not task.places
+    task, *others = data.tasks.values()
     return page.Verdict(
         score=score(data.tasks, found.scores),
         name="mean score" if others else task.score,
         samples=len(found.test),
         noun=next(iter(data.modalities.values())).noun if len(data.modalities) == 1 else "samples",
-        interval=interval(task.correct(targets[head], outputs[f"{head}/scores"]), groups) if alone else None,
+        interval=heads[0].interval if heads and not others else None,
     )
 
 

@@ -171,7 +171,7 @@ def _measured(bundle: Bundle, checks: Sequence[Check]) -> list[Check]:
             mixed = len(floats) < operators and bundle.export(check.format).quantized
             named = tuple(dict.fromkeys(map(litert.layer, floats))) if mixed else ()
             counts = {"operators": operators, "floats": len(floats), "float_layers": named}
-            speed = {"latency": whole["median_ms"], "latency_one": alone["median_ms"], "memory": whole["memory_mb"]}
+            speed = {"latency": whole["latency"], "latency_one": alone["latency"], "memory": whole["memory"]}
             sizes |= counts | speed
         done.append(dataclasses.replace(check, **sizes))
     return done

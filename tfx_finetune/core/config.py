@@ -25,7 +25,7 @@ class Phase:
     )
     in_turn: bool = option(False, "train each of several towers in a phase of its own, one after another")
     rates: str = option("1", "factor of the towers' learning rates; or one each, such as image=1, text=0.1")
-    balance: float = option(0.0, "how much a tower that learns faster than the others is slowed (OGM); 0 not", low=0)
+    ogm: float = option(0.0, "how much a tower that learns faster than the others is slowed (arXiv 2203.15332)", low=0)
     adapter: str = option("", "what is trained inside those groups in place of all weights, such as lora(rank=4)")
     optimizer: str = option("adamw", "how weights step", choices=("adamw", "sgd", "lion", "muon"))
     schedule: str = option(

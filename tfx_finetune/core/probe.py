@@ -34,21 +34,25 @@ def probe(paths: Sequence[Path], threads: Sequence[int], repeats: int) -> list[d
 
 
 def measure(start: Callable[[], Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Milliseconds of opening and of a call (median, and 90 % are faster than p90), and the MB that both took.
+    """Speed and memory, by name.
 
     Args:
         start: Opens what is measured, and returns the call.
         repeats: Calls, after one that warms up.
+
+    Returns:
+        `opening` and `latency` in milliseconds (of a call, the median; 90 % are faster than `latency_p90`), and the
+        `memory` in MB that both took.
     """
     before, started = peak(), time.perf_counter()
     call = start()
     opening = time.perf_counter() - started
     times = latencies(call, repeats)
     return {
-        "median_ms": round(statistics.median(times), 3),
-        "p90_ms": round(sorted(times)[int(0.9 * (len(times) - 1))], 3),
-        "opening_ms": round(1000 * opening, 1),
-        "memory_mb": round(peak() - before, 1),
+        "latency": round(statistics.median(times), 3),
+        "latency_p90": round(sorted(times)[int(0.9 * (len(times) - 1))], 3),
+        "opening": round(1000 * opening, 1),
+        "memory": round(peak() - before, 1),
     }
 
 
