@@ -30,6 +30,7 @@ PURE = {
     "functional",
     "refit",
     "dataset",
+    "depthwise",
     "pixels",
     "geometry",
     "sound",

@@ -13,6 +13,18 @@ plain = tf.autograph.experimental.do_not_convert
 """Nothing in a pipeline here needs autograph, which doubles the time of tracing."""
 
 
+def apart(function: Callable[..., Any], **options: Any) -> Any:
+    """A function that graphs call, where TensorFlow would put all that it does in the place of each call.
+
+    A pipeline that calls such ones several times is made in half the time; its samples take as long as before.
+
+    Args:
+        function: From tensors to tensors.
+        options: Those of `tf.function`.
+    """
+    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True}, **options)
+
+
 def schema(source: Source) -> dict[str, Any]:
     """The columns that a source's samples have, with their types."""
     return source.read(next(iter(source.sizes))).element_spec

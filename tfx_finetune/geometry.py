@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune import masks
+from tfx_finetune.dataset import apart
 from tfx_finetune.pixels import rounded
 from tfx_finetune.places import UNTOLD
 
@@ -100,6 +101,13 @@ def shown(
         at: Where it is looked at, down and across, of the room that there is, 0 to 1, (2,).
         min_visible: See `windowed`.
     """
+    return sample | _shown(moved(sample), size, factor, at, min_visible)
+
+
+@apart
+def _shown(
+    sample: dict[str, Any], size: tf.Tensor, factor: tf.Tensor, at: tf.Tensor, min_visible: float
+) -> dict[str, Any]:
     shape = tf.cast(tf.shape(sample["image"])[:2], tf.float32)
     window = tf.maximum(tf.round(tf.cast(size, tf.float32) / factor), 1)
     corner = tf.round(at * (shape - window))

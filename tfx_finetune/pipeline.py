@@ -24,7 +24,7 @@ from tfx_finetune.contracts import (
     Source,
     Task,
 )
-from tfx_finetune.dataset import decoded, finished, mapped, marked, plain
+from tfx_finetune.dataset import apart, decoded, finished, mapped, marked, plain
 from tfx_finetune.order import Order
 from tfx_finetune.places import Change, Indexed, Partners
 from tfx_finetune.plan import Plan, modality
@@ -195,7 +195,7 @@ class Data:
     @functools.cached_property
     def _reads(self) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
         """`_partner` as one function of a graph, in which every partner of every view calls it."""
-        return tf.function(self._partner, input_signature=[tf.TensorSpec((), tf.int64)], autograph=False)
+        return apart(self._partner, input_signature=[tf.TensorSpec((), tf.int64)])
 
     def _partner(self, place: tf.Tensor) -> dict[str, tf.Tensor]:
         """A sample by its place in the source, with what moves beside its picture, neither of them changed."""
