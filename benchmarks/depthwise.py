@@ -1,0 +1,57 @@
+"""The gradient of wide depthwise kernels by columns, beside TensorFlow's own.
+
+    python benchmarks/depthwise.py
+
+Milliseconds (median of 30) of the gradients of a batch for what goes in and for the kernel, into benchmarks/RESULTS.md.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import tensorflow as tf
+from results import record
+
+from tfx_finetune.depthwise import convolved
+
+# Batch, side, channels, side of the kernel, stride: of EfficientNet-Lite0 at 224 pixels, and of ConvNeXt's last stage.
+_CASES = [(32, 7, 1152, 5, 1), (32, 14, 672, 5, 1), (32, 14, 672, 5, 2), (32, 28, 240, 5, 1), (32, 7, 768, 7, 1)]
+
+
+def main() -> None:
+    """Measures every case and writes the table."""
+    rows = ["| batch x places x channels | kernel | stride | TensorFlow, ms | columns, ms | ratio |", "|" + "---|" * 6]
+    for batch, side, channels, width, stride in _CASES:
+        x, kernel = tf.random.normal((batch, side, side, channels)), tf.random.normal((width, width, channels, 1))
+        theirs, mine = median(_whole, x, kernel, stride), median(convolved, x, kernel, stride)
+        shape = f"{batch} x {side} x {side} x {channels}"
+        rows.append(f"| {shape} | {width} x {width} | {stride} | {theirs:.1f} | {mine:.1f} | {theirs / mine:.1f} |")
+    record("depthwise", "Gradients of depthwise kernels", "\n".join(rows))
+
+
+def _whole(x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str) -> tf.Tensor:
+    return tf.nn.depthwise_conv2d(x, kernel, [1, stride, stride, 1], padding)
+
+
+def median(
+    run: Callable[[tf.Tensor, tf.Tensor, int, str], tf.Tensor], x: tf.Tensor, kernel: tf.Tensor, stride: int
+) -> float:
+    """Milliseconds of both gradients."""
+
+    @tf.function
+    def step() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            y = run(x, kernel, stride, "SAME")
+        return tape.gradient(y, [x, kernel])
+
+    times = []
+    for _ in range(33):
+        started = time.perf_counter()
+        step()
+        times.append(1000 * (time.perf_counter() - started))
+    return statistics.median(times[3:])
+
+
+if __name__ == "__main__":
+    main()
