@@ -42,6 +42,7 @@ def main() -> None:
         return
     from results import record
 
+    call = int(time.time())
     kept: dict[str, Any] = json.loads(RUNS.read_text()) if RUNS.exists() else {}
     for data in given.get("--data", ["tux", "fashion"]):
         with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +53,7 @@ def main() -> None:
                 for name in given.get("--only", CONTESTANTS):
                     result = measured(worker("ours" if name == "warm_cache" else name, place, seed))
                     mine = result["wall"] if name == "ours" else mine
-                    result |= {"ratio": result["wall"] / mine} if mine else {}
+                    result |= {"call": call} | ({"ratio": result["wall"] / mine} if mine else {})
                     print(data, seed, name, result, file=sys.stderr)
                     if "skipped" not in result:
                         kept.setdefault(data, {}).setdefault(name, {})[str(seed)] = result
@@ -86,12 +87,11 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         spent["start, tracing, report"] = np.mean([run["rest"] for run in runs])
         shown = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in spent.items())
         rows.append(f"\nSeconds of *{TITLES[name]}*: {shown}.")
-    kept, guide = ({k: r for k, r in found.get(n, {}).items() if "ratio" in r} for n in ("warm_cache", "guide"))
-    if seeds := kept.keys() & guide.keys():
-        least = min(run["stages"]["tune"] for run in kept.values())
-        share = {seed: kept[seed]["ratio"] * kept[seed]["stages"]["tune"] / kept[seed]["wall"] for seed in seeds}
-        times = np.median([guide[seed]["ratio"] / share[seed] for seed in seeds])
-        rows.append(f"\nWere all but `tune` free, it would take {least:.0f} s, the guide {times:.0f} times as long.")
+    warm, guide = found.get("warm_cache", {}), found.get("guide", {})
+    beside = [seed for seed in warm.keys() & guide.keys() if warm[seed].get("call") == guide[seed].get("call")]
+    if seeds := [seed for seed in beside if "call" in guide[seed]]:
+        times = np.median([guide[seed]["wall"] / warm[seed]["stages"]["tune"] for seed in seeds])
+        rows.append(f"\nWere all but `tune` free, the guide would take {times:.0f} times as long.")
     return "\n".join(rows)
 
 
