@@ -88,8 +88,8 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         shown = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in spent.items())
         rows.append(f"\nSeconds of *{TITLES[name]}*: {shown}.")
     warm, guide = found.get("warm_cache", {}), found.get("guide", {})
-    beside = [seed for seed in warm.keys() & guide.keys() if warm[seed].get("call") == guide[seed].get("call")]
-    if seeds := [seed for seed in beside if "call" in guide[seed]]:
+    together = [seed for seed in warm.keys() & guide.keys() if warm[seed].get("call") == guide[seed].get("call")]
+    if seeds := [seed for seed in together if "call" in guide[seed]]:
         times = np.median([guide[seed]["wall"] / warm[seed]["stages"]["tune"] for seed in seeds])
         rows.append(f"\nWere all but `tune` free, the guide would take {times:.0f} times as long.")
     return "\n".join(rows)
