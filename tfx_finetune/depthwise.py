@@ -1,8 +1,8 @@
 """Layer 1: the gradient of wide depthwise kernels on a CPU, a few columns of the kernel at a time.
 
 TensorFlow computes it by oneDNN, which on a CPU has code of its own for depthwise kernels of up to three columns. Wider
-ones it computes as convolutions of 16 groups at once, nearly all of whose products are thrown away: 5 x 5 kernels over
-14 x 14 places take 2 times as long as here, over 7 x 7 places 2.7 times, 7 x 7 kernels there 5 times.
+ones it computes as convolutions of 16 groups at once, nearly all of whose products are thrown away, and takes twice as
+long (`benchmarks/depthwise.py`).
 """
 
 import contextlib
