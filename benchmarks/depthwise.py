@@ -6,12 +6,12 @@ Milliseconds (median of 30) of the gradients of a batch for what goes in and for
 """
 
 import statistics
-import time
 from collections.abc import Callable
 
 import tensorflow as tf
 from results import record
 
+from tfx_finetune.core.probe import latencies
 from tfx_finetune.depthwise import convolved
 
 # Batch, side, channels, side of the kernel, stride: of EfficientNet-Lite0 at 224 pixels, and of ConvNeXt's last stage.
@@ -45,12 +45,7 @@ def median(
             y = run(x, kernel, stride, "SAME")
         return tape.gradient(y, [x, kernel])
 
-    times = []
-    for _ in range(33):
-        started = time.perf_counter()
-        step()
-        times.append(1000 * (time.perf_counter() - started))
-    return statistics.median(times[3:])
+    return statistics.median(latencies(step, 30))
 
 
 if __name__ == "__main__":

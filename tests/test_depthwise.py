@@ -1,5 +1,7 @@
 """The gradient of wide depthwise kernels by columns, beside TensorFlow's own."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -75,7 +77,7 @@ def test_training_comes_to_the_same_weights():
     for quick in (False, True):
         model.set_weights(start)
         model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
-        with quick_gradients(model if quick else keras.Model(model.inputs, model.inputs)):
+        with quick_gradients(model) if quick else contextlib.nullcontext():
             model.fit(drawn(64, 9, 10, 6), drawn(64, 6), epochs=3, shuffle=False, verbose=0)
         ends.append(model.get_weights())
     moved = [np.abs(end - begin).max() for end, begin in zip(ends[0], start, strict=True)]
