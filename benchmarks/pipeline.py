@@ -22,7 +22,7 @@ from tfx_finetune.contracts import MODALITIES, Card
 from tfx_finetune.core import hardware
 from tfx_finetune.core.spec import Spec
 
-SIZES = {(500, 375): 400, (1600, 1200): 60, (4000, 3000): 16}
+SIZES = {(500, 375): 2_000, (1600, 1200): 300, (4000, 3000): 64}
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from tfx_finetune.contracts import MODALITIES, Card
 from tfx_finetune.core.errors import UserError
@@ -64,6 +65,13 @@ def palette():
     return photo().quantize(16)
 
 
+def long_text():
+    """More than what is looked at of the heads of files."""
+    text = PngInfo()
+    text.add_text("comment", "tRNs " * 20_000)
+    return text
+
+
 FILES = {
     "jpeg": (lambda: encoded(photo(), "JPEG"), 0),
     "jpeg 420 progressive": (lambda: encoded(photo(), "JPEG", progressive=True, subsampling=2), 1),
@@ -74,6 +82,10 @@ FILES = {
     "png grey alpha": (lambda: encoded(cutout().convert("LA"), "PNG"), 1),
     "png palette": (lambda: encoded(palette(), "PNG"), 0),
     "png palette transparent": (lambda: encoded(palette(), "PNG", transparency=3), 0),
+    "png grey transparent": (lambda: encoded(photo().convert("L"), "PNG", transparency=128), 0),
+    "png colour transparent": (lambda: encoded(photo(), "PNG", transparency=photo().getpixel((3, 3))), 0),
+    "png 2 bit palette transparent": (lambda: encoded(photo().quantize(4), "PNG", transparency=1), 0),
+    "png 1 bit behind a long text": (lambda: encoded(photo().convert("1"), "PNG", pnginfo=long_text()), 0),
     "png 2 bit palette": (lambda: encoded(photo().quantize(4), "PNG"), 0),
     "png 1 bit": (lambda: encoded(photo().convert("1"), "PNG"), 0),
     "gif": (lambda: encoded(palette(), "GIF"), 0),

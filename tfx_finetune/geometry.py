@@ -45,7 +45,9 @@ def has_mask(sample: dict[str, Any]) -> bool:
 
 def mirrored(sample: dict[str, Any]) -> dict[str, Any]:
     """Left to right."""
-    found: dict[str, tf.Tensor] = {name: sample[name][:, ::-1] for name in ("image", "mask") if name in moved(sample)}
+    # Several times as fast as a slice with a step of -1.
+    pixels = [name for name in ("image", "mask") if name in moved(sample)]
+    found: dict[str, tf.Tensor] = {name: tf.reverse(sample[name], [1]) for name in pixels}
     if has_boxes(sample):
         left, top, right, bottom = tf.unstack(sample["boxes"], axis=-1)
         found["boxes"] = tf.stack([1 - right, top, 1 - left, bottom], -1)

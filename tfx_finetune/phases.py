@@ -35,6 +35,9 @@ from tfx_finetune.unfreezing import factors
 
 Watch = Callable[[str, int, float], None]
 _DISTILL = Distill()
+# Between two runs of them Keras goes through its callbacks, which takes as long as a step of a small top; the bar
+# moves with each run.
+_MOST_AT_ONCE = 8
 
 
 def _nobody(phase: str, epoch: int, score: float) -> None:
@@ -79,7 +82,7 @@ def fit_phase(
     set_stochastic_depth(network, phase.stochastic_depth)
     with adapted(network, phase), quick_gradients(top):
         start = top.get_weights()
-        compile_top(top, network, phase, steps, plan.run.distill, objectives)
+        compile_top(top, network, phase, steps, plan.run.distill, objectives, together(steps))
         history.trained, history.parameters = _count(top.trainable_weights), _count(network.model.weights)
         with progress.bar(name, phase.epochs * steps) as advance:
             judge = Judge(top, network, fed.val)
@@ -111,8 +114,12 @@ def compile_top(
     steps: int,
     distill: Distill = _DISTILL,
     objectives: Mapping[str, Term] | None = None,
+    at_once: int = 1,
 ) -> None:
-    """Compiles the top, with the outputs of objectives, for a phase of `phase.epochs` epochs of `steps` steps."""
+    """Compiles the top, with the outputs of objectives, for a phase of `phase.epochs` epochs of `steps` steps.
+
+    So many of them `at_once` are one call of TensorFlow.
+    """
     start = [weight.numpy() for weight in top.trainable_weights]
     loss, weights = with_objectives(with_teacher(losses(network), top, network, distill), objectives or {})
     each = rates(network, top, phase.layer_decay, factors("rates", phase.rates, network.backbones))
@@ -124,7 +131,13 @@ def compile_top(
         # What stands beside samples without their labels is not counted.
         **{"weighted_metrics" if objectives else "metrics": metrics},
         jit_compile=hardware.detect().jit_compile,
+        steps_per_execution=at_once,
     )
+
+
+def together(steps: int) -> int:
+    """How many steps of an epoch are run at once: the most that divide it, else Keras would run into the next one."""
+    return max(count for count in range(1, _MOST_AT_ONCE + 1) if steps % count == 0)
 
 
 def balanced(top: keras.Model, network: Network, fed: Feed, phase: Phase) -> list[keras.callbacks.Callback]:

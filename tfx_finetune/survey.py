@@ -16,7 +16,7 @@ from tfx_finetune.contracts import TASKS, Labels, Modality, Source, Task
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.dataset import finished, schema
+from tfx_finetune.dataset import as_numpy, schema
 from tfx_finetune.examine import decoder, examine, marks
 from tfx_finetune.places import Places
 from tfx_finetune.plan import Plan, draft_of
@@ -97,7 +97,7 @@ def survey(
 
     def rows() -> Iterator[tuple[str, dict[str, Any]]]:
         for part in source.sizes:
-            yield from ((part, sample) for sample in finished(source.read(part)).as_numpy_iterator())
+            yield from ((part, sample) for sample in as_numpy(source.read(part)))
 
     found: list[tuple[str, ...]] = []
     total = sum(source.sizes.values())

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfx_finetune.modalities.bmp import decode_bmp
 from tfx_finetune.modalities.exif import upright
 from tfx_finetune.modalities.gif import transparency_over
-from tfx_finetune.modalities.header import find, number, one_node
+from tfx_finetune.modalities.header import number, one_node
 
 Colour = tuple[int, int, int]
 
@@ -67,13 +67,17 @@ def _jpeg(raw: tf.Tensor, background: Colour, max_pixels: int, enough: int) -> t
 
 
 def _png(raw: tf.Tensor, background: Colour, max_pixels: int) -> tf.Tensor:
+    # Before the pixels stands whether there is transparency: by the kind of colour, or in a block of its own.
+    before = tf.strings.split(raw, b"IDAT", maxsplit=1)[0]
+    block = tf.shape(tf.strings.split(before, b"tRNS", maxsplit=1))[0] > 1
+    opaque = (number(raw, 25, 1) & 4 == 0) & ~block
     with _not_above(number(raw, 16, 4, "big"), number(raw, 20, 4, "big"), max_pixels):
-        pixels = tf.io.decode_png(raw, channels=4)
-    # Of less than 8 bits without transparency TensorFlow gives an alpha of 2^bits - 1 in place of 255.
-    head = tf.io.decode_raw(tf.strings.substr(raw, 0, 4096), tf.uint8)
-    shallow = (number(raw, 24, 1) < 8) & (find(head, b"tRNS") < 0)
-    pixels = tf.maximum(pixels, tf.cast(tf.where(shallow, [0, 0, 0, 255], [0, 0, 0, 0]), tf.uint8))
-    return upright(_over(pixels, background), tf.strings.substr(raw, 0, 65536), b"eXIf", 4)
+        pixels = tf.cond(
+            opaque,
+            lambda: tf.io.decode_png(raw, channels=3),
+            lambda: _over(tf.io.decode_png(raw, channels=4), background),
+        )
+    return upright(pixels, tf.strings.substr(raw, 0, 65536), b"eXIf", 4)
 
 
 def _gif(raw: tf.Tensor, background: Colour, max_pixels: int) -> tf.Tensor:

@@ -97,21 +97,32 @@ def fit(pixels: tf.Tensor, side: int, resize: Resize, background: tf.Tensor) -> 
     Returns:
         uint8 (side, side, channels).
     """
-    channels = background.shape[0]
-    target = _target(tf.shape(pixels)[:2], side, resize)
-    same = tf.reduce_all(tf.equal(tf.shape(pixels)[:2], target))
-    resized = tf.cond(same, lambda: pixels, lambda: _resized(pixels, target))
-    before = tf.abs(side - target) // 2
-    if resize == "pad":
-        after = side - target - before
-        # Padding is with zeros; what is the background's colour is zero in between.
-        masked = tf.pad(
-            tf.bitwise.bitwise_xor(resized, background), [[before[0], after[0]], [before[1], after[1]], [0, 0]]
-        )
-        resized = tf.bitwise.bitwise_xor(masked, background)
-    elif resize == "crop":
-        resized = resized[before[0] : before[0] + side, before[1] : before[1] + side]
-    return tf.ensure_shape(resized, (side, side, channels))
+    shape = tf.shape(pixels)[:2]
+    target = _target(shape, side, resize)
+    as_it_is = tf.reduce_all(tf.equal(shape, target))
+    resized = tf.cond(as_it_is, lambda: pixels, lambda: _resized(pixels, target))
+    square = tf.reduce_all(tf.equal(target, side))
+    shaped = {"pad": _padded, "crop": _cropped}.get(resize)
+    fitted = tf.cond(square, lambda: resized, lambda: shaped(resized, side, background)) if shaped else resized
+    return tf.ensure_shape(fitted, (side, side, background.shape[0]))
+
+
+def _padded(pixels: tf.Tensor, side: int, background: tf.Tensor) -> tf.Tensor:
+    """In the middle of a square."""
+    height, width, channels = tf.unstack(tf.shape(pixels))
+    above, left = (side - height) // 2, (side - width) // 2
+
+    def bar(height: tf.Tensor, width: tf.Tensor | int) -> tf.Tensor:
+        return tf.broadcast_to(background, tf.stack([height, width, channels]))
+
+    wide = tf.concat([bar(height, left), pixels, bar(height, side - width - left)], 1)
+    return tf.concat([bar(above, side), wide, bar(side - height - above, side)], 0)
+
+
+def _cropped(pixels: tf.Tensor, side: int, background: tf.Tensor) -> tf.Tensor:
+    """The middle square."""
+    before = (tf.shape(pixels)[:2] - side) // 2
+    return pixels[before[0] : before[0] + side, before[1] : before[1] + side]
 
 
 def lay(shape: tf.Tensor, side: int, resize: Resize) -> Lay:
