@@ -23,11 +23,12 @@ from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
 from tfx_finetune.engine import engine
 from tfx_finetune.evaluate import predictions
+from tfx_finetune.functional import predictor
 from tfx_finetune.model import Network, build_model, build_towers, cut
 from tfx_finetune.phases import fit_phase
 from tfx_finetune.pipeline import Data, prepare_data
 from tfx_finetune.plan import Plan, check
-from tfx_finetune.servable import answer, servable
+from tfx_finetune.servable import servable
 
 
 def main() -> None:
@@ -58,7 +59,8 @@ def measure(run: Run) -> dict[str, float]:
     test = features.collect(data, "test", 1, {}, {"image": "prepared"}, folder)
     for name, phase in plan.phases.items():
         fit_phase(network, name, phase, data, plan)
-        targets, outputs = predictions(answer(servable(plan, network, data.modalities, {})), test.batches(32))
+        model = servable(plan, network, data.modalities, {}).model
+        targets, outputs = predictions(predictor(model), test.batches(32))
         found[name] = float(data.tasks["label"].correct(targets["label"], outputs["label/scores"]).mean())
     shutil.rmtree(folder)
     return found

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfx_finetune import survey
+from tfx_finetune import opening
 from tfx_finetune.contracts import MODALITIES, SPLITS, Card, Labels, Modality, Source
 from tfx_finetune.core import config
 from tfx_finetune.core.config import Run
@@ -77,7 +77,7 @@ def table(root: Path, text: str, name: str = "data.csv") -> Path:
 
 
 class Loaded(NamedTuple):
-    """What `survey.load` returns."""
+    """What `opening.load` returns."""
 
     source: Source
     table: Table
@@ -88,7 +88,7 @@ def load(data: Path, **options: object) -> Loaded:
     """Surveys and splits the data of a run with these options; a double underscore stands for the dot."""
     given = {name.replace("__", "."): value for name, value in options.items()}
     plan = check(config.replace(Run(data=str(data)), given))
-    source, _, table, tasks = survey.load(plan, {"image": modality(plan.run.image.max_pixels)})
+    source, _, table, tasks = opening.load(plan, {"image": modality(plan.run.image.max_pixels)})
     found = table, {head: task.labels for head, task in tasks.items()}
     return Loaded(source, *found)
 

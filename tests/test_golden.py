@@ -9,8 +9,8 @@ from tests.small_data import class_folder, picture
 from tests.small_model import small
 from tfx_finetune import golden
 from tfx_finetune.contracts import Labels
+from tfx_finetune.functional import predictor
 from tfx_finetune.pipeline import labelled
-from tfx_finetune.servable import answer
 from tfx_finetune.tasks.classify import classify
 
 
@@ -24,7 +24,7 @@ def test_golden_samples_are_spread_over_the_test_split(model, tmp_path):
     data = class_folder(tmp_path / "data", a=12, b=8)
     task = classify(Labels(("a", "b"), (1, 1), 2))
     data = labelled(str(data), {"image": model.modality}, {"kind": task}, "", 0.0)
-    found = golden.choose(data, model.servable, answer(model.servable))
+    found = golden.choose(data, model.servable, predictor(model.servable.model))
     assert len(found.raw) == golden.COUNT == 8
     files = sorted((tmp_path / "data").rglob("*.png"))
     chosen = [files.index(next(path for path in files if path.read_bytes() == raw["image"])) for raw in found.raw]

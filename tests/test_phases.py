@@ -9,6 +9,7 @@ import pytest
 from tests.assets import asset
 from tests.commands import shapes
 from tests.small_data import complaint
+from tfx_finetune import phases
 from tfx_finetune.averaging import standard_error
 from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.config import Cache, Phase, Run, Samples
@@ -61,6 +62,26 @@ def fitted(prepared, folder, **options):
     network.model.set_weights(start)
     phase = Phase(**({"epochs": 4, "learning_rate": 1e-3, "unfreeze": "2", "views": 1} | options))
     return fit_phase(network, "tune", phase, data, dataclasses.replace(plan, workdir=folder))
+
+
+def test_steps_at_once_are_the_same_steps(prepared, tmp_path, monkeypatch):
+    """An epoch run in parts of several steps ends with the weights of one that is run step by step."""
+    _, data, network, _ = prepared
+    found = {}
+    for most in (1, data.steps):
+        monkeypatch.setattr(phases, "_MOST_AT_ONCE", most)
+        assert phases.together(data.steps) == most
+        history = fitted(prepared, tmp_path / str(most), epochs=2)
+        found[most] = network.model.get_weights()
+        assert history.epochs == 2
+    for one, other in zip(*found.values(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize(("steps", "count"), [(1, 1), (7, 7), (8, 8), (11, 1), (12, 6), (250, 5), (256, 8)])
+def test_steps_at_once_divide_an_epoch(steps, count):
+    """Keras would run over the end of an epoch, and miss what is done there."""
+    assert phases.together(steps) == count
 
 
 def accuracy(prepared, split="val"):

@@ -15,9 +15,9 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.deployed import Servable, answers
 from tfx_finetune.evaluate import evaluate, predictions
 from tfx_finetune.feed import prepared
+from tfx_finetune.functional import predictor
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
-from tfx_finetune.servable import answer
 
 # A file is judged a dozen times and more.
 _MOST = 256
@@ -48,7 +48,7 @@ def gated(plan: Plan, data: Data, served: Servable) -> Servable:
     """
     if not any(export.selective for export in plan.exports.values()):
         return served
-    model = answer(served)
+    model = predictor(served.model)
     if count := data.table.size("val"):
         val = prepared(data, "val", plan)
         chosen = evenly(count, _MOST)

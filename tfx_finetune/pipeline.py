@@ -25,13 +25,14 @@ from tfx_finetune.contracts import (
     Task,
 )
 from tfx_finetune.dataset import apart, decoded, finished, mapped, marked, plain
+from tfx_finetune.opening import load, opened
 from tfx_finetune.order import Order
 from tfx_finetune.places import Change, Indexed, Partners
 from tfx_finetune.plan import Plan, modality
 from tfx_finetune.samples import Table
 from tfx_finetune.shares import drawing
 from tfx_finetune.sources.recognize import recognize
-from tfx_finetune.survey import load, opened, placed
+from tfx_finetune.survey import placed
 
 
 @dataclass(frozen=True)

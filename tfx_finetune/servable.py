@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import tensorflow as tf
 
 from tfx_finetune import located
-from tfx_finetune.contracts import Batch, Modality, Predict
+from tfx_finetune.contracts import Batch, Modality
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.deployed import Servable
 from tfx_finetune.evaluate import decoded
@@ -62,16 +61,3 @@ def _about(plan: Plan, network: Network) -> dict[str, str]:
 
 def _listed(specs: Mapping[str, Spec]) -> str:
     return ", ".join(map(str, specs.values()))
-
-
-def answer(servable: Servable) -> Predict:
-    """Returns the trained model as a function from prepared inputs to decoded outputs by name."""
-    # One graph for any batch: the last one is smaller, and would be traced again.
-    specs = {name: tf.TensorSpec([None, *shape], dtype) for name, (shape, dtype) in servable.inputs.items()}
-    run = tf.function(lambda inputs: servable.model(inputs, training=False), input_signature=[specs])
-
-    def predict(inputs: Batch) -> Batch:
-        fed = {name: np.asarray(inputs[name], dtype) for name, (_, dtype) in servable.inputs.items()}
-        return {name: value.numpy() for name, value in run(fed).items()}
-
-    return predict

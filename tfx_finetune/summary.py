@@ -21,6 +21,7 @@ from tfx_finetune.evaluate import asked
 from tfx_finetune.features import Store
 from tfx_finetune.intervals import interval
 from tfx_finetune.model import Network
+from tfx_finetune.opening import specs_of
 from tfx_finetune.pack import describe
 from tfx_finetune.parts import parts
 from tfx_finetune.pipeline import Data
@@ -29,7 +30,6 @@ from tfx_finetune.report import MOST_MISTAKES
 from tfx_finetune.routing import own
 from tfx_finetune.shown import scenes
 from tfx_finetune.subsets import Subset
-from tfx_finetune.survey import specs_of
 from tfx_finetune.transfer import Transfer
 from tfx_finetune.verify import score
 

@@ -42,13 +42,14 @@ def train(run: Run) -> "Bundle":
     from tfx_finetune.evaluate import evaluate, predictions
     from tfx_finetune.features import evict, forget
     from tfx_finetune.feed import prepared
+    from tfx_finetune.functional import predictor
     from tfx_finetune.gate import gated
     from tfx_finetune.golden import choose
     from tfx_finetune.pack import create, finish
     from tfx_finetune.plan import check
     from tfx_finetune.report import write_report
     from tfx_finetune.routing import slices
-    from tfx_finetune.servable import answer, servable
+    from tfx_finetune.servable import servable
     from tfx_finetune.setup import set_up
     from tfx_finetune.strategy import fit
     from tfx_finetune.subsets import subsets
@@ -73,7 +74,7 @@ def train(run: Run) -> "Bundle":
     # The trained model's own answers are what every file has to give again.
     served = servable(plan, compressed.network, data.modalities, data.examples(run.calibration), compressed.rounded)
     test = prepared(data, "test", plan)
-    model = answer(served)
+    model = predictor(served.model)
     reference = predictions(model, test.batches(32), network.tasks)
     scores = evaluate(network.tasks, *reference, slices(data.table, "test"))
 

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from tfx_finetune.contracts import EXPORTS, Batch
+from tfx_finetune.contracts import EXPORTS
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.deployed import Export, Reader, Servable
-from tfx_finetune.functional import read
+from tfx_finetune.functional import predictor, read
 
 
 @EXPORTS.register
@@ -36,20 +35,12 @@ def load(path: Path) -> Reader:
         UserError: It is not a Keras file that can be read, or not one of this package.
     """
     try:
-        model = read(path)
-        specs = {name: tf.TensorSpec(tensor.shape, tensor.dtype) for name, tensor in model.input.items()}
+        predict = predictor(read(path))
     except (ValueError, OSError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         # A class that Keras does not know is its only error of this type.
         todo = "name the modules of its own layers with --plugins" if isinstance(error, TypeError) else ""
         received = f"{path} ({first_line(error)})"
         raise UserError("not a readable Keras file of this package", received=received, todo=todo) from None
-    # One graph for every size of batch; `predict_on_batch` makes a new one for each of the first sizes that it meets.
-    run = tf.function(lambda inputs: model(inputs, training=False), input_signature=[specs], autograph=False)
-
-    def predict(inputs: Batch) -> Batch:
-        fed = {name: tf.cast(inputs[name], spec.dtype) for name, spec in specs.items()}
-        return {name: value.numpy() for name, value in run(fed).items()}
-
     return Reader(predict)
 
 
