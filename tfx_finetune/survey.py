@@ -1,12 +1,13 @@
 """STATION: what is in a source: every sample is read once, so that whatever cannot be read is known before training."""
 
+import functools
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from tfx_finetune.examine import decoder, examine, marks
 from tfx_finetune.places import Places
 from tfx_finetune.samples import Table
 from tfx_finetune.sources.rows import as_text
+
+Row: TypeAlias = dict[str, Any]
 
 # What to do with data that has no labels of whole samples.
 _HEADS = {"objects": "use --heads=detect()", "mask": "use --heads=segment()"}
@@ -70,31 +73,15 @@ def survey(
     _check_columns(source, columns)
     known = schema(source)
     keep = tuple(dict.fromkeys((*columns, "group", *(lane for lane in routing.LANES if lane in known))))
+    # Made before there are threads, each of which would make its own.
     decoders = {tower: decoder(modality.decode) for tower, modality in modalities.items()}
+    look = functools.partial(_look, source, modalities, places, decoders, keep, located)
 
-    def look(rows: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, ...]]:
-        examined = []
-        for tower, modality in modalities.items():
-            contents = [sample[places[tower]] for _, sample in rows]
-            paths = places[tower] in source.paths
-            how = (decoders[tower], modality.reason, modality.remark)
-            examined.append(examine(contents, paths, *how, lacking=len(modalities) > 1))
-        found = []
-        for (part, sample), each in zip(rows, zip(*examined, strict=True), strict=True):
-            digest, why = _joint(modalities, each)
-            digests, _, remarks = zip(*each, strict=True)
-            told = marks(source, sample, located, next(iter(places.values())))
-            why = why or next((wrong for _, wrong, _ in told.values() if wrong), "")
-            values = [told[column][0] if column in told else as_text(sample.get(column, "")) for column in keep]
-            digests += tuple(content for *_, content in told.values())
-            found.append((as_text(sample["file"]), digest, why, "" if why else part, *digests, *remarks, *values))
-        return found
-
-    def rows() -> Iterator[tuple[str, dict[str, Any]]]:
+    def rows() -> Iterator[tuple[str, Row]]:
         for part in source.sizes:
             yield from ((part, sample) for sample in as_numpy(source.read(part)))
 
-    found: list[tuple[str, ...]] = []
+    found: list[_Seen] = []
     total = sum(source.sizes.values())
     with ThreadPoolExecutor(hardware.detect().threads) as pool, progress.bar("read data", total) as advance:
         for chunk in _chunks(_chunks(rows(), 8), 32):
@@ -102,18 +89,78 @@ def survey(
             advance(sum(map(len, chunk)), f"{len(found)} samples of {source.name}")
     if not found:
         raise UserError("the data has no samples", received=source.name)
-    file, digest, why, part, *values = (np.array(column, dtype=object) for column in zip(*found, strict=True))
-    seen = (*modalities, *located)
-    contents, values = dict(zip(seen, values, strict=False)), values[len(seen) :]
-    notes = (*getattr(source, "notes", ()), *_remarks(modalities, values[: len(modalities)]))
-    return Table(file, digest, why, part, dict(zip(keep, values[len(modalities) :], strict=True)), contents, notes)
+    seen = _Seen(*zip(*found, strict=True))
+    return Table(
+        _objects(seen.file),
+        _objects(seen.digest),
+        _objects(seen.why),
+        _objects(seen.part),
+        _by_name(keep, seen.values),
+        _by_name((*modalities, *located), seen.contents),
+        (*getattr(source, "notes", ()), *_remarks(_by_name(modalities, seen.remarks), modalities)),
+    )
 
 
-def _remarks(modalities: Mapping[str, Modality], remarks: Sequence[np.ndarray]) -> Iterator[str]:
+class _Seen(NamedTuple):
+    """A sample, or in each field that of all of them.
+
+    file, digest, why, part: See `Table`; `part` is its `split`.
+    contents: Hash of what each tower takes, then of each column that says where something is.
+    remarks: What a person should know, by tower.
+    values: Of the columns to keep.
+    """
+
+    file: Any
+    digest: Any
+    why: Any
+    part: Any
+    contents: Any
+    remarks: Any
+    values: Any
+
+
+def _look(
+    source: Source,
+    modalities: Mapping[str, Modality],
+    places: Mapping[str, str],
+    decoders: Mapping[str, Callable],
+    keep: Sequence[str],
+    located: Mapping[str, Places],
+    rows: Sequence[tuple[str, Row]],
+) -> list[_Seen]:
+    """Looks at some samples, each with the part that it is of."""
+    examined = []
+    for tower, modality in modalities.items():
+        contents = [sample[places[tower]] for _, sample in rows]
+        how = (decoders[tower], modality.reason, modality.remark)
+        examined.append(examine(contents, places[tower] in source.paths, *how, lacking=len(modalities) > 1))
+    found = []
+    for (part, sample), each in zip(rows, zip(*examined, strict=True), strict=True):
+        digest, why = _joint(modalities, each)
+        digests, _, remarks = zip(*each, strict=True)
+        told = marks(source, sample, located, next(iter(places.values())))
+        why = why or next((wrong for _, wrong, _ in told.values() if wrong), "")
+        values = tuple(told[column][0] if column in told else as_text(sample.get(column, "")) for column in keep)
+        marked = tuple(content for *_, content in told.values())
+        found.append(
+            _Seen(as_text(sample["file"]), digest, why, "" if why else part, (*digests, *marked), remarks, values)
+        )
+    return found
+
+
+def _objects(values: Iterable[str]) -> np.ndarray:
+    return np.array(list(values), dtype=object)
+
+
+def _by_name(names: Iterable[str], rows: Iterable[Sequence[str]]) -> dict[str, np.ndarray]:
+    return {name: _objects(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+def _remarks(remarks: Mapping[str, np.ndarray], modalities: Mapping[str, Modality]) -> Iterator[str]:
     """What a person should know of samples that can be read, said and returned."""
-    for modality, said in zip(modalities.values(), remarks, strict=True):
+    for tower, said in remarks.items():
         for remark, count in sorted(Counter(filter(None, said)).items()):
-            note = f"{count} of {len(said)} {modality.noun} are {remark}"
+            note = f"{count} of {len(said)} {modalities[tower].noun} are {remark}"
             progress.say(note)
             yield note
 
