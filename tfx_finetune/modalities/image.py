@@ -112,8 +112,8 @@ def _padded(pixels: tf.Tensor, side: int, background: tf.Tensor) -> tf.Tensor:
     height, width, channels = tf.unstack(tf.shape(pixels))
     above, left = (side - height) // 2, (side - width) // 2
 
-    def bar(height: tf.Tensor, width: tf.Tensor | int) -> tf.Tensor:
-        return tf.broadcast_to(background, tf.stack([height, width, channels]))
+    def bar(rows: tf.Tensor, columns: tf.Tensor | int) -> tf.Tensor:
+        return tf.broadcast_to(background, tf.stack([rows, columns, channels]))
 
     wide = tf.concat([bar(height, left), pixels, bar(height, side - width - left)], 1)
     return tf.concat([bar(above, side), wide, bar(side - height - above, side)], 0)
