@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfx_finetune.contracts import LABEL_SEPARATOR, Source
 from tfx_finetune.core import files, progress
+from tfx_finetune.dataset import as_numpy
 from tfx_finetune.duplicates import groups, same
 from tfx_finetune.findings import Finding
 from tfx_finetune.golden import ending
@@ -57,7 +58,7 @@ def write_cleaned(path: Path, source: Source, keep: np.ndarray, group: np.ndarra
     folder = path.with_suffix("")
     with progress.bar("write", int(keep.sum())) as advance:
         for part in source.sizes:
-            for sample in source.read(part).as_numpy_iterator():
+            for sample in as_numpy(source.read(part)):
                 if keep[at]:
                     row = _row(sample, source, folder, at)
                     row |= {"group": str(group[at])} | ({} if part == "all" else {"split": part})

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfx_finetune.contracts import BACKBONES, NECKS, TASKS, Batch, Predict
 
 # TensorFlow copies the constants of a graph several times before it runs.
-_MOST_CONSTANT = 100_000_000
+_MOST_CONSTANT = 25_000_000
 
 
 def joined(inputs: Any, outputs: Any, name: str | None = None) -> keras.Model:
@@ -37,18 +37,18 @@ def read(path: Path) -> keras.Model:
 def predictor(model: keras.Model) -> Predict:
     """The model as it is now, from inputs by name, (n, ...), to outputs by name, both as NumPy has them.
 
-    Its weights are constants of the graph, up to 100 MB of them: TensorFlow then folds normalization and activations
-    into convolutions, and takes two thirds of the time.
+    Its weights, up to 25 million, are constants of the graph: TensorFlow then folds normalization and activations into
+    convolutions, and takes two thirds of the time.
     """
     # One graph for any batch: the last one is smaller, and would be traced again.
     specs = {name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for name, tensor in model.input.items()}
-    parts = model.trainable_variables, model.non_trainable_variables
+    constant = model.count_params() <= _MOST_CONSTANT
+    parts = (model.trainable_variables, model.non_trainable_variables) if constant else ()
     weights = [[np.asarray(weight) for weight in part] for part in parts]
-    small = sum(value.nbytes for part in weights for value in part) <= _MOST_CONSTANT
 
     @tf.function(input_signature=[specs], autograph=False)
     def run(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        if not small:
+        if not constant:
             return model(inputs, training=False)
         return model.stateless_call(*(list(map(tf.constant, part)) for part in weights), inputs, training=False)[0]
 

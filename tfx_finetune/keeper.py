@@ -128,7 +128,6 @@ class Keeper(keras.callbacks.Callback):
         self.top, self.judge, self.history, self.checkpoint = top, judge, history, checkpoint
         self.phase, self.seed, self.started = phase, seed, started
         self.advance, self.watch = advance, watch
-        self.steps = 0
 
     @property
     def over(self) -> bool:
@@ -164,15 +163,13 @@ class Keeper(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Lets dropout depend on the seed and the epoch alone, so that a resumed run draws what it would have drawn."""
-        self.steps = 0
         for position, layer in enumerate(self.top.layers):
             if generator := getattr(layer, "seed_generator", None):
                 generator.state.assign([self.seed + position, epoch << 16])
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Moves the bar, by all steps of which this is the last."""
-        self.advance(batch + 1 - self.steps)
-        self.steps = batch + 1
+        """Moves the bar, by all steps that were run at once."""
+        self.advance(self.top.steps_per_execution)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Scores, keeps and decides."""

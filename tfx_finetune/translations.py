@@ -8,7 +8,7 @@ from typing import Any
 from tfx_finetune.contracts import SOURCES, Labels, Task
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.dataset import finished, schema
+from tfx_finetune.dataset import as_numpy, schema
 from tfx_finetune.naming import EMBEDDING
 from tfx_finetune.sources.rows import as_text
 
@@ -35,7 +35,7 @@ def names_of(spec: Spec, columns: Sequence[str]) -> dict[str, Names]:
         raise UserError(f"the data of --names has no column {missing[0]}", received=sorted(known), allowed=allowed)
     found: dict[str, dict[str, dict[str, str]]] = {column: {} for column in mine}
     for part in source.sizes:
-        for sample in finished(source.read(part)).as_numpy_iterator():
+        for sample in as_numpy(source.read(part)):
             language, text = as_text(sample["language"]), as_text(sample["text"])
             for column in mine if language and text else ():
                 found[column].setdefault(language, {}).setdefault(as_text(sample[column]), text)

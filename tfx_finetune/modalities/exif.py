@@ -56,14 +56,15 @@ def _orientation(tiff: tf.Tensor, order: str) -> tf.Tensor:
 
 def _turn(pixels: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
     swapped = tf.transpose(pixels, (1, 0, 2))
+    # Several times as fast as slices with a step of -1.
     turns = [
         lambda: pixels,
-        lambda: pixels[:, ::-1],
-        lambda: pixels[::-1, ::-1],
-        lambda: pixels[::-1],
+        lambda: tf.reverse(pixels, [1]),
+        lambda: tf.reverse(pixels, [0, 1]),
+        lambda: tf.reverse(pixels, [0]),
         lambda: swapped,
-        lambda: swapped[:, ::-1],
-        lambda: swapped[::-1, ::-1],
-        lambda: swapped[::-1],
+        lambda: tf.reverse(swapped, [1]),
+        lambda: tf.reverse(swapped, [0, 1]),
+        lambda: tf.reverse(swapped, [0]),
     ]
     return tf.switch_case(value - 1, turns)

@@ -67,7 +67,8 @@ def _jpeg(raw: tf.Tensor, background: Colour, max_pixels: int, enough: int) -> t
 
 
 def _png(raw: tf.Tensor, background: Colour, max_pixels: int) -> tf.Tensor:
-    # Before the pixels stands whether there is transparency: by the kind of colour, or in a block of its own.
+    # Before the pixels stands whether there is transparency: by the kind of colour, or in a block of its own. Where it
+    # is not, none is asked for: of less than 8 bits TensorFlow would give an alpha of 2^bits - 1 in place of 255.
     before = tf.strings.split(raw, b"IDAT", maxsplit=1)[0]
     block = tf.shape(tf.strings.split(before, b"tRNS", maxsplit=1))[0] > 1
     opaque = (number(raw, 25, 1) & 4 == 0) & ~block

@@ -16,7 +16,7 @@ from tfx_finetune.contracts import SOURCES, SPLITS, Source
 from tfx_finetune.core import progress
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.dataset import finished, mapped, schema
+from tfx_finetune.dataset import as_numpy, mapped, schema
 from tfx_finetune.sources.recognize import recognize
 from tfx_finetune.sources.rows import as_text
 
@@ -145,7 +145,7 @@ def _member(name: str, source: Source, shares: Mapping[str, float], seed: int) -
     rows = [
         (sample[name], *(as_text(sample.get(column, b"")) for column in ("label", "file", "group")), part)
         for part in source.sizes
-        for sample in finished(source.read(part)).as_numpy_iterator()
+        for sample in as_numpy(source.read(part))
         if not isinstance(sample[name], bytes) or sample[name]
     ]
     if not rows:
