@@ -1,8 +1,11 @@
 """EXIF orientation (CIPA DC-008, tag 0x0112) in TensorFlow operations."""
 
+import functools
+
 import tensorflow as tf
 
-from tfx_finetune.modalities.header import number, one_node
+from tfx_finetune.dataset import apart
+from tfx_finetune.modalities.header import number
 
 
 def upright(pixels: tf.Tensor, block: tf.Tensor, marker: bytes, length: int) -> tf.Tensor:
@@ -23,7 +26,7 @@ def upright(pixels: tf.Tensor, block: tf.Tensor, marker: bytes, length: int) -> 
     return tf.ensure_shape(turned, (None, None, 3))
 
 
-@one_node(tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((), tf.string))
+@functools.partial(apart, input_signature=[tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((), tf.string)])
 def _turned(pixels: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
     return _turn(pixels, orientation(tiff))
 

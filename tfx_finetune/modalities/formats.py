@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tfx_finetune.dataset import apart
 from tfx_finetune.modalities.bmp import decode_bmp
 from tfx_finetune.modalities.exif import upright
 from tfx_finetune.modalities.gif import transparency_over
-from tfx_finetune.modalities.header import number, one_node
+from tfx_finetune.modalities.header import number
 
 Colour = tuple[int, int, int]
 
@@ -46,10 +47,7 @@ def decode(raw: tf.Tensor, background: Colour, max_pixels: int, enough: int = 0)
 
 
 def _branch(decoder: Callable, raw: tf.Tensor, background: Colour, max_pixels: int) -> Callable[[], tf.Tensor]:
-    @one_node(tf.TensorSpec((), tf.string))
-    def run(raw: tf.Tensor) -> tf.Tensor:
-        return decoder(raw, background, max_pixels)
-
+    run = apart(lambda raw: decoder(raw, background, max_pixels), input_signature=[tf.TensorSpec((), tf.string)])
     return lambda: tf.ensure_shape(run(raw), (None, None, 3))
 
 

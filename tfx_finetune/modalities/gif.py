@@ -2,8 +2,6 @@
 
 import tensorflow as tf
 
-from tfx_finetune.modalities.header import find
-
 _BYTES = [bytes([value]) for value in range(256)]
 # Colour tables and extensions come first, so the first frame's control block is near the front.
 _FRONT = 4096
@@ -21,7 +19,7 @@ def transparency_over(raw: tf.Tensor, background: tuple[int, int, int]) -> tf.Te
     """
     front = tf.io.decode_raw(tf.strings.substr(raw, 0, tf.minimum(_FRONT, tf.strings.length(raw))), tf.uint8)
     values = tf.cast(front, tf.int32)
-    control = find(front, b"\x21\xf9\x04")
+    control = _find(front, b"\x21\xf9\x04")
     transparent = (control >= 0) & (control + 18 < tf.shape(front)[0])
 
     def painted() -> tf.Tensor:
@@ -39,3 +37,12 @@ def transparency_over(raw: tf.Tensor, background: tuple[int, int, int]) -> tf.Te
 
     flagged = tf.cond(transparent, lambda: values[control + 3] & 1 == 1, lambda: False)
     return tf.cond(flagged, painted, lambda: raw)
+
+
+def _find(data: tf.Tensor, pattern: bytes) -> tf.Tensor:
+    """Position of the first occurrence of `pattern` in uint8 (n,), int32; -1 where there is none."""
+    count = tf.maximum(tf.shape(data)[0] - len(pattern) + 1, 0)
+    hits = tf.ones([count], tf.bool)
+    for offset, value in enumerate(pattern):
+        hits &= data[offset : offset + count] == value
+    return tf.where(tf.reduce_any(hits), tf.argmax(tf.cast(hits, tf.uint8), output_type=tf.int32), -1)
