@@ -1,9 +1,19 @@
 """Weights that stay take over what was taken from a kernel."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
-from tfx_finetune.refit import refit, solved
+from tfx_finetune.refit import refit, rounded, solved, thinned
+
+RIDGE = 1e-6
+
+
+def equations(rows, weights):
+    """What a `Solve` is given, for the outputs that the weights give of these inputs."""
+    power = rows.T @ rows / len(rows) + RIDGE * np.eye(rows.shape[1])
+    return power, power @ weights, weights
 
 
 def test_correlated_inputs_take_over_from_one_another():
@@ -13,7 +23,7 @@ def test_correlated_inputs_take_over_from_one_another():
     rows = np.concatenate([one, one, other, np.ones((1000, 1))], axis=1)
     weights = np.array([[1.0], [2.0], [3.0], [4.0]])
     kept = np.array([[False], [True], [True], [True]])
-    found = solved(rows, rows @ weights, weights, kept)
+    found = solved(*equations(rows, weights), kept)
     np.testing.assert_allclose(found, [[0], [3], [3], [4]], atol=0.02)
 
 
@@ -24,7 +34,7 @@ def test_as_near_as_least_squares():
     weights = rng.normal(size=(13, 5))
     kept = np.r_[rng.random((12, 5)) < 0.5, np.ones((1, 5), bool)]
     outputs = rows @ weights
-    found = solved(rows, outputs, weights, kept)
+    found = solved(*equations(rows, weights), kept)
     assert (found[~kept] == 0).all()
     apart = np.linalg.norm(rows @ found - outputs)
     best = np.zeros_like(weights)
@@ -34,6 +44,52 @@ def test_as_near_as_least_squares():
     least = np.linalg.norm(rows @ best - outputs)
     cut = np.linalg.norm(rows @ np.where(kept, weights, 0) - outputs)
     assert least <= apart < 1.02 * least < cut
+
+
+def correlated(seed=0):
+    """Inputs that go together, as those of a layer do, and weights."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(800, 24)) @ rng.normal(size=(24, 24)), rng.normal(size=(24, 10))
+
+
+def apart(rows, weights, found):
+    """By how much outputs differ, as a share."""
+    return np.linalg.norm(rows @ (found - weights)) / np.linalg.norm(rows @ weights)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_zeros_are_chosen_for_what_they_do(seed):
+    """So many as were asked for; the outputs are nearer than without the smallest weights, mended as well as can be."""
+    rows, weights = correlated(seed)
+    given = equations(rows, weights)
+    found = thinned(*given, zeros=120)
+    assert (found == 0).sum() == 120
+    smallest = solved(*given, np.abs(weights) > np.median(np.abs(weights)))
+    assert apart(rows, weights, found) < 0.9 * apart(rows, weights, smallest)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_few_values_and_others_make_up_for_it(seed):
+    """So many values as were asked for, zeros among them where there were zeros; the outputs are nearer than with
+    each weight at the nearest of the same values.
+    """
+    rows, weights = correlated(seed)
+    for zeros in (False, True):
+        weights = np.where(np.abs(weights) < 0.5, 0.0, weights) if zeros else weights
+        found = rounded(*equations(rows, weights), count=6)
+        values = np.unique(found)
+        assert len(values) == 6
+        assert (found[weights == 0] == 0).all()
+        nearest = values[np.abs(weights[..., None] - values).argmin(-1)]
+        assert apart(rows, weights, found) < 0.9 * apart(rows, weights, np.where(weights == 0, 0, nearest))
+
+
+def test_rounding_in_blocks_is_rounding_one_by_one(monkeypatch):
+    """More inputs than are rounded before the others hear of it: the same weights."""
+    given = equations(*correlated())
+    together = rounded(*given, count=8)
+    monkeypatch.setattr("tfx_finetune.refit._BLOCK", 5)
+    np.testing.assert_allclose(rounded(*given, count=8), together, atol=1e-9)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -55,9 +111,10 @@ def test_a_network_gives_nearly_what_it_gave(stride, padding):
     before = twin(samples).numpy()
     start = twin.get_weights()
 
-    def keep(layer):
+    def how(layer):
         sizes = np.abs(layer.kernel.numpy())
-        return None if layer.name == "last" else sizes > np.median(sizes)
+        kept = (sizes > np.median(sizes)).reshape(-1, sizes.shape[-1])
+        return None if layer.name == "last" else partial(solved, kept=kept)
 
     cut = [
         np.where(np.abs(w) > np.median(np.abs(w)), w, 0) if w.ndim in (2, 4) and w.shape[2:] != (24, 1) else w
@@ -68,7 +125,7 @@ def test_a_network_gives_nearly_what_it_gave(stride, padding):
     twin.get_layer("last").set_weights(last)
     lost = np.linalg.norm(twin(samples).numpy() - before)
     twin.set_weights(start)
-    refit(twin, keep, [samples])
+    refit(twin, how, [samples])
     assert np.linalg.norm(twin(samples).numpy() - before) < 0.5 * lost
     for layer in twin.layers:
         if type(layer).__name__ in ("Conv2D", "Dense") and layer.name != "last":
@@ -91,7 +148,7 @@ def test_layers_without_bias_and_grouped_ones():
     start, before = twin.get_layer("grouped").get_weights(), twin(samples).numpy()
     (kernel,) = twin.get_layer("plain").get_weights()
     stays = np.abs(kernel) > np.median(np.abs(kernel))
-    refit(twin, lambda layer: stays, [samples])
+    refit(twin, lambda layer: partial(solved, kept=stays[0, 0]), [samples])
     assert all(np.array_equal(a, b) for a, b in zip(twin.get_layer("grouped").get_weights(), start, strict=True))
     (fitted,) = twin.get_layer("plain").get_weights()
     assert ((fitted == 0) == ~stays).all()

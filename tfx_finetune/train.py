@@ -75,7 +75,7 @@ def train(run: Run) -> "Bundle":
     served = servable(plan, compressed.network, data.modalities, data.examples(run.calibration), compressed.rounded)
     test = prepared(data, "test", plan)
     model = predictor(served.model)
-    reference = predictions(model, test.batches(32), network.tasks)
+    reference = predictions(model, test.batches(64), network.tasks)
     scores = evaluate(network.tasks, *reference, slices(data.table, "test"))
 
     # Of several towers, how well it does without some of them.

@@ -95,7 +95,7 @@ def _check(
         reader = bundle.reader(format)
         apart = _apart(reader, golden, tasks)
         if np.isfinite(apart):
-            _, theirs = predictions(reader.predict, test.batches(32), tasks)
+            _, theirs = predictions(reader.predict, test.batches(64), tasks)
     except Exception as error:  # A file may be broken in any way; each is a reason to refuse it, none to stop.
         why = first_line(error, most=None)
     if not np.isfinite(difference(ours, theirs)):

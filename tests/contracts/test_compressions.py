@@ -64,9 +64,6 @@ def check_kernels(found, done):
     """Holds that they have what these compressions promise."""
     zeros = sum((kernel == 0).sum() for kernel in found) / sum(kernel.size for kernel in found)
     assert broken_promise(found, zeros, done) == ""
-    for compression in done:
-        for kernel in found:
-            assert (kernel == 0).mean() >= compression.sparsity - 0.1 or kernel.size < 1000
 
 
 def test_a_broken_promise_is_seen():

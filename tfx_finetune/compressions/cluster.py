@@ -1,55 +1,73 @@
 """Clustering: the weights of a kernel take a few values only (Han et al., Deep Compression, arXiv 1510.00149)."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfx_finetune.contracts import COMPRESSIONS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.deployed import Compression
+from tfx_finetune.refit import KERNELS, refit, rounded
 
 
 @COMPRESSIONS.register
 def cluster(clusters: int = 16, epochs: int = 2, learning_rate: float = 1e-4) -> Compression:
-    """Trains on with the weights of each convolution and dense layer at the nearest of a few values, which are trained.
+    """Trains on with the weights of each convolution and dense layer at one of a few values, which are trained.
 
-    Depthwise kernels and biases are left as they are. Zeros of `prune()` stay zeros. The files are as large as before
-    and compress better.
+    They start where each layer gives nearly what it gave (`refit.py`). Depthwise kernels and biases are left as they
+    are. Zeros of `prune()` stay zeros. The files are as large as before and compress better.
 
     Args:
         clusters: Values a kernel.
-        epochs: Passes over the training samples.
+        epochs: Passes over the training samples; 0 trains nothing.
         learning_rate: Peak of the cosine.
     """
-    if clusters < 2 or epochs < 1:
+    if clusters < 2 or epochs < 0:
         received = f"clusters={clusters}, epochs={epochs}"
-        raise UserError("cluster is out of range", received=received, allowed="clusters from 2, epochs from 1")
+        raise UserError("cluster is out of range", received=received, allowed="clusters from 2, epochs from 0")
 
     def wrap(twin: Any, steps: int, examples: Sequence[np.ndarray], earlier: Sequence[str]) -> Any:
+        refit(twin, lambda layer: partial(rounded, count=clusters) if _clustered(layer, clusters) else None, examples)
         return _wrap(twin, clusters, "prune" in earlier)
 
-    return Compression("cluster", epochs, learning_rate, wrap, _strip, list, clusters=clusters)
+    return Compression("cluster", epochs, learning_rate, wrap, _strip, list, anytime=True, clusters=clusters)
+
+
+def _clustered(layer: Any, clusters: int) -> bool:
+    return type(layer).__name__ in KERNELS and layer.kernel.shape.num_elements() > clusters
 
 
 def _wrap(twin: Any, clusters: int, sparse: bool) -> Any:
     import tf_keras
-    from tensorflow_model_optimization.clustering import keras as clustering
     from tensorflow_model_optimization.python.core.clustering.keras.experimental import cluster as experimental
 
-    options = {
-        "number_of_clusters": clusters,
-        "cluster_centroids_init": clustering.CentroidInitialization.KMEANS_PLUS_PLUS,
-    }
+    kernels = {layer.name: layer.kernel.numpy() for layer in twin.layers if _clustered(layer, clusters)}
 
     def wrapped(layer: Any) -> Any:
-        if type(layer).__name__ not in ("Conv2D", "Dense") or layer.kernel.shape.num_elements() <= clusters:
+        if layer.name not in kernels:
             return layer
-        if sparse:
-            return experimental.cluster_weights(layer, preserve_sparsity=True, **options)
-        return clustering.cluster_weights(layer, **options)
+        return experimental.cluster_weights(layer, clusters, preserve_sparsity=sparse)
 
-    return tf_keras.models.clone_model(twin, clone_function=wrapped)
+    model = tf_keras.models.clone_model(twin, clone_function=wrapped)
+    for layer in model.layers:
+        if (name := layer.name.removeprefix("cluster_")) in kernels and name != layer.name:
+            _begin(layer, kernels[name])
+    return model
+
+
+def _begin(wrapper: Any, kernel: np.ndarray) -> None:
+    """Gives a layer the values that its kernel has, where TF-MOT drew some of its weights."""
+    values, centroids = np.unique(kernel), wrapper.cluster_centroids["kernel"]
+    spare = centroids.shape[0] - len(values)
+    if spare < 0:  # a grouped convolution, which was not refitted
+        return
+    centroids.assign(np.pad(values, (0, spare), mode="edge"))
+    if wrapper.preserve_sparsity:
+        wrapper.zero_idx["kernel"] = tf.constant(int(np.abs(values).argmin()), tf.int64)
+        wrapper.sparsity_masks["kernel"] = tf.constant(kernel != 0, tf.float32)
 
 
 def _strip(wrapped: Any, twin: Any) -> None:

@@ -1,6 +1,7 @@
-"""Pruning: the smallest weights become zero (Zhu and Gupta, To prune, or not to prune, arXiv 1710.01878)."""
+"""Pruning: weights that matter little become zero (Zhu and Gupta, To prune, or not to prune, arXiv 1710.01878)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from tfx_finetune.contracts import COMPRESSIONS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.deployed import Compression
-from tfx_finetune.refit import KERNELS, refit
+from tfx_finetune.refit import KERNELS, Solve, refit, solved, thinned
 
 Schedule = Literal["once", "polynomial"]
 
@@ -22,21 +23,23 @@ def prune(
     block: tuple[int, int] = (1, 1),
     pattern: Literal["free", "2:4"] = "free",
 ) -> Compression:
-    """Trains on while the weights of convolutions and dense layers that are smallest in size are zero.
+    """Trains on while the weights of convolutions and dense layers that matter least are zero.
 
     Depthwise kernels, biases and normalization are left as they are. The files are as large as before and compress
     better; the report has both sizes.
 
     Args:
-        sparsity: Share of each kernel's weights that is zero in the end.
+        sparsity: Share of the weights of all those kernels that is zero in the end; large kernels lose more than small
+            ones.
         epochs: Passes over the training samples; 0 trains nothing.
         learning_rate: Peak of the cosine.
-        schedule: `once`: they are zero from the start, and the other weights are first set to what gives each layer's
-            outputs without them (`refit.py`). `polynomial`: they become zero by and by, cubically from a fifth of the
-            sparsity, until half-way.
+        schedule: `once`: they are zero from the start, chosen together with the other weights so that each layer gives
+            nearly what it gave (`refit.py`). `polynomial`: the smallest become zero by and by, cubically from a fifth
+            of the sparsity, until half-way.
         block: Height and width of the blocks of a dense kernel that are zero as a whole, which some runtimes are
             faster with. Kernels of convolutions lose single weights: TF-MOT knows blocks of matrices alone.
-        pattern: `2:4`: two of any four weights in a row, as NVIDIA's sparse units take them; sets the sparsity to 0.5.
+        pattern: `2:4`: the smaller two of any four weights in a row, as NVIDIA's sparse units take them; sets the
+            sparsity to 0.5, of every kernel.
     """
     if not 0 < sparsity < 1:
         raise UserError("sparsity is out of range", received=sparsity, allowed="above 0 and below 1")
@@ -53,24 +56,22 @@ def prune(
     blocks = (block[0], block[1])
 
     def wrap(twin: Any, steps: int, examples: Sequence[np.ndarray], earlier: Sequence[str]) -> Any:
+        layers = [layer for layer in twin.layers if _prunable(layer, pattern)]
+        zeros = _zeros({layer.name: layer.kernel.numpy() for layer in layers}, sparsity, equal=pattern == "2:4")
+
+        def how(layer: Any) -> Solve | None:
+            if layer.name not in zeros or (blocks != (1, 1) and type(layer).__name__ == "Dense"):
+                return None  # as it is, or TF-MOT decides
+            if pattern == "2:4":
+                return partial(solved, kept=_two_of_four(layer.kernel.numpy()))
+            return partial(thinned, zeros=zeros[layer.name])
+
         if schedule == "once":
-            refit(twin, lambda layer: _kept(layer, sparsity, blocks, pattern), examples)
-        return _wrap(twin, steps, sparsity, schedule, blocks, pattern)
+            refit(twin, how, examples)
+        return _wrap(twin, steps, zeros, schedule, blocks, pattern)
 
     anytime = schedule == "once"
     return Compression("prune", epochs, learning_rate, wrap, _strip, _callbacks, anytime, sparsity=sparsity)
-
-
-def _kept(layer: Any, sparsity: float, block: tuple[int, int], pattern: str) -> np.ndarray | None:
-    """Which weights of a kernel stay; None where TF-MOT decides, or none goes."""
-    sizes = np.abs(layer.kernel.numpy())
-    if not _prunable(layer, pattern) or (sizes.ndim == 2 and block != (1, 1)):
-        return None
-    if pattern == "2:4":
-        fours = sizes.reshape(*sizes.shape[:-2], -1, 4, sizes.shape[-1])
-        return (fours.argsort(-2).argsort(-2) >= 2).reshape(sizes.shape)
-    order = sizes.ravel().argsort().argsort()
-    return (order >= round(sparsity * sizes.size)).reshape(sizes.shape)
 
 
 def _prunable(layer: Any, pattern: str) -> bool:
@@ -79,20 +80,46 @@ def _prunable(layer: Any, pattern: str) -> bool:
     return known and not (pattern == "2:4" and layer.kernel.shape[-2] % 4)
 
 
-def _wrap(twin: Any, steps: int, sparsity: float, schedule: str, block: tuple[int, int], pattern: str) -> Any:
+def _zeros(kernels: Mapping[str, np.ndarray], sparsity: float, equal: bool) -> dict[str, int]:
+    """How many weights of each kernel are zero in the end: of all the share that is asked for.
+
+    Unless each shall have the same, that is where a weight's square is least beside the squares of those of its kernel
+    that are not smaller (LAMP: Lee et al., Layer-adaptive sparsity for the magnitude-based pruning, arXiv 2010.07611):
+    wide kernels have many weights to spare, narrow ones few.
+    """
+    if equal:
+        return {name: round(sparsity * kernel.size) for name, kernel in kernels.items()}
+    scores = {}
+    for name, kernel in kernels.items():
+        squares = np.sort(np.square(kernel.ravel().astype(np.float64)))
+        scores[name] = squares / np.maximum(squares[::-1].cumsum()[::-1], 1e-30)
+    least = np.quantile(np.concatenate(list(scores.values())), sparsity)
+    return {name: min(int((score < least).sum()), score.size - 1) for name, score in scores.items()}
+
+
+def _two_of_four(kernel: np.ndarray) -> np.ndarray:
+    """The larger two of any four weights along the input channels (inputs, outputs)."""
+    fours = np.abs(kernel).reshape(*kernel.shape[:-2], -1, 4, kernel.shape[-1])
+    return (fours.argsort(-2).argsort(-2) >= 2).reshape(-1, kernel.shape[-1])
+
+
+def _wrap(
+    twin: Any, steps: int, zeros: Mapping[str, int], schedule: Schedule, block: tuple[int, int], pattern: str
+) -> Any:
     import tf_keras
     from tensorflow_model_optimization.sparsity import keras as sparse
 
     # Masks are renewed often, for a run may have few steps; and until the end of the ramp only.
     ramp = max(steps // 2, 1)
     often = max(ramp // 20, 1)
-    growing: Any = sparse.ConstantSparsity(sparsity, 0, frequency=often)
-    if schedule == "polynomial":
-        growing = sparse.PolynomialDecay(sparsity / 5, sparsity, 0, ramp, frequency=often)
 
     def wrapped(layer: Any) -> Any:
-        if not _prunable(layer, pattern):
+        if not zeros.get(layer.name):
             return layer
+        share = zeros[layer.name] / int(np.prod(layer.kernel.shape))
+        growing: Any = sparse.ConstantSparsity(share, 0, frequency=often)
+        if schedule == "polynomial":
+            growing = sparse.PolynomialDecay(share / 5, share, 0, ramp, frequency=often)
         if pattern == "2:4":
             return sparse.prune_low_magnitude(layer, growing, sparsity_m_by_n=(2, 4))
         kind = type(layer).__name__
