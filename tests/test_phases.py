@@ -5,6 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.assets import asset
 from tests.commands import shapes
@@ -82,6 +83,29 @@ def test_steps_at_once_are_the_same_steps(prepared, tmp_path, monkeypatch):
 def test_steps_at_once_divide_an_epoch(steps, count):
     """Keras would run over the end of an epoch, and miss what is done there."""
     assert phases.together(steps) == count
+
+
+def test_a_step_is_traced_once(monkeypatch):
+    """TensorFlow traces a function again that makes variables, as the losses of several heads do: made before, it is
+    traced once, and the first epoch's losses are of its batches alone.
+    """
+    traced, losses = [], []
+    step = keras.Model.train_step
+    monkeypatch.setattr(keras.Model, "train_step", lambda self, data: traced.append(data) or step(self, data))
+    inputs = {"x": keras.Input((4,), name="x")}
+    start = {name: keras.layers.Dense(2, kernel_initializer="ones") for name in "ab"}
+    samples = ({"x": np.ones((32, 4))}, dict.fromkeys("ab", np.zeros((32, 2))), dict.fromkeys("ab", np.ones(32)))
+    batches = tf.data.Dataset.from_tensor_slices(samples).batch(8)
+    for ready in (False, True):
+        traced.clear()
+        model = keras.Model(inputs, {name: layer(inputs["x"]) for name, layer in start.items()})
+        model.compile(keras.optimizers.SGD(0.0), dict.fromkeys("ab", "mse"), jit_compile=False)
+        model.optimizer.build(model.trainable_variables)
+        if ready:
+            phases.traced_once(model, batches)
+        losses.append(model.fit(batches, verbose=0).history["loss"])
+        assert len(traced) == (1 if ready else 2)
+    assert losses[0] == losses[1] == [32.0]
 
 
 def accuracy(prepared, split="val"):

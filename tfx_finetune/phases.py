@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfx_finetune import averaging
 from tfx_finetune.auxiliary import outputs, terms, with_objectives
@@ -91,8 +92,10 @@ def fit_phase(
             advance(history.epochs * steps)
             board = keras.callbacks.TensorBoard(plan.workdir / "tensorboard" / name, write_graph=False)
             if not keeper.over:
+                batches = with_views(fed.batches(history.epochs, phase.epochs), network)
+                traced_once(top, batches)
                 top.fit(
-                    with_views(fed.batches(history.epochs, phase.epochs), network),
+                    batches,
                     epochs=phase.epochs,
                     initial_epoch=history.epochs,
                     steps_per_epoch=steps,
@@ -133,6 +136,22 @@ def compile_top(
         jit_compile=hardware.detect().jit_compile,
         steps_per_execution=at_once,
     )
+
+
+def traced_once(top: keras.Model, batches: tf.data.Dataset) -> None:
+    """Makes the variables of losses and metrics, which Keras would make in its first step.
+
+    TensorFlow traces a function again that has made variables, as the losses of several heads do.
+    """
+
+    def zeros(shape: tf.TensorShape, dtype: str | tf.DType) -> tf.Tensor:
+        return tf.zeros([1 if size is None else size for size in shape], dtype)
+
+    inputs, targets, weights = tf.nest.map_structure(lambda spec: zeros(spec.shape, spec.dtype), batches.element_spec)
+    outputs = {name: zeros(tensor.shape, tensor.dtype) for name, tensor in top.output.items()}
+    top.compute_loss(inputs, targets, outputs, weights)
+    top.compute_metrics(inputs, targets, outputs, weights)
+    top.reset_metrics()
 
 
 def together(steps: int) -> int:
