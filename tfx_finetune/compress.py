@@ -22,7 +22,7 @@ from tfx_finetune.checkpoint import Checkpoint, History, Weights
 from tfx_finetune.core import progress
 from tfx_finetune.core.config import Phase
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.dataset import mapped
+from tfx_finetune.dataset import mapped, zeros
 from tfx_finetune.deployed import Compression, one_or_all
 from tfx_finetune.divide import Divided, divided, kernels
 from tfx_finetune.feed import Feed, feed
@@ -171,8 +171,10 @@ def _fit(
     with progress.bar(compression.name, compression.epochs * steps) as advance:
         keeper.advance = advance
         if compression.epochs:
+            batches = _batches(fed, parts, compression.epochs)
+            _make_variables(wrapped, batches)
             wrapped.fit(
-                _batches(fed, parts, compression.epochs),
+                batches,
                 epochs=compression.epochs,
                 steps_per_epoch=steps,
                 callbacks=[*compression.callbacks(), keeper],
@@ -182,6 +184,16 @@ def _fit(
     history.seconds = time.monotonic() - started
     checkpoint.finish(history, keeper.weights)
     return history
+
+
+def _make_variables(wrapped: Any, batches: tf.data.Dataset) -> None:
+    """Makes those of optimizer and losses before the first step, which TensorFlow would trace again behind them."""
+    wrapped.optimizer.build(wrapped.trainable_variables)
+    _, targets, weights = tf.nest.map_structure(lambda spec: zeros(spec.shape, spec.dtype), batches.element_spec)
+    wrapped.compiled_loss(
+        list(targets), [zeros(tensor.shape, tensor.dtype) for tensor in wrapped.outputs], list(weights)
+    )
+    wrapped.reset_metrics()
 
 
 def _keeper(wrapped: Any, run: Rounded, compression: Compression, network: Network, fed: Feed, history: History) -> Any:

@@ -1,6 +1,6 @@
 """tf.data as everything here uses it: on all cores, in order, and without its autotuner."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,11 @@ def apart(function: Callable[..., Any], **options: Any) -> Any:
 def schema(source: Source) -> dict[str, Any]:
     """The columns that a source's samples have, with their types."""
     return source.read(next(iter(source.sizes))).element_spec
+
+
+def zeros(shape: Sequence[int | None], dtype: str | tf.DType) -> tf.Tensor:
+    """Zeros of a batch's shape; of one sample where it says no number."""
+    return tf.zeros([1 if size is None else size for size in shape], dtype)
 
 
 def marked(source: Source, member: np.ndarray) -> tf.data.Dataset:

@@ -23,6 +23,7 @@ from tfx_finetune.contrast import losses, with_views
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.config import Distill, Phase
 from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.dataset import zeros
 from tfx_finetune.depthwise import quick_gradients
 from tfx_finetune.feed import Feed, feed
 from tfx_finetune.keeper import Judge, Keeper
@@ -143,10 +144,6 @@ def traced_once(top: keras.Model, batches: tf.data.Dataset) -> None:
 
     TensorFlow traces a function again that has made variables, as the losses of several heads do.
     """
-
-    def zeros(shape: tf.TensorShape, dtype: str | tf.DType) -> tf.Tensor:
-        return tf.zeros([1 if size is None else size for size in shape], dtype)
-
     inputs, targets, weights = tf.nest.map_structure(lambda spec: zeros(spec.shape, spec.dtype), batches.element_spec)
     outputs = {name: zeros(tensor.shape, tensor.dtype) for name, tensor in top.output.items()}
     top.compute_loss(inputs, targets, outputs, weights)
