@@ -49,24 +49,25 @@ def refit(twin: Any, how: Callable[[Any], Solve | None], examples: Sequence[np.n
     solves = {layer.name: solve for layer in twin.layers if _able(layer) and (solve := how(layer)) is not None}
     step = -(-len(examples[0]) // _SAMPLES)
     samples = [tf.constant(x[::step].astype(np.float32)) for x in examples]
-    counts = dict(twin._tensor_usage_count)
+    uses = dict(twin._tensor_usage_count)
     # Each value is there as often as it is used, and gone when it is not needed any more.
     sources = [str(id(tensor)) for tensor in twin.inputs]
-    whole, now = ({source: [x] * counts[source] for source, x in zip(sources, samples, strict=True)} for _ in range(2))
+    whole, now = ({source: [x] * uses[source] for source, x in zip(sources, samples, strict=True)} for _ in range(2))
     nodes = [node for depth in sorted(twin._nodes_by_depth, reverse=True) for node in twin._nodes_by_depth[depth]]
-    with progress.bar("refit", len(solves)) as advance:
+    count = len(solves)
+    with progress.bar("refit", count) as advance:
         for node in nodes:
             if node.is_input:
                 continue
             before, after = (node.map_arguments(values) for values in (whole, now))
             wanted = node.layer(*before[0], **before[1])
-            if solve := solves.get(node.layer.name):
+            if solve := solves.pop(node.layer.name, None):  # a layer that stands in several places, in the first
                 _fit(node.layer, after[0][0], wanted, solve)
-                advance(1, f"{len(solves)} layers, {len(samples[0])} samples")
+                advance(1, f"{count} layers, {len(samples[0])} samples")
             found = node.layer(*after[0], **after[1])
             for values, outputs in ((whole, wanted), (now, found)):
                 for name, tensor in zip(node.flat_output_ids, tf.nest.flatten(outputs), strict=True):
-                    values[str(name)] = [tensor] * counts[str(name)]
+                    values[str(name)] = [tensor] * uses[str(name)]
 
 
 def _able(layer: Any) -> bool:
