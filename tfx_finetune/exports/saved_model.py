@@ -1,8 +1,9 @@
 """The SavedModel: for servers; it decodes raw content by itself where TensorFlow can."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tfx_finetune.contracts import EXPORTS, PRESENCE, Batch, Modality
@@ -33,10 +34,8 @@ def saved_model() -> Export:
 
 def write(servable: Servable, path: Path) -> None:
     """Writes the signatures of the servable model."""
-    archive = keras.export.ExportArchive()
-    # `track` is left out: it walks through every layer for look-up tables, and endpoints bring their variables along.
     specs = {name: tf.TensorSpec([None, *shape], kind, name=name) for name, (shape, kind) in servable.inputs.items()}
-    tensor = archive.add_endpoint("tensor", lambda inputs: servable.model(inputs, training=False), [specs])
+    tensor = _traced(lambda inputs: servable.model(inputs, training=False), specs)
 
     def serving(given: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         limits = {name: given[name] for name in servable.limits if name in given}
@@ -53,15 +52,22 @@ def write(servable: Servable, path: Path) -> None:
         return outputs
 
     raw = {tower: tf.TensorSpec([None], tf.string, name=tower) for tower in servable.modalities}
-    given = [raw if servable.portable else specs]
-    archive.add_endpoint("serving_default", serving, given)
+    given = raw if servable.portable else specs
+    signatures = {"tensor": tensor, "serving_default": _traced(serving, given)}
     if servable.limits:
         limits = {name: tf.TensorSpec([None], kind, name=name) for name, kind in servable.limits.items()}
-        archive.add_endpoint("detect", serving, [given[0] | limits])
+        signatures["detect"] = _traced(serving, given | limits)
     for head in servable.routed:
-        archive.add_endpoint(head, lambda inputs, own=f"{head}/": _of(serving(inputs), own), given)
+        signatures[head] = _traced(lambda inputs, own=f"{head}/": _of(serving(inputs), own), given)
+    module = tf.Module()
+    module.weights = [variable.value for variable in servable.model.variables]
     with files.atomic(path) as draft:
-        archive.write_out(str(draft), verbose=False)
+        tf.saved_model.save(module, str(draft), signatures)
+
+
+def _traced(function: Callable[..., Any], specs: Mapping[str, tf.TensorSpec]) -> Any:
+    """A signature. `keras.export.ExportArchive` gives TensorFlow functions, which it traces once more when it saves."""
+    return tf.function(function, input_signature=[specs], autograph=False).get_concrete_function()
 
 
 def _of(outputs: dict[str, tf.Tensor], head: str) -> dict[str, tf.Tensor]:
