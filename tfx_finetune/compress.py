@@ -93,21 +93,14 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
     # Its losses are those of the labels alone.
     fed = feed({}, Phase(), data, dataclasses.replace(plan, teachers=(), objectives={}))
     examples = [np.asarray(x) for x in parts.seen(data.examples(plan.run.calibration))]
+    job = _Job(network, parts, fed, examples, data.steps, plan.run.seed)
     histories: list[History] = []
     rounded = None
     specs = list(plan.compressions)
     for position, compression in enumerate(plan.compressions.values()):
-        earlier = [history.phase for history in histories]
-        tf_keras.utils.set_random_seed(plan.run.seed)
-        steps = data.steps
-        wrapped = compression.wrap(_copy(twin), compression.epochs * steps, examples, earlier)
-        run = _named(wrapped, parts)
         checkpoint = Checkpoint.of(plan.workdir, _place(compression, specs[: position + 1], plan.run.calibration))
-        histories.append(_fit(wrapped, run, compression, network, fed, parts, checkpoint, steps))
-        if floats := [layer.name for layer in twin.layers if type(layer).__name__ in compression.inside]:
-            histories[-1].kept += f"; computed in float inside: {progress.some(floats)}"
-        compression.strip(wrapped, twin)
-        rounded = run if compression.name == "qat" else None
+        history, rounded = _compressed(twin, compression, job, checkpoint, [done.phase for done in histories])
+        histories.append(history)
     bridge.bring_back(twin, parts.above)
     backbones = {
         tower: dataclasses.replace(backbone, inputs=model.input[tower]) for tower, backbone in network.backbones.items()
@@ -116,9 +109,56 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
     return Compressed(smaller, rounded, histories, parts.sizes if parts.below else None)
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What the compressions of a run have in common.
+
+    Attributes:
+        network: The trained network.
+        parts: It, divided.
+        fed: Its batches.
+        examples: What the twin takes of calibration samples, one (n, ...) an input.
+        steps: Batches an epoch.
+        seed: Of the run.
+    """
+
+    network: Network
+    parts: Divided
+    fed: Feed
+    examples: list[np.ndarray]
+    steps: int
+    seed: int
+
+
+def _compressed(
+    twin: Any, compression: Compression, job: _Job, checkpoint: Checkpoint, earlier: list[str]
+) -> tuple[History, Rounded | None]:
+    """Compresses the twin's weights; what was done, and the rounded graph of `qat()`."""
+    import tf_keras
+
+    done, rounds = checkpoint.result(), compression.name == "qat"
+    if done and not rounds:  # a rounded graph is more than the network's weights
+        twin.set_weights(done[1])
+        return done[0], None
+    tf_keras.utils.set_random_seed(job.seed)
+    started = time.monotonic()
+    wrapped = compression.wrap(_copy(twin), compression.epochs * job.steps, job.examples, earlier)
+    run = _named(wrapped, job.parts)
+    if done:
+        wrapped.set_weights(done[1])
+    history = done[0] if done else _fit(wrapped, run, compression, job)
+    compression.strip(wrapped, twin)
+    if not done:
+        if floats := [layer.name for layer in twin.layers if type(layer).__name__ in compression.inside]:
+            history.kept += f"; computed in float inside: {progress.some(floats)}"
+        history.seconds = time.monotonic() - started
+        checkpoint.finish(history, (wrapped if rounds else twin).get_weights())
+    return history, run if rounds else None
+
+
 def _place(compression: Compression, specs: list[str], calibration: int) -> str:
     """Where a compression keeps its result: another chain, or other options, have another place."""
-    digest = hashlib.sha256(f"{', '.join(specs)}/{calibration}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{', '.join(specs)}; {calibration}".encode()).hexdigest()
     return f"{compression.name}-{digest[:8]}"
 
 
@@ -145,44 +185,30 @@ def _named(wrapped: Any, parts: Divided) -> Rounded:
     return run
 
 
-def _fit(
-    wrapped: Any,
-    run: Rounded,
-    compression: Compression,
-    network: Network,
-    fed: Feed,
-    parts: Divided,
-    checkpoint: Checkpoint,
-    steps: int,
-) -> History:
+def _fit(wrapped: Any, run: Rounded, compression: Compression, job: _Job) -> History:
     """Trains a compressed model and leaves it with the weights to be kept."""
     import tf_keras
 
-    if done := checkpoint.result():
-        wrapped.set_weights(done[1])
-        return done[0]
-    history, started = History(compression.name), time.monotonic()
-    keeper = _keeper(wrapped, run, compression, network, fed, history)
+    history = History(compression.name)
+    keeper = _keeper(wrapped, run, compression, job, history)
     history.trained = sum(int(np.prod(weight.shape)) for weight in wrapped.trainable_weights)
-    history.parameters = network.model.count_params()
-    schedule = tf_keras.optimizers.schedules.CosineDecay(compression.learning_rate, compression.epochs * steps or 1)
-    losses = [_loss(network.tasks[name.removesuffix("/logits")].loss) for name in parts.names]
+    history.parameters = job.network.model.count_params()
+    schedule = tf_keras.optimizers.schedules.CosineDecay(compression.learning_rate, compression.epochs * job.steps or 1)
+    losses = [_loss(job.network.tasks[name.removesuffix("/logits")].loss) for name in job.parts.names]
     wrapped.compile(tf_keras.optimizers.Adam(schedule, clipnorm=1.0), loss=losses)
-    with progress.bar(compression.name, compression.epochs * steps) as advance:
+    with progress.bar(compression.name, compression.epochs * job.steps) as advance:
         keeper.advance = advance
         if compression.epochs:
-            batches = _batches(fed, parts, compression.epochs)
+            batches = _batches(job.fed, job.parts, compression.epochs)
             _make_variables(wrapped, batches)
             wrapped.fit(
                 batches,
                 epochs=compression.epochs,
-                steps_per_epoch=steps,
+                steps_per_epoch=job.steps,
                 callbacks=[*compression.callbacks(), keeper],
                 verbose=0,
             )
         wrapped.set_weights(keeper.weights)
-    history.seconds = time.monotonic() - started
-    checkpoint.finish(history, keeper.weights)
     return history
 
 
@@ -196,14 +222,14 @@ def _make_variables(wrapped: Any, batches: tf.data.Dataset) -> None:
     wrapped.reset_metrics()
 
 
-def _keeper(wrapped: Any, run: Rounded, compression: Compression, network: Network, fed: Feed, history: History) -> Any:
+def _keeper(wrapped: Any, run: Rounded, compression: Compression, job: _Job, history: History) -> Any:
     """The tf_keras callback that judges every epoch and remembers the weights to be kept: the last that are good."""
     import tf_keras
 
     graph = tf.function(run, autograph=False)
 
     def scores() -> dict[str, float]:
-        return judged(graph, network.tasks, fed.val)
+        return judged(graph, job.network.tasks, job.fed.val)
 
     class Keeper(tf_keras.callbacks.Callback):
         weights: Weights = wrapped.get_weights()
@@ -219,15 +245,15 @@ def _keeper(wrapped: Any, run: Rounded, compression: Compression, network: Netwo
             found = {"loss": float(logs["loss"])} | scores()
             for name, value in found.items():
                 history.metrics.setdefault(name, []).append(value)
-            if (now := pair(found)) > history.best or not compression.anytime or not fed.val:
+            if (now := pair(found)) > history.best or not compression.anytime or not job.fed.val:
                 history.best, history.best_epoch = now, epoch
-            if now[0] >= history.best[0] - margin(history, fed.val):
+            if now[0] >= history.best[0] - margin(history, job.fed.val):
                 self.weights, history.kept, history.result = wrapped.get_weights(), f"epoch {epoch + 1}", now[0]
             shown = "  ".join(f"{k} {v:.3f}" for k, v in found.items() if k in ("loss", "val_score"))
             self.advance(0, f"epoch {epoch + 1}: {shown}")
 
     history.start = history.best = pair(scores())
-    history.kept, history.result = "the start, its ranges measured", history.start[0]
+    history.kept, history.result = "the start", history.start[0]
     return Keeper()
 
 
