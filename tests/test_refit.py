@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from tfx_finetune.compressions import prune
 from tfx_finetune.refit import refit, rounded, solved, thinned
 
 RIDGE = 1e-6
@@ -55,6 +56,15 @@ def correlated(seed=0):
 def apart(rows, weights, found):
     """By how much outputs differ, as a share."""
     return np.linalg.norm(rows @ (found - weights)) / np.linalg.norm(rows @ weights)
+
+
+def test_which_kernels_have_weights_to_spare():
+    """Scores by hand, each square over those not smaller: 1/5 and 1, and 1/4, 1/3, 1/2 and 1; half of them go."""
+    kernels = {"few": np.array([[2.0, -1.0]]), "many": np.array([[1.0], [-1.0], [1.0], [1.0]])}
+    assert prune._zeros(kernels, 0.5, equal=False) == {"few": 1, "many": 2}
+    assert prune._zeros(kernels, 0.5, equal=True) == {"few": 1, "many": 2}
+    kernels["few"] *= 100  # how large a kernel's weights are says nothing
+    assert prune._zeros(kernels, 0.2, equal=False) == {"few": 1, "many": 0}
 
 
 @pytest.mark.parametrize("seed", range(3))
