@@ -94,6 +94,12 @@ def test_few_values_and_others_make_up_for_it(seed):
         assert apart(rows, weights, found) < 0.9 * apart(rows, weights, np.where(weights == 0, 0, nearest))
 
 
+def test_a_kernel_of_zeros_stays_one():
+    """A head that was not trained has no values to be rounded to."""
+    given = equations(*correlated())
+    assert not rounded(*given[:2], np.zeros((24, 10)), count=4).any()
+
+
 def test_rounding_in_blocks_is_rounding_one_by_one(monkeypatch):
     """More inputs than are rounded before the others hear of it: the same weights."""
     given = equations(*correlated())

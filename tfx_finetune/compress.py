@@ -146,13 +146,14 @@ def _compressed(
     run = _named(wrapped, job.parts)
     if done:
         wrapped.set_weights(done[1])
-    history = done[0] if done else _fit(wrapped, run, compression, job)
+        compression.strip(wrapped, twin)
+        return done[0], run
+    history = _fit(wrapped, run, compression, job)
     compression.strip(wrapped, twin)
-    if not done:
-        if floats := [layer.name for layer in twin.layers if type(layer).__name__ in compression.inside]:
-            history.kept += f"; computed in float inside: {progress.some(floats)}"
-        history.seconds = time.monotonic() - started
-        checkpoint.finish(history, (wrapped if rounds else twin).get_weights())
+    if floats := [layer.name for layer in twin.layers if type(layer).__name__ in compression.inside]:
+        history.kept += f"; computed in float inside: {progress.some(floats)}"
+    history.seconds = time.monotonic() - started
+    checkpoint.finish(history, (wrapped if rounds else twin).get_weights())
     return history, run if rounds else None
 
 
@@ -215,10 +216,8 @@ def _fit(wrapped: Any, run: Rounded, compression: Compression, job: _Job) -> His
 def _make_variables(wrapped: Any, batches: tf.data.Dataset) -> None:
     """Makes those of optimizer and losses before the first step, which TensorFlow would trace again behind them."""
     wrapped.optimizer.build(wrapped.trainable_variables)
-    _, targets, weights = tf.nest.map_structure(lambda spec: zeros(spec.shape, spec.dtype), batches.element_spec)
-    wrapped.compiled_loss(
-        list(targets), [zeros(tensor.shape, tensor.dtype) for tensor in wrapped.outputs], list(weights)
-    )
+    _, targets, weights = zeros(batches.element_spec)
+    wrapped.compiled_loss(list(targets), zeros(wrapped.outputs), list(weights))
     wrapped.reset_metrics()
 
 

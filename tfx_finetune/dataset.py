@@ -1,6 +1,6 @@
 """tf.data as everything here uses it: on all cores, in order, and without its autotuner."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -33,9 +33,17 @@ def schema(source: Source) -> dict[str, Any]:
     return source.read(next(iter(source.sizes))).element_spec
 
 
-def zeros(shape: Sequence[int | None], dtype: str | tf.DType) -> tf.Tensor:
-    """Zeros of a batch's shape; of one sample where it says no number."""
-    return tf.zeros([1 if size is None else size for size in shape], dtype)
+def zeros(like: Any) -> Any:
+    """A structure of zeros as batches have them; of one sample where their number is not known.
+
+    Args:
+        like: A structure of specs, or of a model's symbolic tensors.
+    """
+
+    def one(spec: Any) -> tf.Tensor:
+        return tf.zeros([1 if size is None else size for size in spec.shape], spec.dtype)
+
+    return tf.nest.map_structure(one, like)
 
 
 def marked(source: Source, member: np.ndarray) -> tf.data.Dataset:

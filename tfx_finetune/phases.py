@@ -144,8 +144,8 @@ def traced_once(top: keras.Model, batches: tf.data.Dataset) -> None:
 
     TensorFlow traces a function again that has made variables, as the losses of several heads do.
     """
-    inputs, targets, weights = tf.nest.map_structure(lambda spec: zeros(spec.shape, spec.dtype), batches.element_spec)
-    outputs = {name: zeros(tensor.shape, tensor.dtype) for name, tensor in top.output.items()}
+    inputs, targets, weights = zeros(batches.element_spec)
+    outputs = zeros(top.output)
     top.compute_loss(inputs, targets, outputs, weights)
     top.compute_metrics(inputs, targets, outputs, weights)
     top.reset_metrics()

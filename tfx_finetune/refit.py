@@ -176,6 +176,8 @@ def rounded(power: np.ndarray, wanted: np.ndarray, weights: np.ndarray, count: i
         count: How many values; they are the means of k-means.
     """
     kept = weights != 0
+    if not kept.any():  # a head that was not trained
+        return weights
     found = solved(power, wanted, weights, kept)
     values = _values(found[kept], count) if kept.all() else np.sort([0.0, *_values(found[kept], count - 1)])
     between = (values[1:] + values[:-1]) / 2

@@ -42,25 +42,25 @@ def _clustered(layer: Any, clusters: int) -> bool:
 
 def _wrap(twin: Any, clusters: int, sparse: bool) -> Any:
     import tf_keras
+    from tensorflow_model_optimization.python.core.clustering.keras.cluster_wrapper import ClusterWeights
     from tensorflow_model_optimization.python.core.clustering.keras.experimental import cluster as experimental
 
-    kernels = {layer.name: layer.kernel.numpy() for layer in twin.layers if _clustered(layer, clusters)}
-
     def wrapped(layer: Any) -> Any:
-        if layer.name not in kernels:
+        if not _clustered(layer, clusters):
             return layer
         return experimental.cluster_weights(layer, clusters, preserve_sparsity=sparse)
 
     model = tf_keras.models.clone_model(twin, clone_function=wrapped)
     for layer in model.layers:
-        if (name := layer.name.removeprefix("cluster_")) in kernels and name != layer.name:
-            _begin(layer, kernels[name])
+        if isinstance(layer, ClusterWeights):
+            _begin(layer)
     return model
 
 
-def _begin(wrapper: Any, kernel: np.ndarray) -> None:
+def _begin(wrapper: Any) -> None:
     """Gives a layer the values that its kernel has, where TF-MOT drew some of its weights."""
-    values, centroids = np.unique(kernel), wrapper.cluster_centroids["kernel"]
+    kernel, centroids = wrapper.original_clusterable_weights["kernel"].numpy(), wrapper.cluster_centroids["kernel"]
+    values = np.unique(kernel)
     spare = centroids.shape[0] - len(values)
     if spare < 0:  # a grouped convolution, which was not refitted
         return
