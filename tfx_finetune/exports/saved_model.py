@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfx_finetune.contracts import EXPORTS, PRESENCE, Batch, Modality
@@ -35,7 +36,7 @@ def saved_model() -> Export:
 def write(servable: Servable, path: Path) -> None:
     """Writes the signatures of the servable model."""
     specs = {name: tf.TensorSpec([None, *shape], kind, name=name) for name, (shape, kind) in servable.inputs.items()}
-    tensor = _traced(lambda inputs: servable.model(inputs, training=False), specs)
+    tensor = traced(lambda inputs: servable.model(inputs, training=False), specs)
 
     def serving(given: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         limits = {name: given[name] for name in servable.limits if name in given}
@@ -53,20 +54,30 @@ def write(servable: Servable, path: Path) -> None:
 
     raw = {tower: tf.TensorSpec([None], tf.string, name=tower) for tower in servable.modalities}
     given = raw if servable.portable else specs
-    signatures = {"tensor": tensor, "serving_default": _traced(serving, given)}
+    signatures = {"tensor": tensor, "serving_default": traced(serving, given)}
     if servable.limits:
         limits = {name: tf.TensorSpec([None], kind, name=name) for name, kind in servable.limits.items()}
-        signatures["detect"] = _traced(serving, given | limits)
+        signatures["detect"] = traced(serving, given | limits)
     for head in servable.routed:
-        signatures[head] = _traced(lambda inputs, own=f"{head}/": _of(serving(inputs), own), given)
-    module = tf.Module()
-    module.weights = [variable.value for variable in servable.model.variables]
+        signatures[head] = traced(lambda inputs, own=f"{head}/": _of(serving(inputs), own), given)
     with files.atomic(path) as draft:
-        tf.saved_model.save(module, str(draft), signatures)
+        save(servable.model, signatures, draft)
 
 
-def _traced(function: Callable[..., Any], specs: Mapping[str, tf.TensorSpec]) -> Any:
-    """A signature. `keras.export.ExportArchive` gives TensorFlow functions, which it traces once more when it saves."""
+def save(model: keras.Model, signatures: Mapping[str, Any], path: Path) -> None:
+    """Writes signatures of `traced`, by name, with the variables of the model that they call."""
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    tf.saved_model.save(module, str(path), dict(signatures))
+
+
+def traced(function: Callable[..., Any], specs: Any) -> Any:
+    """A signature. `keras.export.ExportArchive` gives TensorFlow functions, which it traces once more when it saves.
+
+    Args:
+        function: Of one argument.
+        specs: A structure of specs, which that argument has.
+    """
     return tf.function(function, input_signature=[specs], autograph=False).get_concrete_function()
 
 

@@ -14,7 +14,7 @@ from tfx_finetune.contracts import EXPORTS, Batch, Modality
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.deployed import Export, Reader, Servable
-from tfx_finetune.exports import tflite
+from tfx_finetune.exports import saved_model, tflite
 from tfx_finetune.functional import joined
 
 _FILE, _TOWERS = "model.tflite", "towers.json"
@@ -110,8 +110,7 @@ def _same(x: Any) -> Any:
 
 
 def _save(trunk: keras.Model, path: Path) -> None:
-    archive = keras.export.ExportArchive()
     (source,) = trunk.inputs
     spec = tf.TensorSpec([None, *source.shape[1:]], source.dtype, name="inputs")
-    archive.add_endpoint("serving_default", lambda inputs: {"features": trunk(inputs, training=False)}, [spec])
-    archive.write_out(str(path), verbose=False)
+    features = saved_model.traced(lambda inputs: {"features": trunk(inputs, training=False)}, spec)
+    saved_model.save(trunk, {"serving_default": features}, path)
