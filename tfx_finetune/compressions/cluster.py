@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfx_finetune.contracts import COMPRESSIONS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.deployed import Compression
-from tfx_finetune.refit import KERNELS, refit, rounded
+from tfx_finetune.refit import KERNELS, means, refit, rounded
 
 
 @COMPRESSIONS.register
@@ -61,10 +61,9 @@ def _begin(wrapper: Any) -> None:
     """Gives a layer the values that its kernel has, where TF-MOT drew some of its weights."""
     kernel, centroids = wrapper.original_clusterable_weights["kernel"].numpy(), wrapper.cluster_centroids["kernel"]
     values = np.unique(kernel)
-    spare = centroids.shape[0] - len(values)
-    if spare < 0:  # a grouped convolution, which was not refitted
-        return
-    centroids.assign(np.pad(values, (0, spare), mode="edge"))
+    if len(values) > centroids.shape[0]:  # of a kernel that was not refitted
+        values = means(kernel, centroids.shape[0])
+    centroids.assign(np.pad(values, (0, centroids.shape[0] - len(values)), mode="edge"))
     if wrapper.preserve_sparsity:
         wrapper.zero_idx["kernel"] = tf.constant(int(np.abs(values).argmin()), tf.int64)
         wrapper.sparsity_masks["kernel"] = tf.constant(kernel != 0, tf.float32)

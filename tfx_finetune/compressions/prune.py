@@ -107,6 +107,7 @@ def _wrap(
     twin: Any, steps: int, zeros: Mapping[str, int], schedule: Schedule, block: tuple[int, int], pattern: str
 ) -> Any:
     import tf_keras
+    from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper import PruneLowMagnitude
     from tensorflow_model_optimization.sparsity import keras as sparse
 
     # Masks are renewed often, for a run may have few steps; and until the end of the ramp only.
@@ -125,7 +126,15 @@ def _wrap(
         kind = type(layer).__name__
         return sparse.prune_low_magnitude(layer, growing, block_size=block if kind == "Dense" else (1, 1))
 
-    return tf_keras.models.clone_model(twin, clone_function=wrapped)
+    model = tf_keras.models.clone_model(twin, clone_function=wrapped)
+    if schedule == "once":
+        # TF-MOT would begin with the first batch: kernels that were not refitted would be whole without training.
+        for layer in model.layers:
+            if isinstance(layer, PruneLowMagnitude):
+                layer.pruning_step.assign(0)
+                layer.pruning_obj.conditional_mask_update()
+                layer.pruning_obj.weight_mask_op()
+    return model
 
 
 def _strip(wrapped: Any, twin: Any) -> None:
