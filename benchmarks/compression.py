@@ -4,9 +4,10 @@
         [--chains="; qat(); prune(), qat(); ..."]
 
 Trains once a seed, then compresses the same trained network in each way; a chain is a value of --compress, the empty
-one is post-training quantization alone. Scores are differences to the float file without compression, in points, mean
-over the seeds; sizes are ratios to that file. Latency is not shown: runtimes compute zeros and few values as any other
-weights.
+one is post-training quantization alone. Scores are differences to the float file without compression, in points, of
+each seed and their mean; sizes are ratios to that file. Rows are kept in benchmarks/compression.json, where those of
+earlier calls stay, and go into benchmarks/RESULTS.md. Latency is not shown: runtimes compute zeros and few values as
+any other weights.
 """
 
 import json
@@ -15,10 +16,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from results import record
 
+RUNS = Path(__file__).with_suffix(".json")
 CHAINS = "; qat(); prune(), qat(); cluster(); prune(), cluster(), qat()"
 FORMATS = ("tflite", "tflite_int8")
 EXPORTS = "tflite(), tflite(quantize='int8')"
@@ -27,10 +30,11 @@ EXPORTS = "tflite(), tflite(quantize='int8')"
 def main() -> None:
     """Runs the benchmark."""
     given = dict(flag.removeprefix("--").split("=", 1) for flag in sys.argv[1:])
-    seeds = [int(seed) for seed in given.get("seeds", "0,1,2").split(",")]
+    seeds = [seed for seed in given.get("seeds", "0,1,2").split(",") if seed]
     chains = [chain.strip() for chain in given.get("chains", CHAINS).split(";")]
     backbone, data = given.get("backbone", "efficientnet_lite0()"), given.get("data", "tux_stamps()")
-    found: dict[tuple[str, str], list[np.ndarray]] = {}
+    title = f"{backbone}, {data}"
+    kept: dict[str, Any] = json.loads(RUNS.read_text()) if RUNS.exists() else {}
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
             flags = [f"--data={data}", f"--backbone={backbone}", f"--seed={seed}", f"--exports={EXPORTS}"]
@@ -44,19 +48,27 @@ def main() -> None:
                 for format in FORMATS:
                     row = compared(scores[format], base["tflite"])
                     print(seed, chain, format, row, file=sys.stderr)
-                    found.setdefault((chain, format), []).append(row)
-        title = f"{backbone}, {data}"
-        record(f"compression {title}", f"Compression: {title}", table(found))
+                    kept.setdefault(title, {}).setdefault(chain, {}).setdefault(format, {})[seed] = row
+        RUNS.write_text(json.dumps(kept, indent=1))
+    record(f"compression {title}", f"Compression: {title}", table(kept[title]))
 
 
-def table(found: dict[tuple[str, str], list[np.ndarray]]) -> str:
-    """A row for each chain and file."""
-    lines = ["| compress | file | points | size | zipped | zeros |", "|---|---|---|---|---|---|"]
-    for (chain, format), rows in found.items():
-        points, size, zipped, zeros = np.mean(rows, axis=0)
-        name = f"`{chain}`" if chain else "none"
-        lines.append(f"| {name} | `{format}` | {points:+.1f} | {size:.2f} | {zipped:.2f} | {zeros:.0%} |")
-    lines.append(f"\nMeans over {len(rows)} splits; size and zipped size beside the float file without compression.")
+def table(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
+    """A row for each chain and file, of the seeds that it was run with."""
+    seeds = sorted({seed for formats in found.values() for rows in formats.values() for seed in rows}, key=int)
+    lines = [
+        f"| compress | file | points | {' | '.join(f'seed {seed}' for seed in seeds)} | size | zipped | zeros |",
+        "|---|---|---|" + "---|" * (len(seeds) + 3),
+    ]
+    for chain, formats in found.items():
+        for format, rows in formats.items():
+            points, size, zipped, zeros = np.mean(list(rows.values()), axis=0)
+            name = f"`{chain}`" if chain else "none"
+            each = " | ".join(f"{rows[seed][0]:+.1f}" if seed in rows else "-" for seed in seeds)
+            lines.append(f"| {name} | `{format}` | {points:+.1f} | {each} | {size:.2f} | {zipped:.2f} | {zeros:.0%} |")
+    lines.append(
+        "\nPoints of the mean and of each split; size and zipped size beside the float file without compression."
+    )
     return "\n".join(lines)
 
 
@@ -76,10 +88,10 @@ def run(workdir: Path, flags: list[str]) -> dict:
     return scores
 
 
-def compared(file: dict, base: dict) -> np.ndarray:
+def compared(file: dict, base: dict) -> list[float]:
     """Points of score gained, ratios of size and zipped size, and the share of zeros."""
     ratios = [file[key] / base[key] for key in ("bytes", "zipped")]
-    return np.array([100 * (file["score"] - base["score"]), *ratios, file["zeros"]])
+    return [100 * (file["score"] - base["score"]), *ratios, file["zeros"]]
 
 
 if __name__ == "__main__":

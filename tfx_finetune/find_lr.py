@@ -17,7 +17,7 @@ from tfx_finetune.depthwise import quick_gradients
 from tfx_finetune.feed import feed, feed_ahead
 from tfx_finetune.model import Network, cut
 from tfx_finetune.optimizer import RANGE, Schedule
-from tfx_finetune.phases import adapted, compile_top, fit_phase
+from tfx_finetune.phases import adapted, compile_top, fit_phase, traced_once
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
 from tfx_finetune.plots import rates_plot
@@ -98,6 +98,7 @@ def _curve(network: Network, phase: Phase, data: Data, plan: Plan) -> tuple[np.n
     with adapted(network, phase), quick_gradients(top):
         compile_top(top, network, tested, STEPS, plan.run.distill, objectives)
         batches = with_views(fed.batches(0, STEPS), network).take(STEPS)
+        traced_once(top, batches)
         top.fit(batches, epochs=1, steps_per_epoch=STEPS, callbacks=[Watch()], verbose=0)
     top.set_weights(start)
     kept = np.array([loss for loss in losses if math.isfinite(loss)])
