@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-# Speed does not depend on what the weights are. torchvision's name, where it has the network.
+# Speed does not depend on what the weights are. timm's name, where it has the network.
 BACKBONES_MEASURED = {
-    "efficientnet_lite0()": "",
-    "torchvision_mobilenet_v2()": "mobilenet_v2",
-    "mobilenet_v3_small(weights='none')": "mobilenet_v3_small",
+    "efficientnet_lite0()": "tf_efficientnet_lite0",
+    "torchvision_mobilenet_v2()": "mobilenetv2_100",
+    "mobilenet_v3_small(weights='none')": "mobilenetv3_small_100",
     "efficientnet_b0(weights='none')": "efficientnet_b0",
     "resnet50(weights='none')": "resnet50",
     "speech_embedding(weights='none')": "",
@@ -57,7 +57,9 @@ def main() -> None:
         rows.append(
             f"| `{spec}` {ours} | {speed['engine'] / speed['keras']:.1f} | {ratio} | {work[0]:.0f} | {work[1]:.0f} |"
         )
-    rows.append("\nSamples a second. PyTorch: channels_last, float32; - where it or the network is not installed.")
+    rows.append(
+        "\nSamples a second. PyTorch: timm, channels_last, float32; - where it or the network is not installed."
+    )
     rows.append(f"NumPy multiplies matrices of 2048 x 2048 at {product():.0f} GFLOP/s on the same cores.")
     title = "The frozen trunk" + (f": {given['only'].replace(',', ', ')}" if "only" in given else "")
     record(" ".join(["trunk", *sys.argv[1:]]), title, "\n".join(rows))
@@ -133,13 +135,11 @@ def in_torch(name: str, size: int, count: int) -> float | None:
 
 
 def torch_worker(name: str, size: int, count: int) -> float:
-    """Pictures a second of a torchvision network without its classifier, in batches of 32."""
+    """Pictures a second of a network of timm without its classifier, in batches of 32."""
+    import timm
     import torch
-    import torchvision
 
-    network = getattr(torchvision.models, name)(weights=None)
-    network.fc = network.classifier = torch.nn.Identity()
-    network = network.eval().to(memory_format=torch.channels_last)
+    network = timm.create_model(name, num_classes=0).eval().to(memory_format=torch.channels_last)
     batches = torch.rand(count, 3, size, size).contiguous(memory_format=torch.channels_last).split(32)
 
     def run() -> object:

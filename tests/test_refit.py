@@ -173,6 +173,28 @@ def test_layers_without_bias_and_grouped_ones():
     assert lost < 0.95 * np.linalg.norm(twin(samples).numpy() - before)
 
 
+def test_an_activation_inside_a_layer_is_one_behind_it():
+    """Weights are fitted to what comes in front of it."""
+    import tf_keras
+
+    rng = np.random.default_rng(0)
+    samples = (rng.normal(size=(32, 6, 6, 1)) + 0.3 * rng.normal(size=(32, 6, 6, 4))).astype(np.float32)
+    found = []
+    for inside in (True, False):
+        tf_keras.utils.set_random_seed(0)
+        inputs = tf_keras.Input((6, 6, 4))
+        x = tf_keras.layers.Conv2D(8, 3, activation="relu" if inside else None, name="first")(inputs)
+        x = x if inside else tf_keras.layers.ReLU()(x)
+        twin = tf_keras.Model(inputs, tf_keras.layers.Conv2D(3, 1, name="second")(x))
+        before, start = twin(samples).numpy(), twin.get_layer("first").kernel.numpy()
+        refit(twin, lambda layer: partial(thinned, zeros=layer.kernel.shape.num_elements() // 2), [samples])
+        found.append((np.linalg.norm(twin(samples).numpy() - before) / np.linalg.norm(before), twin.get_weights()))
+        assert (twin.get_layer("first").kernel.numpy() != start).any()
+    assert found[0][0] == found[1][0] < 0.3
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("compression", [prune.prune(epochs=0), cluster.cluster(epochs=0)])
 def test_a_kernel_of_very_many_inputs_is_compressed_without_equations(compression):
     """Theirs would not fit into memory: it loses its smallest weights, or takes the values nearest to them."""

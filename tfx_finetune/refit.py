@@ -48,8 +48,8 @@ def refit(twin: Any, how: Callable[[Any], Solve | None], examples: Sequence[np.n
 
     Args:
         twin: A functional model; changed in place.
-        how: A layer of `KERNELS`, of no groups and no activation, -> what finds its weights; None leaves it alone, as
-            are layers of more than 8,192 inputs.
+        how: A layer of `KERNELS` -> what finds its weights; None leaves it alone, as are grouped convolutions and
+            layers of more than 8,192 inputs.
         examples: What the model takes of samples, one (n, ...) an input.
     """
     solves = {layer.name: solve for layer in twin.layers if _able(layer) and (solve := how(layer)) is not None}
@@ -68,7 +68,7 @@ def refit(twin: Any, how: Callable[[Any], Solve | None], examples: Sequence[np.n
             before, after = (node.map_arguments(values) for values in (whole, now))
             wanted = node.layer(*before[0], **before[1])
             if solve := solves.pop(node.layer.name, None):  # a layer that stands in several places, in the first
-                _fit(node.layer, after[0][0], wanted, solve)
+                _fit(node.layer, before[0][0], after[0][0], solve)
                 advance(1, f"{count} layers, {len(samples[0])} samples")
             found = node.layer(*after[0], **after[1])
             for values, outputs in ((whole, wanted), (now, found)):
@@ -82,21 +82,26 @@ def _able(layer: Any) -> bool:
     return known and int(np.prod(layer.kernel.shape[:-1])) <= _MOST
 
 
-def _fit(layer: Any, inputs: tf.Tensor, wanted: tf.Tensor, solve: Solve) -> None:
-    """Gives a layer the weights that are found, and the bias that belongs to them."""
+def _fit(layer: Any, before: tf.Tensor, inputs: tf.Tensor, solve: Solve) -> None:
+    """Gives a layer the weights that are found, and the bias that belongs to them.
+
+    What it gave is that in front of its activation, which the equations of weights are about.
+    """
     kernel = layer.kernel.numpy()
-    weights = kernel.reshape(-1, kernel.shape[-1]).astype(np.float64)
+    weights = kernel.reshape(-1, kernel.shape[-1])
+    bias = layer.bias.numpy() if layer.use_bias else 0.0
     rng, share = np.random.default_rng(0), -(-_ROWS // len(inputs))
     count, power, product = 0, np.zeros((len(weights),) * 2), np.zeros(weights.shape)
     mean, middle = np.zeros(len(weights)), np.zeros(weights.shape[1])
     # Sample by sample: the patches of all would not fit into memory.
-    for one, other in zip(inputs, wanted, strict=True):
-        rows, outputs = (tf.reshape(x, (-1, x.shape[-1])).numpy() for x in (_patches(layer, one[None]), other))
+    for one, other in zip(inputs, before, strict=True):
+        rows, whole = (tf.reshape(_patches(layer, x[None]), (-1, len(weights))).numpy() for x in (one, other))
         some = rng.permutation(len(rows))[:share]
-        rows, outputs = rows[some], outputs[some]
+        rows, outputs = rows[some], whole[some] @ weights + bias
         count += len(rows)
         mean, middle = mean + rows.sum(0), middle + outputs.sum(0)
         power, product = power + rows.T @ rows, product + rows.T @ outputs
+    weights = weights.astype(np.float64)
     mean, middle, power, product = (total / count for total in (mean, middle, power, product))
     if layer.use_bias:
         # It gives the outputs their means, so that the kernel has to care for what is left alone.
@@ -104,8 +109,7 @@ def _fit(layer: Any, inputs: tf.Tensor, wanted: tf.Tensor, solve: Solve) -> None
         product -= np.outer(mean, middle)
     ridge = _RIDGE * np.diag(power).mean() + 1e-12
     found = solve(power + ridge * np.eye(len(power)), product + ridge * weights, weights)
-    bias = [middle - mean @ found] if layer.use_bias else []
-    layer.set_weights([found.reshape(kernel.shape), *bias])
+    layer.set_weights([found.reshape(kernel.shape), *([middle - mean @ found] if layer.use_bias else [])])
 
 
 def _patches(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
