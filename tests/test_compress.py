@@ -19,6 +19,7 @@ from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.fold import folded
+from tfx_finetune.functional import read
 from tfx_finetune.plan import check
 
 CHAIN = "prune(sparsity=0.5), cluster(clusters=8), qat()"
@@ -34,6 +35,7 @@ def compressed(trained, once):
         workdir = shutil.copytree(trained.workdir, root / "run")
         found = command("train", *trained.flags, f"--workdir={workdir}", f"--compress={CHAIN}", f"--exports={exports}")
         assert found.returncode == 0, found.stderr
+        assert "WARNING" not in found.stderr, found.stderr
 
     return once("compressed", make)[0] / "run"
 
@@ -259,3 +261,17 @@ def test_heads_by_language(tmp_path):
     assert done.returncode == 0, done.stderr
     assert {"en/accuracy", "fi/accuracy", "shared/accuracy"} <= set(scores(tmp_path / "run")["test"])
     assert np.isfinite(scores(tmp_path / "run")["tflite_int8"]["score"])
+
+
+@pytest.mark.slow
+def test_behind_bottlenecks(tmp_path):
+    """Layers that an adapter leaves in the network are compressed as any other, an activation inside of them too."""
+    adapter, spent = "--tune.adapter=bottleneck(dim=8)", ("--tune.epochs=1", "--nocache.enabled", "--verify.max_drop=1")
+    flags = ("--compress=prune(epochs=1), qat(epochs=1)", "--exports=keras_file(), tflite(quantize='int8')")
+    folder = f"--data={shapes(tmp_path / 'shapes')}"
+    done = within("train", folder, *SMALL, adapter, *spent, *flags, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    model = read(tmp_path / "run/bundle/model.keras")
+    kernels = [layer.kernel for layer in model.layers if layer.name.startswith("adapter") and layer.weights]
+    assert len(kernels) == 4 and all(0 < np.mean(kernel == 0) < 0.9 for kernel in kernels)
+    assert scores(tmp_path / "run")["tflite_int8"]["zeros"] >= 0.5

@@ -22,6 +22,7 @@ from tfx_finetune.checkpoint import Checkpoint, History, Weights
 from tfx_finetune.core import progress
 from tfx_finetune.core.config import Phase
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.quiet import unlogged
 from tfx_finetune.dataset import mapped, zeros
 from tfx_finetune.deployed import Compression, one_or_all
 from tfx_finetune.divide import Divided, divided, kernels
@@ -204,13 +205,15 @@ def _fit(wrapped: Any, run: Rounded, compression: Compression, job: _Job) -> His
         if compression.epochs:
             batches = _batches(job.fed, job.parts, compression.epochs)
             _make_variables(wrapped, batches)
-            wrapped.fit(
-                batches,
-                epochs=compression.epochs,
-                steps_per_epoch=job.steps,
-                callbacks=[*compression.callbacks(), keeper],
-                verbose=0,
-            )
+            # Kernels have none where the values that they take are trained.
+            with unlogged("tensorflow", "Gradients do not exist"):
+                wrapped.fit(
+                    batches,
+                    epochs=compression.epochs,
+                    steps_per_epoch=job.steps,
+                    callbacks=[*compression.callbacks(), keeper],
+                    verbose=0,
+                )
         wrapped.set_weights(keeper.weights)
     return history
 

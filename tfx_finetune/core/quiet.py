@@ -1,6 +1,7 @@
-"""Keeps from the terminal what C++ code writes there, past Python's own streams."""
+"""Keeps from the terminal what others write there and our user need not read."""
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def quiet() -> Iterator[Callable[[], str]]:
-    """Keeps what C++ code writes to the terminal; yields a function that returns it."""
+    """Keeps what C++ code writes to the terminal, past Python's streams; yields a function that returns it."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(descriptor) for descriptor in (1, 2)]
@@ -23,3 +24,18 @@ def quiet() -> Iterator[Callable[[], str]]:
             for descriptor, original in zip((1, 2), kept, strict=True):
                 os.dup2(original, descriptor)
                 os.close(original)
+
+
+@contextlib.contextmanager
+def unlogged(logger: str, text: str) -> Iterator[None]:
+    """Keeps lines that have a text out of a log."""
+    log = logging.getLogger(logger)
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return text not in record.getMessage()
+
+    log.addFilter(wanted)
+    try:
+        yield
+    finally:
+        log.removeFilter(wanted)
