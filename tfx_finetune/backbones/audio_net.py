@@ -38,7 +38,8 @@ def audio_net(
         for part, stride in (("a", 1 if stage == 1 else 2), ("b", 1)):
             name = f"stage{stage}{part}"
             x = keras.layers.Conv2D(width, 3, stride, padding="same", use_bias=False, name=name)(x)
-            x = keras.layers.BatchNormalization(name=f"{name}_bn")(x)
+            # Keras's statistics need hundreds of steps to follow, which small data does not have.
+            x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
             x = keras.layers.ReLU(name=f"{name}_relu")(x)
     # Averaged over the bands.
     x = keras.layers.AveragePooling2D((1, x.shape[2]), name="bands")(x)

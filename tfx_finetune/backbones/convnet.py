@@ -25,6 +25,7 @@ def convnet(size: int = 28, channels: int = 1, widths: tuple[int, ...] = (32, 64
         for part, stride in (("a", 1 if stage == 1 else 2), ("b", 1)):
             name = f"stage{stage}{part}"
             x = keras.layers.Conv2D(width, 3, stride, padding="same", use_bias=False, name=name)(x)
-            x = keras.layers.BatchNormalization(name=f"{name}_bn")(x)
+            # Keras's statistics need hundreds of steps to follow, which small data does not have.
+            x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
             x = keras.layers.ReLU(name=f"{name}_relu")(x)
     return backbone(card, inputs, x)
