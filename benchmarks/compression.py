@@ -1,13 +1,14 @@
 """What compression costs and saves: score, size and zipped size of every file, by chain of compressions.
 
-    python benchmarks/compression.py [--seeds=0,1,2] [--backbone=efficientnet_lite0()] [--data=tux_stamps()]
-        [--chains="; qat(); prune(), qat(); ..."]
+    python benchmarks/compression.py [--seeds=0,1,2] [--chains="; qat(); prune(), qat(); ..."]
+        [any flag of tfx_finetune.train]
 
-Trains once a seed, then compresses the same trained network in each way; a chain is a value of --compress, the empty
-one is post-training quantization alone. Scores are differences to the float file without compression, in points, of
-each seed and their mean; sizes are ratios to that file. Rows are kept in benchmarks/compression.json, where those of
-earlier calls stay, and go into benchmarks/RESULTS.md. Latency is not shown: runtimes compute zeros and few values as
-any other weights.
+Of Tux Paint's stamps and EfficientNet-Lite0, where flags do not say otherwise. Trains once a seed, then compresses the
+same trained network in each way; a chain is a value of --compress, the empty one is post-training quantization alone.
+Scores are differences to the float file without compression, in points, of each seed and their mean; sizes are ratios
+to that file. Rows are kept in benchmarks/compression.json, where those of earlier calls stay, and go into
+benchmarks/RESULTS.md; without a seed (--seeds=) they are only written again. Latency is not shown: runtimes compute
+zeros and few values as any other weights.
 """
 
 import json
@@ -21,7 +22,11 @@ from typing import Any
 import numpy as np
 from results import record
 
+from tfx_finetune.core import files, flagfile
+from tfx_finetune.core.config import Run
+
 RUNS = Path(__file__).with_suffix(".json")
+USUAL = ("--data=tux_stamps()", "--backbone=efficientnet_lite0()")
 CHAINS = "; qat(); prune(), qat(); cluster(); prune(), cluster(), qat()"
 FORMATS = ("tflite", "tflite_int8")
 EXPORTS = "tflite(), tflite(quantize='int8')"
@@ -29,22 +34,24 @@ EXPORTS = "tflite(), tflite(quantize='int8')"
 
 def main() -> None:
     """Runs the benchmark."""
-    given = dict(flag.removeprefix("--").split("=", 1) for flag in sys.argv[1:])
-    seeds = [seed for seed in given.get("seeds", "0,1,2").split(",") if seed]
-    chains = [chain.strip() for chain in given.get("chains", CHAINS).split(";")]
-    backbone, data = given.get("backbone", "efficientnet_lite0()"), given.get("data", "tux_stamps()")
-    title = f"{backbone}, {data}"
+    own = [flag for flag in sys.argv[1:] if flag.startswith(("--seeds=", "--chains="))]
+    given = dict(flag.split("=", 1) for flag in own)
+    seeds = [seed for seed in given.get("--seeds", "0,1,2").split(",") if seed]
+    chains = [chain.strip() for chain in given.get("--chains", CHAINS).split(";")]
+    flags = [*USUAL, *(flag for flag in sys.argv[1:] if flag not in own)]
+    chosen, _ = flagfile.parse([sys.argv[0], *flags], Run())
+    title = f"{chosen.backbone}, {chosen.data}"
     kept: dict[str, Any] = json.loads(RUNS.read_text()) if RUNS.exists() else {}
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
-            flags = [f"--data={data}", f"--backbone={backbone}", f"--seed={seed}", f"--exports={EXPORTS}"]
-            base = run(Path(folder) / "base", [*flags, "--verify.max_drop=1"])
+            each = [*flags, f"--seed={seed}", f"--exports={EXPORTS}", "--verify.max_drop=1"]
+            base = run(Path(folder) / "base", each)
             for number, chain in enumerate(chains):
                 scores = base
                 if chain:
                     work = Path(folder) / str(number)
                     shutil.copytree(Path(folder) / "base", work)
-                    scores = run(work, [*flags, "--verify.max_drop=1", f"--compress={chain}"])
+                    scores = run(work, [*each, f"--compress={chain}"])
                 for format in FORMATS:
                     row = compared(scores[format], base["tflite"])
                     print(seed, chain, format, row, file=sys.stderr)
@@ -74,8 +81,6 @@ def table(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
 
 def run(workdir: Path, flags: list[str]) -> dict:
     """Trains, and returns what scores.json says of every file, with its size and zipped size."""
-    from tfx_finetune.core import files
-
     command = [sys.executable, "-m", "tfx_finetune.train", f"--workdir={workdir}", *flags]
     # 3: a file that did not pass, which is a result too.
     if subprocess.run(command, check=False).returncode not in (0, 3):

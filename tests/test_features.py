@@ -12,6 +12,7 @@ from tests.commands import shapes
 from tfx_finetune import features
 from tfx_finetune.checkpoint import Checkpoint, History
 from tfx_finetune.core.config import Run
+from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.engine import engine
 from tfx_finetune.feed import feed, feed_ahead
 from tfx_finetune.model import build_model, build_towers, cut
@@ -48,7 +49,7 @@ def collected(prepared, folder, split="train", views=2, unfreeze="2", precision=
 
 
 def fingerprint(plan, data, trunk, precision="float32"):
-    return {"image": features.fingerprint(data, "image", trunk, plan.preparation("image") | {"precision": precision})}
+    return {"image": features.fingerprint(data, "image", trunk, plan.before_top("image") | {"precision": precision})}
 
 
 def names(folder):
@@ -95,7 +96,7 @@ def test_views_differ_and_epochs_take_turns(prepared, tmp_path):
 
 
 def test_found_again_by_what_determines_them(prepared, tmp_path):
-    """The same key computes nothing anew; another cut, precision or weight has a key of its own."""
+    """The same key computes nothing anew; another cut, precision, spec or weight has a key of its own."""
     plan, data, network = prepared
     first = collected(prepared, tmp_path)
     count = len(names(tmp_path))
@@ -110,6 +111,9 @@ def test_found_again_by_what_determines_them(prepared, tmp_path):
     collected(prepared, tmp_path, unfreeze="3")
     collected(prepared, tmp_path, precision="float16")
     assert len(names(tmp_path)) == 3 * count
+    # The same graph may be fed otherwise, as e5_small(prefix='passage: ') is.
+    other = dataclasses.replace(plan, towers={"image": parse_spec("efficientnet_lite0(size=64, weights='package')")})
+    assert fingerprint(other, data, trunk) != key
     layer = next(layer for layer in trunk.layers if layer.weights)
     kept = layer.get_weights()
     layer.set_weights([value + 1e-3 for value in kept])

@@ -147,10 +147,7 @@ def feed_ahead(network: Network, data: Data, plan: Plan) -> None:
 
 
 def _key(tower: str, trunk: keras.Model | None, data: Data, plan: Plan) -> str:
-    settings = plan.preparation(tower) | {"precision": plan.run.cache.precision}
-    if trunk is None:  # no graph says what the samples were prepared for
-        settings["backbone"] = str(plan.towers[tower])
-    return features.fingerprint(data, tower, trunk, settings)
+    return features.fingerprint(data, tower, trunk, plan.before_top(tower))
 
 
 def _fits(data: Data, folder: Path) -> bool:

@@ -40,8 +40,7 @@ def frozen(plan: Plan, source: Source, column: str, table: Table) -> np.ndarray:
     fed = modality(plan.run, kind, backbone.card)
     data = Data(source, table, {tower: fed}, {tower: column}, {}, (), plan.run.batch_size, Order(plan.run.seed))
     trunk = keras.Model(backbone.inputs, backbone.features.pooled, name="trunk")
-    settings = plan.preparation(tower) | {"precision": plan.run.cache.precision}
-    key = features.fingerprint(data, tower, trunk, settings)
+    key = features.fingerprint(data, tower, trunk, plan.before_top(tower))
     apply = engine(trunk, table.size("all"), plan.run.cache.precision)
     folder = plan.features_folder or plan.workdir / "features"
     store = features.collect(data, "all", 1, {tower: apply}, {tower: key}, folder)

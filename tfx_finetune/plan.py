@@ -111,6 +111,13 @@ class Plan:
         options = {mine: modality_options(run, mine), "augment": augments, "seed": run.seed, "heads": heads}
         return options | routed | plugged
 
+    def before_top(self, tower: str) -> dict[str, object]:
+        """What determines what a frozen tower gives, apart from samples, graph and weights; its spec says how texts
+        become tokens.
+        """
+        made = {"backbone": str(self.towers[tower]), "precision": self.run.cache.precision}
+        return self.preparation(tower) | made
+
     @property
     def features_folder(self) -> Path | None:
         """Where a trunk's outputs are kept for the next run; None where they are not."""
