@@ -10,6 +10,7 @@ bundle's own. Clients and server share this machine, so look at the ratios. Fail
 import base64
 import http.client
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -29,15 +30,17 @@ def main() -> None:
     bundle = Path(given.get("bundle", "runs/quickstart/bundle"))
     clients, seconds = int(given.get("clients", 64)), float(given.get("seconds", 60))
     rows = [
-        "| clients | samples a batch | answers a second | median, ms | 99 %, ms | answers | lost or wrong |",
-        "|---|---|---|---|---|---|---|",
+        "| clients | samples a batch | answers a second | median, ms | 99 %, ms | CPU, ms each | cores busy | answers "
+        "| lost or wrong |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     rates = []
     for many, most, duration in ((1, 1, seconds / 4), (clients, 1, seconds / 4), (clients, 32, seconds)):
-        times, wrong = load(bundle, most, many, duration, swap=most > 1)
+        times, cpu, wrong = load(bundle, most, many, duration, swap=most > 1)
         rates.append(len(times) / duration)
         middle, late = np.percentile(times, [50, 99]) * 1000
-        numbers = f"{rates[-1]:.0f} | {middle:.0f} | {late:.0f} | {len(times):,}"
+        busy = f"{1000 * cpu / len(times):.1f} | {cpu / duration / (os.cpu_count() or 1):.0%}"
+        numbers = f"{rates[-1]:.0f} | {middle:.0f} | {late:.0f} | {busy} | {len(times):,}"
         rows.append(f"| {many} | {most} | {numbers} | {wrong} |")
         if wrong:
             raise SystemExit("\n".join(rows))
@@ -50,8 +53,8 @@ def main() -> None:
     record("serving", "The server under load", "\n".join(rows))
 
 
-def load(bundle: Path, most: int, clients: int, seconds: float, swap: bool) -> tuple[list[float], int]:
-    """Seconds of every answer, and how many were lost or wrong."""
+def load(bundle: Path, most: int, clients: int, seconds: float, swap: bool) -> tuple[list[float], float, int]:
+    """Seconds of every answer, those of CPU that server and clients spent, and how many answers were lost or wrong."""
     with tempfile.TemporaryDirectory() as folder:
         versions = Path(folder)
         shutil.copytree(bundle, versions / "1")
@@ -70,6 +73,7 @@ def load(bundle: Path, most: int, clients: int, seconds: float, swap: bool) -> t
         wrong: list[str] = []
         seen: set[str] = set()
         threads = [threading.Thread(target=ask, args=(port, bundle, number, times, wrong)) for number in range(clients)]
+        before = spent(server.pid)
         for thread in threads:
             thread.start()
         time.sleep(seconds / 3)
@@ -79,13 +83,19 @@ def load(bundle: Path, most: int, clients: int, seconds: float, swap: bool) -> t
         time.sleep(2 * seconds / 3)
         if swap:
             seen.add(version(port))
-        counted = list(times)
+        counted, cpu = list(times), spent(server.pid) - before
         server.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join()
         if server.wait(60) or (swap and seen != {"2"}):
             wrong.append("the server did not end well, or the new version did not take over")
-        return counted, len(wrong)
+        return counted, cpu, len(wrong)
+
+
+def spent(server: int) -> float:
+    """Seconds of CPU of the server's process and of this one."""
+    fields = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + time.process_time()
 
 
 def ask(port: int, bundle: Path, number: int, times: list[float], wrong: list[str]) -> None:
