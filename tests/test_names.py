@@ -74,7 +74,7 @@ def test_names_that_cannot_be_had(tmp_path):
         ("--names=digit_word()",): "unknown source; received: digit_word",
         ("--heads=name(tower='convnet')",): "wrong value for tower",
         ("--heads=name(tower=convnet())",): "name() takes a tower of texts",
-        ("--heads=name(temperature=0)",): "name is out of range",
+        ("--heads=name(temperature=0)",): "temperature is out of range; received: 0",
         ("--heads=name()", "--compress=qat()"): "--compress takes heads of fixed classes",
     }
     refused_before_writing(cases, tmp_path / "run", f"--data={data}", "--nocache.enabled", SMALL[0])

@@ -210,7 +210,7 @@ def test_layers_in_float_are_named_in_part(tmp_path):
     """Six of them, then how many more."""
     names = tuple(f"norm{number}" for number in range(8))
     for most, said in (
-        (0, "63 operators, 2 float"),
+        (0, "2 of 63 ops float"),
         (6, ": norm0, norm1, norm2, norm3, norm4, norm5"),
         (8, " and 2 more"),
     ):

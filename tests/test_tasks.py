@@ -159,6 +159,17 @@ def test_dropout_drops_its_share_in_training_alone():
     assert np.array_equal(model(np.ones((2, 400)), training=False)[0], model(np.ones((2, 400)), training=False)[1])
 
 
+@pytest.mark.parametrize("make", [classify, tag])
+def test_a_hidden_layer_tells_what_a_line_cannot(make):
+    """Exclusive or, by weights set by hand: relu(x + y) - 2 relu(x + y - 1)."""
+    model = dense(make(Labels(("a",), (1,), 1), hidden=2), dim=2)
+    model.set_weights([np.ones((2, 2)), np.array([0, -1]), np.array([[1], [-2]]), np.zeros(1)])
+    found = model(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), training=False).numpy()
+    np.testing.assert_allclose(found[:, 0], [0, 1, 1, 0], atol=1e-6)
+    with pytest.raises(UserError, match="hidden is out of range; received: -1"):
+        make(ABC, hidden=-1)
+
+
 # ---- targets and predictions
 
 

@@ -9,7 +9,7 @@ from sklearn import metrics
 
 from tfx_finetune.contracts import TASKS, Labels, Task
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.tasks.head import ClassWeights, Init, check_options, class_weights, linear
+from tfx_finetune.tasks.head import ClassWeights, Init, check_options, class_weights, classifier
 
 
 @TASKS.register
@@ -23,6 +23,7 @@ def classify(
     class_weight: ClassWeights = "none",
     logit_adjust: float = 0.0,
     dropout: float = 0.2,
+    hidden: int = 0,
     init: Init = "zeros",
     per: str = "",
     pool: float = 0.01,
@@ -38,7 +39,8 @@ def classify(
         class_weight: `balanced` weighs samples inversely to the frequency of their class.
         logit_adjust: Strength (1 in the paper) with which rare classes are favoured in training, by adding the log of
             the class frequencies to the logits of the loss (Menon et al., arXiv 2007.07314, equation 10).
-        dropout: Share of features dropped before the head in training.
+        dropout: Share of features, and of the hidden layer, dropped in training.
+        hidden: Numbers of a layer between features and classes; 0 for none.
         init: Of the head's kernel; `prior` is zeros with the frequencies of the classes as bias (arXiv 1708.02002,
             section 3.3).
         per: A column such as `language`: each of its values gets a head of its own, named after it, beside one for all
@@ -49,7 +51,7 @@ def classify(
         adapter: With `per`, numbers of a residual bottleneck below each of those heads (Houlsby et al., arXiv
             1902.00751), at first the identity; 0 for none.
     """
-    check_options(label_smoothing=label_smoothing, focal=focal, dropout=dropout)
+    check_options(label_smoothing=label_smoothing, focal=focal, dropout=dropout, hidden=hidden)
     if min(logit_adjust, pool, adapter) < 0:
         received = f"logit_adjust={logit_adjust}, pool={pool}, adapter={adapter}"
         raise UserError("classify is out of range", received=received, allowed="0 or more")
@@ -73,7 +75,7 @@ def classify(
         single=True,
         encode=lambda name: tf.cast(names == name, tf.float32),
         weight=lambda target: tf.gather(weights, tf.argmax(target)),
-        head=linear(labels, dropout, init, frequency, pool if per else 0.0, adapter if per else 0),
+        head=classifier(labels, dropout, hidden, init, frequency, pool if per else 0.0, adapter if per else 0),
         loss=loss,
         metrics=lambda: [keras.metrics.CategoricalAccuracy(name="accuracy")],
         score="accuracy",

@@ -1,4 +1,4 @@
-"""The linear head on pooled features that classification tasks share, their class weights, and what they allow."""
+"""The head on pooled features that classification tasks share, their class weights, and what they allow."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -15,14 +15,21 @@ ClassWeights = Literal["none", "balanced"]
 _KERNELS = {"zeros": "zeros", "prior": "zeros", "glorot": "glorot_uniform", "he": "he_normal"}
 
 
-def linear(
-    labels: Labels, dropout: float, init: Init, prior: np.ndarray, pull: float = 0.0, adapter: int = 0
+def classifier(
+    labels: Labels,
+    dropout: float,
+    hidden: int,
+    init: Init,
+    prior: np.ndarray,
+    pull: float = 0.0,
+    adapter: int = 0,
 ) -> Callable[[Features], dict]:
-    """Returns a head: dropout, then one dense layer from pooled features (batch, dim) to logits (batch, classes).
+    """Returns a head: dropout, then a dense layer from pooled features (batch, dim) to logits (batch, classes).
 
     Args:
         labels: The classes.
-        dropout: Share of features dropped in training.
+        dropout: Share of features, and of the hidden layer, dropped in training.
+        hidden: Numbers of a layer before that one, with dropout of its own; 0 for none.
         init: Initialization of the kernel. `prior` starts from `prior` as bias, so that the first predictions
             are the class frequencies (Lin et al., Focal Loss, arXiv 1708.02002, section 3.3).
         prior: Logits of the class frequencies, (classes,).
@@ -36,6 +43,8 @@ def linear(
             narrow = keras.layers.Dense(adapter, activation="relu")(x)
             x = keras.layers.Add()([x, keras.layers.Dense(x.shape[-1], kernel_initializer="zeros")(narrow)])
         x = keras.layers.Dropout(dropout)(x)
+        if hidden:
+            x = keras.layers.Dropout(dropout)(keras.layers.Dense(hidden, activation="relu")(x))
         pulled = keras.regularizers.L2(pull) if pull else None
         bias = keras.initializers.Constant(prior.tolist()) if init == "prior" else "zeros"
         # The logits stay float32 under a mixed-precision policy: softmax in 8 bits of mantissa loses accuracy.
@@ -64,7 +73,7 @@ def class_weights(labels: Labels, kind: ClassWeights) -> np.ndarray:
     return counts.sum() / (len(counts) * np.maximum(counts, 1.0))
 
 
-def check_options(*, label_smoothing: float, focal: float, dropout: float) -> None:
+def check_options(*, label_smoothing: float, focal: float, dropout: float, hidden: int = 0) -> None:
     """Raises a `UserError` for the first option outside its range."""
     if not 0 <= label_smoothing < 1:
         raise UserError("label_smoothing is out of range", received=label_smoothing, allowed="0 to below 1")
@@ -72,3 +81,5 @@ def check_options(*, label_smoothing: float, focal: float, dropout: float) -> No
         raise UserError("focal is out of range", received=focal, allowed="0 or more")
     if not 0 <= dropout < 1:
         raise UserError("dropout is out of range", received=dropout, allowed="0 to below 1")
+    if hidden < 0:
+        raise UserError("hidden is out of range", received=hidden, allowed="0 or more")

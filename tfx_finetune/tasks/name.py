@@ -43,12 +43,11 @@ def name(
         temperature: By which cosines are divided.
         dropout: Share of features dropped before the head in training.
     """
-    check_options(label_smoothing=0, focal=0, dropout=dropout)
+    check_options(label_smoothing=0, focal=0, dropout=dropout, hidden=hidden)
     if BACKBONES.modality(tower.name) != "text":
         raise UserError("name() takes a tower of texts", received=str(tower), allowed="use_multilingual(), e5_small()")
-    if hidden < 0 or temperature <= 0:
-        received = f"hidden={hidden}, temperature={temperature}"
-        raise UserError("name is out of range", received=received, allowed="hidden of 0 or more, temperature above 0")
+    if temperature <= 0:
+        raise UserError("temperature is out of range", received=temperature, allowed="above 0")
     names = tf.constant(labels.names)
     first = 5 if len(labels.names) > 5 else 1
 

@@ -10,7 +10,7 @@ from sklearn import metrics
 
 from tfx_finetune.contracts import LABEL_SEPARATOR, TASKS, Labels, Task
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.tasks.head import ClassWeights, Init, check_options, class_weights, linear
+from tfx_finetune.tasks.head import ClassWeights, Init, check_options, class_weights, classifier
 from tfx_finetune.tasks.rates import rates
 
 
@@ -25,6 +25,7 @@ def tag(
     focal: float = 0.0,
     class_weight: ClassWeights = "none",
     dropout: float = 0.2,
+    hidden: int = 0,
     init: Init = "prior",
 ) -> Task:
     """Any number of classes a sample: a sigmoid and binary cross-entropy for each.
@@ -36,11 +37,12 @@ def tag(
         label_smoothing: Share of each target moved towards 0.5.
         focal: Gamma of the focal loss (arXiv 1708.02002); 0 is plain cross-entropy.
         class_weight: `balanced` weighs samples inversely to the frequency of their classes.
-        dropout: Share of features dropped before the head in training.
+        dropout: Share of features, and of the hidden layer, dropped in training.
+        hidden: Numbers of a layer between features and classes; 0 for none.
         init: Of the head's kernel; `prior` is zeros with the frequencies of the classes as bias (arXiv 1708.02002,
             section 3.3).
     """
-    check_options(label_smoothing=label_smoothing, focal=focal, dropout=dropout)
+    check_options(label_smoothing=label_smoothing, focal=focal, dropout=dropout, hidden=hidden)
     if not 0 < threshold < 1:
         raise UserError("threshold is out of range", received=threshold, allowed="between 0 and 1")
     weights = class_weights(labels, class_weight)
@@ -64,7 +66,7 @@ def tag(
         single=False,
         encode=encode,
         weight=lambda target: _mean_of_present(target, tf.constant(weights)),
-        head=linear(labels, dropout, init, np.log(frequency / (1 - frequency))),
+        head=classifier(labels, dropout, hidden, init, np.log(frequency / (1 - frequency))),
         loss=make(from_logits=True, label_smoothing=label_smoothing, reduction="mean_with_sample_weight", **options),
         metrics=lambda: [keras.metrics.BinaryAccuracy(name="accuracy", threshold=limit)],
         score="mean_average_precision",
