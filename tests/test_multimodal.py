@@ -126,6 +126,29 @@ def test_labelled_data_with_gaps_is_evaluated(run):
 
 
 @pytest.mark.slow
+def test_two_towers_of_one_column(run, tmp_path):
+    """Both read the text, and each is scored alone; who asks the bundle gives it to both."""
+    root, _ = run
+    towers = "letters=bag_of_embeddings(size=24, dim=8, ngrams=1), groups=bag_of_embeddings(size=24, dim=16)"
+    flags = [f"--data={root / 't.csv'}", f"--towers={towers}", "--fusion=concat()", f"--workdir={tmp_path}"]
+    found = within(
+        "train",
+        *flags,
+        "--warm.epochs=8",
+        "--tune.epochs=0",
+        "--samples.max_bad=0.5",
+        "--exports=tflite()",
+        "--nocache.enabled",
+    )
+    assert found.returncode == 0, found.stderr
+    scores = json.loads((tmp_path / "bundle" / "scores.json").read_text())
+    assert [part["towers"] for part in scores["subsets"]] == [["letters"], ["groups"], ["letters", "groups"]]
+    assert scores["test"]["label/accuracy"] > 0.9
+    (answer,) = Bundle.open(tmp_path / "bundle").predict([{"letters": "stick line", "groups": "stick line"}])
+    assert answer["label"] == "bar"
+
+
+@pytest.mark.slow
 def test_a_tower_for_what_the_data_lacks(run):
     """Is said before training."""
     root, _ = run

@@ -28,10 +28,10 @@ _HEADS = {"objects": "use --heads=detect()", "mask": "use --heads=segment()"}
 
 
 def placed(source: Source, modalities: Mapping[str, Modality]) -> dict[str, str]:
-    """The column of the data that each tower takes: that of its name, else that of its modality.
+    """The column of the data that each tower takes, two maybe the same: that of its name, else that of its modality.
 
     Raises:
-        UserError: There is none, or two towers would take the same.
+        UserError: There is none.
     """
     known = schema(source)
     found: dict[str, str] = {}
@@ -42,8 +42,6 @@ def placed(source: Source, modalities: Mapping[str, Modality]) -> dict[str, str]
             raise UserError(
                 f"the data has no {column} for a tower", received=source.name, allowed=list(known), todo=todo
             )
-        if column in found.values():
-            raise UserError("two towers take the same column", received=column, todo="name each after its column")
         found[tower] = column
     return found
 
