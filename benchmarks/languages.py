@@ -1,10 +1,11 @@
 """Heads by language in one model, or a model for each language?
 
-    python benchmarks/languages.py [--seeds=1] [--languages=de,en,...] [--most=N] [any flag of tfx_finetune.train]
+    python benchmarks/languages.py [--seeds=1] [--languages=de,en,...] [--most=N] [--head=hidden=512]
+        [any flag of tfx_finetune.train]
 
 The categories of Tux Paint's stamps by their names, every thing on one side of the split in all languages. One model
 with a head for each language and a shared one, on a frozen tower, against a model for each language alone. Writes a
-table of test accuracy and of sizes into benchmarks/RESULTS.md.
+table of test accuracy and of sizes into benchmarks/RESULTS.md. `--head` are options of every head of all models.
 """
 
 import json
@@ -19,7 +20,7 @@ from stamp_names import rows, write
 
 LANGUAGES = "ar,de,en,es,fr,it,ja,ko,nl,pl,pt,ru,tr,zh_TW"
 USUAL = ("--backbone=use_multilingual(size=32)", "--tune.epochs=0", "--exports=keras_file()")
-_OWN = ("--seeds", "--languages", "--most")
+_OWN = ("--seeds", "--languages", "--most", "--head")
 
 
 def main() -> None:
@@ -48,12 +49,13 @@ def measured(
     """Test accuracy of (own head, shared head, a model of its own) by language, and the one model's size as a multiple
     of the mean of theirs.
     """
-    together = ["--heads=classify(per='language')"]
-    joint, whole = trained(write(folder / "all.csv", names), folder / "all", [*flags, *together])
+    head = said("--head")
+    together = f"--heads=classify(per='language'{head and f', {head}'})"
+    joint, whole = trained(write(folder / "all.csv", names), folder / "all", [*flags, together])
     scores, sizes = {}, []
     for language in sorted({row["language"] for row in names}):
         data = write(folder / f"{language}.csv", [row for row in names if row["language"] == language])
-        alone, size = trained(data, folder / language, flags)
+        alone, size = trained(data, folder / language, [*flags, f"--heads=classify({head})"])
         own, shared = joint[f"{language}/accuracy"], joint[f"shared/accuracy[{language}]"]
         scores[language] = (own, shared, alone["label/accuracy"])
         sizes.append(size)
