@@ -141,6 +141,7 @@ def test_two_towers_of_one_column(run, tmp_path):
         "--nocache.enabled",
     )
     assert found.returncode == 0, found.stderr
+    assert "letters and groups read the same column: text" in found.stderr
     scores = json.loads((tmp_path / "bundle" / "scores.json").read_text())
     assert [part["towers"] for part in scores["subsets"]] == [["letters"], ["groups"], ["letters", "groups"]]
     assert scores["test"]["label/accuracy"] > 0.9

@@ -24,6 +24,7 @@ from tfx_finetune.contracts import (
     Source,
     Task,
 )
+from tfx_finetune.core import progress
 from tfx_finetune.dataset import apart, decoded, finished, mapped, marked, plain
 from tfx_finetune.opening import load, opened
 from tfx_finetune.order import Order
@@ -248,6 +249,9 @@ def prepare_data(plan: Plan, cards: Mapping[str, Card]) -> Data:
     """
     modalities = {tower: modality(plan.run, kind, cards[tower]) for tower, kind in plan.modalities.items()}
     source, columns, table, tasks = load(plan, modalities)
+    for column in dict.fromkeys(columns.values()):
+        if len(several := [tower for tower, own in columns.items() if own == column]) > 1:
+            progress.say(f"{' and '.join(several)} read the same column: {column}")
     run = plan.run
     chances, drawn = drawing(table, tasks, run)
     order = Order(run.seed, plan.mixes, chances, run.drop_towers if len(modalities) > 1 else 0.0, drawn)
