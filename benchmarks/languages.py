@@ -38,7 +38,8 @@ def main() -> None:
         for language, each in scores.items():
             found.setdefault(language, []).append(each)
     means = {language: np.mean(each, axis=0) for language, each in found.items()}
-    title = f"Heads by language against a model each: {len(means)} languages, {seeds} seed{'s' if seeds > 1 else ''}"
+    head = said("--head") or "linear"
+    title = f"Heads by language against a model each: {len(means)} languages, {seeds} seed{'s' * (seeds > 1)}, {head}"
     text = f"{table(means)}\n\nThe one model is {np.mean(sizes):.3f} times the size of one of the others."
     record(" ".join(["languages", *sys.argv[1:]]), title, text)
 
