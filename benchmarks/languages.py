@@ -1,11 +1,11 @@
 """Heads by language in one model, or a model for each language?
 
-    python benchmarks/languages.py [--seeds=1] [--languages=de,en,...] [--most=N] [--head=hidden=512]
-        [any flag of tfx_finetune.train]
+    python benchmarks/languages.py [--seeds=1] [--languages=de,en,...] [--most=N] [any flag of tfx_finetune.train]
 
 The categories of Tux Paint's stamps by their names, every thing on one side of the split in all languages. One model
 with a head for each language and a shared one, on a frozen tower, against a model for each language alone. Writes a
-table of test accuracy and of sizes into benchmarks/RESULTS.md. `--head` are options of every head of all models.
+table of test accuracy and of sizes into benchmarks/RESULTS.md. `--heads` is the head of a model of one language, and of
+the one model with `per='language'`.
 """
 
 import json
@@ -18,9 +18,11 @@ import numpy as np
 from results import record, said
 from stamp_names import rows, write
 
+from tfx_finetune.core.spec import Spec, parse_spec
+
 LANGUAGES = "ar,de,en,es,fr,it,ja,ko,nl,pl,pt,ru,tr,zh_TW"
 USUAL = ("--backbone=use_multilingual(size=32)", "--tune.epochs=0", "--exports=keras_file()")
-_OWN = ("--seeds", "--languages", "--most", "--head")
+_OWN = ("--seeds", "--languages", "--most", "--heads")
 
 
 def main() -> None:
@@ -38,7 +40,7 @@ def main() -> None:
         for language, each in scores.items():
             found.setdefault(language, []).append(each)
     means = {language: np.mean(each, axis=0) for language, each in found.items()}
-    head = said("--head") or "linear"
+    head = said("--heads") or "classify()"
     title = f"Heads by language against a model each: {len(means)} languages, {seeds} seed{'s' * (seeds > 1)}, {head}"
     text = f"{table(means)}\n\nThe one model is {np.mean(sizes):.3f} times the size of one of the others."
     record(" ".join(["languages", *sys.argv[1:]]), title, text)
@@ -50,13 +52,13 @@ def measured(
     """Test accuracy of (own head, shared head, a model of its own) by language, and the one model's size as a multiple
     of the mean of theirs.
     """
-    head = said("--head")
-    together = f"--heads=classify(per='language'{head and f', {head}'})"
-    joint, whole = trained(write(folder / "all.csv", names), folder / "all", [*flags, together])
+    head = parse_spec(said("--heads") or "classify()")
+    together = Spec(head.name, head.args, dict(head.kwargs) | {"per": "language"})
+    joint, whole = trained(write(folder / "all.csv", names), folder / "all", [*flags, f"--heads={together}"])
     scores, sizes = {}, []
     for language in sorted({row["language"] for row in names}):
         data = write(folder / f"{language}.csv", [row for row in names if row["language"] == language])
-        alone, size = trained(data, folder / language, [*flags, f"--heads=classify({head})"])
+        alone, size = trained(data, folder / language, [*flags, f"--heads={head}"])
         own, shared = joint[f"{language}/accuracy"], joint[f"shared/accuracy[{language}]"]
         scores[language] = (own, shared, alone["label/accuracy"])
         sizes.append(size)
