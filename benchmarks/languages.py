@@ -31,28 +31,26 @@ def main() -> None:
     languages = (said("--languages") or LANGUAGES).split(",")
     found: dict[str, list[tuple[float, float, float]]] = {}
     sizes: list[float] = []
-    seeds = int(said("--seeds") or 1)
+    seeds, head = int(said("--seeds") or 1), parse_spec(said("--heads") or "classify()")
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
             names = rows(languages, seed, int(said("--most") or 0))
-            scores, ratio = measured(Path(folder), names, [*USUAL, *flags, f"--seed={seed}"])
+            scores, ratio = measured(Path(folder), names, [*USUAL, *flags, f"--seed={seed}"], head)
         sizes.append(ratio)
         for language, each in scores.items():
             found.setdefault(language, []).append(each)
     means = {language: np.mean(each, axis=0) for language, each in found.items()}
-    head = said("--heads") or "classify()"
     title = f"Heads by language against a model each: {len(means)} languages, {seeds} seed{'s' * (seeds > 1)}, {head}"
     text = f"{table(means)}\n\nThe one model is {np.mean(sizes):.3f} times the size of one of the others."
     record(" ".join(["languages", *sys.argv[1:]]), title, text)
 
 
 def measured(
-    folder: Path, names: list[dict[str, str]], flags: list[str]
+    folder: Path, names: list[dict[str, str]], flags: list[str], head: Spec
 ) -> tuple[dict[str, tuple[float, float, float]], float]:
     """Test accuracy of (own head, shared head, a model of its own) by language, and the one model's size as a multiple
     of the mean of theirs.
     """
-    head = parse_spec(said("--heads") or "classify()")
     together = Spec(head.name, head.args, dict(head.kwargs) | {"per": "language"})
     joint, whole = trained(write(folder / "all.csv", names), folder / "all", [*flags, f"--heads={together}"])
     scores, sizes = {}, []

@@ -23,6 +23,8 @@ from pathlib import Path
 import numpy as np
 from results import record
 
+from tfx_finetune.core import hardware
+
 
 def main() -> None:
     """Runs the benchmark."""
@@ -39,7 +41,7 @@ def main() -> None:
         times, cpu, wrong = load(bundle, most, many, duration, swap=most > 1)
         rates.append(len(times) / duration)
         middle, late = np.percentile(times, [50, 99]) * 1000
-        busy = f"{1000 * cpu / len(times):.1f} | {cpu / duration / (os.cpu_count() or 1):.0%}"
+        busy = f"{1000 * cpu / len(times):.1f} | {cpu / duration / hardware.detect().threads:.0%}"
         numbers = f"{rates[-1]:.0f} | {middle:.0f} | {late:.0f} | {busy} | {len(times):,}"
         rows.append(f"| {many} | {most} | {numbers} | {wrong} |")
         if wrong:

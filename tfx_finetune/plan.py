@@ -112,9 +112,8 @@ class Plan:
         return options | routed | plugged
 
     def before_top(self, tower: str) -> dict[str, object]:
-        """What determines what a frozen tower gives, apart from samples, graph and weights; its spec says how texts
-        become tokens.
-        """
+        """What determines what a frozen tower gives, apart from samples, graph and weights."""
+        # The same graph may be fed other tokens, which the spec says.
         made = {"backbone": str(self.towers[tower]), "precision": self.run.cache.precision}
         return self.preparation(tower) | made
 

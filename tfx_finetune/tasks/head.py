@@ -42,9 +42,7 @@ def classifier(
         if adapter:
             narrow = keras.layers.Dense(adapter, activation="relu")(x)
             x = keras.layers.Add()([x, keras.layers.Dense(x.shape[-1], kernel_initializer="zeros")(narrow)])
-        x = keras.layers.Dropout(dropout)(x)
-        if hidden:
-            x = keras.layers.Dropout(dropout)(keras.layers.Dense(hidden, activation="relu")(x))
+        x = below(x, dropout, hidden)
         pulled = keras.regularizers.L2(pull) if pull else None
         bias = keras.initializers.Constant(prior.tolist()) if init == "prior" else "zeros"
         # The logits stay float32 under a mixed-precision policy: softmax in 8 bits of mantissa loses accuracy.
@@ -59,6 +57,21 @@ def classifier(
         return {"logits": dense(x)}
 
     return head
+
+
+def below(x: keras.KerasTensor, dropout: float, hidden: int) -> keras.KerasTensor:
+    """What stands below a head's last layer: dropout, then a hidden layer with dropout of its own; `hidden` 0 for none.
+
+    Args:
+        x: Features, (batch, dim).
+        dropout: Share of numbers dropped in training.
+        hidden: Numbers of the layer.
+
+    Returns:
+        (batch, hidden), or (batch, dim) without one.
+    """
+    x = keras.layers.Dropout(dropout)(x)
+    return keras.layers.Dropout(dropout)(keras.layers.Dense(hidden, activation="relu")(x)) if hidden else x
 
 
 def class_weights(labels: Labels, kind: ClassWeights) -> np.ndarray:

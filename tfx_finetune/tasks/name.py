@@ -12,7 +12,7 @@ from tfx_finetune.contracts import BACKBONES, TASKS, Features, Labels, Task
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.naming import EMBEDDING, RECALLS, Space, dim, embedded, retrieval
-from tfx_finetune.tasks.head import check_options
+from tfx_finetune.tasks.head import below, check_options
 
 _SHOWN = 10
 
@@ -79,10 +79,7 @@ def _projection(
     """A head that gives the point of a sample in the space of names, and how near the classes' points are."""
 
     def head(features: Features) -> dict[str, keras.KerasTensor]:
-        x = keras.layers.Dropout(dropout)(features.pooled)
-        if hidden:
-            x = keras.layers.Dropout(dropout)(keras.layers.Dense(hidden, activation="relu")(x))
-        x = keras.layers.Dense(dim(tower), dtype="float32")(x)
+        x = keras.layers.Dense(dim(tower), dtype="float32")(below(features.pooled, dropout, hidden))
         point = keras.layers.UnitNormalization(dtype="float32")(x)
         near = Cosines(len(labels.names), temperature, dtype="float32")
         logits = near(point)
