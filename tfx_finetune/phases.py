@@ -28,10 +28,11 @@ from tfx_finetune.depthwise import quick_gradients
 from tfx_finetune.feed import Feed, feed
 from tfx_finetune.keeper import Judge, Keeper
 from tfx_finetune.learning import Term
-from tfx_finetune.model import Network, cut, owners, rates, set_stochastic_depth, unfrozen_layers
+from tfx_finetune.model import Network, cut, joints_of, owners, rates, set_stochastic_depth, unfrozen_layers
 from tfx_finetune.optimizer import make_optimizer
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
+from tfx_finetune.standard import standardize
 from tfx_finetune.teach import pupil, with_teacher
 from tfx_finetune.unfreezing import factors
 
@@ -81,6 +82,7 @@ def fit_phase(
     history = resumed[0] if resumed else History(name)
     started = time.monotonic() - history.seconds
     fed = feed(trunks, phase, data, plan)
+    standardize(network.model, network.backbones, joints_of(network, phase.unfreeze), fed.some)
     set_stochastic_depth(network, phase.stochastic_depth)
     with adapted(network, phase), quick_gradients(top):
         start = top.get_weights()
