@@ -9,13 +9,13 @@ import keras
 
 from tfx_finetune import initial, joints, located
 from tfx_finetune.backbones.graph import inserted, renamed
+from tfx_finetune.centre import centred, centres
 from tfx_finetune.contracts import ADAPTERS, BACKBONES, PRESENCE, Backbone, Features, Fused, Fusion, Group, Task
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.functional import joined
 from tfx_finetune.plan import Plan
 from tfx_finetune.routing import SHARED
-from tfx_finetune.standard import standardized, standards
 from tfx_finetune.unfreezing import counts, groups_wanted, unfrozen
 
 VIEWS = "fusion/views"
@@ -72,10 +72,10 @@ def build_model(plan: Plan, backbones: Mapping[str, Backbone], tasks: Mapping[st
     if plan.fusion:
         inputs[PRESENCE] = keras.Input((len(backbones),), name=PRESENCE)
         given = {tower: _given(backbone, plan.fusion.tokens) for tower, backbone in backbones.items()}
-        fused = plan.fusion.fuse(standardized(backbones, given), inputs[PRESENCE])
+        fused = plan.fusion.fuse(centred(backbones, given), inputs[PRESENCE])
     else:
         given = {tower: backbone.features for tower, backbone in backbones.items()}
-        fused = Fused(tuple(standardized(backbones, given).values()))
+        fused = Fused(tuple(centred(backbones, given).values()))
     for backbone in backbones.values():
         located.check_side(backbone, tasks)
     answers = {head: _answer(task, fused) for head, task in tasks.items()}
@@ -149,7 +149,7 @@ def cut(
     wanted = counts(network.backbones, unfreeze)
     trained = {name for tower, height, group in network.groups if height <= wanted[tower] for name in group.layers}
     frozen = {name for tower, height, group in network.groups if height > wanted[tower] for name in group.layers}
-    frozen |= (_below(network) - trained) | network.held | set(standards(network.backbones).values())
+    frozen |= (_below(network) - trained) | network.held | set(centres(network.backbones).values())
     pretrained = {
         name for tower, _, group in network.groups if network.backbones[tower].card.origin for name in group.layers
     }

@@ -17,6 +17,7 @@ import tensorflow as tf
 from tfx_finetune import averaging
 from tfx_finetune.auxiliary import outputs, terms, with_objectives
 from tfx_finetune.balance import SAMPLES, Balance
+from tfx_finetune.centre import centre
 from tfx_finetune.checkpoint import Checkpoint, History, Weights
 from tfx_finetune.contracts import ADAPTERS
 from tfx_finetune.contrast import losses, with_views
@@ -32,7 +33,6 @@ from tfx_finetune.model import Network, cut, joints_of, owners, rates, set_stoch
 from tfx_finetune.optimizer import make_optimizer
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
-from tfx_finetune.standard import standardize
 from tfx_finetune.teach import pupil, with_teacher
 from tfx_finetune.unfreezing import factors
 
@@ -82,7 +82,7 @@ def fit_phase(
     history = resumed[0] if resumed else History(name)
     started = time.monotonic() - history.seconds
     fed = feed(trunks, phase, data, plan)
-    standardize(network.model, network.backbones, joints_of(network, phase.unfreeze), fed.some)
+    centre(network.model, network.backbones, joints_of(network, phase.unfreeze), fed.some)
     set_stochastic_depth(network, phase.stochastic_depth)
     with adapted(network, phase), quick_gradients(top):
         start = top.get_weights()

@@ -1,4 +1,4 @@
-"""What pretrained text towers give is standardized before a head sees it, by training samples, once."""
+"""What is the same for every text is taken off what pretrained text towers give, before a head sees it, once."""
 
 import dataclasses
 
@@ -8,10 +8,10 @@ import pytest
 
 from tests.towers import batch
 from tfx_finetune.backbones.graph import renamed
+from tfx_finetune.centre import centre, centred, centres
 from tfx_finetune.contracts import BACKBONES, PRESENCE
 from tfx_finetune.functional import joined
 from tfx_finetune.joints import joint
-from tfx_finetune.standard import standardize, standardized, standards
 
 
 def tower(origin="somewhere"):
@@ -27,7 +27,7 @@ def network(backbones):
     inputs = {name: backbone.inputs for name, backbone in backbones.items()}
     if len(backbones) > 1:
         inputs[PRESENCE] = keras.Input((len(backbones),), name=PRESENCE)
-    given = standardized(backbones, {name: backbone.features for name, backbone in backbones.items()})
+    given = centred(backbones, {name: backbone.features for name, backbone in backbones.items()})
     return joined(inputs, {name: features.pooled for name, features in given.items()})
 
 
@@ -36,15 +36,16 @@ def frozen(backbones):
     return {name: joint(backbone, 0, False, (), True) for name, backbone in backbones.items()}
 
 
-def test_mean_and_variance_are_those_of_training_samples():
-    """Each number of mean 0; all together of variance 1, with the share that each had of it."""
+def test_the_mean_of_training_samples_is_taken_off():
+    """Each number of mean 0, and in all as long as before, on the root mean square."""
     backbones = {"text": tower()}
     model, points = network(backbones), np.random.default_rng(0).normal(3.0, [[0.1] * 32 + [0.2] * 32], (500, 64))
-    standardize(model, backbones, frozen(backbones), lambda most: ({"text": points.astype(np.float32)[:most]}, {}))
-    found = model.get_layer("standard")(points.astype(np.float32)).numpy()
-    scale = np.sqrt(points.var(0).mean())
-    np.testing.assert_allclose(found, (points - points.mean(0)) / scale, atol=2e-4)
-    assert found.var(0).mean() == pytest.approx(1, abs=1e-3)
+    centre(model, backbones, frozen(backbones), lambda most: ({"text": points.astype(np.float32)[:most]}, {}))
+    found = model.get_layer("centre")(points.astype(np.float32)).numpy()
+    rest = points - points.mean(0)
+    scale = np.sqrt((points**2).sum(1).mean() / (rest**2).sum(1).mean())
+    np.testing.assert_allclose(found, rest * scale, atol=1e-3)
+    assert (found**2).sum(1).mean() == pytest.approx((points**2).sum(1).mean(), rel=1e-4)
 
 
 def test_what_is_measured_stays():
@@ -53,8 +54,8 @@ def test_what_is_measured_stays():
     model = network(backbones)
     first, second = np.random.default_rng(0).normal(size=(2, 50, 64)).astype(np.float32)
     for points in (first, second):
-        standardize(model, backbones, frozen(backbones), lambda most, points=points: ({"text": points}, {}))
-    np.testing.assert_allclose(model.get_layer("standard").moving_mean, first.mean(0), rtol=1e-4, atol=1e-6)
+        centre(model, backbones, frozen(backbones), lambda most, points=points: ({"text": points}, {}))
+    np.testing.assert_allclose(model.get_layer("centre").moving_mean, first.mean(0), rtol=1e-4, atol=1e-6)
 
 
 def test_a_tower_that_is_trained_is_measured_through_its_layers():
@@ -62,8 +63,8 @@ def test_a_tower_that_is_trained_is_measured_through_its_layers():
     backbones = {"text": tower()}
     model, tokens = network(backbones), batch(backbones["text"], 40)
     given = keras.Model(backbones["text"].inputs, backbones["text"].features.pooled)(tokens).numpy()
-    standardize(model, backbones, {}, lambda most: ({"text": tokens}, {}))
-    np.testing.assert_allclose(model.get_layer("standard").moving_mean, given.mean(0), rtol=1e-5)
+    centre(model, backbones, {}, lambda most: ({"text": tokens}, {}))
+    np.testing.assert_allclose(model.get_layer("centre").moving_mean, given.mean(0), rtol=1e-5)
 
 
 def test_samples_that_lack_a_text_do_not_count():
@@ -74,9 +75,9 @@ def test_samples_that_lack_a_text_do_not_count():
     there = np.ones((20, 2), np.float32)
     there[10:, 1] = 0
     fed = {"one": points, "other": points * there[:, 1:], PRESENCE: there}
-    standardize(model, backbones, frozen(backbones), lambda most: (fed, {}))
-    np.testing.assert_allclose(model.get_layer("one_standard").moving_mean, points.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(model.get_layer("other_standard").moving_mean, points[:10].mean(0), rtol=1e-5)
+    centre(model, backbones, frozen(backbones), lambda most: (fed, {}))
+    np.testing.assert_allclose(model.get_layer("one_centre").moving_mean, points.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(model.get_layer("other_centre").moving_mean, points[:10].mean(0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("there", [[1, 1], [1, 0]], ids=["all the same", "in no sample"])
@@ -86,13 +87,13 @@ def test_what_tells_nothing_changes_nothing(there):
     model = network(backbones)
     points = np.random.default_rng(0).normal(size=(9, 64))
     fed = {"one": points, "other": np.full((9, 64), 2.0), PRESENCE: np.tile(there, (9, 1))}
-    standardize(model, backbones, frozen(backbones), lambda most: (fed, {}))
-    assert (model.get_layer("other_standard").moving_mean.numpy() == 0).all()
-    assert (model.get_layer("one_standard").moving_mean.numpy() != 0).all()
+    centre(model, backbones, frozen(backbones), lambda most: (fed, {}))
+    assert (model.get_layer("other_centre").moving_mean.numpy() == 0).all()
+    assert (model.get_layer("one_centre").moving_mean.numpy() != 0).all()
 
 
 def test_towers_that_go_on_as_they_are():
     """Pictures, sounds and what begins at random."""
     towers = {"photo": BACKBONES["convnet"](size=32), "random": tower(origin="")}
-    assert standards(towers) == {}
-    assert standards({"a": tower()} | towers) == {"a": "a_standard"}
+    assert centres(towers) == {}
+    assert centres({"a": tower()} | towers) == {"a": "a_centre"}

@@ -1,9 +1,9 @@
-"""STATION: what a pretrained text tower gives, moved to mean 0 and scaled to variance 1, is what heads and fusions see.
+"""STATION: a pretrained text tower gives without what is the same for every text; heads and fusions see the rest.
 
-The most part of a sentence vector, which is of unit length, is the same for every sentence (Mu and Viswanath,
-All-but-the-top, arXiv 1702.01417; Ethayarajh, arXiv 1909.00512): a head would learn from the little that is left, and
-hardly. The statistics are those of training samples, measured once, before the first phase. One scale for all numbers
-leaves those small that hardly change. Of pictures and sounds it brought nothing.
+The most part of a sentence vector may be the same for every sentence (Mu and Viswanath, All-but-the-top, arXiv
+1702.01417; Ethayarajh, arXiv 1909.00512): a head would learn from the little that is left, and hardly. So the mean over
+training samples is taken off, measured once, before the first phase, and the rest made as long as the whole was. Of
+pictures and sounds that brought nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,16 +20,16 @@ _SAMPLES = 1_000
 _BATCH = 50
 
 
-def standards(backbones: Mapping[str, Backbone]) -> dict[str, str]:
-    """Names of the layers that standardize, by tower."""
+def centres(backbones: Mapping[str, Backbone]) -> dict[str, str]:
+    """Names of the layers that centre, by tower."""
     towers = [tower for tower, backbone in backbones.items() if backbone.modality == "text" and backbone.card.origin]
-    return {tower: f"{tower}_standard" if len(backbones) > 1 else "standard" for tower in towers}
+    return {tower: f"{tower}_centre" if len(backbones) > 1 else "centre" for tower in towers}
 
 
-def standardized(backbones: Mapping[str, Backbone], given: Mapping[str, Features]) -> dict[str, Features]:
+def centred(backbones: Mapping[str, Backbone], given: Mapping[str, Features]) -> dict[str, Features]:
     """What towers give, that of pretrained text towers through a layer each, which changes nothing as it is built."""
     found = dict(given)
-    for tower, name in standards(backbones).items():
+    for tower, name in centres(backbones).items():
         # float32: what differs between samples may be little of a number, which eight bits of mantissa lose.
         layer = keras.layers.BatchNormalization(
             center=False, scale=False, epsilon=1e-12, trainable=False, dtype="float32", name=name
@@ -38,7 +38,7 @@ def standardized(backbones: Mapping[str, Backbone], given: Mapping[str, Features
     return found
 
 
-def standardize(
+def centre(
     model: keras.Model,
     backbones: Mapping[str, Backbone],
     found: Mapping[str, joints.Joint],
@@ -53,7 +53,7 @@ def standardize(
         some: Inputs of what lies above the cuts and targets, of up to so many training samples.
     """
     known = {layer.name: layer for layer in model.layers}
-    layers = {tower: known[name] for tower, name in standards(backbones).items() if name in known}
+    layers = {tower: known[name] for tower, name in centres(backbones).items() if name in known}
     fresh = {tower: layer for tower, layer in layers.items() if _as_built(layer)}
     if not fresh:
         return
@@ -68,10 +68,11 @@ def standardize(
 
 
 def _measure(layer: keras.Layer, points: np.ndarray) -> None:
-    """Sets a layer's statistics to those of points, (n, dim); where these are all the same, it stays as it is."""
-    variance = points.var(0).mean() if len(points) else 0
-    if variance:
-        layer.set_weights([points.mean(0), np.full(points.shape[1], variance)])
+    """Has a layer take the mean of points, (n, dim), off; where these are all the same, it stays as it is."""
+    if len(points) and (variance := points.var(0).sum()):
+        mean = points.mean(0)
+        # Mean squares of the lengths: as it is now, and of all.
+        layer.set_weights([mean, np.full(len(mean), variance / (variance + (mean**2).sum()))])
 
 
 def _as_built(layer: keras.Layer) -> bool:
