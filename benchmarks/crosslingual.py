@@ -19,12 +19,12 @@ from results import record, said
 
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
-from tfx_finetune.feed import feed_ahead, prepared
 from tfx_finetune.model import cut
 from tfx_finetune.phases import fit_phase
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import check
 from tfx_finetune.setup import set_up
+from tfx_finetune.training.feed import feed_ahead, prepared
 
 CONFIG = Path(__file__).parent.parent / "configs" / "tux_crosslingual.cfg"
 Scores = dict[str, float]

@@ -19,14 +19,14 @@ from results import record, said
 from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
-from tfx_finetune.feed import prepared
+from tfx_finetune.languages.routing import slices
 from tfx_finetune.model import Network
 from tfx_finetune.phases import fit_phase
 from tfx_finetune.pipeline import Data, labelled
 from tfx_finetune.plan import Plan, check
-from tfx_finetune.routing import slices
 from tfx_finetune.setup import set_up
 from tfx_finetune.sources.recognize import named_sources
+from tfx_finetune.training.feed import prepared
 
 CONFIG = Path(__file__).parent.parent / "configs" / "digits_sources.cfg"
 ROWS: dict[str, tuple[str, ...]] = {

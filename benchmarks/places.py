@@ -18,8 +18,8 @@ from sklearn.preprocessing import StandardScaler
 
 from tfx_finetune.contracts import BACKBONES, SOURCES, SPLITS
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.engine import engine
-from tfx_finetune.objects import Object, parsed
+from tfx_finetune.training.engine import engine
+from tfx_finetune.vision.objects import Object, parsed
 
 NAMES = ("efficientnet_lite0", "torchvision_mobilenet_v2", "ssd_mobilenet_v2")
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)

@@ -21,14 +21,14 @@ from sklearn.linear_model import LogisticRegression
 from tfx_finetune import features
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
-from tfx_finetune.engine import engine
 from tfx_finetune.evaluate import predictions
-from tfx_finetune.functional import predictor
+from tfx_finetune.graphs.functional import predictor
 from tfx_finetune.model import Network, build_model, build_towers, cut
 from tfx_finetune.phases import fit_phase
 from tfx_finetune.pipeline import Data, prepare_data
 from tfx_finetune.plan import Plan, check
 from tfx_finetune.servable import servable
+from tfx_finetune.training.engine import engine
 
 
 def main() -> None:

@@ -26,12 +26,12 @@ from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run, replace
 from tfx_finetune.evaluate import evaluate
 from tfx_finetune.features import Store
-from tfx_finetune.feed import prepared
 from tfx_finetune.model import build_model, build_towers
 from tfx_finetune.phases import fit_phase
 from tfx_finetune.pipeline import Data, prepare_data
 from tfx_finetune.plan import check
-from tfx_finetune.subsets import above, subsets
+from tfx_finetune.reporting.subsets import above, subsets
+from tfx_finetune.training.feed import prepared
 
 CONFIG = Path(__file__).parent.parent / "configs" / "tux_multimodal.cfg"
 FUSIONS = (

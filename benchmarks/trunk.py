@@ -71,7 +71,7 @@ def measure(spec: str, torch_name: str, count: int) -> dict[str, float]:
 
     from tfx_finetune.contracts import BACKBONES
     from tfx_finetune.core.spec import parse_spec
-    from tfx_finetune.engine import engine
+    from tfx_finetune.training.engine import engine
 
     keras.backend.clear_session()
     backbone = BACKBONES.build(parse_spec(spec))

@@ -15,7 +15,7 @@ from tfx_finetune.contracts import REGISTRIES
 from tfx_finetune.core import command, config, flagfile
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.registry import Registry
-from tfx_finetune.merging import MERGES
+from tfx_finetune.languages.merging import MERGES
 from tfx_finetune.modalities.tokenizers import TOKENIZERS
 
 ROOT = Path(__file__).parent.parent

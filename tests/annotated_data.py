@@ -10,7 +10,7 @@ from PIL import Image
 
 from tfx_finetune.contracts import SOURCES, Source
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.objects import Object, parsed
+from tfx_finetune.vision.objects import Object, parsed
 
 
 def picture(path: Path, width: int = 20, height: int = 10, orientation: int = 1) -> Path:

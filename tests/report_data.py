@@ -7,9 +7,10 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from tfx_finetune.checks import Check
 from tfx_finetune.contracts import Exhibit
-from tfx_finetune.page import (
+from tfx_finetune.delivery.checks import Check
+from tfx_finetune.report import write_report
+from tfx_finetune.reporting.page import (
     ClassCount,
     Curve,
     Data,
@@ -18,8 +19,7 @@ from tfx_finetune.page import (
     Report,
     Verdict,
 )
-from tfx_finetune.report import write_report
-from tfx_finetune.scored import ClassScore, HeadResult
+from tfx_finetune.reporting.scored import ClassScore, HeadResult
 
 ANIMALS = ("ant", "bear", "cat", "dog", "eel", "fox", "goat", "hen", "ibis", "jay", "koi", "lynx", "mole")
 HOSTILE = (

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfx_finetune import opening
 from tfx_finetune.contracts import MODALITIES, SPLITS, Card, Labels, Modality, Source
 from tfx_finetune.core import config
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.plan import check
-from tfx_finetune.samples import Table
+from tfx_finetune.reading import opening
+from tfx_finetune.reading.samples import Table
 
 
 def picture(path: Path, seed: int = 0) -> Path:

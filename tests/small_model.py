@@ -22,10 +22,10 @@ from tfx_finetune.contracts import (
     Task,
 )
 from tfx_finetune.core.spec import parse_spec, parse_specs
+from tfx_finetune.delivery.golden import Golden
+from tfx_finetune.delivery.pack import create, describe
 from tfx_finetune.deployed import Servable
-from tfx_finetune.golden import Golden
-from tfx_finetune.pack import create, describe
-from tfx_finetune.samples import Table
+from tfx_finetune.reading.samples import Table
 
 ABOUT = {"name": "fält", "description": "flat fields", "version": "2", "author": "", "licence": "Apache-2.0"}
 NAMES = ("ägg", "bär und café", "猫")

@@ -15,7 +15,7 @@ from tfx_finetune import sound
 from tfx_finetune.contracts import MODALITIES, Card
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.examine import decoder, examine
+from tfx_finetune.reading.examine import decoder, examine
 
 CARD = Card(size=16_000, rate=16_000)
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfx_finetune.contracts import AUGMENTS, Mix
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
-from tfx_finetune.places import Partners
+from tfx_finetune.vision.places import Partners
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
 

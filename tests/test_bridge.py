@@ -7,10 +7,10 @@ import pytest
 from tests.contracts.test_backbones import settle
 from tests.test_engine import FAMILIES, HALVED
 from tests.towers import batch
-from tfx_finetune import bridge
 from tfx_finetune.contracts import BACKBONES, NECKS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.graphs import bridge
 
 QUICK = ("convnet()", "efficientnet_lite0(size=64)", "mobilenet_v3_small(weights='none', size=64)")
 SPECS = {*FAMILIES, "mobilenet_v3_large(weights='none', size=64)", "efficientnet_lite1(size=64)"}

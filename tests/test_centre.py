@@ -8,10 +8,10 @@ import pytest
 
 from tests.towers import batch
 from tfx_finetune.backbones.graph import renamed
-from tfx_finetune.centre import centre, centred, centres
 from tfx_finetune.contracts import BACKBONES, PRESENCE
-from tfx_finetune.functional import joined
-from tfx_finetune.joints import joint
+from tfx_finetune.graphs.functional import joined
+from tfx_finetune.network.centre import centre, centred, centres
+from tfx_finetune.network.joints import joint
 
 
 def tower(origin="somewhere"):

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from tests.small_data import complaint
-from tfx_finetune import choose
-from tfx_finetune.checks import Check
+from tfx_finetune.delivery import choose
+from tfx_finetune.delivery.checks import Check
 
 FLOAT = Check(
     "tflite", {}, 0.90, 0.0, 0.0, 0.0, 1e-6, 8.0, "", agreement=1.0, bytes=8_000_000, zipped=7_000_000,

@@ -10,17 +10,17 @@ import tensorflow as tf
 from tests.commands import SMALL, command, refused, shapes, within
 from tests.small_data import complaint
 from tests.test_bridge import network
-from tfx_finetune import bridge, litert
-from tfx_finetune.averaging import latest, standard_error
 from tfx_finetune.benchmark import Benchmark, benchmark
 from tfx_finetune.contracts import COMPRESSIONS
 from tfx_finetune.core import files, hardware
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.fold import folded
-from tfx_finetune.functional import read
+from tfx_finetune.graphs import bridge, litert
+from tfx_finetune.graphs.fold import folded
+from tfx_finetune.graphs.functional import read
 from tfx_finetune.plan import check
+from tfx_finetune.training.averaging import latest, standard_error
 
 CHAIN = "prune(sparsity=0.5), cluster(clusters=8), qat()"
 

@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from tfx_finetune.contracts import Features, Labels
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.objects import Object, written
-from tfx_finetune.places import Lay
 from tfx_finetune.tasks import dense
 from tfx_finetune.tasks.detect import detect
+from tfx_finetune.vision.objects import Object, written
+from tfx_finetune.vision.places import Lay
 
 LABELS = Labels(("ägg", "猫", "🦊"), (6, 3, 1), 10)
 TWO = Labels(("a", "b"), (8, 8), 16)
@@ -267,7 +267,7 @@ def test_it_learns():
 
 def test_levels_share_no_layer():
     """Each normalization stands behind a convolution of its own, into which it can be folded."""
-    from tfx_finetune.fold import folded
+    from tfx_finetune.graphs.fold import folded
 
     model = network(detect(LABELS, dim=8))
     again = folded(model)

@@ -12,10 +12,10 @@ import pytest
 from tests.commands import refused, within
 from tests.small_data import picture
 from tests.towers import batch
-from tfx_finetune import bridge
 from tfx_finetune.contracts import BACKBONES
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.divide import divided
+from tfx_finetune.graphs import bridge
+from tfx_finetune.graphs.divide import divided
 from tfx_finetune.verify import smallest
 
 AUDIO = "audio_net(seconds=0.3, rate=8000, mels=16, widths=(8, 16))"

@@ -16,12 +16,12 @@ from sklearn.linear_model import LogisticRegression
 from tests.assets import asset
 from tests.small_model import NAMES, small
 from tests.test_bridge import network as bridged
-from tfx_finetune import metadata
 from tfx_finetune.contracts import BACKBONES, EXPORTS, MODALITIES
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.deployed import Servable
 from tfx_finetune.evaluate import evaluate, predictions
+from tfx_finetune.graphs import metadata
 
 EVERY = (
     *("keras_file()", "saved_model()", "tflite()", "tflite(quantize='float16')"),

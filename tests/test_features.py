@@ -10,15 +10,15 @@ import pytest
 from tests.assets import asset
 from tests.commands import shapes
 from tfx_finetune import features
-from tfx_finetune.checkpoint import Checkpoint, History
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.engine import engine
-from tfx_finetune.feed import feed, feed_ahead
 from tfx_finetune.model import build_model, build_towers, cut
 from tfx_finetune.phases import compile_top
 from tfx_finetune.pipeline import prepare_data
 from tfx_finetune.plan import check
+from tfx_finetune.training.checkpoint import Checkpoint, History
+from tfx_finetune.training.engine import engine
+from tfx_finetune.training.feed import feed, feed_ahead
 
 
 @pytest.fixture(scope="module")

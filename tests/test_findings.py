@@ -5,10 +5,19 @@ import csv
 import numpy as np
 import pytest
 
-from tfx_finetune.cleaned import grouped, left_out
-from tfx_finetune.findings import KINDS, Finding, class_counts, of_copies, of_looks, of_near, of_table, write_findings
-from tfx_finetune.looks import Looks
-from tfx_finetune.samples import Table
+from tfx_finetune.care.cleaned import grouped, left_out
+from tfx_finetune.care.findings import (
+    KINDS,
+    Finding,
+    class_counts,
+    of_copies,
+    of_looks,
+    of_near,
+    of_table,
+    write_findings,
+)
+from tfx_finetune.care.looks import Looks
+from tfx_finetune.reading.samples import Table
 
 
 def made(*rows, groups=()):

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_augments import SINGLE
-from tfx_finetune import geometry
 from tfx_finetune.augments.operations import rotation
 from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
+from tfx_finetune.vision import geometry
 
 WINDOWS = ("flip", "crop(scale=(0.3, 1.0), min_visible=0)", "zoom(min_visible=0)", "zoom(scale=(0.3, 0.6))")
 MOVES = (*WINDOWS, "crop", "rotate(degrees=40)")

@@ -7,9 +7,9 @@ import pytest
 
 from tests.small_data import class_folder, picture
 from tests.small_model import small
-from tfx_finetune import golden
 from tfx_finetune.contracts import Labels
-from tfx_finetune.functional import predictor
+from tfx_finetune.delivery import golden
+from tfx_finetune.graphs.functional import predictor
 from tfx_finetune.pipeline import labelled
 from tfx_finetune.tasks.classify import classify
 

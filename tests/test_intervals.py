@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tfx_finetune.contracts import Labels
-from tfx_finetune.intervals import interval, paired_interval
+from tfx_finetune.reporting.intervals import interval, paired_interval
 from tfx_finetune.tasks.classify import classify
 from tfx_finetune.tasks.tag import tag
 from tfx_finetune.verify import difference

@@ -9,10 +9,11 @@ import pytest
 from tests import report_data
 from tests.commands import within
 from tests.test_routing import SMALL, WORDS, table
-from tfx_finetune import lanes, page
 from tfx_finetune.contracts import TASKS, Exhibit, Labels
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.samples import Table
+from tfx_finetune.languages import lanes
+from tfx_finetune.reading.samples import Table
+from tfx_finetune.reporting import page
 
 
 @pytest.mark.parametrize(

@@ -21,41 +21,17 @@ COMPONENTS = {
     "compressions",
     "exports",
 }
-PURE = {
-    "splits",
-    "litert",
-    "selective",
-    "metadata",
-    "fold",
-    "functional",
-    "refit",
-    "dataset",
-    "depthwise",
-    "pixels",
-    "geometry",
-    "sound",
-    "batches",
-    "alignment",
-    "places",
-    "detections",
-    "upright",
-    "objects",
-    "masks",
-    "levels",
-    "boxes",
-    "drawing",
-    "naming",
-}
+SHARED = {"contracts", "deployed", "learning", "batches", "dataset", "naming", "sound", "splits", "vision", "graphs"}
 COMMANDS = {"train", "tune", "predict", "evaluate", "inspect", "benchmark", "export", "serve", "data", "doctor"}
 STATIONS_THAT_ARE_COMMANDS = {"evaluate"}  # any station may score predictions
 
 
 def layer(module: str) -> int:
-    """0 core, 1 contracts and pure modules, 2 components, 3 stations, 4 commands."""
+    """0 core, 1 what all share, 2 components, 3 stations and the steps behind them, 4 commands."""
     part = module.split(".")[1] if "." in module else ""
     if part in ("core", ""):  # the package itself imports none of its modules before they are asked for
         return 0
-    if part in ("contracts", "deployed", "learning") or part in PURE:
+    if part in SHARED:
         return 1
     if part in COMPONENTS:
         return 2

@@ -12,15 +12,15 @@ from PIL import Image
 
 from tests.assets import asset
 from tests.small_data import complaint
-from tfx_finetune import pictures
+from tfx_finetune.care.subject import subject
 from tfx_finetune.contracts import MODALITIES, TASKS, Card, Labels
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.golden import Golden, keep, recall
+from tfx_finetune.delivery.golden import Golden, keep, recall
 from tfx_finetune.model import build_model, build_towers, cut
-from tfx_finetune.places import UNTOLD, in_picture
 from tfx_finetune.plan import check
-from tfx_finetune.subject import subject
+from tfx_finetune.reporting import pictures
+from tfx_finetune.vision.places import UNTOLD, in_picture
 
 SIDE = 64
 # A bright rectangle of (left, top, right, bottom) on black pictures of (height, width).

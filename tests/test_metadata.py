@@ -9,9 +9,9 @@ import pytest
 
 from tests.commands import refused, within
 from tests.small_model import ABOUT, NAMES, small
-from tfx_finetune import metadata
 from tfx_finetune.contracts import EXPORTS
 from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.graphs import metadata
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from tfx_finetune import naming
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.contracts import TASKS, Labels
 from tfx_finetune.core.spec import Spec, parse_spec
-from tfx_finetune.translations import label_files, names_of, spoken, translated
+from tfx_finetune.languages.translations import label_files, names_of, spoken, translated
 
 NAMES = "label,language,text\nbar,es,raya\ndisc,es,disco\nsquare,es,cuadrado\ndisc,ja,円\nsquare,ja,四角\n"
 TOWER = "use_multilingual(size=16)"

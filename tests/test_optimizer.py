@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tfx_finetune.core.config import Phase
-from tfx_finetune.optimizer import Schedule, make_optimizer
+from tfx_finetune.training.optimizer import Schedule, make_optimizer
 
 X = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
 Y = np.random.default_rng(1).normal(size=(64, 2)).astype(np.float32)

@@ -15,14 +15,14 @@ from tfx_finetune.contracts import AUGMENTS, MODALITIES, TASKS, Card, Labels
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_specs
-from tfx_finetune.mixed import Mixed, MixedRows
-from tfx_finetune.objects import Object, written
-from tfx_finetune.order import Order
-from tfx_finetune.partners import check_source
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import check
+from tfx_finetune.reading.mixed import Mixed, MixedRows
+from tfx_finetune.reading.order import Order
+from tfx_finetune.reading.partners import check_source
+from tfx_finetune.reading.survey import survey
 from tfx_finetune.sources.rows import Rows
-from tfx_finetune.survey import survey
+from tfx_finetune.vision.objects import Object, written
 
 SEEDS = st.integers(0, 10**6)
 TOLD = {

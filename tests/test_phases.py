@@ -11,16 +11,16 @@ from tests.assets import asset
 from tests.commands import shapes
 from tests.small_data import complaint
 from tfx_finetune import phases
-from tfx_finetune.averaging import standard_error
 from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.config import Cache, Phase, Run, Samples
 from tfx_finetune.core.spec import parse_specs
-from tfx_finetune.feed import feed
 from tfx_finetune.model import build_model, build_towers, in_float32
-from tfx_finetune.parts import parts
+from tfx_finetune.network.parts import parts
 from tfx_finetune.phases import fit_phase
 from tfx_finetune.pipeline import prepare_data
 from tfx_finetune.plan import check
+from tfx_finetune.training.averaging import standard_error
+from tfx_finetune.training.feed import feed
 
 
 @pytest.fixture(scope="module")

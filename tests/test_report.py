@@ -20,9 +20,9 @@ from tests.report_data import (
     tagging_head,
     written,
 )
-from tfx_finetune.checks import Check
 from tfx_finetune.contracts import Exhibit
-from tfx_finetune.page import (
+from tfx_finetune.delivery.checks import Check
+from tfx_finetune.reporting.page import (
     ClassCount,
     Curve,
     Data,
@@ -30,7 +30,7 @@ from tfx_finetune.page import (
     Mistake,
     Verdict,
 )
-from tfx_finetune.scored import ClassScore, HeadResult
+from tfx_finetune.reporting.scored import ClassScore, HeadResult
 
 
 def test_everything_is_shown(tmp_path):

@@ -5,8 +5,8 @@ import pytest
 
 from tfx_finetune.contracts import TASKS, Labels
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.results import results
-from tfx_finetune.routing import answered
+from tfx_finetune.languages.routing import answered
+from tfx_finetune.reporting.results import results
 
 
 @pytest.mark.parametrize("beside", [{}, {"mask": "segment()"}])

@@ -13,7 +13,7 @@ from tfx_finetune.bundle import Bundle
 from tfx_finetune.contracts import TASKS, Labels
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.evaluate import asked, evaluate
-from tfx_finetune.intervals import paired_interval
+from tfx_finetune.reporting.intervals import paired_interval
 
 WORDS = {"en": ("dog cat cow", "red blue pink"), "fi": ("koira kissa lehmä", "punainen sini pinkki")}
 """Words of two classes by language; `xx` below says the opposite of English."""

@@ -12,8 +12,8 @@ from tests.test_geometry import samples as one_object
 from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
-from tfx_finetune.partners import joined
-from tfx_finetune.places import UNTOLD
+from tfx_finetune.reading.partners import joined
+from tfx_finetune.vision.places import UNTOLD
 
 SEEDS = st.integers(0, 10**6)
 TOLD = {

@@ -12,17 +12,17 @@ from ai_edge_litert.interpreter import Interpreter
 from tests.commands import command
 from tests.small_data import class_folder
 from tests.small_model import small, write_bundle
-from tfx_finetune import litert
 from tfx_finetune.contracts import EXPORTS, Card
 from tfx_finetune.core.config import Run, Samples, Verify
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.delivery.gate import gated
 from tfx_finetune.features import Store
-from tfx_finetune.gate import gated
+from tfx_finetune.graphs import litert
+from tfx_finetune.graphs.selective import fewest, lost
 from tfx_finetune.pipeline import prepare_data
 from tfx_finetune.plan import check
-from tfx_finetune.selective import fewest, lost
-from tfx_finetune.terminal import say_result
+from tfx_finetune.reporting.terminal import say_result
 from tfx_finetune.verify import verify
 
 SELECTIVE = "tflite(quantize='int8', selective=True)"

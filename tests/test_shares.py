@@ -11,10 +11,10 @@ from tests.small_data import class_folder, complaint, picture
 from tfx_finetune.contracts import Card
 from tfx_finetune.core import config
 from tfx_finetune.core.config import Mixing, Run
-from tfx_finetune.feed import feed
 from tfx_finetune.pipeline import prepare_data
 from tfx_finetune.plan import check
-from tfx_finetune.shares import parse_weights, shares
+from tfx_finetune.reading.shares import parse_weights, shares
+from tfx_finetune.training.feed import feed
 
 SIZES = {"a": 900, "b": 90, "c": 10}
 

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from tests.commands import command
 from tests.small_data import picture
-from tfx_finetune import litert
 from tfx_finetune.bundle import Bundle
+from tfx_finetune.graphs import litert
 
 # Kinds of text by their length; TFLite has no inverse of the error function.
 TOWER = '''

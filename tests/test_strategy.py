@@ -13,10 +13,10 @@ from tfx_finetune.backbones.bundle import loaded
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.core import config
 from tfx_finetune.core.config import Run
+from tfx_finetune.languages.transfer import Transfer
 from tfx_finetune.plan import check
 from tfx_finetune.setup import set_up
 from tfx_finetune.strategy import turns_of
-from tfx_finetune.transfer import Transfer
 
 TOWER = "bag_of_embeddings(size=24, dim=16)"
 SMALL = (

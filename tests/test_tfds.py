@@ -11,8 +11,8 @@ from tests.shapes_dataset import Scenes, prepare
 from tests.small_data import complaint
 from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.objects import Object, parsed
 from tfx_finetune.sources.recognize import recognize
+from tfx_finetune.vision.objects import Object, parsed
 
 
 @pytest.fixture(scope="module")

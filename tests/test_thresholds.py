@@ -9,12 +9,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfx_finetune import detections, located, rest
 from tfx_finetune.contracts import BACKBONES, EXPORTS, MODALITIES, TASKS, Labels
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.deployed import Servable
 from tfx_finetune.evaluate import decoded
-from tfx_finetune.served import Served
+from tfx_finetune.reading import located
+from tfx_finetune.serving import rest
+from tfx_finetune.serving.served import Served
+from tfx_finetune.vision import detections
 
 NAMES = ("ägg", "猫")
 ASKED = [(0.0, 0.6, 100), (0.0, 0.1, 100), (None, 0.6, 100), (0.0, 0.9, 3), (1.0, 0.5, 100), (0.0, 0.6, 0)]

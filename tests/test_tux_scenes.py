@@ -13,9 +13,9 @@ from tests.small_data import complaint
 from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core import assets
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.objects import parsed
 from tfx_finetune.sources.scenes import Studio, is_cut_out
 from tfx_finetune.sources.tux_scenes import PHOTOGRAPHS, mask, studios, tux_scenes
+from tfx_finetune.vision.objects import parsed
 
 SIZES = {"train": 6, "val": 2, "test": 4}
 GOLDEN = [

@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 
 from tests.small_model import small, write_bundle
-from tfx_finetune import litert
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.core import files
 from tfx_finetune.core.config import Verify
 from tfx_finetune.features import Store
+from tfx_finetune.graphs import litert
 from tfx_finetune.verify import allowed_drop, verify
 
 EVERY = (

@@ -5,8 +5,8 @@ import pytest
 
 from tests.annotated_data import mask_file, objects, picture, source, values, voc_folder, voc_xml
 from tests.small_data import class_folder, complaint
-from tfx_finetune.objects import Object
 from tfx_finetune.sources.recognize import recognize
+from tfx_finetune.vision.objects import Object
 
 # Pixels are counted from 1, and the last one belongs to the box: 2 to 12 of 20, 1 to 5 of 10.
 BOX = (3, 2, 12, 6)

@@ -11,7 +11,7 @@ from tests.test_segment import blobs, built
 from tfx_finetune.contracts import TASKS, Labels
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.evaluate import evaluate
-from tfx_finetune.keeper import graded
+from tfx_finetune.training.keeper import graded
 
 LABELS = Labels(("ä", "b", "c", "d", "e", "f"), (5,) * 6, 30)
 LATER = {

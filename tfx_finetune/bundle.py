@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune import pictures, routing
 from tfx_finetune.contracts import EXPORTS, MODALITIES, PRESENCE, TASKS, Batch, Card, Modality, Predict, Task
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
@@ -21,8 +20,10 @@ from tfx_finetune.core.registry import Registry
 from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.dataset import decoded
 from tfx_finetune.deployed import Export, Reader, answers
+from tfx_finetune.languages import routing
+from tfx_finetune.languages.translations import answering, check_language, choosing, labels_of
+from tfx_finetune.reporting import pictures
 from tfx_finetune.sources.rows import found, readable
-from tfx_finetune.translations import answering, check_language, choosing, labels_of
 
 # In float16, the largest difference among 90,000 probabilities of a segmenter was 0.022.
 _DENSE = 3

@@ -17,22 +17,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune import bridge
-from tfx_finetune.checkpoint import Checkpoint, History, Weights
 from tfx_finetune.core import progress
 from tfx_finetune.core.config import Phase
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.quiet import unlogged
 from tfx_finetune.dataset import mapped, zeros
 from tfx_finetune.deployed import Compression, one_or_all
-from tfx_finetune.divide import Divided, divided, kernels
-from tfx_finetune.feed import Feed, feed
-from tfx_finetune.fold import folded
-from tfx_finetune.keeper import judged, margin, pair
+from tfx_finetune.graphs import bridge
+from tfx_finetune.graphs.divide import Divided, divided, kernels
+from tfx_finetune.graphs.fold import folded
+from tfx_finetune.graphs.refit import SAMPLES
 from tfx_finetune.model import Network, in_float32
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
-from tfx_finetune.refit import SAMPLES
+from tfx_finetune.training.checkpoint import Checkpoint, History, Weights
+from tfx_finetune.training.feed import Feed, feed
+from tfx_finetune.training.keeper import judged, margin, pair
 
 Rounded = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from tfx_finetune.naming import Space
-    from tfx_finetune.places import Lay, Places
+    from tfx_finetune.vision.places import Lay, Places
 
     Tensor: TypeAlias = tf.Tensor
     Symbol: TypeAlias = keras.KerasTensor
 
 Sample = dict[str, Any]
 """Raw columns of one sample, scalar tensors unless said: `image` (encoded bytes, or uint8 pixels of shape
-(height, width, channels)), `audio` (encoded bytes), `text` (UTF-8), each empty where a sample lacks it, `label`
-(one class name, or several joined by `LABEL_SEPARATOR`), `objects` (see `objects.py`), `mask` (a PNG whose grey values
-or palette indices are places in `Source.labels`, or `places.UNTOLD`), `file` (what a person would call this sample: a
-path, or the source's own id), and, where the data has them, `split`, `group`, `source`, `language`. A column that
-`Source.paths` names holds a path whose content is still to be read."""
+(height, width, channels)), `audio` (encoded bytes), `text` (UTF-8), each empty where a sample lacks it, `label` (one
+class name, or several joined by `LABEL_SEPARATOR`), `objects` (see `vision/objects.py`), `mask` (a PNG whose grey
+values or palette indices are places in `Source.labels`, or `places.UNTOLD`), `file` (what a person would call this
+sample: a path, or the source's own id), and, where the data has them, `split`, `group`, `source`, `language`. A
+column that `Source.paths` names holds a path whose content is still to be read."""
 
 LABEL_SEPARATOR = "\n"
 SPLITS = ("train", "val", "test")
@@ -243,7 +243,7 @@ class Task:
         scores: (targets (n, ...), scores (n, classes), whole=True) -> all scores by name, or `score` and what it needs.
         correct: (targets, scores) -> value in [0, 1] of each sample, (n,); the mean is `score` or near it.
         predict: One sample's scores -> the fields of its JSON line: label, score, scores.
-        per: Column whose value names the one head that is asked (`routing.py`); empty where it always is.
+        per: Column whose value names the one head that is asked (`languages/routing.py`); empty where it always is.
         pool: How much such a head is held to the shared one on which it stands; 0 where it stands by itself.
         space: What tells names that no training sample has, and those given at prediction; None for fixed classes.
         read: Decoded outputs of a batch -> what `scores`, `correct` and `predict` take, of its samples.

@@ -47,13 +47,13 @@ def care(options: Care) -> "Path":
     Raises:
         UserError: There is no such data, or nothing of it can be read.
     """
-    from tfx_finetune import findings as found_by
-    from tfx_finetune.cleaned import grouped, left_out, write_cleaned
-    from tfx_finetune.data_page import write_data_page
-    from tfx_finetune.duplicates import near
-    from tfx_finetune.frozen import frozen
-    from tfx_finetune.looks import look
-    from tfx_finetune.subject import subject
+    from tfx_finetune.care import findings as found_by
+    from tfx_finetune.care.cleaned import grouped, left_out, write_cleaned
+    from tfx_finetune.care.data_page import write_data_page
+    from tfx_finetune.care.duplicates import near
+    from tfx_finetune.care.frozen import frozen
+    from tfx_finetune.care.looks import look
+    from tfx_finetune.care.subject import subject
 
     validate(options)
     # The data as a run would have it; then every sample that can be read once more, as it is.

@@ -110,8 +110,8 @@ def print_scores(options: Evaluate, rest: list[str]) -> None:
         UserError: Bundle or data cannot be used, or the data has a label that the model does not know.
     """
     from tfx_finetune.bundle import Bundle
+    from tfx_finetune.languages.routing import slices
     from tfx_finetune.pipeline import labelled
-    from tfx_finetune.routing import slices
 
     plugins.load(options.plugins)
     bundle = Bundle.open(options.bundle)

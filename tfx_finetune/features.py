@@ -17,9 +17,9 @@ from tfx_finetune.batches import rows
 from tfx_finetune.contracts import PRESENCE, Batch
 from tfx_finetune.core import files, progress
 from tfx_finetune.dataset import finished, mapped, plain
-from tfx_finetune.engine import Apply
-from tfx_finetune.order import Order
 from tfx_finetune.pipeline import Data
+from tfx_finetune.reading.order import Order
+from tfx_finetune.training.engine import Apply
 
 _IMMATERIAL = ("name", "trainable", "rate", "seed")
 

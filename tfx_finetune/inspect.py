@@ -49,7 +49,7 @@ def show_files(paths: Sequence[str]) -> None:
     Raises:
         UserError: One cannot be read.
     """
-    from tfx_finetune import litert, metadata
+    from tfx_finetune.graphs import litert, metadata
 
     for path in paths:
         try:
@@ -107,7 +107,7 @@ def _shown(plan: "Plan", data: "Data") -> "Batch":
     """Shows the first training sample from its file to what towers take, which is returned."""
     import tensorflow as tf
 
-    from tfx_finetune.places import Partners
+    from tfx_finetune.vision.places import Partners
 
     member = data.some("train", 1)
     raw, prepared = data.raw(member)[0], data.prepared(member)
@@ -130,9 +130,9 @@ def _shown(plan: "Plan", data: "Data") -> "Batch":
 
 def _show_network(plan: "Plan", network: "Network", prepared: "Batch") -> None:
     """Shows what each phase trains, and what heads make of a prepared sample."""
-    from tfx_finetune.engine import engine
     from tfx_finetune.model import cut
-    from tfx_finetune.unfreezing import counts
+    from tfx_finetune.network.unfreezing import counts
+    from tfx_finetune.training.engine import engine
 
     for name, phase in plan.phases.items():
         trunks, _ = cut(network, phase.unfreeze)

@@ -7,16 +7,17 @@ from typing import Any
 
 import keras
 
-from tfx_finetune import initial, joints, located
 from tfx_finetune.backbones.graph import inserted, renamed
-from tfx_finetune.centre import centred, centres
 from tfx_finetune.contracts import ADAPTERS, BACKBONES, PRESENCE, Backbone, Features, Fused, Fusion, Group, Task
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.functional import joined
+from tfx_finetune.graphs.functional import joined
+from tfx_finetune.languages.routing import SHARED
+from tfx_finetune.network import initial, joints
+from tfx_finetune.network.centre import centred, centres
+from tfx_finetune.network.unfreezing import counts, groups_wanted, unfrozen
 from tfx_finetune.plan import Plan
-from tfx_finetune.routing import SHARED
-from tfx_finetune.unfreezing import counts, groups_wanted, unfrozen
+from tfx_finetune.reading import located
 
 VIEWS = "fusion/views"
 """Output of a model whose towers are pulled together in training: see `Fused.views`."""

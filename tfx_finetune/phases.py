@@ -14,27 +14,27 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfx_finetune import averaging
-from tfx_finetune.auxiliary import outputs, terms, with_objectives
-from tfx_finetune.balance import SAMPLES, Balance
-from tfx_finetune.centre import centre
-from tfx_finetune.checkpoint import Checkpoint, History, Weights
 from tfx_finetune.contracts import ADAPTERS
-from tfx_finetune.contrast import losses, with_views
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.config import Distill, Phase
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.dataset import zeros
-from tfx_finetune.depthwise import quick_gradients
-from tfx_finetune.feed import Feed, feed
-from tfx_finetune.keeper import Judge, Keeper
+from tfx_finetune.graphs.depthwise import quick_gradients
 from tfx_finetune.learning import Term
 from tfx_finetune.model import Network, cut, joints_of, owners, rates, set_stochastic_depth, unfrozen_layers
-from tfx_finetune.optimizer import make_optimizer
+from tfx_finetune.network.centre import centre
+from tfx_finetune.network.unfreezing import factors
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
-from tfx_finetune.teach import pupil, with_teacher
-from tfx_finetune.unfreezing import factors
+from tfx_finetune.training import averaging
+from tfx_finetune.training.auxiliary import outputs, terms, with_objectives
+from tfx_finetune.training.balance import SAMPLES, Balance
+from tfx_finetune.training.checkpoint import Checkpoint, History, Weights
+from tfx_finetune.training.contrast import losses, with_views
+from tfx_finetune.training.feed import Feed, feed
+from tfx_finetune.training.keeper import Judge, Keeper
+from tfx_finetune.training.optimizer import make_optimizer
+from tfx_finetune.training.teach import pupil, with_teacher
 
 Watch = Callable[[str, int, float], None]
 _DISTILL = Distill()

@@ -13,7 +13,6 @@ from typing import Any, cast
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune import located, partners
 from tfx_finetune.batches import evenly, joined
 from tfx_finetune.contracts import (
     PRESENCE,
@@ -26,14 +25,15 @@ from tfx_finetune.contracts import (
 )
 from tfx_finetune.core import progress
 from tfx_finetune.dataset import apart, decoded, finished, mapped, marked, plain
-from tfx_finetune.opening import load, opened
-from tfx_finetune.order import Order
-from tfx_finetune.places import Change, Indexed, Partners
 from tfx_finetune.plan import Plan, modality
-from tfx_finetune.samples import Table
-from tfx_finetune.shares import drawing
+from tfx_finetune.reading import located, partners
+from tfx_finetune.reading.opening import load, opened
+from tfx_finetune.reading.order import Order
+from tfx_finetune.reading.samples import Table
+from tfx_finetune.reading.shares import drawing
+from tfx_finetune.reading.survey import placed
 from tfx_finetune.sources.recognize import recognize
-from tfx_finetune.survey import placed
+from tfx_finetune.vision.places import Change, Indexed, Partners
 
 
 @dataclass(frozen=True)

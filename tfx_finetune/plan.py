@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfx_finetune import initial, located
-from tfx_finetune.choose import Limit, parse_limits
 from tfx_finetune.contracts import (
     AUGMENTS,
     BACKBONES,
@@ -28,16 +26,19 @@ from tfx_finetune.core import assets, config, plugins
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_specs
+from tfx_finetune.delivery.choose import Limit, parse_limits
 from tfx_finetune.deployed import Compression, Export, chain
-from tfx_finetune.growing import Growth, growth_of, warmed
+from tfx_finetune.languages.growing import Growth, growth_of, warmed
+from tfx_finetune.languages.routing import routes
 from tfx_finetune.learning import Objective
-from tfx_finetune.places import Change
-from tfx_finetune.renamed import Renaming, renaming_of
-from tfx_finetune.routing import routes
-from tfx_finetune.shares import check_mixing
+from tfx_finetune.network import initial
+from tfx_finetune.reading import located
+from tfx_finetune.reading.renamed import Renaming, renaming_of
+from tfx_finetune.reading.shares import check_mixing
 from tfx_finetune.sources.recognize import named_sources, recognize
-from tfx_finetune.stages import check_strategy, staged
-from tfx_finetune.teacher import Teacher, teachers_of
+from tfx_finetune.training.stages import check_strategy, staged
+from tfx_finetune.training.teacher import Teacher, teachers_of
+from tfx_finetune.vision.places import Change
 
 _USUAL = "keras_file(), saved_model(), tflite(), tflite(quantize='float16')"
 # The fields of a prediction beside its heads.

@@ -42,7 +42,7 @@ def predict(options: Predict, paths: list[str]) -> None:
             could be read is printed first.
     """
     from tfx_finetune.bundle import Bundle
-    from tfx_finetune.results import check_results, results, write_results
+    from tfx_finetune.reporting.results import check_results, results, write_results
 
     plugins.load(options.plugins)
     if not paths:

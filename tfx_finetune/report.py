@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tfx_finetune.core import files
-from tfx_finetune.page import Report
+from tfx_finetune.reporting.page import Report
 
 MOST_MISTAKES = 24
 

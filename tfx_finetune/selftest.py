@@ -104,8 +104,8 @@ def _try_litert() -> dict[str, Any]:
     import numpy as np
     import tensorflow as tf
 
-    from tfx_finetune import litert
     from tfx_finetune.core.quiet import quiet
+    from tfx_finetune.graphs import litert
 
     layers = [
         keras.layers.Conv2D(4, 3, activation="relu"),

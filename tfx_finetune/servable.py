@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
-from tfx_finetune import located
 from tfx_finetune.contracts import Batch, Modality
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.deployed import Servable
 from tfx_finetune.evaluate import decoded
-from tfx_finetune.functional import joined
+from tfx_finetune.graphs.functional import joined
 from tfx_finetune.model import Network, ends, in_float32
 from tfx_finetune.plan import Plan
+from tfx_finetune.reading import located
 
 
 def servable(

@@ -26,7 +26,7 @@ from tfx_finetune.core.errors import UserError
 if TYPE_CHECKING:
     import uvicorn
 
-    from tfx_finetune.service import Service
+    from tfx_finetune.serving.service import Service
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def serve(options: Serve, rest: list[str]) -> None:
     try:
         import uvicorn
 
-        from tfx_finetune.routes import app
-        from tfx_finetune.service import Limits, Service
+        from tfx_finetune.serving.routes import app
+        from tfx_finetune.serving.service import Limits, Service
     except ModuleNotFoundError as error:
         todo = "pip install 'tfx_finetune[serve]'"
         raise UserError("serving needs an extra", received=f"no module {error.name}", todo=todo) from None

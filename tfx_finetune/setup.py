@@ -3,14 +3,14 @@
 import keras
 import tensorflow as tf
 
-from tfx_finetune.auxiliary import sensible
 from tfx_finetune.core import hardware
-from tfx_finetune.held import grown
-from tfx_finetune.inherit import inherit
+from tfx_finetune.languages.held import grown
 from tfx_finetune.model import Network, build_model, build_towers
+from tfx_finetune.network.inherit import inherit
 from tfx_finetune.pipeline import Data, prepare_data
 from tfx_finetune.plan import Plan
-from tfx_finetune.teach import enrolled
+from tfx_finetune.training.auxiliary import sensible
+from tfx_finetune.training.teach import enrolled
 
 
 def set_up(plan: Plan) -> tuple[Data, Network]:

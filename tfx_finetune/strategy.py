@@ -12,24 +12,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfx_finetune.batches import rows
-from tfx_finetune.checkpoint import History, Weights
 from tfx_finetune.contracts import Task
 from tfx_finetune.core import progress
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.evaluate import predictions
-from tfx_finetune.feed import feed_ahead, validation
-from tfx_finetune.held import holding
-from tfx_finetune.keeper import Judge, graded, pair
-from tfx_finetune.merging import MERGES, SCALES
+from tfx_finetune.languages.held import holding
+from tfx_finetune.languages.merging import MERGES, SCALES
+from tfx_finetune.languages.transfer import Transfer
 from tfx_finetune.model import Network, cut
-from tfx_finetune.parts import parts
+from tfx_finetune.network.parts import parts
 from tfx_finetune.phases import fit_phase
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
-from tfx_finetune.shares import drawing
-from tfx_finetune.transfer import Transfer
+from tfx_finetune.reading.shares import drawing
+from tfx_finetune.training.checkpoint import History, Weights
+from tfx_finetune.training.feed import feed_ahead, validation
+from tfx_finetune.training.keeper import Judge, graded, pair
 
 
 @dataclass(frozen=True)

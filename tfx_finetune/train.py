@@ -37,24 +37,24 @@ def train(run: Run) -> "Bundle":
     """
     # The stations import TensorFlow; a command answers --help without it.
     from tfx_finetune import workspace
-    from tfx_finetune.choose import best, nothing_fits
     from tfx_finetune.compress import check_layers, compress
+    from tfx_finetune.delivery.choose import best, nothing_fits
+    from tfx_finetune.delivery.gate import gated
+    from tfx_finetune.delivery.golden import choose
+    from tfx_finetune.delivery.pack import create, finish
     from tfx_finetune.evaluate import evaluate, predictions
     from tfx_finetune.features import evict, forget
-    from tfx_finetune.feed import prepared
-    from tfx_finetune.functional import predictor
-    from tfx_finetune.gate import gated
-    from tfx_finetune.golden import choose
-    from tfx_finetune.pack import create, finish
+    from tfx_finetune.graphs.functional import predictor
+    from tfx_finetune.languages.routing import slices
     from tfx_finetune.plan import check
     from tfx_finetune.report import write_report
-    from tfx_finetune.routing import slices
+    from tfx_finetune.reporting.subsets import subsets
+    from tfx_finetune.reporting.summary import Outcome, manifest, report
+    from tfx_finetune.reporting.terminal import say_result
     from tfx_finetune.servable import servable
     from tfx_finetune.setup import set_up
     from tfx_finetune.strategy import fit
-    from tfx_finetune.subsets import subsets
-    from tfx_finetune.summary import Outcome, manifest, report
-    from tfx_finetune.terminal import say_result
+    from tfx_finetune.training.feed import prepared
     from tfx_finetune.verify import verify
 
     # Everything a configuration can have wrong, before weights or data are touched.
@@ -105,10 +105,10 @@ def train(run: Run) -> "Bundle":
 
 
 def find_learning_rates(run: Run) -> dict[str, float]:
-    """Runs a learning rate range test of every phase instead of training; see `find_lr.py`."""
-    from tfx_finetune import find_lr
+    """Runs a learning rate range test of every phase instead of training; see `training/find_lr.py`."""
     from tfx_finetune.plan import check
     from tfx_finetune.setup import set_up
+    from tfx_finetune.training import find_lr
 
     plan = check(run)
     data, network = set_up(plan)

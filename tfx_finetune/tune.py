@@ -30,7 +30,7 @@ class Tune(Run):
 def tune(options: Tune, rest: list[str]) -> None:
     """Searches and says where the result lies."""
     from tfx_finetune.plan import check
-    from tfx_finetune.search import parse_space, search
+    from tfx_finetune.training.search import parse_space, search
 
     space = parse_space(options.space)
     run = run_of(options)

@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from tfx_finetune import litert
 from tfx_finetune.bundle import Bundle
-from tfx_finetune.checks import Check
 from tfx_finetune.contracts import Batch, Task
 from tfx_finetune.core import files, hardware, progress
 from tfx_finetune.core.config import Verify
 from tfx_finetune.core.errors import first_line
 from tfx_finetune.core.probe import latencies, probe
+from tfx_finetune.delivery.checks import Check
+from tfx_finetune.delivery.gate import allowed_drop, drops
+from tfx_finetune.delivery.golden import Golden
 from tfx_finetune.deployed import Compression, Make, Reader, instead
 from tfx_finetune.evaluate import evaluate, predictions
 from tfx_finetune.features import Store
-from tfx_finetune.gate import allowed_drop, drops
-from tfx_finetune.golden import Golden
-from tfx_finetune.intervals import paired_interval
+from tfx_finetune.graphs import litert
+from tfx_finetune.reporting.intervals import paired_interval
 
 _REPEATS = 50
 

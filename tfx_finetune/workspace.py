@@ -6,7 +6,7 @@ import json
 from tfx_finetune.core import files, flagfile
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.plan import Plan
-from tfx_finetune.samples import Table
+from tfx_finetune.reading.samples import Table
 
 # These say where things lie, and what becomes of what the phases trained.
 _FREE = (

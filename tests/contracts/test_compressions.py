@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from tests.test_bridge import network
-from tfx_finetune import bridge
 from tfx_finetune.contracts import COMPRESSIONS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.fold import folded
+from tfx_finetune.graphs import bridge
+from tfx_finetune.graphs.fold import folded
 from tfx_finetune.verify import broken_promise
 
 CHAINS = [

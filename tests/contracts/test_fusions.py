@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 
 from tests.towers import batch
-from tfx_finetune import litert
 from tfx_finetune.backbones.graph import renamed
 from tfx_finetune.contracts import BACKBONES, FUSIONS, PRESENCE, TASKS, Labels
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.graphs import litert
 from tfx_finetune.model import build_model, cut
 from tfx_finetune.plan import check
 

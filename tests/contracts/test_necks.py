@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfx_finetune import litert
 from tfx_finetune.contracts import NECKS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.functional import read
+from tfx_finetune.graphs import litert
+from tfx_finetune.graphs.functional import read
 
 SIDES = {
     "even": {"P3": 16, "P4": 8, "P5": 4},

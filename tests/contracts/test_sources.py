@@ -14,8 +14,8 @@ from tests.shapes_dataset import prepare
 from tests.small_data import class_folder, idx_folder, sounds, table
 from tfx_finetune.contracts import SOURCES, SPLITS
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.objects import parsed
-from tfx_finetune.places import UNTOLD
+from tfx_finetune.vision.objects import parsed
+from tfx_finetune.vision.places import UNTOLD
 
 
 def _table(root):

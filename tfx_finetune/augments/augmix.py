@@ -7,8 +7,8 @@ import tensorflow as tf
 from tfx_finetune.augments.operations import AUGMIX, STILL, one_of
 from tfx_finetune.contracts import AUGMENTS, Augment
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.geometry import has_boxes, has_mask
-from tfx_finetune.pixels import rounded
+from tfx_finetune.vision.geometry import has_boxes, has_mask
+from tfx_finetune.vision.pixels import rounded
 
 
 @AUGMENTS.register

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.geometry import MIN_VISIBLE, has_boxes, shown
-from tfx_finetune.places import Partners
+from tfx_finetune.vision.geometry import MIN_VISIBLE, has_boxes, shown
+from tfx_finetune.vision.places import Partners
 
 _CHANCE = 0.5
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfx_finetune.contracts import AUGMENTS, Augment
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.geometry import mirrored, moved
+from tfx_finetune.vision.geometry import mirrored, moved
 
 
 @AUGMENTS.register

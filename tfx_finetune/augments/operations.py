@@ -10,8 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfx_finetune.geometry import warp
-from tfx_finetune.pixels import luma, rounded
+from tfx_finetune.vision.geometry import warp
+from tfx_finetune.vision.pixels import luma, rounded
 
 Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 

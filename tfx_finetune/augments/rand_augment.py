@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfx_finetune.augments.operations import RAND_AUGMENT, matrix_of, one_of
 from tfx_finetune.contracts import AUGMENTS, Augment
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.geometry import follow
+from tfx_finetune.vision.geometry import follow
 
 
 @AUGMENTS.register

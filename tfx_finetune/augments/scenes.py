@@ -8,9 +8,9 @@ import tensorflow as tf
 from tfx_finetune.augments.mixing import beta
 from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.geometry import BOXES, MIN_VISIBLE, has_boxes, has_mask, shown, twice
-from tfx_finetune.pixels import rounded
-from tfx_finetune.places import Partners
+from tfx_finetune.vision.geometry import BOXES, MIN_VISIBLE, has_boxes, has_mask, shown, twice
+from tfx_finetune.vision.pixels import rounded
+from tfx_finetune.vision.places import Partners
 
 
 @AUGMENTS.register

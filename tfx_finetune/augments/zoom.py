@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfx_finetune.contracts import AUGMENTS, Augment
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.geometry import MIN_VISIBLE, windowed
+from tfx_finetune.vision.geometry import MIN_VISIBLE, windowed
 
 _LEAST = 0.1
 

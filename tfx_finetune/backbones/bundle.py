@@ -11,7 +11,7 @@ import keras
 from tfx_finetune.contracts import BACKBONES, Backbone, Card, Features, Group
 from tfx_finetune.core import manifest
 from tfx_finetune.core.errors import UserError, first_line
-from tfx_finetune.functional import read
+from tfx_finetune.graphs.functional import read
 
 # A head names its layers `dense`, `dropout` and so on, as the tower's own layers may be named too.
 _PREFIX = "own_"

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
-from tfx_finetune import litert
 from tfx_finetune.backbones import graph, log_mel, pretrained
 from tfx_finetune.contracts import BACKBONES, Backbone, Card, Features
 from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.graphs import litert
 
 _NAME, _ASSET = "speech_embedding", "speech-embedding"
 _MEL = log_mel.Mel(mels=32, low=60.0, high=3_800.0, scale="slaney")

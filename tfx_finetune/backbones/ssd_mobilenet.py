@@ -4,11 +4,11 @@ import keras
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
-from tfx_finetune import litert
 from tfx_finetune.backbones import pretrained
 from tfx_finetune.backbones.graph import backbone, normalized, side
 from tfx_finetune.contracts import BACKBONES, Backbone, Card
 from tfx_finetune.core import assets
+from tfx_finetune.graphs import litert
 
 _NAME, _ASSET, _WEIGHTS = "ssd_mobilenet_v2", "ssd-mobilenet-v2", "openimages"
 _MEAN = _STD = (127.5,) * 3

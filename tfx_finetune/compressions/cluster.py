@@ -10,15 +10,15 @@ import tensorflow as tf
 from tfx_finetune.contracts import COMPRESSIONS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.deployed import Compression
-from tfx_finetune.refit import KERNELS, means, refit, rounded
+from tfx_finetune.graphs.refit import KERNELS, means, refit, rounded
 
 
 @COMPRESSIONS.register
 def cluster(clusters: int = 16, epochs: int = 2, learning_rate: float = 1e-4) -> Compression:
     """Trains on with the weights of each convolution and dense layer at one of a few values, which are trained.
 
-    They start where each layer gives nearly what it gave (`refit.py`). Depthwise kernels and biases are left as they
-    are. Zeros of `prune()` stay zeros. The files are as large as before and compress better.
+    They start where each layer gives nearly what it gave (`graphs/refit.py`). Depthwise kernels and biases are left as
+    they are. Zeros of `prune()` stay zeros. The files are as large as before and compress better.
 
     Args:
         clusters: Values a kernel.

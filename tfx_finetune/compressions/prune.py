@@ -9,7 +9,7 @@ import numpy as np
 from tfx_finetune.contracts import COMPRESSIONS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.deployed import Compression
-from tfx_finetune.refit import KERNELS, Solve, refit, solved, thinned
+from tfx_finetune.graphs.refit import KERNELS, Solve, refit, solved, thinned
 
 Schedule = Literal["once", "polynomial"]
 
@@ -34,8 +34,8 @@ def prune(
         epochs: Passes over the training samples; 0 trains nothing.
         learning_rate: Peak of the cosine.
         schedule: `once`: they are zero from the start, chosen together with the other weights so that each layer gives
-            nearly what it gave (`refit.py`). `polynomial`: the smallest become zero by and by, cubically from a fifth
-            of the sparsity, until half-way.
+            nearly what it gave (`graphs/refit.py`). `polynomial`: the smallest become zero by and by, cubically from a
+            fifth of the sparsity, until half-way.
         block: Height and width of the blocks of a dense kernel that are zero as a whole, which some runtimes are
             faster with. Kernels of convolutions lose single weights: TF-MOT knows blocks of matrices alone.
         pattern: `2:4`: the smaller two of any four weights in a row, as NVIDIA's sparse units take them; sets the

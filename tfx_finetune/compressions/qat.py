@@ -7,7 +7,7 @@ import numpy as np
 
 from tfx_finetune.contracts import COMPRESSIONS
 from tfx_finetune.deployed import Compression, one_or_all
-from tfx_finetune.fold import affine
+from tfx_finetune.graphs.fold import affine
 
 # Layers of one range: what comes out has the scale of what goes in.
 _POOLING = ("MaxPooling2D", "GlobalMaxPooling2D", "AveragePooling2D", "AveragePooling1D")

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tfx_finetune import litert
 from tfx_finetune.contracts import EXPORTS
 from tfx_finetune.core import files, hardware
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.core.quiet import quiet
 from tfx_finetune.deployed import Export, Servable
 from tfx_finetune.exports import tflite
+from tfx_finetune.graphs import litert
 
 # Not static_wi8_ai16: LiteRT refuses its additions, whose scales are no powers of two. tflite(quantize='int16x8') runs.
 Recipe = Literal[

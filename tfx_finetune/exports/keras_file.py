@@ -10,7 +10,7 @@ from tfx_finetune.contracts import EXPORTS
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.deployed import Export, Reader, Servable
-from tfx_finetune.functional import predictor, read
+from tfx_finetune.graphs.functional import predictor, read
 
 
 @EXPORTS.register

@@ -12,7 +12,7 @@ from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.dataset import decoded
 from tfx_finetune.deployed import Export, Reader, Servable, instead
-from tfx_finetune.places import found_in
+from tfx_finetune.vision.places import found_in
 
 
 @EXPORTS.register

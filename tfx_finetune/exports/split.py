@@ -9,13 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune import litert
 from tfx_finetune.contracts import EXPORTS, Batch, Modality
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.deployed import Export, Reader, Servable
 from tfx_finetune.exports import saved_model, tflite
-from tfx_finetune.functional import joined
+from tfx_finetune.graphs import litert
+from tfx_finetune.graphs.functional import joined
 
 _FILE, _TOWERS = "model.tflite", "towers.json"
 

@@ -14,12 +14,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune import litert, metadata
-from tfx_finetune import selective as selection
 from tfx_finetune.contracts import EXPORTS, Batch, Predict
 from tfx_finetune.core import files, hardware
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.deployed import Export, Reader, Servable
+from tfx_finetune.graphs import litert, metadata
+from tfx_finetune.graphs import selective as selection
 
 Quantize = Literal["none", "float16", "dynamic", "int8", "int16x8"]
 Inputs = Literal["auto", "uint8", "int8", "float32"]

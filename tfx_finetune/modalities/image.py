@@ -15,8 +15,8 @@ import tensorflow as tf
 from tfx_finetune.contracts import MODALITIES, Card, Exhibit, Modality
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.modalities.formats import decode
-from tfx_finetune.pixels import luma
-from tfx_finetune.places import Lay
+from tfx_finetune.vision.pixels import luma
+from tfx_finetune.vision.places import Lay
 
 Resize = Literal["pad", "crop", "stretch"]
 

@@ -8,7 +8,7 @@ from keras import ops
 
 from tfx_finetune.contracts import NECKS
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.levels import Levels, laterals, like, mixed, up
+from tfx_finetune.vision.levels import Levels, laterals, like, mixed, up
 
 
 @NECKS.register

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import keras
 
 from tfx_finetune.contracts import NECKS
-from tfx_finetune.levels import laterals, like, mixed, top_down
+from tfx_finetune.vision.levels import laterals, like, mixed, top_down
 
 
 @NECKS.register

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from tfx_finetune.objects import Object
+from tfx_finetune.vision.objects import Object
 
 _SOLID = 127
 """Of alpha: a pixel above is one of the thing."""

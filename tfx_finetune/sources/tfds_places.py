@@ -5,15 +5,15 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.places import UNTOLD
 from tfx_finetune.sources.care import named
+from tfx_finetune.vision.places import UNTOLD
 
 _CROWDS = ("is_crowd", "is_difficult", "is_group_of")
 _FORMAT = "REL_YXYX"
 
 
 class Boxes:
-    """A sequence of boxes and classes, as the text of a column; see `objects.py`. Boxes without area are left out.
+    """A sequence of boxes and classes, as the text of a column (`vision/objects.py`). Boxes without area are left out.
 
     Args:
         name: Of the feature.

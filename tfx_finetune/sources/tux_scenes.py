@@ -14,10 +14,10 @@ from PIL import Image
 from tfx_finetune.contracts import SOURCES, SPLITS, Source
 from tfx_finetune.core import assets, files, hardware, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
-from tfx_finetune.objects import written
-from tfx_finetune.places import BACKGROUND
 from tfx_finetune.sources.rows import Rows, pictures
 from tfx_finetune.sources.scenes import Scene, Studio, forget, is_cut_out
+from tfx_finetune.vision.objects import written
+from tfx_finetune.vision.places import BACKGROUND
 
 CLASSES = ("animals/birds", "animals/mammals", "food/fruit", "plants/flowers", "symbols/money", "vehicles")
 # One photograph of each place, without drawings, overlays, and things of the classes above.

@@ -7,11 +7,11 @@ from typing import Any
 
 from tfx_finetune.contracts import SOURCES, Source
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.objects import Object, written
 from tfx_finetune.sources.care import Care, mended
 from tfx_finetune.sources.rows import SPLIT_NAMES, Rows, by_split, pictures, readable
 from tfx_finetune.sources.yolo_file import Line, names, objects, settings
-from tfx_finetune.upright import header
+from tfx_finetune.vision.objects import Object, written
+from tfx_finetune.vision.upright import header
 
 SETTINGS = ("data.yaml", "data.yml", "dataset.yaml")
 _NAMES = ("classes.txt", "labels/classes.txt", "obj.names", "train/labels/classes.txt")

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfx_finetune import boxes
+from tfx_finetune.vision import boxes
 
 BoxLoss = Literal["giou", "diou"]
 OBJECT, CROWD = 1, 2

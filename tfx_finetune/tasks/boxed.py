@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune import detections, drawing, objects
 from tfx_finetune.contracts import LABEL_SEPARATOR
 from tfx_finetune.deployed import Find
-from tfx_finetune.places import Lay, Places
 from tfx_finetune.tasks.align import CROWD, OBJECT
+from tfx_finetune.vision import detections, drawing, objects
+from tfx_finetune.vision.places import Lay, Places
 
 _FIELDS = 6
 

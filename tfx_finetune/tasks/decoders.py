@@ -9,7 +9,7 @@ import numpy as np
 from tfx_finetune.contracts import NECKS, Features, Labels
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.levels import mixed, normalized, up
+from tfx_finetune.vision.levels import mixed, normalized, up
 
 Decoder = Literal["summed", "gated"]
 

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune import boxes
 from tfx_finetune.contracts import Batch
 from tfx_finetune.tasks.dense import CLASSES, DISTANCES, LOGITS
+from tfx_finetune.vision import boxes
 
 LIMITS = {"score_threshold": "float32", "iou_threshold": "float32", "max_detections": "int32"}
 """What a server may be told in place of `least` and `overlap`, and to give less than `most`."""

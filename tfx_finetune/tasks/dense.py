@@ -9,7 +9,7 @@ import numpy as np
 from tfx_finetune.contracts import NECKS, Features
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.levels import mixed
+from tfx_finetune.vision.levels import mixed
 
 CLASSES, DISTANCES, LOGITS = "classes", "distances", "logits"
 """Outputs: logits of classes (batch, A, classes), distances in strides (batch, A, 4), and for the loss both in one."""

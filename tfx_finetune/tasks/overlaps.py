@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from tfx_finetune.places import UNTOLD
 from tfx_finetune.tasks.rates import rates, share
+from tfx_finetune.vision.places import UNTOLD
 
 _TOLERANCE = 0.0075  # of a picture's diagonal, as Csurka et al. have it
 _AT_ONCE = 64

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.places import UNTOLD
+from tfx_finetune.vision.places import UNTOLD
 
 
 class Pixels(keras.losses.Loss):

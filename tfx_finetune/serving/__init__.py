@@ -1,0 +1,1 @@
+"""A model that answers requests: the steps behind `serve.py`."""
