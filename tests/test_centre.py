@@ -48,11 +48,19 @@ def test_the_mean_of_training_samples_is_taken_off():
     assert (found**2).sum(1).mean() == pytest.approx((points**2).sum(1).mean(), rel=1e-4)
 
 
+def test_a_mean_of_little_weight_stays():
+    """It is no more than what samples differ by."""
+    backbones = {"text": tower()}
+    model, points = network(backbones), np.random.default_rng(0).normal(0.9, 1, (500, 64)).astype(np.float32)
+    centre(model, backbones, frozen(backbones), lambda most: ({"text": points}, {}))
+    np.testing.assert_allclose(model.get_layer("centre")(points), points, rtol=1e-5)
+
+
 def test_what_is_measured_stays():
     """A later phase, or a bundle that a run starts from, has its statistics already."""
     backbones = {"text": tower()}
     model = network(backbones)
-    first, second = np.random.default_rng(0).normal(size=(2, 50, 64)).astype(np.float32)
+    first, second = np.random.default_rng(0).normal(3, 1, (2, 50, 64)).astype(np.float32)
     for points in (first, second):
         centre(model, backbones, frozen(backbones), lambda most, points=points: ({"text": points}, {}))
     np.testing.assert_allclose(model.get_layer("centre").moving_mean, first.mean(0), rtol=1e-4, atol=1e-6)
@@ -85,7 +93,7 @@ def test_what_tells_nothing_changes_nothing(there):
     """A variance of 0 would make infinite numbers."""
     backbones = {name: renamed(tower(), name) for name in ("one", "other")}
     model = network(backbones)
-    points = np.random.default_rng(0).normal(size=(9, 64))
+    points = np.random.default_rng(0).normal(3, 1, (9, 64))
     fed = {"one": points, "other": np.full((9, 64), 2.0), PRESENCE: np.tile(there, (9, 1))}
     centre(model, backbones, frozen(backbones), lambda most: (fed, {}))
     assert (model.get_layer("other_centre").moving_mean.numpy() == 0).all()

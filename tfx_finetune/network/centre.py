@@ -1,9 +1,10 @@
-"""STATION: a pretrained text tower gives without what is the same for every text; heads and fusions see the rest.
+"""STATION: a pretrained text tower may give what is for the most part the same for every text; heads see the rest.
 
-The most part of a sentence vector may be the same for every sentence (Mu and Viswanath, All-but-the-top, arXiv
-1702.01417; Ethayarajh, arXiv 1909.00512): a head would learn from the little that is left, and hardly. So the mean over
-training samples is taken off, measured once, before the first phase, and the rest made as long as the whole was. Of
-pictures and sounds that brought nothing.
+Of some sentence vectors that is four fifths, as of e5's (Mu and Viswanath, All-but-the-top, arXiv 1702.01417;
+Ethayarajh, arXiv 1909.00512): a head would learn from the little that is left, and hardly. So the mean over training
+samples is taken off, measured once, before the first phase, and the rest made as long as the whole was. Where it is
+less than half, as of the multilingual universal sentence encoder's, a head does better without: another language has
+another mean. Of pictures and sounds it brought nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ from tfx_finetune.network import joints
 
 _SAMPLES = 1_000
 _BATCH = 50
+# Share of the mean square length that is the mean's.
+_MOST = 0.5
 
 
 def centres(backbones: Mapping[str, Backbone]) -> dict[str, str]:
@@ -68,11 +71,13 @@ def centre(
 
 
 def _measure(layer: keras.Layer, points: np.ndarray) -> None:
-    """Has a layer take the mean of points, (n, dim), off; where these are all the same, it stays as it is."""
-    if len(points) and (variance := points.var(0).sum()):
-        mean = points.mean(0)
-        # Mean squares of the lengths: as it is now, and of all.
-        layer.set_weights([mean, np.full(len(mean), variance / (variance + (mean**2).sum()))])
+    """Has a layer take the mean of points, (n, dim), off, where that is the most of them, but not all."""
+    if not len(points):
+        return
+    mean, rest = points.mean(0), points.var(0).sum()
+    whole = rest + (mean**2).sum()
+    if 0 < rest < (1 - _MOST) * whole:
+        layer.set_weights([mean, np.full(len(mean), rest / whole)])
 
 
 def _as_built(layer: keras.Layer) -> bool:
