@@ -51,7 +51,7 @@ def compare(
         f"|---|{'---|' * (len(scores) + 2)}",
     ]
     for row, variant in rows.items():
-        found = [_trained([path, *flags, *variant, f"--seed={seed}"]) for seed in range(seeds)]
+        found = [trained([path, *flags, *variant, f"--seed={seed}"]) for seed in range(seeds)]
         each = [[one["test"][key] for key in scores.values()] for one in found]
         lost = [100 * (one["test"][own] - one["tflite_int8"][own]) for one in found]
         minutes = [one["seconds"] / 60 for one in found]
@@ -73,7 +73,7 @@ def _variants(run: Run) -> dict[str, Sequence[str]]:
     return {"as it is": (), **other, "from scratch": alone}
 
 
-def _trained(flags: Sequence[str]) -> dict:
+def trained(flags: Sequence[str]) -> dict:
     """scores.json of a run, and the seconds that its training took, what the frozen part costs among them."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "tfx_finetune.train", *flags, f"--workdir={folder}", "--nocache.enabled"]
