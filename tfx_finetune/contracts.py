@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 Sample = dict[str, Any]
 """Raw columns of one sample, scalar tensors unless said: `image` (encoded bytes, or uint8 pixels of shape
 (height, width, channels)), `audio` (encoded bytes), `text` (UTF-8), each empty where a sample lacks it, `label` (one
-class name, or several joined by `LABEL_SEPARATOR`), `objects` (see `vision/objects.py`), `mask` (a PNG whose grey
-values or palette indices are places in `Source.labels`, or `places.UNTOLD`), `file` (what a person would call this
-sample: a path, or the source's own id), and, where the data has them, `split`, `group`, `source`, `language`. A
-column that `Source.paths` names holds a path whose content is still to be read."""
+class name, or several joined by `LABEL_SEPARATOR`), `objects` (`vision/objects.py`), `mask` (a PNG whose values are
+places in `Source.labels`, or `places.UNTOLD`), `file` (what a person would call it: a path, or an id), and, where the
+data has them, `split`, `group`, `source`, `language`. A column in `Source.paths` holds the path of a file."""
 
 LABEL_SEPARATOR = "\n"
 SPLITS = ("train", "val", "test")
@@ -171,12 +170,12 @@ class Backbone:
     """A pretrained tower as a flat functional graph.
 
     Attributes:
-        modality: Name of the modality it takes.
-        card: Its weight card.
+        modality, card: Name of the modality it takes, and its weight card.
         inputs: Its input, as `Modality.fed`: pictures (batch, size, size, channels), pixel values of 0 to 255, which
             the graph's first layer normalizes; waveforms (batch, size); tokens int32 (batch, size).
         features: What it gives.
         groups: From the input to the top, the graph one tensor wide after each. What is below them is never trained.
+        scratch: Whether the bundle that a run starts from trained it from scratch.
     """
 
     modality: str
@@ -184,6 +183,7 @@ class Backbone:
     inputs: Symbol
     features: Features
     groups: tuple[Group, ...]
+    scratch: bool = False
 
 
 class Fused(NamedTuple):

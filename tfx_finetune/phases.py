@@ -23,6 +23,7 @@ from tfx_finetune.graphs.depthwise import quick_gradients
 from tfx_finetune.learning import Term
 from tfx_finetune.model import Network, cut, joints_of, owners, rates, set_stochastic_depth, unfrozen_layers
 from tfx_finetune.network.centre import centre
+from tfx_finetune.network.inherit import inherits
 from tfx_finetune.network.unfreezing import factors
 from tfx_finetune.pipeline import Data
 from tfx_finetune.plan import Plan
@@ -82,7 +83,8 @@ def fit_phase(
     history = resumed[0] if resumed else History(name)
     started = time.monotonic() - history.seconds
     fed = feed(trunks, phase, data, plan)
-    centre(network.model, network.backbones, joints_of(network, phase.unfreeze), fed.some)
+    if not inherits(plan):
+        centre(network.model, network.backbones, joints_of(network, phase.unfreeze), fed.some)
     set_stochastic_depth(network, phase.stochastic_depth)
     with adapted(network, phase), quick_gradients(top):
         start = top.get_weights()

@@ -25,7 +25,9 @@ _MOST = 0.5
 
 def centres(backbones: Mapping[str, Backbone]) -> dict[str, str]:
     """Names of the layers that centre, by tower."""
-    towers = [tower for tower, backbone in backbones.items() if backbone.modality == "text" and backbone.card.origin]
+    towers = [
+        tower for tower, each in backbones.items() if each.modality == "text" and each.card.origin and not each.scratch
+    ]
     return {tower: f"{tower}_centre" if len(backbones) > 1 else "centre" for tower in towers}
 
 

@@ -45,7 +45,7 @@ def inherit(network: Network, backbones: Mapping[str, Backbone], data: Data, pla
     for tower in both:
         _tower(network, source, tower, mine["towers"][tower]["layers"], layers(backbones[tower]))
     notes = [f"starts from {source.start.path}: {', '.join(both)} taken over"]
-    if why := _other(plan, source.start):
+    if why := _other(plan, plan.start):
         notes.append(f"all heads begin anew: {why}")
     else:
         _copy(network, source, mine["fusion"], theirs["fusion"])
@@ -53,6 +53,11 @@ def inherit(network: Network, backbones: Mapping[str, Backbone], data: Data, pla
     for note in notes:
         progress.say(note)
     return dataclasses.replace(data, table=dataclasses.replace(data.table, notes=(*data.table.notes, *notes)))
+
+
+def inherits(plan: Plan) -> bool:
+    """Whether what heads see is what they see in the bundle that the run starts from."""
+    return plan.start is not None and not _other(plan, plan.start)
 
 
 class Source:

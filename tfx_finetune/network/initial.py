@@ -85,4 +85,4 @@ def marked(start: Start | None, tower: str, backbone: Backbone) -> Backbone:
     if not start or tower not in start.towers:
         return backbone
     card = dataclasses.replace(backbone.card, origin=str(start.path), sha256=start.digest)
-    return dataclasses.replace(backbone, card=card)
+    return dataclasses.replace(backbone, card=card, scratch=not backbone.card.origin)
