@@ -42,7 +42,8 @@ def main() -> None:
     means = {language: np.mean(each, axis=0) for language, each in found.items()}
     title = f"Heads by language against a model each: {len(means)} languages, {seeds} seed{'s' * (seeds > 1)}, {head}"
     text = f"{table(means)}\n\nThe one model is {np.mean(sizes):.3f} times the size of one of the others."
-    record(" ".join(["languages", *sys.argv[1:]]), title, text)
+    named = [flag for flag in sys.argv[1:] if not flag.startswith("--seeds=")]
+    record(" ".join(["languages", *named]), title, text)
 
 
 def measured(

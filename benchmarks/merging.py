@@ -54,7 +54,8 @@ def main() -> None:
                 own = [f"--data={data}", *USUAL, *flags, *options, f"--seed={seed}", f"--workdir={folder}/{place}"]
                 found.setdefault(name, []).append(measured(own, Path(folder) / place, languages))
     title = f"Strategies for {len(languages)} languages, {seeds} seed{'s' if seeds > 1 else ''}"
-    record(" ".join(["merging", *sys.argv[1:]]), title, table(found))
+    named = [flag for flag in sys.argv[1:] if not flag.startswith("--seeds=")]
+    record(" ".join(["merging", *named]), title, table(found))
 
 
 def measured(flags: list[str], workdir: Path, languages: list[str]) -> tuple[float, float, float]:
