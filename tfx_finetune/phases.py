@@ -83,7 +83,8 @@ def fit_phase(
     history = resumed[0] if resumed else History(name)
     started = time.monotonic() - history.seconds
     fed = feed(trunks, phase, data, plan)
-    if not inherits(plan):
+    # Later, or from a bundle, heads know already what they see.
+    if name.startswith(next(iter(plan.phases), "")) and not inherits(plan):
         centre(network.model, network.backbones, joints_of(network, phase.unfreeze), fed.some)
     set_stochastic_depth(network, phase.stochastic_depth)
     with adapted(network, phase), quick_gradients(top):

@@ -49,7 +49,7 @@ def centre(
     found: Mapping[str, joints.Joint],
     some: Callable[[int], tuple[Batch, Batch]],
 ) -> None:
-    """Measures what text towers give for up to 1,000 training samples, where that was not measured yet.
+    """Measures what text towers give for up to 1,000 training samples, where nothing was taken off yet.
 
     Args:
         model: The whole network; statistics of its layers are changed in place.
