@@ -8,14 +8,13 @@ what configs/tux_crosslingual.cfg says; and the lowest and the highest differenc
 """
 
 import dataclasses
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
-from results import record, said
+from results import record, said, unseeded
 
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
@@ -35,7 +34,7 @@ TAUGHT = ("es", "fr", "de", "it", "pt", "ru", "zh_TW", "ja", "ko", "ar", "tr")
 def main() -> None:
     """Runs the benchmark."""
     seeds = int(said("--seeds") or 5)
-    flags = [flag for flag in sys.argv if not flag.startswith("--seeds=")]
+    flags = unseeded()
     run, _ = flagfile.parse([flags[0], f"--flagfile={CONFIG}", *flags[1:]], Run())
     found = []
     for seed in range(seeds):

@@ -8,13 +8,12 @@ others, and on each when it was left out of training. Of a source without splits
 """
 
 import dataclasses
-import sys
 import tempfile
 from pathlib import Path
 
 import keras
 import numpy as np
-from results import record, said
+from results import record, said, unseeded
 
 from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core import flagfile
@@ -40,7 +39,7 @@ ROWS: dict[str, tuple[str, ...]] = {
 def main() -> None:
     """Runs the benchmark."""
     seeds = int(said("--seeds") or 1)
-    flags = [flag for flag in sys.argv if not flag.startswith("--seeds=")]
+    flags = unseeded()
     lines: list[str] = []
     for row, own in ROWS.items():
         run, _ = flagfile.parse([flags[0], f"--flagfile={CONFIG}", *own, *flags[1:]], Run())

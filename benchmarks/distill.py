@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from results import record, said
+from results import record, said, unseeded
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.cfg"
 TEACHER = "efficientnet_lite0()"
@@ -31,7 +31,7 @@ STUDENTS = {
 
 def main() -> None:
     """Runs the benchmark."""
-    flags = [flag for flag in sys.argv[1:] if not flag.startswith("--seeds=")]
+    flags = unseeded()[1:]
     config = [] if any(flag.startswith("--flagfile") for flag in flags) else [f"--flagfile={CONFIG}"]
     found: dict[str, list[float]] = {}
     for seed in range(int(said("--seeds") or 3)):

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from results import record, said
+from results import record, said, unseeded
 from stamp_names import rows, write
 
 from tfx_finetune.core.spec import Spec, parse_spec
@@ -42,8 +42,7 @@ def main() -> None:
     means = {language: np.mean(each, axis=0) for language, each in found.items()}
     title = f"Heads by language against a model each: {len(means)} languages, {seeds} seed{'s' * (seeds > 1)}, {head}"
     text = f"{table(means)}\n\nThe one model is {np.mean(sizes):.3f} times the size of one of the others."
-    named = [flag for flag in sys.argv[1:] if not flag.startswith("--seeds=")]
-    record(" ".join(["languages", *named]), title, text)
+    record(" ".join(["languages", *unseeded()[1:]]), title, text)
 
 
 def measured(

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from results import record, said
+from results import record, said, unseeded
 from stamp_names import rows, write
 
 LANGUAGES = "de,en,es,fr,it,nl"
@@ -54,8 +54,7 @@ def main() -> None:
                 own = [f"--data={data}", *USUAL, *flags, *options, f"--seed={seed}", f"--workdir={folder}/{place}"]
                 found.setdefault(name, []).append(measured(own, Path(folder) / place, languages))
     title = f"Strategies for {len(languages)} languages, {seeds} seed{'s' if seeds > 1 else ''}"
-    named = [flag for flag in sys.argv[1:] if not flag.startswith("--seeds=")]
-    record(" ".join(["merging", *named]), title, table(found))
+    record(" ".join(["merging", *unseeded()[1:]]), title, table(found))
 
 
 def measured(flags: list[str], workdir: Path, languages: list[str]) -> tuple[float, float, float]:

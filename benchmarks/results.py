@@ -34,3 +34,8 @@ def record(name: str, title: str, text: str) -> None:
 def said(name: str) -> str:
     """The value of a flag of a benchmark's own, such as `--seeds`; empty where it is not given."""
     return next((flag.partition("=")[2] for flag in sys.argv[1:] if flag.startswith(f"{name}=")), "")
+
+
+def unseeded() -> list[str]:
+    """The command line, the program first, without `--seeds`: how often something is measured is not what."""
+    return [flag for flag in sys.argv if not flag.startswith("--seeds=")]

@@ -9,14 +9,13 @@ on the frozen tower) and after `tune`, and the minutes that the trunk and both p
 """
 
 import dataclasses
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
-from results import record, said
+from results import record, said, unseeded
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -37,7 +36,7 @@ MINUTES = "minutes"
 def main() -> None:
     """Runs the benchmark."""
     seeds = int(said("--seeds") or 3)
-    flags = [flag for flag in sys.argv if not flag.startswith("--seeds=")]
+    flags = unseeded()
     defaults, _ = flagfile.parse([flags[0], f"--flagfile={CONFIG}", *flags[1:]], Run())
     rows: list[dict[str, float]] = []
     for seed in range(seeds):

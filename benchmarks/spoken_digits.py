@@ -9,13 +9,12 @@ seeds in each row, and over all rows.
 """
 
 import dataclasses
-import sys
 import tempfile
 from pathlib import Path
 
 import keras
 import numpy as np
-from results import record, said
+from results import record, said, unseeded
 
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
@@ -32,7 +31,7 @@ Samples = tuple[dict[str, np.ndarray], np.ndarray]
 def main() -> None:
     """Runs the benchmark."""
     seeds = int(said("--seeds") or 3)
-    flags = [flag for flag in sys.argv if not flag.startswith("--seeds=")]
+    flags = unseeded()
     defaults, _ = flagfile.parse([flags[0], f"--flagfile={CONFIG}", *flags[1:]], Run())
     directions = [(lang, test) for lang, pair in PAIRS.items() for test in pair]
     rows = {}
