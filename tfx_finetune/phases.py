@@ -9,6 +9,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -96,24 +97,29 @@ def fit_phase(
             keeper = Keeper(top, judge, history, checkpoint, phase, plan.run.seed, started, advance, watch)
             keeper.begin(resumed)
             advance(history.epochs * steps)
-            board = keras.callbacks.TensorBoard(plan.workdir / "tensorboard" / name, write_graph=False)
             if not keeper.over:
-                batches = with_views(fed.batches(history.epochs, phase.epochs), network)
-                traced_once(top, batches)
-                top.fit(
-                    batches,
-                    epochs=phase.epochs,
-                    initial_epoch=history.epochs,
-                    steps_per_epoch=steps,
-                    callbacks=[keeper, board, *balanced(top, network, fed, phase)],
-                    shuffle=False,
-                    verbose=0,
-                )
+                _run(top, network, phase, fed, keeper, plan.workdir / "tensorboard" / name, steps)
             weights, history.kept, history.result = choose(keeper, start, phase)
         top.set_weights(weights)
     history.seconds = time.monotonic() - started
     checkpoint.finish(history, top.get_weights())
     return history
+
+
+def _run(top: keras.Model, network: Network, phase: Phase, fed: Feed, keeper: Keeper, board: Path, steps: int) -> None:
+    """Trains the top, which is compiled, for the epochs that its history lacks; the keeper has what each came by."""
+    done = keeper.history.epochs
+    batches = with_views(fed.batches(done, phase.epochs), network)
+    traced_once(top, batches)
+    top.fit(
+        batches,
+        epochs=phase.epochs,
+        initial_epoch=done,
+        steps_per_epoch=steps,
+        callbacks=[keeper, keras.callbacks.TensorBoard(board, write_graph=False), *balanced(top, network, fed, phase)],
+        shuffle=False,
+        verbose=0,
+    )
 
 
 def compile_top(
