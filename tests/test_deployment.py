@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_serve import serving
+from tests.servers import serving
 from tfx_finetune.bundle import Bundle
 
 PAGE = (Path(__file__).parent.parent / "docs" / "deployment.md").read_text(encoding="utf-8")

@@ -1,13 +1,16 @@
 """Detection and segmentation as a person uses them: one command trains, others predict and score what came out."""
 
+import base64
 import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from tests.assets import asset
 from tests.commands import within
+from tests.servers import serving
 from tfx_finetune.bundle import Bundle
 
 pytestmark = pytest.mark.slow
@@ -121,6 +124,22 @@ def test_a_saved_model_answers_raw_pictures(bundle, pictures):
     said = set(outputs["objects/labels"][outputs["objects/scores"] > 0].tolist())
     assert said <= {name.encode() for name in opened.tasks["objects"].labels.names}
     assert set(outputs["objects/labels"][outputs["objects/scores"] == 0].tolist()) <= {b""}
+
+
+def test_a_server_is_told_what_counts(bundle, pictures):
+    """A request says how sure of how many objects it wants to be, and is answered as by the SavedModel's signature."""
+    files = [path.read_bytes() for path in sorted(pictures.iterdir())]
+    told = {"score_threshold": [0.0, 2.0], "iou_threshold": [0.6, 0.6], "max_detections": [3, 3]}
+    signature = tf.saved_model.load(str(bundle / "saved_model")).signatures["detect"]
+    wanted = signature(image=tf.constant(files), **{name: tf.constant(values) for name, values in told.items()})
+    images = [{"b64": base64.b64encode(file).decode()} for file in files]
+    with serving(bundle) as server:
+        status, message = server.predict({"signature_name": "detect", "inputs": {"image": images, **told}})
+    assert status == 200, message
+    scores = np.array(message["outputs"]["objects/scores"])
+    assert (scores > 0).sum(1).tolist() == [3, 0]
+    np.testing.assert_allclose(scores, wanted["objects/scores"], atol=1e-5)
+    np.testing.assert_allclose(message["outputs"]["objects/boxes"], wanted["objects/boxes"], atol=1e-4)
 
 
 def test_the_report_shows_pictures(bundle):

@@ -7,13 +7,9 @@ import json
 import shutil
 import signal
 import struct
-import subprocess
-import sys
 import threading
 import time
 import zlib
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -21,39 +17,8 @@ from google.protobuf import json_format
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tests.commands import KINDS
+from tests.servers import serving
 from tfx_finetune.bundle import Bundle
-
-
-class Server(NamedTuple):
-    """A running server, and the folder whose numbered bundles it serves."""
-
-    process: subprocess.Popen
-    port: int
-    versions: Path
-
-    def ask(self, method, path, body=b"", connection=None):
-        """Status, headers and message of an answer."""
-        connection = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        connection.request(method, path, body if isinstance(body, bytes) else json.dumps(body))
-        response = connection.getresponse()
-        return response.status, response.headers, json.loads(response.read())
-
-    def predict(self, body, model="default"):
-        status, _, message = self.ask("POST", f"/v1/models/{model}:predict", body)
-        return status, message
-
-
-@contextlib.contextmanager
-def serving(bundle, *flags):
-    """Runs the command until the block ends; its port is read from the line that it prints."""
-    command = [sys.executable, "-m", "tfx_finetune.serve", f"--bundle={bundle}", "--port=0", *flags]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    line = process.stderr.readline()
-    try:
-        yield Server(process, int(line.split(":")[2].split("/")[0]), bundle)
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")
