@@ -37,9 +37,14 @@ def write(servable: Servable, path: Path) -> None:
         if isinstance(layer, keras.layers.Normalization):
             # They are tensors, which would be inputs of the file; arrays are constants in it.
             layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
+    # Keras asks for it of a model that was not called since it was read.
+    signature = {
+        name: keras.InputSpec(given.dtype, (None, *given.shape[1:]), name=name)
+        for name, given in servable.model.input.items()
+    }
     with files.atomic(path) as draft, quiet():
         try:
-            servable.model.export(str(draft), format="onnx", verbose=False)
+            servable.model.export(str(draft), format="onnx", verbose=False, input_signature=[signature])
             _spell_out(draft)
         except (ValueError, RuntimeError, KeyError) as error:
             todo = "leave this export out, or take another backbone"
