@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 RUN ?= runs/quickstart
 
-.PHONY: setup quickstart test test-all wheel-test test-lowest test-newest lint bench reference clean
+.PHONY: setup quickstart test test-all wheel-test test-lowest test-newest test-fresh lint bench reference clean
 
 setup: $(VENV)/ready
 
@@ -34,6 +34,11 @@ wheel-test: setup
 
 test-lowest test-newest: test-%: setup
 	$(PY) scripts/lowest_test.py build/$* $* $(PYTHON)
+
+# Debian 13 (trixie) has Python 3.13, Ubuntu 24.04 (noble) 3.12.
+SUITE ?= trixie
+test-fresh:
+	sh scripts/root.sh sh scripts/fresh_test.sh $(SUITE) build/$(SUITE)
 
 lint: setup
 	$(PY) -m ruff format --check .
