@@ -32,7 +32,7 @@ def _independent(correct: np.ndarray, groups: np.ndarray) -> float:
     n, mean = len(correct), correct.mean()
     names = [name or f"\n{row}" for row, name in enumerate(groups)]  # each by itself where it is of no group
     _, member = np.unique(np.array(names), return_inverse=True)
-    count = member.max() + 1
+    count = int(member.max()) + 1
     # What one group says of others, nobody knows.
     if count == 1:
         return n

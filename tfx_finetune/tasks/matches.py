@@ -92,8 +92,8 @@ def f1(targets: np.ndarray, found: np.ndarray, threshold: float) -> np.ndarray:
     values = []
     for target, mine in zip(targets, found, strict=True):
         judged = matched(target, mine, threshold)
-        right, wrong = (judged.said == 0).sum(), ((judged.said > 0) & (judged.said < len(KINDS) - 1)).sum()
-        missed = judged.missed.sum()
+        right, missed = int((judged.said == 0).sum()), int(judged.missed.sum())
+        wrong = int(((judged.said > 0) & (judged.said < len(KINDS) - 1)).sum())
         values.append(_rates(right, wrong, missed)["f1"] if right + wrong + missed else 1.0)
     return np.array(values, np.float64)
 
