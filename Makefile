@@ -16,6 +16,9 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	$(PY) -m pip install -q -e '.[weights,tune,data,onnx,openvino,quantizer,serve,text,audio,hub,dev]'
 	@# Debian packages are downloaded without root, from the lists that apt keeps.
 	@ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || sh scripts/root.sh apt-get update -q
+	@# Pillow joins the letters of Arabic by it; all but scripts() goes without.
+	@$(PY) -c 'import sys; from PIL import features; sys.exit(not features.check("raqm"))' \
+		|| sh scripts/root.sh apt-get install -y -q libfribidi0 || true
 	@touch $@
 
 quickstart: setup

@@ -86,6 +86,7 @@ def test_names_that_cannot_be_had(tmp_path):
 
 def test_a_name_a_class_and_language():
     """Of several the first; two classes of one name are told apart."""
+    asset("cldr-rbnf")
     names = names_of(Spec("digit_words", (), {"languages": ("de", "es")}), ["label", "other"])
     assert set(names) == {"label"}
     labels = translated(Labels(("0", "7"), (1, 1), 2), names["label"])

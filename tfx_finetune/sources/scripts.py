@@ -69,8 +69,10 @@ def scripts(
         received = f"size={size}, each={each}"
         raise UserError("scripts is out of range", received=received, allowed="size from 16, each from 1")
     if not features.check("raqm"):
-        todo = "install one that has it, such as the wheels of PyPI"
-        raise UserError("this Pillow joins no letters of Arabic or Indic scripts, as it lacks raqm", todo=todo)
+        todo = "apt-get install libfribidi0, which Pillow's wheels look for"
+        raise UserError(
+            "this Pillow joins no letters of Arabic or Indic scripts, as it lacks raqm or fribidi", todo=todo
+        )
     folder = assets.fetch("noto-fonts")
     texts = _letters(names or known) if kind == "letters" else _words(names or known)
     parts: dict[str, dict[str, list]] = {}
