@@ -59,7 +59,7 @@ def compare(
         lines.append(f"| {row} | {means} | {np.mean(lost):+.1f} | {np.median(minutes):.1f} |")
         print(lines[-1], file=sys.stderr)
     chosen = [f"--rows={said('--rows')}"] if said("--rows") else []
-    record(" ".join([name, *flags, *chosen]), f"{title}, {seeds} seeds", "\n".join(lines))
+    record(" ".join([name, *flags, *chosen]), f"{title}, {seeds} seed{'s' * (seeds > 1)}", "\n".join(lines))
 
 
 def _variants(run: Run) -> dict[str, Sequence[str]]:
