@@ -60,15 +60,15 @@ def measure(run: Run) -> tuple[Scores, Scores, Scores]:
         feed_ahead(network, data, plan)
         _, top = cut(network, "0")
         test, start = prepared(data, "test", plan), top.get_weights()
-        joints = above(network, test)
-        found = [by_language(data, regression(network, data, plan, joints) == test.targets["label"].argmax(-1))]
+        joints, truth = above(network, test), test.targets["label"].argmax(-1)
+        found = [by_language(data, regression(network, data, plan, joints) == truth)]
         for name, objectives in {"alone": {}, "aligned": plan.objectives}.items():
             own = dataclasses.replace(plan, objectives=objectives, workdir=Path(folder) / name)
             top.set_weights(start)
             for phase, how in own.phases.items():
                 fit_phase(network, phase, how, data, own)
             logits = top.predict(joints, batch_size=256, verbose=0)["label/logits"]
-            found.append(by_language(data, logits.argmax(-1) == test.targets["label"].argmax(-1)))
+            found.append(by_language(data, logits.argmax(-1) == truth))
         return found[0], found[1], found[2]
 
 

@@ -104,7 +104,8 @@ def test_no_split_knows_what_another_one_shows():
     made = made_by()
     photographs = [photograph for studio in made.values() for photograph in studio.photographs]
     there = [name for name in PHOTOGRAPHS if (asset("opencv-photographs") / name).is_file()]
-    assert len(photographs) == len(set(photographs)) == len(there) >= len(PHOTOGRAPHS) - 1
+    assert len(photographs) == len(set(photographs)) == len(there)
+    assert set(PHOTOGRAPHS) - set(there) <= {"opencv4/html/4_barcodes.jpg"}  # which Debian 13 lacks
     for label in LABELS:
         shown = {part: studio.things[label] for part, studio in made.items()}
         files = [file for part in shown.values() for file in part]

@@ -92,9 +92,7 @@ def _convert(servable: Servable) -> Any:
     )
     with quiet():
         try:
-            library = _runtime()
-            _told_the_version()
-            model = library.convert_model(run.get_concrete_function(*specs))
+            model = _converter()(run.get_concrete_function(*specs))
         except Exception as error:  # each kind of failure is a type of its own
             todo = "leave this export out, or take another backbone"
             missing = re.search(r"(?:operations|failed for): (.+)", str(error))
@@ -105,13 +103,15 @@ def _convert(servable: Servable) -> Any:
     return model
 
 
-def _told_the_version() -> None:
+def _converter() -> Any:
+    library = _runtime()
     # OpenVINO 2026.4 asks for TensorFlow's version by `exec`, the names of which a function forgets since Python 3.13
     # (PEP 667).
     if sys.version_info >= (3, 13):
         from openvino.frontend.tensorflow import utils
 
         utils.get_environment_setup = lambda framework: {"tensorflow": tf.__version__}
+    return library.convert_model
 
 
 def _runtime() -> Any:
