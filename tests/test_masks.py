@@ -46,7 +46,7 @@ def test_what_a_file_stores_is_what_is_read(kind, depth, more, capfd):
     raw = png(values, depth, kind, more)
     assert np.array_equal(decoded(raw, (5, 7))[..., 0], values)
     told = np.setdiff1d(values, 255)
-    assert masks.examine(raw) == ("\n".join(map(str, told)), "")
+    assert masks.examine(raw) == ("\n".join(map(str, told)), "", ())
     assert masks.size(raw) == (7, 5)
     assert "warning" not in capfd.readouterr().err
 
@@ -68,7 +68,7 @@ def test_sixteen_bits():
     values = RNG.integers(0, 250, (4, 4))
     assert np.array_equal(decoded(png(values, 16), (4, 4))[..., 0], values)
     values[0, 0] = 256
-    assert masks.examine(png(values, 16)) == ("", "the mask has values above 255")
+    assert masks.examine(png(values, 16)) == ("", "the mask has values above 255", ())
 
 
 def test_a_mask_comes_to_the_size_of_its_picture():
@@ -105,4 +105,4 @@ def test_a_mask_lies_as_its_picture_does():
     ids=["empty", "jpeg", "colours", "truncated", "untold"],
 )
 def test_what_cannot_be_used_is_said(raw, reason):
-    assert masks.examine(raw) == ("", reason)
+    assert masks.examine(raw) == ("", reason, ())

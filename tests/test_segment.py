@@ -269,7 +269,7 @@ def test_places():
     assert (target[:8].numpy() == 255).all()
     assert (target[8:24, :16].numpy() == 0).all()
     assert (target[8:24, 16:].numpy() == 2).all()
-    assert places.examine(raw.numpy()) == ("0\n2", "")
+    assert places.examine(raw.numpy()) == ("0\n2", "", ())
     pixels = np.full((32, 32, 3), 100, np.uint8)
     drawn = places.draw(pixels, target.numpy(), True)
     assert (drawn[:, :16] == 100).all()

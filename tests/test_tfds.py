@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.commands import SMALL, refused, within
 from tests.shapes_dataset import Scenes, prepare
 from tests.small_data import complaint
 from tfx_finetune.contracts import SOURCES
@@ -91,7 +92,7 @@ def test_unpublished_classes_are_no_label(data_dir):
 
 
 def test_objects(data_dir):
-    """Top, left, bottom and right become left, top, right and bottom; what has no area is left out; crowds."""
+    """Top, left, bottom and right become left, top, right and bottom; crowds; what has no area is for the survey."""
     found = source("shapes", data_dir=data_dir, objects="things")
     assert found.labels == ("cat", "dog")
     assert set(found.read("test").element_spec) == {"image", "objects", "file"}
@@ -99,8 +100,25 @@ def test_objects(data_dir):
     dog = Object("dog", 0.1, 0.25, 0.6, 0.75)
     # A third of the samples has none, a third one, a third that and one without area; every other one is a crowd.
     assert len(texts) == 40
-    assert sorted(map(len, texts)) == [0] * 14 + [1] * 26
-    assert {each for text in texts for each in text} == {dog, dog._replace(crowd=True)}
+    assert sorted(map(len, texts)) == [0] * 14 + [1] * 13 + [2] * 13
+    assert {text[0] for text in texts if text} == {dog, dog._replace(crowd=True)}
+    assert {text[1] for text in texts if len(text) > 1} == {Object("cat", 0.5, 0.5, 0.6, 0.5)}
+
+
+def test_boxes_without_area_are_counted(data_dir, tmp_path):
+    """Their pictures are used, with what else is in them."""
+    data = f"--data=tfds('shapes', data_dir='{data_dir}', objects='things')"
+    done = within("data", data, "--heads=detect()", "--backbone=", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "boxes without area, left out: 18 (shapes_1.0.0/train/" in done.stderr
+    assert "cannot be read" not in done.stderr
+
+
+def test_a_test_split_in_which_nothing_is_annotated(data_dir, tmp_path):
+    """Competitions publish none: it is said before anything is learned, and no score is made up."""
+    options = f"data_dir='{data_dir}', objects='things', train='train[:50%]', test='train[0:1]'"
+    said = refused("train", f"--data=tfds('shapes', {options})", "--heads=detect()", f"--workdir={tmp_path}", *SMALL)
+    assert "nothing to test objects on; received: 1 pictures of shapes_1.0.0 without objects" in said
 
 
 def test_objects_come_in_place_of_a_label(tmp_path):

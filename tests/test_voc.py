@@ -1,12 +1,22 @@
 """Data sets in the format of Pascal VOC: golden boxes by hand, splits, masks, and files that are broken."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tests.annotated_data import mask_file, objects, picture, source, values, voc_folder, voc_xml
 from tests.small_data import class_folder, complaint
+from tfx_finetune.core import flagfile
+from tfx_finetune.core.config import Run
+from tfx_finetune.dataset import schema
+from tfx_finetune.plan import check
+from tfx_finetune.reading.mixed import open_sources
 from tfx_finetune.sources.recognize import recognize
+from tfx_finetune.sources.voc import CLASSES
 from tfx_finetune.vision.objects import Object
+
+CONFIGS = Path(__file__).parent.parent / "configs"
 
 # Pixels are counted from 1, and the last one belongs to the box: 2 to 12 of 20, 1 to 5 of 10.
 BOX = (3, 2, 12, 6)
@@ -25,6 +35,24 @@ def test_boxes(tmp_path):
     assert (found.name, found.labels, found.paths, found.sizes) == ("voc", (), ("image",), {"all": 1})
     assert objects(found) == {"a.jpg": [DOG, CAT, CAT._replace(label="big cat", crowd=True)]}
     assert found.notes == ()
+
+
+def test_masks_as_the_configuration_reads_them(tmp_path, monkeypatch):
+    """configs/voc_segment.cfg on a folder laid out like that of the challenge has the column that its head learns."""
+    monkeypatch.chdir(tmp_path)
+    root = voc_folder(tmp_path / "VOC2012", dict.fromkeys("abc", voc_xml(SPARE)))
+    (root / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for split, names in (("train", "ab"), ("val", "c")):
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names))
+        for name in names:
+            mask_file(root / "SegmentationClass" / f"{name}.png", np.full((10, 20), 12))
+    run, _ = flagfile.parse(["train", f"--flagfile={CONFIGS / 'voc_segment.cfg'}"], Run())
+    plan = check(run)
+    opened = open_sources(plan.sources)
+    assert opened.sizes == {"train": 2, "val": 1}
+    assert opened.labels == CLASSES
+    assert {draft.column for draft in plan.drafts.values()} <= set(schema(opened))
+    assert {int(mask[0, 0]) for mask in values(opened, "train").values()} == {CLASSES.index("dog")}
 
 
 def test_size_that_is_not_said(tmp_path):

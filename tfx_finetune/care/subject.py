@@ -10,6 +10,7 @@ from tfx_finetune.contracts import Modality, Source
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.plan import Plan, check
+from tfx_finetune.reading import located
 from tfx_finetune.reading.mixed import check_alike, check_places, open_sources
 from tfx_finetune.reading.renamed import renamed
 from tfx_finetune.reading.samples import Table
@@ -81,7 +82,7 @@ def subject(run: Run, fix: bool = False) -> Subject:
         check_alike(source)
     draft = next(iter(plan.drafts.values()))
     labels = dict.fromkeys(task.column for task in plan.drafts.values())
-    table = survey(source, {tower: modality}, places, tuple(labels))
+    table = survey(source, {tower: modality}, places, tuple(labels), located.columns(plan.drafts))
     if not (table.reason == "").any():
         shown = "; ".join(f"{file}: {why}" for file, why in table.bad[:3])
         raise UserError("no sample can be read", received=shown, todo="mend them")

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -69,8 +69,23 @@ def examine(
     return found
 
 
-def marks(source: Source, sample: dict, places: Mapping[str, Places], seen: str) -> dict[str, tuple[str, str, str]]:
-    """Of what says where in a picture something is: the classes in it, why it cannot be used, and the hash of it.
+class Mark(NamedTuple):
+    """What says where in a picture something is.
+
+    classes: In it, joined by `LABEL_SEPARATOR`.
+    why: It cannot be used, or nothing.
+    mended: What is mended or left out of it, a finding each.
+    digest: Hash of it.
+    """
+
+    classes: str
+    why: str
+    mended: tuple[str, ...]
+    digest: str
+
+
+def marks(source: Source, sample: dict, places: Mapping[str, Places], seen: str) -> dict[str, Mark]:
+    """What says where in a picture something is, by column.
 
     Args:
         source: The data.
@@ -78,14 +93,14 @@ def marks(source: Source, sample: dict, places: Mapping[str, Places], seen: str)
         places: How each column that says it is read.
         seen: The column of the picture.
     """
-    return {column: _marks(source, column, sample, how, seen) for column, how in places.items()}
+    return {column: _mark(source, column, sample, how, seen) for column, how in places.items()}
 
 
-def _marks(source: Source, column: str, sample: dict, places: Places, seen: str) -> tuple[str, str, str]:
+def _mark(source: Source, column: str, sample: dict, places: Places, seen: str) -> Mark:
     value, picture = sample[column], sample[seen]
     content, why = _read(value) if column in source.paths else (value, "")
     whole = content if isinstance(content, bytes) else content.tobytes()
-    found, wrong = ("", why) if why else places.examine(content)
+    found, wrong, mended = ("", why, ()) if why else places.examine(content)
     if not wrong and places.indexed:
         listed = [int(value) for value in found.split(LABEL_SEPARATOR) if value]
         if unknown := [value for value in listed if value >= len(source.labels) and value != UNTOLD]:
@@ -94,7 +109,7 @@ def _marks(source: Source, column: str, sample: dict, places: Places, seen: str)
             wrong = f"{column} {other}"
         else:
             found = LABEL_SEPARATOR.join(source.labels[value] for value in listed if value != UNTOLD)
-    return found, f"{column}: {why}" if why else wrong, hashlib.sha256(whole).hexdigest()
+    return Mark(found, f"{column}: {why}" if why else wrong, mended, hashlib.sha256(whole).hexdigest())
 
 
 def _another_size(mask: bytes, picture: bytes, is_path: bool) -> str:

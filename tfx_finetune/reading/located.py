@@ -10,7 +10,7 @@ from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.reading import partners
-from tfx_finetune.vision.places import Change
+from tfx_finetune.vision.places import Change, Places
 
 
 def check(
@@ -63,6 +63,11 @@ def check_side(backbone: Backbone, tasks: Mapping[str, Task]) -> None:
             received, allowed = f"{side} pixels for {head}", f"a multiple of {stride}"
             what, todo = "a size of pictures that their places do not divide", f"say --image.size={side // 32 * 32}"
             raise UserError(what, received=received, allowed=allowed, todo=todo)
+
+
+def columns(tasks: Mapping[str, Task]) -> dict[str, Places]:
+    """The columns of the data that say where something is."""
+    return {task.column: task.places for task in tasks.values() if task.places}
 
 
 def levels(tasks: Mapping[str, Task]) -> tuple[str, ...]:

@@ -14,11 +14,10 @@ from tfx_finetune.dataset import schema
 from tfx_finetune.languages import routing
 from tfx_finetune.languages.translations import Names, names_of, translated
 from tfx_finetune.plan import Plan, draft_of
-from tfx_finetune.reading import chosen, classes, mixed, partners, sides
+from tfx_finetune.reading import chosen, classes, located, mixed, partners, sides
 from tfx_finetune.reading.renamed import renamed
 from tfx_finetune.reading.samples import Table
 from tfx_finetune.reading.survey import placed, survey
-from tfx_finetune.vision.places import Places
 
 
 def load(plan: Plan, modalities: Mapping[str, Modality]) -> tuple[Source, dict[str, str], Table, dict[str, Task]]:
@@ -36,7 +35,7 @@ def load(plan: Plan, modalities: Mapping[str, Modality]) -> tuple[Source, dict[s
     mixed.check_places(source, places)
     labels, chosen_by = _columns(plan.drafts, plan.route), chosen.wanted(plan.run, schema(source))
     compared = (objective.column for objective in plan.objectives.values())
-    table = survey(source, modalities, places, (*labels, *chosen_by, *compared), _located(plan.drafts))
+    table = survey(source, modalities, places, (*labels, *chosen_by, *compared), located.columns(plan.drafts))
     _check_bad(table, plan.run.samples.max_bad, "--samples.max_bad")
     table, called = renamed(table, source, plan.renaming)
     specs = specs_of(plan, table)
@@ -48,6 +47,11 @@ def load(plan: Plan, modalities: Mapping[str, Modality]) -> tuple[Source, dict[s
     if not table.size("test"):
         todo = "give it a test split of its own, or more samples that are not copies or of one group"
         raise UserError("no sample is left to test on", received=source.name, todo=todo)
+    for head, task in tasks.items():
+        if task.places and not any(table.columns[task.column][table.split == "test"]):
+            received = f"{table.size('test')} pictures of {source.name} without {task.column}"
+            todo = "name a split that is annotated, as by test='validation', or none, and a part of train is taken"
+            raise UserError(f"nothing to test {head} on", received=received, todo=todo)
     return called, places, table, tasks
 
 
@@ -103,7 +107,7 @@ def opened(
     if part and part not in source.sizes:
         raise UserError("the data has no such split", received=part, allowed=list(source.sizes))
     route = routing.column(tasks)
-    table = survey(source, modalities, places, _columns(tasks, route), _located(tasks))
+    table = survey(source, modalities, places, _columns(tasks, route), located.columns(tasks))
     _check_bad(table, max_bad, "--max_bad")
     wanted = (table.split != "") & ((table.split == part) | (part == ""))
     if not wanted.any():
@@ -122,11 +126,6 @@ def opened(
 def _columns(tasks: Mapping[str, Task], route: str) -> tuple[str, ...]:
     """Those that heads read, and that says which of them is asked."""
     return tuple(dict.fromkeys(filter(None, [*(task.column for task in tasks.values()), route])))
-
-
-def _located(tasks: Mapping[str, Task]) -> dict[str, Places]:
-    """The columns that say where something is."""
-    return {task.column: task.places for task in tasks.values() if task.places}
 
 
 def _check_bad(table: Table, max_bad: float, flag: str) -> None:

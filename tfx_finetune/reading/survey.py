@@ -19,6 +19,7 @@ from tfx_finetune.languages import routing
 from tfx_finetune.reading.examine import decoder, examine, marks
 from tfx_finetune.reading.samples import Table
 from tfx_finetune.sources.rows import as_text
+from tfx_finetune.vision.annotations import Care
 from tfx_finetune.vision.places import Places
 
 Row: TypeAlias = dict[str, Any]
@@ -95,7 +96,11 @@ def survey(
         _objects(seen.part),
         _by_name(keep, seen.values),
         _by_name((*modalities, *located), seen.contents),
-        (*getattr(source, "notes", ()), *_remarks(_by_name(modalities, seen.remarks), modalities)),
+        (
+            *getattr(source, "notes", ()),
+            *_remarks(_by_name(modalities, seen.remarks), modalities),
+            *_mended(seen.file, seen.mended),
+        ),
     )
 
 
@@ -105,6 +110,7 @@ class _Seen(NamedTuple):
     file, digest, why, part: See `Table`; `part` is its `split`.
     contents: Hash of what each tower takes, then of each column that says where something is.
     remarks: What a person should know, by tower.
+    mended: What is mended or left out of what says where something is.
     values: Of the columns to keep.
     """
 
@@ -114,6 +120,7 @@ class _Seen(NamedTuple):
     part: Any
     contents: Any
     remarks: Any
+    mended: Any
     values: Any
 
 
@@ -137,12 +144,12 @@ def _look(
         digest, why = _joint(modalities, each)
         digests, _, remarks = zip(*each, strict=True)
         told = marks(source, sample, located, next(iter(places.values())))
-        why = why or next((wrong for _, wrong, _ in told.values() if wrong), "")
-        values = tuple(told[column][0] if column in told else as_text(sample.get(column, "")) for column in keep)
-        marked = tuple(content for *_, content in told.values())
-        found.append(
-            _Seen(as_text(sample["file"]), digest, why, "" if why else part, (*digests, *marked), remarks, values)
-        )
+        why = why or next((mark.why for mark in told.values() if mark.why), "")
+        values = tuple(told[column].classes if column in told else as_text(sample.get(column, "")) for column in keep)
+        hashes = (*digests, *(mark.digest for mark in told.values()))
+        mended = tuple(what for mark in told.values() for what in mark.mended)
+        file = as_text(sample["file"])
+        found.append(_Seen(file, digest, why, "" if why else part, hashes, remarks, mended, values))
     return found
 
 
@@ -161,6 +168,15 @@ def _remarks(remarks: Mapping[str, np.ndarray], modalities: Mapping[str, Modalit
             note = f"{count} of {len(said)} {modalities[tower].noun} are {remark}"
             progress.say(note)
             yield note
+
+
+def _mended(files: Sequence[str], findings: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """What was mended or left out of samples that are used, counted, said and returned."""
+    care = Care()
+    for file, found in zip(files, findings, strict=True):
+        for what in found:
+            care.count(what, file)
+    return care.told()
 
 
 def _joint(modalities: Mapping[str, Modality], each: Sequence[tuple[str, str, str]]) -> tuple[str, str]:

@@ -7,12 +7,12 @@ from pathlib import Path
 from tfx_finetune.contracts import SOURCES, Source
 from tfx_finetune.core import progress
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.sources.care import Care, Edges, are_shares, mended
 from tfx_finetune.sources.coco_file import Annotation, Picture, is_coco, read
 from tfx_finetune.sources.frames import Frame, frame
 from tfx_finetune.sources.kept import kept
 from tfx_finetune.sources.outlines import Region, Shape, bounds, drawn, polygons, runs
 from tfx_finetune.sources.rows import SPLIT_NAMES, Rows, by_split, readable
+from tfx_finetune.vision.annotations import Care, Edges, are_shares, mended
 from tfx_finetune.vision.objects import Object, written
 from tfx_finetune.vision.places import BACKGROUND, UNTOLD
 

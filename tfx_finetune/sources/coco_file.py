@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.sources.care import Care, Edges, named, numbers
+from tfx_finetune.vision.annotations import Care, Edges, named, numbers
 
 _LISTS = ("images", "annotations", "categories")
 _HEAD = 1 << 16

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.sources.care import named
+from tfx_finetune.vision.annotations import named
 
 FILES = ("labelmap.txt", "classes.txt", "label_colors.txt")
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from tfx_finetune.sources.care import Care, Edges
+from tfx_finetune.vision.annotations import Care, Edges
 from tfx_finetune.vision.upright import header
 
 _ALIKE = 0.02

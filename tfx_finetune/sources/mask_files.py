@@ -12,11 +12,11 @@ from PIL import Image
 
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.sources.care import Care
 from tfx_finetune.sources.colours import Colour
 from tfx_finetune.sources.frames import Frame, alike
 from tfx_finetune.sources.kept import kept
 from tfx_finetune.sources.rows import readable
+from tfx_finetune.vision.annotations import Care
 from tfx_finetune.vision.places import BACKGROUND, UNTOLD
 from tfx_finetune.vision.upright import TURNED, header
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from tfx_finetune.contracts import SOURCES, Source
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.sources.care import Care
 from tfx_finetune.sources.colours import colour_map
 from tfx_finetune.sources.mask_files import Pair, masked
 from tfx_finetune.sources.rows import SPLIT_NAMES, Rows, by_name, by_split, pictures, readable, split_folders
+from tfx_finetune.vision.annotations import Care
 
 _MARKS = ("_mask", "_masks", "_label", "_labels", "_seg", "_L", "")
 _PAIRS = (("images", "masks"), ("JPEGImages", "SegmentationClass"))

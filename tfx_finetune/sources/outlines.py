@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from tfx_finetune.sources.care import Edges, numbers
+from tfx_finetune.vision.annotations import Edges, numbers
 from tfx_finetune.vision.places import UNTOLD
 
 # Points so many times outside of their picture are no outline, and drawing them takes memory for every pixel between.

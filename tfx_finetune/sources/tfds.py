@@ -66,8 +66,8 @@ def tfds(
 ) -> Source:
     """A data set of TensorFlow Datasets, such as tfds('mnist') or tfds('cifar10:3.0.2').
 
-    What is in a picture comes in place of a label: boxes, where the data has some, as tfds('coco/2017') and
-    tfds('voc/2012'), or a mask that is named, as
+    What is in a picture comes in place of a label: boxes, where the data has some, as
+    tfds('coco/2017', val='', test='validation'), whose test split has no annotations, or a mask that is named, as
     tfds('oxford_iiit_pet', mask='segmentation_mask', classes=('pet', 'background', 'border'), shift=-1).
 
     Args:

@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.sources.care import named
+from tfx_finetune.vision.annotations import named
 from tfx_finetune.vision.places import UNTOLD
 
 _CROWDS = ("is_crowd", "is_difficult", "is_group_of")
@@ -13,7 +13,9 @@ _FORMAT = "REL_YXYX"
 
 
 class Boxes:
-    """A sequence of boxes and classes, as the text of a column (`vision/objects.py`). Boxes without area are left out.
+    """A sequence of boxes and classes, as the text of a column (`vision/objects.py`).
+
+    What is wrong with them is told by the survey.
 
     Args:
         name: Of the feature.
@@ -41,14 +43,14 @@ class Boxes:
 
     def column(self, value: dict[str, tf.Tensor]) -> tf.Tensor:
         """Top, left, bottom and right, (n, 4), and classes, (n,) -> the text of a column."""
-        top, left, bottom, right = tf.unstack(tf.clip_by_value(value["bbox"], 0.0, 1.0), axis=1)
+        top, left, bottom, right = tf.unstack(value["bbox"], axis=1)
         classes = tf.gather(tf.constant(self.names), tf.maximum(value["label"], 0))
         crowd = value[self._crowd] if self._crowd else tf.zeros_like(value["label"])
         edges = [tf.strings.as_string(edge, precision=6) for edge in (left, top, right, bottom)]
         flags = tf.strings.as_string(tf.cast(tf.cast(crowd, tf.int32) > 0, tf.int32))
         lines = tf.strings.join([classes, *edges, flags], "\t")
-        whole = (value["label"] >= 0) & (right - left > 1e-6) & (bottom - top > 1e-6)
-        return tf.strings.reduce_join(tf.boolean_mask(lines, whole), separator="\n")
+        # A class that is not published is -1.
+        return tf.strings.reduce_join(tf.boolean_mask(lines, value["label"] >= 0), separator="\n")
 
 
 def mask_names(name: str, feature: Any, classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tfx_finetune.contracts import SOURCES, Source
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.sources.care import Care, are_shares, mended
 from tfx_finetune.sources.colours import colour_map
 from tfx_finetune.sources.frames import frame
 from tfx_finetune.sources.mask_files import Pair, masked
@@ -22,6 +21,7 @@ from tfx_finetune.sources.rows import (
     split_folders,
 )
 from tfx_finetune.sources.voc_file import Annotation, read
+from tfx_finetune.vision.annotations import Care, are_shares, mended
 from tfx_finetune.vision.objects import Object, written
 from tfx_finetune.vision.places import BACKGROUND
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from tfx_finetune.sources.care import Care, Edges, named, numbers
 from tfx_finetune.sources.rows import readable
+from tfx_finetune.vision.annotations import Care, Edges, named, numbers
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 

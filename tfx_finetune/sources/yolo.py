@@ -7,9 +7,9 @@ from typing import Any
 
 from tfx_finetune.contracts import SOURCES, Source
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.sources.care import Care, mended
 from tfx_finetune.sources.rows import SPLIT_NAMES, Rows, by_split, pictures, readable
 from tfx_finetune.sources.yolo_file import Line, names, objects, settings
+from tfx_finetune.vision.annotations import Care, mended
 from tfx_finetune.vision.objects import Object, written
 from tfx_finetune.vision.upright import header
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.sources.care import Care, Edges, named
+from tfx_finetune.vision.annotations import Care, Edges, named
 
 # What follows a blank and # is a comment, but in quotes.
 _UNCOMMENTED = re.compile(r"""(?:"[^"]*"|'[^']*'|(?<=\S)#|[^#])*""")

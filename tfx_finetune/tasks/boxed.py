@@ -9,6 +9,7 @@ from tfx_finetune.contracts import LABEL_SEPARATOR
 from tfx_finetune.deployed import Find
 from tfx_finetune.tasks.align import CROWD, OBJECT
 from tfx_finetune.vision import detections, drawing, objects
+from tfx_finetune.vision.annotations import LEAST, Care, mended
 from tfx_finetune.vision.places import Lay, Places
 
 _FIELDS = 6
@@ -53,12 +54,16 @@ def _reads(names: tuple[str, ...]) -> Callable[[tf.Tensor, tf.Tensor], dict[str,
         lines = tf.boolean_mask(lines, tf.strings.length(lines) > 0)
         fields = tf.ensure_shape(tf.strings.split(lines, "\t").to_tensor(shape=(None, _FIELDS)), (None, _FIELDS))
         same = fields[:, :1] == known
-        numbers = tf.strings.to_number(fields[:, 1:])
-        mine = tf.reduce_any(same, -1)
+        edges, crowd = tf.split(tf.strings.to_number(fields[:, 1:]), (4, 1), axis=-1)
+        # As `examined` tells it.
+        one, other = tf.split(tf.clip_by_value(edges, 0, 1), 2, axis=-1)
+        low, high = tf.minimum(one, other), tf.maximum(one, other)
+        there = tf.reduce_all(tf.math.is_finite(edges), -1) & tf.reduce_all(high - low >= LEAST, -1)
+        mine = there & tf.reduce_any(same, -1)
         return {
-            "boxes": tf.boolean_mask(tf.clip_by_value(numbers[:, :4], 0, 1), mine),
+            "boxes": tf.boolean_mask(tf.concat([low, high], -1), mine),
             "classes": tf.boolean_mask(tf.argmax(same, -1, tf.int32), mine),
-            "crowd": tf.boolean_mask(numbers[:, 4] > 0, mine),
+            "crowd": tf.boolean_mask(crowd[:, 0] > 0, mine),
         }
 
     return read
@@ -71,11 +76,14 @@ def _encodes(most: int) -> Callable[[dict[str, tf.Tensor], tf.Tensor, Lay], tf.T
         scale, offset = tf.cast(lay.scale, tf.float32), tf.cast(lay.offset, tf.float32)
         across = tf.reverse(size * scale, [0]), tf.reverse(offset, [0])  # x before y
         found = read["boxes"] * tf.tile(across[0], [2]) + tf.tile(across[1], [2])
-        found = tf.clip_by_value(found, 0, lay.side)
-        sides = found[:, 2:] - found[:, :2]
+        low, high = tf.split(tf.clip_by_value(found, 0, lay.side), 2, axis=-1)
+        seen = tf.reduce_all(high > low, -1)
+        # What is smaller than a pixel is there all the same, and counts as missed.
+        low = tf.minimum(low, lay.side - 1)
+        high = tf.maximum(high, low + 1)
+        sides = high - low
         kind = tf.where(read["crowd"], float(CROWD), float(OBJECT))
-        rows = tf.concat([found, tf.cast(read["classes"], tf.float32)[:, None], kind[:, None]], -1)
-        seen = tf.reduce_min(sides, -1) >= 1  # of less than a pixel nothing is to be seen
+        rows = tf.concat([low, high, tf.cast(read["classes"], tf.float32)[:, None], kind[:, None]], -1)
         rows, area = tf.boolean_mask(rows, seen), tf.boolean_mask(tf.reduce_prod(sides, -1), seen)
         order = tf.argsort(tf.where(rows[:, 5] == CROWD, -1.0, area), direction="DESCENDING", stable=True)
         rows = tf.gather(rows, order[:most])
@@ -84,20 +92,17 @@ def _encodes(most: int) -> Callable[[dict[str, tf.Tensor], tf.Tensor, Lay], tf.T
     return encode
 
 
-def examined(raw: bytes, most: int) -> tuple[str, str]:
-    """The classes among the objects of a column, crowds left out, and why it cannot be used, or nothing."""
+def examined(raw: bytes, most: int) -> tuple[str, str, tuple[str, ...]]:
+    """The classes among the objects of a column, crowds left out; see `Places.examine`."""
     try:
         found = objects.parsed(raw.decode())
     except ValueError as error:
-        return "", str(error)
-    classes = LABEL_SEPARATOR.join(dict.fromkeys(each.label for each in found if not each.crowd))
-    if len(found) > most:
-        return classes, f"has {len(found)} objects, more than max_objects={most}"
-    for label, *box, _ in found:
-        left, top, right, bottom = np.clip(box, 0, 1)
-        if not (left < right and top < bottom):
-            return classes, f"has a box of no area in the picture: {label} {' '.join(f'{value:g}' for value in box)}"
-    return classes, ""
+        return "", str(error), ()
+    care = Care()
+    there = [each for each in found if mended((each.left, each.top, each.right, each.bottom), care, "")]
+    classes = LABEL_SEPARATOR.join(dict.fromkeys(each.label for each in there if not each.crowd))
+    wrong = f"has {len(there)} objects, more than max_objects={most}" if len(there) > most else ""
+    return classes, wrong, care.kinds()
 
 
 def _draws(names: tuple[str, ...], threshold: float) -> Callable[[np.ndarray, np.ndarray, bool], np.ndarray]:

@@ -46,19 +46,20 @@ def size(raw: bytes) -> tuple[int, int]:
     return header(raw)[:2]
 
 
-def examine(raw: bytes) -> tuple[str, str]:
-    """The values in a mask that tell a class, a line each, and why it cannot be used, or nothing."""
+def examine(raw: bytes) -> tuple[str, str, tuple[str, ...]]:
+    """The values in a mask that tell a class, a line each, and why it cannot be used; see `Places.examine`."""
     try:
         header(raw)
         values = np.flatnonzero(np.bincount(_examined(raw).ravel(), minlength=UNTOLD))
     except ValueError as error:
-        return "", str(error)
+        return "", str(error), ()
     except tf.errors.InvalidArgumentError:
-        return "", "truncated or corrupt mask"
+        return "", "truncated or corrupt mask", ()
     if values.max() > UNTOLD:
-        return "", f"the mask has values above {UNTOLD}"
+        return "", f"the mask has values above {UNTOLD}", ()
     told = values[values != UNTOLD]
-    return "\n".join(map(str, told)), "" if len(told) else f"the mask is {UNTOLD} everywhere, which tells nothing"
+    wrong = "" if len(told) else f"the mask is {UNTOLD} everywhere, which tells nothing"
+    return "\n".join(map(str, told)), wrong, ()
 
 
 def read(raw: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:

@@ -75,7 +75,8 @@ class Places:
             uint8 (height, width, 1); or `boxes` float32 (n, 4) of left, top, right, bottom in shares of the picture's
             width and height, `classes` int32 (n,), and `crowd` bool (n,), of what is neither learned nor scored.
         encode: (what `read` gave, moved; the picture's height and width then, (2,); how it lies) -> target.
-        examine: Raw column -> the classes in it, joined by `LABEL_SEPARATOR`, and why it cannot be used, or nothing.
+        examine: Raw column -> the classes in it, joined by `LABEL_SEPARATOR`; why it cannot be used, or nothing; and
+            what `read` mends or leaves out of it, each in the words by which it is counted.
         found: Decoded outputs (batch, ...) -> what a person wants of them, without the head's name, in TensorFlow
             operations: `boxes` (batch, most, 4) of left, top, right, bottom in shares of the prepared picture,
             `scores` and `labels` (batch, most); or `mask` uint8 (batch, side, side). It may be told `limits` by name.
@@ -89,7 +90,7 @@ class Places:
     levels: tuple[str, ...]
     read: Callable[[Tensor, Tensor], dict[str, Tensor]]
     encode: Callable[[dict[str, Tensor], Tensor, Lay], Tensor]
-    examine: Callable[[bytes], tuple[str, str]]
+    examine: Callable[[bytes], tuple[str, str, tuple[str, ...]]]
     found: Find
     draw: Callable[[np.ndarray, np.ndarray, bool], np.ndarray]
     indexed: bool = False
