@@ -23,6 +23,7 @@ from tfx_finetune.deployed import Export, Reader, answers
 from tfx_finetune.languages import routing
 from tfx_finetune.languages.translations import answering, check_language, choosing, labels_of
 from tfx_finetune.reporting import pictures
+from tfx_finetune.reporting.results import Results
 from tfx_finetune.sources.rows import found, readable
 
 # In float16, the largest difference among 90,000 probabilities of a segmenter was 0.022.
@@ -193,8 +194,12 @@ class Bundle:
         language: str = "",
         classes: Sequence[str] = (),
         save_pictures: str = "",
+        results: Results | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """As `predict`, one record at a time; what is found in pictures is drawn into the folder `save_pictures`."""
+        """As `predict`, one record at a time.
+
+        What is found in pictures is drawn into the folder `save_pictures`, and added to `results`.
+        """
         format = format or self.formats[0]
         if format not in self._opened:
             self._opened[format] = self.reader(format).predict
@@ -224,6 +229,8 @@ class Bundle:
             scores = self._placed({head: outputs[f"{head}/{output}"][0] for head, (output, _) in chosen.items()}, raw)
             if drawings:
                 drawings.save(Path(str(shown.get("file", "picture"))).stem, next(iter(raw.values())), scores)
+            if results:
+                results.add(str(shown.get("file", "picture")), scores)
             tasks = answering({head: task for head, (_, task) in chosen.items()}, "" if classes else lane)
             yield shown | routing.answered(tasks, scores, lane)
 

@@ -30,7 +30,8 @@ class Predict:
     language: str = option("", "whose head answers, and in which, where there are heads or names by language")
     classes: str = option("", "names, separated by commas, among which a head name() chooses, in any language")
     save_pictures: str = option("", "folder for the pictures with what was found in them drawn, and for masks")
-    coco_results: str = option("", "file for the boxes that were found, as COCO's tools read them")
+    coco_results: str = option("", "file for all boxes that were found, the unsure too, as COCO's tools read them")
+    coco_ids: str = option("", "COCO file of the pictures, whose ids of pictures and classes those results have")
     plugins: str = option("", plugins.HELP)
 
 
@@ -42,26 +43,27 @@ def predict(options: Predict, paths: list[str]) -> None:
             could be read is printed first.
     """
     from tfx_finetune.bundle import Bundle
-    from tfx_finetune.reporting.results import check_results, results, write_results
+    from tfx_finetune.reporting.results import Results
 
     plugins.load(options.plugins)
     if not paths:
         raise UserError("nothing to predict", todo="name files or folders behind the flags")
     bundle = Bundle.open(options.bundle)
     classes = [name.strip() for name in options.classes.split(",") if name.strip()]
-    check_results(options.coco_results, bundle.tasks)
-    failed, found = [], []
+    if options.coco_ids and not options.coco_results:
+        raise UserError("--coco_ids goes with --coco_results", received=options.coco_ids, todo="name a file for them")
+    results = Results(bundle.tasks, options.coco_ids) if options.coco_results else None
+    failed = []
     count = 0
     given = map(_given, paths)
-    for record in bundle.predict_each(given, options.format, options.language, classes, options.save_pictures):
+    for record in bundle.predict_each(given, options.format, options.language, classes, options.save_pictures, results):
         # Half a pair of surrogates, which JSON may hold and UTF-8 may not, is printed as JSON escapes it.
         line = json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
         print(line, flush=True)
         failed += [f"{record.get('file', record.get('input'))}: {record['error']}"] if "error" in record else []
-        found += results(record, bundle.tasks) if options.coco_results else []
         count += 1
-    if options.coco_results:
-        write_results(options.coco_results, found)
+    if results:
+        results.write(options.coco_results)
     if not count:
         raise UserError("no files found that the model could take", received=", ".join(paths))
     if failed:

@@ -1,56 +1,84 @@
-"""STATION: what was found in pictures as a results file of COCO.
+"""What was found in pictures as a results file of COCO.
 
 The format is https://cocodataset.org/#format-results: a list of `image_id`, `category_id`, `bbox` and `score`.
 """
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
+
 from tfx_finetune.contracts import Task
-from tfx_finetune.core import files
+from tfx_finetune.core import files, progress
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.sources import coco_file
+from tfx_finetune.vision.annotations import named
 
 
-def check_results(path: str, tasks: Mapping[str, Task]) -> None:
-    """Raises a `UserError` where a results file is wanted of a model without boxes."""
-    if path and len(_finders(tasks)) != 1:
-        raise UserError(
-            "--coco_results wants a model with one head that finds boxes", received=path, allowed="detect()"
-        )
+class Results:
+    """All that a model's head of boxes finds, the unsure too: of them average precision is made.
 
+    Args:
+        tasks: The model's heads.
+        annotations: A COCO file of the pictures, whose ids of pictures and classes the results have. Without one,
+            classes count from 1, and a picture's id is the number that its file's name is, as in COCO, else that name
+            without its ending.
 
-def results(record: Mapping[str, Any], tasks: Mapping[str, Task]) -> list[dict[str, Any]]:
-    """The results of one record of `Bundle.predict_each`.
-
-    `image_id` is the number that the file's name is, as in COCO, else that name without its ending; `category_id`
-    counts the classes from 1; `bbox` is left, top, width and height in pixels of the picture.
+    Raises:
+        UserError: Not exactly one head finds boxes; or the file is none of COCO's, or lacks one of its classes.
     """
-    (head,) = _finders(tasks)
-    said = record[head] if len(tasks) > 1 else record
-    stem = Path(str(record.get("file", ""))).stem
-    names = tasks[head].labels.names
-    found = []
-    for each in said.get("objects", ()):
-        left, top, right, bottom = each["box"]
-        found.append(
-            {
-                "image_id": int(stem) if stem.isdecimal() else stem,
-                "category_id": names.index(each["label"]) + 1,
-                "bbox": [left, top, right - left, bottom - top],
-                "score": each["score"],
-            }
-        )
-    return found
 
+    def __init__(self, tasks: Mapping[str, Task], annotations: str = "") -> None:
+        finders = [head for head, task in tasks.items() if task.places and not task.places.indexed]
+        if len(finders) != 1:
+            received = ", ".join(tasks)
+            raise UserError("COCO's results want a model with one head that finds boxes", received=received)
+        (self._head,) = finders
+        names = tasks[self._head].labels.names
+        self._categories = dict(zip(names, range(1, len(names) + 1), strict=True))
+        self._pictures: dict[str, Any] | None = None
+        if annotations:
+            known, self._pictures = coco_file.ids(Path(annotations).expanduser())
+            if missing := [name for name in names if named(name) not in known]:
+                what = "a COCO file that lacks classes of the model"
+                raise UserError(what, received=f"{annotations} without {', '.join(missing)}", allowed=list(known))
+            self._categories = {name: known[named(name)] for name in names}
+        self._unlisted: list[str] = []
+        self._found: list[dict[str, Any]] = []
 
-def write_results(path: str, found: list[dict[str, Any]]) -> None:
-    """Writes a results file."""
-    with files.atomic(Path(path)) as draft:
-        draft.write_text(json.dumps(found), encoding="utf-8")
+    def add(self, file: str, answers: Mapping[str, np.ndarray]) -> None:
+        """Adds what was found in a picture.
 
+        Args:
+            file: Of the picture.
+            answers: What each head says: (objects, 6) of left, top, right and bottom in its pixels, score and class, -1
+                where nothing more is found.
+        """
+        picture = self._id(file)
+        if picture is None:
+            self._unlisted.append(file)
+            return
+        ids = list(self._categories.values())
+        for left, top, right, bottom, score, label in answers[self._head].astype(float).tolist():
+            if label >= 0:
+                place = [left, top, right - left, bottom - top]
+                self._found.append({"image_id": picture, "category_id": ids[int(label)], "bbox": place, "score": score})
 
-def _finders(tasks: Mapping[str, Task]) -> list[str]:
-    """Heads that find boxes: their classes are not told by the data as places in a list."""
-    return [head for head, task in tasks.items() if task.places and not task.places.indexed]
+    def write(self, path: str) -> None:
+        """Writes the file; says which pictures were not listed, and are left out."""
+        if self._unlisted:
+            some = progress.some(self._unlisted, 3)
+            progress.say(f"pictures that the COCO file does not list, left out: {len(self._unlisted)} ({some})")
+        with files.atomic(Path(path)) as draft:
+            draft.write_text(json.dumps(self._found), encoding="utf-8")
+
+    def _id(self, file: str) -> Any:
+        """Of the picture that ends as a file does; None where it is not listed."""
+        parts = PurePath(file).parts
+        if self._pictures is None:
+            stem = PurePath(file).stem
+            return int(stem) if stem.isdecimal() else stem
+        ends = ("/".join(parts[at:]) for at in range(len(parts)))
+        return next((self._pictures[end] for end in ends if end in self._pictures), None)

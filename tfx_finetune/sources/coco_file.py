@@ -82,6 +82,18 @@ def read(place: Path, care: Care) -> tuple[tuple[str, ...], list[Picture]]:
     return tuple(dict.fromkeys(names.values())), list({id(each): each for each in by_id.values()}.values())
 
 
+def ids(place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The ids of the classes by name, and those of the pictures by file, of a COCO file.
+
+    Raises:
+        UserError: It is not such a file.
+    """
+    content, care = _parsed(place), Care()
+    names = _names(content["categories"], care, place)
+    pictures = _pictures(content["images"], care, place)
+    return {name: own for own, name in names.items()}, {picture.file: own for own, picture in pictures.items()}
+
+
 def _parsed(place: Path) -> dict[str, list[Any]]:
     allowed = f"one JSON object with the lists {', '.join(_LISTS)}"
     try:
