@@ -1,4 +1,4 @@
-"""Augments of recordings: contracts of every one, and what each does."""
+"""Augments of recordings: what each does."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
 
 WAVE = (0.2 * np.sin(np.arange(8_001) * 0.3) + 0.02 * np.random.default_rng(0).normal(size=8_001)).astype(np.float32)
-NAMES = [name for name in AUGMENTS if AUGMENTS.modality(name) == "audio"]
 
 
 @pytest.fixture(scope="module")
@@ -22,47 +21,12 @@ def street(tmp_path_factory):
     return folder
 
 
-def build(name, folder):
-    return AUGMENTS.build(Spec(name, (), {"path": str(folder)} if name == "background" else {}))
-
-
 def seeded(seed):
     return tf.constant([seed, 7], tf.int64)
 
 
 def apply(spec, seed, wave=WAVE):
     return AUGMENTS.build(parse_spec(spec))({"audio": tf.constant(wave)}, seeded(seed))["audio"].numpy()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_contract(name, street):
-    """Any augment: a waveform stays one, other columns stay, one seed gives one result, eagerly and in tf.data."""
-    augment = build(name, street)
-    results = []
-    for seed in range(8):
-        sample = augment({"audio": tf.constant(WAVE), "label": tf.constant("x")}, seeded(seed))
-        assert sample["audio"].dtype == tf.float32
-        assert sample["audio"].shape.rank == 1
-        assert np.isfinite(sample["audio"]).all()
-        assert sample["label"] == b"x"
-        assert np.array_equal(sample["audio"], augment({"audio": tf.constant(WAVE)}, seeded(seed))["audio"])
-        results.append(sample["audio"].numpy())
-    assert len({result.tobytes() for result in results}) > 1, "no seed changes anything"
-    ds = tf.data.Dataset.range(8).map(
-        lambda seed: augment({"audio": tf.constant(WAVE)}, tf.stack([seed, tf.constant(7, tf.int64)]))["audio"]
-    )
-    for eager, piped in zip(results, ds.as_numpy_iterator(), strict=True):
-        assert eager.shape == piped.shape
-        assert np.abs(eager - piped).max() <= 1e-4
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("length", [1, 2, 4_000])
-def test_silence_stays_silence(name, length, street):
-    """A missing recording is silent, and may be of any length."""
-    for seed in range(4):
-        changed = build(name, street)({"audio": tf.zeros(length)}, seeded(seed))["audio"].numpy()
-        assert np.abs(changed).max(initial=0) <= 1e-6
 
 
 def test_gain():

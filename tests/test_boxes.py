@@ -31,12 +31,14 @@ def value(found):
     ],
 )
 def test_overlap_by_hand(first, second, iou, giou, diou):
+    """Areas, hulls and diagonals worked out on paper; neither box is the first one."""
     for function, expected in ((boxes.iou, iou), (boxes.giou, giou), (boxes.diou, diou)):
         for one, other in ((first, second), (second, first)):
             assert value(function(np.array(one, "f4"), np.array(other, "f4"))) == pytest.approx(expected, abs=1e-6)
 
 
 def test_pairwise_compares_each_with_each():
+    """A row for each of the first boxes, a column for each of the second."""
     first, second = np.array([[A, B, FAR]], "f4"), np.array([[A, EMPTY]], "f4")
     np.testing.assert_allclose(boxes.pairwise(first, second), [[[1, 0], [1 / 3, 0], [0, 0]]], atol=1e-6)
 
@@ -68,6 +70,7 @@ def test_grid_of_a_pyramid():
 
 
 def test_distances_and_boxes_belong_together():
+    """What one makes of a box the other brings back, of a point outside of it too."""
     points, given = np.array([[3.0, 1], [9, 9]], "f4"), np.array([B, A], "f4")
     assert value(boxes.distances(points, given)) == [[1, 1, 3, 3], [9, 9, -5, -5]]
     assert value(boxes.around(points, boxes.distances(points, given))) == given.tolist()

@@ -97,6 +97,7 @@ def test_inspect_lists_every_component():
         "classify(*, column",
         "tflite(quantize:",
         "folder(",
+        "ties(density: float = 0.2",
     ]:
         assert text in found.stdout
 

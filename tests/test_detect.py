@@ -106,6 +106,7 @@ def test_more_objects_than_there_is_room_for():
 
 
 def test_targets_are_made_in_a_pipeline():
+    """Of one size, whatever a picture has, so that they can be batched."""
     places = detect(LABELS, max_objects=3).places
     texts = ["", written([Object("猫", 0, 0, 0.5, 1)])]
 
@@ -118,6 +119,7 @@ def test_targets_are_made_in_a_pipeline():
 
 
 def test_examine_says_which_classes_and_what_is_wrong():
+    """The survey counts by it, and leaves out with this reason what cannot be learned."""
     good = [Object("猫", 0.1, 0.1, 0.2, 0.2), Object("ägg", -0.2, 0, 1.3, 1), Object("猫", 0, 0, 1, 1)]
     examine = detect(LABELS, max_objects=3).places.examine
     assert examine(written([*good[:2], Object("🦊", 0, 0, 1, 1, crowd=True)]).encode()) == (
@@ -259,6 +261,7 @@ def test_drawing_shows_targets_and_what_was_found():
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
+    """In one line, before weights or data are touched."""
     with pytest.raises(UserError, match=message):
         detect(LABELS, **options)
 

@@ -119,6 +119,7 @@ def test_extras_name_what_is_missing_and_what_it_adds(installed):
 
 
 def test_a_python_that_is_too_old(installed):
+    """What the metadata of the package says is what counts."""
     installed("tfx_finetune", "9.0", "Requires-Python: >=99")
     assert requirements.python().state == "broken"
     assert ">=99 is needed" in requirements.python().found
@@ -223,6 +224,7 @@ def test_keras_on_another_backend(monkeypatch):
     ],
 )
 def test_what_is_said_of_litert(found, state):
+    """Wrong answers break exports; without XNNPACK it is only slow."""
     assert selftest.litert(found).state == state
 
 

@@ -1,5 +1,6 @@
 """What documents say that can be typed can be: commands and their flags, components and their options, configs."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -20,6 +21,7 @@ PAGES = [
     *sorted((ROOT / "benchmarks").glob("*.md")),
     *CONFIGS,
     *sorted((ROOT / "notebooks").glob("*.ipynb")),
+    *(ROOT / "tfx_finetune" / f"{name}.py" for name in COMMANDS),
 ]
 # Of benchmarks, and of OpenVINO's opt_in_out.
 OTHERS = {"seeds", "tables", "only", "rows", "config", "opt_out"}
@@ -39,9 +41,11 @@ KINDS = {
 
 
 def text_of(path):
-    """A page; of a notebook what stands in its cells."""
+    """A page; of a notebook what stands in its cells, of a module its docstring."""
     if path.suffix == ".ipynb":
         return "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    if path.suffix == ".py":
+        return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return path.read_text(encoding="utf-8")
 
 
@@ -49,7 +53,14 @@ def commands(path):
     """(command, its arguments) of every line that runs one; what stands behind two blanks is a remark."""
     text = re.sub(r"\\\n#?\s*", "", text_of(path))
     for name, line in re.findall(r"python -m tfx_finetune\.(\w+)((?: [^\n`]*)?)", text):
-        yield name, shlex.split(re.split(r"\s{2,}|\.\.\.$| [|>] ", line.strip())[0])
+        yield name, words(re.split(r"\s{2,}|\.\.\.$| [|>] ", line.strip())[0])
+
+
+def words(line):
+    """As a shell splits a line: parentheses without quotes are words of their own, of which it makes an error."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="()")
+    lexer.whitespace_split, lexer.commenters = True, ""
+    return list(lexer)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -62,9 +73,12 @@ def test_every_flag_exists(path):
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_is_understood(path, monkeypatch):
-    """Its flags are those of this command, their values of the right kind, and what they name is registered."""
+    """By a shell too; its flags are those of this command, their values of the right kind, and what they name is
+    registered.
+    """
     monkeypatch.chdir(ROOT)
     for name, arguments in commands(path):
+        assert all(word.strip("()") for word in arguments), "parentheses want quotes"
         found, _ = flagfile.parse([name, *arguments], DEFAULTS[name])
         config.validate(found)
         # Examples of plug-ins name what only they bring.

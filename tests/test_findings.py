@@ -130,4 +130,5 @@ def test_findings_as_csv(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_says_what_to_do(kind):
+    """A finding without a remedy helps nobody."""
     assert len(KINDS[kind]) > 10

@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.test_augments import SINGLE
+from tests.contracts.test_augments import SINGLE
 from tfx_finetune.augments.operations import rotation
 from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.errors import UserError
@@ -241,5 +241,6 @@ def test_zoom_keeps_proportions_and_its_range():
     "spec", ["zoom(scale=(0, 1))", "zoom(scale=(2, 1))", "zoom(min_visible=2)", "crop(min_visible=-1)"]
 )
 def test_ranges_are_checked(spec):
+    """A picture cannot be shown at no size, nor less of an object than nothing."""
     with pytest.raises(UserError, match="out of range"):
         AUGMENTS.build(parse_spec(spec))

@@ -105,4 +105,5 @@ def test_a_mask_lies_as_its_picture_does():
     ids=["empty", "jpeg", "colours", "truncated", "untold"],
 )
 def test_what_cannot_be_used_is_said(raw, reason):
+    """The reason stands in the report, so it tells what the file is."""
     assert masks.examine(raw) == ("", reason, ())

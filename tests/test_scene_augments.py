@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.test_augments import PARTNERS
+from tests.contracts.test_augments import PARTNERS
 from tests.test_geometry import check_whole, extent, sample
 from tests.test_geometry import samples as one_object
 from tfx_finetune.contracts import AUGMENTS
@@ -262,5 +262,6 @@ def test_contract(name):
     ],
 )
 def test_ranges_are_checked(spec):
+    """What lies outside of it is refused where the spec is read."""
     with pytest.raises(UserError, match="out of range"):
         AUGMENTS.build(parse_spec(spec))

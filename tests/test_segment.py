@@ -306,10 +306,12 @@ def test_other_sides_are_refused():
     ids=str,
 )
 def test_options_out_of_range_are_refused(options, reason):
+    """In one line, those of the neck too, before there is a pyramid."""
     with pytest.raises(UserError, match=reason):
         built(**options)
 
 
 def test_a_tower_without_a_pyramid_is_refused():
+    """A vector of a picture says nothing of its pixels."""
     with pytest.raises(UserError, match=r"segment.* lacks levels of the pyramid; received: no P3, P4, P5"):
         built().head(Features(keras.Input((8,))))

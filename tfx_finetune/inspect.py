@@ -67,9 +67,10 @@ def show_files(paths: Sequence[str]) -> None:
 def list_components(modules: str) -> None:
     """Prints every registry: each component's signature and the first line of its docstring."""
     from tfx_finetune.contracts import REGISTRIES
+    from tfx_finetune.languages.merging import MERGES
 
     plugins.load(modules)
-    for registry in REGISTRIES:
+    for registry in (*REGISTRIES, MERGES):
         print(f"{registry.kind}:")
         for name in registry:
             doc = (registry[name].__doc__ or "").strip().partition("\n")[0]

@@ -102,6 +102,7 @@ def test_tflite_computes_the_same(name):
 
 @pytest.mark.parametrize("name", NECKS)
 def test_no_channels_are_refused(name):
+    """Where the spec is read, not as a traceback of Keras."""
     with pytest.raises(UserError, match=f"the channels of {name} are out of range; received: 0; allowed: 1 or more"):
         NECKS.build(Spec(name, (), {"dim": 0}), {})
 

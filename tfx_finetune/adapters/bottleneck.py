@@ -19,7 +19,7 @@ def bottleneck(dim: int = 64) -> Adapter:
     It begins as the identity. It is no linear map, so it stays in the finished model: 2 dim channels weights a group.
 
     Args:
-        dim: Numbers between down and up.
+        dim: Numbers between down and up, 1 or more.
     """
     if dim < 1:
         raise UserError("bottleneck is out of range", received=f"dim={dim}", allowed="1 or more")

@@ -18,7 +18,7 @@ def lora(rank: int = 4, alpha: float = 0.0) -> Adapter:
     the phase ends, so that the finished model is as large and as fast as without.
 
     Args:
-        rank: Of the change.
+        rank: Of the change, 1 or more.
         alpha: The change is scaled by alpha / rank; 0 stands for the rank.
     """
     if rank < 1 or alpha < 0:

@@ -19,9 +19,9 @@ def augmix(magnitude: float = 3.0, width: int = 3, depth: int = 3, alpha: float 
 
     Args:
         magnitude: How strong each change is, 0 to 10.
-        width: Chains.
-        depth: Most changes in a chain.
-        alpha: Of the Dirichlet and Beta distributions that the shares are drawn from.
+        width: Chains, 1 or more.
+        depth: Most changes in a chain, 1 or more.
+        alpha: Of the Dirichlet and Beta distributions that the shares are drawn from, above 0.
     """
     if not 0 <= magnitude <= 10 or width < 1 or depth < 1 or alpha <= 0:
         received = f"magnitude={magnitude}, width={width}, depth={depth}, alpha={alpha}"

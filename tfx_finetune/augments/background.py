@@ -24,7 +24,7 @@ def background(
     Args:
         path: A folder of recordings without speech; the first minute of up to 50 is used.
         snr: Range of the recording's power over the background's, in decibels.
-        probability: Share of the recordings that get one.
+        probability: Share of the recordings that get one, 0 to 1.
         rate: Samples a second that the backbone takes.
 
     Raises:

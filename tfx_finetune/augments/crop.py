@@ -20,7 +20,7 @@ def crop(
 
     Args:
         scale: Range of the rectangle's area as a share of the picture's, within 0 to 1.
-        ratio: Range of its width divided by its height, relative to the picture's own.
+        ratio: Range of its width divided by its height, relative to the picture's own, above 0.
         min_visible: Objects of which a smaller share is inside the rectangle become crowds, 0 to 1.
     """
     if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):

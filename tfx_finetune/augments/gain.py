@@ -13,7 +13,7 @@ def gain(decibels: float = 6.0) -> Augment:
     """Makes a recording louder or quieter; no peak passes 1.
 
     Args:
-        decibels: By how much at most, either way.
+        decibels: By how much at most, either way, 0 or more.
     """
     if decibels < 0:
         raise UserError("decibels of gain are out of range", received=decibels, allowed="0 or more")

@@ -15,7 +15,7 @@ def rand_augment(operations: int = 2, magnitude: float = 7.0) -> Augment:
     """Applies some operations out of 13, drawn for each sample: turning, shearing, colours, and so on.
 
     Args:
-        operations: How many, one after the other.
+        operations: How many, one after the other, 1 or more.
         magnitude: How strong, 0 to 10.
     """
     if operations < 1 or not 0 <= magnitude <= 10:

@@ -16,7 +16,7 @@ def shift(share: float = 0.1) -> Augment:
     put on one side, and nothing is lost of a recording that is shorter than the input.
 
     Args:
-        share: How far at most, as a share of the recording's length.
+        share: How far at most, as a share of the recording's length, 0 to 1.
     """
     if not 0 <= share <= 1:
         raise UserError("the share of shift is out of range", received=share, allowed="0 to 1")

@@ -16,10 +16,10 @@ def spec_augment(times: int = 1, time: float = 0.1, bands: int = 1, band: float 
     the waveform: a stretch is set to zero, a band is taken out of the Fourier transform of the whole recording.
 
     Args:
-        times: How many stretches.
-        time: Longest one, as a share of the recording's length.
-        bands: How many bands.
-        band: Widest one, as a share of the mel scale from 0 to the highest frequency.
+        times: How many stretches, 0 or more.
+        time: Longest one, as a share of the recording's length, 0 to 1.
+        bands: How many bands, 0 or more.
+        band: Widest one, as a share of the mel scale from 0 to the highest frequency, 0 to 1.
     """
     if min(times, bands) < 0 or not (0 <= time <= 1 and 0 <= band <= 1):
         received = f"times={times}, time={time}, bands={bands}, band={band}"

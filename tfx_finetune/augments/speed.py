@@ -16,7 +16,8 @@ def speed(most: float = 1.2) -> Augment:
     Samples are interpolated linearly, which dampens the highest sounds a little.
 
     Args:
-        most: The factor, as a multiple or as a fraction; all between are equally likely on a logarithmic scale.
+        most: The factor, as a multiple or as a fraction, 1 or more; all between are equally likely on a logarithmic
+            scale.
     """
     if most < 1:
         raise UserError("most of speed is out of range", received=most, allowed="1 or more")

@@ -34,45 +34,46 @@ _PACKAGED = {
 
 
 class Entry(NamedTuple):
-    """A model of keras.applications: the name of its constructor, its feeding, its native and its least size."""
+    """A model of keras.applications: its constructor, feeding, paper on arXiv, native and least size."""
 
     constructor: str
     feeding: str
+    paper: str
     size: int = 224
     least: int = 32
 
 
 ENTRIES = {
-    "mobilenet": Entry("MobileNet", "tf"),
-    "mobilenet_v2": Entry("MobileNetV2", "tf"),
-    "mobilenet_v3_small": Entry("MobileNetV3Small", "inside"),
-    "mobilenet_v3_large": Entry("MobileNetV3Large", "inside"),
-    "vgg16": Entry("VGG16", "caffe"),
-    "vgg19": Entry("VGG19", "caffe"),
-    "resnet50": Entry("ResNet50", "caffe"),
-    "resnet101": Entry("ResNet101", "caffe"),
-    "resnet152": Entry("ResNet152", "caffe"),
-    "resnet50_v2": Entry("ResNet50V2", "tf"),
-    "resnet101_v2": Entry("ResNet101V2", "tf"),
-    "resnet152_v2": Entry("ResNet152V2", "tf"),
-    "densenet121": Entry("DenseNet121", "torch"),
-    "densenet169": Entry("DenseNet169", "torch"),
-    "densenet201": Entry("DenseNet201", "torch"),
-    "inception_v3": Entry("InceptionV3", "tf", 299, 75),
-    "inception_resnet_v2": Entry("InceptionResNetV2", "tf", 299, 75),
-    "xception": Entry("Xception", "tf", 299, 71),
-    "nasnet_mobile": Entry("NASNetMobile", "tf"),
-    "nasnet_large": Entry("NASNetLarge", "tf", 331),
+    "mobilenet": Entry("MobileNet", "tf", "1704.04861"),
+    "mobilenet_v2": Entry("MobileNetV2", "tf", "1801.04381"),
+    "mobilenet_v3_small": Entry("MobileNetV3Small", "inside", "1905.02244"),
+    "mobilenet_v3_large": Entry("MobileNetV3Large", "inside", "1905.02244"),
+    "vgg16": Entry("VGG16", "caffe", "1409.1556"),
+    "vgg19": Entry("VGG19", "caffe", "1409.1556"),
+    "resnet50": Entry("ResNet50", "caffe", "1512.03385"),
+    "resnet101": Entry("ResNet101", "caffe", "1512.03385"),
+    "resnet152": Entry("ResNet152", "caffe", "1512.03385"),
+    "resnet50_v2": Entry("ResNet50V2", "tf", "1603.05027"),
+    "resnet101_v2": Entry("ResNet101V2", "tf", "1603.05027"),
+    "resnet152_v2": Entry("ResNet152V2", "tf", "1603.05027"),
+    "densenet121": Entry("DenseNet121", "torch", "1608.06993"),
+    "densenet169": Entry("DenseNet169", "torch", "1608.06993"),
+    "densenet201": Entry("DenseNet201", "torch", "1608.06993"),
+    "inception_v3": Entry("InceptionV3", "tf", "1512.00567", 299, 75),
+    "inception_resnet_v2": Entry("InceptionResNetV2", "tf", "1602.07261", 299, 75),
+    "xception": Entry("Xception", "tf", "1610.02357", 299, 71),
+    "nasnet_mobile": Entry("NASNetMobile", "tf", "1707.07012"),
+    "nasnet_large": Entry("NASNetLarge", "tf", "1707.07012", 331),
     **{
-        f"efficientnet_b{n}": Entry(f"EfficientNetB{n}", "inside twice", size)
+        f"efficientnet_b{n}": Entry(f"EfficientNetB{n}", "inside twice", "1905.11946", size)
         for n, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))
     },
     **{
-        f"efficientnet_v2_{name.lower()}": Entry(f"EfficientNetV2{name}", "inside", size)
+        f"efficientnet_v2_{name.lower()}": Entry(f"EfficientNetV2{name}", "inside", "2104.00298", size)
         for name, size in {"B0": 224, "B1": 240, "B2": 260, "B3": 300, "S": 384, "M": 480, "L": 480}.items()
     },
     **{
-        f"convnext_{name.lower()}": Entry(f"ConvNeXt{name}", "inside")
+        f"convnext_{name.lower()}": Entry(f"ConvNeXt{name}", "inside", "2201.03545")
         for name in ("Tiny", "Small", "Base", "Large", "XLarge")
     },
 }
@@ -82,7 +83,7 @@ def _register(name: str, entry: Entry) -> None:
     def build(weights: str = "imagenet", size: int = 0) -> Backbone:
         return application(name, weights, size)
 
-    build.__doc__ = f"""keras.applications.{entry.constructor}, {entry.size} pixels.
+    build.__doc__ = f"""keras.applications.{entry.constructor}, {entry.size} pixels (arXiv {entry.paper}).
 
     Args:
         weights: `imagenet` (Keras downloads them), `none`, or the path of a file of weights without top that were

@@ -19,10 +19,10 @@ def audio_net(
 
     Args:
         seconds: Length of the input.
-        rate: Samples a second; sounds above half of it are lost.
-        mels: Bands of the spectrogram, which end at 3.8 kHz for each 8,000 samples a second.
+        rate: Samples a second, 4,000 to 192,000; sounds above half of it are lost.
+        mels: Bands of the spectrogram, 8 to 256, which end at 3.8 kHz for each 8,000 samples a second.
         widths: Channels of each stage; each but the first has half as many frames and bands as the one before.
-        parts: The features are averaged over so many equal parts of the time, which stand side by side.
+        parts: The features are averaged over so many equal parts of the time, 1 or more, which stand side by side.
     """
     size = round(seconds * rate)
     mel = log_mel.suited(rate, mels)

@@ -22,10 +22,10 @@ def bag_of_embeddings(
     and means alone, it fits a TFLite file of 8 bits, of about `buckets` times `dim` bytes.
 
     Args:
-        size: Characters of a text that are read.
-        dim: Numbers an embedding.
-        buckets: Embeddings; n-grams whose hash is the same share one. Up to 65,521.
-        ngrams: n-grams of 1 to so many characters.
+        size: Characters of a text that are read, 1 or more.
+        dim: Numbers an embedding, 1 or more.
+        buckets: Embeddings; n-grams whose hash is the same share one. 2 to 65,521.
+        ngrams: n-grams of 1 to so many characters, 1 or more.
         lower: Whether capitals become small letters first.
     """
     if min(size, dim, ngrams) < 1 or not 2 <= buckets <= _PRIME:

@@ -12,7 +12,7 @@ def convnet(size: int = 28, channels: int = 1, widths: tuple[int, ...] = (32, 64
     """Two convolutions with BatchNormalization a stage, halved between stages; trained from scratch.
 
     Args:
-        size: Side of the input in pixels.
+        size: Side of the input in pixels, that can be halved once a stage.
         channels: 1 for grey, 3 for colour.
         widths: Channels of each stage.
     """

@@ -32,9 +32,9 @@ def e5_small(size: int = 128, prefix: str = "query: ", dropout: float = 0.1, wei
     Its pooled features are the mean of the tokens, whose direction is the embedding that the package computes.
 
     Args:
-        size: Tokens of a text that are read, up to 512.
+        size: Tokens of a text that are read, 3 to 512.
         prefix: What it was trained to see in front of a text: `query: `, or `passage: ` for what is searched.
-        dropout: Share of the numbers that training drops, 0 to 1.
+        dropout: Share of the numbers that training drops, 0 to below 1.
         weights: `package`, or `none` for weights at random.
     """
     if not 2 < size <= _POSITIONS or not 0 <= dropout < 1 or weights not in ("package", "none"):

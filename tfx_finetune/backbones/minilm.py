@@ -20,8 +20,8 @@ def minilm(size: int = 128, dropout: float = 0.1, weights: str = "package") -> B
     keras-hub, which reads it, approximates GELU.
 
     Args:
-        size: Tokens of a text that are read, up to 512; it was trained on 128.
-        dropout: Share of the numbers that training drops, 0 to 1.
+        size: Tokens of a text that are read, 3 to 512; it was trained on 128.
+        dropout: Share of the numbers that training drops, 0 to below 1.
         weights: `package`, or `none` for weights at random.
     """
     if not 2 < size <= _POSITIONS or not 0 <= dropout < 1 or weights not in ("package", "none"):

@@ -22,8 +22,8 @@ def spectrogram(
     Args:
         tower: The backbone for pictures, such as `efficientnet_lite1(size=160)`.
         seconds: Length of the input.
-        rate: Samples a second.
-        mels: Bands of the spectrogram before it is resized to the tower's size.
+        rate: Samples a second, 4,000 to 192,000.
+        mels: Bands of the spectrogram, 8 to 256, before it is resized to the tower's size.
 
     Raises:
         UserError: The tower takes no pictures.

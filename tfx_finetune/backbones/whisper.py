@@ -22,7 +22,7 @@ def whisper(preset: str = "whisper_tiny_multi", seconds: float = 30.0) -> Backbo
 
     Args:
         preset: A preset of keras-hub, such as `whisper_base_multi`, which it downloads, or a folder that holds one.
-        seconds: Length of the input, up to 30, on which it was trained; shorter inputs cost less and are as well told
+        seconds: Length of the input, 0.1 to 30, on which it was trained; shorter inputs cost less and are as well told
             apart after fine-tuning.
 
     Raises:

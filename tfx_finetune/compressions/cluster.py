@@ -21,7 +21,7 @@ def cluster(clusters: int = 16, epochs: int = 2, learning_rate: float = 1e-4) ->
     they are. Zeros of `prune()` stay zeros. The files are as large as before and compress better.
 
     Args:
-        clusters: Values a kernel.
+        clusters: Values a kernel, 2 or more.
         epochs: Passes over the training samples; 0 trains nothing.
         learning_rate: Peak of the cosine.
     """

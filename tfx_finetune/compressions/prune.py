@@ -29,9 +29,9 @@ def prune(
     better; the report has both sizes.
 
     Args:
-        sparsity: Share of the weights of all those kernels that is zero in the end; large kernels lose more than small
-            ones.
-        epochs: Passes over the training samples; 0 trains nothing.
+        sparsity: Share of the weights of all those kernels that is zero in the end, above 0 and below 1; large kernels
+            lose more than small ones.
+        epochs: Passes over the training samples; 0 trains nothing, and is not for `polynomial`.
         learning_rate: Peak of the cosine.
         schedule: `once`: they are zero from the start, chosen together with the other weights so that each layer gives
             nearly what it gave (`graphs/refit.py`). `polynomial`: the smallest become zero by and by, cubically from a

@@ -47,7 +47,7 @@ def ties(density: float = 0.2, scale: float = 0.0) -> Merge:
     are kept, and of these the mean is taken of those that have the sign of their sum.
 
     Args:
-        density: Share of each task vector's numbers that is kept.
+        density: Share of each task vector's numbers that is kept, above 0 to 1.
         scale: Of the result; 0 chooses it on validation samples.
     """
     if not 0 < density <= 1:

@@ -39,7 +39,7 @@ def audio(
 
     Args:
         card: Says the rate and the number of samples that the backbone wants.
-        max_seconds: What comes later in a recording is never read; an hour-long file is cut there.
+        max_seconds: What comes later in a recording is never read; an hour-long file is cut there. Above 0.
         loudness: `rms` makes recordings equally loud (root mean square 0.1, less where peaks would pass 1), `none`
             leaves them as they are.
         trim: Silence before and behind a recording is cut: what is so many decibels quieter than its loudest 10

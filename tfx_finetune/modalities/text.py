@@ -41,7 +41,7 @@ def text(
         normalize: Unicode normal form that the text is brought into (Unicode Standard Annex 15): `nfkc` makes
             full-width letters and ligatures ordinary ones. TensorFlow has no operation for it, so with one of them
             the text goes in tokenized into an exported model. Tokenizers of pretrained towers bring their own.
-        max_bytes: Longer texts are refused.
+        max_bytes: Longer texts are refused; 1 or more.
 
     Raises:
         UserError: An option is out of range, or a package for the card's tokenizer is missing.

@@ -18,8 +18,8 @@ def bifpn(pyramid: Mapping[str, keras.KerasTensor], /, *, dim: int = 96, repeats
 
     Args:
         pyramid: Levels from fine to coarse, each of half the side of the one before, (batch, side, side, channels).
-        dim: Channels of each level that comes out.
-        repeats: How often levels see one another.
+        dim: Channels of each level that comes out, 1 or more.
+        repeats: How often levels see one another, 1 or more.
     """
     if repeats < 1:
         raise UserError("the repeats of bifpn are out of range", received=repeats, allowed="1 or more")

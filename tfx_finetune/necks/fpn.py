@@ -14,6 +14,6 @@ def fpn(pyramid: Mapping[str, keras.KerasTensor], /, *, dim: int = 96) -> dict[s
 
     Args:
         pyramid: Levels from fine to coarse, each of half the side of the one before, (batch, side, side, channels).
-        dim: Channels of each level that comes out.
+        dim: Channels of each level that comes out, 1 or more.
     """
     return {level: mixed(x, dim) for level, x in top_down(laterals("fpn", pyramid, dim)).items()}

@@ -14,7 +14,7 @@ def pan(pyramid: Mapping[str, keras.KerasTensor], /, *, dim: int = 96) -> dict[s
 
     Args:
         pyramid: Levels from fine to coarse, each of half the side of the one before, (batch, side, side, channels).
-        dim: Channels of each level that comes out.
+        dim: Channels of each level that comes out, 1 or more.
     """
     found: dict[str, keras.KerasTensor] = {}
     below = None

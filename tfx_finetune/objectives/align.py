@@ -20,12 +20,12 @@ def align(
     Beside each training sample stand some of its group in other languages, labelled or not.
 
     Args:
-        weight: Of the loss, beside that of the labels.
+        weight: Of the loss, beside that of the labels, above 0.
         temperature: By which cosines are divided, above 0.
         column: In which the samples of a group differ.
         inherit: Whether what stands beside a sample is taught the sample's label too, as it is the same thing; together
             they weigh as much as the sample.
-        company: How many stand beside each sample, drawn anew in every epoch.
+        company: How many stand beside each sample, 1 or more, drawn anew in every epoch.
     """
     check_weight("align", weight)
     if not (temperature > 0 and company > 0):

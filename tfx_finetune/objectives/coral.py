@@ -15,7 +15,8 @@ def coral(weight: float = 1.0, column: str = "source") -> Objective:
     1607.01719, equation 1), on the mean over the pairs of domains of which a batch has two samples or more.
 
     Args:
-        weight: Of the loss, beside that of the labels. The loss is divided by 4 dim^2, so that it may need a large one.
+        weight: Of the loss, beside that of the labels, above 0. The loss is divided by 4 dim^2, so that it may need a
+            large one.
         column: Whose values are the domains.
     """
     check_weight("coral", weight)

@@ -18,9 +18,9 @@ def dann(weight: float = 1.0, column: str = "source", hidden: int = 100) -> Obje
     Domain-adversarial training of neural networks, arXiv 1505.07818, equation 18 and section 5.2.2).
 
     Args:
-        weight: Of the loss, beside that of the labels.
+        weight: Of the loss, beside that of the labels, above 0.
         column: Whose values are the domains.
-        hidden: Numbers in the layer of that network.
+        hidden: Numbers in the layer of that network, 1 or more.
     """
     check_weight("dann", weight)
     if hidden < 1:

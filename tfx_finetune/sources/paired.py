@@ -105,8 +105,8 @@ def paired(
         image: A source of pictures: a spec such as idx(package='mnist'), or a path in quotes.
         audio: A source of sounds.
         text: A source of texts.
-        test: Share to test on, of sources without such a part.
-        val: Share to choose the best epoch on, likewise; 0 for none.
+        test: Share to test on, of sources without such a part, between 0 and 1.
+        val: Share to choose the best epoch on, likewise, together less than 1; 0 for none.
         limit: Most pairs of a label in each part; 0 for as many as there are samples.
         seed: Of the splits and of the pairing.
 

@@ -54,8 +54,8 @@ def scripts(
     Args:
         kind: What is drawn.
         names: Scripts; by default all eleven, of words those that have some.
-        size: Side of the pictures in pixels.
-        each: Pictures of a letter or word in each font; there are four: two styles, regular and bold.
+        size: Side of the pictures in pixels, 16 or more.
+        each: Pictures of a letter or word in each font, 1 or more; there are four: two styles, regular and bold.
         test: The style to test on, the other one being the training part; empty to leave the split to the run.
 
     Raises:

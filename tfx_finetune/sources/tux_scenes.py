@@ -67,12 +67,12 @@ def tux_scenes(
     Args:
         train, val, test: Scenes of each split; 0 leaves val or test out.
         classes: Folders of the stamps; each is a class, called as its last part.
-        side: Of the square scenes, in pixels.
-        objects: Fewest and most things in a scene, up to 50.
-        scale: Range of a thing's longer side as a share of the scene's.
-        degrees: Most that a thing is turned, in either direction.
-        min_visible: A thing of which a smaller share can be seen is a crowd, neither learned nor scored as a box; in
-            the mask it stands as what it is.
+        side: Of the square scenes, in pixels, 32 or more.
+        objects: Fewest and most things in a scene, 0 to 50.
+        scale: Range of a thing's longer side as a share of the scene's, within 0 to 1.
+        degrees: Most that a thing is turned, in either direction, 0 to 180.
+        min_visible: A thing of which a smaller share can be seen, 0 to 1, is a crowd, neither learned nor scored as a
+            box; in the mask it stands as what it is.
         seed: Of splits and scenes alike. That of the run has no part in it, so that runs are compared on one data set.
 
     Raises:

@@ -34,12 +34,12 @@ def classify(
     Args:
         labels: The classes and their training counts.
         column: The sample's column with the class name.
-        label_smoothing: Share of the target spread over all classes (Szegedy et al., arXiv 1512.00567).
+        label_smoothing: Share of the target spread over all classes (Szegedy et al., arXiv 1512.00567), 0 to below 1.
         focal: Gamma of the focal loss (arXiv 1708.02002); 0 is plain cross-entropy.
         class_weight: `balanced` weighs samples inversely to the frequency of their class.
         logit_adjust: Strength (1 in the paper) with which rare classes are favoured in training, by adding the log of
             the class frequencies to the logits of the loss (Menon et al., arXiv 2007.07314, equation 10).
-        dropout: Share of features, and of the hidden layer, dropped in training.
+        dropout: Share of features, and of the hidden layer, dropped in training, 0 to below 1.
         hidden: Numbers of a layer between features and classes; 0 for none.
         init: Of the head's kernel; `prior` is zeros with the frequencies of the classes as bias (arXiv 1708.02002,
             section 3.3).

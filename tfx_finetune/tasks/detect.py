@@ -50,19 +50,19 @@ def detect(
         column: The sample's column with the objects.
         neck: What the levels of the pyramid go through first.
         levels: Of the backbone's pyramid, from fine to coarse: P3 has a place every 2^3 pixels.
-        dim: Channels of the head.
-        depth: Convolutions of each of its towers.
-        max_objects: Most objects of a picture; one with more is left out.
-        places: How many learn an object.
-        alpha: How much a place's score counts there.
-        beta: How much the overlap of its box counts there.
-        gamma: How much less the loss of classes makes of what is nearly right.
+        dim: Channels of the head, 1 or more.
+        depth: Convolutions of each of its towers, 1 or more.
+        max_objects: Most objects of a picture, 1 or more; one with more is left out.
+        places: How many learn an object, 1 or more.
+        alpha: How much a place's score counts there, 0 or more.
+        beta: How much the overlap of its box counts there, 0 or more.
+        gamma: How much less the loss of classes makes of what is nearly right, 0 or more.
         box: The loss of boxes.
-        box_weight: How much it counts beside that of classes.
-        min_score: Score below which nothing is found.
-        nms: Intersection over union above which the worse of two objects of one class goes.
-        max_detections: Most objects found in a picture.
-        threshold: Score from which an object is answered, and counts as found where answers are counted.
+        box_weight: How much it counts beside that of classes, 0 or more.
+        min_score: Score below which nothing is found, 0 to 1.
+        nms: Intersection over union above which the worse of two objects of one class goes, 0 to 1.
+        max_detections: Most objects found in a picture, 1 or more.
+        threshold: Score from which an object is answered, and counts as found where answers are counted, 0 to 1.
     """
     counts = {"dim": dim, "depth": depth, "max_objects": max_objects, "places": places}
     _check(counts | {"max_detections": max_detections}, 1, None)

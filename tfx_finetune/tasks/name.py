@@ -40,8 +40,8 @@ def name(
         column: The sample's column with the name.
         tower: Of texts; it has to know the languages.
         hidden: Numbers of a layer between features and projection; 0 for none.
-        temperature: By which cosines are divided.
-        dropout: Share of features dropped before the head in training.
+        temperature: By which cosines are divided, above 0.
+        dropout: Share of features dropped before the head in training, 0 to below 1.
     """
     check_options(label_smoothing=0, focal=0, dropout=dropout, hidden=hidden)
     if BACKBONES.modality(tower.name) != "text":

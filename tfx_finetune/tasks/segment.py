@@ -48,11 +48,11 @@ def segment(
             finest.
         neck: What mixes the levels of `summed`, such as `fpn(dim=96)`, `pan()` or `bifpn()`.
         stride: Pixels along each side to one of the logits, which are enlarged to the picture's size: 4, 8 or 16.
-        label_smoothing: Share of the target spread over all classes.
+        label_smoothing: Share of the target spread over all classes, 0 to below 1.
         focal: Gamma of the focal loss (arXiv 1708.02002); 0 is plain cross-entropy.
         dice: Weight of the Dice loss (arXiv 1606.04797); 0 for none.
         class_weight: `balanced` weighs pixels inversely to how many training pictures have their class.
-        dropout: Share of features dropped before the logits in training.
+        dropout: Share of features dropped before the logits in training, 0 to below 1.
     """
     check_options(label_smoothing=label_smoothing, focal=focal, dropout=dropout)
     if dice < 0:

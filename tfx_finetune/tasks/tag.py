@@ -33,11 +33,11 @@ def tag(
     Args:
         labels: The classes and their training counts.
         column: The sample's column with the class names.
-        threshold: Score from which a class counts as present.
-        label_smoothing: Share of each target moved towards 0.5.
+        threshold: Score from which a class counts as present, between 0 and 1.
+        label_smoothing: Share of each target moved towards 0.5, 0 to below 1.
         focal: Gamma of the focal loss (arXiv 1708.02002); 0 is plain cross-entropy.
         class_weight: `balanced` weighs samples inversely to the frequency of their classes.
-        dropout: Share of features, and of the hidden layer, dropped in training.
+        dropout: Share of features, and of the hidden layer, dropped in training, 0 to below 1.
         hidden: Numbers of a layer between features and classes; 0 for none.
         init: Of the head's kernel; `prior` is zeros with the frequencies of the classes as bias (arXiv 1708.02002,
             section 3.3).
