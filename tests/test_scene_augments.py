@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.contracts.test_augments import PARTNERS
-from tests.test_geometry import check_whole, extent, sample
+from tests.test_geometry import MOVES, chained, check_whole, extent, sample
 from tests.test_geometry import samples as one_object
 from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.errors import UserError
@@ -111,6 +111,29 @@ def test_what_is_pasted_has_its_own_pixels_and_box(one, other, seed):
         assert (pixels[inner & (around.max((-1, -2)) == 2)][:, 1] > 100).all()
     if 4 in boxes and (mask == 1).sum() < (before == 1).sum():
         assert boxes[4] == pytest.approx(extent(mask == 1), abs=1e-3)
+
+
+CHAIN = st.lists(st.sampled_from([*MOVES, "rand_augment", "erase", "color"]), max_size=3)
+JOINING = ("mosaic(min_visible=0)", "copy_paste(scale=(1, 1), min_visible=0)")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(one_object(True), min_size=4, max_size=4), st.sampled_from(JOINING), CHAIN, CHAIN, SEEDS)
+def test_boxes_enclose_their_objects_in_any_chain(several, joining, before, after, seed):
+    """Whatever moves a sample before others come into it, and all of them behind it; a pixel is rounded."""
+    change = AUGMENTS.build(parse_spec(joining))
+    others = [of_class(one, (0, 255, 0), 1 + label, label) for label, one in enumerate(several[1:], 1)]
+    told = TOLD | {"values": tf.constant([-1, 2, 3, 4, 1])}
+    found = change.apply(chained(several[0], before, seed) | told, others[: change.count], seeds(seed))
+    found = chained({name: value for name, value in found.items() if name not in told}, after, seed + 1)
+    check_whole(found)
+    mask = found["mask"].numpy()[..., 0]
+    for label, box in zip(found["classes"].numpy().tolist(), pixels_of(found), strict=True):
+        value = told["values"].numpy()[label]
+        if (mask == value).any():
+            own = extent(mask == value)
+            assert (own[:2] >= box[:2] - 1).all()
+            assert (own[2:] <= box[2:] + 1).all()
 
 
 def block(value, label, *boxes, crowd=False):
