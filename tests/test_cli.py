@@ -134,7 +134,6 @@ def test_a_reader_that_has_enough_is_no_error(trained):
     ("name", "arguments", "message"),
     [
         ("train", [], "no data given; say --data=FOLDER"),
-        ("train", ["photos/"], "train takes flags alone; received: photos/; say --data=photos/"),
         ("train", ["--data=/nowhere/photos"], "no such folder or file; received: /nowhere/photos"),
         ("train", ["--data=x", "--tune.epoch=3"], "did you mean --tune.epochs?"),
         ("train", ["--data=.", "--backbone=efficientnet_lite9()"], "did you mean efficientnet_lite"),
@@ -150,6 +149,24 @@ def test_a_reader_that_has_enough_is_no_error(trained):
 def test_mistakes_end_in_one_line(name, arguments, message):
     """What is wrong, what was received, what is allowed, what to do; exit status 2."""
     assert message in refused(name, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "todo"),
+    [
+        ("train", "; say --data=x"),
+        ("tune", "; say --data=x"),
+        ("data", "; say --data=x"),
+        ("evaluate", "; say --bundle=x or --data=x"),
+        ("export", "; say --bundle=x"),
+        ("benchmark", "; say --bundle=x"),
+        ("serve", "; say --bundle=x"),
+        ("doctor", ""),
+    ],
+)
+def test_a_word_without_a_flag_is_a_mistake(name, todo):
+    """In every command that takes flags alone."""
+    assert refused(name, "x").endswith(f"error: {name} takes flags alone; received: x{todo}")
 
 
 def test_a_mistake_ends_the_process():

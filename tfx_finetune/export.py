@@ -27,7 +27,7 @@ class Export:
     choose: str = option("", "limits of the file that becomes model_best.tflite; by default those of the run")
 
 
-def export(options: Export, rest: list[str]) -> None:
+def export(options: Export) -> None:
     """Runs what comes after training.
 
     Raises:

@@ -49,7 +49,7 @@ class Serve:
     plugins: str = option("", plugins.HELP)
 
 
-def serve(options: Serve, rest: list[str]) -> None:
+def serve(options: Serve) -> None:
     """Serves until it is stopped.
 
     Raises:

@@ -127,8 +127,7 @@ def main() -> None:
     command.run(_train, Train(), __doc__ or "")
 
 
-def _train(options: Train, rest: list[str]) -> None:
-    command.flags_alone("train", rest)
+def _train(options: Train) -> None:
     run = run_of(options)
     if options.find_lr:
         find_learning_rates(run)
