@@ -50,6 +50,14 @@ def test_train_leaves_everything_behind(trained):
         assert noise not in trained.output
 
 
+def test_the_report_says_how_to_make_the_run_again(trained):
+    """By the flag file in the work folder, whatever command or notebook trained: the same line opens that file."""
+    config = trained.workdir / "run.cfg"
+    line = f"python -m tfx_finetune.train --flagfile={config}"
+    assert f'<pre class="command">{line}</pre>' in (trained.workdir / "report.html").read_text()
+    assert config.read_text().startswith(f"# {line}\n")
+
+
 @pytest.mark.parametrize("format", ["keras", "saved_model", "tflite_int8"])
 def test_predict_prints_a_json_line_a_file(trained, format):
     """File, label, score and the scores of all labels, whatever runs the model."""

@@ -43,7 +43,7 @@ def claim(plan: Plan) -> None:
         raise UserError("the work folder holds files of something else", received=folder, todo=todo)
     files.sweep(folder)
     with files.atomic(path) as draft:
-        flagfile.write(plan.run, draft, f"python -m tfx_finetune.train --flagfile={path}")
+        flagfile.write(plan.run, draft, flagfile.command(path))
     _same(plan, "bundles", _bundles(plan), "a bundle of --init or --teacher changed since this run began")
 
 

@@ -3,7 +3,6 @@
 import datetime
 import importlib.metadata
 import platform
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +119,7 @@ def report(plan: Plan, data: Data, found: Outcome) -> page.Report:
     )
     return page.Report(
         title=data.source.name,
-        command=" ".join(["python -m tfx_finetune.train", *sys.argv[1:]]),
+        command=flagfile.command(plan.workdir / "run.cfg"),
         config="\n".join(flagfile.lines(plan.run)),
         created=datetime.datetime.now().isoformat(" ", timespec="minutes"),
         seconds=sum(history.seconds for history in found.histories),

@@ -99,8 +99,8 @@ def search(run: Run, space: dict[str, Spec], trials: int, folder: Path) -> Path:
     best = config.replace(run, study.best_params | {"workdir": str(folder / "run")})
     path = folder / "best.cfg"
     with files.atomic(path) as draft:
-        opening = f"Validation score {study.best_value:.4f}, the best of {trials} trials.\n"
-        flagfile.write(best, draft, f"{opening}python -m tfx_finetune.train --flagfile={path}")
+        opening = f"Validation score {study.best_value:.4f}, the best of {trials} trials."
+        flagfile.write(best, draft, f"{opening}\n{flagfile.command(path)}")
     complete = [trial for trial in study.trials if trial.value is not None]
     with files.atomic(folder / "trials.svg") as draft:
         draft.write_text(trials_plot([(trial.number + 1, float(trial.value or 0), trial.params) for trial in complete]))
