@@ -8,7 +8,7 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.plan import Plan
 from tfx_finetune.reading.samples import Table
 
-# These say where things lie, and what becomes of what the phases trained.
+# These say where things lie, what becomes of what the phases trained, and where components are from that others name.
 _FREE = (
     "--workdir=",
     "--cache.",
@@ -19,6 +19,7 @@ _FREE = (
     "--about.",
     "--calibration=",
     "--choose=",
+    "--plugins=",
 )
 
 
