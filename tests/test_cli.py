@@ -177,6 +177,23 @@ def test_a_word_without_a_flag_is_a_mistake(name, todo):
     assert refused(name, "x").endswith(f"error: {name} takes flags alone; received: x{todo}")
 
 
+@pytest.mark.parametrize(
+    ("module", "extra", "arguments"),
+    [
+        ("tf2onnx", "onnx", ["train", "--data=.", "--exports=onnx()"]),
+        ("openvino", "openvino", ["train", "--data=.", "--exports=openvino()"]),
+        ("ai_edge_quantizer", "quantizer", ["train", "--data=.", "--exports=ai_edge()"]),
+        ("optuna", "tune", ["tune", "--data=."]),
+        ("uvicorn", "serve", ["serve", "--bundle=x"]),
+    ],
+)
+def test_a_package_that_is_missing_is_named(module, extra, arguments, monkeypatch):
+    """Before anything is read or trained, with the extra that brings it."""
+    monkeypatch.setitem(sys.modules, module, None)
+    wanted = f"a package that this needs is not installed; received: {module}; pip install 'tfx_finetune[{extra}]'"
+    assert refused(*arguments) == f"error: {wanted}"
+
+
 def test_a_mistake_ends_the_process():
     """The same line is the last that the command's own process says, before its exit status."""
     assert "no data given; say --data=FOLDER" in refused("train", run=command)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from tfx_finetune.core import command, plugins, progress
 from tfx_finetune.core.config import option
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.extras import missing
 
 if TYPE_CHECKING:
     import uvicorn
@@ -61,8 +62,7 @@ def serve(options: Serve) -> None:
         from tfx_finetune.serving.routes import app
         from tfx_finetune.serving.service import Limits, Service
     except ModuleNotFoundError as error:
-        todo = "pip install 'tfx_finetune[serve]'"
-        raise UserError("serving needs an extra", received=f"no module {error.name}", todo=todo) from None
+        raise missing(str(error.name), "serve") from None
     plugins.load(options.plugins)
     if not options.bundle:
         raise UserError("no bundle given", todo="say --bundle=FOLDER, the folder bundle/ of a finished run")
