@@ -44,7 +44,11 @@ class Serve:
     batch_size: int = option(32, "samples of concurrent requests that are predicted together", low=1)
     max_waiting: int = option(256, "samples in work above which requests are refused with 503", low=1)
     max_body: int = option(16_000_000, "bytes of a request above which it is refused with 413", low=1)
-    max_pixels: int = option(40_000_000, "pixels of a picture above which its request is refused with 400", low=1)
+    max_pixels: int = option(
+        40_000_000,
+        "pixels above which a picture is refused with 400; by default fewer than in training, as anybody may send one",
+        low=1,
+    )
     poll: float = option(1.0, "seconds between two looks for a new version", low=0.05)
     drain: float = option(5.0, "seconds in which requests are still answered after SIGTERM", low=0)
     plugins: str = option("", plugins.HELP)
