@@ -16,13 +16,13 @@ import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfx_finetune.core import command, plugins, progress
 from tfx_finetune.core.config import option
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.extras import missing
+from tfx_finetune.core.manifest import named
 
 if TYPE_CHECKING:
     import uvicorn
@@ -68,11 +68,10 @@ def serve(options: Serve) -> None:
     except ModuleNotFoundError as error:
         raise missing(str(error.name), "serve") from None
     plugins.load(options.plugins)
-    if not options.bundle:
-        raise UserError("no bundle given", todo="say --bundle=FOLDER, the folder bundle/ of a finished run")
+    folder = named(options.bundle)
     listener = _listen(options.host, options.port)
     limits = Limits(options.max_body, options.max_pixels, options.max_waiting, options.batch_size)
-    service = Service(options.model_name, Path(options.bundle).expanduser(), options.format, limits)
+    service = Service(options.model_name, folder, options.format, limits)
 
     config = uvicorn.Config(app(service), log_level="warning", access_log=False, server_header=False, lifespan="off")
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
