@@ -1,4 +1,4 @@
-"""STATION: the values of options that give the best validation score, found by trials."""
+"""The values of options that give the best validation score, found by trials."""
 
 import dataclasses
 import functools
