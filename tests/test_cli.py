@@ -50,6 +50,14 @@ def test_train_leaves_everything_behind(trained):
         assert noise not in trained.output
 
 
+def test_the_report_says_how_to_make_the_run_again(trained):
+    """By the flag file in the work folder, whatever command or notebook trained: the same line opens that file."""
+    config = trained.workdir / "run.cfg"
+    line = f"python -m tfx_finetune.train --flagfile={config}"
+    assert f'<pre class="command">{line}</pre>' in (trained.workdir / "report.html").read_text()
+    assert config.read_text().startswith(f"# {line}\n")
+
+
 @pytest.mark.parametrize("format", ["keras", "saved_model", "tflite_int8"])
 def test_predict_prints_a_json_line_a_file(trained, format):
     """File, label, score and the scores of all labels, whatever runs the model."""
@@ -135,7 +143,6 @@ def test_a_reader_that_has_enough_is_no_error(trained):
     ("name", "arguments", "message"),
     [
         ("train", [], "no data given; say --data=FOLDER"),
-        ("train", ["photos/"], "train takes flags alone; received: photos/; say --data=photos/"),
         ("train", ["--data=/nowhere/photos"], "no such folder or file; received: /nowhere/photos"),
         ("train", ["--data=x", "--tune.epoch=3"], "did you mean --tune.epochs?"),
         ("train", ["--data=.", "--backbone=efficientnet_lite9()"], "did you mean efficientnet_lite"),
@@ -151,6 +158,41 @@ def test_a_reader_that_has_enough_is_no_error(trained):
 def test_mistakes_end_in_one_line(name, arguments, message):
     """What is wrong, what was received, what is allowed, what to do; exit status 2."""
     assert message in refused(name, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "todo"),
+    [
+        ("train", "; say --data=x"),
+        ("tune", "; say --data=x"),
+        ("data", "; say --data=x"),
+        ("evaluate", "; say --bundle=x or --data=x"),
+        ("export", "; say --bundle=x"),
+        ("benchmark", "; say --bundle=x"),
+        ("serve", "; say --bundle=x"),
+        ("doctor", ""),
+    ],
+)
+def test_a_word_without_a_flag_is_a_mistake(name, todo):
+    """In every command that takes flags alone."""
+    assert refused(name, "x").endswith(f"error: {name} takes flags alone; received: x{todo}")
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "arguments"),
+    [
+        ("tf2onnx", "onnx", ["train", "--data=.", "--exports=onnx()"]),
+        ("openvino", "openvino", ["train", "--data=.", "--exports=openvino()"]),
+        ("ai_edge_quantizer", "quantizer", ["train", "--data=.", "--exports=ai_edge()"]),
+        ("optuna", "tune", ["tune", "--data=."]),
+        ("uvicorn", "serve", ["serve", "--bundle=x"]),
+    ],
+)
+def test_a_package_that_is_missing_is_named(module, extra, arguments, monkeypatch):
+    """Before anything is read or trained, with the extra that brings it."""
+    monkeypatch.setitem(sys.modules, module, None)
+    wanted = f"a package that this needs is not installed; received: {module}; pip install 'tfx_finetune[{extra}]'"
+    assert refused(*arguments) == f"error: {wanted}"
 
 
 def test_a_mistake_ends_the_process():

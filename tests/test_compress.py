@@ -103,7 +103,7 @@ def test_every_file_is_measured(compressed):
         assert 0 < row["latency"] <= row["latency_p90"]
         assert row["bytes"] > 0
         assert row["batch_size"] == (1 if "tflite" in row["format"] else 2)
-    assert "not a bundle" in complaint(benchmark, Benchmark(bundle=str(compressed)), [])
+    assert "not a bundle" in complaint(benchmark, Benchmark(bundle=str(compressed)))
 
 
 def test_export_needs_a_run(trained, tmp_path):

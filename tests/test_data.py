@@ -172,7 +172,6 @@ def test_one_class_is_a_finding(tmp_path):
     ("arguments", "message"),
     [
         ([], "no data given; say --data=FOLDER"),
-        (["photos/"], "data takes flags alone; received: photos/"),
         (["--data=/nowhere/photos"], "no such folder or file; received: /nowhere/photos"),
         (["--data=.", "--near=2"], "--near is out of range; received: 2.0; allowed: 0 to 1"),
         (["--data=.", "--fixx"], "did you mean --fix?"),

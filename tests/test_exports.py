@@ -308,13 +308,6 @@ def test_four_bits_are_smaller_than_eight_and_calibration_says_nothing(model, tm
     assert "labels" in metadata.read(paths[1].read_bytes())
 
 
-def test_without_its_package_ai_edge_says_what_to_install(monkeypatch):
-    """Before anything is trained."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"received: ai-edge-quantizer; pip install 'tfx_finetune\[quantizer\]'"):
-        EXPORTS.build(parse_spec("ai_edge()"))
-
-
 # ---- every format
 
 

@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -85,6 +86,19 @@ def test_pictures(home):
     known = functools.partial(command, PYTHONPATH=f"{home}:.")
     said = refused("predict", "--plugins=graded", *ask, run=known)
     assert "the bundle needs the export of a plug-in; received: archived" in said
+
+
+@pytest.mark.slow
+def test_an_export_is_added_to_a_finished_run(home, trained, tmp_path):
+    """Its plug-in belongs to the run from then on: the bundle and run.cfg name it, once."""
+    shutil.copytree(trained.workdir, tmp_path / "run")
+    bundle = tmp_path / "run" / "bundle"
+    for _ in range(2):
+        run(home, "export", f"--bundle={bundle}", "--plugins=archived", "--exports=archived()")
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        assert manifest["plugins"] == "archived"
+        assert manifest["verified"] == {"archived": True}
+        assert "--plugins=archived\n" in (tmp_path / "run" / "run.cfg").read_text()
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """The OpenVINO model outside this package, and what is refused."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -77,13 +76,6 @@ def test_what_openvino_has_no_operator_for_is_said(model, tmp_path):
     with pytest.raises(UserError, match=r"OpenVINO lacks \(Erfinv\); leave this export out"):
         EXPORTS.build(parse_spec("openvino()")).write(servable, tmp_path / "openvino")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_missing_package_is_named(monkeypatch):
-    """Before anything is trained."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'tfx_finetune\[openvino\]'"):
-        openvino_file.openvino()
 
 
 def test_float16_is_half_the_size(model, tmp_path):

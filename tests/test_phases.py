@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.util import _pywrap_determinism as determinism
 
 from tests.assets import asset
 from tests.commands import shapes
@@ -19,6 +20,8 @@ from tfx_finetune.network.parts import parts
 from tfx_finetune.phases import fit_phase
 from tfx_finetune.pipeline import prepare_data
 from tfx_finetune.plan import check
+from tfx_finetune.setup import set_up
+from tfx_finetune.strategy import fit
 from tfx_finetune.training.averaging import standard_error
 from tfx_finetune.training.feed import feed
 
@@ -320,3 +323,25 @@ def test_a_network_is_made_float32_once(prepared):
         keras.config.set_dtype_policy("float32")
     assert all(np.array_equal(a, b) for a, b in zip(half.model.get_weights(), whole.model.get_weights(), strict=True))
     assert parts(whole) == parts(half)
+
+
+def test_a_deterministic_run_is_a_run(tmp_path):
+    """TensorFlow then refuses operations that have no deterministic form, and draws without a seed: none is needed."""
+    run = Run(
+        data=str(shapes(tmp_path / "shapes", each=4)),
+        backbone="convnet(size=8, channels=3, widths=(4,))",
+        workdir=str(tmp_path / "run"),
+        deterministic=True,
+        tune=Phase(epochs=1, unfreeze="all"),
+        warm=Phase(epochs=0),
+    )
+    plan = check(run)
+    try:
+        data, network = set_up(plan)
+        assert determinism.is_enabled()
+        (history,), _ = fit(network, data, plan)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="When determinism is enabled"):
+            tf.raw_ops.RandomUniform(shape=[1], dtype=tf.float32)
+    finally:
+        determinism.enable(False)
+    assert history.epochs == 1

@@ -38,7 +38,7 @@ class Benchmark:
     plugins: str = option("", plugins.HELP)
 
 
-def benchmark(options: Benchmark, rest: list[str]) -> None:
+def benchmark(options: Benchmark) -> None:
     """Prints the measurements of one file, or has each measured in a process of its own.
 
     Raises:

@@ -1,6 +1,5 @@
 """STATION: the artifact on disk, opened: its files read, its answers given."""
 
-import dataclasses
 import functools
 import json
 import os
@@ -12,14 +11,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.contracts import EXPORTS, MODALITIES, PRESENCE, TASKS, Batch, Card, Modality, Predict, Task
+from tfx_finetune.contracts import EXPORTS, MODALITIES, PRESENCE, TASKS, Batch, Modality, Predict, Task
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.manifest import opened
 from tfx_finetune.core.registry import Registry
 from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.dataset import decoded
-from tfx_finetune.deployed import Export, Reader, answers
+from tfx_finetune.deployed import Export, Reader, answers, card_of
 from tfx_finetune.languages import routing
 from tfx_finetune.languages.translations import answering, check_language, choosing, labels_of
 from tfx_finetune.reporting import pictures
@@ -55,10 +54,8 @@ class Bundle:
         """Opens a bundle and checks that every file is there and unchanged.
 
         Raises:
-            UserError: It is no bundle, or a file is missing or altered.
+            UserError: None is given, it is no bundle, or a file is missing or altered.
         """
-        if not path:
-            raise UserError("no bundle given", todo="say --bundle=FOLDER, the folder bundle/ of a finished run")
         return cls(*opened(path))
 
     @property
@@ -77,10 +74,7 @@ class Bundle:
         return {tower: self._modality(known) for tower, known in self.manifest["towers"].items()}
 
     def _modality(self, known: Mapping[str, Any]) -> Modality:
-        card = Card(**_tuples(known["card"]))
-        if card.vocabulary:
-            card = dataclasses.replace(card, vocabulary=str(self.path / card.vocabulary))
-        return self._built(MODALITIES, Spec(known["modality"], (), known["options"]), card)
+        return self._built(MODALITIES, Spec(known["modality"], (), known["options"]), card_of(known, self.path))
 
     @functools.cached_property
     def tasks(self) -> dict[str, Task]:
@@ -104,25 +98,7 @@ class Bundle:
         is none.
         """
         # The modalities are built here, outside of the graphs that their constants would belong to.
-        modalities = self.modalities
-        graphs = {tower: _graph(modality) for tower, modality in modalities.items()}
-        several = len(modalities) > 1
-
-        def prepared(raw: Mapping[str, bytes]) -> Batch:
-            if not any(raw.values()) and several:
-                raise UnreadableError(f"has none of {', '.join(modalities)}")
-            inputs = {}
-            for tower, modality in modalities.items():
-                content = raw.get(tower, b"")
-                try:
-                    there = bool(content) or not several
-                    inputs[tower] = graphs[tower](tf.constant(content), tf.constant(there)).numpy()[None]
-                except tf.errors.OpError as error:
-                    raise UnreadableError((f"{tower}: " if several else "") + modality.reason(error)) from None
-            presence = np.array([[bool(raw.get(tower)) for tower in modalities]], np.float32)
-            return inputs | ({PRESENCE: presence} if several else {})
-
-        return prepared
+        return preparing(self.modalities)
 
     @functools.cached_property
     def _opened(self) -> dict[str, Predict]:
@@ -284,9 +260,27 @@ class Bundle:
                 yield Path(given)
 
 
+def preparing(modalities: Mapping[str, Modality]) -> Callable[[Mapping[str, bytes]], Batch]:
+    """`Bundle.prepare` of a model that takes these."""
+    graphs = {tower: _graph(modality) for tower, modality in modalities.items()}
+    several = len(modalities) > 1
+
+    def prepared(raw: Mapping[str, bytes]) -> Batch:
+        if not any(raw.values()) and several:
+            raise UnreadableError(f"has none of {', '.join(modalities)}")
+        inputs = {}
+        for tower, modality in modalities.items():
+            content = raw.get(tower, b"")
+            try:
+                there = bool(content) or not several
+                inputs[tower] = graphs[tower](tf.constant(content), tf.constant(there)).numpy()[None]
+            except tf.errors.OpError as error:
+                raise UnreadableError((f"{tower}: " if several else "") + modality.reason(error)) from None
+        presence = np.array([[bool(raw.get(tower)) for tower in modalities]], np.float32)
+        return inputs | ({PRESENCE: presence} if several else {})
+
+    return prepared
+
+
 def _graph(modality: Modality) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     return tf.function(lambda raw, there: modality.prepare(decoded(modality, raw, there)), autograph=False)
-
-
-def _tuples(card: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in card.items()}

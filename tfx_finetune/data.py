@@ -90,8 +90,7 @@ def main() -> None:
     command.run(_care, Care(), __doc__ or "")
 
 
-def _care(options: Care, rest: list[str]) -> None:
-    command.flags_alone("data", rest)
+def _care(options: Care) -> None:
     folder = care(options)
     progress.say(f"page: {folder / 'data.html'}\nfindings: {folder / 'findings.csv'}")
     if options.fix:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from tfx_finetune.contracts import COMPRESSIONS, PRESENCE, Batch, Predict
+from tfx_finetune.contracts import COMPRESSIONS, PRESENCE, Batch, Card, Predict
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_specs
 
@@ -139,6 +139,14 @@ class Compression:
     inside: tuple[str, ...] = ()
     sparsity: float = 0.0
     clusters: int = 0
+
+
+def card_of(tower: Mapping[str, Any], folder: Path) -> Card:
+    """The card in a tower's entry of a manifest, its vocabulary where it lies in the bundle's folder."""
+    # JSON has no tuples.
+    values: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in tower["card"].items()}
+    card = Card(**values)
+    return replace(card, vocabulary=str(folder / card.vocabulary)) if card.vocabulary else card
 
 
 def of_head(outputs: Mapping[str, Any], head: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Doctor:
     cache: Cache = field(default_factory=Cache)
 
 
-def doctor(options: Doctor, rest: list[str]) -> None:
+def doctor(options: Doctor) -> None:
     """Prints what was found, and exits with status 2 where something is broken."""
     found = diagnoses(options)
     show(found)
@@ -80,7 +80,7 @@ def main() -> None:
     try:
         from tfx_finetune.core import command
     except ImportError:
-        doctor(Doctor(), [])
+        doctor(Doctor())
     else:
         command.run(doctor, Doctor(), __doc__ or "", tensorflow=False)
 

@@ -103,7 +103,7 @@ def main() -> None:
     command.run(print_scores, Evaluate(), __doc__ or "")
 
 
-def print_scores(options: Evaluate, rest: list[str]) -> None:
+def print_scores(options: Evaluate) -> None:
     """Prints every score of a bundle's file on labelled data as one JSON object.
 
     Raises:

@@ -3,6 +3,7 @@
     python -m tfx_finetune.export --bundle=runs/tux/bundle --exports="tflite(), tflite(quantize='int16x8')"
     python -m tfx_finetune.export --bundle=runs/tux/bundle --compress="prune(), qat()"
     python -m tfx_finetune.export --bundle=runs/tux/bundle --choose="size<2MB, drop<0.01"
+    python -m tfx_finetune.export --bundle=runs/tux/bundle --plugins=archived --exports="keras_file(), archived()"
 
 The run's work folder, in which the bundle lies, has what that needs: run.cfg and the trained weights. Calibration and
 compression use the run's own data. Every file is verified again, and the bundle and the report are replaced.
@@ -11,7 +12,7 @@ compression use the run's own data. Every file is verified again, and the bundle
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tfx_finetune.core import command, flagfile
+from tfx_finetune.core import command, flagfile, plugins
 from tfx_finetune.core.config import Run, option
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.train import train
@@ -25,9 +26,10 @@ class Export:
     exports: str = option("", "files to write; by default those of the run")
     compress: str = option("as before", "what makes the model smaller; empty for nothing")
     choose: str = option("", "limits of the file that becomes model_best.tflite; by default those of the run")
+    plugins: str = option("", f"{plugins.HELP}, beside those of the run")
 
 
-def export(options: Export, rest: list[str]) -> None:
+def export(options: Export) -> None:
     """Runs what comes after training.
 
     Raises:
@@ -40,7 +42,8 @@ def export(options: Export, rest: list[str]) -> None:
     run, _ = flagfile.parse(["export", f"--flagfile={folder / 'run.cfg'}"], Run())
     compress = run.compress if options.compress == "as before" else options.compress
     exports, choose = options.exports or run.exports, options.choose or run.choose
-    train(replace(run, workdir=str(folder), exports=exports, compress=compress, choose=choose))
+    plugged = ", ".join(plugins.listed(f"{run.plugins}, {options.plugins}"))
+    train(replace(run, workdir=str(folder), exports=exports, compress=compress, choose=choose, plugins=plugged))
 
 
 def main() -> None:

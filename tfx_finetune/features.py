@@ -101,7 +101,7 @@ def collect(
     for view in range(views):
         stores.append({})
         for tower, key in keys.items():
-            place = _place(folder, key, split, view)
+            place = place_of(folder, key, split, view)
             place.touch()
             stores[-1][tower] = {file.stem: np.load(file, mmap_mode="r") for file in place.glob("*.npy")}
     inputs = tuple({tower: kept["input"] for tower, kept in store.items()} for store in stores)
@@ -132,7 +132,7 @@ def compute(
         folder: Where stores are kept.
     """
     wanted = {
-        (tower, output, view): _place(folder, key, split, view)
+        (tower, output, view): place_of(folder, key, split, view)
         for tower, keys in views.items()
         for output, (key, most) in enumerate(keys.items())
         for view in range(most)
@@ -202,8 +202,9 @@ def forget(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _place(folder: Path, key: str, split: str, view: int) -> Path:
-    return folder / hashlib.sha256(f"{key}/{split}/{view}".encode()).hexdigest()[:32]
+def place_of(folder: Path, *key: object) -> Path:
+    """Where a folder of stores has that of a key."""
+    return folder / hashlib.sha256("/".join(map(str, key)).encode()).hexdigest()[:32]
 
 
 class _Writer:

@@ -32,10 +32,10 @@ class Inspect(Run):
     list: bool = option(False, "print every component with its options")
 
 
-def inspect(options: Inspect, rest: list[str]) -> None:
+def inspect(options: Inspect, files: list[str]) -> None:
     """Prints what files say about themselves, the registries, or the walk of one sample."""
-    if rest:
-        show_files(rest)
+    if files:
+        show_files(files)
     elif options.list:
         list_components(options.plugins)
         list_configs()

@@ -16,12 +16,13 @@ import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfx_finetune.core import command, plugins, progress
 from tfx_finetune.core.config import option
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.extras import missing
+from tfx_finetune.core.manifest import named
 
 if TYPE_CHECKING:
     import uvicorn
@@ -43,13 +44,17 @@ class Serve:
     batch_size: int = option(32, "samples of concurrent requests that are predicted together", low=1)
     max_waiting: int = option(256, "samples in work above which requests are refused with 503", low=1)
     max_body: int = option(16_000_000, "bytes of a request above which it is refused with 413", low=1)
-    max_pixels: int = option(40_000_000, "pixels of a picture above which its request is refused with 400", low=1)
+    max_pixels: int = option(
+        40_000_000,
+        "pixels above which a picture is refused with 400; by default fewer than in training, as anybody may send one",
+        low=1,
+    )
     poll: float = option(1.0, "seconds between two looks for a new version", low=0.05)
     drain: float = option(5.0, "seconds in which requests are still answered after SIGTERM", low=0)
     plugins: str = option("", plugins.HELP)
 
 
-def serve(options: Serve, rest: list[str]) -> None:
+def serve(options: Serve) -> None:
     """Serves until it is stopped.
 
     Raises:
@@ -61,14 +66,12 @@ def serve(options: Serve, rest: list[str]) -> None:
         from tfx_finetune.serving.routes import app
         from tfx_finetune.serving.service import Limits, Service
     except ModuleNotFoundError as error:
-        todo = "pip install 'tfx_finetune[serve]'"
-        raise UserError("serving needs an extra", received=f"no module {error.name}", todo=todo) from None
+        raise missing(str(error.name), "serve") from None
     plugins.load(options.plugins)
-    if not options.bundle:
-        raise UserError("no bundle given", todo="say --bundle=FOLDER, the folder bundle/ of a finished run")
+    folder = named(options.bundle)
     listener = _listen(options.host, options.port)
     limits = Limits(options.max_body, options.max_pixels, options.max_waiting, options.batch_size)
-    service = Service(options.model_name, Path(options.bundle).expanduser(), options.format, limits)
+    service = Service(options.model_name, folder, options.format, limits)
 
     config = uvicorn.Config(app(service), log_level="warning", access_log=False, server_header=False, lifespan="off")
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

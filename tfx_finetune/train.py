@@ -19,6 +19,13 @@ from tfx_finetune.core.errors import GateError
 
 if TYPE_CHECKING:
     from tfx_finetune.bundle import Bundle
+    from tfx_finetune.compress import Compressed
+    from tfx_finetune.languages.transfer import Transfer
+    from tfx_finetune.model import Network
+    from tfx_finetune.pipeline import Data
+    from tfx_finetune.plan import Plan
+    from tfx_finetune.reporting.summary import Outcome
+    from tfx_finetune.training.checkpoint import History
 
 
 def train(run: Run) -> "Bundle":
@@ -39,23 +46,13 @@ def train(run: Run) -> "Bundle":
     from tfx_finetune import workspace
     from tfx_finetune.compress import check_layers, compress
     from tfx_finetune.delivery.choose import best, nothing_fits
-    from tfx_finetune.delivery.gate import gated
-    from tfx_finetune.delivery.golden import choose
-    from tfx_finetune.delivery.pack import create, finish
-    from tfx_finetune.evaluate import evaluate, predictions
     from tfx_finetune.features import evict, forget
-    from tfx_finetune.graphs.functional import predictor
-    from tfx_finetune.languages.routing import slices
     from tfx_finetune.plan import check
     from tfx_finetune.report import write_report
-    from tfx_finetune.reporting.subsets import subsets
-    from tfx_finetune.reporting.summary import Outcome, manifest, report
+    from tfx_finetune.reporting.summary import report
     from tfx_finetune.reporting.terminal import say_result
-    from tfx_finetune.servable import servable
     from tfx_finetune.setup import set_up
     from tfx_finetune.strategy import fit
-    from tfx_finetune.training.feed import prepared
-    from tfx_finetune.verify import verify
 
     # Everything a configuration can have wrong, before weights or data are touched.
     started = time.time()
@@ -70,8 +67,59 @@ def train(run: Run) -> "Bundle":
 
     # Without --compress, the network as it is.
     compressed = compress(network, data, plan)
+    histories += compressed.histories
+
+    # Every file is held against the trained model.
+    outcome = _deliver(plan, data, network, compressed, histories, transfer)
+    found = report(plan, data, outcome)
+    write_report(plan.workdir / "report.html", found)
+    forget(plan.workdir / "features")
+    if plan.features_folder:
+        evict(plan.features_folder, run.cache.max_bytes, started)
+
+    checks, chosen = outcome.checks, best(plan.limits, outcome.checks)
+    say_result(plan, outcome.scores, network.tasks, outcome.parts, checks, chosen, found.gaps)
+    if refused := [check for check in checks if check.reason]:
+        reasons = "; ".join(f"{check.format} {check.reason}" for check in refused)
+        raise GateError(f"{len(refused)} of {len(checks)} files did not pass verification", received=reasons)
+    if plan.limits and not chosen:
+        raise nothing_fits(plan.limits, checks)
+    return outcome.bundle
+
+
+def _deliver(
+    plan: "Plan",
+    data: "Data",
+    network: "Network",
+    compressed: "Compressed",
+    histories: "list[History]",
+    transfer: "Transfer | None",
+) -> "Outcome":
+    """Writes the files of a trained model and holds each against it.
+
+    Args:
+        plan: The run.
+        data: Its samples.
+        network: As it was trained.
+        compressed: The same, smaller where that was asked for: what is exported.
+        histories: What each phase did.
+        transfer: How languages did that were learned one after another.
+    """
+    from tfx_finetune.delivery.choose import best
+    from tfx_finetune.delivery.gate import gated
+    from tfx_finetune.delivery.golden import choose
+    from tfx_finetune.delivery.pack import create, finish
+    from tfx_finetune.evaluate import evaluate, predictions
+    from tfx_finetune.graphs.functional import predictor
+    from tfx_finetune.languages.routing import slices
+    from tfx_finetune.reporting.subsets import subsets
+    from tfx_finetune.reporting.summary import Outcome, manifest
+    from tfx_finetune.servable import servable
+    from tfx_finetune.training.feed import prepared
+    from tfx_finetune.verify import verify
 
     # The trained model's own answers are what every file has to give again.
+    run = plan.run
     served = servable(plan, compressed.network, data.modalities, data.examples(run.calibration), compressed.rounded)
     test = prepared(data, "test", plan)
     model = predictor(served.model)
@@ -85,23 +133,8 @@ def train(run: Run) -> "Bundle":
     bundle = create(plan.workdir / "bundle", manifest(plan, data, network), plan.exports, served)
     golden = choose(data, served, model)
     checks = verify(bundle, golden, test, reference, run.verify, tuple(plan.compressions.values()), compressed.sizes)
-    chosen = best(plan.limits, checks)
-    bundle = finish(bundle, data.table, golden, scores, parts, checks, chosen, transfer)
-
-    histories += compressed.histories
-    outcome = Outcome(histories, test, reference, scores, parts, shares, checks, bundle, transfer)
-    found = report(plan, data, outcome)
-    write_report(plan.workdir / "report.html", found)
-    forget(plan.workdir / "features")
-    if plan.features_folder:
-        evict(plan.features_folder, run.cache.max_bytes, started)
-    say_result(plan, scores, network.tasks, parts, checks, chosen, found.gaps)
-    if refused := [check for check in checks if check.reason]:
-        reasons = "; ".join(f"{check.format} {check.reason}" for check in refused)
-        raise GateError(f"{len(refused)} of {len(checks)} files did not pass verification", received=reasons)
-    if plan.limits and not chosen:
-        raise nothing_fits(plan.limits, checks)
-    return bundle
+    bundle = finish(bundle, data.table, golden, scores, parts, checks, best(plan.limits, checks), transfer)
+    return Outcome(histories, test, reference, scores, parts, shares, checks, bundle, transfer)
 
 
 def find_learning_rates(run: Run) -> dict[str, float]:
@@ -127,8 +160,7 @@ def main() -> None:
     command.run(_train, Train(), __doc__ or "")
 
 
-def _train(options: Train, rest: list[str]) -> None:
-    command.flags_alone("train", rest)
+def _train(options: Train) -> None:
     run = run_of(options)
     if options.find_lr:
         find_learning_rates(run)

@@ -27,7 +27,7 @@ class Tune(Run):
     )
 
 
-def tune(options: Tune, rest: list[str]) -> None:
+def tune(options: Tune) -> None:
     """Searches and says where the result lies."""
     from tfx_finetune.plan import check
     from tfx_finetune.training.search import parse_space, search

@@ -87,8 +87,7 @@ def _check(
     best: Mapping[str, Any],
     gate: Verify,
 ) -> Check:
-    export, tasks = bundle.export(format), bundle.tasks
-    targets, ours = reference
+    tasks, (targets, ours) = bundle.tasks, reference
     apart, theirs = float("inf"), Batch()
     why = "its outputs are not those of the model (not finite, or of another shape): the file is empty or broken"
     try:
@@ -101,15 +100,9 @@ def _check(
     if not np.isfinite(difference(ours, theirs)):
         return Check(format, {}, 0.0, 1.0, 1.0, 1.0, float("inf"), 0.0, why)
     scores = evaluate(tasks, targets, theirs)
-    # Every head is held to the gate by itself: the mean would let one of several be ruined.
     losses = drops(tasks, best, scores)
-    worst = max(losses, key=lambda name: losses[name])
-    allowed = allowed_drop(gate.max_drop if export.quantized else gate.max_drop_float, len(test))
-    why = ""
-    if apart > (most := bundle.tolerance(format)):
-        why = f"differs from the model by {apart:.2g} on a golden sample, allowed {most:.2g}"
-    elif losses[worst] > allowed:
-        why = f"loses {losses[worst]:.4f} of {worst}, allowed {allowed:.4f}"
+    most = gate.max_drop if bundle.export(format).quantized else gate.max_drop_float
+    why = _reason(apart, bundle.tolerance(format), losses, allowed_drop(most, len(test)))
     found, drop = score(tasks, scores), float(np.mean(list(losses.values())))
     low, high = paired_interval(tasks, targets, ours, theirs, drop)
     one = {name: values[:1] for name, values in golden.inputs.items()}
@@ -118,6 +111,15 @@ def _check(
     latency = statistics.median(latencies(lambda: reader.predict(one), _REPEATS)) if timed else 0.0
     same = [_answer(task, ours, head) == _answer(task, theirs, head) for head, task in tasks.items()]
     return Check(format, scores, found, drop, low, high, apart, latency, why, float(np.mean(same)))
+
+
+def _reason(apart: float, tolerance: float, losses: Mapping[str, float], allowed: float) -> str:
+    """Why a file that gives answers is refused; empty where it is not."""
+    if apart > tolerance:
+        return f"differs from the model by {apart:.2g} on a golden sample, allowed {tolerance:.2g}"
+    # Every head is held to the gate by itself: the mean would let one of several be ruined.
+    worst = max(losses, key=lambda name: losses[name])
+    return f"loses {losses[worst]:.4f} of {worst}, allowed {allowed:.4f}" if losses[worst] > allowed else ""
 
 
 def _answer(task: Task, outputs: Batch, head: str) -> np.ndarray:

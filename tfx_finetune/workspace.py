@@ -8,7 +8,7 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.plan import Plan
 from tfx_finetune.reading.samples import Table
 
-# These say where things lie, and what becomes of what the phases trained.
+# These say where things lie, what becomes of what the phases trained, and where components are from that others name.
 _FREE = (
     "--workdir=",
     "--cache.",
@@ -19,6 +19,7 @@ _FREE = (
     "--about.",
     "--calibration=",
     "--choose=",
+    "--plugins=",
 )
 
 
@@ -43,7 +44,7 @@ def claim(plan: Plan) -> None:
         raise UserError("the work folder holds files of something else", received=folder, todo=todo)
     files.sweep(folder)
     with files.atomic(path) as draft:
-        flagfile.write(plan.run, draft, f"python -m tfx_finetune.train --flagfile={path}")
+        flagfile.write(plan.run, draft, flagfile.command(path))
     _same(plan, "bundles", _bundles(plan), "a bundle of --init or --teacher changed since this run began")
 
 

@@ -11,6 +11,7 @@ import keras
 from tfx_finetune.contracts import BACKBONES, Backbone, Card, Features, Group
 from tfx_finetune.core import manifest
 from tfx_finetune.core.errors import UserError, first_line
+from tfx_finetune.deployed import card_of
 from tfx_finetune.graphs.functional import read
 
 # A head names its layers `dense`, `dropout` and so on, as the tower's own layers may be named too.
@@ -88,9 +89,5 @@ def loaded(folder: Path, known: Mapping[str, Any]) -> keras.Model:
 
 def _card(folder: Path, known: Mapping[str, Any], tower: str) -> Card:
     """The tower's card; its weights come from the bundle, and their licence from where they came before."""
-    said: dict[str, Any] = known["towers"][tower]["card"]
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in said.items()}
-    card = Card(**values)
-    vocabulary = str(folder / card.vocabulary) if card.vocabulary else ""
     digest = known["sha256"][known["files"]["keras"]["path"]]
-    return dataclasses.replace(card, origin=str(folder), sha256=digest, vocabulary=vocabulary)
+    return dataclasses.replace(card_of(known["towers"][tower], folder), origin=str(folder), sha256=digest)

@@ -1,4 +1,4 @@
-"""STATION: a data set without what was found wrong with it, as a table that can be trained on."""
+"""A data set without what was found wrong with it, as a table that can be trained on."""
 
 import csv
 from collections.abc import Iterable, Mapping

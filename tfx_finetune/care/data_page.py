@@ -1,4 +1,4 @@
-"""STATION: data.html, what a data set is and what is wrong with it, with its pictures, in the look of report.html."""
+"""The page data.html: what a data set is and what is wrong with it, with its pictures, in the look of report.html."""
 
 import datetime
 import sys

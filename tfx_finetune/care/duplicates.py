@@ -1,4 +1,4 @@
-"""STATION: which samples are the same, or nearly: pictures and recordings by their thumbnails, texts by their words."""
+"""Which samples are the same, or nearly: pictures and recordings by their thumbnails, texts by their words."""
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""STATION: what is wrong with a data set, as rows of a CSV file."""
+"""What is wrong with a data set, as rows of a CSV file."""
 
 import csv
 import math

@@ -1,4 +1,4 @@
-"""STATION: what a frozen tower gives for every sample of a data set, a vector each, and which of its numbers count."""
+"""What a frozen tower gives for every sample of a data set, a vector each, and which of its numbers count."""
 
 import dataclasses
 from collections.abc import Mapping

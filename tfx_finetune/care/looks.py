@@ -1,4 +1,4 @@
-"""STATION: what every readable sample looks or sounds like: a thumbnail, a fingerprint, sizes and levels."""
+"""What every readable sample looks or sounds like: a thumbnail, a fingerprint, sizes and levels."""
 
 import re
 import unicodedata

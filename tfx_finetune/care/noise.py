@@ -1,4 +1,4 @@
-"""STATION: labels that are probably wrong, and samples unlike all others, by what a frozen tower sees."""
+"""Labels that are probably wrong, and samples unlike all others, by what a frozen tower sees."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""STATION: the data set that is looked after: which one it is, what a sample of it is, and which can be read."""
+"""The data set that is looked after: which one it is, what a sample of it is, and which can be read."""
 
 import dataclasses
 from dataclasses import dataclass

@@ -131,11 +131,11 @@ def _quantizer(kind: str, earlier: Sequence[str]) -> type:
                 parts[_FREE] = tf.constant((values != 0).astype(np.float32))
             elif "prune" in earlier:
                 parts[_FREE] = tf.constant((kernel != 0).astype(np.float32))
-            return parts | self._add_range_weights(layer, name, self.per_axis, self._by_channel(kernel).shape)
+            return parts | self._add_range_weights(layer, name, self.per_axis, _by_channel(kernel, kind).shape)
 
         def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
             kernel, low, high = _kernel(inputs, weights), weights["min_var"], weights["max_var"]
-            rows = self._by_channel(kernel)
+            rows = _by_channel(kernel, kind)
             if training:
                 rounded = quant_ops.LastValueQuantize(
                     rows, low, high, per_channel=True, symmetric=True, narrow_range=True
@@ -147,16 +147,15 @@ def _quantizer(kind: str, earlier: Sequence[str]) -> type:
                 rounded = tf.clip_by_value(tf.round(tf.math.divide_no_nan(rows, step)), -127.0, 127.0) * step
             return tf.reshape(rounded, kernel.shape)
 
-        def _by_channel(self, kernel: Any) -> Any:
-            """The channels that go out of it on the last axis; they are on two of a depthwise kernel's."""
-            *_, width, channels = kernel.shape
-            return (
-                tf.reshape(kernel, (-1, width * channels))
-                if kind == "DepthwiseConv2D"
-                else tf.convert_to_tensor(kernel)
-            )
-
     return Kernel
+
+
+def _by_channel(kernel: Any, kind: str) -> Any:
+    """A kernel, the channels that go out of it on its last axis; they are on two of a depthwise one's."""
+    import tensorflow as tf
+
+    *_, width, channels = kernel.shape
+    return tf.reshape(kernel, (-1, width * channels)) if kind == "DepthwiseConv2D" else tf.convert_to_tensor(kernel)
 
 
 def _kernel(own: Any, parts: dict[str, Any]) -> Any:

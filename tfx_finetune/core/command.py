@@ -1,30 +1,34 @@
 """What every command does around its work: help, flags, one-line errors, exit status."""
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import Any
 
-from tfx_finetune.core import flagfile
+from tfx_finetune.core import config, flagfile
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.quiet import quiet
 
-Config = TypeVar("Config")
+# What a word without a flag was most likely meant for, where a command has one of these.
+_MEANT = ("bundle", "data")
 
 
 def run(
-    work: Callable[[Config, list[str]], object],
-    defaults: Config,
+    work: Callable[..., object],
+    defaults: Any,
     doc: str,
     argv: Sequence[str] = (),
     tensorflow: bool = True,
 ) -> None:
-    """Parses flags, calls `work(configuration, arguments)` and exits.
+    """Parses flags, calls `work` and exits.
 
     Exit status: 0 done, 2 the user's error, 3 a gate not met, 130 interrupted, 141 where nobody reads on.
 
     Args:
-        work: Does the command's work. TensorFlow may be imported in it, not before it.
+        work: Does the command's work, of a configuration; with a second parameter it takes what is no flag, and where
+            it has none that is an error. TensorFlow may be imported in it, not before it.
         defaults: The configuration that defines the flags.
         doc: The command's docstring, which opens its help.
         argv: In place of `sys.argv`.
@@ -36,9 +40,12 @@ def run(
         sys.exit(0)
     try:
         configuration, rest = flagfile.parse(arguments, defaults)
+        given = (configuration, rest)[: len(inspect.signature(work).parameters)]
+        if rest and len(given) == 1:
+            raise _stray(Path(arguments[0]).stem, rest[0], defaults)
         if tensorflow:
             _start_tensorflow()
-        work(configuration, rest)
+        work(*given)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
@@ -54,10 +61,10 @@ def run(
         sys.exit(2)
 
 
-def flags_alone(name: str, rest: list[str]) -> None:
-    """Raises a `UserError` where data stands behind the flags of a command that takes none there."""
-    if rest:
-        raise UserError(f"{name} takes flags alone", received=rest[0], todo=f"say --data={rest[0]}")
+def _stray(name: str, word: str, defaults: Any) -> UserError:
+    """What is wrong with a word that stands behind the flags of a command that takes flags alone."""
+    meant = [f"--{flag}={word}" for flag, _, _ in config.leaves(defaults) if flag in _MEANT]
+    return UserError(f"{name} takes flags alone", received=word, todo="say " + " or ".join(meant) if meant else "")
 
 
 def _start_tensorflow() -> None:

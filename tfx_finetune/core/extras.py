@@ -1,6 +1,7 @@
 """Packages that only some uses need, and the extra that installs them."""
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from tfx_finetune.core.errors import UserError
@@ -33,5 +34,16 @@ def package(name: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError):  # soundfile may find no libsndfile
-        todo = f"pip install 'tfx_finetune[{extra}]'"
-        raise UserError("a package that this needs is not installed", received=name, todo=todo) from None
+        raise missing(name, extra) from None
+
+
+def needed(extra: str, *names: str) -> None:
+    """Raises a `UserError` where modules of an extra are missing; imports none, which may take seconds."""
+    if absent := [name for name in names if importlib.util.find_spec(name) is None]:
+        raise missing(", ".join(absent), extra)
+
+
+def missing(name: str, extra: str) -> UserError:
+    """What is wrong where a module is missing, and the extra that installs it."""
+    todo = f"pip install 'tfx_finetune[{extra}]'"
+    return UserError("a package that this needs is not installed", received=name, todo=todo)

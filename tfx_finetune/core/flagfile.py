@@ -6,6 +6,7 @@ package: `--flagfile=configs/quickstart.cfg` is found in any folder.
 
 import dataclasses
 import re
+import shlex
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -69,6 +70,11 @@ def write(run: Any, path: Path, opening: str = "") -> None:
     """Writes every option as a flag file that begins with the comment `opening`."""
     comment = "".join(f"# {line}\n" for line in opening.splitlines())
     path.write_text(comment + "".join(f"{line}\n" for line in lines(run)), encoding="utf-8")
+
+
+def command(path: Path) -> str:
+    """The command line of the run that a flag file describes."""
+    return shlex.join(["python", "-m", "tfx_finetune.train", f"--flagfile={path}"])
 
 
 def lines(run: Any) -> list[str]:

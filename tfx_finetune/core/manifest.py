@@ -11,6 +11,17 @@ VERSION = 2
 """Of the manifest's form; a bundle of another version is refused."""
 
 
+def named(path: str | Path) -> Path:
+    """The folder that a command is told of as its bundle.
+
+    Raises:
+        UserError: It is told of none.
+    """
+    if not path:
+        raise UserError("no bundle given", todo="say --bundle=FOLDER, the folder bundle/ of a finished run")
+    return Path(path).expanduser()
+
+
 def opened(path: str | Path) -> tuple[Path, dict[str, Any]]:
     """Reads a bundle's manifest and checks that every file is there and unchanged.
 
@@ -18,9 +29,9 @@ def opened(path: str | Path) -> tuple[Path, dict[str, Any]]:
         The bundle's folder, and the manifest.
 
     Raises:
-        UserError: It is no bundle, or a file is missing or altered.
+        UserError: None is given, it is no bundle, or a file is missing or altered.
     """
-    path = Path(path).expanduser()
+    path = named(path)
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         version = manifest["version"]

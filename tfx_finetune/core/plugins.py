@@ -16,7 +16,7 @@ def load(names: str) -> None:
     Raises:
         UserError: There is no such module.
     """
-    for name in _listed(names):
+    for name in listed(names):
         try:
             importlib.import_module(name)
         except ImportError as error:
@@ -26,9 +26,10 @@ def load(names: str) -> None:
 
 def digests(names: str) -> dict[str, str]:
     """SHA-256 of the file of each module: what its earlier text gave is not taken for what it gives now."""
-    found = {name: getattr(sys.modules[name], "__file__", None) for name in _listed(names)}
+    found = {name: getattr(sys.modules[name], "__file__", None) for name in listed(names)}
     return {name: files.sha256(Path(file)) for name, file in found.items() if file}
 
 
-def _listed(names: str) -> list[str]:
-    return [name for part in names.split(",") if (name := part.strip())]
+def listed(names: str) -> list[str]:
+    """The modules of a comma-separated list, each once."""
+    return list(dict.fromkeys(name for part in names.split(",") if (name := part.strip())))

@@ -1,4 +1,4 @@
-"""STATION: the file that fits where it is to run: --choose="size<2MB, drop<0.01"."""
+"""The file that fits where it is to run: --choose="size<2MB, drop<0.01"."""
 
 import re
 import shutil

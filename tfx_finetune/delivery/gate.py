@@ -1,4 +1,4 @@
-"""STATION: what a file may lose, and what it loses on validation samples, for exports that choose by it.
+"""What a file may lose, and what it loses on validation samples, for exports that choose by it.
 
 Files are judged on the test split, by `verify`. An export that chose by test samples would choose its own judgement.
 """

@@ -1,16 +1,15 @@
-"""STATION: a few raw samples with the trained model's answers, kept in the bundle, against which every file is held."""
+"""A few raw samples with the trained model's answers, kept in the bundle, against which every file is held."""
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from tfx_finetune.contracts import PRESENCE, Batch, Modality, Predict
-from tfx_finetune.dataset import decoded
+from tfx_finetune.batches import joined
+from tfx_finetune.bundle import preparing
+from tfx_finetune.contracts import Batch, Predict
 from tfx_finetune.deployed import Servable
 from tfx_finetune.pipeline import Data
 
@@ -41,28 +40,11 @@ def choose(data: Data, servable: Servable, model: Predict) -> Golden:
     Args:
         data: The samples.
         servable: What is exported.
-        model: The trained model as a function; see `servable.answer`.
+        model: The trained model as a function: prepared inputs -> decoded outputs.
     """
     raw = data.raw(data.some("test", COUNT))
-    inputs = prepared(servable.modalities, raw)
+    inputs = joined(list(map(preparing(servable.modalities), raw)))
     return Golden(raw, inputs, model(inputs))
-
-
-def prepared(modalities: Mapping[str, Modality], raw: Sequence[Mapping[str, bytes]]) -> Batch:
-    """Prepared inputs of raw samples, of what each has.
-
-    Raises:
-        tf.errors.OpError: One cannot be decoded.
-    """
-    there = np.array([[bool(sample.get(tower)) for tower in modalities] for sample in raw], np.float32)
-    several = len(modalities) > 1
-    inputs = {}
-    for place, (tower, modality) in enumerate(modalities.items()):
-        contents = [tf.constant(sample.get(tower, b"")) for sample in raw]
-        known = [tf.constant(bool(row[place])) if several else True for row in there]
-        rows = [modality.prepare(decoded(modality, *each)) for each in zip(contents, known, strict=True)]
-        inputs[tower] = np.stack([row.numpy() for row in rows])
-    return inputs | ({PRESENCE: there} if several else {})
 
 
 def keep(golden: Golden, folder: Path) -> list[dict[str, Any]]:

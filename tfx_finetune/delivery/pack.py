@@ -1,4 +1,4 @@
-"""STATION: a run's results -> the artifact on disk; `bundle.py` opens it."""
+"""A run's results -> the artifact on disk; `bundle.py` opens it."""
 
 import csv
 import dataclasses

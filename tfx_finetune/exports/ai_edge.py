@@ -1,7 +1,6 @@
 """TFLite by AI Edge Quantizer: recipes that TensorFlow's own converter lacks, such as weights of four bits."""
 
 import contextlib
-import importlib.util
 import io
 import warnings
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from tfx_finetune.contracts import EXPORTS
 from tfx_finetune.core import files, hardware
 from tfx_finetune.core.errors import UserError, first_line
+from tfx_finetune.core.extras import needed
 from tfx_finetune.core.quiet import quiet
 from tfx_finetune.deployed import Export, Servable
 from tfx_finetune.exports import tflite
@@ -38,9 +38,7 @@ def ai_edge(recipe: Recipe = "dynamic_wi8_afp32") -> Export:
             float32): `dynamic`, rounded as they come; `weight_only`, computed in float; `static`, calibrated on
             training samples.
     """
-    if importlib.util.find_spec("ai_edge_quantizer") is None:
-        todo = "pip install 'tfx_finetune[quantizer]'"
-        raise UserError("ai_edge() needs a package that is not installed", received="ai-edge-quantizer", todo=todo)
+    needed("quantizer", "ai_edge_quantizer")
     name = f"ai_edge_{recipe}"
 
     def write(servable: Servable, path: Path) -> None:

@@ -1,6 +1,5 @@
 """ONNX: for ONNX Runtime, OpenVINO, and what else reads it."""
 
-import importlib.util
 from pathlib import Path
 
 import keras
@@ -9,10 +8,9 @@ import numpy as np
 from tfx_finetune.contracts import EXPORTS, Batch
 from tfx_finetune.core import files, hardware
 from tfx_finetune.core.errors import UserError, first_line
+from tfx_finetune.core.extras import needed
 from tfx_finetune.core.quiet import quiet
 from tfx_finetune.deployed import Export, Reader, Servable
-
-_NEEDED = ("onnx", "onnxruntime", "tf2onnx")
 
 
 @EXPORTS.register
@@ -21,9 +19,7 @@ def onnx() -> Export:
 
     Any batch size. Written by Keras, read by ONNX Runtime (pip install 'tfx_finetune[onnx]').
     """
-    if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
-        todo = "pip install 'tfx_finetune[onnx]'"
-        raise UserError("onnx() needs packages that are not installed", received=", ".join(missing), todo=todo)
+    needed("onnx", "onnx", "onnxruntime", "tf2onnx")
     return Export("onnx", "model.onnx", write, load, tolerance=1e-4, quantized=False)
 
 

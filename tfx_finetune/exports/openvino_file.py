@@ -1,6 +1,5 @@
 """OpenVINO: for processors and graphics of Intel, and what else its runtime runs on."""
 
-import importlib.util
 import json
 import re
 import sys
@@ -13,6 +12,7 @@ import tensorflow as tf
 from tfx_finetune.contracts import EXPORTS, Batch
 from tfx_finetune.core import files, hardware
 from tfx_finetune.core.errors import UserError, first_line
+from tfx_finetune.core.extras import needed
 from tfx_finetune.core.quiet import quiet
 from tfx_finetune.deployed import Export, Reader, Servable
 
@@ -35,9 +35,7 @@ def openvino(precision: Precision = "float32") -> Export:
     Args:
         precision: Of the weights as they are stored, `float32` or `float16`, half the size.
     """
-    if importlib.util.find_spec("openvino") is None:
-        todo = "pip install 'tfx_finetune[openvino]'"
-        raise UserError("openvino() needs a package that is not installed", received="openvino", todo=todo)
+    needed("openvino", "openvino")
     name = "openvino" if precision == "float32" else f"openvino_{precision}"
 
     def write(servable: Servable, path: Path) -> None:

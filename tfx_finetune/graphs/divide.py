@@ -1,4 +1,4 @@
-"""STATION: where a network is divided for `--compress`: what has no counterpart in Keras 2 stays as it is, and with it
+"""Where a network is divided for `--compress`: what has no counterpart in Keras 2 stays as it is, and with it
 all that lies below, such as the spectrogram of an audio tower or the tokens of a text tower.
 """
 

@@ -1,4 +1,4 @@
-"""STATION: a language is added to a bundle with heads by language, as far as its manifest tells: `--add_language`.
+"""A language is added to a bundle with heads by language, as far as its manifest tells: `--add_language`.
 
 All that the bundle has stays as it is, to the last bit; `held.py` sees to that when the network is built.
 """

@@ -1,4 +1,4 @@
-"""STATION: what a network may not learn: all that it had, where a language is added."""
+"""What a network may not learn: all that it had, where a language is added."""
 
 import dataclasses
 from collections.abc import Callable, Collection

@@ -1,4 +1,4 @@
-"""STATION: how the languages and sources of the held-out samples fare, and what a text tower makes of each language."""
+"""How the languages and sources of the held-out samples fare, and what a text tower makes of each language."""
 
 import dataclasses
 import re

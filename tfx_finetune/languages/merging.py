@@ -1,4 +1,4 @@
-"""STATION: models that were tuned from one start become one, by arithmetic on their weights."""
+"""Models that were tuned from one start become one, by arithmetic on their weights."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""STATION: which head is asked about which samples: one a language, or a source, on towers that all share."""
+"""Which head is asked about which samples: one a language, or a source, on towers that all share."""
 
 import dataclasses
 from collections.abc import Mapping

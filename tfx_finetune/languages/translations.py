@@ -1,4 +1,4 @@
-"""STATION: names of classes in other languages: where they are from, what is written of them, answers in them."""
+"""Names of classes in other languages: where they are from, what is written of them, answers in them."""
 
 import dataclasses
 import functools

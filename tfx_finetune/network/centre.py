@@ -1,4 +1,4 @@
-"""STATION: a pretrained text tower may give what is for the most part the same for every text; heads see the rest.
+"""A pretrained text tower may give what is for the most part the same for every text; heads see the rest.
 
 Of some sentence vectors that is four fifths, as of e5's (Mu and Viswanath, All-but-the-top, arXiv 1702.01417;
 Ethayarajh, arXiv 1909.00512): a head would learn from the little that is left, and hardly. So the mean over training

@@ -1,4 +1,4 @@
-"""STATION: a network takes over the weights of an earlier bundle: its towers, and of its heads the labels both have."""
+"""A network takes over the weights of an earlier bundle: its towers, and of its heads the labels both have."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""STATION: what a run starts from where that is an earlier bundle, as far as its manifest tells: `--init`.
+"""What a run starts from where that is an earlier bundle, as far as its manifest tells: `--init`.
 
 `inherit.py` takes the weights over, when the network is built.
 """

@@ -1,4 +1,4 @@
-"""STATION: where a tower is cut, and the two models on either side.
+"""Where a tower is cut, and the two models on either side.
 
 What a head looks at may be several levels of a pyramid. What is kept of a picture is one row all the same: the levels
 flat, one behind the other.

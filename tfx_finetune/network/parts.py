@@ -1,4 +1,4 @@
-"""STATION: what a network is made of, by the names of its layers, as the manifest of its bundle says it.
+"""What a network is made of, by the names of its layers, as the manifest of its bundle says it.
 
 From these names another run takes the weights over (`inherit.py`), or a tower as it is (`backbones/bundle.py`).
 """

@@ -1,4 +1,4 @@
-"""STATION: how far a score may be from what the model would get on more data of the same kind."""
+"""How far a score may be from what the model would get on more data of the same kind."""
 
 from collections.abc import Mapping
 

@@ -174,7 +174,7 @@ class Report:
 
     Attributes:
         title: What the model is about.
-        command: The command line that made it.
+        command: The command line that makes the run again.
         config: Text of run.cfg.
         created: When, as text.
         seconds: How long it took.

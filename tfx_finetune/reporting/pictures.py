@@ -1,4 +1,4 @@
-"""STATION: what is found in a picture, in the picture as it came: its coordinates, its drawing, its files."""
+"""What is found in a picture, in the picture as it came: its coordinates, its drawing, its files."""
 
 import io
 from collections import Counter

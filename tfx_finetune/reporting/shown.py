@@ -1,4 +1,4 @@
-"""STATION: held-out pictures for the report, with what is in them and what was found, right and wrong."""
+"""Held-out pictures for the report, with what is in them and what was found, right and wrong."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""STATION: what a model of several towers still knows where some of them have nothing to see."""
+"""What a model of several towers still knows where some of them have nothing to see."""
 
 import itertools
 from collections.abc import Iterator, Sequence

@@ -1,9 +1,8 @@
-"""STATION: what a run found out, for the bundle's manifest and for report.html."""
+"""What a run found out, for the bundle's manifest and for report.html."""
 
 import datetime
 import importlib.metadata
 import platform
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,18 +108,12 @@ class Outcome:
 def report(plan: Plan, data: Data, found: Outcome) -> page.Report:
     """Collects the content of report.html."""
     targets, outputs = found.reference
-    groups = data.table.columns["group"][data.table.split == "test"]
     bundle = found.bundle.manifest
     shares = {} if found.shares is None else dict(zip(data.modalities, found.shares.mean(0).tolist(), strict=True))
-    heads = tuple(
-        _head(head, task, found.scores, targets[head], outputs[f"{head}/scores"], groups)
-        for head, task in data.tasks.items()
-        # What a language adds to a shared head is one number of a table; a head may be asked nothing here.
-        if not task.pool and f"{head}/{task.score}" in found.scores
-    )
+    heads = _heads(data, found)
     return page.Report(
         title=data.source.name,
-        command=" ".join(["python -m tfx_finetune.train", *sys.argv[1:]]),
+        command=flagfile.command(plan.workdir / "run.cfg"),
         config="\n".join(flagfile.lines(plan.run)),
         created=datetime.datetime.now().isoformat(" ", timespec="minutes"),
         seconds=sum(history.seconds for history in found.histories),
@@ -185,6 +178,17 @@ def _data(data: Data, route: str) -> page.Data:
         skipped=tuple(table.bad),
         duplicates=len(used) - len(set(used)),
         notes=table.notes,
+    )
+
+
+def _heads(data: Data, found: Outcome) -> tuple[scored.HeadResult, ...]:
+    targets, outputs = found.reference
+    groups = data.table.columns["group"][data.table.split == "test"]
+    return tuple(
+        _head(head, task, found.scores, targets[head], outputs[f"{head}/scores"], groups)
+        for head, task in data.tasks.items()
+        # What a language adds to a shared head is one number of a table; a head may be asked nothing here.
+        if not task.pool and f"{head}/{task.score}" in found.scores
     )
 
 

@@ -1,4 +1,4 @@
-"""STATION: what a run found out, in the terminal."""
+"""What a run found out, in the terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

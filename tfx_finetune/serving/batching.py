@@ -1,4 +1,4 @@
-"""STATION: samples of concurrent requests, predicted together."""
+"""Samples of concurrent requests, predicted together."""
 
 import asyncio
 from collections import deque

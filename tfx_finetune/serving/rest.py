@@ -1,4 +1,4 @@
-"""STATION: TensorFlow Serving's REST messages (https://www.tensorflow.org/tfx/serving/api_rest) <-> samples and scores.
+"""TensorFlow Serving's REST messages (https://www.tensorflow.org/tfx/serving/api_rest) <-> samples and scores.
 
 predict   {"instances": [{"b64": ...}, ...]}             ->  {"predictions": [...]}      row by row
           {"inputs": {"image": [{"b64": ...}, ...]}}     ->  {"outputs": {...}}          column by column

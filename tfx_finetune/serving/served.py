@@ -1,4 +1,4 @@
-"""STATION: the version of a model that is served, and how the next one is found and tried before it takes over."""
+"""The version of a model that is served, and how the next one is found and tried before it takes over."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

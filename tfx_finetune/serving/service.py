@@ -1,4 +1,4 @@
-"""STATION: a model that answers requests: how many at a time, and how its next version takes over."""
+"""A model that answers requests: how many at a time, and how its next version takes over."""
 
 import asyncio
 import contextlib

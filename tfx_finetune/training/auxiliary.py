@@ -1,4 +1,4 @@
-"""STATION: what a phase learns beside the labels: the objectives of a run, on what the heads read."""
+"""What a phase learns beside the labels: the objectives of a run, on what the heads read."""
 
 from collections.abc import Mapping
 from typing import Any

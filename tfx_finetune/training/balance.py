@@ -1,4 +1,4 @@
-"""STATION: a tower that learns faster than the others is slowed, so that they are not starved of gradient.
+"""A tower that learns faster than the others is slowed, so that they are not starved of gradient.
 
 On-the-fly gradient modulation (Peng et al., Balanced multimodal learning, arXiv 2203.15332, equations 8 to 10), with
 three differences. The steps are scaled, not the gradients, whose size means nothing to Adam. What a tower knows alone

@@ -1,4 +1,4 @@
-"""STATION: who stands beside a training sample in a batch, for objectives that need company."""
+"""Who stands beside a training sample in a batch, for objectives that need company."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""STATION: the loss that pulls together what the towers make of one sample."""
+"""The loss that pulls together what the towers make of one sample."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""STATION: a learning rate range test (Smith, Cyclical Learning Rates, arXiv 1506.01186, section 3.3)."""
+"""A learning rate range test (Smith, Cyclical Learning Rates, arXiv 1506.01186, section 3.3)."""
 
 import dataclasses
 import math

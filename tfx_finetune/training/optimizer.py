@@ -1,7 +1,7 @@
 """How a phase steps: the optimizer, its schedule, and what single weights get of both."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -57,8 +57,7 @@ def make_optimizer(
 
 def _tailored(phase: Phase, rates: Sequence[float], start: Sequence[np.ndarray], owners: Sequence[str]) -> Any:
     """The class of the phase's optimizer; the arguments are those of `make_optimizer`."""
-    towers = list(dict.fromkeys(owners))
-    factors = {tower: keras.Variable(1.0, trainable=False) for tower in towers if tower}
+    factors = {tower: keras.Variable(1.0, trainable=False) for tower in dict.fromkeys(owners) if tower}
     anchors = [keras.Variable(value, trainable=False) for value in start] if phase.decay_to == "start" else None
     kind: Any = _KINDS[phase.optimizer]
 
@@ -81,14 +80,8 @@ def _tailored(phase: Phase, rates: Sequence[float], start: Sequence[np.ndarray],
 
         def _clip_gradients(self, gradients: Any) -> Any:
             """Clips by norm all gradients together, or those of each tower."""
-            if not phase.clip_each:
-                return super()._clip_gradients(gradients)
-            found = list(gradients)
-            for tower in towers:
-                rows = [row for row, owner in enumerate(owners) if owner == tower]
-                for row, clipped in zip(rows, super()._clip_gradients([gradients[row] for row in rows]), strict=True):
-                    found[row] = clipped
-            return found
+            clip = super()._clip_gradients
+            return _each(clip, gradients, owners) if phase.clip_each else clip(gradients)
 
         def _apply_weight_decay(self, variables: Any) -> None:
             for variable in variables:
@@ -98,6 +91,16 @@ def _tailored(phase: Phase, rates: Sequence[float], start: Sequence[np.ndarray],
                     variable.assign_sub(excess * (self.weight_decay * rates[index] * self.learning_rate))
 
     return Tailored
+
+
+def _each(clip: Callable[[list], list], gradients: Sequence[Any], owners: Sequence[str]) -> list[Any]:
+    """Gradients clipped, those of each owner by themselves."""
+    found = list(gradients)
+    for owner in dict.fromkeys(owners):
+        rows = [row for row, one in enumerate(owners) if one == owner]
+        for row, clipped in zip(rows, clip([gradients[row] for row in rows]), strict=True):
+            found[row] = clipped
+    return found
 
 
 def _adam(optimizer: Any, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor) -> None:

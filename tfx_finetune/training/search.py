@@ -1,4 +1,4 @@
-"""STATION: the values of options that give the best validation score, found by trials."""
+"""The values of options that give the best validation score, found by trials."""
 
 import dataclasses
 import functools
@@ -12,6 +12,7 @@ from typing import Any
 from tfx_finetune.core import config, files, flagfile, progress
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError, did_you_mean
+from tfx_finetune.core.extras import package
 from tfx_finetune.core.spec import Spec, parse_named_specs
 from tfx_finetune.model import Network
 from tfx_finetune.phases import fit_phase
@@ -20,11 +21,6 @@ from tfx_finetune.plan import check
 from tfx_finetune.reporting.plots import trials_plot
 from tfx_finetune.setup import set_up
 from tfx_finetune.training.feed import feed_ahead
-
-try:
-    import optuna
-except ImportError:  # an extra
-    optuna = None  # type: ignore[assignment]
 
 _FORMS = "name=log(least, most), uniform(least, most), int(least, most) or choice('a', 'b', ...)"
 # Startup trials are drawn at random, so that the median that prunes stands on something.
@@ -73,8 +69,7 @@ def search(run: Run, space: dict[str, Spec], trials: int, folder: Path) -> Path:
     Raises:
         UserError: Optuna is missing, an option is wrong, or there are no validation samples.
     """
-    if optuna is None:
-        raise UserError("tuning needs Optuna", todo="pip install 'tfx_finetune[tune]'")
+    optuna = package("optuna", "tune")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
         study_name=_study_name(run, space),
@@ -99,8 +94,8 @@ def search(run: Run, space: dict[str, Spec], trials: int, folder: Path) -> Path:
     best = config.replace(run, study.best_params | {"workdir": str(folder / "run")})
     path = folder / "best.cfg"
     with files.atomic(path) as draft:
-        opening = f"Validation score {study.best_value:.4f}, the best of {trials} trials.\n"
-        flagfile.write(best, draft, f"{opening}python -m tfx_finetune.train --flagfile={path}")
+        opening = f"Validation score {study.best_value:.4f}, the best of {trials} trials."
+        flagfile.write(best, draft, f"{opening}\n{flagfile.command(path)}")
     complete = [trial for trial in study.trials if trial.value is not None]
     with files.atomic(folder / "trials.svg") as draft:
         draft.write_text(trials_plot([(trial.number + 1, float(trial.value or 0), trial.params) for trial in complete]))
@@ -130,7 +125,7 @@ def _score(trial: Any, run: Run, space: dict[str, Spec], folder: Path, prepared:
     def watch(phase: str, epoch: int, found: float) -> None:
         trial.report(found, before + epoch)
         if trial.should_prune():
-            raise optuna.TrialPruned
+            raise package("optuna", "tune").TrialPruned
 
     feed_ahead(network, data, plan)
     for name, phase in plan.phases.items():

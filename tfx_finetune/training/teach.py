@@ -1,4 +1,4 @@
-"""STATION: the heads learn from a teacher's answers beside the labels (Hinton et al., arXiv 1503.02531).
+"""The heads learn from a teacher's answers beside the labels (Hinton et al., arXiv 1503.02531).
 
 The loss is (1 - w) * that of the labels + w * T^2 * the difference from the answers, both softened by T. Of several
 teachers that is the mean of their probabilities. A teacher sees the very view of a sample that the run sees, prepared
@@ -25,7 +25,7 @@ from tfx_finetune.contracts import Batch
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.config import Distill
 from tfx_finetune.dataset import finished, plain
-from tfx_finetune.features import fingerprint
+from tfx_finetune.features import fingerprint, place_of
 from tfx_finetune.graphs.functional import joined
 from tfx_finetune.model import Network
 from tfx_finetune.pipeline import Data
@@ -164,7 +164,7 @@ def _prepared(teacher: Teacher, data: Data) -> Data:
 def _kept(teacher: Teacher, data: Data, plan: Plan, views: int, folder: Path) -> list[Batch]:
     """One teacher's answers, by view."""
     key = _key(teacher, data, plan)
-    places = [folder / hashlib.sha256(f"{key}/{view}".encode()).hexdigest()[:32] for view in range(views)]
+    places = [place_of(folder, key, view) for view in range(views)]
     if missing := [view for view, place in enumerate(places) if not place.is_dir()]:
         parts: list[list[Batch]] = [[] for _ in missing]
         for batch in _asked(teacher, data, missing):

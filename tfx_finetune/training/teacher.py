@@ -1,4 +1,4 @@
-"""STATION: bundles whose answers a run learns from, as far as their manifests tell: `--teacher`.
+"""Bundles whose answers a run learns from, as far as their manifests tell: `--teacher`.
 
 `teach.py` asks them. Distillation is that of Hinton et al., arXiv 1503.02531.
 """
