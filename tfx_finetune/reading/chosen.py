@@ -1,4 +1,4 @@
-"""STATION: which samples are learned from and which are tested, by their language or source."""
+"""Which samples are learned from and which are tested, by their language or source."""
 
 import dataclasses
 from collections.abc import Container, Iterable

@@ -1,4 +1,4 @@
-"""STATION: which classes the labels of a column are, and whether they can be learned."""
+"""Which classes the labels of a column are, and whether they can be learned."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""STATION: heads that say where in a picture something is: their targets, which move with it, and what they look at."""
+"""Heads that say where in a picture something is: their targets, which move with it, and what they look at."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

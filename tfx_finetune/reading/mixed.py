@@ -1,4 +1,4 @@
-"""STATION: several sources as one, whose samples say in the column `source` which of them they come from."""
+"""Several sources as one, whose samples say in the column `source` which of them they come from."""
 
 import functools
 import itertools

@@ -1,4 +1,4 @@
-"""STATION: opens the data of a run, or labelled data for a model: its samples, splits, and heads for its classes."""
+"""Opens the data of a run, or labelled data for a model: its samples, splits, and heads for its classes."""
 
 import dataclasses
 from collections import Counter

@@ -1,4 +1,4 @@
-"""STATION: augments that put other training samples into one: where they can stand, and which samples they take."""
+"""Augments that put other training samples into one: where they can stand, and which samples they take."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""STATION: labels under other names, and samples of labels that are not wanted, by a table: `--labels.map`."""
+"""Labels under other names, and samples of labels that are not wanted, by a table: `--labels.map`."""
 
 import dataclasses
 from collections.abc import Collection, Mapping

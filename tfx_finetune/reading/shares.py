@@ -1,4 +1,4 @@
-"""STATION: how much of what is learned from comes from each source, or is in each language, and from each class.
+"""How much of what is learned from comes from each source, or is in each language, and from each class.
 
 Shares are those that `--mix.weights` says; or p ~ n^(1/T) of the sizes n (temperature sampling; Arivazhagan et al.,
 arXiv 1907.05019); or equal ones, to which that comes as T grows. Samples are drawn with replacement.

@@ -1,4 +1,4 @@
-"""STATION: which side of the split samples stand on, of several sources each by itself; what these have in common."""
+"""Which side of the split samples stand on, of several sources each by itself; what these have in common."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""STATION: what is in a source: every sample is read once, so that whatever cannot be read is known before training."""
+"""What is in a source: every sample is read once, so that whatever cannot be read is known before training."""
 
 import functools
 import hashlib
