@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfx_finetune.contracts import Features, Labels
+from tfx_finetune.contracts import BACKBONES, Features, Labels
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.tasks import dense
 from tfx_finetune.tasks.detect import detect
 from tfx_finetune.vision.objects import Object, written
@@ -147,6 +148,16 @@ def network(task, **options):
 
 def pyramid(count, channels=8):
     return {f"P{n}": RNG.normal(size=(count, SIDE // 2**n, SIDE // 2**n, channels)).astype("f4") for n in (3, 4, 5)}
+
+
+def test_a_detector_is_small_enough_for_a_phone():
+    """MobileNetV2 at 320 pixels: weights of two bytes, normalizations folded into convolutions, are below 6 MB."""
+    tower = BACKBONES.build(parse_spec("torchvision_mobilenet_v2(weights='none', size=320)"))
+    model = keras.Model(tower.inputs, detect(Labels(tuple("abcdef"), (1,) * 6, 6)).head(tower.features))
+    folded = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    weights = model.count_params() - sum(layer.count_params() for layer in folded)
+    offsets = sum(layer.moving_mean.shape[0] for layer in folded)
+    assert 2 * (weights + offsets) < 6e6
 
 
 def test_head_says_classes_and_distances_apart_and_together():

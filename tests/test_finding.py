@@ -3,6 +3,7 @@
 import base64
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -203,6 +204,12 @@ def test_the_report_shows_pictures(bundle):
     assert 'id="pictures"' in page
     assert page.count('<div class="both">') == 16
     assert page.count("<h3>Precision and recall</h3>") == 1
+    scores = json.loads((bundle / "scores.json").read_text())["test"]
+    (wrong,) = re.findall(r"<h3>What is wrong</h3>.*?</table>", page, re.DOTALL)
+    shown = dict(re.findall(r'<th scope="row">(\w+)</th><td class="n">([\d.]+)</td>', wrong))
+    assert list(shown) == ["class", "localization", "both", "duplicate", "background", "missed"]
+    for kind, share in shown.items():
+        assert float(share) == pytest.approx(scores[f"objects/error_{kind}"], abs=1e-3)
 
 
 def test_what_is_wrong_with_scenes_is_found_but_not_mended(tmp_path):

@@ -8,6 +8,16 @@ import numpy as np
 from tfx_finetune.reporting.plots import Plot, precision_recall
 
 MOST_CONFUSED = 20
+ERRORS = {
+    "class": "the place is right, the class is another",
+    "localization": "the class is right, the box lies badly (IoU 0.1 to 0.5)",
+    "both": "near an object of another class",
+    "duplicate": "an object that a surer box has already",
+    "background": "nothing is there",
+    "missed": "an object about which no box is right or nearly so",
+}
+"""What can be wrong with boxes, the ends of the names of scores: see `tasks/matches.py`."""
+_ERROR = "error_"
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,17 @@ class HeadResult:
     def weakest_first(self) -> list[ClassScore]:
         """The classes by F1, those without a held-out sample last."""
         return sorted(self.per_class, key=lambda row: (row.support == 0, row.f1))
+
+    @property
+    def plain(self) -> dict[str, float]:
+        """The scores without that which it is judged by, and without what is wrong with boxes."""
+        return {key: value for key, value in self.scores.items() if key != self.score and not key.startswith(_ERROR)}
+
+    @property
+    def errors(self) -> list[tuple[str, str, float]]:
+        """What is wrong with the boxes that were found: the kind, what that means, and how many there are an object."""
+        known = [(kind, meaning, self.scores.get(_ERROR + kind)) for kind, meaning in ERRORS.items()]
+        return [(kind, meaning, share) for kind, meaning, share in known if share is not None]
 
     @property
     def precision_recall(self) -> Plot | None:
