@@ -12,7 +12,7 @@ from tfx_finetune import naming
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.contracts import TASKS, Labels
 from tfx_finetune.core.spec import Spec, parse_spec
-from tfx_finetune.languages.translations import label_files, names_of, spoken, translated
+from tfx_finetune.languages.translations import names_of, spoken, spoken_files, translated
 
 NAMES = "label,language,text\nbar,es,raya\ndisc,es,disco\nsquare,es,cuadrado\ndisc,ja,円\nsquare,ja,四角\n"
 TOWER = "use_multilingual(size=16)"
@@ -93,7 +93,7 @@ def test_a_name_a_class_and_language():
     assert labels.translations == {"de": ("null", "sieben"), "es": ("cero", "siete")}
     same = Labels(("frog", "toad"), (1, 1), 2, {"xx": ("rana", "rana"), "yy": ("rana", "")})
     assert spoken(same, "xx") == ("rana (frog)", "rana (toad)")
-    assert label_files({"a": same, "b": labels}) == {
+    assert spoken_files({"a": same, "b": labels}) == {
         "labels.a.xx.txt": "rana (frog)\nrana (toad)\n",
         "labels.a.yy.txt": "rana\ntoad\n",
         "labels.b.de.txt": "null\nsieben\n",

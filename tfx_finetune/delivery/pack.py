@@ -43,7 +43,7 @@ def create(path: Path, manifest: dict[str, Any], exports: Mapping[str, Export], 
             known[export.format] = {"path": export.file, "export": spec, "bytes": size}
             advance(1, f"{export.format} {size / 1e6:.2f} MB")
         heads = {head: translations.labels_of(entry) for head, entry in manifest["heads"].items()}
-        texts = dict(label_files(servable.labels).values()) | translations.label_files(heads)
+        texts = dict(label_files(servable.labels).values()) | translations.spoken_files(heads)
         for name, text in texts.items():
             (draft / name).write_text(text, encoding="utf-8")
         for program in servable.programs:

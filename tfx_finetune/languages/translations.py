@@ -62,7 +62,7 @@ def spoken(labels: Labels, language: str) -> tuple[str, ...]:
     )
 
 
-def label_files(heads: Mapping[str, Labels]) -> dict[str, str]:
+def spoken_files(heads: Mapping[str, Labels]) -> dict[str, str]:
     """Content by name of the files `labels.<language>.txt`; of several heads `labels.<head>.<language>.txt`."""
     return {
         "labels." + (f"{head}." if len(heads) > 1 else "") + f"{language}.txt": "".join(
