@@ -80,9 +80,10 @@ def scores(names: tuple[str, ...], targets: np.ndarray, found: np.ndarray, whole
 
     Returns:
         map (the mean over classes and overlaps), ap50, ap75, and `per_class`: the average precision over all overlaps.
-        Of the `whole`, map by size of object (below 32^2, below 96^2 pixels of the prepared picture, above), average
-        recall of 1, 10 and all detections a picture, and `curves`: of each class that occurs, the precision at recalls
-        of 0, 0.01, ... 1 at an overlap of 0.5, (101,), whose mean over all is ap50, to four digits.
+        Of the `whole`, map by size of the objects (below 32^2, below 96^2 pixels of the prepared picture, above) where
+        there are some, average recall of 1, 10 and all detections a picture, and `curves`: of each class that occurs,
+        the precision at recalls of 0, 0.01, ... 1 at an overlap of 0.5, (101,), whose mean over all is ap50, to four
+        digits.
     """
     tables = evaluated(len(names), targets, found, whole)
     precision, recall = tables["precision"], tables["recall"]
@@ -90,7 +91,8 @@ def scores(names: tuple[str, ...], targets: np.ndarray, found: np.ndarray, whole
     each = {name: {"average_precision": _mean(precision[:, :, at, 0, -1])} for at, name in enumerate(names)}
     more: dict[str, Any] = {"per_class": each}
     if whole:
-        named |= {f"map_{size}": precision[..., at, -1] for at, size in enumerate(_SIZES, 1)}
+        sizes = {f"map_{size}": precision[..., at, -1] for at, size in enumerate(_SIZES, 1)}
+        named |= {name: values for name, values in sizes.items() if (values > -1).any()}
         named |= {f"average_recall{most}": recall[..., 0, at] for at, most in enumerate(("_1", "_10", ""))}
         drawn = dict(zip(names, precision[0, :, :, 0, -1].T, strict=True))
         more |= {"curves": {name: curve.round(4).tolist() for name, curve in drawn.items() if (curve >= 0).all()}}
