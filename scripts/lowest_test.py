@@ -53,10 +53,11 @@ def environment(uv: Path, folder: Path, resolution: str, interpreter: str) -> Pa
     """Installs the wheel of this checkout with those versions; the environment's Python."""
     python, wanted = folder / "env" / "bin" / "python", folder / "requirements.txt"
     wanted.write_text("".join(f"{need}\n" for need in requirements()))
-    subprocess.run([uv, "venv", "-q", "--clear", "--seed", "--python", interpreter, folder / "env"], check=True)
+    subprocess.run([uv, "venv", "-q", "--clear", "--python", interpreter, folder / "env"], check=True)
     install = [uv, "pip", "install", "-q", "--python", python]
     subprocess.run([*install, f"--resolution={resolution}", "-r", wanted], check=True)
-    subprocess.run([*install, "--no-deps", build(folder)], check=True)
+    # Only now pip: what it may bring with it would count as there already, whatever the lowest version is.
+    subprocess.run([*install, "--no-deps", build(folder), "pip"], check=True)
     return python
 
 

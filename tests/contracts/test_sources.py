@@ -196,8 +196,9 @@ def test_objects_and_masks(source):
     for part in source.sizes:
         for sample in samples(source, part):
             for each in parsed(sample.get("objects", b"").decode()):
-                assert 0 <= each.left < each.right <= 1
-                assert 0 <= each.top < each.bottom <= 1
+                # What has no area a source may leave to the survey.
+                assert 0 <= each.left <= each.right <= 1
+                assert 0 <= each.top <= each.bottom <= 1
                 assert not source.labels or each.label in source.labels
             if mask := sample.get("mask"):
                 content = Path(os.fsdecode(mask)).read_bytes() if "mask" in source.paths else mask
