@@ -51,7 +51,8 @@ def near(looks: Looks, threshold: float) -> Pairs:
 
 def groups(count: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
     """Number of the connected group of each sample, (count,)."""
-    edges = np.array(list(pairs), int).reshape(-1, 2)
+    # SciPy before 1.12 takes indices of 32 bits alone.
+    edges = np.array(list(pairs), np.int32).reshape(-1, 2)
     graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(count, count))
     return connected_components(graph, directed=False)[1]
 
