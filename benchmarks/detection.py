@@ -7,7 +7,7 @@ benchmarks/RESULTS.md: COCO's mAP and AP50 on the test scenes, the mean over see
 minutes that training took, those of the frozen part's outputs among them.
 
 Rows that are trained only where --rows names them: torchvision_mobilenet_v2 and ssd_mobilenet_v2 have another backbone,
-a MobileNetV2 that learned to classify the pictures of ImageNet, and one that learned to find things; pan, bifpn, diou
+a MobileNetV2 that learned to classify the pictures of ImageNet, and one that learned to find things; fpn, pan, diou
 and one place have another head: another neck or loss of boxes, or a single place that learns an object, as CenterNet.
 """
 
@@ -15,8 +15,8 @@ from scenes import compare
 
 BACKBONES = {name: (f"--backbone={name}(size=320)",) for name in ("torchvision_mobilenet_v2", "ssd_mobilenet_v2")}
 HEADS = {
+    "fpn": ("--heads=detect(neck=fpn(dim=96))",),
     "pan": ("--heads=detect(neck=pan(dim=96))",),
-    "bifpn": ("--heads=detect(neck=bifpn(dim=96))",),
     "diou": ("--heads=detect(box='diou')",),
     "one place": ("--heads=detect(places=1)",),
 }

@@ -12,7 +12,7 @@ def test_pages_are_as_they_are_made():
 def test_pages_tell_what_a_user_may_write():
     """Defaults that are components as specs, no arguments that the caller hands over, flags of a run once."""
     made = reference.pages()
-    assert "neck: Spec = fpn(dim=96)" in made["tasks.md"]
+    assert "neck: Spec = bifpn(dim=96)" in made["tasks.md"]
     assert "- `labels`:" not in made["tasks.md"]
     assert "arXiv 2106.09685" in made["adapters.md"]
     assert "| `--seed` | `0` | at least 0 |" in made["train.md"]

@@ -22,7 +22,7 @@ def detect(
     /,
     *,
     column: str = "objects",
-    neck: Spec = Spec("fpn", (), {"dim": 96}),  # noqa: B008 (frozen)
+    neck: Spec = Spec("bifpn", (), {"dim": 96}),  # noqa: B008 (frozen)
     levels: tuple = ("P3", "P4", "P5"),
     dim: int = 96,
     depth: int = 2,
