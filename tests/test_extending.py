@@ -82,10 +82,10 @@ def test_pictures(home):
     assert answer["label"] in KINDS
     # Without its plug-in, a bundle says whose it is.
     said = refused("predict", *ask)
-    assert f"the bundle needs the task of a plug-in; received: graded; say --plugins={names}" in said
+    assert f"the bundle needs the export of a plug-in; received: archived; say --plugins={names}" in said
     known = functools.partial(command, PYTHONPATH=f"{home}:.")
-    said = refused("predict", "--plugins=graded", *ask, run=known)
-    assert "the bundle needs the export of a plug-in; received: archived" in said
+    said = refused("predict", "--plugins=archived", *ask, run=known)
+    assert "the bundle needs the task of a plug-in; received: graded" in said
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.assets import asset
-from tests.commands import within
+from tests.commands import refused, within
 from tests.servers import serving
 from tfx_finetune.bundle import Bundle
 from tfx_finetune.contracts import SOURCES, TASKS
@@ -98,6 +98,24 @@ def test_what_is_found_stands_in_pixels_of_the_picture(bundle, pictures, tmp_pat
         sorted(each["score"] for record in records for each in record["objects"]["objects"])
     )
     assert {each["image_id"] for each in found} == {7, 8}
+
+
+def test_results_have_the_ids_of_ones_own_file(bundle, pictures, tmp_path):
+    """Of pictures and classes; a file that is none, or that nothing is written with, is said."""
+    names = Bundle.open(bundle).tasks["objects"].labels.names
+    known = {"images": [{"id": 70 + at, "file_name": f"{at}.png"} for at in (7, 8)], "annotations": []}
+    known["categories"] = [{"id": 10 * at, "name": name} for at, name in enumerate(names, 1)]
+    ids, results = tmp_path / "ids.json", tmp_path / "results.json"
+    ids.write_text(json.dumps(known))
+    done = within("predict", f"--bundle={bundle}", f"--coco_results={results}", f"--coco_ids={ids}", pictures)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(results.read_text())
+    assert {each["image_id"] for each in found} == {77, 78}
+    assert {each["category_id"] for each in found} <= {10 * at for at in range(1, 1 + len(names))}
+    said = refused("predict", f"--bundle={bundle}", f"--coco_ids={ids}", pictures)
+    assert "--coco_ids goes with --coco_results" in said
+    said = refused("predict", f"--bundle={bundle}", f"--coco_results={results}", "--coco_ids=none.json", pictures)
+    assert "cannot read this COCO file" in said
 
 
 def test_pictures_of_one_name_are_drawn_apart(bundle, pictures, tmp_path):
