@@ -178,6 +178,15 @@ def test_broken_files_are_refused_with_a_reason(name):
     assert len(reason(error.value)) < 80
 
 
+def test_the_reason_is_not_that_of_a_path():
+    """TensorFlow says where an operation was made: in somebody's file, and a function of any name."""
+    made = (
+        'Detected at node cond/DecodePng defined at (most recent call last):\n  File "/jpeg/a.py", line 4, in to_jpeg\n'
+    )
+    error = tf.errors.InvalidArgumentError(None, None, f"Graph execution error:\n\n{made}\nInvalid PNG data, size 3")
+    assert reason(error) == "truncated or corrupt PNG"
+
+
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
 def test_decompression_bombs_are_refused_unopened(format):
     """The header's size counts, before anything is decompressed."""

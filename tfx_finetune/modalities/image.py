@@ -167,6 +167,8 @@ def reason(error: Exception) -> str:
     text = getattr(error, "message", str(error))
     if "assertion failed: " in text:
         return "".join(re.findall(r"\[(.*?)\]", text.split("assertion failed: ")[1].splitlines()[0])).strip("'")
+    # Where the graph was made stands there too, in files and functions that may be called anything.
+    text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith('File "')) or text
     for kind in ("JPEG", "PNG", "GIF", "BMP", "WebP"):
         if kind.lower() in text.lower():
             return f"truncated or corrupt {kind}"
