@@ -11,6 +11,7 @@ backbone is worth those of benchmarks/detection.py; it does not say how well box
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tfx_finetune.contracts import BACKBONES, SOURCES, SPLITS
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.sources.tux_scenes import CLASSES, studios
+from tfx_finetune.sources.tux_scenes import studios
 from tfx_finetune.tasks.overlaps import segmentation_scores
 from tfx_finetune.training.engine import engine
 from tfx_finetune.vision.objects import Object, parsed
@@ -63,7 +64,7 @@ def main() -> None:
     for name in NAMES:
         width, right, overlap = measured(name, pictures, things, masks, source.labels)
         lines.append(f"| `{name}(size=320)` | {width:,} | {right:.3f} | {overlap:.3f} |")
-    width, right = alone(NAMES[0])
+    width, right = alone(NAMES[0], SOURCES.options(parse_spec(data)))
     lines.append(f"| `{NAMES[0]}()`, each thing alone | {width:,} | {right:.3f} | |")
     record(f"places {data}", "What frozen levels tell about things", "\n".join([*lines, f"\n`{data}`: {counts}."]))
 
@@ -83,12 +84,13 @@ def measured(
     return x["train"].shape[1], best.score(x["test"], y["test"]), overlap
 
 
-def alone(name: str) -> tuple[int, float]:
-    """The same of pooled features, where a thing fills a picture; those to learn are turned as in scenes, too."""
+def alone(name: str, options: dict[str, Any]) -> tuple[int, float]:
+    """The same of pooled features, where a thing of these scenes fills a picture; those to learn are turned, too."""
     backbone = BACKBONES.build(parse_spec(f"{name}()"))
     model, side = keras.Model(backbone.inputs, backbone.features.pooled), backbone.card.size
     x, y = {}, {}
-    for part, studio in studios(CLASSES, 320, (1, 6), (0.15, 0.6), 30.0, 0.25, 0).items():
+    made = studios(**{option: value for option, value in options.items() if option not in SPLITS})
+    for part, studio in made.items():
         angles = (-30, -15, 0, 15, 30) if part == "train" else (0,)
         shown = [
             (label, filling(Image.open(file), side, angle, paper))

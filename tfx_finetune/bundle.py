@@ -203,10 +203,11 @@ class Bundle:
                     progress.say(f"{shown.get('file', tower)} is {remark}")
             outputs = answers(self.tasks, self._opened[format](inputs))
             scores = self._placed({head: outputs[f"{head}/{output}"][0] for head, (output, _) in chosen.items()}, raw)
+            file = str(shown.get("file", "picture"))
             if drawings:
-                drawings.save(Path(str(shown.get("file", "picture"))).stem, next(iter(raw.values())), scores)
+                drawings.save(Path(file).stem, next(iter(raw.values())), scores)
             if results:
-                results.add(str(shown.get("file", "picture")), scores)
+                results.add(file, scores)
             tasks = answering({head: task for head, (_, task) in chosen.items()}, "" if classes else lane)
             yield shown | routing.answered(tasks, scores, lane)
 

@@ -45,7 +45,7 @@ def train(run: Run) -> "Bundle":
     # The stations import TensorFlow; a command answers --help without it.
     from tfx_finetune import workspace
     from tfx_finetune.compress import check_layers, compress
-    from tfx_finetune.delivery.choose import best, nothing_fits
+    from tfx_finetune.delivery.choose import nothing_fits
     from tfx_finetune.features import evict, forget
     from tfx_finetune.plan import check
     from tfx_finetune.report import write_report
@@ -77,12 +77,12 @@ def train(run: Run) -> "Bundle":
     if plan.features_folder:
         evict(plan.features_folder, run.cache.max_bytes, started)
 
-    checks, chosen = outcome.checks, best(plan.limits, outcome.checks)
-    say_result(plan, outcome.scores, network.tasks, outcome.parts, checks, chosen, found.gaps)
+    checks = outcome.checks
+    say_result(plan, outcome.scores, network.tasks, outcome.parts, checks, outcome.chosen, found.gaps)
     if refused := [check for check in checks if check.reason]:
         reasons = "; ".join(f"{check.format} {check.reason}" for check in refused)
         raise GateError(f"{len(refused)} of {len(checks)} files did not pass verification", received=reasons)
-    if plan.limits and not chosen:
+    if plan.limits and not outcome.chosen:
         raise nothing_fits(plan.limits, checks)
     return outcome.bundle
 
@@ -133,8 +133,9 @@ def _deliver(
     bundle = create(plan.workdir / "bundle", manifest(plan, data, network), plan.exports, served)
     golden = choose(data, served, model)
     checks = verify(bundle, golden, test, reference, run.verify, tuple(plan.compressions.values()), compressed.sizes)
-    bundle = finish(bundle, data.table, golden, scores, parts, checks, best(plan.limits, checks), transfer)
-    return Outcome(histories, test, reference, scores, parts, shares, checks, bundle, transfer)
+    chosen = best(plan.limits, checks)
+    bundle = finish(bundle, data.table, golden, scores, parts, checks, chosen, transfer)
+    return Outcome(histories, test, reference, scores, parts, shares, checks, chosen, bundle, transfer)
 
 
 def find_learning_rates(run: Run) -> dict[str, float]:

@@ -171,7 +171,7 @@ def _remarks(remarks: Mapping[str, np.ndarray], modalities: Mapping[str, Modalit
 
 
 def _mended(files: Sequence[str], findings: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """What was mended or left out of samples that are used, counted, said and returned."""
+    """What was mended or left out of what says where something is, counted by file, said and returned."""
     care = Care()
     for file, found in zip(files, findings, strict=True):
         for what in found:

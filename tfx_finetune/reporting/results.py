@@ -37,14 +37,14 @@ class Results:
             raise UserError("COCO's results want a model with one head that finds boxes", received=received)
         (self._head,) = finders
         names = tasks[self._head].labels.names
-        self._categories = dict(zip(names, range(1, len(names) + 1), strict=True))
+        self._categories: list[Any] = list(range(1, len(names) + 1))
         self._pictures: dict[str, Any] | None = None
         if annotations:
             known, self._pictures = coco_file.ids(Path(annotations).expanduser())
             if missing := [name for name in names if named(name) not in known]:
                 what = "a COCO file that lacks classes of the model"
                 raise UserError(what, received=f"{annotations} without {', '.join(missing)}", allowed=list(known))
-            self._categories = {name: known[named(name)] for name in names}
+            self._categories = [known[named(name)] for name in names]
         self._unlisted: list[str] = []
         self._found: list[dict[str, Any]] = []
 
@@ -60,11 +60,11 @@ class Results:
         if picture is None:
             self._unlisted.append(file)
             return
-        ids = list(self._categories.values())
         for left, top, right, bottom, score, label in answers[self._head].astype(float).tolist():
             if label >= 0:
                 place = [left, top, right - left, bottom - top]
-                self._found.append({"image_id": picture, "category_id": ids[int(label)], "bbox": place, "score": score})
+                category = self._categories[int(label)]
+                self._found.append({"image_id": picture, "category_id": category, "bbox": place, "score": score})
 
     def write(self, path: str) -> None:
         """Writes the file; says which pictures were not listed, and are left out."""
@@ -76,9 +76,9 @@ class Results:
 
     def _id(self, file: str) -> Any:
         """Of the picture that ends as a file does; None where it is not listed."""
-        parts = PurePath(file).parts
+        path = PurePath(file)
         if self._pictures is None:
-            stem = PurePath(file).stem
-            return int(stem) if stem.isdecimal() else stem
+            return int(path.stem) if path.stem.isdecimal() else path.stem
+        parts = path.parts
         ends = ("/".join(parts[at:]) for at in range(len(parts)))
         return next((self._pictures[end] for end in ends if end in self._pictures), None)

@@ -85,8 +85,8 @@ class HeadResult:
     @property
     def errors(self) -> list[tuple[str, str, float]]:
         """What is wrong with the boxes that were found: the kind, what that means, and how many there are an object."""
-        known = [(kind, meaning, self.scores.get(_ERROR + kind)) for kind, meaning in ERRORS.items()]
-        return [(kind, meaning, share) for kind, meaning, share in known if share is not None]
+        found = {key.removeprefix(_ERROR): share for key, share in self.scores.items() if key.startswith(_ERROR)}
+        return [(kind, ERRORS.get(kind, ""), share) for kind, share in found.items()]
 
     @property
     def precision_recall(self) -> Plot | None:

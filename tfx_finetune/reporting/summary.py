@@ -90,6 +90,7 @@ class Outcome:
         parts: Those for subsets of its towers.
         shares: How much each tower counts for each test sample, (n, towers); None where that is not known.
         checks: What was found about every file.
+        chosen: That of the best file within `--choose`; None where there is none.
         bundle: The files.
         transfer: How languages did that were learned one after another.
     """
@@ -101,6 +102,7 @@ class Outcome:
     parts: Sequence[Subset]
     shares: np.ndarray | None
     checks: Sequence[Check]
+    chosen: Check | None
     bundle: Bundle
     transfer: Transfer | None
 
