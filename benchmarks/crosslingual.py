@@ -20,16 +20,18 @@ from results import record, said, unseeded
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 
-from tfx_finetune.contracts import Batch
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
-from tfx_finetune.model import Network, cut
-from tfx_finetune.phases import fit_phase
-from tfx_finetune.pipeline import Data
-from tfx_finetune.plan import Plan, check
-from tfx_finetune.reporting.subsets import above
-from tfx_finetune.setup import set_up
-from tfx_finetune.training.feed import feed_ahead, prepared
+from tfx_finetune.datasets.pipeline import Data
+from tfx_finetune.models.build import cut
+from tfx_finetune.models.network import Network
+from tfx_finetune.report.modality_ablation import above
+from tfx_finetune.run.plan import check
+from tfx_finetune.run.setup import set_up
+from tfx_finetune.training.phase_data import feed_ahead, prepared
+from tfx_finetune.training.trainer import fit_phase
+from tfx_finetune.types.components import Batch
+from tfx_finetune.types.plan import Plan
 
 CONFIG = Path(__file__).parent.parent / "configs" / "tux_crosslingual.cfg"
 Scores = dict[str, float]

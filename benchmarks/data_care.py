@@ -22,9 +22,9 @@ import numpy as np
 from PIL import Image, ImageEnhance
 from results import record
 
-from tfx_finetune.data import Care, care
-from tfx_finetune.sources.idx import idx
-from tfx_finetune.sources.tux_stamps import tux_stamps
+from tfx_finetune.data.__main__ import Care, care
+from tfx_finetune.datasets.samples.tux_stamps import tux_stamps
+from tfx_finetune.datasets.sources.idx import idx
 
 EACH = 50
 DIGITS, WRONG = 10_000, 0.05

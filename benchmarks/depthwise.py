@@ -12,7 +12,7 @@ import tensorflow as tf
 from results import record
 
 from tfx_finetune.core.probe import latencies
-from tfx_finetune.graphs.depthwise import convolved
+from tfx_finetune.ops.depthwise import convolved
 
 # Batch, side, channels, side of the kernel, stride: of EfficientNet-Lite0 at 224 pixels, and of ConvNeXt's last stage.
 _CASES = [(32, 7, 1152, 5, 1), (32, 14, 672, 5, 1), (32, 14, 672, 5, 2), (32, 28, 240, 5, 1), (32, 7, 768, 7, 1)]

@@ -15,17 +15,19 @@ import keras
 import numpy as np
 from results import record, said, unseeded
 
-from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
-from tfx_finetune.languages.routing import slices
-from tfx_finetune.model import Network
-from tfx_finetune.phases import fit_phase
-from tfx_finetune.pipeline import Data, labelled
-from tfx_finetune.plan import Plan, check
-from tfx_finetune.setup import set_up
-from tfx_finetune.sources.recognize import named_sources
-from tfx_finetune.training.feed import prepared
+from tfx_finetune.datasets.labeled import labelled
+from tfx_finetune.datasets.pipeline import Data
+from tfx_finetune.datasets.sources.infer_source import named_sources
+from tfx_finetune.evaluation.slices import slices
+from tfx_finetune.models.network import Network
+from tfx_finetune.run.plan import check
+from tfx_finetune.run.setup import set_up
+from tfx_finetune.training.phase_data import prepared
+from tfx_finetune.training.trainer import fit_phase
+from tfx_finetune.types.components import SOURCES
+from tfx_finetune.types.plan import Plan
 
 CONFIG = Path(__file__).parent.parent / "configs" / "digits_sources.cfg"
 ROWS: dict[str, tuple[str, ...]] = {

@@ -18,9 +18,9 @@ from PIL import Image
 from results import record
 from trunk import medians
 
-from tfx_finetune.contracts import MODALITIES, Card
 from tfx_finetune.core import hardware
 from tfx_finetune.core.spec import Spec
+from tfx_finetune.types.components import MODALITIES, Card
 
 SIZES = {(500, 375): 2_000, (1600, 1200): 300, (4000, 3000): 64}
 

@@ -22,12 +22,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tfx_finetune.contracts import BACKBONES, SOURCES, SPLITS
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.sources.tux_scenes import studios
-from tfx_finetune.tasks.overlaps import segmentation_scores
+from tfx_finetune.datasets.samples.tux_scenes import studios
+from tfx_finetune.ops.objects import Object, parsed
+from tfx_finetune.tasks.segmentation_metrics import segmentation_scores
 from tfx_finetune.training.engine import engine
-from tfx_finetune.vision.objects import Object, parsed
+from tfx_finetune.types.components import BACKBONES, SOURCES, SPLITS
 
 NAMES = ("efficientnet_lite0", "torchvision_mobilenet_v2", "ssd_mobilenet_v2")
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)

@@ -22,12 +22,14 @@ from sklearn.pipeline import make_pipeline
 
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
-from tfx_finetune.model import Network, cut, joints_of
-from tfx_finetune.phases import fit_phase
-from tfx_finetune.pipeline import Data
-from tfx_finetune.plan import Plan, check
-from tfx_finetune.setup import set_up
-from tfx_finetune.training.feed import feed_ahead, prepared
+from tfx_finetune.datasets.pipeline import Data
+from tfx_finetune.models.build import cut, joints_of
+from tfx_finetune.models.network import Network
+from tfx_finetune.run.plan import check
+from tfx_finetune.run.setup import set_up
+from tfx_finetune.training.phase_data import feed_ahead, prepared
+from tfx_finetune.training.trainer import fit_phase
+from tfx_finetune.types.plan import Plan
 
 CONFIG = Path(__file__).parent.parent / "configs" / "reviews_zh.cfg"
 MINUTES = "minutes"

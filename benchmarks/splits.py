@@ -18,17 +18,20 @@ import numpy as np
 from results import record
 from sklearn.linear_model import LogisticRegression
 
-from tfx_finetune import features
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
-from tfx_finetune.evaluate import predictions
-from tfx_finetune.graphs.functional import predictor
-from tfx_finetune.model import Network, build_model, build_towers, cut
-from tfx_finetune.phases import fit_phase
-from tfx_finetune.pipeline import Data, prepare_data
-from tfx_finetune.plan import Plan, check
-from tfx_finetune.servable import servable
+from tfx_finetune.datasets.pipeline import Data
+from tfx_finetune.deploy.servable import servable
+from tfx_finetune.evaluation.scores import predictions
+from tfx_finetune.models.build import build_model, build_towers, cut
+from tfx_finetune.models.network import Network
+from tfx_finetune.ops.functional import predictor
+from tfx_finetune.run.load_data import prepare_data
+from tfx_finetune.run.plan import check
+from tfx_finetune.training import feature_cache
 from tfx_finetune.training.engine import engine
+from tfx_finetune.training.trainer import fit_phase
+from tfx_finetune.types.plan import Plan
 
 
 def main() -> None:
@@ -56,7 +59,7 @@ def measure(run: Run) -> dict[str, float]:
     data = prepare_data(plan, {tower: backbone.card for tower, backbone in towers.items()})
     network = build_model(plan, towers, data.tasks)
     found = regression(plan, data, network, folder)
-    test = features.collect(data, "test", 1, {}, {"image": "prepared"}, folder)
+    test = feature_cache.collect(data, "test", 1, {}, {"image": "prepared"}, folder)
     for name, phase in plan.phases.items():
         fit_phase(network, name, phase, data, plan)
         model = servable(plan, network, data.modalities, {}).model
@@ -70,7 +73,7 @@ def regression(plan: Plan, data: Data, network: Network, folder: Path) -> dict[s
     """Test accuracy of logistic regression on the frozen tower's features."""
     trunks, _ = cut(network, "0")
     apply, key = {"image": engine(trunks["image"], len(data.table.split))}, {"image": "frozen"}
-    stores = {split: features.collect(data, split, 1, apply, key, folder) for split in ("train", "val", "test")}
+    stores = {split: feature_cache.collect(data, split, 1, apply, key, folder) for split in ("train", "val", "test")}
     x = {split: np.asarray(store.inputs[0]["image"]) for split, store in stores.items()}
     y = {split: store.targets["label"].argmax(-1) for split, store in stores.items()}
 

@@ -18,10 +18,11 @@ from results import record, said, unseeded
 
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
-from tfx_finetune.model import build_model, build_towers
-from tfx_finetune.phases import fit_phase
-from tfx_finetune.pipeline import Data, prepare_data
-from tfx_finetune.plan import check
+from tfx_finetune.datasets.pipeline import Data
+from tfx_finetune.models.build import build_model, build_towers
+from tfx_finetune.run.load_data import prepare_data
+from tfx_finetune.run.plan import check
+from tfx_finetune.training.trainer import fit_phase
 
 PAIRS = {"es": ("allison_mx", "july"), "fr": ("june", "armelle"), "it": ("menardi", "carlo")}
 CONFIG = Path(__file__).parent.parent / "configs" / "spoken_digits.cfg"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core.spec import Spec
+from tfx_finetune.types.components import SOURCES
 
 # Categories of fewer names in a language are left out of it.
 LEAST = 8

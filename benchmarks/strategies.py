@@ -21,17 +21,18 @@ import keras
 import numpy as np
 from results import record, said
 
-from tfx_finetune.contracts import Backbone, Batch
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run, replace
-from tfx_finetune.evaluate import evaluate
-from tfx_finetune.features import Store
-from tfx_finetune.model import build_model, build_towers
-from tfx_finetune.phases import fit_phase
-from tfx_finetune.pipeline import Data, prepare_data
-from tfx_finetune.plan import check
-from tfx_finetune.reporting.subsets import above, subsets
-from tfx_finetune.training.feed import prepared
+from tfx_finetune.datasets.pipeline import Data
+from tfx_finetune.evaluation.scores import evaluate
+from tfx_finetune.models.build import build_model, build_towers
+from tfx_finetune.report.modality_ablation import above, subsets
+from tfx_finetune.run.load_data import prepare_data
+from tfx_finetune.run.plan import check
+from tfx_finetune.training.feature_cache import Store
+from tfx_finetune.training.phase_data import prepared
+from tfx_finetune.training.trainer import fit_phase
+from tfx_finetune.types.components import Backbone, Batch
 
 CONFIG = Path(__file__).parent.parent / "configs" / "tux_multimodal.cfg"
 FUSIONS = (

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from results import record, said
 
-from tfx_finetune.bundle import Bundle
-from tfx_finetune.verify import score
+from tfx_finetune.bundle.bundle import Bundle
+from tfx_finetune.deploy.verify import score
 
 
 def main() -> None:

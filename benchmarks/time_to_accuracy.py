@@ -134,10 +134,10 @@ def prepare(folder: Path, source: str, seed: int, size: int, most: int) -> None:
     """Writes PNG files into train/<class>/ and test/<class>/, and a table of them with their groups."""
     from PIL import Image
 
-    from tfx_finetune.contracts import Card
     from tfx_finetune.core.config import Run, Samples
-    from tfx_finetune.pipeline import prepare_data
-    from tfx_finetune.plan import check
+    from tfx_finetune.run.load_data import prepare_data
+    from tfx_finetune.run.plan import check
+    from tfx_finetune.types.components import Card
 
     run = Run(data=source, seed=seed, augment="", samples=Samples(val=0.0), workdir=str(folder))
     data = prepare_data(check(run), {"image": Card(size=size)})
@@ -197,7 +197,7 @@ def guide(folder: Path, seed: int) -> dict[str, Any]:
     """https://keras.io/guides/transfer_learning, 10 frozen and 10 unfrozen epochs, with Keras's defaults."""
     import keras
 
-    from tfx_finetune.backbones.efficientnet_lite import efficientnet_lite
+    from tfx_finetune.models.backbones.efficientnet_lite import efficientnet_lite
 
     keras.utils.set_random_seed(seed)
     size = side(next((folder / "train").rglob("*.png")))

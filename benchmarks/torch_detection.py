@@ -29,11 +29,11 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from tfx_finetune.contracts import SOURCES, Source
 from tfx_finetune.core import assets, flagfile
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.vision.objects import Object, parsed
+from tfx_finetune.ops.objects import Object, parsed
+from tfx_finetune.types.components import SOURCES, Source
 
 BACKBONE = "--backbone=torchvision_mobilenet_v2(size=320)"
 BATCH, RATE = 8, 5e-4

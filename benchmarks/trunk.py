@@ -69,9 +69,9 @@ def measure(spec: str, torch_name: str, count: int) -> dict[str, float]:
     """Samples a second by what runs the backbone."""
     import keras
 
-    from tfx_finetune.contracts import BACKBONES
     from tfx_finetune.core.spec import parse_spec
     from tfx_finetune.training.engine import engine
+    from tfx_finetune.types.components import BACKBONES
 
     keras.backend.clear_session()
     backbone = BACKBONES.build(parse_spec(spec))

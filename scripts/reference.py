@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tfx_finetune.contracts import REGISTRIES
 from tfx_finetune.core import command, config, flagfile
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.registry import Registry
-from tfx_finetune.languages.merging import MERGES
-from tfx_finetune.modalities.tokenizers import TOKENIZERS
+from tfx_finetune.datasets.modalities.tokenizers import TOKENIZERS
+from tfx_finetune.training.merging import MERGES
+from tfx_finetune.types.components import REGISTRIES
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tfx_finetune"

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tfx_finetune.contracts import SOURCES, Source
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.vision.objects import Object, parsed
+from tfx_finetune.ops.objects import Object, parsed
+from tfx_finetune.types.components import SOURCES, Source
 
 
 def picture(path: Path, width: int = 20, height: int = 10, orientation: int = 1) -> Path:

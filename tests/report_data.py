@@ -7,19 +7,11 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from tfx_finetune.contracts import Exhibit
-from tfx_finetune.delivery.checks import Check
-from tfx_finetune.report import write_report
-from tfx_finetune.reporting.page import (
-    ClassCount,
-    Curve,
-    Data,
-    ExportRow,
-    Mistake,
-    Report,
-    Verdict,
-)
-from tfx_finetune.reporting.scored import ClassScore, HeadResult
+from tfx_finetune.deploy.checks import Check
+from tfx_finetune.report.head_results import ClassScore, HeadResult
+from tfx_finetune.report.html import write_report
+from tfx_finetune.report.page import ClassCount, Curve, Data, ExportRow, Mistake, Report, Verdict
+from tfx_finetune.types.components import Exhibit
 
 ANIMALS = ("ant", "bear", "cat", "dog", "eel", "fox", "goat", "hen", "ibis", "jay", "koi", "lynx", "mole")
 HOSTILE = (

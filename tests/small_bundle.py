@@ -4,14 +4,14 @@ from pathlib import Path
 
 import keras
 
-from tfx_finetune.bundle import Bundle
-from tfx_finetune.contracts import BACKBONES, EXPORTS, MODALITIES, TASKS, Labels
+from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core import files
 from tfx_finetune.core.spec import Spec, parse_spec
-from tfx_finetune.delivery.pack import create, describe
-from tfx_finetune.deployed import Servable
-from tfx_finetune.model import Network
-from tfx_finetune.network.parts import parts
+from tfx_finetune.deploy.pack import create, describe
+from tfx_finetune.models.layer_names import parts
+from tfx_finetune.models.network import Network
+from tfx_finetune.types.components import BACKBONES, EXPORTS, MODALITIES, TASKS, Labels
+from tfx_finetune.types.deployment import Servable
 
 
 def tower_bundle(folder: Path, spec: str, labels: tuple[str, ...] = ("a", "b", "c")) -> Bundle:

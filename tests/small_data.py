@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfx_finetune.contracts import MODALITIES, SPLITS, Card, Labels, Modality, Source
 from tfx_finetune.core import config
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.plan import check
-from tfx_finetune.reading import opening
-from tfx_finetune.reading.samples import Table
+from tfx_finetune.run import load_data
+from tfx_finetune.run.plan import check
+from tfx_finetune.types.components import MODALITIES, SPLITS, Card, Labels, Modality, Source
+from tfx_finetune.types.table import Table
 
 
 def picture(path: Path, seed: int = 0) -> Path:
@@ -88,7 +88,7 @@ def load(data: Path, **options: object) -> Loaded:
     """Surveys and splits the data of a run with these options; a double underscore stands for the dot."""
     given = {name.replace("__", "."): value for name, value in options.items()}
     plan = check(config.replace(Run(data=str(data)), given))
-    source, _, table, tasks = opening.load(plan, {"image": modality(plan.run.image.max_pixels)})
+    source, _, table, tasks = load_data.load(plan, {"image": modality(plan.run.image.max_pixels)})
     found = table, {head: task.labels for head, task in tasks.items()}
     return Loaded(source, *found)
 

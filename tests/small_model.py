@@ -8,8 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.bundle import Bundle
-from tfx_finetune.contracts import (
+from tfx_finetune.bundle.bundle import Bundle
+from tfx_finetune.core.spec import parse_spec, parse_specs
+from tfx_finetune.deploy.golden import Golden
+from tfx_finetune.deploy.pack import create, describe
+from tfx_finetune.types.components import (
     BACKBONES,
     EXPORTS,
     MODALITIES,
@@ -21,11 +24,8 @@ from tfx_finetune.contracts import (
     Predict,
     Task,
 )
-from tfx_finetune.core.spec import parse_spec, parse_specs
-from tfx_finetune.delivery.golden import Golden
-from tfx_finetune.delivery.pack import create, describe
-from tfx_finetune.deployed import Servable
-from tfx_finetune.reading.samples import Table
+from tfx_finetune.types.deployment import Servable
+from tfx_finetune.types.table import Table
 
 ABOUT = {"name": "fält", "description": "flat fields", "version": "2", "author": "", "licence": "Apache-2.0"}
 NAMES = ("ägg", "bär und café", "猫")

@@ -11,11 +11,11 @@ import soundfile
 import tensorflow as tf
 
 from tests.assets import asset
-from tfx_finetune import sound
-from tfx_finetune.contracts import MODALITIES, Card
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.reading.examine import decoder, examine
+from tfx_finetune.datasets.validation import decoder, examine
+from tfx_finetune.ops import audio as sound
+from tfx_finetune.types.components import MODALITIES, Card
 
 CARD = Card(size=16_000, rate=16_000)
 

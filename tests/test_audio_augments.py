@@ -5,9 +5,9 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
+from tfx_finetune.types.components import AUGMENTS
 
 WAVE = (0.2 * np.sin(np.arange(8_001) * 0.3) + 0.02 * np.random.default_rng(0).normal(size=8_001)).astype(np.float32)
 

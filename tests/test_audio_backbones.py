@@ -13,11 +13,11 @@ from tests.assets import asset
 from tests.hub_presets import whisper_preset
 from tests.small_bundle import tower_bundle
 from tests.towers import batch
-from tfx_finetune.backbones import log_mel
-from tfx_finetune.contracts import BACKBONES, MODALITIES, SOURCES, Card
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
+from tfx_finetune.models.backbones import log_mel
 from tfx_finetune.training import engine
+from tfx_finetune.types.components import BACKBONES, MODALITIES, SOURCES, Card
 
 WAVE = np.random.default_rng(0).normal(size=4_000).astype(np.float32) * 0.1
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.types.components import AUGMENTS
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
 

@@ -7,9 +7,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tfx_finetune.contracts import Labels
-from tfx_finetune.tasks import average_precision, matches
+from tfx_finetune.tasks import average_precision, error_analysis
 from tfx_finetune.tasks.detect import detect
+from tfx_finetune.types.components import Labels
 
 NAMES = ("ägg", "猫", "🦊")
 TASK = detect(Labels(NAMES, (6, 3, 1), 10), threshold=0.5)
@@ -184,14 +184,14 @@ def test_every_error_has_its_kind():
         ],
         most=10,
     )[0]
-    judged = matches.matched(target, found, 0.5)
+    judged = error_analysis.matched(target, found, 0.5)
     kinds = ["right", "duplicate", "class", "localization", "both", "background", "crowd"]
-    assert [matches.KINDS[said] for said in judged.said[:7]] == kinds
+    assert [error_analysis.KINDS[said] for said in judged.said[:7]] == kinds
     assert judged.said[7:].tolist() == [-1, -1, -1]
     assert judged.of.tolist() == [0, 0, 1, 2, 1, -1, -1, -1, -1, -1]
     assert judged.missed.tolist() == [False, True, True, False]
     assert not judged.unseen.any()
-    scores = matches.scores(NAMES, target[None], found[None], 0.5)
+    scores = error_analysis.scores(NAMES, target[None], found[None], 0.5)
     assert all(scores[f"error_{kind}"] == pytest.approx(1 / 3) for kind in kinds[1:-1])
     assert scores["error_missed"] == 0
     assert (scores["precision"], scores["recall"]) == pytest.approx((1 / 6, 1 / 3))
@@ -204,6 +204,6 @@ def test_the_surer_of_two_detections_has_the_object():
     """In whatever order they come, and each of two objects is given to the one that fits."""
     target = targets([(0, 0, 20, 20, 0, 1), (4, 0, 24, 20, 0, 1)])[0]
     found = detections([(0, 0, 20, 20, 0.6, 0), (4, 0, 24, 20, 0.7, 0), (0, 0, 20, 20, 0.9, 0)])[0]
-    judged = matches.matched(target, found, 0.5)
-    assert [matches.KINDS[said] for said in judged.said[:3]] == ["duplicate", "right", "right"]
+    judged = error_analysis.matched(target, found, 0.5)
+    assert [error_analysis.KINDS[said] for said in judged.said[:3]] == ["duplicate", "right", "right"]
     assert judged.of[1:3].tolist() == [1, 0]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfx_finetune.training.averaging import greedy_soup, interpolate, latest, open_epochs, standard_error
+from tfx_finetune.training.weight_averaging import greedy_soup, interpolate, latest, open_epochs, standard_error
 
 
 def judge(best):

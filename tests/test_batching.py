@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tfx_finetune.serving.batching import Batcher
+from tfx_finetune.serve.batching import Batcher
 
 
 def together(work, most=8):

@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfx_finetune.vision import boxes
+from tfx_finetune.ops import boxes
 
 A, B, FAR, EMPTY = (0.0, 0, 4, 4), (2.0, 0, 6, 4), (6.0, 8, 8, 10), (1.0, 1, 1, 3)
 

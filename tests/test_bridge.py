@@ -7,10 +7,10 @@ import pytest
 from tests.contracts.test_backbones import settle
 from tests.test_engine import FAMILIES, HALVED
 from tests.towers import batch
-from tfx_finetune.contracts import BACKBONES, NECKS
+from tfx_finetune.compression import tf_keras_bridge
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.graphs import bridge
+from tfx_finetune.types.components import BACKBONES, NECKS
 
 QUICK = ("convnet()", "efficientnet_lite0(size=64)", "mobilenet_v3_small(weights='none', size=64)")
 SPECS = {*FAMILIES, "mobilenet_v3_large(weights='none', size=64)", "efficientnet_lite1(size=64)"}
@@ -45,7 +45,7 @@ def apart(ours, theirs):
 def test_a_twin_gives_the_same_answers(spec):
     """There and back. Random weights of deep networks grow the rounding from layer to layer, trained ones do not."""
     model, data, pretrained = network(spec, half=spec.startswith(HALVED))
-    copy = bridge.twin(model)
+    copy = tf_keras_bridge.twin(model)
     ours = {name: value.numpy() for name, value in model({"image": data}, training=False).items()}
     assert max(np.abs(value[0] - value[1]).max() for value in ours.values()) > 1e-3, "the input does not matter"
     theirs = {name: value.numpy() for name, value in copy({"image": data}, training=False).items()}
@@ -57,7 +57,7 @@ def test_a_twin_gives_the_same_answers(spec):
         layer.set_weights([value * rng.uniform(0.9, 1.1, value.shape) for value in layer.get_weights()])
     changed = {name: value.numpy() for name, value in copy({"image": data}, training=False).items()}
     assert apart(ours, changed) > 1e-3
-    bridge.bring_back(copy, model)
+    tf_keras_bridge.bring_back(copy, model)
     assert (
         apart({name: value.numpy() for name, value in model({"image": data}, training=False).items()}, changed)
         < tolerance
@@ -74,7 +74,7 @@ def test_a_layer_is_called_by_its_name():
     model, _, _ = network("mobilenet_v3_small(weights='none', size=64)")
     for layer in model.layers[:20]:
         layer.trainable = False
-    copy = bridge.twin(model)
+    copy = tf_keras_bridge.twin(model)
     names = {layer.name for layer in model.layers}
     assert names <= {layer.name for layer in copy.layers}
     added = {layer.name for layer in copy.layers} - names
@@ -90,9 +90,9 @@ def test_a_stranger_is_named():
     x = keras.layers.GroupNormalization(3)(inputs)
     x = keras.layers.Activation("mish")(x)
     model = keras.Model(inputs, keras.layers.Flatten()(keras.ops.sin(x)))
-    assert bridge.strangers(model) == ["Activation(mish)", "GroupNormalization", "Sin"]
+    assert tf_keras_bridge.strangers(model) == ["Activation(mish)", "GroupNormalization", "Sin"]
     with pytest.raises(UserError, match=r"no counterpart in Keras 2; received: Activation\(mish\), GroupNorm"):
-        bridge.twin(model)
+        tf_keras_bridge.twin(model)
 
 
 def test_a_weighted_neck_has_a_twin():
@@ -105,11 +105,11 @@ def test_a_weighted_neck_has_a_twin():
         if type(layer).__name__ == "Fusion":
             layer.set_weights([np.linspace(0.2, 1.5, *layer.weights[0].shape)])
     ours = {level: value.numpy() for level, value in model(data, training=False).items()}
-    copy = bridge.twin(model)
+    copy = tf_keras_bridge.twin(model)
     assert apart(ours, {level: value.numpy() for level, value in copy(data, training=False).items()}) < 1e-5
     for layer in copy.layers:
         layer.set_weights([value * 1.1 for value in layer.get_weights()])
-    bridge.bring_back(copy, model)
+    tf_keras_bridge.bring_back(copy, model)
     changed = {level: value.numpy() for level, value in copy(data, training=False).items()}
     assert apart(ours, changed) > 1e-3
     assert apart(changed, {level: value.numpy() for level, value in model(data, training=False).items()}) < 1e-5

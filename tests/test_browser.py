@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from tests.small_model import small
-from tfx_finetune.contracts import EXPORTS
 from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.types.components import EXPORTS
 
 PACKAGES = ("@litertjs/core@2.5.3", "onnxruntime-web@1.30.0")
 PAGE = Path(__file__).with_name("browser.html")

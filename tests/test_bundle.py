@@ -11,11 +11,11 @@ import pytest
 
 from tests.small_data import complaint
 from tests.small_model import NAMES, small, table, write_bundle
-from tfx_finetune.bundle import Bundle
+from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.delivery.checks import Check
-from tfx_finetune.delivery.pack import create, finish
-from tfx_finetune.deployed import Export
+from tfx_finetune.deploy.checks import Check
+from tfx_finetune.deploy.pack import create, finish
+from tfx_finetune.types.deployment import Export
 
 EXPORTS = "keras_file(), saved_model(), tflite()"
 SCORES = {"kind/accuracy": 0.75}

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from tests.towers import batch
-from tfx_finetune.backbones.graph import renamed
-from tfx_finetune.contracts import BACKBONES, PRESENCE
-from tfx_finetune.graphs.functional import joined
-from tfx_finetune.network.centre import centre, centred, centres
-from tfx_finetune.network.joints import joint
+from tfx_finetune.models.backbones.graph import renamed
+from tfx_finetune.models.mean_centering import centre, centred, centres
+from tfx_finetune.models.split import joint
+from tfx_finetune.ops.functional import joined
+from tfx_finetune.types.components import BACKBONES, PRESENCE
 
 
 def tower(origin="somewhere"):

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from tests.small_data import complaint
-from tfx_finetune.delivery import choose
-from tfx_finetune.delivery.checks import Check
+from tfx_finetune.deploy import selection
+from tfx_finetune.deploy.checks import Check
 
 FLOAT = Check(
     "tflite", {}, 0.90, 0.0, 0.0, 0.0, 1e-6, 8.0, "", agreement=1.0, bytes=8_000_000, zipped=7_000_000,
@@ -41,13 +41,13 @@ ALL = [KERAS, FLOAT, HALF, INT8, BROKEN]
 )
 def test_the_best_within_the_limits(text, format):
     """The highest score, then the smallest file; only TFLite files that were verified."""
-    assert choose.best(choose.parse_limits(text), ALL).format == format
+    assert selection.best(selection.parse_limits(text), ALL).format == format
 
 
 def test_nothing_is_chosen_where_nothing_was_asked():
     """An empty --choose."""
-    assert choose.parse_limits("") == ()
-    assert choose.best((), ALL) is None
+    assert selection.parse_limits("") == ()
+    assert selection.best((), ALL) is None
 
 
 @pytest.mark.parametrize(
@@ -60,9 +60,9 @@ def test_nothing_is_chosen_where_nothing_was_asked():
 )
 def test_what_comes_closest(text, closest):
     """By the sum of the shares by which each limit is missed."""
-    limits = choose.parse_limits(text)
-    assert choose.best(limits, ALL) is None
-    error = choose.nothing_fits(limits, ALL)
+    limits = selection.parse_limits(text)
+    assert selection.best(limits, ALL) is None
+    error = selection.nothing_fits(limits, ALL)
     assert error.exit_status == 3
     assert closest in str(error)
     assert text in str(error)
@@ -70,9 +70,9 @@ def test_what_comes_closest(text, closest):
 
 def test_without_a_file_to_choose():
     """Only a Keras file, or none that passed."""
-    limits = choose.parse_limits("size<1GB")
-    assert choose.best(limits, [KERAS, BROKEN]) is None
-    assert "add a tflite()" in str(choose.nothing_fits(limits, [KERAS, BROKEN]))
+    limits = selection.parse_limits("size<1GB")
+    assert selection.best(limits, [KERAS, BROKEN]) is None
+    assert "add a tflite()" in str(selection.nothing_fits(limits, [KERAS, BROKEN]))
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_without_a_file_to_choose():
 )
 def test_limits_that_make_no_sense(text, said):
     """One line that says what would."""
-    assert said in complaint(choose.parse_limits, text)
+    assert said in complaint(selection.parse_limits, text)
 
 
 def test_the_link_is_the_file(tmp_path):
     """Replaced by the next one."""
     for name in ("a.tflite", "b.tflite"):
         (tmp_path / name).write_text(name)
-        choose.link(tmp_path / name)
-        assert (tmp_path / choose.BEST).read_text() == name
+        selection.link(tmp_path / name)
+        assert (tmp_path / selection.BEST).read_text() == name

@@ -9,8 +9,8 @@ from tests.commands import refused, within
 from tests.test_objectives import SMALL, scores, table
 from tfx_finetune.core.config import Evaluate, Run
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.reading.chosen import chosen, wanted
-from tfx_finetune.reading.samples import BESIDE, Table
+from tfx_finetune.datasets.filters import chosen, wanted
+from tfx_finetune.types.table import BESIDE, Table
 
 ROWS = (
     # language, source, group, label, split

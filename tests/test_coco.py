@@ -11,9 +11,9 @@ from tests.annotated_data import annotation, coco_file, objects, picture, source
 from tests.small_data import complaint, load
 from tests.small_data import picture as any_picture
 from tfx_finetune.core import assets
-from tfx_finetune.sources.outlines import runs
-from tfx_finetune.sources.recognize import recognize
-from tfx_finetune.vision.objects import Object
+from tfx_finetune.datasets.sources.infer_source import recognize
+from tfx_finetune.datasets.sources.outlines import runs
+from tfx_finetune.ops.objects import Object
 
 CAT = Object("cat", 0.1, 0.1, 0.6, 0.6)
 TWO = [

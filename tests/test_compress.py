@@ -11,16 +11,17 @@ from tests.commands import SMALL, command, refused, shapes, within
 from tests.small_data import complaint
 from tests.test_bridge import network
 from tfx_finetune.benchmark import Benchmark, benchmark
-from tfx_finetune.contracts import COMPRESSIONS
+from tfx_finetune.compression import tf_keras_bridge
+from tfx_finetune.compression.fold_batch_norm import folded
 from tfx_finetune.core import files, hardware
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.graphs import bridge, litert
-from tfx_finetune.graphs.fold import folded
-from tfx_finetune.graphs.functional import read
-from tfx_finetune.plan import check
-from tfx_finetune.training.averaging import latest, standard_error
+from tfx_finetune.ops import litert
+from tfx_finetune.ops.functional import read
+from tfx_finetune.run.plan import check
+from tfx_finetune.training.weight_averaging import latest, standard_error
+from tfx_finetune.types.components import COMPRESSIONS
 
 CHAIN = "prune(sparsity=0.5), cluster(clusters=8), qat()"
 
@@ -156,7 +157,7 @@ def test_the_float_network_has_what_was_trained():
     x = keras.layers.SeparableConv2D(8, 3, activation="silu", name="separable")(x)
     outputs = keras.layers.Dense(3, name="dense")(keras.layers.GlobalAveragePooling2D()(x))
     model = folded(keras.Model({"image": inputs}, {"kind/logits": outputs}))
-    structured = bridge.twin(model)
+    structured = tf_keras_bridge.twin(model)
     twin = tf_keras.Model(structured.inputs, structured.outputs)
     data = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3)).astype(np.float32)
     qat, start = COMPRESSIONS.build(parse_spec("qat()")), {layer.name: layer.get_weights() for layer in twin.layers}
@@ -164,7 +165,7 @@ def test_the_float_network_has_what_was_trained():
     wrapped.compile(tf_keras.optimizers.Adam(tf_keras.optimizers.schedules.CosineDecay(3e-3, 160)), loss="mse")
     wrapped.fit(data, np.eye(3, dtype=np.float32)[np.arange(32) % 3], batch_size=8, epochs=40, verbose=0)
     qat.strip(wrapped, twin)
-    bridge.bring_back(twin, model)
+    tf_keras_bridge.bring_back(twin, model)
     ours, theirs = wrapped(data, training=False).numpy(), model({"image": data}, training=False)["kind/logits"].numpy()
     # A few largest values may lie outside of the ranges that batches have in the mean.
     assert np.abs(ours - theirs).mean() < 0.03 * np.ptp(theirs)
@@ -189,7 +190,7 @@ def test_every_operation_is_rounded(spec):
     from ai_edge_litert.interpreter import Interpreter
 
     model, data, pretrained = network(spec, half="none" in spec)
-    structured = bridge.twin(folded(model))
+    structured = tf_keras_bridge.twin(folded(model))
     twin = tf_keras.Model(structured.inputs, structured.outputs)
     wrapped = COMPRESSIONS.build(parse_spec("qat()")).wrap(twin, 1, [data], [])
     ours = [value.numpy() for value in wrapped(data, training=False)]

@@ -13,7 +13,7 @@ from tests.commands import command, refused, shapes, within
 from tests.small_data import idx_folder, load, sizes, sounds
 from tfx_finetune.core import config
 from tfx_finetune.core.config import Run
-from tfx_finetune.plan import check
+from tfx_finetune.run.plan import check
 
 TOWER = "--backbone=convnet(size=24, channels=3)"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import serving
-from tfx_finetune.bundle import Bundle
+from tfx_finetune.bundle.bundle import Bundle
 
 PAGE = (Path(__file__).parent.parent / "docs" / "deployment.md").read_text(encoding="utf-8")
 # OpenVINO's is run by test_openvino.py, on a bundle that has such a file.

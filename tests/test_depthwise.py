@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tfx_finetune.core import hardware
-from tfx_finetune.graphs.depthwise import convolved, quick_gradients
+from tfx_finetune.ops.depthwise import convolved, quick_gradients
 
 GRADIENT = "DepthwiseConv2dNativeBackpropFilter"
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfx_finetune.contracts import BACKBONES, Features, Labels
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.tasks import dense
+from tfx_finetune.ops.objects import Object, written
+from tfx_finetune.tasks import dense_head
 from tfx_finetune.tasks.detect import detect
-from tfx_finetune.vision.objects import Object, written
-from tfx_finetune.vision.places import Lay
+from tfx_finetune.types.components import BACKBONES, Features, Labels
+from tfx_finetune.types.localization import Lay
 
 LABELS = Labels(("ägg", "猫", "🦊"), (6, 3, 1), 10)
 TWO = Labels(("a", "b"), (8, 8), 16)
@@ -303,11 +303,11 @@ def test_it_learns():
 
 def test_levels_share_no_layer():
     """Each normalization stands behind a convolution of its own, into which it can be folded."""
-    from tfx_finetune.graphs.fold import folded
+    from tfx_finetune.compression.fold_batch_norm import folded
 
     model = network(detect(LABELS, dim=8))
     again = folded(model)
     assert not [layer for layer in again.layers if isinstance(layer, keras.layers.BatchNormalization)]
     x = pyramid(1)
     np.testing.assert_allclose(again(x)["logits"], model(x)["logits"], atol=1e-5)
-    assert dense.LOGITS in model.output
+    assert dense_head.LOGITS in model.output

@@ -7,18 +7,18 @@ import pytest
 import tensorflow as tf
 
 from tests.test_detect import LABELS, PLACES, RNG, logits, rows
-from tfx_finetune.tasks import align
+from tfx_finetune.tasks import assigner
 from tfx_finetune.tasks.detect import detect
 
 # ---- which places learn what
 
 
 def learned(target, sure, **options):
-    grid = align.boxes.grid(PLACES, ("P3", "P4", "P5"))
+    grid = assigner.boxes.grid(PLACES, ("P3", "P4", "P5"))
     given = logits(*sure)
     scores = 1 / (1 + np.exp(-given[..., :-4]))
-    found = align.boxes.around(grid.centres, given[..., -4:] * grid.strides)
-    return align.assigned(target, scores, found, grid, align.Alignment(**options))
+    found = assigner.boxes.around(grid.centres, given[..., -4:] * grid.strides)
+    return assigner.assigned(target, scores, found, grid, assigner.Alignment(**options))
 
 
 def test_the_best_aligned_places_learn_an_object():

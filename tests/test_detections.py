@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tfx_finetune.vision import boxes
-from tfx_finetune.vision.detections import detections, overlap
+from tfx_finetune.ops import boxes
+from tfx_finetune.ops.detections import detections, overlap
 
 
 def scene(seed: int, places: int = 300, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:

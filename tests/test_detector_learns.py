@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tfx_finetune.contracts import BACKBONES, TASKS, Features, Labels
 from tfx_finetune.core.spec import Spec
+from tfx_finetune.types.components import BACKBONES, TASKS, Features, Labels
 
 SIDE, MOST = 128, 6
 SHAPES = ("ellipse", "rectangle", "triangle")

@@ -12,10 +12,10 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 from tests.assets import asset
 from tests.towers import batch
-from tfx_finetune.backbones import ssd_mobilenet
-from tfx_finetune.contracts import BACKBONES
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.graphs import litert
+from tfx_finetune.models.backbones import ssd_mobilenet
+from tfx_finetune.ops import litert
+from tfx_finetune.types.components import BACKBONES
 
 
 @functools.cache

@@ -12,11 +12,11 @@ import pytest
 from tests.commands import refused, within
 from tests.small_data import picture
 from tests.towers import batch
-from tfx_finetune.contracts import BACKBONES
+from tfx_finetune.compression import tf_keras_bridge
+from tfx_finetune.compression.partition import divided
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.graphs import bridge
-from tfx_finetune.graphs.divide import divided
-from tfx_finetune.verify import smallest
+from tfx_finetune.deploy.verify import smallest
+from tfx_finetune.types.components import BACKBONES
 
 AUDIO = "audio_net(seconds=0.3, rate=8000, mels=16, widths=(8, 16))"
 WORDS = {"low": ("deep", "bass"), "high": ("shrill", "treble"), "noise": ("hiss", "rush")}
@@ -35,8 +35,8 @@ def test_both_parts_give_what_the_whole_gives(spec):
     parts = divided(model)
     data = {backbone.modality: batch(backbone, 4)}
     whole = model({name: value.astype(np.float32) for name, value in data.items()}, training=False)["label/logits"]
-    assert not bridge.strangers(parts.above)
-    twin = bridge.twin(parts.above)
+    assert not tf_keras_bridge.strangers(parts.above)
+    twin = tf_keras_bridge.twin(parts.above)
     found = twin(dict(zip(sorted(parts.above.input), parts.seen(data), strict=True)), training=False)["label/logits"]
     np.testing.assert_allclose(found.numpy(), whole.numpy(), rtol=1e-3, atol=1e-4)
     assert (parts.below is None) == (backbone.modality == "image")
@@ -53,14 +53,16 @@ def test_a_tensor_is_not_lower_than_a_number():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.ops.maximum(inputs, -0.4))
     values = np.array([[-1, -0.5, 0, 2]], np.float32)
-    np.testing.assert_allclose(bridge.twin(model)(values).numpy(), [[-0.4, -0.4, 0, 2]], atol=1e-6)
+    np.testing.assert_allclose(tf_keras_bridge.twin(model)(values).numpy(), [[-0.4, -0.4, 0, 2]], atol=1e-6)
 
 
 def test_a_slope_has_another_name_there():
     """That of LeakyReLU."""
     inputs = keras.Input((2,))
     model = keras.Model(inputs, keras.layers.LeakyReLU(0.2)(inputs))
-    np.testing.assert_allclose(bridge.twin(model)(np.array([[-1, 1]], np.float32)).numpy(), [[-0.2, 1]], atol=1e-6)
+    np.testing.assert_allclose(
+        tf_keras_bridge.twin(model)(np.array([[-1, 1]], np.float32)).numpy(), [[-0.2, 1]], atol=1e-6
+    )
 
 
 def test_the_smallest_kernels_of_each_size():

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.commands import command, refused
-from tfx_finetune import doctor, selftest
-from tfx_finetune.core import assets, machine, requirements, stock
-from tfx_finetune.core.diagnosis import Diagnosis, examined
+from tfx_finetune.core import assets
 from tfx_finetune.core.extras import EXTRAS
+from tfx_finetune.doctor import __main__ as doctor
+from tfx_finetune.doctor import assets as stock
+from tfx_finetune.doctor import machine, requirements, selftest
+from tfx_finetune.doctor.diagnosis import Diagnosis, examined
 
 ROOT = Path(__file__).parent.parent
 WORKS = {"device": "cpu", "precision": "float32", "cuda": "12.5.1", "version": "2.21.0"}

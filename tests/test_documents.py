@@ -9,9 +9,9 @@ import nbformat
 import pytest
 
 from scripts.reference import COMMANDS, started
-from tfx_finetune.contracts import AUGMENTS, BACKBONES, COMPRESSIONS, EXPORTS, FUSIONS, OBJECTIVES, TASKS
 from tfx_finetune.core import config, flagfile
 from tfx_finetune.core.spec import parse_named_specs, parse_specs
+from tfx_finetune.types.components import AUGMENTS, BACKBONES, COMPRESSIONS, EXPORTS, FUSIONS, OBJECTIVES, TASKS
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfx_finetune.vision.drawing import Box, boxes, overlay, palette
+from tfx_finetune.ops.drawing import Box, boxes, overlay, palette
 
 GREY = np.full((100, 120, 3), 128, np.uint8)
 RED, BLUE = (255, 0, 0), (0, 0, 255)

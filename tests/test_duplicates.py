@@ -7,10 +7,10 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from tests.assets import asset
-from tfx_finetune.care.duplicates import groups, near, same
-from tfx_finetune.care.looks import SIDE, Looks, words
-from tfx_finetune.sources.tux_stamps import tux_stamps
-from tfx_finetune.vision.alignment import likeness
+from tfx_finetune.data.duplicates import groups, near, same
+from tfx_finetune.data.fingerprints import SIDE, Looks, words
+from tfx_finetune.datasets.samples.tux_stamps import tux_stamps
+from tfx_finetune.ops.ecc import likeness
 
 
 def of_pictures(pictures):

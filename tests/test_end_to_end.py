@@ -12,8 +12,8 @@ from tests.assets import asset
 from tests.commands import command
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
-from tfx_finetune.plan import check
-from tfx_finetune.sources.spoken_digits import VOICES
+from tfx_finetune.datasets.samples.spoken_digits import VOICES
+from tfx_finetune.run.plan import check
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))

@@ -6,10 +6,10 @@ import pytest
 
 from tests.contracts.test_backbones import settle
 from tests.towers import batch
-from tfx_finetune.contracts import BACKBONES
 from tfx_finetune.core import hardware
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.training import engine
+from tfx_finetune.types.components import BACKBONES
 
 MANY = 10_000
 

@@ -16,12 +16,12 @@ from sklearn.linear_model import LogisticRegression
 from tests.assets import asset
 from tests.small_model import NAMES, small
 from tests.test_bridge import network as bridged
-from tfx_finetune.contracts import BACKBONES, EXPORTS, MODALITIES
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.deployed import Servable
-from tfx_finetune.evaluate import evaluate, predictions
-from tfx_finetune.graphs import metadata
+from tfx_finetune.deploy.formats import tflite_metadata
+from tfx_finetune.evaluation.scores import evaluate, predictions
+from tfx_finetune.types.components import BACKBONES, EXPORTS, MODALITIES
+from tfx_finetune.types.deployment import Servable
 
 EVERY = (
     *("keras_file()", "saved_model()", "tflite()", "tflite(quantize='float16')"),
@@ -104,7 +104,7 @@ def test_a_process_that_trained_nothing_reads_the_keras_file_of_a_tower_with_lay
     model = keras.Model({"text": backbone.inputs}, {"kind/scores": scores})
     model.save(tmp_path / "model.keras")
     code = (
-        "import sys, pathlib, numpy as np; from tfx_finetune.contracts import EXPORTS\n"
+        "import sys, pathlib, numpy as np; from tfx_finetune.types.components import EXPORTS\n"
         "reader = EXPORTS['keras_file']().load(pathlib.Path(sys.argv[1]))\n"
         "print(reader.predict({'text': np.full((1, 8), 9, np.int32)})['kind/scores'].tolist())"
     )
@@ -305,7 +305,7 @@ def test_four_bits_are_smaller_than_eight_and_calibration_says_nothing(model, tm
     predict = EXPORTS.build(parse_spec("ai_edge(recipe='static_wi8_ai8')")).load(paths[2]).predict
     for name, scores in predict({"image": model.pixels}).items():
         assert np.abs(scores - model.answers[name]).max() < 0.2
-    assert "labels" in metadata.read(paths[1].read_bytes())
+    assert "labels" in tflite_metadata.read(paths[1].read_bytes())
 
 
 # ---- every format

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from tests.commands import KINDS, command, refused, shapes
-from tfx_finetune.contracts import REGISTRIES
 from tfx_finetune.core.config import Run
-from tfx_finetune.plan import check
+from tfx_finetune.run.plan import check
+from tfx_finetune.types.components import REGISTRIES
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text(encoding="utf-8")
 EXAMPLES = {name: code for code, name in re.findall(r"```python\n(# (\w+)\.py\n.*?)```", PAGE, re.DOTALL)}

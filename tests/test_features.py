@@ -9,16 +9,16 @@ import pytest
 
 from tests.assets import asset
 from tests.commands import shapes
-from tfx_finetune import features
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.model import build_model, build_towers, cut
-from tfx_finetune.phases import compile_top
-from tfx_finetune.pipeline import prepare_data
-from tfx_finetune.plan import check
+from tfx_finetune.models.build import build_model, build_towers, cut
+from tfx_finetune.run.load_data import prepare_data
+from tfx_finetune.run.plan import check
+from tfx_finetune.training import feature_cache
 from tfx_finetune.training.checkpoint import Checkpoint, History
 from tfx_finetune.training.engine import engine
-from tfx_finetune.training.feed import feed, feed_ahead
+from tfx_finetune.training.phase_data import feed, feed_ahead
+from tfx_finetune.training.trainer import compile_top
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +45,13 @@ def collected(prepared, folder, split="train", views=2, unfreeze="2", precision=
     plan, data, network = prepared
     trunks, _ = cut(network, unfreeze)
     key = fingerprint(plan, data, trunks["image"], precision)
-    return features.collect(data, split, views, {"image": engine(trunks["image"], 1, precision)}, key, folder)
+    return feature_cache.collect(data, split, views, {"image": engine(trunks["image"], 1, precision)}, key, folder)
 
 
 def fingerprint(plan, data, trunk, precision="float32"):
-    return {"image": features.fingerprint(data, "image", trunk, plan.before_top("image") | {"precision": precision})}
+    return {
+        "image": feature_cache.fingerprint(data, "image", trunk, plan.before_top("image") | {"precision": precision})
+    }
 
 
 def names(folder):
@@ -61,7 +63,7 @@ def test_training_on_kept_outputs_is_training_the_whole_model(prepared, tmp_path
     plan, data, network = prepared
     phase = dataclasses.replace(plan.run.tune, epochs=2, learning_rate=1e-3)
     store = collected(prepared, tmp_path)
-    pixels = features.collect(data, "train", 2, {}, {"image": "pixels"}, tmp_path)
+    pixels = feature_cache.collect(data, "train", 2, {}, {"image": "pixels"}, tmp_path)
     _, top = cut(network, "2")
     start = network.model.get_weights()
     steps = -(-len(store) // data.batch_size)
@@ -106,7 +108,7 @@ def test_found_again_by_what_determines_them(prepared, tmp_path):
 
     trunk = cut(network, "2")[0]["image"]
     key = fingerprint(plan, data, trunk)
-    again = features.collect(data, "train", 2, {"image": never}, key, tmp_path)
+    again = feature_cache.collect(data, "train", 2, {"image": never}, key, tmp_path)
     assert np.array_equal(first.inputs[1]["image"], again.inputs[1]["image"])
     collected(prepared, tmp_path, unfreeze="3")
     collected(prepared, tmp_path, precision="float16")
@@ -148,7 +150,7 @@ def test_what_an_earlier_phase_changes_is_not_fed_ahead(prepared, tmp_path, monk
     feed_ahead(network, data, dataclasses.replace(plan, phases=phases))
     key = fingerprint(plan, data, cut(network, "4")[0]["image"])
     count = len(names(tmp_path))
-    features.collect(data, "train", 2, {"image": lambda pixels: pytest.fail("computed again")}, key, tmp_path)
+    feature_cache.collect(data, "train", 2, {"image": lambda pixels: pytest.fail("computed again")}, key, tmp_path)
     assert len(names(tmp_path)) == count == 2 + bool(data.table.size("val"))
 
 
@@ -183,9 +185,9 @@ def test_what_breaks_off_is_not_taken_for_whole(prepared, tmp_path):
         return apply(pixels)
 
     with pytest.raises(OSError, match="plug"):
-        features.collect(data, "train", 1, {"image": breaking}, {"image": "key"}, tmp_path)
+        feature_cache.collect(data, "train", 1, {"image": breaking}, {"image": "key"}, tmp_path)
     assert names(tmp_path) == []
-    found = features.collect(data, "train", 1, {"image": apply}, {"image": "key"}, tmp_path)
+    found = feature_cache.collect(data, "train", 1, {"image": apply}, {"image": "key"}, tmp_path)
     assert len(found) == data.table.size("train")
 
 
@@ -196,13 +198,13 @@ def test_longest_unused_stores_are_removed(tmp_path):
         (tmp_path / name / "input.npy").write_bytes(bytes(100))
         os.utime(tmp_path / name, (position, position))
     (tmp_path / ".e.xyz.part").mkdir()
-    features.evict(tmp_path, 0, since=0)
-    features.evict(tmp_path, 400, since=9)
+    feature_cache.evict(tmp_path, 0, since=0)
+    feature_cache.evict(tmp_path, 400, since=9)
     assert names(tmp_path) == [".e.xyz.part", "a", "b", "c", "d"]
-    features.evict(tmp_path, 250, since=9)
+    feature_cache.evict(tmp_path, 250, since=9)
     assert names(tmp_path) == [".e.xyz.part", "c", "d"]
-    features.evict(tmp_path, 50, since=3)
+    feature_cache.evict(tmp_path, 50, since=3)
     assert names(tmp_path) == [".e.xyz.part", "d"]
     os.utime(tmp_path / ".e.xyz.part", (0, 0))
-    features.evict(tmp_path, 250, since=3)
+    feature_cache.evict(tmp_path, 250, since=3)
     assert names(tmp_path) == ["d"]

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from tests.commands import command
-from tfx_finetune import workspace
 from tfx_finetune.core import assets, flagfile
 from tfx_finetune.core.config import Run
-from tfx_finetune.plan import check
-from tfx_finetune.training.find_lr import smoothed, steepest
+from tfx_finetune.run import workspace
+from tfx_finetune.run.plan import check
+from tfx_finetune.tune.lr_finder import smoothed, steepest
 
 
 def test_the_steepest_place_of_a_slope():

@@ -15,9 +15,9 @@ from PIL import Image
 from tests.assets import asset
 from tests.commands import refused, within
 from tests.servers import serving
-from tfx_finetune.bundle import Bundle
-from tfx_finetune.contracts import SOURCES, TASKS
+from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.types.components import SOURCES, TASKS
 
 pytestmark = pytest.mark.slow
 

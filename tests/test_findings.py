@@ -5,8 +5,8 @@ import csv
 import numpy as np
 import pytest
 
-from tfx_finetune.care.cleaned import grouped, left_out
-from tfx_finetune.care.findings import (
+from tfx_finetune.data.cleaned import grouped, left_out
+from tfx_finetune.data.findings import (
     KINDS,
     Finding,
     class_counts,
@@ -16,8 +16,8 @@ from tfx_finetune.care.findings import (
     of_table,
     write_findings,
 )
-from tfx_finetune.care.looks import Looks
-from tfx_finetune.reading.samples import Table
+from tfx_finetune.data.fingerprints import Looks
+from tfx_finetune.types.table import Table
 
 
 def made(*rows, groups=()):

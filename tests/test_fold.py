@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.test_bridge import apart, network
-from tfx_finetune.graphs.fold import folded
+from tfx_finetune.compression.fold_batch_norm import folded
 
 FAMILIES = {
     "convnet()": 0,

@@ -6,18 +6,18 @@ import pytest
 import tensorflow as tf
 
 from tests.small_data import complaint, picture
-from tfx_finetune.contracts import FUSIONS, PRESENCE, Features
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.network.unfreezing import by_tower, factors, groups_wanted
-from tfx_finetune.phases import balanced, compile_top
-from tfx_finetune.plan import check
-from tfx_finetune.reading.order import Order
-from tfx_finetune.setup import set_up
-from tfx_finetune.training.balance import coefficients
-from tfx_finetune.training.contrast import Contrastive
-from tfx_finetune.training.feed import feed
+from tfx_finetune.datasets.sampler import Order
+from tfx_finetune.models.freezing import by_tower, factors, groups_wanted
+from tfx_finetune.run.plan import check
+from tfx_finetune.run.setup import set_up
+from tfx_finetune.training.contrastive import Contrastive
+from tfx_finetune.training.gradient_modulation import coefficients
 from tfx_finetune.training.optimizer import make_optimizer
+from tfx_finetune.training.phase_data import feed
+from tfx_finetune.training.trainer import balanced, compile_top
+from tfx_finetune.types.components import FUSIONS, PRESENCE, Features
 
 TOWERS = "image=convnet(size=16), text=bag_of_embeddings(size=12)"
 

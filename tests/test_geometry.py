@@ -9,11 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.contracts.test_augments import SINGLE
-from tfx_finetune.augments.operations import rotation
-from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
-from tfx_finetune.vision import geometry
+from tfx_finetune.datasets.augments.operations import rotation
+from tfx_finetune.ops import geometry
+from tfx_finetune.types.components import AUGMENTS
 
 WINDOWS = ("flip", "crop(scale=(0.3, 1.0), min_visible=0)", "zoom(min_visible=0)", "zoom(scale=(0.3, 0.6))")
 MOVES = (*WINDOWS, "crop", "rotate(degrees=40)")

@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from tests.small_data import class_folder, picture
 from tests.small_model import small
-from tfx_finetune.contracts import Labels
-from tfx_finetune.delivery import golden
-from tfx_finetune.graphs.functional import predictor
-from tfx_finetune.pipeline import labelled
+from tfx_finetune.datasets.labeled import labelled
+from tfx_finetune.deploy import golden
+from tfx_finetune.ops.functional import predictor
 from tfx_finetune.tasks.classify import classify
+from tfx_finetune.types.components import Labels
 
 
 @pytest.fixture(scope="module")

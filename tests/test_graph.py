@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from tfx_finetune.backbones.flatten import flatten
-from tfx_finetune.backbones.graph import groups, inserted, normalized, pyramid
-from tfx_finetune.contracts import BACKBONES, Card
+from tfx_finetune.models.backbones.flatten import flatten
+from tfx_finetune.models.backbones.graph import groups, inserted, normalized, pyramid
+from tfx_finetune.types.components import BACKBONES, Card
 
 
 def conv(width=4, strides=1, **options):

@@ -7,8 +7,8 @@ import pytest
 
 from tests.commands import refused, refused_before_writing, within
 from tests.test_routing import SMALL, WORDS, table
-from tfx_finetune.backbones.bundle import loaded
-from tfx_finetune.bundle import Bundle
+from tfx_finetune.bundle.bundle import Bundle
+from tfx_finetune.models.backbones.bundle import loaded
 
 HU = {"hu": ("kutya macska tehén", "piros kék rózsaszín")}
 SV = {"sv": ("hund katt ko", "röd blå rosa")}

@@ -6,8 +6,8 @@ from PIL import Image
 
 from tests.assets import asset
 from tests.small_data import complaint, idx_file, idx_folder
-from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core.spec import Spec, parse_spec
+from tfx_finetune.types.components import SOURCES
 
 
 def source(path="", **options):

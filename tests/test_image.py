@@ -9,10 +9,10 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from tfx_finetune.contracts import MODALITIES, Card
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.modalities.image import reason
+from tfx_finetune.datasets.modalities.image import reason
+from tfx_finetune.types.components import MODALITIES, Card
 
 WHITE = (255, 255, 255)
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tfx_finetune.contracts import Labels
-from tfx_finetune.reporting.intervals import interval, paired_interval
+from tfx_finetune.deploy.verify import difference
+from tfx_finetune.evaluation.intervals import interval, paired_interval
 from tfx_finetune.tasks.classify import classify
 from tfx_finetune.tasks.tag import tag
-from tfx_finetune.verify import difference
+from tfx_finetune.types.components import Labels
 
 
 def outputs(right):

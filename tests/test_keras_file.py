@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from tfx_finetune.contracts import BACKBONES
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.graphs.functional import predictor
+from tfx_finetune.ops.functional import predictor
+from tfx_finetune.types.components import BACKBONES
 
 DATA = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)
 
@@ -181,7 +181,7 @@ def test_names_do_not_clash_with_a_head(tmp_path):
     path = saved(functional(), tmp_path)
     code = f"""
 import keras
-from tfx_finetune.contracts import BACKBONES
+from tfx_finetune.types.components import BACKBONES
 backbone = BACKBONES["keras_file"](path={path!r})
 x = keras.layers.Dropout(0.1)(backbone.features.pooled)
 assert keras.Model(backbone.inputs, keras.layers.Dense(2)(x)).layers[-1].name == "dense"
@@ -192,7 +192,7 @@ assert keras.Model(backbone.inputs, keras.layers.Dense(2)(x)).layers[-1].name ==
 @pytest.mark.parametrize("most", [0, 10**9])
 def test_a_predictor_answers_as_its_model_did(most, monkeypatch):
     """Weights as constants of the graph or as variables; what becomes of the model later is not asked for."""
-    monkeypatch.setattr("tfx_finetune.graphs.functional._MOST_CONSTANT", most)
+    monkeypatch.setattr("tfx_finetune.ops.functional._MOST_CONSTANT", most)
     plain = functional()
     rng = np.random.default_rng(0)
     plain.set_weights([rng.uniform(0.5, 1.5, weight.shape).astype(np.float32) for weight in plain.get_weights()])

@@ -9,11 +9,11 @@ import pytest
 from tests import report_data
 from tests.commands import within
 from tests.test_routing import SMALL, WORDS, table
-from tfx_finetune.contracts import TASKS, Exhibit, Labels
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.languages import lanes
-from tfx_finetune.reading.samples import Table
-from tfx_finetune.reporting import page
+from tfx_finetune.evaluation import slices
+from tfx_finetune.report import page
+from tfx_finetune.types.components import TASKS, Exhibit, Labels
+from tfx_finetune.types.table import Table
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ from tfx_finetune.reporting import page
 )
 def test_words(text, count):
     """As blanks part them; characters where a script has none."""
-    assert lanes.words(text) == count
+    assert slices.words(text) == count
 
 
 def test_the_worst_language_is_named():
@@ -43,10 +43,10 @@ def test_the_worst_language_is_named():
     tasks = {"label": TASKS.build(parse_spec("classify()"), labels)}
     tasks["en"] = TASKS.build(parse_spec("classify(per='language')"), labels)
     scores = {"label/accuracy[en]": 0.9, "label/accuracy[fi]": 0.5, "label/accuracy[sv]": 0.7, "en/accuracy": 0.1}
-    (gap,) = lanes.gaps(data, tasks, scores)
+    (gap,) = slices.gaps(data, tasks, scores)
     assert (gap.column, gap.worst, gap.best) == ("language", "fi", "en")
     assert str(gap) == "worst language by accuracy of label: fi 0.500, 0.400 below en"
-    assert lanes.gaps(data, tasks, {"label/accuracy[en]": 0.9}) == ()
+    assert slices.gaps(data, tasks, {"label/accuracy[en]": 0.9}) == ()
 
 
 @pytest.fixture(scope="module")

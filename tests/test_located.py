@@ -12,15 +12,17 @@ from PIL import Image
 
 from tests.assets import asset
 from tests.small_data import complaint
-from tfx_finetune.care.subject import subject
-from tfx_finetune.contracts import MODALITIES, TASKS, Card, Labels
+from tfx_finetune.bundle import drawings
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.delivery.golden import Golden, keep, recall
-from tfx_finetune.model import build_model, build_towers, cut
-from tfx_finetune.plan import check
-from tfx_finetune.reporting import pictures
-from tfx_finetune.vision.places import UNTOLD, in_picture
+from tfx_finetune.data.dataset import subject
+from tfx_finetune.deploy.golden import Golden, keep, recall
+from tfx_finetune.models.build import build_model, build_towers, cut
+from tfx_finetune.ops import exif as exif_module
+from tfx_finetune.run.plan import check
+from tfx_finetune.tasks.outputs import in_picture
+from tfx_finetune.types.components import MODALITIES, TASKS, Card, Labels
+from tfx_finetune.types.localization import UNTOLD
 
 SIDE = 64
 # A bright rectangle of (left, top, right, bottom) on black pictures of (height, width).
@@ -92,13 +94,13 @@ def test_what_is_found_stands_in_the_picture_as_a_person_sees_it(orientation):
     shape = (80, 120)
     raw = encoded(picture(shape, SCENES[1][1]), orientation)
     seen = shape if orientation == 1 else shape[::-1]
-    assert pictures.size(raw) == seen
-    assert pictures.pixels(raw).shape[:2] == seen
+    assert exif_module.size(raw) == seen
+    assert drawings.pixels(raw).shape[:2] == seen
     image = modality("pad")
     scale = SIDE / 120
     offset = np.array([(SIDE - round(80 * scale)) // 2, 0])[:: 1 if orientation == 1 else -1]
     boxes = np.array([[10 * scale + offset[1], 20 * scale + offset[0], 30 * scale + offset[1], 40 * scale + offset[0]]])
-    found = pictures.in_original(np.concatenate([boxes, [[0.9, 1.0]]], 1).astype(np.float32), raw, image)
+    found = drawings.in_original(np.concatenate([boxes, [[0.9, 1.0]]], 1).astype(np.float32), raw, image)
     np.testing.assert_allclose(found, [[10, 20, 30, 40, 0.9, 1.0]], atol=0.6)
 
 
@@ -107,11 +109,11 @@ def test_a_mask_comes_back_at_the_size_of_the_picture():
     raw = encoded(picture((80, 120), SCENES[1][1]))
     mask = np.zeros((SIDE, SIDE), np.uint8)
     mask[:, : SIDE // 2] = 3
-    back = pictures.in_original(mask, raw, modality("pad"))
+    back = drawings.in_original(mask, raw, modality("pad"))
     assert back.shape == (80, 120)
     assert (back[:, :60] == 3).all()
     assert (back[:, 60:] == 0).all()
-    cropped = pictures.in_original(mask, raw, modality("crop"))
+    cropped = drawings.in_original(mask, raw, modality("crop"))
     assert (cropped[:, :20] == UNTOLD).all()
     assert (cropped[:, 21:59] == 3).all()
     assert (cropped[:, -20:] == UNTOLD).all()

@@ -7,8 +7,8 @@ from PIL import Image
 from tests.annotated_data import mask_file, picture, source, values
 from tests.small_data import class_folder, complaint
 from tfx_finetune.core import assets
-from tfx_finetune.sources.colours import colour_map
-from tfx_finetune.sources.recognize import recognize
+from tfx_finetune.datasets.sources.infer_source import recognize
+from tfx_finetune.datasets.sources.mask_colors import colour_map
 
 VALUES = np.zeros((10, 20), np.uint8)
 VALUES[2:5, 3:9] = 1

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfx_finetune.vision import masks
-from tfx_finetune.vision.places import Lay
+from tfx_finetune.ops import masks
+from tfx_finetune.types.localization import Lay
 
 RNG = np.random.default_rng(0)
 

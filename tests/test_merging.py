@@ -5,7 +5,7 @@ import pytest
 
 from tests.small_data import complaint
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.languages.merging import MERGES, trimmed
+from tfx_finetune.training.merging import MERGES, trimmed
 
 VECTORS = np.array([[4, -1, 0, 2, -3], [-1, -2, 5, 1, -6]], np.float32)
 

@@ -9,9 +9,9 @@ import pytest
 
 from tests.commands import refused, within
 from tests.small_model import ABOUT, NAMES, small
-from tfx_finetune.contracts import EXPORTS
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.graphs import metadata
+from tfx_finetune.deploy.formats import tflite_metadata
+from tfx_finetune.types.components import EXPORTS
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def file(tmp_path_factory):
 
 def test_a_file_says_what_it_is(file):
     """Names, labels of every output, author left out where there is none."""
-    found = metadata.read(file.read_bytes())
+    found = tflite_metadata.read(file.read_bytes())
     assert found == {name: text for name, text in ABOUT.items() if text} | {
         "inputs": ["image"],
         "outputs": ["kind", "marks"],
@@ -36,7 +36,7 @@ def test_a_file_says_what_it_is(file):
 
 def test_the_buffer_is_of_the_schema():
     """Bytes of a small table written by hand: root offset, identifier, and a text of its first field."""
-    packed = metadata._encoded(("ab",))
+    packed = tflite_metadata._encoded(("ab",))
     assert packed[4:8] == b"M001"
     root = int.from_bytes(packed[:4], "little")
     vtable = root - int.from_bytes(packed[root : root + 4], "little", signed=True)
@@ -50,7 +50,7 @@ def test_the_same_model_gives_the_same_file(file, tmp_path):
     """Archives would have the time of their making in them."""
     content = file.read_bytes()
     plain = content[: content.index(b"PK\3\4")]
-    twice = [metadata.described(plain, ABOUT, {"image": 3}, {"kind": NAMES, "marks": NAMES}) for _ in range(2)]
+    twice = [tflite_metadata.described(plain, ABOUT, {"image": 3}, {"kind": NAMES, "marks": NAMES}) for _ in range(2)]
     assert twice[0] == twice[1]
 
 
@@ -72,5 +72,5 @@ def test_a_file_without_metadata_says_nothing():
 
     function = tf.function(lambda x: x * 2.0).get_concrete_function(tf.TensorSpec([1, 3], tf.float32))
     content = tf.lite.TFLiteConverter.from_concrete_functions([function]).convert()
-    assert metadata.read(content) == {}
+    assert tflite_metadata.read(content) == {}
     assert np.frombuffer(content[4:8], np.uint8).tobytes() == b"TFL3"

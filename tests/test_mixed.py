@@ -14,10 +14,10 @@ from tests.commands import SMALL, refused, refused_before_writing, within
 from tests.small_data import class_folder, complaint, idx_folder, load, modality, picture, sounds
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.spec import parse_named_specs
-from tfx_finetune.plan import check
-from tfx_finetune.reading.mixed import MixedRows, open_sources
-from tfx_finetune.sources.rows import Rows
-from tfx_finetune.vision.places import Indexed
+from tfx_finetune.datasets.mixture import MixedRows, open_sources
+from tfx_finetune.datasets.sources.in_memory import Rows
+from tfx_finetune.run.plan import check
+from tfx_finetune.types.localization import Indexed
 
 TINY = ("--backbone=convnet(size=8, channels=3, widths=(4,))", "--tune.epochs=1", "--exports=keras_file()")
 

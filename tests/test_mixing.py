@@ -5,10 +5,10 @@ import pytest
 import tensorflow as tf
 
 from tests.contracts.test_augments import MIXES
-from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
-from tfx_finetune.reading.order import Order
+from tfx_finetune.datasets.sampler import Order
+from tfx_finetune.types.components import AUGMENTS
 
 COUNT = 8
 MAPS = np.random.default_rng(0).integers(0, 256, (COUNT, 20, 10, 3)).astype(np.uint8)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from tests.assets import asset
-from tfx_finetune.contracts import TASKS, Backbone, Card, Group, Labels
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.model import build_model, build_towers, cut, set_stochastic_depth
-from tfx_finetune.network.unfreezing import unfrozen
-from tfx_finetune.plan import check
+from tfx_finetune.models.build import build_model, build_towers, cut, set_stochastic_depth
+from tfx_finetune.models.freezing import unfrozen
+from tfx_finetune.run.plan import check
+from tfx_finetune.types.components import TASKS, Backbone, Card, Group, Labels
 
 LABELS = Labels(("cat", "dog", "owl"), (3, 4, 5), 12)
 

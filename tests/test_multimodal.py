@@ -8,9 +8,9 @@ import pytest
 
 from tests.commands import refused, within
 from tests.small_data import picture
-from tfx_finetune.bundle import Bundle
-from tfx_finetune.serving import rest
-from tfx_finetune.serving.served import Served
+from tfx_finetune.bundle.bundle import Bundle
+from tfx_finetune.serve import rest
+from tfx_finetune.serve.model_version import Served
 
 WORDS = {"disc": ("round", "wheel", "coin"), "bar": ("long", "stick", "line"), "box": ("square", "crate", "block")}
 

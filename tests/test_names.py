@@ -8,11 +8,11 @@ import pytest
 from tests.assets import asset
 from tests.commands import KINDS, SMALL, refused, refused_before_writing, shapes, within
 from tests.small_data import class_folder, complaint
-from tfx_finetune import naming
-from tfx_finetune.bundle import Bundle
-from tfx_finetune.contracts import TASKS, Labels
+from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.spec import Spec, parse_spec
-from tfx_finetune.languages.translations import names_of, spoken, spoken_files, translated
+from tfx_finetune.tasks import text_embeddings
+from tfx_finetune.tasks.translations import names_of, spoken, spoken_files, translated
+from tfx_finetune.types.components import TASKS, Labels
 
 NAMES = "label,language,text\nbar,es,raya\ndisc,es,disco\nsquare,es,cuadrado\ndisc,ja,円\nsquare,ja,四角\n"
 TOWER = "use_multilingual(size=16)"
@@ -104,11 +104,13 @@ def test_a_name_a_class_and_language():
 def test_retrieval_by_hand(monkeypatch):
     """Four names on two axes: the share of samples whose name is among the nearest, by language."""
     points = {"n": (0, 1), "o": (1, 0), "s": (0, -1), "w": (-1, 0)}
-    monkeypatch.setattr(naming, "embedded", lambda tower, texts: np.array([points[text] for text in texts], float))
-    monkeypatch.setattr(naming, "RECALLS", (1, 2))
+    monkeypatch.setattr(
+        text_embeddings, "embedded", lambda tower, texts: np.array([points[text] for text in texts], float)
+    )
+    monkeypatch.setattr(text_embeddings, "RECALLS", (1, 2))
     targets = np.eye(4)[[0, 1, 2, 3]]
     samples = np.array([(0.1, 0.9), (0.6, 0.8), (0.6, 0.8), (-0.9, 0.1)])
-    found = naming.retrieval(
+    found = text_embeddings.retrieval(
         Spec("any"),
         targets,
         samples,
@@ -138,14 +140,14 @@ def test_scores_and_loss_by_hand():
 def test_random_towers_put_no_names():
     """Their points would be others at every start."""
     assert "names are put by a tower that was trained" in complaint(
-        naming.embedded, parse_spec("bag_of_embeddings()"), ("a", "b")
+        text_embeddings.embedded, parse_spec("bag_of_embeddings()"), ("a", "b")
     )
 
 
 def test_names_of_one_thing_are_near():
     """Across languages nearer than other things are; of unit length."""
     asset("use-multilingual")
-    points = naming.embedded(parse_spec(TOWER), ("cat", "gato", "horse", "caballo"))
+    points = text_embeddings.embedded(parse_spec(TOWER), ("cat", "gato", "horse", "caballo"))
     assert np.allclose(np.linalg.norm(points, axis=-1), 1, atol=1e-5)
     near = points @ points.T
     assert min(near[0, 1], near[2, 3]) > 0.8 > max(near[0, 2], near[0, 3], near[1, 2])

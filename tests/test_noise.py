@@ -5,8 +5,8 @@ import importlib.util
 import numpy as np
 import pytest
 
-from tfx_finetune.care.frozen import selections
-from tfx_finetune.care.noise import doubts, folds, out_of_fold, outliers
+from tfx_finetune.data.embeddings import selections
+from tfx_finetune.data.label_issues import doubts, folds, out_of_fold, outliers
 
 
 @pytest.fixture(scope="module")

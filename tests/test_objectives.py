@@ -11,15 +11,15 @@ import pytest
 import tensorflow as tf
 
 from tests.commands import refused, refused_before_writing, within
-from tfx_finetune.bundle import Bundle
-from tfx_finetune.contracts import OBJECTIVES
+from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.features import Store
-from tfx_finetune.graphs.functional import read
-from tfx_finetune.learning import Seen
-from tfx_finetune.objectives.dann import Reversal
-from tfx_finetune.reading.samples import BESIDE, Table
-from tfx_finetune.training.company import Company, marks
+from tfx_finetune.ops.functional import read
+from tfx_finetune.training.feature_cache import Store
+from tfx_finetune.training.objectives.dann import Reversal
+from tfx_finetune.training.pair_sampler import Company, marks
+from tfx_finetune.types.components import OBJECTIVES
+from tfx_finetune.types.table import BESIDE, Table
+from tfx_finetune.types.training import Seen
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(7, 3)).astype(np.float32)
@@ -216,7 +216,7 @@ def test_objectives_leave_with_the_phase(aligned):
 @pytest.mark.slow
 def test_an_interrupted_phase_goes_on_to_the_same(aligned, tmp_path, monkeypatch):
     """Company, the domain classifier and its schedule among it."""
-    from tfx_finetune.training.keeper import Keeper
+    from tfx_finetune.training.callbacks import Keeper
 
     flags = (f"--data={aligned / 't.csv'}", *SMALL, "--train_languages=en", "--warm.epochs=4")
     flags += ("--objectives=align(), dann(column='language')",)

@@ -4,8 +4,8 @@ import numpy as np
 from PIL import Image
 
 from tests.assets import asset
-from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core.spec import Spec
+from tfx_finetune.types.components import SOURCES
 
 
 def test_the_cells_of_the_sheet():

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tests.small_model import NAMES, small
-from tfx_finetune.contracts import EXPORTS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.deployed import Servable
-from tfx_finetune.exports import openvino_file
+from tfx_finetune.deploy.formats import openvino_file
+from tfx_finetune.types.components import EXPORTS
+from tfx_finetune.types.deployment import Servable
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from tfx_finetune.augments import operations
+from tfx_finetune.datasets.augments import operations
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(20, 200, (24, 30, 3)).astype(np.uint8)

@@ -10,8 +10,8 @@ import pytest
 from tests import small_data
 from tests.assets import asset
 from tests.small_data import class_folder, complaint, picture, sizes
-from tfx_finetune.contracts import SOURCES
-from tfx_finetune.sources.recognize import recognize
+from tfx_finetune.datasets.sources.infer_source import recognize
+from tfx_finetune.types.components import SOURCES
 
 HELD = (
     "audio=spoken_digits(languages=('fr', 'it'), test='carlo', val='june'), "

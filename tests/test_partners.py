@@ -11,18 +11,18 @@ from PIL import Image
 from tests.assets import asset
 from tests.commands import command, within
 from tests.test_finding import FLAGS
-from tfx_finetune.contracts import AUGMENTS, MODALITIES, TASKS, Card, Labels
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_specs
-from tfx_finetune.pipeline import Data
-from tfx_finetune.plan import check
-from tfx_finetune.reading.mixed import Mixed, MixedRows
-from tfx_finetune.reading.order import Order
-from tfx_finetune.reading.partners import check_source
-from tfx_finetune.reading.survey import survey
-from tfx_finetune.sources.rows import Rows
-from tfx_finetune.vision.objects import Object, written
+from tfx_finetune.datasets.mixture import Mixed, MixedRows
+from tfx_finetune.datasets.multi_sample import check_source
+from tfx_finetune.datasets.pipeline import Data
+from tfx_finetune.datasets.sampler import Order
+from tfx_finetune.datasets.sources.in_memory import Rows
+from tfx_finetune.datasets.survey import survey
+from tfx_finetune.ops.objects import Object, written
+from tfx_finetune.run.plan import check
+from tfx_finetune.types.components import AUGMENTS, MODALITIES, TASKS, Card, Labels
 
 SEEDS = st.integers(0, 10**6)
 TOLD = {

@@ -11,19 +11,19 @@ from tensorflow.python.util import _pywrap_determinism as determinism
 from tests.assets import asset
 from tests.commands import shapes
 from tests.small_data import complaint
-from tfx_finetune import phases
-from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.config import Cache, Phase, Run, Samples
 from tfx_finetune.core.spec import parse_specs
-from tfx_finetune.model import build_model, build_towers, in_float32
-from tfx_finetune.network.parts import parts
-from tfx_finetune.phases import fit_phase
-from tfx_finetune.pipeline import prepare_data
-from tfx_finetune.plan import check
-from tfx_finetune.setup import set_up
-from tfx_finetune.strategy import fit
-from tfx_finetune.training.averaging import standard_error
-from tfx_finetune.training.feed import feed
+from tfx_finetune.models.build import build_model, build_towers, in_float32
+from tfx_finetune.models.layer_names import parts
+from tfx_finetune.run.load_data import prepare_data
+from tfx_finetune.run.plan import check
+from tfx_finetune.run.setup import set_up
+from tfx_finetune.training import trainer
+from tfx_finetune.training.continual import fit
+from tfx_finetune.training.phase_data import feed
+from tfx_finetune.training.trainer import fit_phase
+from tfx_finetune.training.weight_averaging import standard_error
+from tfx_finetune.types.components import AUGMENTS
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,8 @@ def test_steps_at_once_are_the_same_steps(prepared, tmp_path, monkeypatch):
     _, data, network, _ = prepared
     found = {}
     for most in (1, data.steps):
-        monkeypatch.setattr(phases, "_MOST_AT_ONCE", most)
-        assert phases.together(data.steps) == most
+        monkeypatch.setattr(trainer, "_MOST_AT_ONCE", most)
+        assert trainer.together(data.steps) == most
         history = fitted(prepared, tmp_path / str(most), epochs=2)
         found[most] = network.model.get_weights()
         assert history.epochs == 2
@@ -85,7 +85,7 @@ def test_steps_at_once_are_the_same_steps(prepared, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("steps", "count"), [(1, 1), (7, 7), (8, 8), (11, 1), (12, 6), (250, 5), (256, 8)])
 def test_steps_at_once_divide_an_epoch(steps, count):
     """Keras would run over the end of an epoch, and miss what is done there."""
-    assert phases.together(steps) == count
+    assert trainer.together(steps) == count
 
 
 def test_a_step_is_traced_once(monkeypatch):
@@ -105,7 +105,7 @@ def test_a_step_is_traced_once(monkeypatch):
         model.compile(keras.optimizers.SGD(0.0), dict.fromkeys("ab", "mse"), jit_compile=False)
         model.optimizer.build(model.trainable_variables)
         if ready:
-            phases.traced_once(model, batches)
+            trainer.traced_once(model, batches)
         losses.append(model.fit(batches, verbose=0).history["loss"])
         assert len(traced) == (1 if ready else 2)
     assert losses[0] == losses[1] == [32.0]

@@ -6,8 +6,8 @@ import pytest
 
 from tfx_finetune.core.config import Image, Phase, Run
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.model import build_towers
-from tfx_finetune.plan import check
+from tfx_finetune.models.build import build_towers
+from tfx_finetune.run.plan import check
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from tfx_finetune.compressions import cluster, prune
-from tfx_finetune.graphs.refit import refit, rounded, solved, thinned
+from tfx_finetune.compression.methods import cluster, prune
+from tfx_finetune.compression.reconstruction import refit, rounded, solved, thinned
 
 RIDGE = 1e-6
 
@@ -104,7 +104,7 @@ def test_rounding_in_blocks_is_rounding_one_by_one(monkeypatch):
     """More inputs than are rounded before the others hear of it: the same weights."""
     given = equations(*correlated())
     together = rounded(*given, count=8)
-    monkeypatch.setattr("tfx_finetune.graphs.refit._BLOCK", 5)
+    monkeypatch.setattr("tfx_finetune.compression.reconstruction._BLOCK", 5)
     np.testing.assert_allclose(rounded(*given, count=8), together, atol=1e-9)
 
 

@@ -4,10 +4,10 @@ from typing import Literal
 
 import pytest
 
-from tfx_finetune.contracts import REGISTRIES
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.registry import Registry
 from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.types.components import REGISTRIES
 
 
 @pytest.fixture

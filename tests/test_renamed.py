@@ -7,11 +7,11 @@ import pytest
 
 from tests.commands import SMALL, refused_before_writing, within
 from tests.small_data import class_folder, complaint, load, table
-from tfx_finetune.contracts import Card
 from tfx_finetune.core import config
 from tfx_finetune.core.config import Run
-from tfx_finetune.pipeline import prepare_data
-from tfx_finetune.plan import check
+from tfx_finetune.run.load_data import prepare_data
+from tfx_finetune.run.plan import check
+from tfx_finetune.types.components import Card
 
 
 def names(root, *rows, head="from,to"):

@@ -20,17 +20,10 @@ from tests.report_data import (
     tagging_head,
     written,
 )
-from tfx_finetune.contracts import Exhibit
-from tfx_finetune.delivery.checks import Check
-from tfx_finetune.reporting.page import (
-    ClassCount,
-    Curve,
-    Data,
-    ExportRow,
-    Mistake,
-    Verdict,
-)
-from tfx_finetune.reporting.scored import ClassScore, HeadResult
+from tfx_finetune.deploy.checks import Check
+from tfx_finetune.report.head_results import ClassScore, HeadResult
+from tfx_finetune.report.page import ClassCount, Curve, Data, ExportRow, Mistake, Verdict
+from tfx_finetune.types.components import Exhibit
 
 
 def test_everything_is_shown(tmp_path):

@@ -8,10 +8,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tests.annotated_data import annotation, coco_file
-from tfx_finetune.contracts import TASKS, Labels
+from tfx_finetune.bundle.coco_results import Results
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.reporting.results import Results
+from tfx_finetune.types.components import TASKS, Labels
 
 IMAGES = [
     {"id": 7, "file_name": "a.png", "width": 20, "height": 10},

@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 
 from tests.commands import refused, within
-from tfx_finetune.bundle import Bundle
-from tfx_finetune.contracts import TASKS, Labels
+from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.evaluate import asked, evaluate
-from tfx_finetune.reporting.intervals import paired_interval
+from tfx_finetune.evaluation.intervals import paired_interval
+from tfx_finetune.evaluation.scores import asked, evaluate
+from tfx_finetune.types.components import TASKS, Labels
 
 WORDS = {"en": ("dog cat cow", "red blue pink"), "fi": ("koira kissa lehmä", "punainen sini pinkki")}
 """Words of two classes by language; `xx` below says the opposite of English."""

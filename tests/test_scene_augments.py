@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from tests.contracts.test_augments import PARTNERS
 from tests.test_geometry import MOVES, chained, check_whole, extent, sample
 from tests.test_geometry import samples as one_object
-from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
-from tfx_finetune.reading.partners import joined
-from tfx_finetune.vision.places import UNTOLD
+from tfx_finetune.datasets.multi_sample import joined
+from tfx_finetune.types.components import AUGMENTS
+from tfx_finetune.types.localization import UNTOLD
 
 SEEDS = st.integers(0, 10**6)
 TOLD = {

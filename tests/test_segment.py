@@ -10,12 +10,12 @@ import tensorflow as tf
 from scipy import ndimage
 from sklearn import metrics
 
-from tfx_finetune.contracts import TASKS, Features, Labels
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
-from tfx_finetune.graphs import litert
-from tfx_finetune.graphs.functional import read
-from tfx_finetune.vision.places import Lay
+from tfx_finetune.ops import litert
+from tfx_finetune.ops.functional import read
+from tfx_finetune.types.components import TASKS, Features, Labels
+from tfx_finetune.types.localization import Lay
 
 NAMES = ("background", "apfel", "猫")
 LABELS = Labels(NAMES, (40, 20, 10), 40)

@@ -12,18 +12,18 @@ from ai_edge_litert.interpreter import Interpreter
 from tests.commands import command
 from tests.small_data import class_folder
 from tests.small_model import small, write_bundle
-from tfx_finetune.contracts import EXPORTS, Card
 from tfx_finetune.core.config import Run, Samples, Verify
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.delivery.gate import gated
-from tfx_finetune.features import Store
-from tfx_finetune.graphs import litert
-from tfx_finetune.graphs.selective import fewest, lost
-from tfx_finetune.pipeline import prepare_data
-from tfx_finetune.plan import check
-from tfx_finetune.reporting.terminal import say_result
-from tfx_finetune.verify import verify
+from tfx_finetune.deploy.formats.selective_quantization import fewest, lost
+from tfx_finetune.deploy.gate import gated
+from tfx_finetune.deploy.verify import verify
+from tfx_finetune.ops import litert
+from tfx_finetune.report.terminal import say_result
+from tfx_finetune.run.load_data import prepare_data
+from tfx_finetune.run.plan import check
+from tfx_finetune.training.feature_cache import Store
+from tfx_finetune.types.components import EXPORTS, Card
 
 SELECTIVE = "tflite(quantize='int8', selective=True)"
 

@@ -18,7 +18,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from tests.commands import KINDS
 from tests.servers import serving
-from tfx_finetune.bundle import Bundle
+from tfx_finetune.bundle.bundle import Bundle
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from tests.commands import refused
-from tfx_finetune.contracts import MODALITIES, Card
 from tfx_finetune.core import hardware
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.serve import _listen
-from tfx_finetune.serving import rest
-from tfx_finetune.serving.served import Served, _quickest
+from tfx_finetune.serve import rest
+from tfx_finetune.serve.__main__ import _listen
+from tfx_finetune.serve.model_version import Served, _quickest
+from tfx_finetune.types.components import MODALITIES, Card
 
 
 def test_what_cannot_be_served_ends_in_one_line(tmp_path):

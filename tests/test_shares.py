@@ -8,13 +8,13 @@ import tensorflow as tf
 
 from tests.commands import SMALL, refused_before_writing
 from tests.small_data import class_folder, complaint, picture
-from tfx_finetune.contracts import Card
 from tfx_finetune.core import config
 from tfx_finetune.core.config import Mixing, Run
-from tfx_finetune.pipeline import prepare_data
-from tfx_finetune.plan import check
-from tfx_finetune.reading.shares import parse_weights, shares
-from tfx_finetune.training.feed import feed
+from tfx_finetune.datasets.mixture_weights import parse_weights, shares
+from tfx_finetune.run.load_data import prepare_data
+from tfx_finetune.run.plan import check
+from tfx_finetune.training.phase_data import feed
+from tfx_finetune.types.components import Card
 
 SIZES = {"a": 900, "b": 90, "c": 10}
 

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from tests.small_data import class_folder, complaint, idx_folder, picture, sounds
-from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core.spec import Spec, parse_spec
-from tfx_finetune.sources.recognize import recognize
+from tfx_finetune.datasets.sources.infer_source import recognize
+from tfx_finetune.types.components import SOURCES
 
 
 def source(path):

@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from tests.commands import command
 from tests.small_data import picture
-from tfx_finetune.bundle import Bundle
-from tfx_finetune.graphs import litert
+from tfx_finetune.bundle.bundle import Bundle
+from tfx_finetune.ops import litert
 
 # Kinds of text by their length; TFLite has no inverse of the error function.
 TOWER = '''
 import keras
-from tfx_finetune.contracts import BACKBONES, Backbone, Card, Features, Group
+from tfx_finetune.types.components import BACKBONES, Backbone, Card, Features, Group
 
 
 @keras.saving.register_keras_serializable("odd_tower")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfx_finetune.splits import assign, divide
+from tfx_finetune.datasets.splits import assign, divide
 
 # A busy machine is no failure.
 settings.register_profile("patient", deadline=None)
@@ -152,7 +152,7 @@ def test_the_hash_decides():
 def test_another_process_gives_the_same_split():
     """Python's own hashes differ from process to process; nothing may depend on them."""
     code = (
-        "from tfx_finetune.splits import assign\n"
+        "from tfx_finetune.datasets.splits import assign\n"
         "labels = ['\\n'.join('abcdef'[i] for i in range(6) if n >> i & 1) for n in range(64)] * 3\n"
         "print(list(assign([str(n) for n in range(192)], labels, [str(n // 2) for n in range(192)], {'test': 0.3}, 0)))"
     )

@@ -3,9 +3,9 @@
 import pytest
 
 from tests.assets import asset
-from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
+from tfx_finetune.types.components import SOURCES
 
 
 def spoken(**options):

@@ -9,14 +9,14 @@ import pytest
 from tests.commands import refused, refused_before_writing, within
 from tests.small_data import complaint
 from tests.test_routing import WORDS, table
-from tfx_finetune.backbones.bundle import loaded
-from tfx_finetune.bundle import Bundle
+from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core import config
 from tfx_finetune.core.config import Run
-from tfx_finetune.languages.transfer import Transfer
-from tfx_finetune.plan import check
-from tfx_finetune.setup import set_up
-from tfx_finetune.strategy import turns_of
+from tfx_finetune.evaluation.continual_metrics import Transfer
+from tfx_finetune.models.backbones.bundle import loaded
+from tfx_finetune.run.plan import check
+from tfx_finetune.run.setup import set_up
+from tfx_finetune.training.continual import turns_of
 
 TOWER = "bag_of_embeddings(size=24, dim=16)"
 SMALL = (

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from tests.small_data import class_folder, complaint, idx_folder, load, modality, picture, sizes, table
-from tfx_finetune.contracts import SOURCES, TASKS
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.reading.opening import opened
-from tfx_finetune.sources.recognize import recognize
+from tfx_finetune.datasets.labeled import opened
+from tfx_finetune.datasets.sources.infer_source import recognize
+from tfx_finetune.types.components import SOURCES, TASKS
 
 
 def said(data, **options):

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from tests.small_data import class_folder, idx_folder, load, picture, sizes, table
-from tfx_finetune.contracts import Card
 from tfx_finetune.core.config import Image, Run
-from tfx_finetune.pipeline import prepare_data
-from tfx_finetune.plan import check
+from tfx_finetune.run.load_data import prepare_data
+from tfx_finetune.run.plan import check
+from tfx_finetune.types.components import Card
 
 
 def test_splits_are_near_the_shares(tmp_path):

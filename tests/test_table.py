@@ -5,8 +5,8 @@ import json
 import pytest
 
 from tests.small_data import complaint
-from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core.spec import Spec
+from tfx_finetune.types.components import SOURCES
 
 
 def source(path, **options):

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from tfx_finetune.contracts import Labels
 from tfx_finetune.tasks.classify import classification_scores
 from tfx_finetune.tasks.tag import average_precision_of_samples, tag, tagging_scores
+from tfx_finetune.types.components import Labels
 
 
 def names(count):

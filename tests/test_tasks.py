@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
-from tfx_finetune.contracts import Features, Labels
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.tasks.classify import classify
 from tfx_finetune.tasks.head import class_weights
 from tfx_finetune.tasks.tag import tag
+from tfx_finetune.types.components import Features, Labels
 
 ABC = Labels(("a", "b", "c"), (6, 3, 1), 10)
 LN2 = math.log(2)

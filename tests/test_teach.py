@@ -10,14 +10,14 @@ import pytest
 from tests.commands import SMALL, refused, refused_before_writing, shapes, within
 from tests.small_bundle import tower_bundle
 from tests.test_resume import killed
-from tfx_finetune.bundle import Bundle
+from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.config import Cache, Distill, Phase, Run, Samples
-from tfx_finetune.model import cut
-from tfx_finetune.phases import fit_phase
-from tfx_finetune.plan import check
-from tfx_finetune.setup import set_up
-from tfx_finetune.training.feed import feed
-from tfx_finetune.training.teach import TAUGHT, Softened, answers
+from tfx_finetune.models.build import cut
+from tfx_finetune.run.plan import check
+from tfx_finetune.run.setup import set_up
+from tfx_finetune.training.distillation import TAUGHT, Softened, answers
+from tfx_finetune.training.phase_data import feed
+from tfx_finetune.training.trainer import fit_phase
 
 STUDENT = "convnet(size=16, channels=1, widths=(8, 16))"
 # As the tower that the shared run trained: whatever it sees, a student with it sees too.

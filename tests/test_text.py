@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 
 from tests.small_data import complaint
-from tfx_finetune.contracts import MODALITIES, Card
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.modalities.tokenizers import TOKENIZERS
+from tfx_finetune.datasets.modalities.tokenizers import TOKENIZERS
+from tfx_finetune.types.components import MODALITIES, Card
 
 
 def modality(card=None, **options):

@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 import tensorflow as tf
 
-from tfx_finetune.contracts import AUGMENTS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
+from tfx_finetune.types.components import AUGMENTS
 
 TEXT = "Eins zwei DREI vier fünf sechs sieben acht neun zehn"
 CHINESE = "这本书非常好我很喜欢"

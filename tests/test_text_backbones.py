@@ -12,13 +12,14 @@ import tensorflow as tf
 from tests.assets import asset
 from tests.hub_presets import hub_preset
 from tests.small_data import complaint
-from tfx_finetune.backbones.bag_of_embeddings import NGrams
-from tfx_finetune.backbones.graph import inserted
-from tfx_finetune.backbones.transformer import Form, encoder
-from tfx_finetune.contracts import ADAPTERS, BACKBONES, MODALITIES, Card
 from tfx_finetune.core.spec import Spec, parse_spec
-from tfx_finetune.graphs import litert
-from tfx_finetune.model import Network, cut
+from tfx_finetune.models.backbones.bag_of_embeddings import NGrams
+from tfx_finetune.models.backbones.graph import inserted
+from tfx_finetune.models.backbones.transformer import Form, encoder
+from tfx_finetune.models.build import cut
+from tfx_finetune.models.network import Network
+from tfx_finetune.ops import litert
+from tfx_finetune.types.components import ADAPTERS, BACKBONES, MODALITIES, Card
 
 CAT = {
     "en": "A cat sits on the sofa.",

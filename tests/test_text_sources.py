@@ -8,9 +8,9 @@ import pytest
 
 from tests.assets import asset
 from tests.small_data import complaint
-from tfx_finetune import splits
-from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.datasets import splits
+from tfx_finetune.types.components import SOURCES
 
 
 def columns(spec):

@@ -10,10 +10,10 @@ import tensorflow as tf
 from tests.commands import SMALL, refused, within
 from tests.shapes_dataset import Scenes, prepare
 from tests.small_data import complaint
-from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.sources.recognize import recognize
-from tfx_finetune.vision.objects import Object, parsed
+from tfx_finetune.datasets.sources.infer_source import recognize
+from tfx_finetune.ops.objects import Object, parsed
+from tfx_finetune.types.components import SOURCES
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfx_finetune.contracts import BACKBONES, EXPORTS, MODALITIES, TASKS, Labels
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.deployed import Servable
-from tfx_finetune.evaluate import decoded
-from tfx_finetune.reading import located
-from tfx_finetune.serving import rest
-from tfx_finetune.serving.served import Served
-from tfx_finetune.vision import detections
+from tfx_finetune.evaluation.scores import decoded
+from tfx_finetune.ops import detections
+from tfx_finetune.serve import rest
+from tfx_finetune.serve.model_version import Served
+from tfx_finetune.tasks import localization
+from tfx_finetune.types.components import BACKBONES, EXPORTS, MODALITIES, TASKS, Labels
+from tfx_finetune.types.deployment import Servable
 
 NAMES = ("ägg", "猫")
 ASKED = [(0.0, 0.6, 100), (0.0, 0.1, 100), (None, 0.6, 100), (0.0, 0.9, 3), (1.0, 0.5, 100), (0.0, 0.6, 0)]
@@ -34,7 +34,7 @@ def served(tmp_path_factory):
     model = keras.Model({"image": backbone.inputs}, decoded({"seen": task}, outputs))
     modalities = {"image": MODALITIES.build(parse_spec("image"), backbone.card)}
     found, export = {"seen": task.places.found}, EXPORTS.build(parse_spec("saved_model()"))
-    known = located.limits({"seen": task})
+    known = localization.limits({"seen": task})
     path = tmp_path_factory.mktemp("served") / export.file
     export.write(Servable(model, modalities, {"seen": NAMES}, {}, found=found, limits=known), path)
     reader = export.load(path)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from tests.assets import asset
-from tfx_finetune.backbones import torch_weights
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.models.backbones import torch_weights
 
 # What torch 2.13 wrote, compressed, for
 #   base = torch.arange(12.0)

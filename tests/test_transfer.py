@@ -11,10 +11,10 @@ from PIL import Image
 from tests.assets import asset
 from tests.commands import refused, refused_before_writing, within
 from tests.small_data import picture
-from tfx_finetune.bundle import Bundle
-from tfx_finetune.contracts import BACKBONES
+from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core import files
-from tfx_finetune.sources.idx import find, read
+from tfx_finetune.datasets.sources.idx import find, read
+from tfx_finetune.types.components import BACKBONES
 
 TOWER = "convnet(size=28, widths=(16, 32))"
 NONE = ("--warm.epochs=0", "--tune.epochs=0")

@@ -7,7 +7,7 @@ from tests.commands import command, refused
 from tests.small_data import complaint
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
-from tfx_finetune.training.search import parse_space
+from tfx_finetune.tune.search import parse_space
 
 SPACE = "--space=tune.learning_rate=log(1e-6, 1e-1), tune.optimizer=choice('sgd', 'adamw')"
 

@@ -10,12 +10,12 @@ from PIL import Image, ImageDraw
 
 from tests.assets import asset
 from tests.small_data import complaint
-from tfx_finetune.contracts import SOURCES
 from tfx_finetune.core import assets
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.sources.scenes import Studio, is_cut_out
-from tfx_finetune.sources.tux_scenes import PHOTOGRAPHS, mask, studios, tux_scenes
-from tfx_finetune.vision.objects import parsed
+from tfx_finetune.datasets.samples.scene_generator import Studio, is_cut_out
+from tfx_finetune.datasets.samples.tux_scenes import PHOTOGRAPHS, mask, studios, tux_scenes
+from tfx_finetune.ops.objects import parsed
+from tfx_finetune.types.components import SOURCES
 
 SIZES = {"train": 6, "val": 2, "test": 4}
 GOLDEN = [

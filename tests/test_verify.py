@@ -9,12 +9,12 @@ import pytest
 import tensorflow as tf
 
 from tests.small_model import small, write_bundle
-from tfx_finetune.bundle import Bundle
+from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core import files
 from tfx_finetune.core.config import Verify
-from tfx_finetune.features import Store
-from tfx_finetune.graphs import litert
-from tfx_finetune.verify import allowed_drop, verify
+from tfx_finetune.deploy.verify import allowed_drop, verify
+from tfx_finetune.ops import litert
+from tfx_finetune.training.feature_cache import Store
 
 EVERY = (
     "keras_file(), saved_model(), tflite(), tflite(quantize='float16'), tflite(quantize='dynamic'), "

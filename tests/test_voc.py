@@ -9,12 +9,12 @@ from tests.annotated_data import mask_file, objects, picture, source, values, vo
 from tests.small_data import class_folder, complaint
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
-from tfx_finetune.dataset import schema
-from tfx_finetune.plan import check
-from tfx_finetune.reading.mixed import open_sources
-from tfx_finetune.sources.recognize import recognize
-from tfx_finetune.sources.voc import CLASSES
-from tfx_finetune.vision.objects import Object
+from tfx_finetune.datasets.mixture import open_sources
+from tfx_finetune.datasets.sources.infer_source import recognize
+from tfx_finetune.datasets.sources.voc import CLASSES
+from tfx_finetune.ops.objects import Object
+from tfx_finetune.ops.tf_data import schema
+from tfx_finetune.run.plan import check
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from tests.test_average_precision import TASK, random_scenes
 from tests.test_segment import blobs, built
-from tfx_finetune.contracts import TASKS, Labels
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.evaluate import evaluate
-from tfx_finetune.training.keeper import graded
+from tfx_finetune.evaluation.scores import evaluate
+from tfx_finetune.training.callbacks import graded
+from tfx_finetune.types.components import TASKS, Labels
 
 LABELS = Labels(("ä", "b", "c", "d", "e", "f"), (5,) * 6, 30)
 LATER = {

@@ -4,9 +4,9 @@ import pytest
 
 from tests.annotated_data import objects, picture, source, yolo_folder
 from tests.small_data import class_folder, complaint
-from tfx_finetune.sources.recognize import recognize
-from tfx_finetune.sources.yolo_file import settings
-from tfx_finetune.vision.objects import Object
+from tfx_finetune.datasets.sources.infer_source import recognize
+from tfx_finetune.datasets.sources.yolo_file import settings
+from tfx_finetune.ops.objects import Object
 
 CAT = Object("cat", 0.1, 0.1, 0.6, 0.6)
 LINE = "0 0.35 0.35 0.5 0.5\n"

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from tfx_finetune.contracts import Backbone
+from tfx_finetune.types.components import Backbone
 
 
 def batch(backbone: Backbone, count: int = 2) -> np.ndarray:

@@ -18,7 +18,7 @@ _PUBLIC = {
     "UserError": "tfx_finetune.core.errors",
     "GateError": "tfx_finetune.core.errors",
     "train": "tfx_finetune.train",
-    "Bundle": "tfx_finetune.bundle",
+    "Bundle": "tfx_finetune.bundle.bundle",
 }
 __all__ = sorted(_PUBLIC)
 

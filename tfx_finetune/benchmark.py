@@ -23,7 +23,7 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.probe import measure, probe
 
 if TYPE_CHECKING:
-    from tfx_finetune.bundle import Bundle
+    from tfx_finetune.bundle.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def benchmark(options: Benchmark) -> None:
     Raises:
         UserError: The bundle, or a file of it, cannot be used.
     """
-    from tfx_finetune.bundle import Bundle
+    from tfx_finetune.bundle.bundle import Bundle
 
     plugins.load(options.plugins)
     bundle = Bundle.open(options.bundle)
@@ -85,7 +85,7 @@ def measured(bundle: "Bundle", options: Benchmark) -> dict[str, float]:
     """Latency and memory of one file of a bundle in this process, on random input, which takes as long as any other."""
     import numpy as np
 
-    from tfx_finetune.contracts import PRESENCE
+    from tfx_finetune.types.components import PRESENCE
 
     rng = np.random.default_rng(0)
     inputs: dict[str, np.ndarray] = {

@@ -8,82 +8,11 @@ prints one JSON object with every score of a bundle's file on labelled data, who
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
-from tfx_finetune.contracts import Batch, Task
 from tfx_finetune.core import command, plugins
 from tfx_finetune.core.config import option
-from tfx_finetune.deployed import answers, of_head
-
-
-def predictions(
-    predict: Callable, batches: Iterable[tuple[Any, Batch]], tasks: Mapping[str, Task] | None = None
-) -> tuple[Batch, Batch]:
-    """Runs `predict` over batches of (inputs, targets) and returns all (targets, outputs), in order, as arrays.
-
-    Decoded outputs of the tasks that are given are read: what is found in a picture takes less than all that was said
-    of each of its places.
-    """
-    targets: dict[str, list[np.ndarray]] = {}
-    outputs: dict[str, list[np.ndarray]] = {}
-    for inputs, target in batches:
-        for found, values in ((targets, target), (outputs, answers(tasks or {}, predict(inputs)))):
-            for name, value in values.items():
-                found.setdefault(name, []).append(np.asarray(value))
-    joined = [{name: np.concatenate(parts) for name, parts in found.items()} for found in (targets, outputs)]
-    return joined[0], joined[1]
-
-
-def decoded(tasks: Mapping[str, Task], outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Each task's decoded outputs, `<head>/<name>`, of those of its head."""
-    found: dict[str, Any] = {}
-    for head, task in tasks.items():
-        found |= {f"{head}/{name}": value for name, value in task.decode(of_head(outputs, head)).items()}
-    return found
-
-
-def asked(task: Task, targets: np.ndarray) -> np.ndarray:
-    """Marks the samples with targets (n, ...) that a head is asked about, (n,): others have no class."""
-    return np.any(targets, -1) if task.single else np.full(len(targets), True)
-
-
-def evaluate(
-    tasks: Mapping[str, Task],
-    targets: Batch,
-    outputs: Batch,
-    slices: Mapping[str, np.ndarray] | None = None,
-    whole: bool = True,
-) -> dict[str, Any]:
-    """Returns every score of every head that is asked about some of the samples, named `<head>/<score>`.
-
-    Args:
-        tasks: Heads by name.
-        targets: By head, (n, ...).
-        outputs: Decoded outputs, `<head>/scores` (n, classes), and `<head>/embedding` (n, dim) where names are points.
-        slices: Samples of one language or source by its name, (n,) marks; each has scores `<head>/<score>[<name>]`.
-        whole: Whether all are wanted, or each head's own score and what comes with it; see `Task.scores`.
-    """
-    from tfx_finetune.naming import EMBEDDING  # loads Keras, without which --help is answered
-
-    found: dict[str, Any] = {}
-    for head, task in tasks.items():
-        target, output = targets[head], outputs[f"{head}/scores"]
-        mine = asked(task, target)
-        if mine.any():
-            own = task.scores(target[mine], output[mine], whole=whole)
-            if task.space:
-                own |= task.space.retrieval(target[mine], outputs[f"{head}/{EMBEDDING}"][mine])
-            found |= {f"{head}/{name}": value for name, value in own.items()}
-        # A head of one language has no others to compare.
-        for value, marked in ({} if task.per else slices or {}).items():
-            if (rows := mine & marked).any():
-                scores = task.scores(target[rows], output[rows], whole=whole).items()
-                found |= {f"{head}/{name}[{value}]": score for name, score in scores if isinstance(score, float)}
-    return found
+from tfx_finetune.evaluation.scores import evaluate, predictions
 
 
 @dataclass(frozen=True)
@@ -109,9 +38,9 @@ def print_scores(options: Evaluate) -> None:
     Raises:
         UserError: Bundle or data cannot be used, or the data has a label that the model does not know.
     """
-    from tfx_finetune.bundle import Bundle
-    from tfx_finetune.languages.routing import slices
-    from tfx_finetune.pipeline import labelled
+    from tfx_finetune.bundle.bundle import Bundle
+    from tfx_finetune.datasets.labeled import labelled
+    from tfx_finetune.evaluation.slices import slices
 
     plugins.load(options.plugins)
     bundle = Bundle.open(options.bundle)

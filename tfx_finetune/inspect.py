@@ -19,10 +19,10 @@ from tfx_finetune.core.config import Run, option
 from tfx_finetune.core.errors import UserError, first_line
 
 if TYPE_CHECKING:
-    from tfx_finetune.contracts import Batch
-    from tfx_finetune.model import Network
-    from tfx_finetune.pipeline import Data
-    from tfx_finetune.plan import Plan
+    from tfx_finetune.datasets.pipeline import Data
+    from tfx_finetune.models.network import Network
+    from tfx_finetune.types.components import Batch
+    from tfx_finetune.types.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ def show_files(paths: Sequence[str]) -> None:
     Raises:
         UserError: One cannot be read.
     """
-    from tfx_finetune.graphs import litert, metadata
+    from tfx_finetune.deploy.formats import tflite_metadata
+    from tfx_finetune.ops import litert
 
     for path in paths:
         try:
@@ -61,13 +62,13 @@ def show_files(paths: Sequence[str]) -> None:
             name: [f"{detail['name']} {detail['dtype'].__name__} {detail['shape'].tolist()}" for detail in details]
             for name, details in (("takes", reader.get_input_details()), ("gives", reader.get_output_details()))
         }
-        print(json.dumps({"file": path, **tensors, "metadata": metadata.read(content)}, ensure_ascii=False))
+        print(json.dumps({"file": path, **tensors, "metadata": tflite_metadata.read(content)}, ensure_ascii=False))
 
 
 def list_components(modules: str) -> None:
     """Prints every registry: each component's signature and the first line of its docstring."""
-    from tfx_finetune.contracts import REGISTRIES
-    from tfx_finetune.languages.merging import MERGES
+    from tfx_finetune.training.merging import MERGES
+    from tfx_finetune.types.components import REGISTRIES
 
     plugins.load(modules)
     for registry in (*REGISTRIES, MERGES):
@@ -89,8 +90,8 @@ def list_configs() -> None:
 
 def walk(run: Run) -> None:
     """Prints what a run is made of, and what the first training sample is after every step."""
-    from tfx_finetune.plan import check
-    from tfx_finetune.setup import set_up
+    from tfx_finetune.run.plan import check
+    from tfx_finetune.run.setup import set_up
 
     plan = check(run)
     print(f"source     {plan.source}")
@@ -108,7 +109,7 @@ def _shown(plan: "Plan", data: "Data") -> "Batch":
     """Shows the first training sample from its file to what towers take, which is returned."""
     import tensorflow as tf
 
-    from tfx_finetune.vision.places import Partners
+    from tfx_finetune.types.localization import Partners
 
     member = data.some("train", 1)
     raw, prepared = data.raw(member)[0], data.prepared(member)
@@ -131,8 +132,8 @@ def _shown(plan: "Plan", data: "Data") -> "Batch":
 
 def _show_network(plan: "Plan", network: "Network", prepared: "Batch") -> None:
     """Shows what each phase trains, and what heads make of a prepared sample."""
-    from tfx_finetune.model import cut
-    from tfx_finetune.network.unfreezing import counts
+    from tfx_finetune.models.build import cut
+    from tfx_finetune.models.freezing import counts
     from tfx_finetune.training.engine import engine
 
     for name, phase in plan.phases.items():

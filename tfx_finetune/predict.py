@@ -42,8 +42,8 @@ def predict(options: Predict, paths: list[str]) -> None:
         UserError: The bundle cannot be used, there is nothing to predict, or some files could not be read; what
             could be read is printed first.
     """
-    from tfx_finetune.bundle import Bundle
-    from tfx_finetune.reporting.results import Results
+    from tfx_finetune.bundle.bundle import Bundle
+    from tfx_finetune.bundle.coco_results import Results
 
     plugins.load(options.plugins)
     if not paths:

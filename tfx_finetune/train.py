@@ -18,14 +18,14 @@ from tfx_finetune.core.config import Run, option, run_of
 from tfx_finetune.core.errors import GateError
 
 if TYPE_CHECKING:
-    from tfx_finetune.bundle import Bundle
-    from tfx_finetune.compress import Compressed
-    from tfx_finetune.languages.transfer import Transfer
-    from tfx_finetune.model import Network
-    from tfx_finetune.pipeline import Data
-    from tfx_finetune.plan import Plan
-    from tfx_finetune.reporting.summary import Outcome
+    from tfx_finetune.bundle.bundle import Bundle
+    from tfx_finetune.compression.compress import Compressed
+    from tfx_finetune.datasets.pipeline import Data
+    from tfx_finetune.evaluation.continual_metrics import Transfer
+    from tfx_finetune.models.network import Network
+    from tfx_finetune.report.summary import Outcome
     from tfx_finetune.training.checkpoint import History
+    from tfx_finetune.types.plan import Plan
 
 
 def train(run: Run) -> "Bundle":
@@ -43,16 +43,16 @@ def train(run: Run) -> "Bundle":
             bundle and report are written all the same.
     """
     # The stations import TensorFlow; a command answers --help without it.
-    from tfx_finetune import workspace
-    from tfx_finetune.compress import check_layers, compress
-    from tfx_finetune.delivery.choose import nothing_fits
-    from tfx_finetune.features import evict, forget
-    from tfx_finetune.plan import check
-    from tfx_finetune.report import write_report
-    from tfx_finetune.reporting.summary import report
-    from tfx_finetune.reporting.terminal import say_result
-    from tfx_finetune.setup import set_up
-    from tfx_finetune.strategy import fit
+    from tfx_finetune.compression.compress import check_layers, compress
+    from tfx_finetune.deploy.selection import nothing_fits
+    from tfx_finetune.report.html import write_report
+    from tfx_finetune.report.summary import report
+    from tfx_finetune.report.terminal import say_result
+    from tfx_finetune.run import workspace
+    from tfx_finetune.run.plan import check
+    from tfx_finetune.run.setup import set_up
+    from tfx_finetune.training.continual import fit
+    from tfx_finetune.training.feature_cache import evict, forget
 
     # Everything a configuration can have wrong, before weights or data are touched.
     started = time.time()
@@ -105,18 +105,19 @@ def _deliver(
         histories: What each phase did.
         transfer: How languages did that were learned one after another.
     """
-    from tfx_finetune.delivery.choose import best
-    from tfx_finetune.delivery.gate import gated
-    from tfx_finetune.delivery.golden import choose
-    from tfx_finetune.delivery.pack import create, finish
-    from tfx_finetune.evaluate import evaluate, predictions
-    from tfx_finetune.graphs.functional import predictor
-    from tfx_finetune.languages.routing import slices
-    from tfx_finetune.reporting.subsets import subsets
-    from tfx_finetune.reporting.summary import Outcome, manifest
-    from tfx_finetune.servable import servable
-    from tfx_finetune.training.feed import prepared
-    from tfx_finetune.verify import verify
+    from tfx_finetune.deploy.gate import gated
+    from tfx_finetune.deploy.golden import choose
+    from tfx_finetune.deploy.manifest import manifest
+    from tfx_finetune.deploy.pack import create, finish
+    from tfx_finetune.deploy.selection import best
+    from tfx_finetune.deploy.servable import servable
+    from tfx_finetune.deploy.verify import verify
+    from tfx_finetune.evaluation.scores import evaluate, predictions
+    from tfx_finetune.evaluation.slices import slices
+    from tfx_finetune.ops.functional import predictor
+    from tfx_finetune.report.modality_ablation import subsets
+    from tfx_finetune.report.summary import Outcome
+    from tfx_finetune.training.phase_data import prepared
 
     # The trained model's own answers are what every file has to give again.
     run = plan.run
@@ -139,21 +140,21 @@ def _deliver(
 
 
 def find_learning_rates(run: Run) -> dict[str, float]:
-    """Runs a learning rate range test of every phase instead of training; see `training/find_lr.py`."""
-    from tfx_finetune.plan import check
-    from tfx_finetune.setup import set_up
-    from tfx_finetune.training import find_lr
+    """Runs a learning rate range test of every phase instead of training; see `tune/lr_finder.py`."""
+    from tfx_finetune.run.plan import check
+    from tfx_finetune.run.setup import set_up
+    from tfx_finetune.tune import lr_finder
 
     plan = check(run)
     data, network = set_up(plan)
-    return find_lr.find_learning_rates(network, data, plan)
+    return lr_finder.find_learning_rates(network, data, plan)
 
 
 @dataclass(frozen=True)
 class Train(Run):
     """Options of the command: those of a run, and whether to look for its learning rates instead."""
 
-    find_lr: bool = option(False, "train nothing; draw the loss over the learning rate into <workdir>/find_lr.svg")
+    lr_finder: bool = option(False, "train nothing; draw the loss over the learning rate into <workdir>/find_lr.svg")
 
 
 def main() -> None:

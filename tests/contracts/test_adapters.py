@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from tfx_finetune.contracts import ADAPTERS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
+from tfx_finetune.types.components import ADAPTERS
 
 X = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype(np.float32)
 Y = np.random.default_rng(1).normal(size=(16, 5)).astype(np.float32)

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from tests.small_data import sounds
-from tfx_finetune.contracts import AUGMENTS, Mix
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.vision.places import Partners
+from tfx_finetune.types.components import AUGMENTS, Mix
+from tfx_finetune.types.localization import Partners
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8)

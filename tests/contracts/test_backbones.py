@@ -10,10 +10,11 @@ import pytest
 from tests.hub_presets import hub_preset, whisper_preset
 from tests.small_bundle import tower_bundle
 from tests.towers import batch
-from tfx_finetune.contracts import BACKBONES, MODALITIES, Fused, Fusion
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.model import Network, cut, joints_of
+from tfx_finetune.models.build import cut, joints_of
+from tfx_finetune.models.network import Network
+from tfx_finetune.types.components import BACKBONES, MODALITIES, Fused, Fusion
 
 # Built and run within about a second; every other one is slow.
 FAST = {

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from tests.test_bridge import network
-from tfx_finetune.contracts import COMPRESSIONS
+from tfx_finetune.compression import tf_keras_bridge
+from tfx_finetune.compression.fold_batch_norm import folded
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.graphs import bridge
-from tfx_finetune.graphs.fold import folded
-from tfx_finetune.verify import broken_promise
+from tfx_finetune.deploy.verify import broken_promise
+from tfx_finetune.types.components import COMPRESSIONS
 
 CHAINS = [
     ["qat()"],
@@ -43,7 +43,7 @@ def test_promises_hold_after_training(spec, chain):
     import tf_keras
 
     model, data, _ = network(spec, half=spec == NETWORKS[1])
-    structured = bridge.twin(folded(model))
+    structured = tf_keras_bridge.twin(folded(model))
     twin = tf_keras.Model(structured.inputs, structured.outputs)
     built = [COMPRESSIONS.build(parse_spec(spec)) for spec in chain]
     targets = [np.eye(size, dtype=np.float32)[[0, 1, 0, 1]] for size in (3, 2)]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.small_model import small
-from tfx_finetune.contracts import EXPORTS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
+from tfx_finetune.types.components import EXPORTS
 
 FORMATS = {
     "keras",

@@ -8,13 +8,13 @@ import pytest
 import tensorflow as tf
 
 from tests.towers import batch
-from tfx_finetune.backbones.graph import renamed
-from tfx_finetune.contracts import BACKBONES, FUSIONS, PRESENCE, TASKS, Labels
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.graphs import litert
-from tfx_finetune.model import build_model, cut
-from tfx_finetune.plan import check
+from tfx_finetune.models.backbones.graph import renamed
+from tfx_finetune.models.build import build_model, cut
+from tfx_finetune.ops import litert
+from tfx_finetune.run.plan import check
+from tfx_finetune.types.components import BACKBONES, FUSIONS, PRESENCE, TASKS, Labels
 
 TOWERS = "image=convnet(size=16, channels=3, widths=(4, 8)), text=bag_of_embeddings(size=12, dim=8, buckets=64)"
 COUNT = 6

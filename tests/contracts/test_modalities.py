@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfx_finetune import sound
-from tfx_finetune.contracts import AUGMENTS, MODALITIES, Card
 from tfx_finetune.core.spec import parse_specs
+from tfx_finetune.ops import audio
+from tfx_finetune.types.components import AUGMENTS, MODALITIES, Card
 
 RNG = np.random.default_rng(0)
 
@@ -23,7 +23,7 @@ def png():
 # What a card says, and a file.
 EXAMPLES = {
     "image": lambda: (Card(size=32), png()),
-    "audio": lambda: (Card(size=4_000, rate=8_000), sound.wav(RNG.normal(0, 0.1, 6_000).astype(np.float32), 8_000)),
+    "audio": lambda: (Card(size=4_000, rate=8_000), audio.wav(RNG.normal(0, 0.1, 6_000).astype(np.float32), 8_000)),
     "text": lambda: (Card(size=12), "Ein Fuchs, 狐".encode()),
 }
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfx_finetune.contracts import NECKS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.graphs import litert
-from tfx_finetune.graphs.functional import read
+from tfx_finetune.ops import litert
+from tfx_finetune.ops.functional import read
+from tfx_finetune.types.components import NECKS
 
 SIDES = {
     "even": {"P3": 16, "P4": 8, "P5": 4},
@@ -109,7 +109,7 @@ def test_no_channels_are_refused(name):
 
 def test_fusion_is_a_weighted_mean():
     """Fast normalized fusion by hand: weights below 0 count as 0."""
-    from tfx_finetune.necks.bifpn import Fusion
+    from tfx_finetune.models.necks.bifpn import Fusion
 
     layer = Fusion()
     tensors = [np.full((1, 2, 2, 1), value, np.float32) for value in (1, 2, 4)]

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfx_finetune.contracts import OBJECTIVES
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.learning import UNKNOWN, Seen
+from tfx_finetune.types.components import OBJECTIVES
+from tfx_finetune.types.training import UNKNOWN, Seen
 
 COUNT, DIM = 8, 4
 

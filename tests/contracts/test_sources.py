@@ -12,10 +12,10 @@ from tests.annotated_data import annotation, coco_file, mask_file, picture, voc_
 from tests.assets import asset
 from tests.shapes_dataset import prepare
 from tests.small_data import class_folder, idx_folder, sounds, table
-from tfx_finetune.contracts import SOURCES, SPLITS
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.vision.objects import parsed
-from tfx_finetune.vision.places import UNTOLD
+from tfx_finetune.ops.objects import parsed
+from tfx_finetune.types.components import SOURCES, SPLITS
+from tfx_finetune.types.localization import UNTOLD
 
 
 def _table(root):

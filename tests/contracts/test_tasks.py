@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfx_finetune.contracts import TASKS, Features, Labels
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
+from tfx_finetune.types.components import TASKS, Features, Labels
 
 NAMES = ("ägg", "bär und café", "猫", "🦊")
 LABELS = Labels(NAMES, (40, 30, 20, 10), 100)

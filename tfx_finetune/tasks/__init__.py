@@ -4,6 +4,6 @@ A head takes pooled features (batch, dim), or levels of a pyramid, and gives log
 its scores are shares of 0 to 1. Named by `--heads`.
 """
 
-from tfx_finetune.tasks import classify, detect, name, segment, tag
+from tfx_finetune.tasks import classify, detect, segment, tag, zero_shot
 
 __all__ = ["classify", "detect", "name", "segment", "tag"]

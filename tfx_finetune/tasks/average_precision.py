@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from tfx_finetune.tasks.align import CROWD
+from tfx_finetune.tasks.assigner import CROWD
 
 _SIZES = ("small", "medium", "large")
 

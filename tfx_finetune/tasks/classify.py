@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 from sklearn import metrics
 
-from tfx_finetune.contracts import TASKS, Labels, Task
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.tasks.head import ClassWeights, Init, check_options, class_weights, classifier
+from tfx_finetune.types.components import TASKS, Labels, Task
 
 
 @TASKS.register

@@ -6,10 +6,10 @@ from typing import Literal
 import keras
 import numpy as np
 
-from tfx_finetune.contracts import NECKS, Features, Labels
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.vision.levels import mixed, normalized, up
+from tfx_finetune.ops.levels import mixed, normalized, up
+from tfx_finetune.types.components import NECKS, Features, Labels
 
 Decoder = Literal["summed", "gated"]
 

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.contracts import TASKS, Labels, Task
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.tasks import average_precision, matches
-from tfx_finetune.tasks.align import Alignment, BoxLoss, DetectionLoss
-from tfx_finetune.tasks.boxed import boxed
-from tfx_finetune.tasks.decoding import LIMITS, Decoding
-from tfx_finetune.tasks.dense import dense
+from tfx_finetune.tasks import average_precision, error_analysis
+from tfx_finetune.tasks.assigner import Alignment, BoxLoss, DetectionLoss
+from tfx_finetune.tasks.dense_head import dense
+from tfx_finetune.tasks.detection_targets import boxed
+from tfx_finetune.tasks.postprocess import LIMITS, Decoding
+from tfx_finetune.types.components import TASKS, Labels, Task
 
 
 @TASKS.register
@@ -82,7 +82,7 @@ def detect(
         score="map",
         decode=decoding.decode,
         scores=lambda targets, found, whole=True: _scores(names, targets, found, threshold, whole),
-        correct=lambda targets, found: matches.f1(targets, found, threshold),
+        correct=lambda targets, found: error_analysis.f1(targets, found, threshold),
         predict=lambda found: _said(names, found, threshold),
         read=decoding.read,
         places=boxed(names, levels, max_objects, decoding.answers, LIMITS, threshold),
@@ -111,7 +111,7 @@ def _scores(
     ranked = average_precision.scores(names, targets, found, whole)
     if not whole:
         return ranked
-    answered = matches.scores(names, targets, found, threshold)
+    answered = error_analysis.scores(names, targets, found, threshold)
     return ranked | answered | {"per_class": {n: answered["per_class"][n] | ranked["per_class"][n] for n in names}}
 
 

@@ -6,8 +6,8 @@ from typing import Literal
 import keras
 import numpy as np
 
-from tfx_finetune.contracts import Features, Labels
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.types.components import Features, Labels
 
 Init = Literal["zeros", "glorot", "he", "prior"]
 ClassWeights = Literal["none", "balanced"]

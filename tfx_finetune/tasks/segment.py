@@ -9,16 +9,16 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from tfx_finetune.contracts import NECKS, TASKS, Labels, Task
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
+from tfx_finetune.ops import masks
+from tfx_finetune.ops.drawing import overlay, palette
 from tfx_finetune.tasks.decoders import Decoder, pixelwise
 from tfx_finetune.tasks.head import ClassWeights, check_options, class_weights
-from tfx_finetune.tasks.overlaps import correct, segmentation_scores
-from tfx_finetune.tasks.pixels import Pixels, check_sides
-from tfx_finetune.vision import masks
-from tfx_finetune.vision.drawing import overlay, palette
-from tfx_finetune.vision.places import BACKGROUND, UNTOLD, Lay, Places
+from tfx_finetune.tasks.segmentation_loss import Pixels, check_sides
+from tfx_finetune.tasks.segmentation_metrics import correct, segmentation_scores
+from tfx_finetune.types.components import NECKS, TASKS, Labels, Task
+from tfx_finetune.types.localization import BACKGROUND, UNTOLD, Lay, Places
 
 
 @TASKS.register

@@ -8,10 +8,10 @@ import tensorflow as tf
 from scipy.stats import rankdata
 from sklearn import metrics
 
-from tfx_finetune.contracts import LABEL_SEPARATOR, TASKS, Labels, Task
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.tasks.head import ClassWeights, Init, check_options, class_weights, classifier
-from tfx_finetune.tasks.rates import rates
+from tfx_finetune.tasks.precision_recall import rates
+from tfx_finetune.types.components import LABEL_SEPARATOR, TASKS, Labels, Task
 
 
 @TASKS.register

@@ -11,7 +11,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from tfx_finetune.core import hardware, progress
-from tfx_finetune.graphs import litert
+from tfx_finetune.ops import litert
 
 Outputs = np.ndarray | list[np.ndarray]
 Apply = Callable[[np.ndarray], Outputs]

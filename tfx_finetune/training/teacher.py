@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfx_finetune.bundle import Bundle
-from tfx_finetune.contracts import Batch, Predict, Task
+from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.types.components import Batch, Predict, Task
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The bundle of a run, opened: predictions, drawings and COCO results."""

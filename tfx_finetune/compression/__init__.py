@@ -1,0 +1,1 @@
+"""Pruning, clustering and quantization-aware training through tf_keras."""

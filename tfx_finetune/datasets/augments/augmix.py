@@ -1,0 +1,52 @@
+"""AugMix (Hendrycks et al., arXiv 1912.02781), without its consistency loss."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.datasets.augments.operations import AUGMIX, STILL, one_of
+from tfx_finetune.ops.geometry import has_boxes, has_mask
+from tfx_finetune.ops.pixels import rounded
+from tfx_finetune.types.components import AUGMENTS, Augment
+
+
+@AUGMENTS.register
+def augmix(magnitude: float = 3.0, width: int = 3, depth: int = 3, alpha: float = 1.0) -> Augment:
+    """Mixes a picture with several chains of changes of it.
+
+    Where a sample has boxes or a mask, with changes alone that move nothing: one box is not in several places.
+
+    Args:
+        magnitude: How strong each change is, 0 to 10.
+        width: Chains, 1 or more.
+        depth: Most changes in a chain, 1 or more.
+        alpha: Of the Dirichlet and Beta distributions that the shares are drawn from, above 0.
+    """
+    if not 0 <= magnitude <= 10 or width < 1 or depth < 1 or alpha <= 0:
+        received = f"magnitude={magnitude}, width={width}, depth={depth}, alpha={alpha}"
+        raise UserError("augmix is out of range", received=received, allowed="0 to 10, 1 or more, 1 or more, above 0")
+
+    def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
+        pixels = sample["image"]
+        operations = STILL if has_boxes(sample) or has_mask(sample) else AUGMIX
+        fold = tf.random.experimental.stateless_fold_in
+        lengths = tf.random.stateless_uniform((width,), fold(seed, 0), 1, depth + 1, tf.int32)
+        shares = tf.random.stateless_gamma((width,), fold(seed, 1), alpha)
+        shares /= tf.reduce_sum(shares)
+        two = tf.random.stateless_gamma((2,), fold(seed, 2), alpha)
+        mixed = tf.zeros(tf.shape(pixels))
+        for chain in range(width):
+            changed = pixels
+            for link in range(depth):
+                drawn = fold(seed, 3 + chain * depth + link)
+                changed = tf.cond(
+                    link < lengths[chain],
+                    lambda changed=changed, drawn=drawn: one_of(operations, changed, magnitude, drawn),
+                    lambda changed=changed: changed,
+                )
+            mixed += shares[chain] * tf.cast(changed, tf.float32)
+        kept = two[0] / tf.reduce_sum(two)
+        return sample | {"image": rounded(kept * tf.cast(pixels, tf.float32) + (1 - kept) * mixed)}
+
+    return apply

@@ -1,0 +1,92 @@
+"""Texts: UTF-8 -> normalized UTF-8 -> tokens.
+
+All but the normal forms of Unicode and the tokenizers of some towers are TensorFlow's own operations, which stand in
+the training pipeline and in the exported SavedModel alike.
+"""
+
+import unicodedata
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.datasets.modalities.image import reason
+from tfx_finetune.datasets.modalities.tokenizers import TOKENIZERS
+from tfx_finetune.types.components import MODALITIES, Card, Exhibit, Modality
+
+_SHOWN = 1_000  # characters
+_BYTE_ORDER_MARK = "^\ufeff"
+# Blanks of any script, line breaks and control characters, a zero among them, which stands for no token.
+_BLANKS = r"[\p{Z}\p{Cc}]+"
+
+
+@MODALITIES.register
+def text(
+    card: Card,
+    /,
+    *,
+    size: int = 0,
+    normalize: Literal["none", "nfc", "nfkc"] = "none",
+    max_bytes: int = 1_000_000,
+) -> Modality:
+    """Texts in UTF-8, any run of blanks and control characters made one blank.
+
+    A text of more tokens than the backbone takes is cut at its end.
+
+    Args:
+        card: Says the number of tokens that the backbone takes, and how they are made.
+        size: Tokens; 0 takes the card's.
+        normalize: Unicode normal form that the text is brought into (Unicode Standard Annex 15): `nfkc` makes
+            full-width letters and ligatures ordinary ones. TensorFlow has no operation for it, so with one of them
+            the text goes in tokenized into an exported model. Tokenizers of pretrained towers bring their own.
+        max_bytes: Longer texts are refused; 1 or more.
+
+    Raises:
+        UserError: An option is out of range, or a package for the card's tokenizer is missing.
+    """
+    if max_bytes < 1:
+        raise UserError("max_bytes of text is out of range", received=max_bytes, allowed="1 or more")
+    tokenizer = TOKENIZERS.build(parse_spec(card.tokenizer or "code_points()"), card.vocabulary, size or card.size)
+
+    def decode(raw: tf.Tensor) -> tf.Tensor:
+        checked = _checked(raw, max_bytes)
+        if normalize != "none":
+            checked = _normal(checked, "NFC" if normalize == "nfc" else "NFKC")
+        plain = tf.strings.regex_replace(tf.strings.regex_replace(checked, _BYTE_ORDER_MARK, ""), _BLANKS, " ")
+        plain = tf.strings.strip(plain)
+        with tf.control_dependencies([tf.debugging.Assert(plain != "", ["nothing but white space"])]):
+            return tf.identity(plain)
+
+    return Modality(
+        column="text",
+        decode=decode,
+        prepare=lambda decoded: tf.ensure_shape(tokenizer.encode(decoded), (size or card.size,)),
+        shape=(size or card.size,),
+        blank=lambda: tf.constant(""),
+        portable=tokenizer.portable and normalize == "none",
+        dtype="int32",
+        noun="texts",
+        inline=True,
+        reason=reason,
+        show=lambda raw, prepared: Exhibit(text=raw.decode("utf-8", "replace")[:_SHOWN]),
+    )
+
+
+def _checked(raw: tf.Tensor, max_bytes: int) -> tf.Tensor:
+    length = tf.strings.length(raw)
+    some = tf.debugging.Assert(length > 0, ["an empty text"])
+    fits = tf.debugging.Assert(length <= max_bytes, ["a text of ", length, f" bytes, at most {max_bytes}"])
+    with tf.control_dependencies([some, fits]):
+        raw = tf.identity(raw)
+    same = tf.strings.unicode_transcode(raw, "UTF-8", "UTF-8", errors="replace") == raw
+    with tf.control_dependencies([tf.debugging.Assert(same, ["not UTF-8"])]):
+        return tf.identity(raw)
+
+
+def _normal(checked: tf.Tensor, form: Literal["NFC", "NFKC"]) -> tf.Tensor:
+    def normal(value: bytes | np.ndarray) -> bytes:
+        return unicodedata.normalize(form, np.asarray(value, object).item().decode()).encode()
+
+    return tf.ensure_shape(tf.numpy_function(normal, [checked], tf.string, stateful=False), ())

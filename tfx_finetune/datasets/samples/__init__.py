@@ -1,0 +1,1 @@
+"""Sample data sets for demonstration, made from packages of PyPI, npm and Debian."""

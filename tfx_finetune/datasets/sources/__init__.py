@@ -1,0 +1,38 @@
+"""Where samples come from: one file a source, registered by being imported here.
+
+A sample has what a tower takes, `image` (encoded bytes, a path, or uint8 pixels of shape (height, width, channels)),
+`audio` (encoded bytes or a path) or `text` (UTF-8), and `label`, `objects` or `mask`; some have `split`, `group`,
+`source` and `language`. `--data` takes a path, too, of which it knows what lies there.
+"""
+
+from tfx_finetune.datasets.samples import (
+    digit_words,
+    fortunes,
+    opencv_digits,
+    scripts,
+    snownlp,
+    spoken_digits,
+    tux_scenes,
+    tux_stamps,
+)
+from tfx_finetune.datasets.sources import coco, folder, idx, masks, paired, table, tfds, voc, yolo
+
+__all__ = [
+    "coco",
+    "digit_words",
+    "folder",
+    "fortunes",
+    "idx",
+    "masks",
+    "opencv_digits",
+    "paired",
+    "scripts",
+    "snownlp",
+    "spoken_digits",
+    "table",
+    "tfds",
+    "tux_scenes",
+    "tux_stamps",
+    "voc",
+    "yolo",
+]

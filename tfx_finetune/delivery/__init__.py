@@ -1,1 +1,0 @@
-"""What is delivered, and whether it may be: the steps behind `verify.py` and `bundle.py`."""

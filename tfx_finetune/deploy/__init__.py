@@ -1,0 +1,1 @@
+"""Exported files: writing, verification and selection."""

@@ -1,0 +1,1 @@
+"""The `doctor` command: checks that this environment can train."""

@@ -1,0 +1,1 @@
+"""Scores of predictions, their confidence intervals, and scores of slices."""

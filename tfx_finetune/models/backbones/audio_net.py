@@ -1,0 +1,49 @@
+"""A small network without pretrained weights, for short sounds."""
+
+import keras
+
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.models.backbones import graph, log_mel
+from tfx_finetune.types.components import BACKBONES, Backbone, Card, Features
+
+
+@BACKBONES.takes("audio")
+def audio_net(
+    seconds: float = 2.0,
+    rate: int = 16_000,
+    mels: int = 64,
+    widths: tuple[int, ...] = (32, 64, 128, 128),
+    parts: int = 2,
+) -> Backbone:
+    """Two convolutions with BatchNormalization a stage on a log-mel spectrogram; trained from scratch.
+
+    Args:
+        seconds: Length of the input.
+        rate: Samples a second, 4,000 to 192,000; sounds above half of it are lost.
+        mels: Bands of the spectrogram, 8 to 256, which end at 3.8 kHz for each 8,000 samples a second.
+        widths: Channels of each stage; each but the first has half as many frames and bands as the one before.
+        parts: The features are averaged over so many equal parts of the time, 1 or more, which stand side by side.
+    """
+    size = round(seconds * rate)
+    mel = log_mel.suited(rate, mels)
+    least = 2 ** (len(widths) - 1)
+    if not widths or mels < least or mel.frames(size) < least:
+        allowed = f"at least {least} mels and {least} frames, of which there are {mel.frames(size)}"
+        raise UserError("audio_net cannot be of this form", received=f"{seconds}, {mels}, {widths}", allowed=allowed)
+    inputs = log_mel.waveform(size)
+    picture = log_mel.relative(log_mel.power(inputs, mel))
+    x = keras.layers.Reshape((*picture.shape[1:], 1), name="picture")(picture)
+    x = keras.layers.Rescaling(2.0, -1.0, name="normalize")(x)
+    for stage, width in enumerate(widths, 1):
+        for part, stride in (("a", 1 if stage == 1 else 2), ("b", 1)):
+            name = f"stage{stage}{part}"
+            x = keras.layers.Conv2D(width, 3, stride, padding="same", use_bias=False, name=name)(x)
+            # Keras's statistics need hundreds of steps to follow, which small data does not have.
+            x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+            x = keras.layers.ReLU(name=f"{name}_relu")(x)
+    # Averaged over the bands.
+    x = keras.layers.AveragePooling2D((1, x.shape[2]), name="bands")(x)
+    tokens = keras.layers.Reshape((x.shape[1], x.shape[3]), name="tokens")(x)
+    groups = graph.groups(keras.Model(inputs, tokens), above=picture)
+    features = Features(log_mel.averages(tokens, parts), tokens=tokens)
+    return Backbone("audio", Card(size=size, rate=rate), inputs, features, groups)

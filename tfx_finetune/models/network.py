@@ -1,0 +1,43 @@
+"""The model that is trained, with its parts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import keras
+
+from tfx_finetune.types.components import Backbone, Features, Fusion, Group, Task
+
+VIEWS = "fusion/views"
+"""Output of a model whose towers are pulled together in training: see `Fused.views`."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The model that is trained, with the parts that it was made of.
+
+    Attributes:
+        model: {tower: prepared input} -> {"<head>/logits": ...}.
+        backbones: The pretrained parts, by tower.
+        tasks: Heads by name.
+        fusion: How several towers become one; None where there is one.
+        shares: The model's inputs -> how much each tower counts, (batch, towers); None where that cannot be told.
+        seen: What the heads see.
+        held: Layers that no phase trains.
+    """
+
+    model: keras.Model
+    backbones: Mapping[str, Backbone]
+    tasks: Mapping[str, Task]
+    fusion: Fusion | None = None
+    shares: keras.Model | None = None
+    seen: tuple[Features, ...] = ()
+    held: frozenset[str] = frozenset()
+
+    @property
+    def groups(self) -> list[tuple[str, int, Group]]:
+        """Every group of every tower: (tower, its height: 1 for the top one, group)."""
+        return [
+            (tower, len(backbone.groups) - position, group)
+            for tower, backbone in self.backbones.items()
+            for position, group in enumerate(backbone.groups)
+        ]

@@ -1,0 +1,88 @@
+"""What a run starts from where that is an earlier bundle, as far as its manifest tells: `--init`.
+
+`inherit.py` takes the weights over, when the network is built.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfx_finetune.core import manifest
+from tfx_finetune.core.config import Run
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import Spec, parse_spec
+from tfx_finetune.types.components import BACKBONES, Backbone
+
+_USUAL = "efficientnet_lite0()"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A bundle whose weights a run starts from.
+
+    Attributes:
+        path: Its folder.
+        manifest: What it says about itself.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def towers(self) -> dict[str, Spec]:
+        """Its backbones."""
+        return {tower: parse_spec(spec) for tower, spec in self.manifest["backbones"].items()}
+
+    @property
+    def digest(self) -> str:
+        """Checksum of the file with its weights."""
+        return str(self.manifest["sha256"][self.manifest["files"]["keras"]["path"]])
+
+
+def start_of(run: Run) -> Start | None:
+    """Opens the bundle that a run starts from; None where it starts from pretrained weights.
+
+    Raises:
+        UserError: It is no bundle, was altered, or holds no weights that could be taken over.
+    """
+    return Start(*manifest.network(run.init, "--init")) if run.init else None
+
+
+def backbones(run: Run, start: Start | None) -> str:
+    """The backbones of a run as it names them; else those of the bundle that it starts from, or the usual one."""
+    if run.towers or run.backbone != "usual":
+        return run.towers or run.backbone
+    return ", ".join(f"{tower}={spec}" for tower, spec in start.towers.items()) if start else _USUAL
+
+
+def check_towers(start: Start | None, towers: Mapping[str, Spec]) -> None:
+    """Checks that towers of the same name are the same backbones.
+
+    Raises:
+        UserError: One is another, of another size or with other options, or no tower is in both.
+    """
+    if not start:
+        return
+    theirs = start.towers
+    if not set(theirs) & set(towers):
+        received = f"{', '.join(theirs)} of {start.path}"
+        raise UserError("--init has none of the run's towers", received=received, allowed=list(towers))
+    for tower in [tower for tower in towers if tower in theirs]:
+        mine, other = towers[tower], theirs[tower]
+        if BACKBONES[mine.name] is not BACKBONES[other.name] or BACKBONES.options(mine) != BACKBONES.options(other):
+            todo = "leave --backbone and --towers out, which then are those of the bundle"
+            received = f"{tower}={other} in {start.path}"
+            raise UserError("--init has another backbone", received=received, allowed=f"{tower}={mine}", todo=todo)
+
+
+def marked(start: Start | None, tower: str, backbone: Backbone) -> Backbone:
+    """The backbone with the bundle as the origin of its weights, so that it counts as pretrained.
+
+    One that was trained from scratch then is frozen and fine-tuned like any other.
+    """
+    if not start or tower not in start.towers:
+        return backbone
+    card = dataclasses.replace(backbone.card, origin=str(start.path), sha256=start.digest)
+    return dataclasses.replace(backbone, card=card, scratch=not backbone.card.origin)

@@ -1,1 +1,0 @@
-"""From a source to samples with labels, a split and an order: the steps behind `pipeline.py`."""

@@ -1,1 +1,0 @@
-"""What a run found out, for people: the steps behind `report.py`."""

@@ -1,0 +1,80 @@
+"""STATION: the work folder belongs to one run: the same command goes on in it, another one is refused."""
+
+import hashlib
+import json
+
+from tfx_finetune.core import files, flagfile
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.types.plan import Plan
+from tfx_finetune.types.table import Table
+
+# These say where things lie, what becomes of what the phases trained, and where components are from that others name.
+_FREE = (
+    "--workdir=",
+    "--cache.",
+    "--verify.",
+    "--merge=",
+    "--compress=",
+    "--exports=",
+    "--about.",
+    "--calibration=",
+    "--choose=",
+    "--plugins=",
+)
+
+
+def claim(plan: Plan) -> None:
+    """Makes the work folder and writes `run.cfg` into it, or checks that it holds this very run.
+
+    Raises:
+        UserError: The folder cannot be written, or holds another run or other files.
+    """
+    folder = files.writable_folder(plan.workdir, "work folder")
+    path = folder / "run.cfg"
+    todo = "choose another --workdir, or delete it"
+    if path.exists():
+        theirs = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+        changed = set(_binding(flagfile.lines(plan.run))) ^ set(_binding(theirs))
+        if changed:
+            names = sorted({line.partition("=")[0] for line in changed})
+            raise UserError(
+                "the work folder holds another run", received=f"{folder} (differs in {', '.join(names)})", todo=todo
+            )
+    elif any(path.name != "find_lr.svg" for path in folder.iterdir()):
+        raise UserError("the work folder holds files of something else", received=folder, todo=todo)
+    files.sweep(folder)
+    with files.atomic(path) as draft:
+        flagfile.write(plan.run, draft, flagfile.command(path))
+    _same(plan, "bundles", _bundles(plan), "a bundle of --init or --teacher changed since this run began")
+
+
+def same_data(plan: Plan, table: Table) -> None:
+    """Checks that a run which goes on sees the samples with which it began.
+
+    Raises:
+        UserError: Samples were added, removed or changed.
+    """
+    rows = zip(table.digest, table.split, *table.columns.values(), strict=True)
+    digest = hashlib.sha256("\n".join("\t".join(row) for row in rows).encode()).hexdigest()
+    _same(plan, "data", digest, "the data changed since this run began")
+
+
+def _same(plan: Plan, name: str, digest: str, what: str) -> None:
+    """Keeps a digest, or checks that it is the one that was kept."""
+    path = plan.workdir / "checkpoints" / f"{name}.sha256"
+    if path.exists() and path.read_text() != digest:
+        todo = "choose another --workdir, or delete it"
+        raise UserError(what, received=plan.workdir, todo=todo)
+    with files.atomic(path) as draft:
+        draft.write_text(digest)
+
+
+def _bundles(plan: Plan) -> str:
+    """Digest of the bundles that a run begins with or learns from."""
+    known = [plan.start.manifest] if plan.start else []
+    known += [teacher.bundle.manifest for teacher in plan.teachers]
+    return hashlib.sha256(json.dumps([manifest["sha256"] for manifest in known]).encode()).hexdigest()
+
+
+def _binding(lines: list[str]) -> list[str]:
+    return [line for line in lines if not line.startswith(_FREE)]

@@ -1,1 +1,0 @@
-"""A model that answers requests: the steps behind `serve.py`."""

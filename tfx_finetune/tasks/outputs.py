@@ -1,0 +1,83 @@
+"""Outputs of a model, by head."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+from tfx_finetune.types.components import Batch
+from tfx_finetune.types.deployment import Make
+from tfx_finetune.types.localization import Lay
+
+if TYPE_CHECKING:
+    from tfx_finetune.types.components import Modality, Task, Tensor
+    from tfx_finetune.types.deployment import Find, Make
+
+
+def of_head(outputs: Mapping[str, Any], head: str) -> dict[str, Any]:
+    """Outputs `<head>/<name>` of one head, by their names alone."""
+    return {name.removeprefix(f"{head}/"): value for name, value in outputs.items() if name.startswith(f"{head}/")}
+
+
+def instead(outputs: Mapping[str, Any], made: Mapping[str, Make]) -> dict[str, Any]:
+    """Outputs by name, those of some heads replaced by what is made of them.
+
+    Args:
+        outputs: `<head>/<name>`.
+        made: By head: its own outputs, by their names alone -> others.
+    """
+    found = {name: value for name, value in outputs.items() if not any(name.startswith(f"{head}/") for head in made)}
+    for head, make in made.items():
+        found |= {f"{head}/{name}": value for name, value in make(of_head(outputs, head)).items()}
+    return found
+
+
+def answers(tasks: Mapping[str, Task], outputs: Batch) -> Batch:
+    """Decoded outputs as scores are computed of them: of what is found in pictures, `Task.read`."""
+
+    def read(task: Task) -> Make:
+        return lambda own: {"scores": task.read(own)}
+
+    return instead(outputs, {head: read(task) for head, task in tasks.items() if task.places})
+
+
+def in_picture(boxes: Tensor, sizes: Tensor, lay: Callable[[Tensor], Lay]) -> Tensor:
+    """Boxes (batch, n, 4) in shares of the prepared picture as shares of the pictures of these sizes, (batch, 2)."""
+
+    def one(each: tuple[Tensor, Tensor]) -> Tensor:
+        corners, size = each
+        scale, offset, side = lay(size)
+        place = (corners * side - tf.tile(offset[::-1], (2,))) / tf.tile(
+            (scale * tf.cast(size, tf.float32))[::-1], (2,)
+        )
+        return tf.clip_by_value(place, 0.0, 1.0)
+
+    return tf.map_fn(one, (boxes, sizes), fn_output_signature=boxes.dtype)
+
+
+def found_in(
+    found: Mapping[str, Find],
+    modalities: Mapping[str, Modality],
+    sizes: Mapping[str, Tensor],
+    limits: Mapping[str, Tensor] | None = None,
+) -> dict[str, Make]:
+    """What heads find (see `Places.found`), boxes in shares of the pictures that came where their sizes are known.
+
+    Args:
+        found: By head.
+        modalities: By tower.
+        sizes: Heights and widths of pictures by tower, (batch, 2).
+        limits: See `Places.limits`; None for the heads' own.
+    """
+
+    def placed(find: Find, own: dict[str, Tensor]) -> dict[str, Tensor]:
+        answer = find(own, limits)
+        for tower, size in sizes.items():
+            if "boxes" in answer and (lay := modalities[tower].lay):
+                answer["boxes"] = in_picture(answer["boxes"], size, lay)
+        return answer
+
+    return {head: functools.partial(placed, find) for head, find in found.items()}

@@ -1,0 +1,211 @@
+"""The heads learn from a teacher's answers beside the labels (Hinton et al., arXiv 1503.02531).
+
+The loss is (1 - w) * that of the labels + w * T^2 * the difference from the answers, both softened by T. Of several
+teachers that is the mean of their probabilities. A teacher sees the very view of a sample that the run sees, prepared
+as it needs it: consistent teaching, without which a student learns answers to other pictures (Beyer et al., arXiv
+2106.05237, section 3.1). Answers to kept views are kept too; where every epoch has new views, it answers every batch.
+
+`keras.distillation.Distiller` does not fit: it feeds student and teacher the same tensor, where here the trained part
+sees the kept outputs of a frozen trunk and a teacher pictures of its own size; it asks the teacher in every step, where
+here most answers are computed once; and its losses know no sample weights.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfx_finetune.core import files, progress
+from tfx_finetune.core.config import Distill
+from tfx_finetune.datasets.pipeline import Data
+from tfx_finetune.models.network import Network
+from tfx_finetune.ops.functional import joined
+from tfx_finetune.ops.tf_data import finished, plain
+from tfx_finetune.training.feature_cache import fingerprint, place_of
+from tfx_finetune.training.teacher import Teacher
+from tfx_finetune.types.components import Batch
+from tfx_finetune.types.plan import Plan
+
+TAUGHT = "taught"
+"""Output `<head>/taught` of what is trained: the head's logits once more, for the loss of the teacher's answers."""
+_LEAST = 1e-7
+
+
+class Softened(keras.losses.Loss):
+    """T^2 times the Kullback-Leibler divergence of a head's softened answers from the teacher's, which is least, 0,
+    where they are equal. T^2 keeps its gradients of one size whatever T is (arXiv 1503.02531, section 2).
+
+    Args:
+        temperature: T, above 0.
+        single: Whether the head's labels exclude one another; else it is the mean over its labels, as the loss of
+            `tag()` is.
+    """
+
+    def __init__(self, temperature: float, single: bool) -> None:
+        super().__init__(name=TAUGHT, reduction="mean_with_sample_weight")
+        self.temperature, self.single = temperature, single
+
+    def call(self, answers: Any, logits: Any) -> Any:
+        """Returns the loss of each sample, (batch,).
+
+        Args:
+            answers: The teacher's probabilities, (batch, labels).
+            logits: The student's, (batch, labels).
+        """
+        ops, hot = keras.ops, self.temperature
+        answers = ops.clip(answers, _LEAST, 1 - _LEAST)
+        if self.single:
+            theirs = ops.log_softmax(ops.log(answers) / hot, axis=-1)
+            mine = ops.log_softmax(logits / hot, axis=-1)
+            return hot**2 * ops.sum(ops.exp(theirs) * (theirs - mine), axis=-1)
+        theirs, mine = (ops.log(answers) - ops.log(1 - answers)) / hot, logits / hot
+        yes, no = (ops.log_sigmoid(sign * theirs) - ops.log_sigmoid(sign * mine) for sign in (1, -1))
+        share = ops.sigmoid(theirs)
+        return hot**2 * ops.mean(share * yes + (1 - share) * no, axis=-1)
+
+
+def enrolled(data: Data, plan: Plan) -> Data:
+    """Checks that the teachers know the labels of the data, and notes them with it.
+
+    Raises:
+        UserError: One lacks a label.
+    """
+    if not plan.teachers:
+        return data
+    for teacher in plan.teachers:
+        teacher.check_labels(data.tasks)
+    paths, distill = ", ".join(str(teacher.bundle.path) for teacher in plan.teachers), plan.run.distill
+    note = f"taught by {paths}: {distill.weight:g} of the loss, at temperature {distill.temperature:g}"
+    progress.say(note)
+    return dataclasses.replace(data, table=dataclasses.replace(data.table, notes=(*data.table.notes, note)))
+
+
+def pupil(top: keras.Model, network: Network, plan: Plan) -> keras.Model:
+    """What a phase trains: the outputs that have a loss, where there is a teacher one more a head for its answers."""
+    answered = [head for head, task in network.tasks.items() if task.space or task.places]
+    named = [name for name in top.output if name.partition("/")[0] in answered and not name.endswith("/logits")]
+    if not plan.teachers and not named:
+        return top
+    own = {name: tensor for name, tensor in top.output.items() if name not in named}
+    again = {f"{head}/{TAUGHT}": top.output[f"{head}/logits"] for head in network.tasks if plan.teachers}
+    return joined(top.input, own | again, top.name)
+
+
+def with_teacher(
+    losses: tuple[dict[str, Any], dict[str, float]], top: keras.Model, network: Network, distill: Distill
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Losses and their weights by output, those of a teacher's answers among them where `top` is a `pupil`."""
+    found, weights = dict(losses[0]), dict(losses[1])
+    for head, task in network.tasks.items():
+        if f"{head}/{TAUGHT}" in top.output:
+            found[f"{head}/{TAUGHT}"] = Softened(distill.temperature, task.single)
+            weights[f"{head}/logits"] = 1 - distill.weight
+            weights[f"{head}/{TAUGHT}"] = distill.weight
+    return found, weights
+
+
+def answers(data: Data, plan: Plan, views: int, folder: Path) -> tuple[Batch, ...]:
+    """The teachers' mean answers to views of the training samples, from disk if they are there, else computed and kept.
+
+    Args:
+        data: The samples.
+        plan: The run.
+        views: How many views of each sample; 1 is the sample itself.
+        folder: Where they are kept.
+
+    Returns:
+        For each view, scores (n, labels) by `<head>/taught`.
+    """
+    each = [_kept(teacher, data, plan, views, folder) for teacher in plan.teachers]
+    return tuple(_mean(of_view) for of_view in zip(*each, strict=True))
+
+
+def beside(batches: tf.data.Dataset, data: Data, plan: Plan, first: int, last: int) -> tf.data.Dataset:
+    """Training batches of `Data.epochs` with the teachers' mean answers among the targets."""
+    # Order, augmentation and mixing depend on the seed and the epoch alone, so these are the same samples and views.
+    seen = [_prepared(teacher, data).epochs("train", first, last) for teacher in plan.teachers]
+    counts = {f"{head}/{TAUGHT}": len(task.labels.names) for head, task in data.tasks.items()}
+    names = [list(part.element_spec[0]) for part in seen]
+
+    def ask(*columns: np.ndarray) -> list[np.ndarray]:
+        left, found = iter(columns), []
+        for teacher, towers in zip(plan.teachers, names, strict=True):
+            found.append(_named(teacher.answer({tower: next(left) for tower in towers}, data.tasks)))
+        mean = _mean(found)
+        return [mean[name] for name in counts]
+
+    def taught(mine: tuple, *theirs: tuple) -> tuple[dict, dict, dict]:
+        inputs, targets, weights = mine
+        columns = [part[0][tower] for part, towers in zip(theirs, names, strict=True) for tower in towers]
+        found = tf.numpy_function(ask, columns, [tf.float32] * len(counts))
+        for answer, count in zip(found, counts.values(), strict=True):
+            answer.set_shape([None, count])
+        return inputs, targets | dict(zip(counts, found, strict=True)), weights
+
+    return finished(tf.data.Dataset.zip((batches, *seen)).map(plain(taught)))
+
+
+def _prepared(teacher: Teacher, data: Data) -> Data:
+    """The same samples and views of them, prepared as a teacher needs them, no tower of them left out."""
+    return dataclasses.replace(
+        data,
+        modalities=teacher.bundle.modalities,
+        columns={theirs: data.columns[mine] for theirs, mine in teacher.towers.items()},
+        order=dataclasses.replace(data.order, dropped=0.0),
+    )
+
+
+def _kept(teacher: Teacher, data: Data, plan: Plan, views: int, folder: Path) -> list[Batch]:
+    """One teacher's answers, by view."""
+    key = _key(teacher, data, plan)
+    places = [place_of(folder, key, view) for view in range(views)]
+    if missing := [view for view, place in enumerate(places) if not place.is_dir()]:
+        parts: list[list[Batch]] = [[] for _ in missing]
+        for batch in _asked(teacher, data, missing):
+            for part, found in zip(parts, batch, strict=True):
+                part.append(found)
+        for view, part in zip(missing, parts, strict=True):
+            with files.atomic(places[view]) as draft:
+                draft.mkdir()
+                for position, head in enumerate(data.tasks):
+                    np.save(draft / f"{position}.npy", np.concatenate([found[head] for found in part]))
+    for place in places:
+        place.touch()
+    return [
+        _named({head: np.load(place / f"{at}.npy", mmap_mode="r") for at, head in enumerate(data.tasks)})
+        for place in places
+    ]
+
+
+def _asked(teacher: Teacher, data: Data, views: Sequence[int]) -> Iterator[list[Batch]]:
+    """A teacher's answers to batches of training samples, by view."""
+    seen, count = _prepared(teacher, data), data.table.size("train")
+    with progress.bar("teacher", count * len(views)) as advance:
+        for batch in seen.views("train", views, list(seen.columns)).as_numpy_iterator():
+            yield [teacher.answer(inputs, data.tasks) for inputs, _, _ in batch]
+            advance(len(views) * len(next(iter(batch[0][0].values()))), f"{count} samples, {len(views)} views")
+
+
+def _key(teacher: Teacher, data: Data, plan: Plan) -> str:
+    """Digest of what determines a teacher's answers, apart from the view."""
+    labels = {head: task.labels.names for head, task in data.tasks.items()}
+    settings = {"teacher": teacher.bundle.manifest["sha256"], "labels": labels}
+    keys = [fingerprint(data, tower, None, settings | plan.preparation(tower)) for tower in data.columns]
+    return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
+
+
+def _mean(several: Sequence[Batch]) -> Batch:
+    """The mean of several teachers' answers; of one, as they lie on disk."""
+    if len(several) == 1:
+        return several[0]
+    return {name: np.mean([found[name] for found in several], axis=0, dtype=np.float32) for name in several[0]}
+
+
+def _named(answers: Batch) -> Batch:
+    return {f"{head}/{TAUGHT}": values for head, values in answers.items()}

@@ -1,0 +1,1 @@
+"""The `tune` command: hyper-parameter search and the learning rate range test."""

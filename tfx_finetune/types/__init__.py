@@ -1,0 +1,1 @@
+"""Records that packages exchange, and the registries of components."""
