@@ -27,10 +27,10 @@ from tfx_finetune.models.build import cut
 from tfx_finetune.models.network import Network
 from tfx_finetune.report.modality_ablation import above
 from tfx_finetune.run.plan import check
-from tfx_finetune.run.setup import set_up
+from tfx_finetune.run.setup import set_up, training_context
 from tfx_finetune.training.phase_data import feed_ahead, prepared
 from tfx_finetune.training.trainer import fit_phase
-from tfx_finetune.types.components import Batch
+from tfx_finetune.types.aliases import Batch
 from tfx_finetune.types.plan import Plan
 
 CONFIG = Path(__file__).parent.parent / "configs" / "tux_crosslingual.cfg"
@@ -58,17 +58,17 @@ def measure(run: Run) -> tuple[Scores, Scores, Scores]:
     with tempfile.TemporaryDirectory() as folder:
         keras.backend.clear_session()
         plan = check(dataclasses.replace(run, workdir=folder))
-        data, network = set_up(plan)
-        feed_ahead(network, data, plan)
+        data, network, context = set_up(plan)
+        feed_ahead(network, data, context)
         _, top = cut(network, "0")
-        test, start = prepared(data, "test", plan), top.get_weights()
+        test, start = prepared(data, "test", plan.workdir), top.get_weights()
         joints, truth = above(network, test), test.targets["label"].argmax(-1)
         found = [by_language(data, regression(network, data, plan, joints) == truth)]
         for name, objectives in {"alone": {}, "aligned": plan.objectives}.items():
             own = dataclasses.replace(plan, objectives=objectives, workdir=Path(folder) / name)
             top.set_weights(start)
             for phase, how in own.phases.items():
-                fit_phase(network, phase, how, data, own)
+                fit_phase(network, phase, how, data, training_context(own))
             logits = top.predict(joints, batch_size=256, verbose=0)["label/logits"]
             found.append(by_language(data, logits.argmax(-1) == truth))
         return found[0], found[1], found[2]
@@ -76,7 +76,7 @@ def measure(run: Run) -> tuple[Scores, Scores, Scores]:
 
 def regression(network: Network, data: Data, plan: Plan, test: Batch) -> np.ndarray:
     """The classes, (n,), that logistic regression on the training samples finds in what the towers give of others."""
-    train = prepared(data, "train", plan)
+    train = prepared(data, "train", plan.workdir)
     seen, unseen = (
         np.concatenate([given[tower] for tower in network.backbones], axis=1) for given in (above(network, train), test)
     )

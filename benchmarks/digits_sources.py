@@ -75,15 +75,15 @@ def trained(run: Run, folder: str) -> tuple[Data, Network, Plan]:
     """A run up to its trained network."""
     keras.backend.clear_session()
     plan = check(dataclasses.replace(run, workdir=folder))
-    data, network = set_up(plan)
+    data, network, context = set_up(plan)
     for name, phase in plan.phases.items():
-        fit_phase(network, name, phase, data, plan)
+        fit_phase(network, name, phase, data, context)
     return data, network, plan
 
 
 def correct(network: Network, data: Data, plan: Plan) -> np.ndarray:
     """Whether each test sample was given its class, (n,)."""
-    test = prepared(data, "test", plan)
+    test = prepared(data, "test", plan.workdir)
     outputs = network.model.predict({name: np.asarray(x) for name, x in test.inputs[0].items()}, verbose=0)
     (head,) = data.tasks
     return outputs[f"{head}/logits"].argmax(-1) == np.asarray(test.targets[head]).argmax(-1)

@@ -63,14 +63,14 @@ def measure(run: Run) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         keras.backend.clear_session()
         plan = check(dataclasses.replace(run, workdir=folder))
-        data, network = set_up(plan)
+        data, network, context = set_up(plan)
         found = {"TF-IDF": baseline(data)}
         started = time.monotonic()
-        feed_ahead(network, data, plan)
+        feed_ahead(network, data, context)
         seconds = time.monotonic() - started
         joints, labels = test_joints(network, data, plan)
         for name, phase in plan.phases.items():
-            seconds += fit_phase(network, name, phase, data, plan).seconds
+            seconds += fit_phase(network, name, phase, data, context).seconds
             _, top = cut(network, phase.unfreeze)
             logits = top.predict({"text": joints[name]}, batch_size=256, verbose=0)["label/logits"]
             found[name] = float((labels == logits.argmax(-1)).mean())
@@ -80,7 +80,7 @@ def measure(run: Run) -> dict[str, float]:
 
 def test_joints(network: Network, data: Data, plan: Plan) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What each phase's top sees of the test samples, computed by Keras in one pass, and their class numbers."""
-    test = prepared(data, "test", plan)
+    test = prepared(data, "test", plan.workdir)
     inputs = network.backbones["text"].inputs
     joints = {name: joints_of(network, phase.unfreeze).get("text", (inputs,))[0] for name, phase in plan.phases.items()}
     outputs = keras.Model(inputs, list(joints.values())).predict(test.inputs[0]["text"], batch_size=64, verbose=0)

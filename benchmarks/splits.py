@@ -28,6 +28,7 @@ from tfx_finetune.models.network import Network
 from tfx_finetune.ops.functional import predictor
 from tfx_finetune.run.load_data import prepare_data
 from tfx_finetune.run.plan import check
+from tfx_finetune.run.setup import training_context
 from tfx_finetune.training import feature_cache
 from tfx_finetune.training.engine import engine
 from tfx_finetune.training.trainer import fit_phase
@@ -55,14 +56,14 @@ def measure(run: Run) -> dict[str, float]:
     plan = check(dataclasses.replace(run, workdir=str(folder)))
     keras.backend.clear_session()
     keras.utils.set_random_seed(run.seed)
-    towers = build_towers(plan)
+    towers = build_towers(plan.architecture)
     data = prepare_data(plan, {tower: backbone.card for tower, backbone in towers.items()})
-    network = build_model(plan, towers, data.tasks)
+    network = build_model(plan.architecture, towers, data.tasks)
     found = regression(plan, data, network, folder)
     test = feature_cache.collect(data, "test", 1, {}, {"image": "prepared"}, folder)
     for name, phase in plan.phases.items():
-        fit_phase(network, name, phase, data, plan)
-        model = servable(plan, network, data.modalities, {}).model
+        fit_phase(network, name, phase, data, training_context(plan))
+        model = servable(network, data.modalities, {}, {}).model
         targets, outputs = predictions(predictor(model), test.batches(32))
         found[name] = float(data.tasks["label"].correct(targets["label"], outputs["label/scores"]).mean())
     shutil.rmtree(folder)

@@ -22,6 +22,7 @@ from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.models.build import build_model, build_towers
 from tfx_finetune.run.load_data import prepare_data
 from tfx_finetune.run.plan import check
+from tfx_finetune.run.setup import training_context
 from tfx_finetune.training.trainer import fit_phase
 
 PAIRS = {"es": ("allison_mx", "july"), "fr": ("june", "armelle"), "it": ("menardi", "carlo")}
@@ -57,15 +58,15 @@ def measure(defaults: Run, language: str, test: str, seed: int) -> dict[str, flo
         tune = dataclasses.replace(defaults.tune, epochs=defaults.tune.epochs or 5)
         plan = check(dataclasses.replace(defaults, data=source, seed=seed, workdir=folder, tune=tune))
         keras.utils.set_random_seed(seed)
-        towers = build_towers(plan)
+        towers = build_towers(plan.architecture)
         data = prepare_data(plan, {tower: backbone.card for tower, backbone in towers.items()})
-        network = build_model(plan, towers, data.tasks)
+        network = build_model(plan.architecture, towers, data.tasks)
         (backbone,) = towers.values()
         embedding = keras.Model(backbone.inputs, backbone.features.pooled)
         sides = [arrays(data, split) for split in ("train", "test")]
         found = {"1-NN, frozen": neighbour(embedding, *sides)}
         for name, phase in plan.phases.items():
-            fit_phase(network, name, phase, data, plan)
+            fit_phase(network, name, phase, data, training_context(plan))
             found[name] = accuracy(network.model, *sides[1])
         return found
 

@@ -29,10 +29,12 @@ from tfx_finetune.models.build import build_model, build_towers
 from tfx_finetune.report.modality_ablation import above, subsets
 from tfx_finetune.run.load_data import prepare_data
 from tfx_finetune.run.plan import check
+from tfx_finetune.run.setup import training_context
 from tfx_finetune.training.feature_cache import Store
 from tfx_finetune.training.phase_data import prepared
 from tfx_finetune.training.trainer import fit_phase
-from tfx_finetune.types.components import Backbone, Batch
+from tfx_finetune.types.aliases import Batch
+from tfx_finetune.types.components import Backbone
 
 CONFIG = Path(__file__).parent.parent / "configs" / "tux_multimodal.cfg"
 FUSIONS = (
@@ -95,10 +97,10 @@ class Bench:
     def __init__(self, run: Run, folder: Path) -> None:
         self.run, self.folder, self.count = run, folder, 0
         plan = check(self._run({}))
-        self.towers = build_towers(plan)
+        self.towers = build_towers(plan.architecture)
         self.start = {tower: keras.Model(b.inputs, b.features.pooled).get_weights() for tower, b in self.towers.items()}
         self.data = prepare_data(plan, {tower: backbone.card for tower, backbone in self.towers.items()})
-        self.test = prepared(self.data, "test", plan)
+        self.test = prepared(self.data, "test", plan.workdir)
         # What the towers make of the test samples as long as they are frozen.
         self.features: Batch | None = None
 
@@ -117,7 +119,7 @@ class Bench:
         options = {"towers": ", ".join(f"{tower}={specs[tower]}" for tower in towers)}
         mine = {tower: self.towers[tower] for tower in towers}
         run, data = self._run(options), only(self.data, towers)
-        return self._trained(run, mine, data, prepared(data, "test", check(run)))[tuple(towers)]
+        return self._trained(run, mine, data, prepared(data, "test", check(run).workdir))[tuple(towers)]
 
     def _run(self, options: Mapping[str, object]) -> Run:
         self.count += 1
@@ -130,9 +132,9 @@ class Bench:
         keras.utils.set_random_seed(run.seed)
         for tower, weights in self.start.items():
             keras.Model(self.towers[tower].inputs, self.towers[tower].features.pooled).set_weights(weights)
-        network = build_model(plan, towers, data.tasks)
+        network = build_model(plan.architecture, towers, data.tasks)
         for name, phase in plan.phases.items():
-            fit_phase(network, name, phase, data, plan)
+            fit_phase(network, name, phase, data, training_context(plan))
         (score,) = {f"{head}/{task.score}" for head, task in data.tasks.items()}
         known = None
         if test is self.test and not run.tune.epochs and not (network.fusion and network.fusion.tokens):

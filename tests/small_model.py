@@ -12,18 +12,8 @@ from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.spec import parse_spec, parse_specs
 from tfx_finetune.deploy.golden import Golden
 from tfx_finetune.deploy.pack import create, describe
-from tfx_finetune.types.components import (
-    BACKBONES,
-    EXPORTS,
-    MODALITIES,
-    TASKS,
-    Batch,
-    Card,
-    Labels,
-    Modality,
-    Predict,
-    Task,
-)
+from tfx_finetune.types.aliases import Batch, Predict
+from tfx_finetune.types.components import BACKBONES, EXPORTS, MODALITIES, TASKS, Card, Labels, Modality, Task
 from tfx_finetune.types.deployment import Servable
 from tfx_finetune.types.table import Table
 

@@ -15,6 +15,7 @@ from PIL import Image
 from tests.commands import KINDS, command, refused, shapes
 from tfx_finetune.core.config import Run
 from tfx_finetune.run.plan import check
+from tfx_finetune.training.feature_cache import preprocessing_key
 from tfx_finetune.types.components import REGISTRIES
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -165,11 +166,11 @@ def test_a_changed_file_is_another_preparation(tmp_path, monkeypatch):
     (tmp_path / "of_two_texts.py").write_text("FIRST = 1\n")
     (tmp_path / "photos").mkdir()
     with_it = Run(data=str(tmp_path / "photos"), plugins="of_two_texts")
-    before, again = (check(with_it).preparation("image") for _ in range(2))
+    before, again = (preprocessing_key(check(with_it), "image") for _ in range(2))
     assert before == again
     (tmp_path / "of_two_texts.py").write_text("SECOND = 2\n")
-    assert check(with_it).preparation("image") != before
-    assert "plugins" not in check(Run(data=str(tmp_path / "photos"))).preparation("image")
+    assert preprocessing_key(check(with_it), "image") != before
+    assert "plugins" not in preprocessing_key(check(Run(data=str(tmp_path / "photos"))), "image")
 
 
 def test_a_plug_in_that_is_not_there():

@@ -14,6 +14,7 @@ from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.models.build import build_model, build_towers, cut
 from tfx_finetune.run.load_data import prepare_data
 from tfx_finetune.run.plan import check
+from tfx_finetune.run.setup import training_context
 from tfx_finetune.training import feature_cache
 from tfx_finetune.training.checkpoint import Checkpoint, History
 from tfx_finetune.training.engine import engine
@@ -35,10 +36,10 @@ def prepared(tmp_path_factory):
         batch_size=4,
     )
     plan = check(run)
-    backbones = build_towers(plan)
+    backbones = build_towers(plan.architecture)
     data = prepare_data(plan, {"image": backbones["image"].card})
     keras.utils.set_random_seed(0)
-    return plan, data, build_model(plan, backbones, data.tasks)
+    return plan, data, build_model(plan.architecture, backbones, data.tasks)
 
 
 def collected(prepared, folder, split="train", views=2, unfreeze="2", precision="float32"):
@@ -50,7 +51,9 @@ def collected(prepared, folder, split="train", views=2, unfreeze="2", precision=
 
 def fingerprint(plan, data, trunk, precision="float32"):
     return {
-        "image": feature_cache.fingerprint(data, "image", trunk, plan.before_top("image") | {"precision": precision})
+        "image": feature_cache.fingerprint(
+            data, "image", trunk, feature_cache.feature_cache_key(plan, "image") | {"precision": precision}
+        )
     }
 
 
@@ -127,10 +130,10 @@ def test_all_phases_are_fed_in_one_pass(prepared, tmp_path, monkeypatch):
     """What each phase then looks for is there, and is what it would have computed itself."""
     plan, data, network = prepared
     monkeypatch.setattr(type(plan), "features_folder", tmp_path / "ahead")
-    feed_ahead(network, data, plan)
+    feed_ahead(network, data, training_context(plan))
     kept = names(tmp_path / "ahead")
     for name, phase in plan.phases.items():
-        fed = feed(cut(network, phase.unfreeze)[0], phase, data, plan)
+        fed = feed(cut(network, phase.unfreeze)[0], phase, data, training_context(plan))
         assert len(fed.train.inputs) == phase.views == 2
         own = collected(prepared, tmp_path / name, unfreeze=phase.unfreeze)
         for ours, theirs in zip(fed.train.inputs, own.inputs, strict=True):
@@ -147,7 +150,7 @@ def test_what_an_earlier_phase_changes_is_not_fed_ahead(prepared, tmp_path, monk
     monkeypatch.setattr(type(plan), "features_folder", tmp_path)
     tune = plan.phases["tune"]
     phases = {name: dataclasses.replace(tune, unfreeze=unfreeze) for name, unfreeze in (("a", "4"), ("b", "2"))}
-    feed_ahead(network, data, dataclasses.replace(plan, phases=phases))
+    feed_ahead(network, data, training_context(dataclasses.replace(plan, phases=phases)))
     key = fingerprint(plan, data, cut(network, "4")[0]["image"])
     count = len(names(tmp_path))
     feature_cache.collect(data, "train", 2, {"image": lambda pixels: pytest.fail("computed again")}, key, tmp_path)
@@ -161,7 +164,7 @@ def test_what_a_finished_phase_saw_is_not_computed_again(prepared, tmp_path, mon
     plan = dataclasses.replace(plan, workdir=tmp_path)
     for name in ("warm", "tune"):
         Checkpoint.of(tmp_path, name).finish(History(name), [np.zeros(1)])
-    feed_ahead(network, data, plan)
+    feed_ahead(network, data, training_context(plan))
     assert not (tmp_path / "features").exists()
 
 

@@ -11,7 +11,7 @@ from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.datasets.sampler import Order
 from tfx_finetune.models.freezing import by_tower, factors, groups_wanted
 from tfx_finetune.run.plan import check
-from tfx_finetune.run.setup import set_up
+from tfx_finetune.run.setup import set_up, training_context
 from tfx_finetune.training.contrastive import Contrastive
 from tfx_finetune.training.gradient_modulation import coefficients
 from tfx_finetune.training.optimizer import make_optimizer
@@ -189,8 +189,8 @@ def test_what_towers_know_is_measured_where_training_samples_are_new_in_every_ep
     phase = Phase(epochs=2, unfreeze="all", ogm=1.0, learning_rate=0.01)
     options = {"augment": "flip()", "workdir": str(tmp_path / "run"), "tune": phase, "warm": Phase()}
     plan = check(Run(data=str(tmp_path / "t.csv"), towers=TOWERS, **options))
-    data, network = set_up(plan)
-    fed = feed({}, phase, data, plan)
+    data, network, context = set_up(plan)
+    fed = feed({}, phase, data, training_context(plan))
     assert fed.train is None
     compile_top(network.model, network, phase, 3)
     (balance,) = balanced(network.model, network, fed, phase)

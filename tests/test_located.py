@@ -18,7 +18,7 @@ from tfx_finetune.core.spec import Spec
 from tfx_finetune.data.dataset import subject
 from tfx_finetune.deploy.golden import Golden, keep, recall
 from tfx_finetune.models.build import build_model, build_towers, cut
-from tfx_finetune.ops import exif as exif_module
+from tfx_finetune.ops.exif import size as exif_size
 from tfx_finetune.run.plan import check
 from tfx_finetune.tasks.outputs import in_picture
 from tfx_finetune.types.components import MODALITIES, TASKS, Card, Labels
@@ -94,7 +94,7 @@ def test_what_is_found_stands_in_the_picture_as_a_person_sees_it(orientation):
     shape = (80, 120)
     raw = encoded(picture(shape, SCENES[1][1]), orientation)
     seen = shape if orientation == 1 else shape[::-1]
-    assert exif_module.size(raw) == seen
+    assert exif_size(raw) == seen
     assert drawings.pixels(raw).shape[:2] == seen
     image = modality("pad")
     scale = SIDE / 120
@@ -166,7 +166,7 @@ def network_of(heads):
     labels = Labels(("cat", "dog", "owl"), (3, 4, 5), 12)
     tasks = {head: TASKS.build(spec, labels) for head, spec in plan.heads.items()}
     keras.utils.set_random_seed(0)
-    return build_model(plan, build_towers(plan), tasks)
+    return build_model(plan.architecture, build_towers(plan.architecture), tasks)
 
 
 @pytest.mark.parametrize("unfreeze", ["0", "3", "9", "14"])

@@ -25,7 +25,7 @@ def network(tmp_path_factory):
     plan = check(dataclasses.replace(run, heads="kind=classify(), seen=tag()"))
     tasks = {head: TASKS.build(spec, LABELS) for head, spec in plan.heads.items()}
     keras.utils.set_random_seed(0)
-    network = build_model(plan, build_towers(plan), tasks)
+    network = build_model(plan.architecture, build_towers(plan.architecture), tasks)
     # Heads begin at zero, where every cut would agree.
     for layer in network.model.layers:
         if isinstance(layer, keras.layers.Dense):
@@ -46,7 +46,7 @@ def test_towers_and_heads_have_the_names_they_were_given(tmp_path):
     """`--towers=photo=convnet()` names the input, `--heads=fruit=classify()` the output."""
     plan = check(Run(data=str(tmp_path), towers="photo=convnet(size=8)", heads="fruit=classify()"))
     tasks = {head: TASKS.build(spec, LABELS) for head, spec in plan.heads.items()}
-    network = build_model(plan, build_towers(plan), tasks)
+    network = build_model(plan.architecture, build_towers(plan.architecture), tasks)
     assert list(network.model.input) == ["photo"]
     assert list(network.model.output) == ["fruit/logits"]
 
@@ -139,7 +139,7 @@ def test_a_tower_without_pretrained_weights_is_trained_with_its_normalization(tm
     """Its statistics come from nowhere else, so all of it is trained whatever a phase would unfreeze."""
     plan = check(Run(data=str(tmp_path), backbone="convnet(size=8, widths=(4, 8))"))
     tasks = {head: TASKS.build(spec, LABELS) for head, spec in plan.heads.items()}
-    network = build_model(plan, build_towers(plan), tasks)
+    network = build_model(plan.architecture, build_towers(plan.architecture), tasks)
     trunks, top = cut(network, "0")
     assert trunks == {}
     assert len(top.trainable_weights) == 4 + 2 * 4 + 2
@@ -168,7 +168,9 @@ def test_blocks_are_left_out_the_more_the_higher_they_stand(network):
 def test_a_tower_of_no_such_blocks_is_refused(tmp_path):
     """Better than an option that does nothing."""
     plan = check(Run(data=str(tmp_path), backbone="convnet(size=8)"))
-    network = build_model(plan, build_towers(plan), {"label": TASKS.build(plan.heads["label"], LABELS)})
+    network = build_model(
+        plan.architecture, build_towers(plan.architecture), {"label": TASKS.build(plan.heads["label"], LABELS)}
+    )
     set_stochastic_depth(network, 0.0)
     with pytest.raises(UserError, match=r"no blocks that can be left out; received: stochastic_depth=0\.1"):
         set_stochastic_depth(network, 0.1)
@@ -182,7 +184,9 @@ def test_an_adapter_of_the_graph_stands_in_the_groups_of_its_phase(tmp_path):
     found, outputs = {}, []
     for name, tried in (("plain", run), ("adapted", dataclasses.replace(run, tune=tune))):
         plan = check(tried)
-        found[name] = build_model(plan, build_towers(plan), {"label": TASKS.build(plan.heads["label"], LABELS)})
+        found[name] = build_model(
+            plan.architecture, build_towers(plan.architecture), {"label": TASKS.build(plan.heads["label"], LABELS)}
+        )
         pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
         pooled = keras.Model(found[name].backbones["image"].inputs, found[name].backbones["image"].features.pooled)
         outputs.append(pooled(pixels.astype(np.float32)).numpy())

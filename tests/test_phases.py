@@ -17,7 +17,7 @@ from tfx_finetune.models.build import build_model, build_towers, in_float32
 from tfx_finetune.models.layer_names import parts
 from tfx_finetune.run.load_data import prepare_data
 from tfx_finetune.run.plan import check
-from tfx_finetune.run.setup import set_up
+from tfx_finetune.run.setup import set_up, training_context
 from tfx_finetune.training import trainer
 from tfx_finetune.training.continual import fit
 from tfx_finetune.training.phase_data import feed
@@ -39,10 +39,10 @@ def prepared(tmp_path_factory):
         samples=Samples(val=0.2),
     )
     plan = check(run)
-    backbones = build_towers(plan)
+    backbones = build_towers(plan.architecture)
     data = prepare_data(plan, {"image": backbones["image"].card})
     keras.utils.set_random_seed(0)
-    network = build_model(plan, backbones, data.tasks)
+    network = build_model(plan.architecture, backbones, data.tasks)
     return plan, data, network, network.model.get_weights()
 
 
@@ -52,9 +52,9 @@ def test_a_bottleneck_is_trained_and_stays(prepared, tmp_path):
     phase = dataclasses.replace(plan.phases["tune"], epochs=3, unfreeze="3", adapter="bottleneck(dim=8)")
     plan = dataclasses.replace(plan, phases={"tune": phase}, workdir=tmp_path)
     keras.utils.set_random_seed(0)
-    network = build_model(plan, build_towers(plan), data.tasks)
+    network = build_model(plan.architecture, build_towers(plan.architecture), data.tasks)
     before = {weight.path: weight.numpy() for weight in network.model.weights}
-    history = fit_phase(network, "tune", phase, data, plan)
+    history = fit_phase(network, "tune", phase, data, training_context(plan))
     changed = {weight.path for weight in network.model.weights if not np.array_equal(before[weight.path], weight)}
     assert changed == {path for path in before if "adapter" in path or path.startswith("dense")}
     assert history.trained == sum(before[path].size for path in changed)
@@ -65,7 +65,7 @@ def fitted(prepared, folder, **options):
     plan, data, network, start = prepared
     network.model.set_weights(start)
     phase = Phase(**({"epochs": 4, "learning_rate": 1e-3, "unfreeze": "2", "views": 1} | options))
-    return fit_phase(network, "tune", phase, data, dataclasses.replace(plan, workdir=folder))
+    return fit_phase(network, "tune", phase, data, training_context(dataclasses.replace(plan, workdir=folder)))
 
 
 def test_steps_at_once_are_the_same_steps(prepared, tmp_path, monkeypatch):
@@ -179,7 +179,7 @@ def test_a_phase_never_ends_worse_than_it_began(prepared, tmp_path):
         "tune",
         Phase(epochs=2, learning_rate=3.0, unfreeze="2", views=1, warmup=0.0, clip_norm=0.0),
         prepared[1],
-        dataclasses.replace(prepared[0], workdir=tmp_path / "bad"),
+        training_context(dataclasses.replace(prepared[0], workdir=tmp_path / "bad")),
     )
     assert good.trained > 100_000
     assert good.result > 0.6
@@ -199,7 +199,9 @@ def test_an_epoch_that_is_clearly_better_is_kept_not_the_last(prepared, tmp_path
             network.model.set_weights(start)
 
     phase = Phase(epochs=4, learning_rate=1e-3, unfreeze="2", views=1, schedule="linear")
-    history = fit_phase(network, "tune", phase, data, dataclasses.replace(plan, workdir=tmp_path), lose)
+    history = fit_phase(
+        network, "tune", phase, data, training_context(dataclasses.replace(plan, workdir=tmp_path)), lose
+    )
     scores = history.metrics["val_score"]
     assert scores[-1] < max(scores) - standard_error(max(scores), data.table.size("val"))
     assert history.result == max(scores) == pytest.approx(accuracy(prepared))
@@ -227,7 +229,7 @@ def test_prepared_pictures_are_kept_where_nothing_changes_them(prepared, tmp_pat
     plan, data, _, _ = prepared
     plan = dataclasses.replace(plan, workdir=tmp_path, run=dataclasses.replace(plan.run, cache=Cache(enabled=False)))
     data = dataclasses.replace(data, augments=tuple(("image", AUGMENTS.build(spec)) for spec in parse_specs(augment)))
-    fed = feed({}, plan.phases["tune"], data, plan)
+    fed = feed({}, plan.phases["tune"], data, training_context(plan))
     assert bool(fed.train) == (not augment)
     labels = {x.tobytes(): y["label"].argmax() for x, y in rows(data.batches("train"), "label")}
     for epoch in range(2):
@@ -248,9 +250,11 @@ def test_mixed_precision_trains_as_float32_does(prepared, tmp_path):
     for policy in ("float32", "mixed_bfloat16"):
         keras.config.set_dtype_policy(policy)
         try:
-            network = build_model(plan, build_towers(plan), data.tasks)
+            network = build_model(plan.architecture, build_towers(plan.architecture), data.tasks)
             network.model.set_weights(start)
-            fit_phase(network, "tune", phase, data, dataclasses.replace(plan, workdir=tmp_path / policy))
+            fit_phase(
+                network, "tune", phase, data, training_context(dataclasses.replace(plan, workdir=tmp_path / policy))
+            )
         finally:
             keras.config.set_dtype_policy("float32")
         assert {weight.dtype for weight in network.model.weights} == {"float32"}
@@ -285,9 +289,9 @@ def test_a_phase_that_broke_off_goes_on_to_the_same_weights(prepared, tmp_path):
     network.model.set_weights(start)
     plan = dataclasses.replace(plan, workdir=tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
-        fit_phase(network, "tune", phase, data, plan, break_off)
+        fit_phase(network, "tune", phase, data, training_context(plan), break_off)
     network.model.set_weights(start)
-    fit_phase(network, "tune", phase, data, plan)
+    fit_phase(network, "tune", phase, data, training_context(plan))
     assert all(map(np.array_equal, network.model.get_weights(), whole))
 
 
@@ -304,7 +308,7 @@ def test_watching_may_end_a_phase(prepared, tmp_path):
     network.model.set_weights(start)
     phase = Phase(epochs=4, learning_rate=1e-3, unfreeze="2", views=1, adapter="lora()")
     with pytest.raises(StopIteration):
-        fit_phase(network, "tune", phase, data, dataclasses.replace(plan, workdir=tmp_path), watch)
+        fit_phase(network, "tune", phase, data, training_context(dataclasses.replace(plan, workdir=tmp_path)), watch)
     assert [(name, epoch) for name, epoch, _ in seen] == [("tune", 0), ("tune", 1)]
     assert [weight.shape for weight in network.model.get_weights()] == [weight.shape for weight in start]
 
@@ -312,13 +316,13 @@ def test_watching_may_end_a_phase(prepared, tmp_path):
 def test_a_network_is_made_float32_once(prepared):
     """Compression folds what was rebuilt; built again behind it, the network would not be the folded one."""
     plan, data, network, _ = prepared
-    assert in_float32(plan, network) is network
+    assert in_float32(network) is network
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        half = build_model(plan, build_towers(plan), data.tasks)
-        whole = in_float32(plan, half)
+        half = build_model(plan.architecture, build_towers(plan.architecture), data.tasks)
+        whole = in_float32(half)
         assert whole is not half
-        assert in_float32(plan, whole) is whole
+        assert in_float32(whole) is whole
     finally:
         keras.config.set_dtype_policy("float32")
     assert all(np.array_equal(a, b) for a, b in zip(half.model.get_weights(), whole.model.get_weights(), strict=True))
@@ -337,9 +341,9 @@ def test_a_deterministic_run_is_a_run(tmp_path):
     )
     plan = check(run)
     try:
-        data, network = set_up(plan)
+        data, network, context = set_up(plan)
         assert determinism.is_enabled()
-        (history,), _ = fit(network, data, plan)
+        (history,), _ = fit(network, data, context, plan.run, plan.route)
         with pytest.raises(tf.errors.InvalidArgumentError, match="When determinism is enabled"):
             tf.raw_ops.RandomUniform(shape=[1], dtype=tf.float32)
     finally:

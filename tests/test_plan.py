@@ -8,6 +8,7 @@ from tfx_finetune.core.config import Image, Phase, Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.models.build import build_towers
 from tfx_finetune.run.plan import check
+from tfx_finetune.training.feature_cache import preprocessing_key
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_mistakes_are_named(tmp_path, options, message):
 def test_the_size_of_the_input_reaches_the_backbone(tmp_path, backbone):
     """`--image.size` is all that has to be said."""
     plan = check(Run(data=str(tmp_path), backbone=backbone, image=Image(size=64)))
-    tower = build_towers(plan)["image"]
+    tower = build_towers(plan.architecture)["image"]
     assert tower.inputs.shape[1:3] == (64, 64)
     assert tower.card.size == 64
 
@@ -76,4 +77,4 @@ def test_mixes_are_told_from_changes_of_single_samples(tmp_path):
     plan = check(Run(data=str(tmp_path), augment="flip(), mixup(), crop(), cutmix()"))
     assert list(plan.augments) == ["flip()", "crop()"]
     assert len(plan.mixes) == 2
-    assert plan.preparation("image")["augment"] == {0: "flip()", 1: "crop()"}
+    assert preprocessing_key(plan, "image")["augment"] == {0: "flip()", 1: "crop()"}

@@ -10,7 +10,7 @@ from tests.small_data import class_folder, complaint, load, table
 from tfx_finetune.core import config
 from tfx_finetune.core.config import Run
 from tfx_finetune.run.load_data import prepare_data
-from tfx_finetune.run.plan import check
+from tfx_finetune.run.plan import check, open_run
 from tfx_finetune.types.components import Card
 
 
@@ -122,7 +122,7 @@ def test_bad_flags(tmp_path):
     }
     refused_before_writing(cases, tmp_path / "run", given, *SMALL)
     path = names(tmp_path, "dog,cat,b", "cat,dog,a", "Katze,Katze,", head="from,to,source")
-    assert check(Run(sources=given.partition("=")[2], labels=config.Labels(str(path)))).renaming
+    assert open_run(Run(sources=given.partition("=")[2], labels=config.Labels(str(path))))[1].renaming
 
 
 @pytest.mark.slow

@@ -182,7 +182,7 @@ def test_files_are_judged_on_validation_samples(tmp_path):
             shown.append(len(inputs["image"]))
             return {name: scores.numpy() for name, scores in served.model(inputs, training=False).items()}
 
-        found = gated(plan, known, served)
+        found = gated(plan.exports.values(), known, served, plan.workdir, plan.run.verify.max_drop)
         assert found.drop(answer) == 0
         count = table.size("val") if known is data else len(served.examples["image"])
         assert shown == [count]
@@ -190,7 +190,8 @@ def test_files_are_judged_on_validation_samples(tmp_path):
         assert found.drop(lambda inputs: {"kind/scores": np.full((len(inputs["image"]), 3), np.nan)}) == np.inf
     turned = found.drop(lambda inputs: {"kind/scores": np.roll(answer(inputs)["kind/scores"], 1, -1)})
     assert turned == 1, "without labels, the model is right by itself"
-    assert gated(check(dataclasses.replace(run, exports="tflite()")), data, served) is served
+    plain = check(dataclasses.replace(run, exports="tflite()"))
+    assert gated(plain.exports.values(), data, served, plain.workdir, plain.run.verify.max_drop) is served
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from tfx_finetune.core.config import Mixing, Run
 from tfx_finetune.datasets.mixture_weights import parse_weights, shares
 from tfx_finetune.run.load_data import prepare_data
 from tfx_finetune.run.plan import check
+from tfx_finetune.run.setup import training_context
 from tfx_finetune.training.phase_data import feed
 from tfx_finetune.types.components import Card
 
@@ -103,7 +104,7 @@ def test_epochs_have_the_shares_and_the_length(weighted, kept):
     length = {"samples": sizes["a"] + sizes["b"], "largest": sizes["a"] * 4}[epoch]
     epochs = 6
     if kept:
-        fed = feed({}, plan.run.tune, data, plan)
+        fed = feed({}, plan.run.tune, data, training_context(plan))
         assert fed.train is not None
         batches = list(fed.batches(0, epochs).as_numpy_iterator())
     else:

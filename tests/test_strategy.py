@@ -126,8 +126,8 @@ def test_turns(tmp_path):
     data.write_text(data.read_text() + more)
     given = {"strategy": "sequential", "rehearsal": 0.25, "backbone": TOWER, "workdir": str(tmp_path / "run")}
     plan = check(config.replace(Run(data=str(data)), given))
-    found, _ = set_up(plan)
-    first, second = turns_of(found, plan)
+    found, *_ = set_up(plan)
+    first, second = turns_of(found, plan.run, plan.route)
     assert (first.language, second.language) == ("en", "fi")
     lanes, split, mine = found.table.columns["language"], found.table.split, second.data.table.split
     assert np.array_equal(first.data.table.split, np.where(lanes == "en", split, ""))
@@ -165,8 +165,8 @@ def test_data_that_cannot_be_taken_apart(tmp_path, lanes, options, said):
     data = table(tmp_path / "t.csv", lanes, each=10)
     given = {"strategy": "sequential", "backbone": TOWER, "workdir": str(tmp_path / "run")} | options
     plan = check(config.replace(Run(data=str(data)), given))
-    found, _ = set_up(plan)
-    assert said in complaint(turns_of, found, plan)
+    found, *_ = set_up(plan)
+    assert said in complaint(turns_of, found, plan.run, plan.route)
 
 
 def test_trials_train_languages_together(tmp_path):

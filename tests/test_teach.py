@@ -13,7 +13,7 @@ from tests.test_resume import killed
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.config import Cache, Distill, Phase, Run, Samples
 from tfx_finetune.models.build import cut
-from tfx_finetune.run.plan import check
+from tfx_finetune.run.plan import check, open_run
 from tfx_finetune.run.setup import set_up
 from tfx_finetune.training.distillation import TAUGHT, Softened, answers
 from tfx_finetune.training.phase_data import feed
@@ -51,7 +51,7 @@ def test_the_loss_of_labels_that_do_not_exclude_one_another():
 
 @pytest.fixture
 def made(trained, tmp_path):
-    """Makes a checked run on the shapes with the shared bundle as its teacher: plan, data and network."""
+    """Makes a checked run on the shapes with the shared bundle as its teacher: plan, data, network and settings."""
 
     def make(name="run", backbone=STUDENT, augment="flip()", **options):
         run = Run(
@@ -67,8 +67,8 @@ def made(trained, tmp_path):
             tune=Phase(epochs=12, unfreeze="all", learning_rate=0.01, patience=0),
             warm=Phase(epochs=0),
         )
-        plan = check(dataclasses.replace(run, **options))
-        return plan, *set_up(plan)
+        plan, resources = open_run(dataclasses.replace(run, **options))
+        return plan, *set_up(plan, resources)
 
     return make
 
@@ -80,15 +80,15 @@ def told(trained, inputs):
 
 def test_the_teacher_sees_the_view_that_the_student_sees(made, trained):
     """Kept views: its answers are those to the student's own input, for each view others; found again on disk."""
-    plan, data, _ = made(backbone=SAME)
+    plan, data, _, context = made(backbone=SAME)
     folder = plan.workdir / "features"
-    found = answers(data, plan, 3, folder)
+    found = answers(data, context, 3)
     for view, mine in enumerate(found):
         inputs = np.concatenate([x["image"] for x, _, _ in data.batches("train", view).as_numpy_iterator()])
         assert mine[f"label/{TAUGHT}"] == pytest.approx(told(trained, {"image": inputs}), abs=1e-5)
     assert np.abs(found[0][f"label/{TAUGHT}"] - found[1][f"label/{TAUGHT}"]).max() > 0.01
     stamps = {place: (place / "0.npy").stat().st_mtime_ns for place in folder.iterdir()}
-    again = answers(data, plan, 3, folder)
+    again = answers(data, context, 3)
     assert {place: (place / "0.npy").stat().st_mtime_ns for place in folder.iterdir()} == stamps
     assert np.array_equal(again[2][f"label/{TAUGHT}"], found[2][f"label/{TAUGHT}"])
 
@@ -96,8 +96,8 @@ def test_the_teacher_sees_the_view_that_the_student_sees(made, trained):
 @pytest.mark.parametrize("augment", ["flip(), crop()", "mixup()", "cutmix()"])
 def test_new_views_are_answered_as_they_come(made, trained, augment):
     """Where all is trained, each batch has the teacher's answer to the very pictures of the batch, mixed ones too."""
-    plan, data, _ = made(backbone=SAME, augment=augment)
-    fed = feed({}, Phase(), data, plan)
+    plan, data, _, context = made(backbone=SAME, augment=augment)
+    fed = feed({}, Phase(), data, context)
     assert fed.train is None or "mix" in augment
     for x, y, w in fed.batches(0, 1).take(2).as_numpy_iterator():
         assert set(y) == set(w) == {"label/logits", f"label/{TAUGHT}"}
@@ -129,9 +129,9 @@ def test_answers_alone_bring_the_student_to_its_teacher(made, trained, augment):
         # Many small steps: the statistics of normalization follow slowly.
         phase = Phase(epochs=40, unfreeze="all", learning_rate=0.01, patience=0)
         student = "convnet(size=20, channels=3, widths=(16, 32, 32))"
-        plan, data, network = made(name, student, augment, batch_size=8, tune=phase, **options)
+        plan, data, network, context = made(name, student, augment, batch_size=8, tune=phase, **options)
         start = divergence(trained, data, network)
-        fit_phase(network, "tune", plan.phases["tune"], data, plan)
+        fit_phase(network, "tune", plan.phases["tune"], data, context)
         found[name] = divergence(trained, data, network)
         assert found[name] < start
     assert found["taught"] < 0.5 * found["labels"]
@@ -141,8 +141,8 @@ def test_without_weight_the_labels_alone_are_learned(made):
     """w = 0 leaves the weights that a run without a teacher leaves."""
     left = []
     for name, options in {"none": {"teacher": ""}, "idle": {"distill": Distill(weight=0.0)}}.items():
-        plan, data, network = made(name, tune=Phase(epochs=2, unfreeze="all"), **options)
-        fit_phase(network, "tune", plan.phases["tune"], data, plan)
+        plan, data, network, context = made(name, tune=Phase(epochs=2, unfreeze="all"), **options)
+        fit_phase(network, "tune", plan.phases["tune"], data, context)
         left.append(network.model.get_weights())
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(*left, strict=True))
 
@@ -151,13 +151,13 @@ def test_behind_a_frozen_trunk(made, trained):
     """The top learns from answers to the views whose features are kept."""
     start = str(trained.workdir / "bundle")
     phase = Phase(epochs=4, views=2, learning_rate=0.01, unfreeze="1")
-    plan, data, network = made(backbone="usual", init=start, tune=phase, augment="flip(), mixup()")
+    plan, data, network, context = made(backbone="usual", init=start, tune=phase, augment="flip(), mixup()")
     assert plan.towers["image"] == check(Run(data=str(trained.data), backbone=SAME)).towers["image"]
     trunks, _ = cut(network, "1")
-    fed = feed(trunks, phase, data, plan)
+    fed = feed(trunks, phase, data, context)
     assert len(fed.train.taught) == 2
     before = divergence(trained, data, network)
-    history = fit_phase(network, "tune", phase, data, plan)
+    history = fit_phase(network, "tune", phase, data, context)
     assert before < 1e-6
     # It is its own teacher: there is little to learn.
     assert divergence(trained, data, network) < 0.1
@@ -169,12 +169,12 @@ def test_several_teachers_answer_as_their_mean(made, trained, tmp_path):
     first = trained.workdir / "bundle"
     # Random weights, and labels of its own, of which the run's have to be a part.
     other = tower_bundle(tmp_path / "other", STUDENT, labels=("square", "bar", "disc", "star"))
-    plan, data, _ = made(teacher=f"{first}, {other.path}")
-    found = answers(data, plan, 1, plan.workdir / "features")[0][f"label/{TAUGHT}"]
+    plan, data, _, context = made(teacher=f"{first}, {other.path}")
+    found = answers(data, context, 1)[0][f"label/{TAUGHT}"]
     each = []
     for path in (first, other.path):
-        alone, _, _ = made(teacher=str(path))
-        each.append(answers(data, alone, 1, plan.workdir / "features")[0][f"label/{TAUGHT}"])
+        *_, alone = made(teacher=str(path))
+        each.append(answers(data, alone, 1)[0][f"label/{TAUGHT}"])
     assert found == pytest.approx((each[0] + each[1]) / 2, abs=1e-6)
     assert len(list((plan.workdir / "features").iterdir())) == 2
     # Of the four labels three, in the run's order.

@@ -21,7 +21,7 @@ from tfx_finetune.core.errors import UserError, first_line
 if TYPE_CHECKING:
     from tfx_finetune.datasets.pipeline import Data
     from tfx_finetune.models.network import Network
-    from tfx_finetune.types.components import Batch
+    from tfx_finetune.types.aliases import Batch
     from tfx_finetune.types.plan import Plan
 
 
@@ -90,14 +90,14 @@ def list_configs() -> None:
 
 def walk(run: Run) -> None:
     """Prints what a run is made of, and what the first training sample is after every step."""
-    from tfx_finetune.run.plan import check
+    from tfx_finetune.run.plan import open_run
     from tfx_finetune.run.setup import set_up
 
-    plan = check(run)
+    plan, resources = open_run(run)
     print(f"source     {plan.source}")
     for tower, spec in plan.towers.items():
         print(f"tower      {tower}={spec}")
-    data, network = set_up(plan)
+    data, network, _ = set_up(plan, resources)
     for split in ("train", "val", "test"):
         print(f"{split:<10} {data.table.size(split)} samples")
     for head, task in data.tasks.items():

@@ -49,24 +49,25 @@ def train(run: Run) -> "Bundle":
     from tfx_finetune.report.summary import report
     from tfx_finetune.report.terminal import say_result
     from tfx_finetune.run import workspace
-    from tfx_finetune.run.plan import check
+    from tfx_finetune.run.plan import open_run
     from tfx_finetune.run.setup import set_up
     from tfx_finetune.training.continual import fit
     from tfx_finetune.training.feature_cache import evict, forget
 
     # Everything a configuration can have wrong, before weights or data are touched.
     started = time.time()
-    plan = check(run)
-    workspace.claim(plan)
-    data, network = set_up(plan)
-    check_layers(network, plan)
-    workspace.same_data(plan, data.table)
+    plan, resources = open_run(run)
+    workspace.claim(plan, resources)
+    data, network, context = set_up(plan, resources)
+    if plan.compressions:
+        check_layers(network)
+    workspace.same_data(plan.workdir, data.table)
 
     # First the heads on the frozen tower, then the tower's top groups with them.
-    histories, transfer = fit(network, data, plan)
+    histories, transfer = fit(network, data, context, run, plan.route)
 
     # Without --compress, the network as it is.
-    compressed = compress(network, data, plan)
+    compressed = compress(network, data, plan.compressions, context, run.calibration)
     histories += compressed.histories
 
     # Every file is held against the trained model.
@@ -107,7 +108,7 @@ def _deliver(
     """
     from tfx_finetune.deploy.gate import gated
     from tfx_finetune.deploy.golden import choose
-    from tfx_finetune.deploy.manifest import manifest
+    from tfx_finetune.deploy.manifest import file_metadata, manifest
     from tfx_finetune.deploy.pack import create, finish
     from tfx_finetune.deploy.selection import best
     from tfx_finetune.deploy.servable import servable
@@ -121,8 +122,15 @@ def _deliver(
 
     # The trained model's own answers are what every file has to give again.
     run = plan.run
-    served = servable(plan, compressed.network, data.modalities, data.examples(run.calibration), compressed.rounded)
-    test = prepared(data, "test", plan)
+    served = servable(
+        compressed.network,
+        data.modalities,
+        data.examples(run.calibration),
+        file_metadata(plan, network),
+        compressed.rounded,
+        compressed=bool(plan.compressions),
+    )
+    test = prepared(data, "test", plan.workdir)
     model = predictor(served.model)
     reference = predictions(model, test.batches(64), network.tasks)
     scores = evaluate(network.tasks, *reference, slices(data.table, "test"))
@@ -130,7 +138,7 @@ def _deliver(
     # Of several towers, how well it does without some of them.
     parts, shares = subsets(compressed.network, test, whole=bool(plan.compressions))
 
-    served = gated(plan, data, served)
+    served = gated(plan.exports.values(), data, served, plan.workdir, run.verify.max_drop)
     bundle = create(plan.workdir / "bundle", manifest(plan, data, network), plan.exports, served)
     golden = choose(data, served, model)
     checks = verify(bundle, golden, test, reference, run.verify, tuple(plan.compressions.values()), compressed.sizes)
@@ -141,20 +149,19 @@ def _deliver(
 
 def find_learning_rates(run: Run) -> dict[str, float]:
     """Runs a learning rate range test of every phase instead of training; see `tune/lr_finder.py`."""
-    from tfx_finetune.run.plan import check
+    from tfx_finetune.run.plan import open_run
     from tfx_finetune.run.setup import set_up
     from tfx_finetune.tune import lr_finder
 
-    plan = check(run)
-    data, network = set_up(plan)
-    return lr_finder.find_learning_rates(network, data, plan)
+    plan, resources = open_run(run)
+    return lr_finder.find_learning_rates(*set_up(plan, resources))
 
 
 @dataclass(frozen=True)
 class Train(Run):
     """Options of the command: those of a run, and whether to look for its learning rates instead."""
 
-    lr_finder: bool = option(False, "train nothing; draw the loss over the learning rate into <workdir>/find_lr.svg")
+    find_lr: bool = option(False, "train nothing; draw the loss over the learning rate into <workdir>/find_lr.svg")
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ def network(request, tmp_path_factory):
     plan = check(run)
     towers = {name: renamed(BACKBONES.build(spec), name) for name, spec in plan.towers.items()}
     task = TASKS.build(parse_spec("classify(init='glorot', dropout=0.0)"), Labels(("a", "b", "c"), (1, 1, 1), 3))
-    made = build_model(plan, towers, {"label": task})
+    made = build_model(plan.architecture, towers, {"label": task})
     rng = np.random.default_rng(0)
     for layer in made.model.layers:
         # Some begin at nothing, so that one tower alone counts.

@@ -24,7 +24,8 @@ from tfx_finetune.ops.tf_data import decoded
 from tfx_finetune.tasks import routing
 from tfx_finetune.tasks.outputs import answers
 from tfx_finetune.tasks.translations import answering, check_language, choosing, labels_of
-from tfx_finetune.types.components import EXPORTS, MODALITIES, PRESENCE, TASKS, Batch, Modality, Predict, Task
+from tfx_finetune.types.aliases import Batch, Predict
+from tfx_finetune.types.components import EXPORTS, MODALITIES, PRESENCE, TASKS, Modality, Task
 from tfx_finetune.types.deployment import Export, Reader, card_of
 
 # In float16, the largest difference among 90,000 probabilities of a segmenter was 0.022.

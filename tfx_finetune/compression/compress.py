@@ -9,7 +9,7 @@ import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +32,9 @@ from tfx_finetune.models.network import Network
 from tfx_finetune.ops.tf_data import mapped, zeros
 from tfx_finetune.training.callbacks import judged, margin, pair
 from tfx_finetune.training.checkpoint import Checkpoint, History, Weights
+from tfx_finetune.training.context import TrainingContext
 from tfx_finetune.training.phase_data import Feed, feed
 from tfx_finetune.types.deployment import Compression
-from tfx_finetune.types.plan import Plan
 
 Rounded = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 
@@ -56,15 +56,15 @@ class Compressed:
     sizes: Counter[int] | None = None
 
 
-def check_layers(network: Network, plan: Plan) -> None:
+def check_layers(network: Network) -> None:
     """Says, before training, what `--compress` leaves as it is since Keras 2 lacks the layers.
 
     Raises:
         UserError: That is all of the towers.
     """
-    if not plan.compressions or not (unknown := tf_keras_bridge.strangers(network.model)):
+    if not (unknown := tf_keras_bridge.strangers(network.model)):
         return
-    towers = ", ".join(map(str, plan.towers.values()))
+    towers = ", ".join(map(str, network.architecture.towers.values()))
     mine = {layer for _, _, group in network.groups for layer in group.layers}
     if taken := [layer.name for layer in kernels(divided(network.model).above) if layer.name in mine]:
         some = progress.some(unknown)
@@ -78,32 +78,34 @@ def check_layers(network: Network, plan: Plan) -> None:
         )
 
 
-def compress(network: Network, data: Data, plan: Plan) -> Compressed:
+def compress(
+    network: Network, data: Data, compressions: Mapping[str, Compression], context: TrainingContext, calibration: int
+) -> Compressed:
     """Runs the compressions of a run, one after the other; without any, the network stays as it is.
 
     A compression that is done is not run again by the next run in the same work folder; one that was interrupted
     begins anew, from the same weights and with the same samples.
     """
-    if not plan.compressions:
+    if not compressions:
         return Compressed(network, None, [])
     import tf_keras
 
-    network = in_float32(plan, network)
+    network = in_float32(network)
     model = folded(network.model)
     parts = divided(model)
     structured = tf_keras_bridge.twin(parts.above)
     # TF-MOT takes no dictionaries; theirs are flattened in the order of their keys.
     twin = tf_keras.Model(structured.inputs, structured.outputs)
     # Its losses are those of the labels alone.
-    fed = feed({}, Phase(), data, dataclasses.replace(plan, teachers=(), objectives={}))
+    fed = feed({}, Phase(), data, dataclasses.replace(context, teachers=(), objectives={}))
     # What a layer gives is told by more samples than ranges are.
-    examples = [np.asarray(x) for x in parts.seen(data.examples(max(plan.run.calibration, SAMPLES)))]
-    job = _Job(network, parts, fed, examples, data.steps, plan.run.seed)
+    examples = [np.asarray(x) for x in parts.seen(data.examples(max(calibration, SAMPLES)))]
+    job = _Job(network, parts, fed, examples, data.steps, context.seed)
     histories: list[History] = []
     rounded = None
-    specs = list(plan.compressions)
-    for position, compression in enumerate(plan.compressions.values()):
-        checkpoint = Checkpoint.of(plan.workdir, _place(compression, specs[: position + 1], plan.run.calibration))
+    specs = list(compressions)
+    for position, compression in enumerate(compressions.values()):
+        checkpoint = Checkpoint.of(context.workdir, _place(compression, specs[: position + 1], calibration))
         history, rounded = _compressed(twin, compression, job, checkpoint, [done.phase for done in histories])
         histories.append(history)
     tf_keras_bridge.bring_back(twin, parts.above)

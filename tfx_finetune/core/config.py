@@ -242,6 +242,11 @@ class Run:
         object.__setattr__(self, "warm", self.warm or warm)
         object.__setattr__(self, "tune", self.tune or tune)
 
+    def modality_options(self, modality: str) -> dict[str, object]:
+        """Return the options of a modality; empty for the modality of a plug-in, which keeps its defaults."""
+        group = getattr(self, modality, None)
+        return dataclasses.asdict(group) if dataclasses.is_dataclass(group) and not isinstance(group, type) else {}
+
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
     """Yields `(dotted name, field, value)` of every option of a configuration, nested ones included."""

@@ -21,12 +21,12 @@ class Registry(Mapping[str, Factory]):
 
     Args:
         kind: What an entry is called in messages, such as `backbone`.
-        package: The package whose import registers the entries; imported at the first look-up.
+        packages: Packages whose import registers the entries; imported at the first look-up.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, *packages: str) -> None:
         self.kind = kind
-        self.package = package
+        self.packages = packages
         self._factories: dict[str, Factory] = {}
         self._aliases: dict[str, str] = {}
         self._modalities: dict[str, str] = {}
@@ -125,7 +125,8 @@ class Registry(Mapping[str, Factory]):
         return self[spec.name](*context, **self.options(spec))
 
     def _load(self) -> None:
-        importlib.import_module(self.package)
+        for package in self.packages:
+            importlib.import_module(package)
 
 
 def _fits(value: Any, hint: Any) -> bool:

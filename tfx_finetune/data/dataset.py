@@ -8,11 +8,11 @@ import numpy as np
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.data.fingerprints import kind_of, seen
-from tfx_finetune.datasets import localization as localization_module
+from tfx_finetune.datasets import localization_targets
 from tfx_finetune.datasets.label_map import renamed
 from tfx_finetune.datasets.mixture import check_alike, check_places, open_sources
 from tfx_finetune.datasets.survey import placed, survey
-from tfx_finetune.run.plan import check
+from tfx_finetune.run.plan import open_run
 from tfx_finetune.types.components import Modality, Source
 from tfx_finetune.types.plan import Plan
 from tfx_finetune.types.table import Table
@@ -68,13 +68,13 @@ def subject(run: Run, fix: bool = False) -> Subject:
     # What training alone needs plays no part, and may be for another modality than the data.
     bare = dataclasses.replace(run, augment="", compress="", exports="", choose="")
     named = run.backbone not in ("", "usual")
-    plan = check(bare if named else dataclasses.replace(bare, backbone=USUAL["image"]))
+    plan, resources = open_run(bare if named else dataclasses.replace(bare, backbone=USUAL["image"]))
     if fix and any(draft.places for draft in plan.drafts.values()):
         todo = "leave --fix out: data.html and findings.csv say what to mend"
         raise UserError("a cleaned table holds labels, no boxes or masks", received=run.heads, todo=todo)
     source = open_sources(plan.sources)
     if not named and (usual := USUAL.get(kind_of(source))):
-        plan = check(dataclasses.replace(bare, backbone=usual))
+        plan, resources = open_run(dataclasses.replace(bare, backbone=usual))
     ((tower, kind),) = plan.modalities.items()
     modality = seen(kind, plan)
     places = placed(source, {tower: modality})
@@ -83,11 +83,11 @@ def subject(run: Run, fix: bool = False) -> Subject:
         check_alike(source)
     draft = next(iter(plan.drafts.values()))
     labels = dict.fromkeys(task.column for task in plan.drafts.values())
-    table = survey(source, {tower: modality}, places, tuple(labels), localization_module.columns(plan.drafts))
+    table = survey(source, {tower: modality}, places, tuple(labels), localization_targets.columns(plan.drafts))
     if not (table.reason == "").any():
         shown = "; ".join(f"{file}: {why}" for file, why in table.bad[:3])
         raise UserError("no sample can be read", received=shown, todo="mend them")
-    table, source = renamed(table, source, plan.renaming)
+    table, source = renamed(table, source, resources.renaming)
     folder = plan.workdir if run.workdir else plan.workdir.with_name(f"{plan.workdir.name}-data")
     plan = dataclasses.replace(plan, workdir=folder)
     return Subject(plan, run.backbone != "", source, modality, places[tower], table, draft.column, draft.single)

@@ -41,7 +41,7 @@ def frozen(plan: Plan, source: Source, column: str, table: Table) -> np.ndarray:
     fed = modality(plan.run, kind, backbone.card)
     data = Data(source, table, {tower: fed}, {tower: column}, {}, (), plan.run.batch_size, Order(plan.run.seed))
     trunk = keras.Model(backbone.inputs, backbone.features.pooled, name="trunk")
-    key = feature_cache.fingerprint(data, tower, trunk, plan.before_top(tower))
+    key = feature_cache.fingerprint(data, tower, trunk, feature_cache.feature_cache_key(plan, tower))
     apply = engine(trunk, table.size("all"), plan.run.cache.precision)
     folder = plan.features_folder or plan.workdir / "features"
     store = feature_cache.collect(data, "all", 1, {tower: apply}, {tower: key}, folder)

@@ -7,8 +7,7 @@ import numpy as np
 
 from tfx_finetune.core import progress
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.datasets import class_names, filters
-from tfx_finetune.datasets import localization as localization_module
+from tfx_finetune.datasets import class_names, filters, localization_targets
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.datasets.sampler import Order
 from tfx_finetune.datasets.sources.infer_source import recognize
@@ -41,7 +40,7 @@ def opened(
     if part and part not in source.sizes:
         raise UserError("the data has no such split", received=part, allowed=list(source.sizes))
     route = filters.column(tasks)
-    table = survey(source, modalities, places, _columns(tasks, route), localization_module.columns(tasks))
+    table = survey(source, modalities, places, _columns(tasks, route), localization_targets.columns(tasks))
     _check_bad(table, max_bad, "--max_bad")
     wanted = (table.split != "") & ((table.split == part) | (part == ""))
     if not wanted.any():

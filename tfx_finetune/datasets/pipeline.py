@@ -7,18 +7,19 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.datasets import localization as localization_module
-from tfx_finetune.datasets import multi_sample
+from tfx_finetune.core.spec import Spec
+from tfx_finetune.datasets import localization_targets, multi_sample
 from tfx_finetune.datasets.sampler import Order
 from tfx_finetune.ops.arrays import evenly, joined
 from tfx_finetune.ops.tf_data import apart, decoded, finished, mapped, marked, plain
-from tfx_finetune.types.components import PRESENCE, Batch, Modality, Source, Task
+from tfx_finetune.types.aliases import Batch
+from tfx_finetune.types.components import PRESENCE, Modality, Source, Task
 from tfx_finetune.types.localization import Change, Indexed, Partners
 from tfx_finetune.types.table import Table
 
@@ -36,6 +37,7 @@ class Data:
         augments: For training samples, each with the modality that it changes.
         batch_size: Samples a batch.
         order: How training samples follow one another.
+        head_specs: Task specs by head.
     """
 
     source: Source
@@ -46,6 +48,7 @@ class Data:
     augments: tuple[tuple[str, Change], ...]
     batch_size: int
     order: Order
+    head_specs: Mapping[str, Spec] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -76,7 +79,7 @@ class Data:
 
         def each(index: tf.Tensor, sample: dict[str, tf.Tensor]) -> tuple:
             decoded = self._decoded(sample, towers)
-            sample = sample | localization_module.read(self.tasks, self.source, sample, decoded)
+            sample = sample | localization_targets.read(self.tasks, self.source, sample, decoded)
             return tuple(self._view(view, index, sample, decoded) for view in views)
 
         return finished(mapped(self._samples(self.table.split == split), each).batch(self.batch_size))
@@ -151,7 +154,7 @@ class Data:
 
         def prepared(index: tf.Tensor, sample: dict[str, tf.Tensor]) -> tuple[dict, dict, dict]:
             decoded = self._decoded(sample, towers)
-            sample = sample | localization_module.read(self.tasks, self.source, sample, decoded)
+            sample = sample | localization_targets.read(self.tasks, self.source, sample, decoded)
             return self._view(view, index, sample, decoded)
 
         return prepared
@@ -191,7 +194,7 @@ class Data:
         ((tower, modality),) = self.modalities.items()
         sample = cast(Indexed, self.source).at(place)
         decoded = self._decoded(sample, [tower])
-        return {modality.column: decoded[tower]} | localization_module.read(self.tasks, self.source, sample, decoded)
+        return {modality.column: decoded[tower]} | localization_targets.read(self.tasks, self.source, sample, decoded)
 
     def _view(
         self, view: int | tf.Tensor, index: tf.Tensor, sample: dict[str, tf.Tensor], contents: dict[str, tf.Tensor]
@@ -209,7 +212,7 @@ class Data:
                         changed = self._changed(augment, changed, drawn)
                 content = changed[modality.column]
             inputs[tower] = modality.prepare(content)
-            located_at |= localization_module.targets(self.tasks, changed, tf.shape(content), modality)
+            located_at |= localization_targets.targets(self.tasks, changed, tf.shape(content), modality)
         if len(self.columns) > 1:
             there = [_present(sample[column]) for column in self.columns.values()]
             inputs[PRESENCE] = tf.cast(tf.stack(there), tf.float32)

@@ -4,7 +4,8 @@ Files are judged on the test split, by `verify`. An export that chose by test sa
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,9 @@ from tfx_finetune.ops.arrays import evenly, rows
 from tfx_finetune.ops.functional import predictor
 from tfx_finetune.tasks.outputs import answers
 from tfx_finetune.training.phase_data import prepared
-from tfx_finetune.types.components import Predict, Task
-from tfx_finetune.types.deployment import Servable
-from tfx_finetune.types.plan import Plan
+from tfx_finetune.types.aliases import Predict
+from tfx_finetune.types.components import Task
+from tfx_finetune.types.deployment import Export, Servable
 
 # A file is judged a dozen times and more.
 _MOST = 256
@@ -41,17 +42,17 @@ def drops(tasks: Mapping[str, Task], best: Mapping[str, Any], scores: Mapping[st
     return {name: best[name] - scores[name] for name in named if name in best}
 
 
-def gated(plan: Plan, data: Data, served: Servable) -> Servable:
+def gated(exports: Iterable[Export], data: Data, served: Servable, workdir: Path, max_drop: float) -> Servable:
     """The servable with `drop` and `allowed`, where an export chooses by them.
 
     Half of what `verify` allows is allowed: what is just enough on some samples is too little on others every other
     time. Without validation samples, the calibration samples count, and what the model itself says of them.
     """
-    if not any(export.selective for export in plan.exports.values()):
+    if not any(export.selective for export in exports):
         return served
     model = predictor(served.model)
     if count := data.table.size("val"):
-        val = prepared(data, "val", plan)
+        val = prepared(data, "val", workdir)
         chosen = evenly(count, _MOST)
         inputs, targets = rows(val.inputs[0], chosen), rows(val.targets, chosen)
         ours = answers(data.tasks, model(inputs))
@@ -69,7 +70,7 @@ def gated(plan: Plan, data: Data, served: Servable) -> Servable:
         return max(drops(data.tasks, best, evaluate(data.tasks, targets, theirs, whole=False)).values())
 
     count = len(next(iter(targets.values())))
-    return dataclasses.replace(served, drop=drop, allowed=allowed_drop(plan.run.verify.max_drop / 2, count))
+    return dataclasses.replace(served, drop=drop, allowed=allowed_drop(max_drop / 2, count))
 
 
 def _said(task: Task, scores: np.ndarray) -> np.ndarray:

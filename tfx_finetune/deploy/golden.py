@@ -10,7 +10,7 @@ import numpy as np
 from tfx_finetune.bundle.bundle import preparing
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.ops.arrays import joined
-from tfx_finetune.types.components import Batch, Predict
+from tfx_finetune.types.aliases import Batch, Predict
 from tfx_finetune.types.deployment import Servable
 
 COUNT = 8

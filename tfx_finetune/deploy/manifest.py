@@ -3,16 +3,16 @@
 import datetime
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 from tfx_finetune.core import hardware
-from tfx_finetune.datasets.modalities.build import modality_options
+from tfx_finetune.core.spec import Spec
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.deploy.pack import describe
 from tfx_finetune.evaluation import slices
 from tfx_finetune.models.layer_names import parts
 from tfx_finetune.models.network import Network
-from tfx_finetune.run.load_data import specs_of
 from tfx_finetune.types.components import SPLITS
 from tfx_finetune.types.plan import Plan
 
@@ -21,10 +21,9 @@ _PACKAGES = ("tfx_finetune", "tensorflow", "keras", "ai-edge-litert", "numpy")
 
 def manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
     """What a bundle says about itself, apart from its files."""
-    specs = specs_of(plan, data.table)
     heads = {
         head: {
-            "task": str(specs[head]),
+            "task": str(data.head_specs[head]),
             "labels": list(task.labels.names),
             "counts": list(task.labels.counts),
             "samples": task.labels.samples,
@@ -33,7 +32,7 @@ def manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
         for head, task in network.tasks.items()
     }
     towers = {
-        tower: describe(kind, modality_options(plan.run, kind), network.backbones[tower].card)
+        tower: describe(kind, plan.run.modality_options(kind), network.backbones[tower].card)
         for tower, kind in plan.modalities.items()
     }
     return {
@@ -59,3 +58,20 @@ def environment() -> dict[str, str]:
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     machine = {"device": found.device, "threads": str(found.threads), "precision": found.precision}
     return {"python": platform.python_version(), **versions, **machine}
+
+
+def file_metadata(plan: Plan, network: Network) -> dict[str, str]:
+    """Return what exported files say about themselves: name, description, version, author, licence."""
+    about = plan.run.about
+    licences = dict.fromkeys(backbone.card.licence for backbone in network.backbones.values())
+    return {
+        "name": about.name or plan.workdir.name,
+        "description": f"{_listed(plan.heads)} on {_listed(plan.towers)}, by tfx_finetune",
+        "version": about.version,
+        "author": about.author,
+        "licence": about.licence or ", ".join(filter(None, licences)),
+    }
+
+
+def _listed(specs: Mapping[str, Spec]) -> str:
+    return ", ".join(map(str, specs.values()))

@@ -69,7 +69,7 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
 
 def best(limits: Sequence[Limit], checks: Sequence[Check]) -> Check | None:
     """The verified TFLite file within all limits that scores best, and of those the smallest; None where none is."""
-    fitting = [check for check in _able(checks) if not any(limit.excess(check) for limit in limits)]
+    fitting = [check for check in _able(checks) if not any(_excess(limit, check) for limit in limits)]
     return min(fitting, key=lambda check: (-check.score, check.bytes), default=None) if limits else None
 
 
@@ -78,8 +78,8 @@ def nothing_fits(limits: Sequence[Limit], checks: Sequence[Check]) -> GateError:
     received = ", ".join(limit.text for limit in limits)
     if not (able := _able(checks)):
         return GateError("no file fits", received=received, todo="add a tflite() to --exports that passes verification")
-    closest = min(able, key=lambda check: sum(limit.excess(check) for limit in limits))
-    missed = [f"{limit.measure} {_shown(limit, closest)}" for limit in limits if limit.excess(closest)]
+    closest = min(able, key=lambda check: sum(_excess(limit, check) for limit in limits))
+    missed = [f"{limit.measure} {_shown(limit, closest)}" for limit in limits if _excess(limit, closest)]
     return GateError("no file fits", received=received, todo=f"{closest.format} comes closest with {', '.join(missed)}")
 
 
@@ -101,3 +101,12 @@ def _shown(limit: Limit, check: Check) -> str:
     measure = _MEASURES[limit.measure]
     value = measure.of(check)
     return "unknown" if value is None else f"{value / measure.units[limit.unit]:.3g}{limit.unit}"
+
+
+def _excess(limit: Limit, check: Check) -> float:
+    """By which share of the bound a file misses a limit; 0 where it fits, infinite where it was not measured."""
+    value = _MEASURES[limit.measure].of(check)
+    if value is None:
+        return float("inf")
+    over = value - limit.bound if limit.most else limit.bound - value
+    return max(over, 0.0) / (abs(limit.bound) or 1.0)

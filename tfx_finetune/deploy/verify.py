@@ -21,8 +21,9 @@ from tfx_finetune.evaluation.scores import evaluate, predictions
 from tfx_finetune.ops import litert
 from tfx_finetune.tasks.outputs import instead
 from tfx_finetune.training.feature_cache import Store
-from tfx_finetune.types.components import Batch, Task
-from tfx_finetune.types.deployment import Compression, Make, Reader
+from tfx_finetune.types.aliases import Batch, Make
+from tfx_finetune.types.components import Task
+from tfx_finetune.types.deployment import Compression, Reader
 
 _REPEATS = 50
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from tfx_finetune.evaluation.scores import asked
-from tfx_finetune.types.components import Batch, Task
+from tfx_finetune.types.aliases import Batch
+from tfx_finetune.types.components import Task
 
 _Z = 1.96
 

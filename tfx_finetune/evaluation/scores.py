@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from tfx_finetune.tasks.outputs import answers, of_head
-from tfx_finetune.types.components import Batch, Task
+from tfx_finetune.types.aliases import Batch
+from tfx_finetune.types.components import Task
 
 
 def predictions(

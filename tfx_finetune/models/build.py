@@ -1,5 +1,6 @@
 """STATION: towers -> heads -> one flat functional keras.Model, and where a phase cuts it."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from tfx_finetune.models.backbones.graph import inserted, renamed
 from tfx_finetune.models.freezing import counts, groups_wanted, unfrozen
 from tfx_finetune.models.mean_centering import centred, centres
 from tfx_finetune.models.network import VIEWS, Network
+from tfx_finetune.models.warm_start import Start
 from tfx_finetune.ops.functional import joined
 from tfx_finetune.tasks import localization
 from tfx_finetune.types.components import (
@@ -25,28 +27,30 @@ from tfx_finetune.types.components import (
     Fused,
     Task,
 )
-from tfx_finetune.types.plan import Plan
+from tfx_finetune.types.plan import Architecture
 
 
-def build_towers(plan: Plan) -> dict[str, Backbone]:
+def build_towers(architecture: Architecture, init: Start | None = None) -> dict[str, Backbone]:
     """Builds the backbones with their pretrained weights; of several, the layers bear their tower's name."""
-    towers = {tower: warm_start.marked(plan.start, tower, BACKBONES.build(spec)) for tower, spec in plan.towers.items()}
+    towers = {
+        tower: warm_start.marked(init, tower, BACKBONES.build(spec)) for tower, spec in architecture.towers.items()
+    }
     if len(towers) == 1:
         return towers
     return {tower: renamed(backbone, tower) for tower, backbone in towers.items()}
 
 
-def build_model(plan: Plan, backbones: Mapping[str, Backbone], tasks: Mapping[str, Task]) -> Network:
+def build_model(architecture: Architecture, backbones: Mapping[str, Backbone], tasks: Mapping[str, Task]) -> Network:
     """Puts the heads on the towers, and into these what the phases' adapters add to their graphs."""
     backbones = {
-        tower: inserted(backbone, behind) if (behind := _insertions(plan, tower, backbone)) else backbone
+        tower: inserted(backbone, behind) if (behind := _insertions(architecture, tower, backbone)) else backbone
         for tower, backbone in backbones.items()
     }
     inputs = {tower: backbone.inputs for tower, backbone in backbones.items()}
-    if plan.fusion:
+    if architecture.fusion:
         inputs[PRESENCE] = keras.Input((len(backbones),), name=PRESENCE)
-        given = {tower: _given(backbone, plan.fusion.tokens) for tower, backbone in backbones.items()}
-        fused = plan.fusion.fuse(centred(backbones, given), inputs[PRESENCE])
+        given = {tower: _given(backbone, architecture.fusion.tokens) for tower, backbone in backbones.items()}
+        fused = architecture.fusion.fuse(centred(backbones, given), inputs[PRESENCE])
     else:
         given = {tower: backbone.features for tower, backbone in backbones.items()}
         fused = Fused(tuple(centred(backbones, given).values()))
@@ -62,7 +66,7 @@ def build_model(plan: Plan, backbones: Mapping[str, Backbone], tasks: Mapping[st
     if fused.views is not None:
         outputs[VIEWS] = fused.views
     shares = None if fused.shares is None else joined(inputs, fused.shares, "shares")
-    network = Network(joined(inputs, outputs), backbones, tasks, plan.fusion, shares, fused.features)
+    network = Network(joined(inputs, outputs), backbones, tasks, architecture, shares, fused.features)
     set_stochastic_depth(network, 0.0)
     return network
 
@@ -89,13 +93,13 @@ def _answer(task: Task, fused: Fused) -> dict[str, Any]:
     }
 
 
-def _insertions(plan: Plan, tower: str, backbone: Backbone) -> dict[str, Callable[[Any], Any]]:
+def _insertions(architecture: Architecture, tower: str, backbone: Backbone) -> dict[str, Callable[[Any], Any]]:
     """What the phases' adapters want behind each group that they unfreeze, by the group's name."""
     found: dict[str, Callable[[Any], Any]] = {}
-    for phase in plan.phases.values():
+    for phase in architecture.phases.values():
         insert = phase.adapter and ADAPTERS.build(parse_spec(phase.adapter)).insert
         if insert:
-            count = unfrozen(backbone, groups_wanted("unfreeze", phase.unfreeze, plan.towers)[tower])
+            count = unfrozen(backbone, groups_wanted("unfreeze", phase.unfreeze, architecture.towers)[tower])
             names = [group.name for group in backbone.groups[len(backbone.groups) - count :]]
             found |= {name: functools.partial(insert, name) for name in names}
     return found
@@ -172,7 +176,7 @@ def _below(network: Network) -> set[str]:
     }
 
 
-def in_float32(plan: Plan, network: Network) -> Network:
+def in_float32(network: Network) -> Network:
     """The network, built again with the same weights where it was trained in mixed precision.
 
     The TFLite converter takes no bfloat16, and a deployed model should not depend on the card it was trained on.
@@ -183,7 +187,14 @@ def in_float32(plan: Plan, network: Network) -> Network:
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
-        rebuilt = build_model(plan, build_towers(plan), network.tasks)
+        # The origin of the weights is the only part of a backbone that its spec does not determine.
+        towers = {
+            tower: dataclasses.replace(
+                backbone, card=network.backbones[tower].card, scratch=network.backbones[tower].scratch
+            )
+            for tower, backbone in build_towers(network.architecture).items()
+        }
+        rebuilt = build_model(network.architecture, towers, network.tasks)
     finally:
         keras.config.set_dtype_policy(policy)
     rebuilt.model.set_weights(network.model.get_weights())

@@ -7,17 +7,16 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfx_finetune.models.add_language import Growth
 from tfx_finetune.models.layer_names import parts
 from tfx_finetune.models.network import Network
-from tfx_finetune.types.plan import Plan
 
 
-def grown(network: Network, plan: Plan) -> Network:
+def grown(network: Network, growth: Growth | None) -> Network:
     """The network of which the added language's head alone learns, and what tells the language from others.
 
     Of the head that tells it, the old classes' weights are put back after every step.
     """
-    growth = plan.growth
     if not growth:
         return network
     learning = {growth.language}

@@ -15,10 +15,10 @@ from tfx_finetune.models.layer_names import layers, parts
 from tfx_finetune.models.network import Network
 from tfx_finetune.models.warm_start import Start
 from tfx_finetune.types.components import Backbone
-from tfx_finetune.types.plan import Plan
+from tfx_finetune.types.plan import Architecture
 
 
-def inherit(network: Network, backbones: Mapping[str, Backbone], data: Data, plan: Plan) -> Data:
+def inherit(network: Network, backbones: Mapping[str, Backbone], data: Data, init: Start | None, fusion: str) -> Data:
     """Gives an untrained network the weights of the bundle that the run starts from, if it does.
 
     A tower takes over the tower of its name. Of the head of its name, a head takes over the weights of the labels that
@@ -29,7 +29,8 @@ def inherit(network: Network, backbones: Mapping[str, Backbone], data: Data, pla
         network: Its weights are changed in place.
         backbones: Its towers, without what adapters add to their graphs.
         data: The samples.
-        plan: The run.
+        init: The bundle; None to keep the weights.
+        fusion: Spec of the fusion.
 
     Returns:
         The samples, with what was taken over in the notes of their table.
@@ -37,15 +38,15 @@ def inherit(network: Network, backbones: Mapping[str, Backbone], data: Data, pla
     Raises:
         UserError: A tower of the bundle has other layers, as adapters that stay leave them.
     """
-    if not plan.start:
+    if not init:
         return data
-    source = Source(plan.start)
+    source = Source(init)
     mine, theirs = parts(network), source.start.manifest["network"]
     both = [tower for tower in mine["towers"] if tower in theirs["towers"]]
     for tower in both:
         _tower(network, source, tower, mine["towers"][tower]["layers"], layers(backbones[tower]))
     notes = [f"starts from {source.start.path}: {', '.join(both)} taken over"]
-    if why := _other(plan, plan.start):
+    if why := _other(network.architecture, fusion, init):
         notes.append(f"all heads begin anew: {why}")
     else:
         _copy(network, source, mine["fusion"], theirs["fusion"])
@@ -55,9 +56,9 @@ def inherit(network: Network, backbones: Mapping[str, Backbone], data: Data, pla
     return dataclasses.replace(data, table=dataclasses.replace(data.table, notes=(*data.table.notes, *notes)))
 
 
-def inherits(plan: Plan) -> bool:
+def inherits(architecture: Architecture, fusion: str, init: Start | None) -> bool:
     """Whether what heads see is what they see in the bundle that the run starts from."""
-    return plan.start is not None and not _other(plan, plan.start)
+    return init is not None and not _other(architecture, fusion, init)
 
 
 class Source:
@@ -130,12 +131,12 @@ def _head(network: Network, source: Source, head: str, mine: Sequence[str]) -> s
     )
 
 
-def _other(plan: Plan, start: Start) -> str:
+def _other(architecture: Architecture, fusion: str, start: Start) -> str:
     """Why what the heads see is another thing than in the bundle; empty where it is the same."""
-    if list(plan.towers) != list(start.towers):
+    if list(architecture.towers) != list(start.towers):
         return f"the bundle has the towers {', '.join(start.towers)}"
-    fusion = start.manifest.get("fusion", "")
-    return f"the bundle's fusion is {fusion}" if len(plan.towers) > 1 and fusion != plan.run.fusion else ""
+    other = start.manifest.get("fusion", "")
+    return f"the bundle's fusion is {other}" if len(architecture.towers) > 1 and other != fusion else ""
 
 
 def _alike(mine: Sequence[np.ndarray], theirs: Sequence[np.ndarray], new: int, old: int) -> bool:

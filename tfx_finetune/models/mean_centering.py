@@ -15,7 +15,8 @@ import numpy as np
 from tfx_finetune.models import split
 from tfx_finetune.ops.arrays import rows
 from tfx_finetune.ops.functional import predictor
-from tfx_finetune.types.components import PRESENCE, Backbone, Batch, Features
+from tfx_finetune.types.aliases import Batch
+from tfx_finetune.types.components import PRESENCE, Backbone, Features
 
 _SAMPLES = 1_000
 _BATCH = 50

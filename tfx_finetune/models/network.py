@@ -1,11 +1,12 @@
 """The model that is trained, with its parts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import keras
 
 from tfx_finetune.types.components import Backbone, Features, Fusion, Group, Task
+from tfx_finetune.types.plan import Architecture
 
 VIEWS = "fusion/views"
 """Output of a model whose towers are pulled together in training: see `Fused.views`."""
@@ -19,7 +20,7 @@ class Network:
         model: {tower: prepared input} -> {"<head>/logits": ...}.
         backbones: The pretrained parts, by tower.
         tasks: Heads by name.
-        fusion: How several towers become one; None where there is one.
+        architecture: Specs of the layers below the heads, from which the model can be built again.
         shares: The model's inputs -> how much each tower counts, (batch, towers); None where that cannot be told.
         seen: What the heads see.
         held: Layers that no phase trains.
@@ -28,10 +29,15 @@ class Network:
     model: keras.Model
     backbones: Mapping[str, Backbone]
     tasks: Mapping[str, Task]
-    fusion: Fusion | None = None
+    architecture: Architecture = field(default_factory=lambda: Architecture({}))
     shares: keras.Model | None = None
     seen: tuple[Features, ...] = ()
     held: frozenset[str] = frozenset()
+
+    @property
+    def fusion(self) -> Fusion | None:
+        """The fusion of several towers; None for one tower."""
+        return self.architecture.fusion
 
     @property
     def groups(self) -> list[tuple[str, int, Group]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfx_finetune.types.components import Batch
+from tfx_finetune.types.aliases import Batch
 
 
 def rows(batch: Batch, chosen: Any) -> Batch:

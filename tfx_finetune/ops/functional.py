@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.types.components import BACKBONES, NECKS, TASKS, Batch, Predict
+from tfx_finetune.types.aliases import Batch, Predict
+from tfx_finetune.types.components import BACKBONES, NECKS, TASKS
 
 # TensorFlow copies the constants of a graph several times before it runs.
 _MOST_CONSTANT = 25_000_000

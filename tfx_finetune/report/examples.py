@@ -9,7 +9,8 @@ import tensorflow as tf
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.report.page import Scene
 from tfx_finetune.training.feature_cache import Store
-from tfx_finetune.types.components import Batch, Task
+from tfx_finetune.types.aliases import Batch
+from tfx_finetune.types.components import Task
 
 # Of each head: those that went worst, and some from the worst to the best.
 _WORST, _SPREAD = 8, 8

@@ -14,7 +14,8 @@ from tfx_finetune.models.split import top as cut_at
 from tfx_finetune.ops import arrays
 from tfx_finetune.training.engine import engine
 from tfx_finetune.training.feature_cache import Store
-from tfx_finetune.types.components import PRESENCE, Batch
+from tfx_finetune.types.aliases import Batch
+from tfx_finetune.types.components import PRESENCE
 
 _BATCH = 64
 # Of more towers, not every subset is tried.

@@ -25,7 +25,8 @@ from tfx_finetune.report.page import MOST_MISTAKES
 from tfx_finetune.tasks.outputs import of_head
 from tfx_finetune.training.checkpoint import History
 from tfx_finetune.training.feature_cache import Store
-from tfx_finetune.types.components import LABEL_SEPARATOR, SPLITS, Batch, Exhibit, Task
+from tfx_finetune.types.aliases import Batch
+from tfx_finetune.types.components import LABEL_SEPARATOR, SPLITS, Exhibit, Task
 from tfx_finetune.types.plan import Plan
 
 

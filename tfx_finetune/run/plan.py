@@ -16,6 +16,7 @@ from tfx_finetune.datasets.sources.infer_source import named_sources, recognize
 from tfx_finetune.deploy.selection import parse_limits
 from tfx_finetune.models import warm_start
 from tfx_finetune.models.add_language import growth_of, warmed
+from tfx_finetune.run.resources import Resources
 from tfx_finetune.tasks import localization
 from tfx_finetune.tasks.routing import draft_of, routes
 from tfx_finetune.training.teacher import teachers_of
@@ -43,10 +44,19 @@ _RECORD = {"file", "input", "error"}
 
 
 def check(run: Run) -> Plan:
-    """Checks a configuration as a whole and resolves it.
+    """Validate a configuration as a whole and resolve its specs.
 
     Raises:
-        UserError: For the first thing that is wrong with it.
+        UserError: The first error of the configuration.
+    """
+    return open_run(run)[0]
+
+
+def open_run(run: Run) -> tuple[Plan, Resources]:
+    """Validate a configuration as `check` does, and return what that opened as well.
+
+    Raises:
+        UserError: The first error of the configuration.
     """
     config.validate(run)
     check_strategy(run)
@@ -73,7 +83,13 @@ def check(run: Run) -> Plan:
     if compressions and any(draft.space for draft in drafts.values()):
         raise UserError("--compress takes heads of fixed classes", received=run.heads, allowed="classify() or tag()")
     warm = staged("warm", warmed(run.warm) if growth else run.warm, towers)
-    return Plan(
+    resources = Resources(
+        init=start,
+        teachers=teachers_of(run, modalities, drafts),
+        growth=growth,
+        renaming=renaming_of(run, drafts, sources),
+    )
+    plan = Plan(
         run=run,
         sources=sources,
         towers=towers,
@@ -89,13 +105,10 @@ def check(run: Run) -> Plan:
         limits=parse_limits(run.choose),
         phases=warm if growth else warm | staged("tune", run.tune, towers),
         workdir=Path(run.workdir or Path("runs") / _slug(sources)),
-        start=start,
-        teachers=teachers_of(run, modalities, drafts),
         names=recognize(run.names) if run.names else None,
-        growth=growth,
-        renaming=renaming_of(run, drafts, sources),
         objectives=_objectives(run.objectives, mixes),
     )
+    return plan, resources
 
 
 def _heads(specs: str) -> dict[str, Spec]:

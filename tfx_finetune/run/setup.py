@@ -1,4 +1,4 @@
-"""STATION: from a checked run to data and an untrained network."""
+"""From a checked run to data, an untrained network and the settings of training."""
 
 import keras
 import tensorflow as tf
@@ -7,26 +7,53 @@ from tfx_finetune.core import hardware
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.models.build import build_model, build_towers
 from tfx_finetune.models.frozen_heads import grown
-from tfx_finetune.models.load_weights import inherit
+from tfx_finetune.models.load_weights import inherit, inherits
 from tfx_finetune.models.network import Network
 from tfx_finetune.run.load_data import prepare_data
+from tfx_finetune.run.resources import Resources
 from tfx_finetune.training.auxiliary_losses import sensible
+from tfx_finetune.training.context import TrainingContext
 from tfx_finetune.training.distillation import enrolled
+from tfx_finetune.training.feature_cache import feature_cache_key, preprocessing_key
 from tfx_finetune.types.plan import Plan
 
+_NONE = Resources()
 
-def set_up(plan: Plan) -> tuple[Data, Network]:
-    """Seeds everything, then builds: the weights say how samples are prepared, the samples what the heads predict.
+
+def set_up(plan: Plan, resources: Resources = _NONE) -> tuple[Data, Network, TrainingContext]:
+    """Seed all generators, load the data and build the network.
+
+    The backbones determine the preparation of samples; the samples determine the classes of the heads.
 
     Raises:
-        UserError: The data cannot be used as it is.
+        UserError: The data cannot be used.
     """
     keras.utils.set_random_seed(plan.run.seed)
     if plan.run.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(hardware.detect().precision)
-    backbones = build_towers(plan)
-    data = prepare_data(plan, {tower: backbone.card for tower, backbone in backbones.items()})
-    network = build_model(plan, backbones, data.tasks)
-    data = inherit(network, backbones, data, plan)
-    return sensible(enrolled(data, plan), plan), grown(network, plan)
+    architecture, init = plan.architecture, resources.init
+    backbones = build_towers(architecture, init)
+    data = prepare_data(plan, {tower: backbone.card for tower, backbone in backbones.items()}, resources)
+    network = build_model(architecture, backbones, data.tasks)
+    data = inherit(network, backbones, data, init, plan.run.fusion)
+    data = enrolled(data, resources.teachers, plan.run.distill)
+    network = grown(network, resources.growth)
+    return sensible(data, plan.objectives), network, training_context(plan, resources)
+
+
+def training_context(plan: Plan, resources: Resources = _NONE) -> TrainingContext:
+    """Return the settings of a plan, and the opened bundles, that training needs."""
+    return TrainingContext(
+        workdir=plan.workdir,
+        phases=plan.phases,
+        seed=plan.run.seed,
+        features_folder=plan.features_folder or plan.workdir / "features",
+        precision=plan.run.cache.precision,
+        cache_keys={tower: feature_cache_key(plan, tower) for tower in plan.towers},
+        objectives=plan.objectives,
+        teachers=resources.teachers,
+        distill=plan.run.distill,
+        teacher_keys={tower: preprocessing_key(plan, tower) for tower in plan.towers},
+        same_head_inputs=inherits(plan.architecture, plan.run.fusion, resources.init),
+    )

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 from tfx_finetune.core import files, flagfile
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.run.resources import Resources
 from tfx_finetune.types.plan import Plan
 from tfx_finetune.types.table import Table
 
+_NONE = Resources()
 # These say where things lie, what becomes of what the phases trained, and where components are from that others name.
 _FREE = (
     "--workdir=",
@@ -23,7 +26,7 @@ _FREE = (
 )
 
 
-def claim(plan: Plan) -> None:
+def claim(plan: Plan, resources: Resources = _NONE) -> None:
     """Makes the work folder and writes `run.cfg` into it, or checks that it holds this very run.
 
     Raises:
@@ -45,10 +48,10 @@ def claim(plan: Plan) -> None:
     files.sweep(folder)
     with files.atomic(path) as draft:
         flagfile.write(plan.run, draft, flagfile.command(path))
-    _same(plan, "bundles", _bundles(plan), "a bundle of --init or --teacher changed since this run began")
+    _same(plan.workdir, "bundles", _bundles(resources), "a bundle of --init or --teacher changed since this run began")
 
 
-def same_data(plan: Plan, table: Table) -> None:
+def same_data(workdir: Path, table: Table) -> None:
     """Checks that a run which goes on sees the samples with which it began.
 
     Raises:
@@ -56,23 +59,23 @@ def same_data(plan: Plan, table: Table) -> None:
     """
     rows = zip(table.digest, table.split, *table.columns.values(), strict=True)
     digest = hashlib.sha256("\n".join("\t".join(row) for row in rows).encode()).hexdigest()
-    _same(plan, "data", digest, "the data changed since this run began")
+    _same(workdir, "data", digest, "the data changed since this run began")
 
 
-def _same(plan: Plan, name: str, digest: str, what: str) -> None:
+def _same(workdir: Path, name: str, digest: str, what: str) -> None:
     """Keeps a digest, or checks that it is the one that was kept."""
-    path = plan.workdir / "checkpoints" / f"{name}.sha256"
+    path = workdir / "checkpoints" / f"{name}.sha256"
     if path.exists() and path.read_text() != digest:
         todo = "choose another --workdir, or delete it"
-        raise UserError(what, received=plan.workdir, todo=todo)
+        raise UserError(what, received=workdir, todo=todo)
     with files.atomic(path) as draft:
         draft.write_text(digest)
 
 
-def _bundles(plan: Plan) -> str:
+def _bundles(resources: Resources) -> str:
     """Digest of the bundles that a run begins with or learns from."""
-    known = [plan.start.manifest] if plan.start else []
-    known += [teacher.bundle.manifest for teacher in plan.teachers]
+    known = [resources.init.manifest] if resources.init else []
+    known += [teacher.bundle.manifest for teacher in resources.teachers]
     return hashlib.sha256(json.dumps([manifest["sha256"] for manifest in known]).encode()).hexdigest()
 
 

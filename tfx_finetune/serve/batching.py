@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 
 from tfx_finetune.ops.arrays import joined
-from tfx_finetune.types.components import Batch, Predict
+from tfx_finetune.types.aliases import Batch, Predict
 
 
 class Batcher:

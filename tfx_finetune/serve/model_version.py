@@ -15,8 +15,8 @@ from tfx_finetune.deploy.golden import recall
 from tfx_finetune.deploy.verify import difference
 from tfx_finetune.ops.arrays import joined
 from tfx_finetune.tasks import localization
-from tfx_finetune.types.components import Batch, Modality, Predict
-from tfx_finetune.types.deployment import Find
+from tfx_finetune.types.aliases import Batch, Find, Predict
+from tfx_finetune.types.components import Modality
 
 
 class Place(NamedTuple):

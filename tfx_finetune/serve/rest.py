@@ -26,7 +26,8 @@ from tfx_finetune.ops.arrays import joined
 from tfx_finetune.serve.batching import size
 from tfx_finetune.serve.model_version import Served
 from tfx_finetune.tasks.outputs import found_in, instead
-from tfx_finetune.types.components import PRESENCE, Batch
+from tfx_finetune.types.aliases import Batch
+from tfx_finetune.types.components import PRESENCE
 
 RAW, PREPARED, LIMITED = "serving_default", "tensor", "detect"
 """Signatures: of encoded samples, of prepared ones, and of encoded ones with what counts in each."""

@@ -6,4 +6,4 @@ its scores are shares of 0 to 1. Named by `--heads`.
 
 from tfx_finetune.tasks import classify, detect, segment, tag, zero_shot
 
-__all__ = ["classify", "detect", "name", "segment", "tag"]
+__all__ = ["classify", "detect", "zero_shot", "segment", "tag"]

@@ -8,8 +8,8 @@ import tensorflow as tf
 from tfx_finetune.ops import detections, drawing, objects
 from tfx_finetune.ops.annotations import LEAST, Care, mended
 from tfx_finetune.tasks.assigner import CROWD, OBJECT
+from tfx_finetune.types.aliases import Find
 from tfx_finetune.types.components import LABEL_SEPARATOR
-from tfx_finetune.types.deployment import Find
 from tfx_finetune.types.localization import Lay, Places
 
 _FIELDS = 6

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from tfx_finetune.types.components import Batch
-from tfx_finetune.types.deployment import Make
+from tfx_finetune.types.aliases import Batch, Make
 from tfx_finetune.types.localization import Lay
 
 if TYPE_CHECKING:
-    from tfx_finetune.types.components import Modality, Task, Tensor
-    from tfx_finetune.types.deployment import Find, Make
+    from tfx_finetune.types.aliases import Find, Make, Tensor
+    from tfx_finetune.types.components import Modality, Task
 
 
 def of_head(outputs: Mapping[str, Any], head: str) -> dict[str, Any]:

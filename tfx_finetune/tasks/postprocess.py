@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfx_finetune.ops import boxes
 from tfx_finetune.tasks.dense_head import CLASSES, DISTANCES, LOGITS
-from tfx_finetune.types.components import Batch
+from tfx_finetune.types.aliases import Batch
 
 LIMITS = {"score_threshold": "float32", "iou_threshold": "float32", "max_detections": "int32"}
 """What a server may be told in place of `least` and `overlap`, and to give less than `most`."""

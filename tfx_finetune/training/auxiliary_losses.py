@@ -8,30 +8,29 @@ import keras
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.models.network import Network
 from tfx_finetune.training.pair_sampler import named, values
-from tfx_finetune.types.plan import Plan
-from tfx_finetune.types.training import Seen, Term
+from tfx_finetune.types.training import Objective, Seen, Term
 
 
-def sensible(data: Data, plan: Plan) -> Data:
+def sensible(data: Data, objectives: Mapping[str, Objective]) -> Data:
     """The samples, of which every objective is known to have something to learn.
 
     Raises:
         UserError: One has not.
     """
-    for objective in plan.objectives.values():
+    for objective in objectives.values():
         values(data.table, objective)
     return data
 
 
-def terms(network: Network, data: Data, plan: Plan, steps: int) -> dict[str, Term]:
+def terms(network: Network, data: Data, objectives: Mapping[str, Objective], steps: int, seed: int) -> dict[str, Term]:
     """The loss of each objective in a phase of so many steps, by the objective's name."""
-    if not plan.objectives:
+    if not objectives:
         return {}
     each = [features.pooled for features in network.seen]
     features = each[0] if len(each) == 1 else keras.layers.Concatenate()(each)
     return {
-        name: objective.term(Seen(features, values(data.table, objective), steps, plan.run.seed))
-        for name, objective in plan.objectives.items()
+        name: objective.term(Seen(features, values(data.table, objective), steps, seed))
+        for name, objective in objectives.items()
     }
 
 

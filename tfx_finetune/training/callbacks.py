@@ -15,7 +15,8 @@ from tfx_finetune.models.network import Network
 from tfx_finetune.training.checkpoint import Checkpoint, History, Weights
 from tfx_finetune.training.feature_cache import Store
 from tfx_finetune.training.weight_averaging import latest, open_epochs, standard_error
-from tfx_finetune.types.components import Batch, Task
+from tfx_finetune.types.aliases import Batch
+from tfx_finetune.types.components import Task
 
 Pair = tuple[float, float]
 

@@ -26,11 +26,11 @@ from tfx_finetune.models.network import Network
 from tfx_finetune.ops.arrays import rows
 from tfx_finetune.training.callbacks import Judge, graded, pair
 from tfx_finetune.training.checkpoint import History, Weights
+from tfx_finetune.training.context import TrainingContext
 from tfx_finetune.training.merging import MERGES, SCALES
 from tfx_finetune.training.phase_data import feed_ahead, validation
 from tfx_finetune.training.trainer import fit_phase
 from tfx_finetune.types.components import Task
-from tfx_finetune.types.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,21 @@ class Turn:
     Attributes:
         name: What the names of its phases end with.
         language: Its value in the column.
+        route: The column that says which head answers a sample; empty where all do.
         data: The samples that it trains on, and its own validation samples.
         held: Heads that do not learn meanwhile.
     """
 
     name: str
     language: str
+    route: str
     data: Data
     held: tuple[str, ...]
 
 
-def fit(network: Network, data: Data, plan: Plan) -> tuple[list[History], Transfer | None]:
+def fit(
+    network: Network, data: Data, context: TrainingContext, run: Run, route: str
+) -> tuple[list[History], Transfer | None]:
     """Runs the phases of a run as `--strategy` says.
 
     Returns:
@@ -59,27 +63,28 @@ def fit(network: Network, data: Data, plan: Plan) -> tuple[list[History], Transf
     Raises:
         UserError: The data cannot be taken apart by language.
     """
-    if plan.run.strategy == "joint":
-        feed_ahead(network, data, plan)
-        return [fit_phase(network, name, phase, data, plan) for name, phase in plan.phases.items()], None
-    turns = turns_of(data, plan)
-    warm = {name: phase for name, phase in plan.phases.items() if not _apart(name)}
-    feed_ahead(network, data, dataclasses.replace(plan, phases=warm))
-    histories = [fit_phase(network, name, phase, data, plan) for name, phase in warm.items()]
-    if plan.run.strategy == "sequential":
-        found, transfer = _sequential(network, data, plan, turns)
+    if run.strategy == "joint":
+        feed_ahead(network, data, context)
+        return [fit_phase(network, name, phase, data, context) for name, phase in context.phases.items()], None
+    turns = turns_of(data, run, route)
+    warm = {name: phase for name, phase in context.phases.items() if not _apart(name)}
+    feed_ahead(network, data, dataclasses.replace(context, phases=warm))
+    histories = [fit_phase(network, name, phase, data, context) for name, phase in warm.items()]
+    judge = _judge(network, data, context, run.tune.unfreeze)
+    if run.strategy == "sequential":
+        found, transfer = _sequential(network, data, context, turns, judge)
         return histories + found, transfer
-    return histories + _merged(network, data, plan, turns), None
+    return histories + _merged(network, context, turns, run.merge, judge), None
 
 
-def turns_of(data: Data, plan: Plan) -> list[Turn]:
+def turns_of(data: Data, run: Run, route: str) -> list[Turn]:
     """The languages in the order in which they are learned, each with its samples.
 
     Raises:
         UserError: The data does not say the language, has one alone, or too little of one.
     """
-    run, table, column = plan.run, data.table, plan.route or "language"
-    lanes = _lanes(data, plan)
+    table, column = data.table, route or "language"
+    lanes = _lanes(data, route)
     order = _ordered(run, column, lanes[table.split == "train"])
     needs_val = run.strategy == "sequential" or not MERGES.build(parse_spec(run.merge)).scale
     if needs_val and not table.size("val"):
@@ -89,7 +94,7 @@ def turns_of(data: Data, plan: Plan) -> list[Turn]:
     if run.strategy == "sequential" and (poor := [lane for lane in order if lane not in judged]):
         todo = "raise --samples.val, or add samples"
         raise UserError(f"a {column} without validation samples, which tell how it does", received=poor[0], todo=todo)
-    return [_turn(data, plan, lanes, order, at) for at in range(len(order))]
+    return [_turn(data, run, route, order, at) for at in range(len(order))]
 
 
 def _ordered(run: Run, column: str, lanes: np.ndarray) -> list[str]:
@@ -105,72 +110,76 @@ def _ordered(run: Run, column: str, lanes: np.ndarray) -> list[str]:
     return wanted or known
 
 
-def _turn(data: Data, plan: Plan, lanes: np.ndarray, order: Sequence[str], at: int) -> Turn:
+def _turn(data: Data, run: Run, route: str, order: Sequence[str], at: int) -> Turn:
     """The turn of the language at a position: its own samples, and some of those before it in training."""
-    table, language = data.table, order[at]
+    table, language, lanes = data.table, order[at], _lanes(data, route)
     replayed = np.zeros(len(lanes), bool)
     for earlier in order[:at]:
         theirs = np.flatnonzero((lanes == earlier) & (table.split == "train"))
-        count = round(plan.run.rehearsal * len(theirs))
-        replayed[np.random.default_rng([plan.run.seed, at]).permutation(theirs)[:count]] = True
+        count = round(run.rehearsal * len(theirs))
+        replayed[np.random.default_rng([run.seed, at]).permutation(theirs)[:count]] = True
     split = np.where((lanes == language) | replayed, table.split, "").astype(object)
     own = dataclasses.replace(table, split=split)
-    chances, _ = drawing(own, data.tasks, plan.run)
+    chances, _ = drawing(own, data.tasks, run)
     data = dataclasses.replace(data, order=dataclasses.replace(data.order, chances=chances))
     learned = {language, *lanes[replayed]}
-    held = [head for head, task in data.tasks.items() if (task.per and head not in learned) or head == plan.route]
+    held = [head for head, task in data.tasks.items() if (task.per and head not in learned) or head == route]
     name = re.sub(r"[^\w-]+", "_", language)  # of a folder
-    return Turn(f"{at + 1}_{name}", language, dataclasses.replace(data, table=own), tuple(held))
+    return Turn(f"{at + 1}_{name}", language, route, dataclasses.replace(data, table=own), tuple(held))
 
 
-def _fit_turn(network: Network, turn: Turn, plan: Plan) -> list[History]:
+def _fit_turn(network: Network, turn: Turn, context: TrainingContext) -> list[History]:
     """Runs the phases of one language."""
     mine = holding(network, turn.held)
-    tune = {name: phase for name, phase in plan.phases.items() if _apart(name)}
-    return [fit_phase(mine, f"{name}_{turn.name}", phase, turn.data, plan) for name, phase in tune.items()]
+    tune = {name: phase for name, phase in context.phases.items() if _apart(name)}
+    return [fit_phase(mine, f"{name}_{turn.name}", phase, turn.data, context) for name, phase in tune.items()]
 
 
-def _sequential(network: Network, data: Data, plan: Plan, turns: Sequence[Turn]) -> tuple[list[History], Transfer]:
+def _sequential(
+    network: Network, data: Data, context: TrainingContext, turns: Sequence[Turn], judge: Judge
+) -> tuple[list[History], Transfer]:
     """One language after another, and after each how well all are known."""
-    judge, lanes = _judge(network, data, plan), _lanes(data, plan)[data.table.split == "val"]
+    lanes = _lanes(data, turns[0].route)[data.table.split == "val"]
 
     def scores() -> tuple[float, ...]:
         targets, outputs = predictions(judge.answer, judge.val.batches(256)) if judge.val else ({}, {})
-        each = [(_answering(network, turn.language, plan), lanes == turn.language) for turn in turns]
+        each = [(_answering(network, turn), lanes == turn.language) for turn in turns]
         return tuple(graded(tasks, rows(targets, own), rows(outputs, own))["val_score"] for tasks, own in each)
 
     start, histories, found = scores(), list[History](), []
     for turn in turns:
-        histories += _fit_turn(network, turn, plan)
+        histories += _fit_turn(network, turn, context)
         found.append(scores())
     transfer = Transfer(tuple(turn.language for turn in turns), start, tuple(found))
     progress.say(f"backward transfer: {transfer.backward:+.3f}")
     return histories, transfer
 
 
-def _merged(network: Network, data: Data, plan: Plan, turns: Sequence[Turn]) -> list[History]:
+def _merged(
+    network: Network, context: TrainingContext, turns: Sequence[Turn], merge: str, judge: Judge
+) -> list[History]:
     """A model a language, each from the same start, and then one of them all."""
     start, histories, tuned = network.model.get_weights(), list[History](), []
     for turn in turns:
         network.model.set_weights(start)
-        histories += _fit_turn(network, turn, plan)
+        histories += _fit_turn(network, turn, context)
         ours = network.model.get_weights()
         # Of a tower that is frozen for the most part, little is worth keeping.
         tuned.append({at: new for at, new in enumerate(ours) if not np.array_equal(new, start[at])})
     network.model.set_weights(start)
-    return [*histories, _merge(network, data, plan, turns, start, tuned)]
+    return [*histories, _merge(network, turns, merge, judge, start, tuned)]
 
 
 def _merge(
     network: Network,
-    data: Data,
-    plan: Plan,
     turns: Sequence[Turn],
+    spec: str,
+    judge: Judge,
     start: Weights,
     tuned: Sequence[Mapping[int, np.ndarray]],
 ) -> History:
     """Leaves the network with the merged weights; `tuned` has for each turn those that changed, by position."""
-    began, merge = time.monotonic(), MERGES.build(parse_spec(plan.run.merge))
+    began, merge = time.monotonic(), MERGES.build(parse_spec(spec))
     fixed, shared = _sorted(network, turns, start, tuned)
     vectors = np.stack(
         [np.concatenate([(mine.get(at, start[at]) - start[at]).ravel() for at in shared]) for mine in tuned]
@@ -184,20 +193,18 @@ def _merge(
         }
         network.model.set_weights([(fixed | moved).get(at, value) for at, value in enumerate(start)])
 
-    judge = _judge(network, data, plan) if data.table.size("val") else None
-
     def judged(scale: float) -> tuple[float, float]:
         assign(scale)
-        return pair(judge.scores()) if judge else pair({})
+        return pair(judge.scores()) if judge.val else pair({})
 
     scale = merge.scale or max(SCALES, key=judged)
     score, loss = judged(scale)
     chosen = "" if merge.scale else f", scale {scale:g} chosen on validation samples"
-    history = History("merge", kept=f"{plan.run.merge}{chosen}", best=(score, loss), result=score)
+    history = History("merge", kept=f"{spec}{chosen}", best=(score, loss), result=score)
     history.trained, history.parameters = vectors.shape[1], network.model.count_params()
     history.seconds = time.monotonic() - began
     progress.say(
-        f"{len(turns)} languages merged: {history.kept}" + (f"; validation score {score:.3f}" if judge else "")
+        f"{len(turns)} languages merged: {history.kept}" + (f"; validation score {score:.3f}" if judge.val else "")
     )
     return history
 
@@ -229,21 +236,21 @@ def _sorted(
     return fixed, shared
 
 
-def _judge(network: Network, data: Data, plan: Plan) -> Judge:
+def _judge(network: Network, data: Data, context: TrainingContext, unfreeze: str) -> Judge:
     """Tells how good the network is on validation samples."""
-    trunks, top = cut(network, plan.run.tune.unfreeze)
-    return Judge(top, network, validation(trunks, data, plan))
+    trunks, top = cut(network, unfreeze)
+    return Judge(top, network, validation(trunks, data, context))
 
 
-def _answering(network: Network, language: str, plan: Plan) -> dict[str, Task]:
+def _answering(network: Network, turn: Turn) -> dict[str, Task]:
     """The heads that answer samples of a language: its own, or all but the one that tells languages."""
-    own = {head: task for head, task in network.tasks.items() if task.per and head == language}
-    return own or {head: task for head, task in network.tasks.items() if head != plan.route}
+    own = {head: task for head, task in network.tasks.items() if task.per and head == turn.language}
+    return own or {head: task for head, task in network.tasks.items() if head != turn.route}
 
 
-def _lanes(data: Data, plan: Plan) -> np.ndarray:
+def _lanes(data: Data, route: str) -> np.ndarray:
     """The language of every sample, (n,); empty where the data does not say it."""
-    return data.table.columns.get(plan.route or "language", np.full(len(data.table.split), "", object))
+    return data.table.columns.get(route or "language", np.full(len(data.table.split), "", object))
 
 
 def _apart(phase: str) -> bool:

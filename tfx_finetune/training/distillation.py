@@ -13,8 +13,7 @@ here most answers are computed once; and its losses know no sample weights.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -27,10 +26,10 @@ from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.models.network import Network
 from tfx_finetune.ops.functional import joined
 from tfx_finetune.ops.tf_data import finished, plain
+from tfx_finetune.training.context import TrainingContext
 from tfx_finetune.training.feature_cache import fingerprint, place_of
 from tfx_finetune.training.teacher import Teacher
-from tfx_finetune.types.components import Batch
-from tfx_finetune.types.plan import Plan
+from tfx_finetune.types.aliases import Batch
 
 TAUGHT = "taught"
 """Output `<head>/taught` of what is trained: the head's logits once more, for the loss of the teacher's answers."""
@@ -70,30 +69,30 @@ class Softened(keras.losses.Loss):
         return hot**2 * ops.mean(share * yes + (1 - share) * no, axis=-1)
 
 
-def enrolled(data: Data, plan: Plan) -> Data:
+def enrolled(data: Data, teachers: Sequence[Teacher], distill: Distill) -> Data:
     """Checks that the teachers know the labels of the data, and notes them with it.
 
     Raises:
         UserError: One lacks a label.
     """
-    if not plan.teachers:
+    if not teachers:
         return data
-    for teacher in plan.teachers:
+    for teacher in teachers:
         teacher.check_labels(data.tasks)
-    paths, distill = ", ".join(str(teacher.bundle.path) for teacher in plan.teachers), plan.run.distill
+    paths = ", ".join(str(teacher.bundle.path) for teacher in teachers)
     note = f"taught by {paths}: {distill.weight:g} of the loss, at temperature {distill.temperature:g}"
     progress.say(note)
     return dataclasses.replace(data, table=dataclasses.replace(data.table, notes=(*data.table.notes, note)))
 
 
-def pupil(top: keras.Model, network: Network, plan: Plan) -> keras.Model:
+def pupil(top: keras.Model, network: Network, taught: bool) -> keras.Model:
     """What a phase trains: the outputs that have a loss, where there is a teacher one more a head for its answers."""
     answered = [head for head, task in network.tasks.items() if task.space or task.places]
     named = [name for name in top.output if name.partition("/")[0] in answered and not name.endswith("/logits")]
-    if not plan.teachers and not named:
+    if not taught and not named:
         return top
     own = {name: tensor for name, tensor in top.output.items() if name not in named}
-    again = {f"{head}/{TAUGHT}": top.output[f"{head}/logits"] for head in network.tasks if plan.teachers}
+    again = {f"{head}/{TAUGHT}": top.output[f"{head}/logits"] for head in network.tasks if taught}
     return joined(top.input, own | again, top.name)
 
 
@@ -110,32 +109,31 @@ def with_teacher(
     return found, weights
 
 
-def answers(data: Data, plan: Plan, views: int, folder: Path) -> tuple[Batch, ...]:
+def answers(data: Data, context: TrainingContext, views: int) -> tuple[Batch, ...]:
     """The teachers' mean answers to views of the training samples, from disk if they are there, else computed and kept.
 
     Args:
         data: The samples.
-        plan: The run.
+        context: Settings of the run.
         views: How many views of each sample; 1 is the sample itself.
-        folder: Where they are kept.
 
     Returns:
         For each view, scores (n, labels) by `<head>/taught`.
     """
-    each = [_kept(teacher, data, plan, views, folder) for teacher in plan.teachers]
+    each = [_kept(teacher, data, context, views) for teacher in context.teachers]
     return tuple(_mean(of_view) for of_view in zip(*each, strict=True))
 
 
-def beside(batches: tf.data.Dataset, data: Data, plan: Plan, first: int, last: int) -> tf.data.Dataset:
+def beside(batches: tf.data.Dataset, data: Data, teachers: Sequence[Teacher], first: int, last: int) -> tf.data.Dataset:
     """Training batches of `Data.epochs` with the teachers' mean answers among the targets."""
     # Order, augmentation and mixing depend on the seed and the epoch alone, so these are the same samples and views.
-    seen = [_prepared(teacher, data).epochs("train", first, last) for teacher in plan.teachers]
+    seen = [_prepared(teacher, data).epochs("train", first, last) for teacher in teachers]
     counts = {f"{head}/{TAUGHT}": len(task.labels.names) for head, task in data.tasks.items()}
     names = [list(part.element_spec[0]) for part in seen]
 
     def ask(*columns: np.ndarray) -> list[np.ndarray]:
         left, found = iter(columns), []
-        for teacher, towers in zip(plan.teachers, names, strict=True):
+        for teacher, towers in zip(teachers, names, strict=True):
             found.append(_named(teacher.answer({tower: next(left) for tower in towers}, data.tasks)))
         mean = _mean(found)
         return [mean[name] for name in counts]
@@ -161,10 +159,10 @@ def _prepared(teacher: Teacher, data: Data) -> Data:
     )
 
 
-def _kept(teacher: Teacher, data: Data, plan: Plan, views: int, folder: Path) -> list[Batch]:
+def _kept(teacher: Teacher, data: Data, context: TrainingContext, views: int) -> list[Batch]:
     """One teacher's answers, by view."""
-    key = _key(teacher, data, plan)
-    places = [place_of(folder, key, view) for view in range(views)]
+    key = _key(teacher, data, context.teacher_keys)
+    places = [place_of(context.features_folder, key, view) for view in range(views)]
     if missing := [view for view, place in enumerate(places) if not place.is_dir()]:
         parts: list[list[Batch]] = [[] for _ in missing]
         for batch in _asked(teacher, data, missing):
@@ -192,12 +190,12 @@ def _asked(teacher: Teacher, data: Data, views: Sequence[int]) -> Iterator[list[
             advance(len(views) * len(next(iter(batch[0][0].values()))), f"{count} samples, {len(views)} views")
 
 
-def _key(teacher: Teacher, data: Data, plan: Plan) -> str:
+def _key(teacher: Teacher, data: Data, keys: Mapping[str, Mapping[str, object]]) -> str:
     """Digest of what determines a teacher's answers, apart from the view."""
     labels = {head: task.labels.names for head, task in data.tasks.items()}
     settings = {"teacher": teacher.bundle.manifest["sha256"], "labels": labels}
-    keys = [fingerprint(data, tower, None, settings | plan.preparation(tower)) for tower in data.columns]
-    return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
+    digests = [fingerprint(data, tower, None, settings | dict(keys[tower])) for tower in data.columns]
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
 def _mean(several: Sequence[Batch]) -> Batch:

@@ -13,13 +13,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.core import files, progress
+from tfx_finetune.core import files, plugins, progress
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.datasets.sampler import Order
 from tfx_finetune.ops.arrays import rows
 from tfx_finetune.ops.tf_data import finished, mapped, plain
 from tfx_finetune.training.engine import Apply
-from tfx_finetune.types.components import PRESENCE, Batch
+from tfx_finetune.types.aliases import Batch
+from tfx_finetune.types.components import PRESENCE
+from tfx_finetune.types.plan import Plan
 
 _IMMATERIAL = ("name", "trainable", "rate", "seed")
 
@@ -235,3 +237,24 @@ class _Writer:
         """Writes what is still in memory."""
         for stream in self.streams.values():
             stream.close()
+
+
+def preprocessing_key(plan: Plan, tower: str) -> dict[str, object]:
+    """Return what determines the inputs of a tower and the targets, apart from the content of the samples."""
+    run, modality = plan.run, plan.modalities[tower]
+    heads = {head: str(spec) for head, spec in plan.heads.items()}
+    # The random numbers of an augment depend on its position among all augments.
+    augments = {at: spec for at, (spec, (takes, _)) in enumerate(plan.augments.items()) if takes == modality}
+    routed = {"route": plan.route} if plan.route else {}
+    plugged = {"plugins": plugins.digests(run.plugins)} if run.plugins else {}
+    options = {modality: run.modality_options(modality), "augment": augments, "seed": run.seed, "heads": heads}
+    return options | routed | plugged
+
+
+def feature_cache_key(plan: Plan, tower: str) -> dict[str, object]:
+    """Return what determines the features of a frozen tower, apart from samples, graph and weights."""
+    # The same graph may take other tokens, which only the spec tells.
+    return preprocessing_key(plan, tower) | {
+        "backbone": str(plan.towers[tower]),
+        "precision": plan.run.cache.precision,
+    }

@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.models.network import Network
-from tfx_finetune.types.components import PRESENCE, Batch
+from tfx_finetune.types.aliases import Batch
+from tfx_finetune.types.components import PRESENCE
 
 SAMPLES = 512
 

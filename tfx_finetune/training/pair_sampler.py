@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.ops.tf_data import mapped
 from tfx_finetune.training.feature_cache import Store
-from tfx_finetune.types.components import Batch
+from tfx_finetune.types.aliases import Batch
 from tfx_finetune.types.table import BESIDE, Table
 from tfx_finetune.types.training import UNKNOWN, Objective
 

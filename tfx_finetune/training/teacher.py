@@ -12,7 +12,8 @@ import numpy as np
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.types.components import Batch, Predict, Task
+from tfx_finetune.types.aliases import Batch, Predict
+from tfx_finetune.types.components import Task
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.models.build import cut, joints_of, owners, rates, set_stochastic_depth, unfrozen_layers
 from tfx_finetune.models.freezing import factors
-from tfx_finetune.models.load_weights import inherits
 from tfx_finetune.models.mean_centering import centre
 from tfx_finetune.models.network import Network
 from tfx_finetune.ops.depthwise import quick_gradients
@@ -30,13 +29,13 @@ from tfx_finetune.training import weight_averaging
 from tfx_finetune.training.auxiliary_losses import outputs, terms, with_objectives
 from tfx_finetune.training.callbacks import Judge, Keeper
 from tfx_finetune.training.checkpoint import Checkpoint, History, Weights
+from tfx_finetune.training.context import TrainingContext
 from tfx_finetune.training.contrastive import losses, with_views
 from tfx_finetune.training.distillation import pupil, with_teacher
 from tfx_finetune.training.gradient_modulation import SAMPLES, Balance
 from tfx_finetune.training.optimizer import make_optimizer
 from tfx_finetune.training.phase_data import Feed, feed
 from tfx_finetune.types.components import ADAPTERS
-from tfx_finetune.types.plan import Plan
 from tfx_finetune.types.training import Term
 
 Watch = Callable[[str, int, float], None]
@@ -55,7 +54,7 @@ def fit_phase(
     name: str,
     phase: Phase,
     data: Data,
-    plan: Plan,
+    context: TrainingContext,
     watch: Watch = _nobody,
 ) -> History:
     """Trains what a phase unfreezes and leaves the network with the best weights that the phase came by.
@@ -67,39 +66,39 @@ def fit_phase(
         name: The phase's name.
         phase: How to train.
         data: Samples of all splits.
-        plan: The run.
+        context: Settings of the run.
         watch: Told the phase, the epoch (from 0) and its validation score after each; what it raises ends the phase.
 
     Raises:
         UserError: The loss is not a number.
     """
-    checkpoint = Checkpoint.of(plan.workdir, name)
+    checkpoint = Checkpoint.of(context.workdir, name)
     steps = data.steps
-    objectives = terms(network, data, plan, phase.epochs * steps)
+    objectives = terms(network, data, context.objectives, phase.epochs * steps, context.seed)
     trunks, top = cut(network, phase.unfreeze, outputs(objectives))
-    top = pupil(top, network, plan)
+    top = pupil(top, network, bool(context.teachers))
     if done := checkpoint.result():
         top.set_weights(done[1])
         return done[0]
     resumed = checkpoint.load()
     history = resumed[0] if resumed else History(name)
     started = time.monotonic() - history.seconds
-    fed = feed(trunks, phase, data, plan)
+    fed = feed(trunks, phase, data, context)
     # Later, or from a bundle, heads know already what they see.
-    if name.startswith(next(iter(plan.phases), "")) and not inherits(plan):
+    if name.startswith(next(iter(context.phases), "")) and not context.same_head_inputs:
         centre(network.model, network.backbones, joints_of(network, phase.unfreeze), fed.some)
     set_stochastic_depth(network, phase.stochastic_depth)
     with adapted(network, phase), quick_gradients(top):
         start = top.get_weights()
-        compile_top(top, network, phase, steps, plan.run.distill, objectives, together(steps))
+        compile_top(top, network, phase, steps, context.distill, objectives, together(steps))
         history.trained, history.parameters = _count(top.trainable_weights), _count(network.model.weights)
         with progress.bar(name, phase.epochs * steps) as advance:
             judge = Judge(top, network, fed.val)
-            keeper = Keeper(top, judge, history, checkpoint, phase, plan.run.seed, started, advance, watch)
+            keeper = Keeper(top, judge, history, checkpoint, phase, context.seed, started, advance, watch)
             keeper.begin(resumed)
             advance(history.epochs * steps)
             if not keeper.over:
-                _run(top, network, phase, fed, keeper, plan.workdir / "tensorboard" / name, steps)
+                _run(top, network, phase, fed, keeper, context.workdir / "tensorboard" / name, steps)
             weights, history.kept, history.result = choose(keeper, start, phase)
         top.set_weights(weights)
     history.seconds = time.monotonic() - started

@@ -17,8 +17,8 @@ from tfx_finetune.core.spec import Spec, parse_named_specs
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.models.network import Network
 from tfx_finetune.report.plots import trials_plot
-from tfx_finetune.run.plan import check
-from tfx_finetune.run.setup import set_up
+from tfx_finetune.run.plan import open_run
+from tfx_finetune.run.setup import set_up, training_context
 from tfx_finetune.training.phase_data import feed_ahead
 from tfx_finetune.training.trainer import fit_phase
 
@@ -107,7 +107,8 @@ def _prepare(run: Run) -> tuple[Data, Network, list]:
     if run.strategy != "joint":
         todo = "tune the joint run, and give train what it finds"
         raise UserError("trials train languages together", received=f"--strategy={run.strategy}", todo=todo)
-    data, network = set_up(check(run))
+    plan, resources = open_run(run)
+    data, network, _ = set_up(plan, resources)
     if not data.table.size("val"):
         raise UserError("trials are judged by validation samples, and there are none", todo="raise --samples.val")
     return data, network, network.model.get_weights()
@@ -117,7 +118,7 @@ def _score(trial: Any, run: Run, space: dict[str, Spec], folder: Path, prepared:
     """Trains with the proposed options and returns the validation score of what came out."""
     shutil.rmtree(folder, ignore_errors=True)
     tried = config.replace(run, {name: _proposed(trial, name, spec) for name, spec in space.items()})
-    plan = check(dataclasses.replace(tried, workdir=str(folder)))
+    plan, resources = open_run(dataclasses.replace(tried, workdir=str(folder)))
     data, network, start = prepared(_shared(tried, run))
     network.model.set_weights(start)
     before, score = 0, 0.0
@@ -127,9 +128,10 @@ def _score(trial: Any, run: Run, space: dict[str, Spec], folder: Path, prepared:
         if trial.should_prune():
             raise package("optuna", "tune").TrialPruned
 
-    feed_ahead(network, data, plan)
+    context = training_context(plan, resources)
+    feed_ahead(network, data, context)
     for name, phase in plan.phases.items():
-        score = fit_phase(network, name, phase, data, plan, watch).result
+        score = fit_phase(network, name, phase, data, context, watch).result
         before += phase.epochs
     shutil.rmtree(folder, ignore_errors=True)
     return score

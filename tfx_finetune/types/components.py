@@ -12,16 +12,15 @@ import numpy as np
 
 from tfx_finetune.core.errors import first_line
 from tfx_finetune.core.registry import Registry
+from tfx_finetune.types.aliases import Batch
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
     import tensorflow as tf
 
+    from tfx_finetune.types.aliases import Symbol, Tensor
     from tfx_finetune.types.localization import Lay, Places
-
-    Tensor: TypeAlias = tf.Tensor
-    Symbol: TypeAlias = keras.KerasTensor
 
 Sample = dict[str, Any]
 """Raw columns of one sample, scalar tensors unless said: `image` (encoded bytes, or uint8 pixels of shape
@@ -32,11 +31,6 @@ data has them, `split`, `group`, `source`, `language`. A column in `Source.paths
 
 LABEL_SEPARATOR = "\n"
 SPLITS = ("train", "val", "test")
-
-Batch = dict[str, Any]
-"""Model inputs or outputs by name, NumPy arrays whose first axis is the sample."""
-Predict = Callable[[Batch], Batch]
-"""Prepared inputs -> decoded outputs, whatever runs them: Keras, a SavedModel, TFLite."""
 
 
 class Source(Protocol):
@@ -271,9 +265,6 @@ class Task:
     places: Places | None = None
 
 
-Augment = Callable[[dict[str, Any], Any], dict[str, Any]]
-"""(decoded sample, stateless seed of shape (2,)) -> sample, in TensorFlow operations; moves everything together."""
-
 Mixed: TypeAlias = tuple[Any, dict[str, Any], dict[str, Any]]
 
 
@@ -283,7 +274,7 @@ class Mix(NamedTuple):
     apply: Callable[[Any, dict[str, Any], dict[str, Any], Any], Mixed]
 
 
-SOURCES = Registry("source", "tfx_finetune.datasets.sources")
+SOURCES = Registry("source", "tfx_finetune.datasets.sources", "tfx_finetune.datasets.samples")
 MODALITIES = Registry("modality", "tfx_finetune.datasets.modalities")
 AUGMENTS = Registry("augment", "tfx_finetune.datasets.augments")
 BACKBONES = Registry("backbone", "tfx_finetune.models.backbones")

@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tfx_finetune.deploy.checks import Check
-from tfx_finetune.deploy.selection import _MEASURES
-from tfx_finetune.types.components import PRESENCE, Batch, Card, Predict
+from tfx_finetune.types.aliases import Batch, Find, Predict
+from tfx_finetune.types.components import PRESENCE, Card
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from tfx_finetune.types.components import Modality, Tensor
-
-Make: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
-"""A head's own outputs, by their names alone -> what is made of them."""
-Find: TypeAlias = Callable[..., dict[str, Any]]
-"""The same of a head that finds things in pictures, which may be told limits beside; see `Places.found`."""
+    from tfx_finetune.types.aliases import Tensor
+    from tfx_finetune.types.components import Modality
 
 
 @dataclass(frozen=True)
@@ -166,11 +161,3 @@ class Limit:
     most: bool
     bound: float
     unit: str
-
-    def excess(self, check: Check) -> float:
-        """By which share of the bound a file misses it; 0 where it fits, infinite where it was not measured."""
-        value = _MEASURES[self.measure].of(check)
-        if value is None:
-            return float("inf")
-        over = value - self.bound if self.most else self.bound - value
-        return max(over, 0.0) / (abs(self.bound) or 1.0)

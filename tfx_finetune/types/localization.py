@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_
 if TYPE_CHECKING:
     import numpy as np
 
-    from tfx_finetune.types.components import Augment, Tensor
-    from tfx_finetune.types.deployment import Find
+    from tfx_finetune.types.aliases import Augment, Find, Tensor
 
 UNTOLD = 255
 """Value of a mask where nothing is learned and nothing is scored."""

@@ -5,18 +5,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfx_finetune.core import assets, plugins
+from tfx_finetune.core import assets
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.datasets.label_map import Renaming
-from tfx_finetune.datasets.modalities.build import modality_options
-from tfx_finetune.models import warm_start
-from tfx_finetune.models.add_language import Growth
-from tfx_finetune.training.teacher import Teacher
 from tfx_finetune.types.components import Fusion, Mix, Task
 from tfx_finetune.types.deployment import Compression, Export, Limit
 from tfx_finetune.types.localization import Change
 from tfx_finetune.types.training import Objective
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The layers of a model, apart from its heads.
+
+    Attributes:
+        towers: Backbone specs by the name of the tower.
+        fusion: Combines the features of several towers; None for one tower.
+        phases: Training phases, whose adapters may insert layers.
+    """
+
+    towers: Mapping[str, Spec]
+    fusion: Fusion | None = None
+    phases: Mapping[str, Phase] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,11 +50,7 @@ class Plan:
         limits: What a file has to keep to be the chosen one.
         phases: By name, in order, those of zero epochs left out.
         workdir: The folder for everything the run writes.
-        start: The bundle whose weights the run starts from; None for those that the backbones bring.
-        teachers: Bundles whose answers the heads learn from beside the labels.
         names: Where the names of the classes in other languages are from; None for nowhere.
-        growth: What that bundle becomes where a language is added to it; None where none is.
-        renaming: How labels are renamed; None where they stay.
         objectives: What is learned beside the labels, by name.
     """
 
@@ -63,11 +69,7 @@ class Plan:
     limits: tuple[Limit, ...]
     phases: dict[str, Phase]
     workdir: Path
-    start: warm_start.Start | None = None
-    teachers: tuple[Teacher, ...] = ()
     names: Spec | None = None
-    growth: Growth | None = None
-    renaming: Renaming | None = None
     objectives: Mapping[str, Objective] = dataclasses.field(default_factory=dict)
 
     @property
@@ -75,22 +77,10 @@ class Plan:
         """Where the samples come from, as it is written."""
         return ", ".join(f"{name}={spec}" if name else str(spec) for name, spec in self.sources.items())
 
-    def preparation(self, tower: str) -> dict[str, object]:
-        """What determines what a tower takes of a sample and its target, apart from its content."""
-        run, mine = self.run, self.modalities[tower]
-        heads = {head: str(spec) for head, spec in self.heads.items()}
-        # An augment draws by its position among all of them.
-        augments = {at: spec for at, (spec, (takes, _)) in enumerate(self.augments.items()) if takes == mine}
-        routed = {"route": self.route} if self.route else {}
-        plugged = {"plugins": plugins.digests(run.plugins)} if run.plugins else {}
-        options = {mine: modality_options(run, mine), "augment": augments, "seed": run.seed, "heads": heads}
-        return options | routed | plugged
-
-    def before_top(self, tower: str) -> dict[str, object]:
-        """What determines what a frozen tower gives, apart from samples, graph and weights."""
-        # The same graph may be fed other tokens, which the spec says.
-        made = {"backbone": str(self.towers[tower]), "precision": self.run.cache.precision}
-        return self.preparation(tower) | made
+    @property
+    def architecture(self) -> "Architecture":
+        """The part of the plan that determines the layers of the model."""
+        return Architecture(self.towers, self.fusion, self.phases)
 
     @property
     def features_folder(self) -> Path | None:

@@ -8,7 +8,8 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.datasets.augments.operations import AUGMIX, STILL, one_of
 from tfx_finetune.ops.geometry import has_boxes, has_mask
 from tfx_finetune.ops.pixels import rounded
-from tfx_finetune.types.components import AUGMENTS, Augment
+from tfx_finetune.types.aliases import Augment
+from tfx_finetune.types.components import AUGMENTS
 
 
 @AUGMENTS.register

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.ops import audio
-from tfx_finetune.types.components import AUGMENTS, Augment
+from tfx_finetune.types.aliases import Augment
+from tfx_finetune.types.components import AUGMENTS
 
 _SECONDS = 60.0
 _FILES = 50

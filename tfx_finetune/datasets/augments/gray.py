@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.datasets.augments.operations import grey, sometimes
-from tfx_finetune.types.components import AUGMENTS, Augment
+from tfx_finetune.types.aliases import Augment
+from tfx_finetune.types.components import AUGMENTS
 
 
 @AUGMENTS.register

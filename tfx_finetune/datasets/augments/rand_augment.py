@@ -7,7 +7,8 @@ import tensorflow as tf
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.datasets.augments.operations import RAND_AUGMENT, matrix_of, one_of
 from tfx_finetune.ops.geometry import follow
-from tfx_finetune.types.components import AUGMENTS, Augment
+from tfx_finetune.types.aliases import Augment
+from tfx_finetune.types.components import AUGMENTS
 
 
 @AUGMENTS.register

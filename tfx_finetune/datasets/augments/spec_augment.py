@@ -5,7 +5,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.types.components import AUGMENTS, Augment
+from tfx_finetune.types.aliases import Augment
+from tfx_finetune.types.components import AUGMENTS
 
 
 @AUGMENTS.takes("audio")

@@ -9,7 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.types.components import AUGMENTS, Augment
+from tfx_finetune.types.aliases import Augment
+from tfx_finetune.types.components import AUGMENTS
 
 _Change = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 # What tokenizers know as no word; it stands for characters that cannot be shown.

@@ -5,34 +5,6 @@ A sample has what a tower takes, `image` (encoded bytes, a path, or uint8 pixels
 `source` and `language`. `--data` takes a path, too, of which it knows what lies there.
 """
 
-from tfx_finetune.datasets.samples import (
-    digit_words,
-    fortunes,
-    opencv_digits,
-    scripts,
-    snownlp,
-    spoken_digits,
-    tux_scenes,
-    tux_stamps,
-)
 from tfx_finetune.datasets.sources import coco, folder, idx, masks, paired, table, tfds, voc, yolo
 
-__all__ = [
-    "coco",
-    "digit_words",
-    "folder",
-    "fortunes",
-    "idx",
-    "masks",
-    "opencv_digits",
-    "paired",
-    "scripts",
-    "snownlp",
-    "spoken_digits",
-    "table",
-    "tfds",
-    "tux_scenes",
-    "tux_stamps",
-    "voc",
-    "yolo",
-]
+__all__ = ["coco", "folder", "idx", "masks", "paired", "table", "tfds", "voc", "yolo"]

@@ -13,7 +13,8 @@ from tfx_finetune.core import files, hardware
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.core.extras import needed
 from tfx_finetune.core.quiet import quiet
-from tfx_finetune.types.components import EXPORTS, Batch
+from tfx_finetune.types.aliases import Batch
+from tfx_finetune.types.components import EXPORTS
 from tfx_finetune.types.deployment import Export, Reader, Servable
 
 Precision = Literal["float32", "float16"]

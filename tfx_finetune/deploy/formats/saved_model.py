@@ -11,7 +11,8 @@ from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.ops.tf_data import decoded
 from tfx_finetune.tasks.outputs import found_in, instead
-from tfx_finetune.types.components import EXPORTS, PRESENCE, Batch, Modality
+from tfx_finetune.types.aliases import Batch
+from tfx_finetune.types.components import EXPORTS, PRESENCE, Modality
 from tfx_finetune.types.deployment import Export, Reader, Servable
 
 

@@ -14,7 +14,8 @@ from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.deploy.formats import saved_model, tflite
 from tfx_finetune.ops import litert
 from tfx_finetune.ops.functional import joined
-from tfx_finetune.types.components import EXPORTS, Batch, Modality
+from tfx_finetune.types.aliases import Batch
+from tfx_finetune.types.components import EXPORTS, Modality
 from tfx_finetune.types.deployment import Export, Reader, Servable
 
 _FILE, _TOWERS = "model.tflite", "towers.json"

@@ -19,7 +19,8 @@ from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.deploy.formats import selective_quantization as selection
 from tfx_finetune.deploy.formats import tflite_metadata
 from tfx_finetune.ops import litert
-from tfx_finetune.types.components import EXPORTS, Batch, Predict
+from tfx_finetune.types.aliases import Batch, Predict
+from tfx_finetune.types.components import EXPORTS
 from tfx_finetune.types.deployment import Export, Reader, Servable
 
 Quantize = Literal["none", "float16", "dynamic", "int8", "int16x8"]

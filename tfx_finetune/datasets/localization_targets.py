@@ -1,4 +1,4 @@
-"""Localization targets of samples: columns, what augments move, and targets by head."""
+"""Localization targets of samples: their columns, what augments move, and targets by head."""
 
 from collections.abc import Mapping
 from typing import Any

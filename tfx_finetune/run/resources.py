@@ -1,0 +1,25 @@
+"""What the options of a run open: earlier bundles and tables."""
+
+from dataclasses import dataclass
+
+from tfx_finetune.datasets.label_map import Renaming
+from tfx_finetune.models.add_language import Growth
+from tfx_finetune.models.warm_start import Start
+from tfx_finetune.training.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Opened bundles and tables of a run.
+
+    Attributes:
+        init: Bundle of `--init`, whose weights the run starts from; None for pretrained weights.
+        teachers: Bundles of `--teacher`.
+        growth: The language that `--add_language` adds to the bundle of `--init`; None without one.
+        renaming: Table of `--labels.map`; None without one.
+    """
+
+    init: Start | None = None
+    teachers: tuple[Teacher, ...] = ()
+    growth: Growth | None = None
+    renaming: Renaming | None = None
