@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 RUN ?= runs/quickstart
 
-.PHONY: setup quickstart test test-all wheel-test test-lowest test-newest test-fresh lint bench reference clean
+.PHONY: setup quickstart test test-all wheel-test test-lowest test-newest test-fresh lint docs bench reference clean
 
 setup: $(VENV)/ready
 
@@ -13,7 +13,7 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh scripts/root.sh apt-get install -y -q python3-venv
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --upgrade pip
-	$(PY) -m pip install -q -e '.[weights,tune,data,onnx,openvino,quantizer,serve,text,audio,hub,dev]'
+	$(PY) -m pip install -q -e '.[weights,tune,data,onnx,openvino,quantizer,serve,text,audio,hub,dev,docs]'
 	@# Debian packages are downloaded without root, from the lists that apt keeps.
 	@ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || sh scripts/root.sh apt-get update -q
 	@# Pillow joins the letters of Arabic by it; all but scripts() goes without.
@@ -48,9 +48,14 @@ lint: setup
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
 
 bench: setup
 	for name in trunk pipeline splits scale compression time_to_accuracy; do $(PY) benchmarks/$$name.py || exit 1; done
+
+# The site in build/site, with search; it needs no network.
+docs: setup
+	$(PY) -m mkdocs build --strict --site-dir build/site
 
 # docs/reference/, of signatures, docstrings and options; a test compares.
 reference: setup

@@ -39,7 +39,7 @@ def main() -> None:
     seeds = [seed for seed in given.get("--seeds", "0,1,2").split(",") if seed]
     chains = [chain.strip() for chain in given.get("--chains", CHAINS).split(";")]
     flags = [*USUAL, *(flag for flag in sys.argv[1:] if flag not in own)]
-    chosen, _ = flagfile.parse([sys.argv[0], *flags], Run())
+    chosen, _ = flagfile.parse_flags([sys.argv[0], *flags], Run())
     title = f"{chosen.backbone}, {chosen.data}"
     kept: dict[str, Any] = json.loads(RUNS.read_text()) if RUNS.exists() else {}
     for seed in seeds:
@@ -89,7 +89,7 @@ def run(workdir: Path, flags: list[str]) -> dict:
     known = json.loads((workdir / "bundle" / "manifest.json").read_text())["files"]
     for format, entry in known.items():
         path = workdir / "bundle" / entry["path"]
-        scores[format] |= {"bytes": entry["bytes"], "zipped": files.zipped(path)}
+        scores[format] |= {"bytes": entry["bytes"], "zipped": files.compute_compressed_size(path)}
     return scores
 
 

@@ -23,12 +23,12 @@ from sklearn.model_selection import GridSearchCV
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
 from tfx_finetune.datasets.pipeline import Data
-from tfx_finetune.models.build import cut
+from tfx_finetune.models.build import split_model
 from tfx_finetune.models.network import Network
-from tfx_finetune.report.modality_ablation import above
+from tfx_finetune.report.modality_ablation import run_towers
 from tfx_finetune.run.plan import check
 from tfx_finetune.run.setup import set_up, training_context
-from tfx_finetune.training.phase_data import feed_ahead, prepared
+from tfx_finetune.training.phase_data import cache_prepared_split, precompute_features
 from tfx_finetune.training.trainer import fit_phase
 from tfx_finetune.types.aliases import Batch
 from tfx_finetune.types.plan import Plan
@@ -43,11 +43,11 @@ def main() -> None:
     """Runs the benchmark."""
     seeds = int(said("--seeds") or 5)
     flags = unseeded()
-    run, _ = flagfile.parse([flags[0], f"--flagfile={CONFIG}", *flags[1:]], Run())
+    run, _ = flagfile.parse_flags([flags[0], f"--flagfile={CONFIG}", *flags[1:]], Run())
     found = []
     for seed in range(seeds):
         found.append(measure(dataclasses.replace(run, seed=seed)))
-        what = f"{run.towers or run.backbone}, {run.objectives}, {seed + 1} splits"
+        what = f"{run.towers or run.backbone}, {run.auxiliary_losses}, {seed + 1} splits"
         # A split takes long: what is done is kept.
         section = " ".join(["crosslingual", *flags[1:]])
         record(section, f"Names of things, labels in English alone: {what}", "\n".join(lines(found)))
@@ -59,13 +59,13 @@ def measure(run: Run) -> tuple[Scores, Scores, Scores]:
         keras.backend.clear_session()
         plan = check(dataclasses.replace(run, workdir=folder))
         data, network, context = set_up(plan)
-        feed_ahead(network, data, context)
-        _, top = cut(network, "0")
-        test, start = prepared(data, "test", plan.workdir), top.get_weights()
-        joints, truth = above(network, test), test.targets["label"].argmax(-1)
+        precompute_features(network, data, context)
+        _, top = split_model(network, "0")
+        test, start = cache_prepared_split(data, "test", plan.workdir), top.get_weights()
+        joints, truth = run_towers(network, test), test.targets["label"].argmax(-1)
         found = [by_language(data, regression(network, data, plan, joints) == truth)]
-        for name, objectives in {"alone": {}, "aligned": plan.objectives}.items():
-            own = dataclasses.replace(plan, objectives=objectives, workdir=Path(folder) / name)
+        for name, objectives in {"alone": {}, "aligned": plan.auxiliary_losses}.items():
+            own = dataclasses.replace(plan, auxiliary_losses=objectives, workdir=Path(folder) / name)
             top.set_weights(start)
             for phase, how in own.phases.items():
                 fit_phase(network, phase, how, data, training_context(own))
@@ -76,9 +76,10 @@ def measure(run: Run) -> tuple[Scores, Scores, Scores]:
 
 def regression(network: Network, data: Data, plan: Plan, test: Batch) -> np.ndarray:
     """The classes, (n,), that logistic regression on the training samples finds in what the towers give of others."""
-    train = prepared(data, "train", plan.workdir)
+    train = cache_prepared_split(data, "train", plan.workdir)
     seen, unseen = (
-        np.concatenate([given[tower] for tower in network.backbones], axis=1) for given in (above(network, train), test)
+        np.concatenate([given[tower] for tower in network.backbones], axis=1)
+        for given in (run_towers(network, train), test)
     )
     model = GridSearchCV(LogisticRegression(max_iter=1000), {"C": np.logspace(-2, 4, 13)})
     return model.fit(seen, np.asarray(train.targets["label"]).argmax(-1)).predict(unseen)

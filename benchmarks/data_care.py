@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 from results import record
 
-from tfx_finetune.data.__main__ import Care, care
+from tfx_finetune.data.__main__ import DataOptions, audit_data
 from tfx_finetune.datasets.samples.tux_stamps import tux_stamps
 from tfx_finetune.datasets.sources.idx import idx
 
@@ -128,7 +128,7 @@ def scale(folder: Path) -> None:
 
 def examined(folder: Path, data: str, **options: Any) -> Rows:
     """What the command finds."""
-    out = care(dataclasses.replace(Care(data=data, workdir=str(folder / "out")), **options))
+    out = audit_data(dataclasses.replace(DataOptions(data=data, workdir=str(folder / "out")), **options))
     with (out / "findings.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import tensorflow as tf
 from results import record
 
-from tfx_finetune.core.probe import latencies
-from tfx_finetune.ops.depthwise import convolved
+from tfx_finetune.core.probe import measure_latencies
+from tfx_finetune.ops.depthwise import depthwise_conv2d
 
 # Batch, side, channels, side of the kernel, stride: of EfficientNet-Lite0 at 224 pixels, and of ConvNeXt's last stage.
 _CASES = [(32, 7, 1152, 5, 1), (32, 14, 672, 5, 1), (32, 14, 672, 5, 2), (32, 28, 240, 5, 1), (32, 7, 768, 7, 1)]
@@ -23,7 +23,7 @@ def main() -> None:
     rows = ["| batch x places x channels | kernel | stride | TensorFlow, ms | columns, ms | ratio |", "|" + "---|" * 6]
     for batch, side, channels, width, stride in _CASES:
         x, kernel = tf.random.normal((batch, side, side, channels)), tf.random.normal((width, width, channels, 1))
-        theirs, mine = median(_whole, x, kernel, stride), median(convolved, x, kernel, stride)
+        theirs, mine = median(_whole, x, kernel, stride), median(depthwise_conv2d, x, kernel, stride)
         shape = f"{batch} x {side} x {side} x {channels}"
         rows.append(f"| {shape} | {width} x {width} | {stride} | {theirs:.1f} | {mine:.1f} | {theirs / mine:.1f} |")
     record("depthwise", "Gradients of depthwise kernels", "\n".join(rows))
@@ -45,7 +45,7 @@ def median(
             y = run(x, kernel, stride, "SAME")
         return tape.gradient(y, [x, kernel])
 
-    return statistics.median(latencies(step, 30))
+    return statistics.median(measure_latencies(step, 30))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ BACKBONES = {name: (f"--backbone={name}(size=320)",) for name in ("torchvision_m
 HEADS = {
     "fpn": ("--heads=detect(neck=fpn(dim=96))",),
     "pan": ("--heads=detect(neck=pan(dim=96))",),
-    "diou": ("--heads=detect(box='diou')",),
-    "one place": ("--heads=detect(places=1)",),
+    "diou": ("--heads=detect(box_loss='diou')",),
+    "one place": ("--heads=detect(topk=1)",),
 }
 
 

@@ -17,14 +17,14 @@ from results import record, said, unseeded
 
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
-from tfx_finetune.datasets.labeled import labelled
+from tfx_finetune.datasets.labeled import load_labeled_data
 from tfx_finetune.datasets.pipeline import Data
-from tfx_finetune.datasets.sources.infer_source import named_sources
-from tfx_finetune.evaluation.slices import slices
+from tfx_finetune.datasets.sources.infer_source import parse_sources
+from tfx_finetune.evaluation.slices import make_slice_masks
 from tfx_finetune.models.network import Network
 from tfx_finetune.run.plan import check
 from tfx_finetune.run.setup import set_up
-from tfx_finetune.training.phase_data import prepared
+from tfx_finetune.training.phase_data import cache_prepared_split
 from tfx_finetune.training.trainer import fit_phase
 from tfx_finetune.types.components import SOURCES
 from tfx_finetune.types.plan import Plan
@@ -32,8 +32,8 @@ from tfx_finetune.types.plan import Plan
 CONFIG = Path(__file__).parent.parent / "configs" / "digits_sources.cfg"
 ROWS: dict[str, tuple[str, ...]] = {
     "as they are": (),
-    "domain-adversarial (DANN)": ("--objectives=dann(weight=0.1)",),
-    "covariances (CORAL)": ("--objectives=coral(weight=100.0)",),
+    "domain-adversarial (DANN)": ("--auxiliary_losses=dann(weight=0.1)",),
+    "covariances (CORAL)": ("--auxiliary_losses=coral(weight=100.0)",),
 }
 """The flags of each method beside those of the configuration."""
 
@@ -44,28 +44,30 @@ def main() -> None:
     flags = unseeded()
     lines: list[str] = []
     for row, own in ROWS.items():
-        run, _ = flagfile.parse([flags[0], f"--flagfile={CONFIG}", *own, *flags[1:]], Run())
+        run, _ = flagfile.parse_flags([flags[0], f"--flagfile={CONFIG}", *own, *flags[1:]], Run())
         found = [measured(dataclasses.replace(run, seed=seed)) for seed in range(seeds)]
         lines = lines or [f"| method | {' | '.join(found[0])} |", f"|---|{'---|' * len(found[0])}"]
         lines.append(f"| {row} | {' | '.join(f'{np.mean([one[name] for one in found]):.4f}' for name in found[0])} |")
         # A row takes long: what is done is kept.
-        title = f"Digits of several sources: {run.backbone}, {run.tune.epochs} epochs, {seeds} seed{'s' * (seeds > 1)}"
+        title = (
+            f"Digits of several sources: {run.backbone}, {run.finetune.epochs} epochs, {seeds} seed{'s' * (seeds > 1)}"
+        )
         record(" ".join(["digits_sources", *flags[1:]]), title, "\n".join(lines))
 
 
 def measured(run: Run) -> dict[str, float]:
     """Test accuracy on each source, and on each that was left out."""
-    sources = named_sources("", run.sources)
+    sources = parse_sources("", run.sources)
     with tempfile.TemporaryDirectory() as folder:
         data, network, plan = trained(run, folder)
         right = correct(network, data, plan)
-        found = {name: float(right[mine].mean()) for name, mine in slices(data.table, "test").items()}
+        found = {name: float(right[mine].mean()) for name, mine in make_slice_masks(data.table, "test").items()}
     for out, spec in sources.items():
         others = ", ".join(f"{name}={other}" for name, other in sources.items() if name != out)
         with tempfile.TemporaryDirectory() as folder:
             data, network, plan = trained(dataclasses.replace(run, sources=others), folder)
             part = "test" if "test" in SOURCES.build(spec).sizes else ""
-            held = labelled(str(spec), data.modalities, data.tasks, part, 0.0)
+            held = load_labeled_data(str(spec), data.modalities, data.tasks, part, 0.0)
             found[f"{out}, left out"] = float(correct(network, held, plan).mean())
         print(found, flush=True)
     return found
@@ -83,7 +85,7 @@ def trained(run: Run, folder: str) -> tuple[Data, Network, Plan]:
 
 def correct(network: Network, data: Data, plan: Plan) -> np.ndarray:
     """Whether each test sample was given its class, (n,)."""
-    test = prepared(data, "test", plan.workdir)
+    test = cache_prepared_split(data, "test", plan.workdir)
     outputs = network.model.predict({name: np.asarray(x) for name, x in test.inputs[0].items()}, verbose=0)
     (head,) = data.tasks
     return outputs[f"{head}/logits"].argmax(-1) == np.asarray(test.targets[head]).argmax(-1)

@@ -21,11 +21,11 @@ TEACHER = "efficientnet_lite0()"
 STUDENT = "efficientnet_lite0(size=96)"
 STUDENTS = {
     "labels alone": [],
-    "w = 0.5, T = 1": ["--distill.weight=0.5", "--distill.temperature=1"],
-    "w = 0.5, T = 2": ["--distill.weight=0.5", "--distill.temperature=2"],
-    "w = 0.9, T = 2": ["--distill.weight=0.9", "--distill.temperature=2"],
-    "w = 0.9, T = 4": ["--distill.weight=0.9", "--distill.temperature=4"],
-    "answers alone, T = 2": ["--distill.weight=1", "--distill.temperature=2"],
+    "w = 0.5, T = 1": ["--distill.alpha=0.5", "--distill.temperature=1"],
+    "w = 0.5, T = 2": ["--distill.alpha=0.5", "--distill.temperature=2"],
+    "w = 0.9, T = 2": ["--distill.alpha=0.9", "--distill.temperature=2"],
+    "w = 0.9, T = 4": ["--distill.alpha=0.9", "--distill.temperature=4"],
+    "answers alone, T = 2": ["--distill.alpha=1", "--distill.temperature=2"],
 }
 
 

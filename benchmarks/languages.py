@@ -1,6 +1,6 @@
 """Heads by language in one model, or a model for each language?
 
-    python benchmarks/languages.py [--seeds=1] [--languages=de,en,...] [--most=N] [any flag of tfx_finetune.train]
+    python benchmarks/languages.py [--seeds=1] [--language_order=de,en,...] [--most=N] [any flag of tfx_finetune.train]
 
 The categories of Tux Paint's stamps by their names, every thing on one side of the split in all languages. One model
 with a head for each language and a shared one, on a frozen tower, against a model for each language alone. Writes a
@@ -21,14 +21,14 @@ from stamp_names import rows, write
 from tfx_finetune.core.spec import Spec, parse_spec
 
 LANGUAGES = "ar,de,en,es,fr,it,ja,ko,nl,pl,pt,ru,tr,zh_TW"
-USUAL = ("--backbone=use_multilingual(size=32)", "--tune.epochs=0", "--exports=keras_file()")
-_OWN = ("--seeds", "--languages", "--most", "--heads")
+USUAL = ("--backbone=use_multilingual(size=32)", "--finetune.epochs=0", "--exports=keras_file()")
+_OWN = ("--seeds", "--language_order", "--most", "--heads")
 
 
 def main() -> None:
     """Runs the benchmark."""
     flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in _OWN]
-    languages = (said("--languages") or LANGUAGES).split(",")
+    languages = (said("--language_order") or LANGUAGES).split(",")
     found: dict[str, list[tuple[float, float, float]]] = {}
     sizes: list[float] = []
     seeds, head = int(said("--seeds") or 1), parse_spec(said("--heads") or "classify()")

@@ -1,6 +1,6 @@
 """Languages together, one after another, or apart and then merged: which model is best?
 
-    python benchmarks/merging.py [--seeds=1] [--languages=de,en,...] [--most=N] [any flag of tfx_finetune.train]
+    python benchmarks/merging.py [--seeds=1] [--language_order=de,en,...] [--most=N] [any flag of tfx_finetune.train]
 
 The categories of Tux Paint's stamps by their names, with one head for all languages, on a tower of which the top is
 fine-tuned. Writes a table into benchmarks/RESULTS.md: test accuracy on the mean over languages and in the worst one,
@@ -20,9 +20,9 @@ from stamp_names import rows, write
 LANGUAGES = "de,en,es,fr,it,nl"
 USUAL = (
     "--backbone=use_multilingual(size=32)",
-    "--warm.epochs=3",
-    "--tune.unfreeze=1",
-    "--tune.epochs=5",
+    "--frozen.epochs=3",
+    "--finetune.unfreeze=1",
+    "--finetune.epochs=5",
     "--exports=keras_file()",
 )
 # The merges share a work folder, in which another merge trains nothing again.
@@ -32,19 +32,19 @@ STRATEGIES = {
     "sequential, rehearsal of 0.1": ("rehearsal", ["--strategy=sequential", "--rehearsal=0.1"]),
     "sequential, L2-SP of 0.1": (
         "l2sp",
-        ["--strategy=sequential", "--tune.decay_to=start", "--tune.weight_decay=0.1"],
+        ["--strategy=sequential", "--finetune.l2_sp=start", "--finetune.weight_decay=0.1"],
     ),
     "apart, average": ("merge", ["--strategy=per_language_then_merge"]),
     "apart, task arithmetic": ("merge", ["--strategy=per_language_then_merge", "--merge=task_arithmetic()"]),
     "apart, TIES": ("merge", ["--strategy=per_language_then_merge", "--merge=ties()"]),
 }
-_OWN = ("--seeds", "--languages", "--most")
+_OWN = ("--seeds", "--language_order", "--most")
 
 
 def main() -> None:
     """Runs the benchmark."""
     flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in _OWN]
-    languages = (said("--languages") or LANGUAGES).split(",")
+    languages = (said("--language_order") or LANGUAGES).split(",")
     found: dict[str, list[tuple[float, float, float]]] = {}
     seeds = int(said("--seeds") or 1)
     for seed in range(seeds):

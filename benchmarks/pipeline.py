@@ -20,7 +20,7 @@ from trunk import medians
 
 from tfx_finetune.core import hardware
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.types.components import MODALITIES, Card
+from tfx_finetune.types.components import MODALITIES, PretrainedCfg
 
 SIZES = {(500, 375): 2_000, (1600, 1200): 300, (4000, 3000): 64}
 
@@ -28,7 +28,7 @@ SIZES = {(500, 375): 2_000, (1600, 1200): 300, (4000, 3000): 64}
 def main() -> None:
     """Runs the benchmark."""
     rows = ["| JPEG | ours | bare decompression | at reduced scale | ours / bare |", "|---|---|---|---|---|"]
-    image = MODALITIES.build(Spec("image"), Card(size=224))
+    image = MODALITIES.build(Spec("image"), PretrainedCfg(size=224))
     pool = ThreadPoolExecutor(hardware.detect().threads)
     for (width, height), count in SIZES.items():
         contents = [jpeg(width, height, seed) for seed in range(min(count, 16))] * -(-count // 16)

@@ -23,10 +23,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.datasets.samples.tux_scenes import studios
-from tfx_finetune.ops.objects import Object, parsed
-from tfx_finetune.tasks.segmentation_metrics import segmentation_scores
-from tfx_finetune.training.engine import engine
+from tfx_finetune.datasets.samples.tux_scenes import make_generators
+from tfx_finetune.ops.objects import Object, parse_objects
+from tfx_finetune.tasks.segmentation_metrics import compute_segmentation_metrics
+from tfx_finetune.training.engine import make_inference_fn
 from tfx_finetune.types.components import BACKBONES, SOURCES, SPLITS
 
 NAMES = ("efficientnet_lite0", "torchvision_mobilenet_v2", "ssd_mobilenet_v2")
@@ -52,7 +52,7 @@ def main() -> None:
         part: [
             (number, thing)
             for number, each in enumerate(scenes[part])
-            for thing in parsed(each["objects"].decode())
+            for thing in parse_objects(each["objects"].decode())
             if not thing.crowd
         ]
         for part in SPLITS
@@ -64,7 +64,7 @@ def main() -> None:
     for name in NAMES:
         width, right, overlap = measured(name, pictures, things, masks, source.labels)
         lines.append(f"| `{name}(size=320)` | {width:,} | {right:.3f} | {overlap:.3f} |")
-    width, right = alone(NAMES[0], SOURCES.options(parse_spec(data)))
+    width, right = alone(NAMES[0], SOURCES.resolve_options(parse_spec(data)))
     lines.append(f"| `{NAMES[0]}()`, each thing alone | {width:,} | {right:.3f} | |")
     record(f"places {data}", "What frozen levels tell about things", "\n".join([*lines, f"\n`{data}`: {counts}."]))
 
@@ -75,12 +75,12 @@ def measured(
     """How many numbers a place has, the share of the test things that get their class, and the mIoU of these."""
     backbone = BACKBONES.build(parse_spec(f"{name}(size=320)"))
     model = keras.Model(backbone.inputs, [backbone.features.pyramid[level] for level in LEVELS])
-    run = engine(model, sum(map(len, pictures.values())))
+    run = make_inference_fn(model, sum(map(len, pictures.values())))
     x = {part: middles(list(run(pictures[part])), things[part]) for part in SPLITS}
     y = {part: [thing.label for _, thing in things[part]] for part in SPLITS}
     best = fitted(x, y)
     found = painted(masks, things["test"], best.predict(x["test"]), labels)
-    overlap = segmentation_scores(tuple(labels), masks, found, whole=False)["miou"]
+    overlap = compute_segmentation_metrics(tuple(labels), masks, found, full_report=False)["miou"]
     return x["train"].shape[1], best.score(x["test"], y["test"]), overlap
 
 
@@ -89,7 +89,7 @@ def alone(name: str, options: dict[str, Any]) -> tuple[int, float]:
     backbone = BACKBONES.build(parse_spec(f"{name}()"))
     model, side = keras.Model(backbone.inputs, backbone.features.pooled), backbone.card.size
     x, y = {}, {}
-    made = studios(**{option: value for option, value in options.items() if option not in SPLITS})
+    made = make_generators(**{option: value for option, value in options.items() if option not in SPLITS})
     for part, studio in made.items():
         angles = (-30, -15, 0, 15, 30) if part == "train" else (0,)
         shown = [
@@ -99,7 +99,7 @@ def alone(name: str, options: dict[str, Any]) -> tuple[int, float]:
             for paper in PAPERS
             for angle in angles
         ]
-        x[part] = np.asarray(engine(model, len(shown))(np.stack([picture for _, picture in shown])))
+        x[part] = np.asarray(make_inference_fn(model, len(shown))(np.stack([picture for _, picture in shown])))
         y[part] = [label for label, _ in shown]
     return x["train"].shape[1], fitted(x, y).score(x["test"], y["test"])
 

@@ -23,11 +23,11 @@ from sklearn.pipeline import make_pipeline
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
 from tfx_finetune.datasets.pipeline import Data
-from tfx_finetune.models.build import cut, joints_of
+from tfx_finetune.models.build import find_cut_tensors_by_tower, split_model
 from tfx_finetune.models.network import Network
 from tfx_finetune.run.plan import check
 from tfx_finetune.run.setup import set_up
-from tfx_finetune.training.phase_data import feed_ahead, prepared
+from tfx_finetune.training.phase_data import cache_prepared_split, precompute_features
 from tfx_finetune.training.trainer import fit_phase
 from tfx_finetune.types.plan import Plan
 
@@ -39,7 +39,7 @@ def main() -> None:
     """Runs the benchmark."""
     seeds = int(said("--seeds") or 3)
     flags = unseeded()
-    defaults, _ = flagfile.parse([flags[0], f"--flagfile={CONFIG}", *flags[1:]], Run())
+    defaults, _ = flagfile.parse_flags([flags[0], f"--flagfile={CONFIG}", *flags[1:]], Run())
     rows: list[dict[str, float]] = []
     for seed in range(seeds):
         rows.append(measure(dataclasses.replace(defaults, seed=seed)))
@@ -66,12 +66,12 @@ def measure(run: Run) -> dict[str, float]:
         data, network, context = set_up(plan)
         found = {"TF-IDF": baseline(data)}
         started = time.monotonic()
-        feed_ahead(network, data, context)
+        precompute_features(network, data, context)
         seconds = time.monotonic() - started
         joints, labels = test_joints(network, data, plan)
         for name, phase in plan.phases.items():
             seconds += fit_phase(network, name, phase, data, context).seconds
-            _, top = cut(network, phase.unfreeze)
+            _, top = split_model(network, phase.unfreeze)
             logits = top.predict({"text": joints[name]}, batch_size=256, verbose=0)["label/logits"]
             found[name] = float((labels == logits.argmax(-1)).mean())
             print(f"seed {run.seed}: {found}, {seconds / 60:.1f} minutes", flush=True)
@@ -80,9 +80,12 @@ def measure(run: Run) -> dict[str, float]:
 
 def test_joints(network: Network, data: Data, plan: Plan) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What each phase's top sees of the test samples, computed by Keras in one pass, and their class numbers."""
-    test = prepared(data, "test", plan.workdir)
+    test = cache_prepared_split(data, "test", plan.workdir)
     inputs = network.backbones["text"].inputs
-    joints = {name: joints_of(network, phase.unfreeze).get("text", (inputs,))[0] for name, phase in plan.phases.items()}
+    joints = {
+        name: find_cut_tensors_by_tower(network, phase.unfreeze).get("text", (inputs,))[0]
+        for name, phase in plan.phases.items()
+    }
     outputs = keras.Model(inputs, list(joints.values())).predict(test.inputs[0]["text"], batch_size=64, verbose=0)
     return dict(zip(joints, outputs, strict=True)), test.targets["label"].argmax(-1)
 

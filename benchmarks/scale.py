@@ -20,9 +20,9 @@ from results import record
 FLAGS = (
     "--backbone=efficientnet_lite0(size=96)",
     "--image.size=96",
-    "--warm.epochs=2",
-    "--tune.epochs=1",
-    "--tune.unfreeze=2",
+    "--frozen.epochs=2",
+    "--finetune.epochs=1",
+    "--finetune.unfreeze=2",
     "--exports=tflite()",
 )
 

@@ -42,7 +42,7 @@ def compare(
     own_flags = ("--seeds=", "--scratch_epochs=", "--rows=")
     flags = [flag for flag in sys.argv[1:] if not flag.startswith(own_flags)]
     path = f"--flagfile={CONFIGS / config}"
-    run, _ = flagfile.parse([sys.argv[0], path, *flags], Run())
+    run, _ = flagfile.parse_flags([sys.argv[0], path, *flags], Run())
     usual = _variants(run)
     wanted = [row for row in said("--rows").split(",") if row] or list(usual)
     rows = {row: variant for row, variant in (usual | dict(more)).items() if row in wanted}
@@ -65,11 +65,22 @@ def compare(
 def _variants(run: Run) -> dict[str, Sequence[str]]:
     """Flags of each row, beside those of the configuration."""
     scratch = re.sub(r"\((.*)\)", r"(\1, weights='none')", run.backbone).replace("(, ", "(")
-    epochs = said("--scratch_epochs") or str(run.warm.epochs)
-    rate = f"--tune.learning_rate={run.warm.learning_rate}"
-    tuned = ("--tune.epochs=5", "--tune.unfreeze=6", f"--tune.views={run.warm.views}", "--tune.interpolate=false")
-    other = {"backbone frozen": ("--tune.epochs=0",)} if run.tune.epochs else {"then its top tuned": tuned}
-    alone = (f"--backbone={scratch}", "--warm.epochs=0", f"--tune.epochs={epochs}", rate, "--tune.unfreeze=all")
+    epochs = said("--scratch_epochs") or str(run.frozen.epochs)
+    rate = f"--finetune.learning_rate={run.frozen.learning_rate}"
+    tuned = (
+        "--finetune.epochs=5",
+        "--finetune.unfreeze=6",
+        f"--finetune.augmented_views={run.frozen.augmented_views}",
+        "--finetune.wise_ft=false",
+    )
+    other = {"backbone frozen": ("--finetune.epochs=0",)} if run.finetune.epochs else {"then its top tuned": tuned}
+    alone = (
+        f"--backbone={scratch}",
+        "--frozen.epochs=0",
+        f"--finetune.epochs={epochs}",
+        rate,
+        "--finetune.unfreeze=all",
+    )
     return {"as it is": (), **other, "from scratch": alone}
 
 

@@ -68,7 +68,7 @@ def load(bundle: Path, most: int, clients: int, seconds: float, swap: bool) -> t
             "--port=0",
             f"--batch_size={most}",
         ]
-        server = subprocess.Popen([*command, "--drain=3"], stderr=subprocess.PIPE, text=True)
+        server = subprocess.Popen([*command, "--drain_timeout=3"], stderr=subprocess.PIPE, text=True)
         assert server.stderr
         port = int(server.stderr.readline().split(":")[2].split("/")[0])
         times: list[float] = []

@@ -21,16 +21,16 @@ from sklearn.linear_model import LogisticRegression
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
 from tfx_finetune.datasets.pipeline import Data
-from tfx_finetune.deploy.servable import servable
-from tfx_finetune.evaluation.scores import predictions
-from tfx_finetune.models.build import build_model, build_towers, cut
+from tfx_finetune.deploy.servable import build_servable
+from tfx_finetune.evaluation.scores import predict_batches
+from tfx_finetune.models.build import build_model, build_towers, split_model
 from tfx_finetune.models.network import Network
-from tfx_finetune.ops.functional import predictor
+from tfx_finetune.ops.functional import make_predict_fn
 from tfx_finetune.run.load_data import prepare_data
 from tfx_finetune.run.plan import check
 from tfx_finetune.run.setup import training_context
 from tfx_finetune.training import feature_cache
-from tfx_finetune.training.engine import engine
+from tfx_finetune.training.engine import make_inference_fn
 from tfx_finetune.training.trainer import fit_phase
 from tfx_finetune.types.plan import Plan
 
@@ -39,7 +39,7 @@ def main() -> None:
     """Runs the benchmark."""
     splits = [int(flag.partition("=")[2]) for flag in sys.argv if flag.startswith("--splits=")] or [5]
     flags = [flag for flag in sys.argv if not flag.startswith("--splits=")]
-    defaults, _ = flagfile.parse(flags, Run(data="tux_stamps()"))
+    defaults, _ = flagfile.parse_flags(flags, Run(data="tux_stamps()"))
     rows = [measure(dataclasses.replace(defaults, seed=seed)) for seed in range(splits[0])]
     names = list(rows[0])
     lines = [f"| split | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
@@ -57,24 +57,26 @@ def measure(run: Run) -> dict[str, float]:
     keras.backend.clear_session()
     keras.utils.set_random_seed(run.seed)
     towers = build_towers(plan.architecture)
-    data = prepare_data(plan, {tower: backbone.card for tower, backbone in towers.items()})
+    data = prepare_data(plan, {tower: backbone.pretrained_cfg for tower, backbone in towers.items()})
     network = build_model(plan.architecture, towers, data.tasks)
     found = regression(plan, data, network, folder)
-    test = feature_cache.collect(data, "test", 1, {}, {"image": "prepared"}, folder)
+    test = feature_cache.get_or_compute(data, "test", 1, {}, {"image": "prepared"}, folder)
     for name, phase in plan.phases.items():
         fit_phase(network, name, phase, data, training_context(plan))
-        model = servable(network, data.modalities, {}, {}).model
-        targets, outputs = predictions(predictor(model), test.batches(32))
-        found[name] = float(data.tasks["label"].correct(targets["label"], outputs["label/scores"]).mean())
+        model = build_servable(network, data.modalities, {}, {}).model
+        targets, outputs = predict_batches(make_predict_fn(model), test.batches(32))
+        found[name] = float(data.tasks["label"].per_sample_score(targets["label"], outputs["label/scores"]).mean())
     shutil.rmtree(folder)
     return found
 
 
 def regression(plan: Plan, data: Data, network: Network, folder: Path) -> dict[str, float]:
     """Test accuracy of logistic regression on the frozen tower's features."""
-    trunks, _ = cut(network, "0")
-    apply, key = {"image": engine(trunks["image"], len(data.table.split))}, {"image": "frozen"}
-    stores = {split: feature_cache.collect(data, split, 1, apply, key, folder) for split in ("train", "val", "test")}
+    trunks, _ = split_model(network, "0")
+    apply, key = {"image": make_inference_fn(trunks["image"], len(data.table.split))}, {"image": "frozen"}
+    stores = {
+        split: feature_cache.get_or_compute(data, split, 1, apply, key, folder) for split in ("train", "val", "test")
+    }
     x = {split: np.asarray(store.inputs[0]["image"]) for split, store in stores.items()}
     y = {split: store.targets["label"].argmax(-1) for split, store in stores.items()}
 

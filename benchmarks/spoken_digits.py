@@ -34,7 +34,7 @@ def main() -> None:
     """Runs the benchmark."""
     seeds = int(said("--seeds") or 3)
     flags = unseeded()
-    defaults, _ = flagfile.parse([flags[0], f"--flagfile={CONFIG}", *flags[1:]], Run())
+    defaults, _ = flagfile.parse_flags([flags[0], f"--flagfile={CONFIG}", *flags[1:]], Run())
     directions = [(lang, test) for lang, pair in PAIRS.items() for test in pair]
     rows = {}
     for language, test in directions:
@@ -55,11 +55,11 @@ def measure(defaults: Run, language: str, test: str, seed: int) -> dict[str, flo
     with tempfile.TemporaryDirectory() as folder:
         source = f"spoken_digits(languages=({language!r},), test={test!r})"
         # Fine-tuning is measured, too, where the configuration leaves it out.
-        tune = dataclasses.replace(defaults.tune, epochs=defaults.tune.epochs or 5)
-        plan = check(dataclasses.replace(defaults, data=source, seed=seed, workdir=folder, tune=tune))
+        tune = dataclasses.replace(defaults.finetune, epochs=defaults.finetune.epochs or 5)
+        plan = check(dataclasses.replace(defaults, data=source, seed=seed, workdir=folder, finetune=tune))
         keras.utils.set_random_seed(seed)
         towers = build_towers(plan.architecture)
-        data = prepare_data(plan, {tower: backbone.card for tower, backbone in towers.items()})
+        data = prepare_data(plan, {tower: backbone.pretrained_cfg for tower, backbone in towers.items()})
         network = build_model(plan.architecture, towers, data.tasks)
         (backbone,) = towers.values()
         embedding = keras.Model(backbone.inputs, backbone.features.pooled)
@@ -73,7 +73,7 @@ def measure(defaults: Run, language: str, test: str, seed: int) -> dict[str, flo
 
 def arrays(data: Data, split: str) -> Samples:
     """Prepared inputs by tower and class numbers of a split."""
-    batches = [(inputs, targets) for inputs, targets, _ in data.batches(split).as_numpy_iterator()]
+    batches = [(inputs, targets) for inputs, targets, _ in data.make_batches(split).as_numpy_iterator()]
     inputs = {name: np.concatenate([one[name] for one, _ in batches]) for name in batches[0][0]}
     return inputs, np.concatenate([targets["label"] for _, targets in batches]).argmax(-1)
 

@@ -22,16 +22,16 @@ import numpy as np
 from results import record, said
 
 from tfx_finetune.core import flagfile
-from tfx_finetune.core.config import Run, replace
+from tfx_finetune.core.config import Run, replace_options
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.evaluation.scores import evaluate
 from tfx_finetune.models.build import build_model, build_towers
-from tfx_finetune.report.modality_ablation import above, subsets
+from tfx_finetune.report.modality_ablation import run_modality_ablation, run_towers
 from tfx_finetune.run.load_data import prepare_data
 from tfx_finetune.run.plan import check
 from tfx_finetune.run.setup import training_context
-from tfx_finetune.training.feature_cache import Store
-from tfx_finetune.training.phase_data import prepared
+from tfx_finetune.training.feature_cache import FeatureStore
+from tfx_finetune.training.phase_data import cache_prepared_split
 from tfx_finetune.training.trainer import fit_phase
 from tfx_finetune.types.aliases import Batch
 from tfx_finetune.types.components import Backbone
@@ -40,23 +40,23 @@ CONFIG = Path(__file__).parent.parent / "configs" / "tux_multimodal.cfg"
 FUSIONS = (
     "concat()",
     "gated()",
-    "gated(start='image')",
+    "gated(initial_tower='image')",
     "film()",
     "late()",
     "shared()",
-    "shared(contrast=0.0)",
+    "shared(contrastive_weight=0.0)",
     "cross_attend()",
 )
-_TUNED: dict[str, object] = {"tune.epochs": 3, "tune.unfreeze": "image=3, audio=2, text=1"}
+_TUNED: dict[str, object] = {"finetune.epochs": 3, "finetune.unfreeze": "image=3, audio=2, text=1"}
 STRATEGIES: dict[str, dict[str, object]] = {
-    "all towers frozen": {"tune.epochs": 0},
-    "frozen, a tower that is ahead slowed (OGM)": {"tune.epochs": 0, "warm.ogm": 0.5},
-    "frozen, no tower ever dropped": {"tune.epochs": 0, "drop_towers": 0.0},
+    "all towers frozen": {"finetune.epochs": 0},
+    "frozen, a tower that is ahead slowed (OGM)": {"finetune.epochs": 0, "frozen.gradient_modulation": 0.5},
+    "frozen, no tower ever dropped": {"finetune.epochs": 0, "drop_towers": 0.0},
     "top groups together": _TUNED,
-    "top groups one tower after another": _TUNED | {"tune.in_turn": True},
-    "together, a learning rate a tower": _TUNED | {"tune.rates": "image=1, audio=0.1"},
-    "together, gradients clipped by tower": _TUNED | {"tune.clip_each": True},
-    "together, a tower that is ahead slowed (OGM)": _TUNED | {"tune.ogm": 0.5},
+    "top groups one tower after another": _TUNED | {"finetune.one_tower_at_a_time": True},
+    "together, a learning rate a tower": _TUNED | {"finetune.lr_multipliers": "image=1, audio=0.1"},
+    "together, gradients clipped by tower": _TUNED | {"finetune.clip_norm_per_tower": True},
+    "together, a tower that is ahead slowed (OGM)": _TUNED | {"finetune.gradient_modulation": 0.5},
 }
 Scores = dict[tuple[str, ...], float]
 
@@ -66,7 +66,7 @@ def main() -> None:
     own = {name: said(name) for name in ("--seeds", "--tables")}
     flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in own]
     config = [] if any(flag.startswith("--flagfile") for flag in flags) else [f"--flagfile={CONFIG}"]
-    run, _ = flagfile.parse([sys.argv[0], *config, *flags], Run())
+    run, _ = flagfile.parse_flags([sys.argv[0], *config, *flags], Run())
     titles = (own["--tables"] or ",".join(TABLES)).split(",")
     found: list[dict[str, dict[str, Scores]]] = []
     # A process a seed: what TensorFlow keeps of thirty models is gigabytes.
@@ -99,8 +99,8 @@ class Bench:
         plan = check(self._run({}))
         self.towers = build_towers(plan.architecture)
         self.start = {tower: keras.Model(b.inputs, b.features.pooled).get_weights() for tower, b in self.towers.items()}
-        self.data = prepare_data(plan, {tower: backbone.card for tower, backbone in self.towers.items()})
-        self.test = prepared(self.data, "test", plan.workdir)
+        self.data = prepare_data(plan, {tower: backbone.pretrained_cfg for tower, backbone in self.towers.items()})
+        self.test = cache_prepared_split(self.data, "test", plan.workdir)
         # What the towers make of the test samples as long as they are frozen.
         self.features: Batch | None = None
 
@@ -119,27 +119,27 @@ class Bench:
         options = {"towers": ", ".join(f"{tower}={specs[tower]}" for tower in towers)}
         mine = {tower: self.towers[tower] for tower in towers}
         run, data = self._run(options), only(self.data, towers)
-        return self._trained(run, mine, data, prepared(data, "test", check(run).workdir))[tuple(towers)]
+        return self._trained(run, mine, data, cache_prepared_split(data, "test", check(run).workdir))[tuple(towers)]
 
     def _run(self, options: Mapping[str, object]) -> Run:
         self.count += 1
-        return replace(dataclasses.replace(self.run, workdir=str(self.folder / str(self.count))), dict(options))
+        return replace_options(dataclasses.replace(self.run, workdir=str(self.folder / str(self.count))), dict(options))
 
-    def _trained(self, run: Run, towers: Mapping[str, Backbone], data: Data, test: Store) -> Scores:
+    def _trained(self, run: Run, towers: Mapping[str, Backbone], data: Data, test: FeatureStore) -> Scores:
         plan = check(run)
-        dropped = run.drop_towers if len(towers) > 1 else 0.0
-        data = dataclasses.replace(data, order=dataclasses.replace(data.order, dropped=dropped))
+        dropped = run.modality_dropout if len(towers) > 1 else 0.0
+        data = dataclasses.replace(data, sampler=dataclasses.replace(data.sampler, modality_dropout=dropped))
         keras.utils.set_random_seed(run.seed)
         for tower, weights in self.start.items():
             keras.Model(self.towers[tower].inputs, self.towers[tower].features.pooled).set_weights(weights)
         network = build_model(plan.architecture, towers, data.tasks)
         for name, phase in plan.phases.items():
             fit_phase(network, name, phase, data, training_context(plan))
-        (score,) = {f"{head}/{task.score}" for head, task in data.tasks.items()}
+        (score,) = {f"{head}/{task.monitor}" for head, task in data.tasks.items()}
         known = None
-        if test is self.test and not run.tune.epochs and not (network.fusion and network.fusion.tokens):
-            known = self.features = self.features or above(network, test)
-        found = {part.towers: part.scores[score] for part in subsets(network, test, known)[0]}
+        if test is self.test and not run.finetune.epochs and not (network.fusion and network.fusion.needs_tokens):
+            known = self.features = self.features or run_towers(network, test)
+        found = {part.towers: part.scores[score] for part in run_modality_ablation(network, test, known)[0]}
         if len(towers) == 1:
             parts = [network.model(inputs, training=False) for inputs, _ in test.batches(64)]
             ((head, task),) = data.tasks.items()
@@ -163,12 +163,12 @@ TABLES: dict[str, Callable[[Bench], dict[str, Scores]]] = {
 def only(data: Data, towers: Sequence[str]) -> Data:
     """The samples as they would be if the other towers' columns were not there; the split stays."""
     table = data.table
-    there = np.any([np.asarray(table.contents[tower]) != "" for tower in towers], axis=0)
+    there = np.any([np.asarray(table.digests[tower]) != "" for tower in towers], axis=0)
     return dataclasses.replace(
         data,
         table=dataclasses.replace(table, split=np.where(there, table.split, "")),
         modalities={tower: data.modalities[tower] for tower in towers},
-        columns={tower: data.columns[tower] for tower in towers},
+        tower_columns={tower: data.tower_columns[tower] for tower in towers},
     )
 
 

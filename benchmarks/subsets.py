@@ -18,7 +18,7 @@ import numpy as np
 from results import record, said
 
 from tfx_finetune.bundle.bundle import Bundle
-from tfx_finetune.deploy.verify import score
+from tfx_finetune.deploy.verify import compute_mean_score
 
 
 def main() -> None:
@@ -46,9 +46,11 @@ def measure(flags: list[str]) -> tuple[dict[str, tuple[float, int]], dict[str, t
         bundle = Bundle.open(f"{folder}/run/bundle")
         scores = json.loads((bundle.path / "scores.json").read_text())
         parts = scores["subsets"]
-        shown = {" + ".join(part["towers"]): (score(bundle.tasks, part), part["samples"]) for part in parts}
+        shown = {
+            " + ".join(part["towers"]): (compute_mean_score(bundle.tasks, part), part["samples"]) for part in parts
+        }
         samples = max(part["samples"] for part in parts)
-        return shown, {format: (score(bundle.tasks, scores[format]), samples) for format in bundle.formats}
+        return shown, {format: (compute_mean_score(bundle.tasks, scores[format]), samples) for format in bundle.formats}
 
 
 def table(what: str, runs: list[dict[str, tuple[float, int]]]) -> list[str]:

@@ -134,13 +134,13 @@ def prepare(folder: Path, source: str, seed: int, size: int, most: int) -> None:
     """Writes PNG files into train/<class>/ and test/<class>/, and a table of them with their groups."""
     from PIL import Image
 
-    from tfx_finetune.core.config import Run, Samples
+    from tfx_finetune.core.config import Run, SplitOptions
     from tfx_finetune.run.load_data import prepare_data
     from tfx_finetune.run.plan import check
-    from tfx_finetune.types.components import Card
+    from tfx_finetune.types.components import PretrainedCfg
 
-    run = Run(data=source, seed=seed, augment="", samples=Samples(val=0.0), workdir=str(folder))
-    data = prepare_data(check(run), {"image": Card(size=size)})
+    run = Run(data=source, seed=seed, augment="", split=SplitOptions(val=0.0), workdir=str(folder))
+    data = prepare_data(check(run), {"image": PretrainedCfg(size=size)})
     names = data.tasks["label"].labels.names
     lines = ["path,label,split,group"]
     for split in ("train", "test"):
@@ -149,7 +149,7 @@ def prepare(folder: Path, source: str, seed: int, size: int, most: int) -> None:
         if split == "train" and len(groups) > most:
             chosen = np.random.default_rng(seed).permutation(len(groups))[:most].tolist()
         wanted, position = set(chosen), 0
-        for inputs, targets, _ in data.batches(split).as_numpy_iterator():
+        for inputs, targets, _ in data.make_batches(split).as_numpy_iterator():
             for pixels, target in zip(inputs["image"], targets["label"], strict=True):
                 place = Path(split) / names[int(target.argmax())] / f"{position:06}.png"
                 (folder / place).parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def ours(folder: Path, seed: int) -> dict[str, Any]:
     """The package's command by default."""
     import tfx_finetune as tfx
     from tfx_finetune.core import assets
-    from tfx_finetune.core.config import Cache, Image
+    from tfx_finetune.core.config import CacheOptions, ImageOptions
 
     size = side(next((folder / "train").rglob("*.png")))
     number = len(list(folder.glob("run*")))
@@ -172,14 +172,14 @@ def ours(folder: Path, seed: int) -> dict[str, Any]:
     cache = folder / "cache"
     cache.mkdir(exist_ok=True)
     if not (cache / "packages").exists():
-        (cache / "packages").symlink_to(assets.cache() / "packages")
+        (cache / "packages").symlink_to(assets.get_cache_dir() / "packages")
     run = tfx.Run(
         data=str(folder / "samples.csv"),
         seed=seed,
-        image=Image(size=size),
+        image=ImageOptions(size=size),
         exports="keras_file()",
         workdir=str(folder / f"run{number}"),
-        cache=Cache(dir=str(cache)),
+        cache=CacheOptions(dir=str(cache)),
     )
     bundle = tfx.train(run)
     scores = json.loads((bundle.path / "scores.json").read_text())

@@ -32,7 +32,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from tfx_finetune.core import assets, flagfile
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.ops.objects import Object, parsed
+from tfx_finetune.ops.objects import Object, parse_objects
 from tfx_finetune.types.components import SOURCES, Source
 
 BACKBONE = "--backbone=torchvision_mobilenet_v2(size=320)"
@@ -53,7 +53,7 @@ def main() -> None:
     seeds, minutes = int(said("--seeds") or 1), float(said("--minutes") or 0)
     flags = [flag for flag in sys.argv[1:] if not flag.startswith(("--seeds=", "--minutes="))]
     path = f"--flagfile={CONFIGS / 'tux_detect.cfg'}"
-    run, _ = flagfile.parse([sys.argv[0], path, BACKBONE, *flags], Run())
+    run, _ = flagfile.parse_flags([sys.argv[0], path, BACKBONE, *flags], Run())
     source = SOURCES.build(parse_spec(run.data))
     scenes = {part: read(source, part) for part in ("train", "test")}
     rows: dict[str, list[tuple[float, ...]]] = {}
@@ -62,7 +62,7 @@ def main() -> None:
         seconds = 60 * minutes or ours["seconds"]
         test = ours["test"]
         rows.setdefault("tfx_finetune", []).append(
-            (test["objects/map"], test["objects/ap50"], ours["seconds"] / 60, run.warm.epochs * len(scenes["train"]))
+            (test["objects/map"], test["objects/ap50"], ours["seconds"] / 60, run.frozen.epochs * len(scenes["train"]))
         )
         for name, whole in (("FCOS, backbone frozen", False), ("FCOS, all trained", True)):
             torch.manual_seed(seed)
@@ -85,7 +85,7 @@ def read(source: Source, part: str) -> list[Scene]:
     for sample in source.read(part).as_numpy_iterator():
         with Image.open(sample["image"].decode()) as picture:  # it holds the path
             pixels = np.array(picture.convert("RGB"))
-        found.append(Scene(torch.from_numpy(pixels).permute(2, 0, 1), parsed(sample["objects"].decode())))
+        found.append(Scene(torch.from_numpy(pixels).permute(2, 0, 1), parse_objects(sample["objects"].decode())))
     return found
 
 

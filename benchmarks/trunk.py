@@ -70,14 +70,14 @@ def measure(spec: str, torch_name: str, count: int) -> dict[str, float]:
     import keras
 
     from tfx_finetune.core.spec import parse_spec
-    from tfx_finetune.training.engine import engine
+    from tfx_finetune.training.engine import make_inference_fn
     from tfx_finetune.types.components import BACKBONES
 
     keras.backend.clear_session()
     backbone = BACKBONES.build(parse_spec(spec))
     trunk = keras.Model(backbone.inputs, backbone.features.pooled)
     trunk.compile(jit_compile=False)
-    apply = engine(trunk, 10**6)
+    apply = make_inference_fn(trunk, 10**6)
     drawn = random(backbone.modality, (count, *backbone.inputs.shape[1:]))
     runs: dict[str, Callable[[], object]] = {
         "keras": lambda: trunk.predict(drawn.astype(backbone.inputs.dtype), batch_size=32, verbose=0),

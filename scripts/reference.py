@@ -52,17 +52,17 @@ def of_registry(registry: Registry) -> str:
     """The page of a registry: every entry as a user writes it, and its docstring; those that are alike together."""
     title = plural(registry.kind).capitalize()
     package = importlib.import_module(registry.package)
-    shown = [f"# {title}\n{_MADE}", flagfile.opening(package.__doc__ or "")]
+    shown = [f"# {title}\n{_MADE}", flagfile.strip_heading(package.__doc__ or "")]
     for name in registry:
-        takes = f" ({registry.modality(name)})" if registry.kind in ("backbone", "augment") else ""
-        shown.append(f"## {name}{takes}\n```python\n{registry.usage(name)}\n```\n{_markdown(registry, name)}")
+        takes = f" ({registry.get_modality(name)})" if registry.kind in ("backbone", "augment") else ""
+        shown.append(f"## {name}{takes}\n```python\n{registry.format_usage(name)}\n```\n{_markdown(registry, name)}")
     return "\n\n".join(shown) + "\n"
 
 
 def of_command(name: str) -> str:
     """The page of a command: its docstring, and its flags; those of a run stand on the page of `train` alone."""
     defaults, doc = started(name)
-    shown = [f"# {name}\n{_MADE}", flagfile.opening(doc)]
+    shown = [f"# {name}\n{_MADE}", flagfile.strip_heading(doc)]
     shared = dict(_flags(Run())) if isinstance(defaults, Run) and name != "train" else {}
     if shared:
         shown.append("It has all flags of [train](train.md), and these, or these otherwise:")
@@ -90,7 +90,7 @@ def started(name: str) -> tuple[Any, str]:
 
 def _flags(defaults: Any) -> Iterator[tuple[str, str]]:
     """Every flag and the cells of its row: default, what is allowed, what it is."""
-    for name, item, value in config.leaves(defaults):
+    for name, item, value in config.iter_options(defaults):
         low, high, choices = (item.metadata[key] for key in ("low", "high", "choices"))
         limits = f"at least {low}" if high is None else f"{low} to {high}"
         allowed = ", ".join(choices) if choices else limits if low is not None else type(value).__name__
@@ -99,7 +99,7 @@ def _flags(defaults: Any) -> Iterator[tuple[str, str]]:
 
 def _markdown(registry: Registry, name: str) -> str:
     """A docstring as Markdown, its sections as lists; of its arguments those that a user may write."""
-    written, found, section, skipped = registry.signature(name).parameters, [], "", False
+    written, found, section, skipped = registry.get_signature(name).parameters, [], "", False
     for line in (inspect.getdoc(registry[name]) or "").splitlines():
         if heading := re.fullmatch(r"(Args|Returns|Raises):", line):
             section = heading[1]

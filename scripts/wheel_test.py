@@ -22,11 +22,11 @@ from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ("tfx_finetune", "configs", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
-RUN = ("--warm.epochs=1", "--tune.epochs=0", "--warm.views=1", "--nocache.enabled")
+RUN = ("--frozen.epochs=1", "--finetune.epochs=0", "--frozen.augmented_views=1", "--nocache.enabled")
 NET = ("--data=photos", "--backbone=convnet(size=24, channels=3, widths=(8, 16))")
 
 NEEDS = {
-    "tune": ["tune", *NET, *RUN, "--trials=1", "--space=warm.learning_rate=log(1e-3, 1e-2)", "--workdir=tuned"],
+    "tune": ["tune", *NET, *RUN, "--trials=1", "--space=frozen.learning_rate=log(1e-3, 1e-2)", "--workdir=tuned"],
     "data": ["data", *NET, "--workdir=looked"],
     "onnx": ["export", "--bundle=small/bundle", "--exports=onnx()"],
     "openvino": ["export", "--bundle=small/bundle", "--exports=openvino()"],

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.commands import SMALL, command, shapes
+from tests.helpers.commands import SMALL, command, shapes
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 if WORKER and hasattr(os, "sched_setaffinity"):

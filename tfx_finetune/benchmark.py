@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class BenchmarkOptions:
     """Options of the command."""
 
     bundle: str = option("", "the folder bundle/ of a finished run")
@@ -38,7 +38,7 @@ class Benchmark:
     plugins: str = option("", plugins.HELP)
 
 
-def benchmark(options: Benchmark) -> None:
+def benchmark(options: BenchmarkOptions) -> None:
     """Prints the measurements of one file, or has each measured in a process of its own.
 
     Raises:
@@ -49,17 +49,22 @@ def benchmark(options: Benchmark) -> None:
     plugins.load(options.plugins)
     bundle = Bundle.open(options.bundle)
     if options.format:
-        bundle.export(options.format)
+        bundle.get_export(options.format)
     mine = options.threads == hardware.detect().threads  # TensorFlow's number cannot be changed any more
-    if options.format and mine and bundle.file(options.format).suffix != ".tflite":
-        print(json.dumps(_line(bundle, options.format, options.threads) | measured(bundle, options)), flush=True)
+    if options.format and mine and bundle.get_path(options.format).suffix != ".tflite":
+        print(
+            json.dumps(_make_record(bundle, options.format, options.threads) | measure_file(bundle, options)),
+            flush=True,
+        )
         return
     every = [options.threads] if options.threads else sorted({1, hardware.detect().threads})
     for format in [options.format] if options.format else bundle.formats:
-        if (path := bundle.file(format)).suffix == ".tflite":
+        if (path := bundle.get_path(format)).suffix == ".tflite":
             for found in probe([path], every, options.repeats):
                 del found["path"]
-                print(json.dumps(_line(bundle, format, found["threads"]) | {"batch_size": 1} | found), flush=True)
+                print(
+                    json.dumps(_make_record(bundle, format, found["threads"]) | {"batch_size": 1} | found), flush=True
+                )
             continue
         for threads in every:
             child = subprocess.run(
@@ -77,39 +82,39 @@ def benchmark(options: Benchmark) -> None:
                 check=False,
             )
             if child.returncode:
-                raise UserError("a file could not be measured", received=format)
+                raise UserError("a file could not be measured", got=format)
             print(child.stdout, end="", flush=True)
 
 
-def measured(bundle: "Bundle", options: Benchmark) -> dict[str, float]:
+def measure_file(bundle: "Bundle", options: BenchmarkOptions) -> dict[str, float]:
     """Latency and memory of one file of a bundle in this process, on random input, which takes as long as any other."""
     import numpy as np
 
-    from tfx_finetune.types.components import PRESENCE
+    from tfx_finetune.types.components import MODALITY_MASK
 
     rng = np.random.default_rng(0)
     inputs: dict[str, np.ndarray] = {
-        tower: rng.integers(0, 256, (options.batch_size, *modality.shape)).astype(modality.fed)
+        tower: rng.integers(0, 256, (options.batch_size, *modality.shape)).astype(modality.input_dtype)
         for tower, modality in bundle.modalities.items()
     }
     if len(inputs) > 1:
-        inputs[PRESENCE] = np.ones((options.batch_size, len(inputs)), np.float32)
+        inputs[MODALITY_MASK] = np.ones((options.batch_size, len(inputs)), np.float32)
 
     def start() -> Callable[[], object]:
-        predict = bundle.reader(options.format).predict
+        predict = bundle.load_model(options.format).predict
         return lambda: predict(inputs)
 
     return {"batch_size": options.batch_size} | measure(start, options.repeats)
 
 
-def _line(bundle: "Bundle", format: str, threads: int) -> dict[str, object]:
+def _make_record(bundle: "Bundle", format: str, threads: int) -> dict[str, object]:
     known = bundle.manifest["files"][format]
     return {"format": format, "file": known["path"], "bytes": known["bytes"], "threads": threads}
 
 
 def main() -> None:
     """Runs the command."""
-    command.run(benchmark, Benchmark(), __doc__ or "")
+    command.run(benchmark, BenchmarkOptions(), __doc__ or "")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m tfx_finetune.export --bundle=runs/tux/bundle --exports="tflite(), tflite(quantize='int16x8')"
     python -m tfx_finetune.export --bundle=runs/tux/bundle --compress="prune(), qat()"
-    python -m tfx_finetune.export --bundle=runs/tux/bundle --choose="size<2MB, drop<0.01"
+    python -m tfx_finetune.export --bundle=runs/tux/bundle --constraints="size<2MB, drop<0.01"
     python -m tfx_finetune.export --bundle=runs/tux/bundle --plugins=archived --exports="keras_file(), archived()"
 
 The run's work folder, in which the bundle lies, has what that needs: run.cfg and the trained weights. Calibration and
@@ -19,17 +19,17 @@ from tfx_finetune.train import train
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportOptions:
     """Options of the command."""
 
     bundle: str = option("", "the folder bundle/ of a finished run, in its work folder")
     exports: str = option("", "files to write; by default those of the run")
     compress: str = option("as before", "what makes the model smaller; empty for nothing")
-    choose: str = option("", "limits of the file that becomes model_best.tflite; by default those of the run")
+    constraints: str = option("", "limits of the file that becomes model_best.tflite; by default those of the run")
     plugins: str = option("", f"{plugins.HELP}, beside those of the run")
 
 
-def export(options: Export) -> None:
+def export(options: ExportOptions) -> None:
     """Runs what comes after training.
 
     Raises:
@@ -38,17 +38,17 @@ def export(options: Export) -> None:
     folder = Path(options.bundle).expanduser().resolve().parent
     if not options.bundle or not (folder / "run.cfg").is_file() or not (folder / "checkpoints").is_dir():
         todo = "name the folder bundle/ inside the work folder of a run"
-        raise UserError("no finished run to export", received=options.bundle or "nothing", todo=todo)
-    run, _ = flagfile.parse(["export", f"--flagfile={folder / 'run.cfg'}"], Run())
+        raise UserError("no finished run to export", got=options.bundle or "nothing", hint=todo)
+    run, _ = flagfile.parse_flags(["export", f"--flagfile={folder / 'run.cfg'}"], Run())
     compress = run.compress if options.compress == "as before" else options.compress
-    exports, choose = options.exports or run.exports, options.choose or run.choose
-    plugged = ", ".join(plugins.listed(f"{run.plugins}, {options.plugins}"))
-    train(replace(run, workdir=str(folder), exports=exports, compress=compress, choose=choose, plugins=plugged))
+    exports, choose = options.exports or run.exports, options.constraints or run.constraints
+    plugged = ", ".join(plugins.parse_names(f"{run.plugins}, {options.plugins}"))
+    train(replace(run, workdir=str(folder), exports=exports, compress=compress, constraints=choose, plugins=plugged))
 
 
 def main() -> None:
     """Runs the command."""
-    command.run(export, Export(), __doc__ or "")
+    command.run(export, ExportOptions(), __doc__ or "")
 
 
 if __name__ == "__main__":

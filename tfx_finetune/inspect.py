@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Inspect(Run):
+class InspectOptions(Run):
     """Options of the command: those of a run, and whether to list the components instead."""
 
     list: bool = option(False, "print every component with its options")
 
 
-def inspect(options: Inspect, files: list[str]) -> None:
+def inspect(options: InspectOptions, files: list[str]) -> None:
     """Prints what files say about themselves, the registries, or the walk of one sample."""
     if files:
         show_files(files)
@@ -40,7 +40,7 @@ def inspect(options: Inspect, files: list[str]) -> None:
         list_components(options.plugins)
         list_configs()
     else:
-        walk(options)
+        walk_sample(options)
 
 
 def show_files(paths: Sequence[str]) -> None:
@@ -55,14 +55,18 @@ def show_files(paths: Sequence[str]) -> None:
     for path in paths:
         try:
             content = Path(path).read_bytes()
-            reader = litert.interpreter(content, 1)
+            reader = litert.open_interpreter(content, 1)
         except (OSError, ValueError, RuntimeError) as error:
-            raise UserError("not a TFLite file", received=f"{path} ({first_line(error)})") from None
+            raise UserError("not a TFLite file", got=f"{path} ({first_line(error)})") from None
         tensors = {
             name: [f"{detail['name']} {detail['dtype'].__name__} {detail['shape'].tolist()}" for detail in details]
             for name, details in (("takes", reader.get_input_details()), ("gives", reader.get_output_details()))
         }
-        print(json.dumps({"file": path, **tensors, "metadata": tflite_metadata.read(content)}, ensure_ascii=False))
+        print(
+            json.dumps(
+                {"file": path, **tensors, "metadata": tflite_metadata.read_metadata(content)}, ensure_ascii=False
+            )
+        )
 
 
 def list_components(modules: str) -> None:
@@ -75,20 +79,20 @@ def list_components(modules: str) -> None:
         print(f"{registry.kind}:")
         for name in registry:
             doc = (registry[name].__doc__ or "").strip().partition("\n")[0]
-            print(f"  {registry.usage(name)}\n      {doc}")
+            print(f"  {registry.format_usage(name)}\n      {doc}")
 
 
 def list_configs() -> None:
     """Prints the flag files that come with the package, and what the first sentence of each says."""
     print("configs:")
-    for path in sorted(flagfile.CONFIGS.glob("*.cfg")):
+    for path in sorted(flagfile.CONFIGS_FOLDER.glob("*.cfg")):
         opening = " ".join(
             line.strip("# ") for line in path.read_text(encoding="utf-8").partition("#\n")[0].splitlines()
         )
         print(f"  --flagfile=configs/{path.name}\n      {opening.partition('. ')[0].rstrip('.')}")
 
 
-def walk(run: Run) -> None:
+def walk_sample(run: Run) -> None:
     """Prints what a run is made of, and what the first training sample is after every step."""
     from tfx_finetune.run.plan import open_run
     from tfx_finetune.run.setup import set_up
@@ -102,56 +106,56 @@ def walk(run: Run) -> None:
         print(f"{split:<10} {data.table.size(split)} samples")
     for head, task in data.tasks.items():
         print(f"{head:<10} {len(task.labels.names)} classes: {', '.join(task.labels.names[:20])}")
-    _show_network(plan, network, _shown(plan, data))
+    _show_network(plan, network, _show_sample(plan, data))
 
 
-def _shown(plan: "Plan", data: "Data") -> "Batch":
+def _show_sample(plan: "Plan", data: "Data") -> "Batch":
     """Shows the first training sample from its file to what towers take, which is returned."""
     import tensorflow as tf
 
-    from tfx_finetune.types.localization import Partners
+    from tfx_finetune.types.localization import MultiSampleAugment
 
-    member = data.some("train", 1)
-    raw, prepared = data.raw(member)[0], data.prepared(member)
-    show("file", data.table.file[member][0])
+    member = data.evenly_spaced_mask("train", 1)
+    raw, prepared = data.read_raw_contents(member)[0], data.prepared_inputs(member)
+    print_summary("file", data.table.file[member][0])
     for tower, modality in data.modalities.items():
         print(f"tower      {tower}")
         content = raw[tower]
-        sample = {modality.column: modality.decode(tf.constant(content)) if content else modality.blank()}
-        show("raw", content)
-        show("decoded", sample[modality.column].numpy())
+        sample = {modality.column: modality.decode(tf.constant(content)) if content else modality.empty_value()}
+        print_summary("raw", content)
+        print_summary("decoded", sample[modality.column].numpy())
         for position, (takes, augment) in enumerate(plan.augments.values()):
-            if isinstance(augment, Partners):
+            if isinstance(augment, MultiSampleAugment):
                 print(f"augment {position + 1:<6} puts other samples into this one; not shown")
             elif takes == modality.column:
                 sample = augment(sample, tf.constant([plan.run.seed, position], tf.int64))
-                show(f"augment {position + 1}", sample[modality.column].numpy())
-        show("prepared", prepared[tower])
+                print_summary(f"augment {position + 1}", sample[modality.column].numpy())
+        print_summary("prepared", prepared[tower])
     return prepared
 
 
 def _show_network(plan: "Plan", network: "Network", prepared: "Batch") -> None:
     """Shows what each phase trains, and what heads make of a prepared sample."""
-    from tfx_finetune.models.build import cut
-    from tfx_finetune.models.freezing import counts
-    from tfx_finetune.training.engine import engine
+    from tfx_finetune.models.build import split_model
+    from tfx_finetune.models.freezing import count_unfrozen_groups_per_tower
+    from tfx_finetune.training.engine import make_inference_fn
 
     for name, phase in plan.phases.items():
-        trunks, _ = cut(network, phase.unfreeze)
+        trunks, _ = split_model(network, phase.unfreeze)
         for tower, backbone in network.backbones.items():
-            count = counts(network.backbones, phase.unfreeze)[tower]
+            count = count_unfrozen_groups_per_tower(network.backbones, phase.unfreeze)[tower]
             print(f"{name:<10} trains {count} of {len(backbone.groups)} groups of {tower} and the heads")
             if tower in trunks:
-                show("  trunk", engine(trunks[tower], 1)(prepared[tower]))
+                print_summary("  trunk", make_inference_fn(trunks[tower], 1)(prepared[tower]))
     outputs = network.model(prepared, training=False)
     for head, task in network.tasks.items():
         logits = {"logits": outputs[f"{head}/logits"]}
-        show(f"{head}/logits", logits["logits"])
+        print_summary(f"{head}/logits", logits["logits"])
         for name, value in task.decode(logits).items():
-            show(f"{head}/{name}", value)
+            print_summary(f"{head}/{name}", value)
 
 
-def show(step: str, value: Any) -> None:
+def print_summary(step: str, value: Any) -> None:
     """Prints a value's shape, dtype and range."""
     import numpy as np
 
@@ -165,7 +169,7 @@ def show(step: str, value: Any) -> None:
 
 def main() -> None:
     """Runs the command."""
-    command.run(inspect, Inspect(), __doc__ or "")
+    command.run(inspect, InspectOptions(), __doc__ or "")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.small_data import sounds
+from tests.helpers.small_data import sounds
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.types.components import AUGMENTS, Mix
-from tfx_finetune.types.localization import Partners
+from tfx_finetune.types.components import AUGMENTS, BatchAugment
+from tfx_finetune.types.localization import MultiSampleAugment
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8)
@@ -23,13 +23,13 @@ CONTENT = {
 # Grey has no colours to lose, and Chinese no capitals.
 NOTHING_TO_CHANGE = {("gray", 1), ("casing", 1)}
 
-PICTURES = [name for name in AUGMENTS if AUGMENTS.modality(name) == "image"]
-MIXES = [name for name in PICTURES if isinstance(AUGMENTS.build(Spec(name)), Mix)]
-PARTNERS = [name for name in PICTURES if isinstance(AUGMENTS.build(Spec(name)), Partners)]
+PICTURES = [name for name in AUGMENTS if AUGMENTS.get_modality(name) == "image"]
+MIXES = [name for name in PICTURES if isinstance(AUGMENTS.build(Spec(name)), BatchAugment)]
+PARTNERS = [name for name in PICTURES if isinstance(AUGMENTS.build(Spec(name)), MultiSampleAugment)]
 SINGLE = sorted({*PICTURES} - {*MIXES, *PARTNERS})
 OF_ONE = sorted({*AUGMENTS} - {*MIXES, *PARTNERS})
-RECORDINGS = [name for name in OF_ONE if AUGMENTS.modality(name) == "audio"]
-SOMETIMES = [name for name in OF_ONE if "probability" in AUGMENTS.signature(name).parameters]
+RECORDINGS = [name for name in OF_ONE if AUGMENTS.get_modality(name) == "audio"]
+SOMETIMES = [name for name in OF_ONE if "probability" in AUGMENTS.get_signature(name).parameters]
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +44,11 @@ def seeded(seed):
 
 
 @pytest.mark.parametrize(
-    ("name", "which"), [(name, at) for name in OF_ONE for at in range(len(CONTENT[AUGMENTS.modality(name)]))]
+    ("name", "which"), [(name, at) for name in OF_ONE for at in range(len(CONTENT[AUGMENTS.get_modality(name)]))]
 )
 def test_one_seed_gives_one_result(name, which, build):
     """Eagerly and in tf.data; seeds differ; the type of what is changed stays, and all other columns do."""
-    column = AUGMENTS.modality(name)
+    column = AUGMENTS.get_modality(name)
     content = tf.constant(CONTENT[column][which])
     augment = build(name, **({"probability": 0.5} if column == "text" else {}))
     results = []
@@ -77,7 +77,7 @@ def test_one_seed_gives_one_result(name, which, build):
 @pytest.mark.parametrize("name", SOMETIMES)
 def test_a_probability_of_nothing_changes_nothing(name, build):
     """Whatever the seed."""
-    column = AUGMENTS.modality(name)
+    column = AUGMENTS.get_modality(name)
     for content in CONTENT[column]:
         found = build(name, probability=0)({column: tf.constant(content)}, seeded(3))[column]
         assert np.array_equal(found, tf.constant(content))
@@ -92,7 +92,7 @@ def test_silence_stays_silence(name, length, build):
         assert np.abs(changed).max(initial=0) <= 1e-6
 
 
-@pytest.mark.parametrize("name", [name for name in OF_ONE if AUGMENTS.modality(name) == "text"])
+@pytest.mark.parametrize("name", [name for name in OF_ONE if AUGMENTS.get_modality(name) == "text"])
 def test_no_text_stays_none(name, build):
     """As a missing one is."""
     assert build(name)({"text": tf.constant("")}, seeded(3))["text"] == b""

@@ -7,14 +7,14 @@ import keras
 import numpy as np
 import pytest
 
-from tests.hub_presets import hub_preset, whisper_preset
-from tests.small_bundle import tower_bundle
-from tests.towers import batch
+from tests.helpers.hub_presets import hub_preset, whisper_preset
+from tests.helpers.small_bundle import tower_bundle
+from tests.helpers.towers import batch
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.models.build import cut, joints_of
+from tfx_finetune.models.build import find_cut_tensors_by_tower, split_model
 from tfx_finetune.models.network import Network
-from tfx_finetune.types.components import BACKBONES, MODALITIES, Fused, Fusion
+from tfx_finetune.types.components import BACKBONES, MODALITIES, Fusion, FusionOutput
 
 # Built and run within about a second; every other one is slow.
 FAST = {
@@ -32,7 +32,7 @@ FAST = {
     "use_multilingual",
     "vgg16",
 }
-PICTURES = [name for name in BACKBONES if BACKBONES.modality(name) == "image"]
+PICTURES = [name for name in BACKBONES if BACKBONES.get_modality(name) == "image"]
 # Run too: of each family one. The others have more of the same blocks, are built and cut without numbers in them.
 RUN = FAST | {
     *("convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_b0", "inception_resnet_v2", "inception_v3"),
@@ -112,7 +112,7 @@ def test_input_and_card(named):
     """What the modality prepares comes in, (batch, dim) comes out, and the card says what feeds it."""
     name, backbone, _ = named
     card = backbone.card
-    assert backbone.modality == BACKBONES.modality(name)
+    assert backbone.modality == BACKBONES.get_modality(name)
     modality = MODALITIES.build(Spec(backbone.modality), card)
     assert backbone.inputs.shape == (None, *modality.shape)
     assert backbone.inputs.dtype == modality.fed
@@ -181,7 +181,7 @@ def test_groups_stand_in_order(named):
 def test_a_front_end_is_never_trained(named):
     """Not even where everything is."""
     _, _, network = named
-    cut(network, "all")
+    split_model(network, "all")
     learned = {layer.name.removeprefix("own_") for layer in network.model.layers if layer.trainable_weights}
     assert learned
     assert not learned & {"fourier", "mel"}
@@ -190,7 +190,7 @@ def test_a_front_end_is_never_trained(named):
 def test_a_cut_changes_nothing(named):
     """top(trunk(inputs)) is model(inputs), wherever a phase cuts; bytes and floats are the same pixels."""
     name, backbone, network = named
-    cuts = {unfreeze: cut(network, unfreeze) for unfreeze in ("0", "1", "0.3", str(len(backbone.groups) // 2))}
+    cuts = {unfreeze: split_model(network, unfreeze) for unfreeze in ("0", "1", "0.3", str(len(backbone.groups) // 2))}
     if name not in RUN:
         return
     data = batch(backbone)
@@ -209,9 +209,9 @@ def test_tokens_come_above_a_cut(named):
     """Where a fusion takes tokens, all that a tower gives is made of what its frozen part gives."""
     _, backbone, network = named
     tower, features = backbone.modality, backbone.features
-    fused = dataclasses.replace(network, fusion=Fusion(lambda towers, presence: Fused(()), tokens=True))
+    fused = dataclasses.replace(network, fusion=Fusion(lambda towers, presence: FusionOutput(()), needs_tokens=True))
     for unfreeze in ("0", "1"):
-        (joint,) = joints_of(fused, unfreeze).get(tower, (backbone.inputs,))
+        (joint,) = find_cut_tensors_by_tower(fused, unfreeze).get(tower, (backbone.inputs,))
         given = [features.pooled, features.tokens, features.mask]
         # An input that is an output as well is none for Keras.
         assert keras.Model(joint, [x for x in given if x is not None and x is not joint]).outputs
@@ -255,7 +255,7 @@ def test_pyramid(named):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in PICTURES if {"weights", "size"} <= set(BACKBONES.signature(name).parameters)]
+    "name", [name for name in PICTURES if {"weights", "size"} <= set(BACKBONES.get_signature(name).parameters)]
 )
 @pytest.mark.parametrize("size", [-1, 31])
 def test_too_small_an_input(name, size):

@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 
-from tests.test_bridge import network
+from tests.compression.test_tf_keras_bridge import network
 from tfx_finetune.compression import tf_keras_bridge
-from tfx_finetune.compression.fold_batch_norm import folded
+from tfx_finetune.compression.fold_batch_norm import fold_batch_norm
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.deploy.verify import broken_promise
+from tfx_finetune.deploy.verify import find_compression_violation
 from tfx_finetune.types.components import COMPRESSIONS
 
 CHAINS = [
     ["qat()"],
     ["prune(pattern='2:4')", "qat()"],
-    ["cluster(clusters=6)", "qat()"],
-    ["prune(sparsity=0.6)", "cluster(clusters=6)", "qat()"],
+    ["cluster(num_clusters=6)", "qat()"],
+    ["prune(sparsity=0.6)", "cluster(num_clusters=6)", "qat()"],
 ]
 
 
@@ -43,7 +43,7 @@ def test_promises_hold_after_training(spec, chain):
     import tf_keras
 
     model, data, _ = network(spec, half=spec == NETWORKS[1])
-    structured = tf_keras_bridge.twin(folded(model))
+    structured = tf_keras_bridge.to_tf_keras(fold_batch_norm(model))
     twin = tf_keras.Model(structured.inputs, structured.outputs)
     built = [COMPRESSIONS.build(parse_spec(spec)) for spec in chain]
     targets = [np.eye(size, dtype=np.float32)[[0, 1, 0, 1]] for size in (3, 2)]
@@ -63,7 +63,7 @@ def test_promises_hold_after_training(spec, chain):
 def check_kernels(found, done, alike):
     """Holds that they have what these compressions promise, all `alike` or together, and that none is zero alone."""
     zeros = sum((kernel == 0).sum() for kernel in found) / sum(kernel.size for kernel in found)
-    assert broken_promise(found, zeros, done) == ""
+    assert find_compression_violation(found, zeros, done) == ""
     assert all(kernel.any() for kernel in found)
     for compression in done if alike else ():
         for kernel in found:
@@ -74,15 +74,17 @@ def test_a_broken_promise_is_seen():
     """The check that every file passes can fail."""
     rng = np.random.default_rng(0)
     whole = [rng.normal(size=(8, 3, 3, 4)).astype(np.float32)]
-    prune, cluster, qat = (COMPRESSIONS.build(parse_spec(spec)) for spec in ("prune()", "cluster(clusters=4)", "qat()"))
-    assert "zeros" in broken_promise(whole, 0.0, [prune])
-    assert "288 values" in broken_promise(whole, 0.0, [cluster])
-    assert not broken_promise(whole, 0.0, [qat])
+    prune, cluster, qat = (
+        COMPRESSIONS.build(parse_spec(spec)) for spec in ("prune()", "cluster(num_clusters=4)", "qat()")
+    )
+    assert "zeros" in find_compression_violation(whole, 0.0, [prune])
+    assert "288 values" in find_compression_violation(whole, 0.0, [cluster])
+    assert not find_compression_violation(whole, 0.0, [qat])
     few = [np.round(np.clip(whole[0], -1.4, 1.4))]
-    assert not broken_promise(few, 0.0, [cluster])
+    assert not find_compression_violation(few, 0.0, [cluster])
     channels = [few[0] * np.arange(1, 9)[:, None, None, None].astype(np.float32)]
-    assert broken_promise(channels, 0.0, [cluster])
-    assert not broken_promise([channels[0].astype(np.int8)], 0.0, [cluster])
+    assert find_compression_violation(channels, 0.0, [cluster])
+    assert not find_compression_violation([channels[0].astype(np.int8)], 0.0, [cluster])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_a_broken_promise_is_seen():
         "prune(sparsity=1.0)",
         "prune(epochs=0, schedule='polynomial')",
         "prune(pattern='2:4', sparsity=0.3)",
-        "cluster(clusters=1)",
+        "cluster(num_clusters=1)",
     ],
 )
 def test_options_out_of_range(spec):

@@ -7,7 +7,7 @@ import typing
 import numpy as np
 import pytest
 
-from tests.small_model import small
+from tests.helpers.small_model import small
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.types.components import EXPORTS
@@ -38,7 +38,7 @@ def specs():
     """Every export with every value that its options of a fixed choice can take."""
     for name in EXPORTS:
         hints = typing.get_type_hints(EXPORTS[name])
-        keys = EXPORTS.signature(name).parameters
+        keys = EXPORTS.get_signature(name).parameters
         choices = {key: (False, True) if hints[key] is bool else typing.get_args(hints[key]) for key in keys}
         assert all(choices.values()), f"say in this test what to try for the options of {name}"
         for values in itertools.product(*choices.values()):
@@ -103,4 +103,4 @@ def test_what_is_no_such_file_is_refused(name, tmp_path):
 def test_every_export_says_what_it_writes(name):
     """Its page is made from its docstring, which documents every option."""
     doc = inspect.getdoc(EXPORTS[name])
-    assert all(f"{option}:" in doc for option in EXPORTS.signature(name).parameters)
+    assert all(f"{option}:" in doc for option in EXPORTS.get_signature(name).parameters)

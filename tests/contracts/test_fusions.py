@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.towers import batch
+from tests.helpers.towers import batch
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.models.backbones.graph import renamed
-from tfx_finetune.models.build import build_model, cut
+from tfx_finetune.models.backbones.graph import add_prefix
+from tfx_finetune.models.build import build_model, split_model
 from tfx_finetune.ops import litert
 from tfx_finetune.run.plan import check
-from tfx_finetune.types.components import BACKBONES, FUSIONS, PRESENCE, TASKS, Labels
+from tfx_finetune.types.components import BACKBONES, FUSIONS, MODALITY_MASK, TASKS, ClassLabels
 
 TOWERS = "image=convnet(size=16, channels=3, widths=(4, 8)), text=bag_of_embeddings(size=12, dim=8, buckets=64)"
 COUNT = 6
@@ -27,8 +27,8 @@ def network(request, tmp_path_factory):
     keras.utils.set_random_seed(0)
     run = Run(data=str(tmp_path_factory.mktemp("data")), towers=TOWERS, fusion=f"{request.param}()")
     plan = check(run)
-    towers = {name: renamed(BACKBONES.build(spec), name) for name, spec in plan.towers.items()}
-    task = TASKS.build(parse_spec("classify(init='glorot', dropout=0.0)"), Labels(("a", "b", "c"), (1, 1, 1), 3))
+    towers = {name: add_prefix(BACKBONES.build(spec), name) for name, spec in plan.towers.items()}
+    task = TASKS.build(parse_spec("classify(init='glorot', dropout=0.0)"), ClassLabels(("a", "b", "c"), (1, 1, 1), 3))
     made = build_model(plan.architecture, towers, {"label": task})
     rng = np.random.default_rng(0)
     for layer in made.model.layers:
@@ -43,7 +43,7 @@ def inputs(network):
     """Samples that have both."""
     found = {tower: batch(backbone, COUNT) for tower, backbone in network.backbones.items()}
     found["image"] = found["image"].astype(np.float32)
-    return found | {PRESENCE: np.ones((COUNT, 2), np.float32)}
+    return found | {MODALITY_MASK: np.ones((COUNT, 2), np.float32)}
 
 
 def logits(network, inputs):
@@ -53,7 +53,7 @@ def logits(network, inputs):
 def test_what_is_absent_makes_no_difference(network, inputs):
     """Whatever stands in its place, for every subset; and what is there does make one."""
     for there in ((1, 0), (0, 1)):
-        shown = inputs | {PRESENCE: np.array([there] * COUNT, np.float32)}
+        shown = inputs | {MODALITY_MASK: np.array([there] * COUNT, np.float32)}
         before = logits(network, shown)
         assert np.isfinite(before).all()
         for tower, present in zip(network.backbones, there, strict=True):
@@ -68,7 +68,7 @@ def test_shares_are_of_those_that_are_there(network, inputs):
     if network.shares is None:
         pytest.skip("this fusion does not tell")
     for there in ((1, 1), (1, 0), (0, 1)):
-        shares = network.shares(inputs | {PRESENCE: np.array([there] * COUNT, np.float32)}, training=False).numpy()
+        shares = network.shares(inputs | {MODALITY_MASK: np.array([there] * COUNT, np.float32)}, training=False).numpy()
         np.testing.assert_allclose(shares.sum(1), 1, atol=1e-5)
         assert (shares[:, np.array(there) == 0] < 1e-3).all()
 
@@ -76,7 +76,7 @@ def test_shares_are_of_those_that_are_there(network, inputs):
 def test_the_parts_are_the_whole(network, inputs):
     """top(trunks) is the model, wherever pretrained towers would be cut."""
     whole = logits(network, inputs)
-    trunks, top = cut(network, "0")
+    trunks, top = split_model(network, "0")
     assert trunks == {}  # these towers begin at random, so that all of them is trained
     np.testing.assert_allclose(top(inputs, training=False)["label/logits"], whole, atol=1e-6)
 
@@ -88,12 +88,12 @@ def test_tflite_gives_the_same_for_every_subset(network, inputs):
         lambda *fed: [network.model(dict(zip(inputs, fed, strict=True)), training=False)["label/logits"]], specs
     )
     content = litert.convert(lambda: tf.lite.TFLiteConverter.from_concrete_functions([frozen]))
-    runner = litert.interpreter(content, 1)
+    runner = litert.open_interpreter(content, 1)
     places = {detail["name"].split(":")[0]: detail["index"] for detail in runner.get_input_details()}
     for there in itertools.product((0, 1), repeat=2):
         if not any(there):
             continue
-        shown = inputs | {PRESENCE: np.array([there] * COUNT, np.float32)}
+        shown = inputs | {MODALITY_MASK: np.array([there] * COUNT, np.float32)}
         for name, values in shown.items():
             runner.set_tensor(places[name], values[:1])
         runner.invoke()

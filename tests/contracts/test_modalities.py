@@ -9,7 +9,7 @@ from PIL import Image
 
 from tfx_finetune.core.spec import parse_specs
 from tfx_finetune.ops import audio
-from tfx_finetune.types.components import AUGMENTS, MODALITIES, Card
+from tfx_finetune.types.components import AUGMENTS, MODALITIES, PretrainedCfg
 
 RNG = np.random.default_rng(0)
 
@@ -22,9 +22,12 @@ def png():
 
 # What a card says, and a file.
 EXAMPLES = {
-    "image": lambda: (Card(size=32), png()),
-    "audio": lambda: (Card(size=4_000, rate=8_000), audio.wav(RNG.normal(0, 0.1, 6_000).astype(np.float32), 8_000)),
-    "text": lambda: (Card(size=12), "Ein Fuchs, 狐".encode()),
+    "image": lambda: (PretrainedCfg(size=32), png()),
+    "audio": lambda: (
+        PretrainedCfg(size=4_000, sample_rate=8_000),
+        audio.encode_wav(RNG.normal(0, 0.1, 6_000).astype(np.float32), 8_000),
+    ),
+    "text": lambda: (PretrainedCfg(size=12), "Ein Fuchs, 狐".encode()),
 }
 
 
@@ -79,4 +82,4 @@ def test_people_see_a_sample(case):
 def test_usual_augments_are_of_this_modality(case):
     """They are what a run without `--augment` takes."""
     name, modality, _ = case
-    assert all(AUGMENTS.modality(spec.name) == name for spec in parse_specs(modality.usual))
+    assert all(AUGMENTS.get_modality(spec.name) == name for spec in parse_specs(modality.usual))

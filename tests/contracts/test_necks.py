@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.ops import litert
-from tfx_finetune.ops.functional import read
+from tfx_finetune.ops.functional import load_keras_model
 from tfx_finetune.types.components import NECKS
 
 SIDES = {
@@ -76,7 +76,7 @@ def test_a_neck_is_saved(name, tmp_path):
     network, data = model(name, sides), maps(sides)
     before = settled(network, data)
     network.save(tmp_path / "neck.keras")
-    for level, value in read(tmp_path / "neck.keras")(data, training=False).items():
+    for level, value in load_keras_model(tmp_path / "neck.keras")(data, training=False).items():
         assert np.allclose(value, before[level], atol=1e-6)
 
 
@@ -91,7 +91,7 @@ def test_tflite_computes_the_same(name):
         lambda *fed: list(network(dict(zip(data, fed, strict=True)), training=False).values()), specs
     )
     content = litert.convert(lambda: tf.lite.TFLiteConverter.from_concrete_functions([frozen]))
-    runner = litert.interpreter(content, 1)
+    runner = litert.open_interpreter(content, 1)
     for detail in runner.get_input_details():
         runner.set_tensor(detail["index"], next(x for x in data.values() if x.shape == tuple(detail["shape"])))
     runner.invoke()
@@ -109,9 +109,9 @@ def test_no_channels_are_refused(name):
 
 def test_fusion_is_a_weighted_mean():
     """Fast normalized fusion by hand: weights below 0 count as 0."""
-    from tfx_finetune.models.necks.bifpn import Fusion
+    from tfx_finetune.models.necks.bifpn import FastNormalizedFusion
 
-    layer = Fusion()
+    layer = FastNormalizedFusion()
     tensors = [np.full((1, 2, 2, 1), value, np.float32) for value in (1, 2, 4)]
     layer(tensors)
     layer.set_weights([np.array([3.0, -1.0, 1.0])])

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.types.components import OBJECTIVES
-from tfx_finetune.types.training import UNKNOWN, Seen
+from tfx_finetune.types.training import UNKNOWN_ID, ObjectiveContext
 
 COUNT, DIM = 8, 4
 
@@ -22,7 +22,7 @@ def loss_of(objective, marks, features):
     """The weighted loss of a batch and its gradient by the features."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((DIM,))
-    term = objective.term(Seen(inputs, 2, 10, 0))
+    term = objective.term(ObjectiveContext(inputs, 2, 10, 0))
     model, x = keras.Model(inputs, term.output), tf.constant(features)
     model(x, training=True)  # where a gradient is reversed by and by, its first step has none
     with tf.GradientTape() as tape:
@@ -58,6 +58,6 @@ def test_order_does_not_matter(objective):
 def test_what_has_no_marks_is_not_learned(objective):
     """A batch of it has no loss."""
     marks, features = batch()
-    loss, gradient = loss_of(objective, np.full_like(marks, UNKNOWN), features)
+    loss, gradient = loss_of(objective, np.full_like(marks, UNKNOWN_ID), features)
     assert loss == 0
     assert gradient is None or not np.abs(gradient).max()

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.annotated_data import annotation, coco_file, mask_file, picture, voc_folder, voc_xml, yolo_folder
-from tests.assets import asset
-from tests.shapes_dataset import prepare
-from tests.small_data import class_folder, idx_folder, sounds, table
+from tests.helpers.annotated_data import annotation, coco_file, mask_file, picture, voc_folder, voc_xml, yolo_folder
+from tests.helpers.assets import asset
+from tests.helpers.shapes_dataset import prepare
+from tests.helpers.small_data import class_folder, idx_folder, sounds, table
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.ops.objects import parsed
+from tfx_finetune.ops.objects import parse_objects
 from tfx_finetune.types.components import SOURCES, SPLITS
-from tfx_finetune.types.localization import UNTOLD
+from tfx_finetune.types.localization import IGNORE_INDEX
 
 
 def _table(root):
@@ -195,7 +195,7 @@ def test_objects_and_masks(source):
     """Boxes within their picture, of the classes that are listed; masks of its shape, their values places of them."""
     for part in source.sizes:
         for sample in samples(source, part):
-            for each in parsed(sample.get("objects", b"").decode()):
+            for each in parse_objects(sample.get("objects", b"").decode()):
                 # What has no area a source may leave to the survey.
                 assert 0 <= each.left <= each.right <= 1
                 assert 0 <= each.top <= each.bottom <= 1
@@ -204,7 +204,7 @@ def test_objects_and_masks(source):
                 content = Path(os.fsdecode(mask)).read_bytes() if "mask" in source.paths else mask
                 opened = Image.open(io.BytesIO(content))
                 assert (opened.format, opened.mode) in (("PNG", "L"), ("PNG", "P"))
-                assert set(np.unique(np.array(opened)).tolist()) <= {*range(len(source.labels)), UNTOLD}
+                assert set(np.unique(np.array(opened)).tolist()) <= {*range(len(source.labels)), IGNORE_INDEX}
                 raw = sample["image"]
                 shown = Image.open(raw.decode() if "image" in source.paths else io.BytesIO(raw))
                 assert opened.width * shown.height == opened.height * shown.width

@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.types.components import TASKS, Features, Labels
+from tfx_finetune.types.components import TASKS, ClassLabels, Features
 
 NAMES = ("ägg", "bär und café", "猫", "🦊")
-LABELS = Labels(NAMES, (40, 30, 20, 10), 100)
+LABELS = ClassLabels(NAMES, (40, 30, 20, 10), 100)
 MADE = {name: TASKS.build(Spec(name), LABELS) for name in TASKS}
 FIXED = [name for name, task in MADE.items() if task.space is None and task.places is None]
 """Those of a sample's classes, which training fixes; tests/test_names.py and test_detect.py have what holds for others.

@@ -13,11 +13,11 @@ import numpy as np
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.datasets.sources import coco_file
-from tfx_finetune.ops.annotations import named
+from tfx_finetune.ops.annotations import normalize_class_name
 from tfx_finetune.types.components import Task
 
 
-class Results:
+class CocoResults:
     """All that a model's head of boxes finds, the unsure too: of them average precision is made.
 
     Args:
@@ -31,24 +31,26 @@ class Results:
     """
 
     def __init__(self, tasks: Mapping[str, Task], annotations: str = "") -> None:
-        finders = [head for head, task in tasks.items() if task.places and not task.places.indexed]
+        finders = [
+            head for head, task in tasks.items() if task.localization and not task.localization.has_class_indices
+        ]
         if len(finders) != 1:
             received = ", ".join(tasks)
-            raise UserError("COCO's results want a model with one head that finds boxes", received=received)
+            raise UserError("COCO's results want a model with one head that finds boxes", got=received)
         (self._head,) = finders
         names = tasks[self._head].labels.names
         self._categories: list[Any] = list(range(1, len(names) + 1))
-        self._pictures: dict[str, Any] | None = None
+        self._image_ids: dict[str, Any] | None = None
         if annotations:
-            known, self._pictures = coco_file.ids(Path(annotations).expanduser())
-            if missing := [name for name in names if named(name) not in known]:
+            known, self._image_ids = coco_file.read_ids(Path(annotations).expanduser())
+            if missing := [name for name in names if normalize_class_name(name) not in known]:
                 what = "a COCO file that lacks classes of the model"
-                raise UserError(what, received=f"{annotations} without {', '.join(missing)}", allowed=list(known))
-            self._categories = [known[named(name)] for name in names]
-        self._unlisted: list[str] = []
-        self._found: list[dict[str, Any]] = []
+                raise UserError(what, got=f"{annotations} without {', '.join(missing)}", expected=list(known))
+            self._categories = [known[normalize_class_name(name)] for name in names]
+        self._unlisted_files: list[str] = []
+        self._records: list[dict[str, Any]] = []
 
-    def add(self, file: str, answers: Mapping[str, np.ndarray]) -> None:
+    def add(self, file: str, outputs: Mapping[str, np.ndarray]) -> None:
         """Adds what was found in a picture.
 
         Args:
@@ -56,29 +58,29 @@ class Results:
             answers: What each head says: (objects, 6) of left, top, right and bottom in its pixels, score and class, -1
                 where nothing more is found.
         """
-        picture = self._id(file)
+        picture = self._find_image_id(file)
         if picture is None:
-            self._unlisted.append(file)
+            self._unlisted_files.append(file)
             return
-        for left, top, right, bottom, score, label in answers[self._head].astype(float).tolist():
+        for left, top, right, bottom, score, label in outputs[self._head].astype(float).tolist():
             if label >= 0:
                 place = [left, top, right - left, bottom - top]
                 category = self._categories[int(label)]
-                self._found.append({"image_id": picture, "category_id": category, "bbox": place, "score": score})
+                self._records.append({"image_id": picture, "category_id": category, "bbox": place, "score": score})
 
     def write(self, path: str) -> None:
         """Writes the file; says which pictures were not listed, and are left out."""
-        if self._unlisted:
-            some = progress.some(self._unlisted, 3)
-            progress.say(f"pictures that the COCO file does not list, left out: {len(self._unlisted)} ({some})")
-        with files.atomic(Path(path)) as draft:
-            draft.write_text(json.dumps(self._found), encoding="utf-8")
+        if self._unlisted_files:
+            some = progress.shorten_list(self._unlisted_files, 3)
+            progress.log(f"pictures that the COCO file does not list, left out: {len(self._unlisted_files)} ({some})")
+        with files.write_atomically(Path(path)) as draft:
+            draft.write_text(json.dumps(self._records), encoding="utf-8")
 
-    def _id(self, file: str) -> Any:
+    def _find_image_id(self, file: str) -> Any:
         """Of the picture that ends as a file does; None where it is not listed."""
         path = PurePath(file)
-        if self._pictures is None:
+        if self._image_ids is None:
             return int(path.stem) if path.stem.isdecimal() else path.stem
         parts = path.parts
         ends = ("/".join(parts[at:]) for at in range(len(parts)))
-        return next((self._pictures[end] for end in ends if end in self._pictures), None)
+        return next((self._image_ids[end] for end in ends if end in self._image_ids), None)

@@ -8,7 +8,7 @@ from tfx_finetune.types.components import COMPRESSIONS
 from tfx_finetune.types.deployment import Compression
 
 
-def chain(specs: str) -> dict[str, Compression]:
+def parse_compressions(specs: str) -> dict[str, Compression]:
     """The compressions of a run: each once, zeros before clusters before rounding, as each keeps what is before it."""
     listed = parse_specs(specs)
     found = {str(spec): COMPRESSIONS.build(spec) for spec in listed}
@@ -17,5 +17,5 @@ def chain(specs: str) -> dict[str, Compression]:
     known = [name for name in names if name in ("prune", "cluster", "qat")]
     if known != order or len(set(names)) < len(names):
         allowed = "prune(), cluster(), qat() in this order, each once or not at all"
-        raise UserError("--compress has an order that undoes itself", received=", ".join(names), allowed=allowed)
+        raise UserError("--compress has an order that undoes itself", got=", ".join(names), expected=allowed)
     return found

@@ -9,20 +9,20 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfx_finetune.ops.functional import joined
+from tfx_finetune.ops.functional import build_submodel
 
 # Layers with a kernel whose last axes are the channels that it gives.
-_KINDS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense")
+_FOLDABLE_LAYERS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense")
 
 
-def folded(model: keras.Model) -> keras.Model:
+def fold_batch_norm(model: keras.Model) -> keras.Model:
     """A copy of a functional model in which no layer with a kernel is followed by BatchNormalization.
 
     The copy gives the same answers in inference. A normalization that follows something else stays, and so does one
     that is not alone behind its layer. Jacob et al., arXiv 1712.05877, section 3.2. A separable convolution becomes a
     depthwise one, `<name>_depthwise`, and one of 1 x 1 under its own name.
     """
-    pairs = _pairs(model)
+    pairs = _find_foldable_pairs(model)
     gone = {normalization.name for normalization in pairs.values()}
     weights: dict[str, list[np.ndarray]] = {}
 
@@ -31,7 +31,7 @@ def folded(model: keras.Model) -> keras.Model:
             return layer  # a sum, say, has nothing to be copied
         config, values = layer.get_config(), layer.get_weights()
         if layer.name in pairs:
-            config, values = config | {"use_bias": True}, _merged(layer, pairs[layer.name])
+            config, values = config | {"use_bias": True}, _fold_weights(layer, pairs[layer.name])
         if isinstance(layer, keras.layers.SeparableConv2D):
             weights[f"{layer.name}_depthwise"], values = values[:1], values[1:]
         weights[layer.name] = values
@@ -41,7 +41,7 @@ def folded(model: keras.Model) -> keras.Model:
         if operation.name in gone:
             return args[0]
         if isinstance(operation, keras.layers.SeparableConv2D):
-            depthwise, pointwise = _halves(operation)
+            depthwise, pointwise = _split_separable(operation)
             return pointwise(depthwise(*args))
         return operation(*args, **kwargs)
 
@@ -49,7 +49,7 @@ def folded(model: keras.Model) -> keras.Model:
     graph = keras.Model(model.inputs, model.outputs)
     clone = keras.models.clone_model(graph, clone_function=copy, call_function=call)
     inputs = keras.tree.pack_sequence_as(model.input, clone.inputs)
-    found = joined(inputs, keras.tree.pack_sequence_as(model.output, clone.outputs))
+    found = build_submodel(inputs, keras.tree.pack_sequence_as(model.output, clone.outputs))
     trainable = {layer.name: layer.trainable for layer in model.layers}
     for layer in found.layers:
         if layer.name in weights:  # inputs are made anew
@@ -58,7 +58,7 @@ def folded(model: keras.Model) -> keras.Model:
     return found
 
 
-def _halves(layer: keras.layers.SeparableConv2D) -> tuple[keras.Layer, keras.Layer]:
+def _split_separable(layer: keras.layers.SeparableConv2D) -> tuple[keras.Layer, keras.Layer]:
     """The depthwise and the pointwise part of a separable convolution."""
     shared = {"padding": layer.padding, "dtype": layer.dtype_policy}
     depthwise = keras.layers.DepthwiseConv2D(
@@ -76,7 +76,7 @@ def _halves(layer: keras.layers.SeparableConv2D) -> tuple[keras.Layer, keras.Lay
     return depthwise, pointwise
 
 
-def _pairs(model: keras.Model) -> dict[str, keras.layers.BatchNormalization]:
+def _find_foldable_pairs(model: keras.Model) -> dict[str, keras.layers.BatchNormalization]:
     """Normalizations that can be folded, by the name of the layer before them."""
     nodes = [node for depth in model._nodes_by_depth.values() for node in depth if not node.is_input]
     calls: dict[int, int] = {}
@@ -95,12 +95,12 @@ def _pairs(model: keras.Model) -> dict[str, keras.layers.BatchNormalization]:
             continue
         alone = uses[id(before)] == 1 and calls[id(node.operation)] == calls.get(id(maker), 0) == 1
         last = node.operation.axis in (-1, len(before.shape) - 1)
-        if alone and last and type(maker).__name__ in _KINDS and maker.activation is keras.activations.linear:
+        if alone and last and type(maker).__name__ in _FOLDABLE_LAYERS and maker.activation is keras.activations.linear:
             found[maker.name] = node.operation
     return found
 
 
-def affine(normalization: Any) -> tuple[np.ndarray, np.ndarray]:
+def compute_scale_and_offset(normalization: Any) -> tuple[np.ndarray, np.ndarray]:
     """Scale and offset of each channel that a BatchNormalization, of Keras or tf_keras, is in inference."""
     mean, variance = (np.asarray(value) for value in (normalization.moving_mean, normalization.moving_variance))
     scale = (np.asarray(normalization.gamma) if normalization.scale else 1.0) / np.sqrt(
@@ -110,10 +110,10 @@ def affine(normalization: Any) -> tuple[np.ndarray, np.ndarray]:
     return scale, shift - mean * scale
 
 
-def _merged(layer: keras.Layer, normalization: keras.layers.BatchNormalization) -> list[np.ndarray]:
+def _fold_weights(layer: keras.Layer, normalization: keras.layers.BatchNormalization) -> list[np.ndarray]:
     """The layer's weights with the normalization in them."""
     weights = layer.get_weights()
-    scale, offset = affine(normalization)
+    scale, offset = compute_scale_and_offset(normalization)
     bias = weights.pop() if layer.use_bias else np.zeros_like(scale)
     kernel = weights.pop()
     channels = kernel.shape[-2:] if type(layer).__name__ == "DepthwiseConv2D" else kernel.shape[-1:]

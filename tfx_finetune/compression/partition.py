@@ -12,12 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.compression import tf_keras_bridge
-from tfx_finetune.compression.reconstruction import KERNELS
-from tfx_finetune.ops.functional import joined
+from tfx_finetune.compression.reconstruction import KERNEL_LAYERS
+from tfx_finetune.ops.functional import build_submodel
 
 
 @dataclass(frozen=True)
-class Divided:
+class Partition:
     """A network in two.
 
     Attributes:
@@ -25,41 +25,41 @@ class Divided:
         above: What has a counterpart -> {"<head>/logits": ...}.
     """
 
-    below: keras.Model | None
-    above: keras.Model
+    prefix: keras.Model | None
+    suffix: keras.Model
 
-    def seen(self, inputs: Mapping[str, Any]) -> list[tf.Tensor]:
+    def compute_suffix_inputs(self, inputs: Mapping[str, Any]) -> list[tf.Tensor]:
         """What the upper part takes of prepared inputs, in the order in which its twin takes it."""
         given = {name: tf.convert_to_tensor(x) for name, x in inputs.items()}
         given = {name: tf.cast(x, tf.float32) if x.dtype == tf.uint8 else x for name, x in given.items()}
-        found = given if self.below is None else self.below(given, training=False)
-        return [tf.cast(found[name], tf.float32) for name in sorted(self.above.input)]
+        found = given if self.prefix is None else self.prefix(given, training=False)
+        return [tf.cast(found[name], tf.float32) for name in sorted(self.suffix.input)]
 
     @property
-    def names(self) -> list[str]:
+    def output_names(self) -> list[str]:
         """The outputs, in the order in which the twin of the upper part gives them."""
-        return sorted(self.above.output)
+        return sorted(self.suffix.output)
 
     @property
-    def sizes(self) -> Counter[int]:
+    def kernel_sizes(self) -> Counter[int]:
         """How many kernels of each size, in weights, can be compressed."""
-        return Counter(int(np.prod(layer.kernel.shape)) for layer in kernels(self.above))
+        return Counter(int(np.prod(layer.kernel.shape)) for layer in list_compressible_layers(self.suffix))
 
 
-def kernels(model: keras.Model) -> list[keras.Layer]:
+def list_compressible_layers(model: keras.Model) -> list[keras.Layer]:
     """The convolutions and dense layers of a model that compressions are for."""
-    return [layer for layer in model.layers if type(layer).__name__ in KERNELS]
+    return [layer for layer in model.layers if type(layer).__name__ in KERNEL_LAYERS]
 
 
-def divided(model: keras.Model) -> Divided:
+def partition_model(model: keras.Model) -> Partition:
     """Divides a flat functional model as high as it has to be.
 
     Args:
         model: Inputs and outputs by name.
     """
     outputs = {name: tensor for name, tensor in model.output.items() if name.endswith("/logits")}
-    if not tf_keras_bridge.strangers(model):
-        return Divided(None, model if len(outputs) == len(model.output) else joined(model.input, outputs))
+    if not tf_keras_bridge.list_unsupported_layers(model):
+        return Partition(None, model if len(outputs) == len(model.output) else build_submodel(model.input, outputs))
     nodes = [node for depth in sorted(model._nodes_by_depth) for node in model._nodes_by_depth[depth]]
     users: dict[int, list[Any]] = {}
     for node in nodes:
@@ -68,7 +68,7 @@ def divided(model: keras.Model) -> Divided:
     fixed: set[int] = set()
     for node in nodes:  # from the outputs down
         after = [user for tensor in node.outputs for user in users.get(id(tensor), [])]
-        if tf_keras_bridge.strange(node.operation) or any(id(user) in fixed for user in after):
+        if tf_keras_bridge.is_unsupported(node.operation) or any(id(user) in fixed for user in after):
             fixed.add(id(node))
     makers = {id(tensor): node for node in nodes for tensor in node.outputs}
     names = {id(tensor): name for name, tensor in model.input.items()}
@@ -77,4 +77,4 @@ def divided(model: keras.Model) -> Divided:
         for tensor in () if id(node) in fixed else node.input_tensors:
             if makers[id(tensor)].is_input or id(makers[id(tensor)]) in fixed:
                 joints.setdefault(names.setdefault(id(tensor), f"below_{len(names)}"), tensor)
-    return Divided(joined(model.input, joints), joined(joints, outputs))
+    return Partition(build_submodel(model.input, joints), build_submodel(joints, outputs))

@@ -14,24 +14,24 @@ import tensorflow as tf
 
 from tfx_finetune.core import progress
 
-KERNELS = ("Conv2D", "Dense")
+KERNEL_LAYERS = ("Conv2D", "Dense")
 # Training samples that layers are fitted on. On Tux Paint's stamps a pruned network's answers are twice as far (KL)
 # from those of the whole one with 64 of them, and no nearer with 580.
-SAMPLES = 192
+NUM_SAMPLES = 192
 # Positions of feature maps that a kernel is fitted on, of all samples.
-_ROWS = 50_000
+_MAX_POSITIONS = 50_000
 # Inputs of a kernel, which has an equation for each: so many take half a gigabyte. Kernels with more stay as they are.
-_MOST = 8192
+_MAX_INPUTS = 8192
 # Share of the mean power of an input that is added to each: it holds weights near what they were where data is scarce.
 _RIDGE = 0.05
 # Of conjugate gradients, which solve a column exactly after as many steps as it has weights, and nearly long before.
-_STEPS = 60
+_CG_STEPS = 60
 # In which zeros are chosen, more in each, and in which they settle.
-_ROUNDS = 30
+_ADMM_ITERATIONS = 30
 # Over the inputs of a kernel while it is rounded, so many of them before the others hear of it.
 _SWEEPS, _BLOCK = 3, 128
 
-Solve = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+Solver = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """How the weights of a kernel are found: (power, wanted, weights) -> those for which `power @ found` is near `wanted`.
 
 power: Inputs times inputs, the mean over positions, positive definite (inputs, inputs).
@@ -40,7 +40,9 @@ weights: As they were (inputs, outputs).
 """
 
 
-def refit(twin: Any, how: Callable[[Any], Solve | None], examples: Sequence[np.ndarray]) -> None:
+def reconstruct_layers(
+    tf_keras_model: Any, choose_solver: Callable[[Any], Solver | None], calibration_inputs: Sequence[np.ndarray]
+) -> None:
     """Gives layers of a tf_keras network other weights, with which each gives nearly what it gave.
 
     A layer is fitted to its outputs in the whole network, on its inputs in the network so far, so that it also mends
@@ -52,14 +54,22 @@ def refit(twin: Any, how: Callable[[Any], Solve | None], examples: Sequence[np.n
             layers of more than 8,192 inputs.
         examples: What the model takes of samples, one (n, ...) an input.
     """
-    solves = {layer.name: solve for layer in twin.layers if _able(layer) and (solve := how(layer)) is not None}
-    step = -(-len(examples[0]) // SAMPLES)
-    samples = [tf.constant(x[::step].astype(np.float32)) for x in examples]
-    uses = dict(twin._tensor_usage_count)
+    solves = {
+        layer.name: solve
+        for layer in tf_keras_model.layers
+        if _is_reconstructable(layer) and (solve := choose_solver(layer)) is not None
+    }
+    step = -(-len(calibration_inputs[0]) // NUM_SAMPLES)
+    samples = [tf.constant(x[::step].astype(np.float32)) for x in calibration_inputs]
+    uses = dict(tf_keras_model._tensor_usage_count)
     # Each value is there as often as it is used, and gone when it is not needed any more.
-    sources = [str(id(tensor)) for tensor in twin.inputs]
+    sources = [str(id(tensor)) for tensor in tf_keras_model.inputs]
     whole, now = ({source: [x] * uses[source] for source, x in zip(sources, samples, strict=True)} for _ in range(2))
-    nodes = [node for depth in sorted(twin._nodes_by_depth, reverse=True) for node in twin._nodes_by_depth[depth]]
+    nodes = [
+        node
+        for depth in sorted(tf_keras_model._nodes_by_depth, reverse=True)
+        for node in tf_keras_model._nodes_by_depth[depth]
+    ]
     count = len(solves)
     with progress.bar("refit", count) as advance:
         for node in nodes:
@@ -68,7 +78,7 @@ def refit(twin: Any, how: Callable[[Any], Solve | None], examples: Sequence[np.n
             before, after = (node.map_arguments(values) for values in (whole, now))
             wanted = node.layer(*before[0], **before[1])
             if solve := solves.pop(node.layer.name, None):  # a layer that stands in several places, in the first
-                _fit(node.layer, before[0][0], after[0][0], solve)
+                _reconstruct_layer(node.layer, before[0][0], after[0][0], solve)
                 advance(1, f"{count} layers, {len(samples[0])} samples")
             found = node.layer(*after[0], **after[1])
             for values, outputs in ((whole, wanted), (now, found)):
@@ -76,13 +86,13 @@ def refit(twin: Any, how: Callable[[Any], Solve | None], examples: Sequence[np.n
                     values[str(name)] = [tensor] * uses[str(name)]
 
 
-def _able(layer: Any) -> bool:
+def _is_reconstructable(layer: Any) -> bool:
     # The channels of a grouped convolution have inputs of their own.
-    known = type(layer).__name__ in KERNELS and getattr(layer, "groups", 1) == 1
-    return known and int(np.prod(layer.kernel.shape[:-1])) <= _MOST
+    known = type(layer).__name__ in KERNEL_LAYERS and getattr(layer, "groups", 1) == 1
+    return known and int(np.prod(layer.kernel.shape[:-1])) <= _MAX_INPUTS
 
 
-def _fit(layer: Any, before: tf.Tensor, inputs: tf.Tensor, solve: Solve) -> None:
+def _reconstruct_layer(layer: Any, original_inputs: tf.Tensor, inputs: tf.Tensor, solver: Solver) -> None:
     """Gives a layer the weights that are found, and the bias that belongs to them.
 
     What it gave is that in front of its activation, which the equations of weights are about.
@@ -90,12 +100,12 @@ def _fit(layer: Any, before: tf.Tensor, inputs: tf.Tensor, solve: Solve) -> None
     kernel = layer.kernel.numpy()
     weights = kernel.reshape(-1, kernel.shape[-1])
     bias = layer.bias.numpy() if layer.use_bias else 0.0
-    rng, share = np.random.default_rng(0), -(-_ROWS // len(inputs))
+    rng, share = np.random.default_rng(0), -(-_MAX_POSITIONS // len(inputs))
     count, power, product = 0, np.zeros((len(weights),) * 2), np.zeros(weights.shape)
     mean, middle = np.zeros(len(weights)), np.zeros(weights.shape[1])
     # Sample by sample: the patches of all would not fit into memory.
-    for one, other in zip(inputs, before, strict=True):
-        rows, whole = (tf.reshape(_patches(layer, x[None]), (-1, len(weights))).numpy() for x in (one, other))
+    for one, other in zip(inputs, original_inputs, strict=True):
+        rows, whole = (tf.reshape(_extract_patches(layer, x[None]), (-1, len(weights))).numpy() for x in (one, other))
         some = rng.permutation(len(rows))[:share]
         rows, outputs = rows[some], whole[some] @ weights + bias
         count += len(rows)
@@ -108,11 +118,11 @@ def _fit(layer: Any, before: tf.Tensor, inputs: tf.Tensor, solve: Solve) -> None
         power -= np.outer(mean, mean)
         product -= np.outer(mean, middle)
     ridge = _RIDGE * np.diag(power).mean() + 1e-12
-    found = solve(power + ridge * np.eye(len(power)), product + ridge * weights, weights)
+    found = solver(power + ridge * np.eye(len(power)), product + ridge * weights, weights)
     layer.set_weights([found.reshape(kernel.shape), *([middle - mean @ found] if layer.use_bias else [])])
 
 
-def _patches(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
+def _extract_patches(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
     """What a kernel is multiplied with at each position, on the last axis."""
     if layer.kernel.shape.rank == 2:
         return inputs
@@ -122,7 +132,9 @@ def _patches(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
     )
 
 
-def solved(power: np.ndarray, wanted: np.ndarray, weights: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def solve_least_squares(
+    gram: np.ndarray, cross_gram: np.ndarray, weights: np.ndarray, keep_mask: np.ndarray
+) -> np.ndarray:
     """A `Solve` of least squares, by conjugate gradients from the weights as they were.
 
     Args:
@@ -132,13 +144,13 @@ def solved(power: np.ndarray, wanted: np.ndarray, weights: np.ndarray, kept: np.
         kept: Which weights may be other than zero (inputs, outputs).
     """
     # The equations of all columns at once: each has its own weights that stay, and so a matrix of its own.
-    scale = 1 / np.diag(power)[:, None]
-    found = np.where(kept, weights, 0.0)
-    rest = kept * (wanted - power @ found)
+    scale = 1 / np.diag(gram)[:, None]
+    found = np.where(keep_mask, weights, 0.0)
+    rest = keep_mask * (cross_gram - gram @ found)
     step = scale * rest
     size = (rest * step).sum(0)
-    for _ in range(_STEPS):
-        pushed = kept * (power @ step)
+    for _ in range(_CG_STEPS):
+        pushed = keep_mask * (gram @ step)
         length = size / np.maximum((step * pushed).sum(0), 1e-30)
         found += length * step
         rest -= length * pushed
@@ -147,7 +159,7 @@ def solved(power: np.ndarray, wanted: np.ndarray, weights: np.ndarray, kept: np.
     return found
 
 
-def thinned(power: np.ndarray, wanted: np.ndarray, weights: np.ndarray, zeros: int) -> np.ndarray:
+def admm_prune(gram: np.ndarray, cross_gram: np.ndarray, weights: np.ndarray, num_zeros: int) -> np.ndarray:
     """A `Solve` that chooses which weights are zero: alternately the nearest weights of all, and of so many zeros
     (the alternating direction method of multipliers: Boža, Fast and effective weight update for pruned large language
     models, arXiv 2401.02938).
@@ -159,23 +171,23 @@ def thinned(power: np.ndarray, wanted: np.ndarray, weights: np.ndarray, zeros: i
         zeros: How many are zero.
     """
     # As if all inputs were equally loud: only so are weights small that matter little.
-    scale = np.sqrt(np.diag(power))[:, None]
+    scale = np.sqrt(np.diag(gram))[:, None]
     found, gap = weights * scale, np.zeros(weights.shape)
     # The method's own strength of 1 is added to what the inputs have.
-    inverse, product = np.linalg.inv(power / (scale * scale.T) + np.eye(len(power))), wanted / scale
+    inverse, product = np.linalg.inv(gram / (scale * scale.T) + np.eye(len(gram))), cross_gram / scale
     kept = np.ones(weights.shape, bool)
-    for round_ in range(_ROUNDS):
-        if round_ < _ROUNDS // 2:
-            share = 1 - (1 - 2 * (round_ + 1) / _ROUNDS) ** 3
+    for round_ in range(_ADMM_ITERATIONS):
+        if round_ < _ADMM_ITERATIONS // 2:
+            share = 1 - (1 - 2 * (round_ + 1) / _ADMM_ITERATIONS) ** 3
             order = np.abs(found + gap).ravel().argsort(kind="stable").argsort()
-            kept = (order >= round(share * zeros)).reshape(weights.shape)
+            kept = (order >= round(share * num_zeros)).reshape(weights.shape)
         sparse = np.where(kept, found + gap, 0.0)
         gap += found - sparse
         found = inverse @ (product + sparse - gap)
-    return solved(power, wanted, sparse / scale, kept)
+    return solve_least_squares(gram, cross_gram, sparse / scale, kept)
 
 
-def rounded(power: np.ndarray, wanted: np.ndarray, weights: np.ndarray, count: int) -> np.ndarray:
+def quantease(gram: np.ndarray, cross_gram: np.ndarray, weights: np.ndarray, max_values: int) -> np.ndarray:
     """A `Solve` of few values: one input after the other, each of its weights takes the value that is best beside the
     others as they are, some times over (coordinate descent: Behdin et al., QuantEase, arXiv 2309.01885). Weights of
     zero stay so.
@@ -189,14 +201,14 @@ def rounded(power: np.ndarray, wanted: np.ndarray, weights: np.ndarray, count: i
     kept = weights != 0
     if not kept.any():  # a head that was not trained
         return weights
-    found = solved(power, wanted, weights, kept)
-    values = means(found, count)
+    found = solve_least_squares(gram, cross_gram, weights, kept)
+    values = fit_kmeans_centroids(found, max_values)
     between = (values[1:] + values[:-1]) / 2
     found = np.where(kept, values[np.searchsorted(between, found)], 0.0)
     for _ in range(_SWEEPS):
         for start in range(0, len(found), _BLOCK):
             block = slice(start, start + _BLOCK)
-            inside, rest = power[block, block], wanted[block] - power[block] @ found
+            inside, rest = gram[block, block], cross_gram[block] - gram[block] @ found
             for row, mine in enumerate(found[block]):
                 best = values[np.searchsorted(between, mine + rest[row] / inside[row, row])]
                 best = np.where(kept[start + row], best, 0.0)
@@ -205,7 +217,7 @@ def rounded(power: np.ndarray, wanted: np.ndarray, weights: np.ndarray, count: i
     return found
 
 
-def means(weights: np.ndarray, count: int) -> np.ndarray:
+def fit_kmeans_centroids(weights: np.ndarray, max_values: int) -> np.ndarray:
     """Values that are nearest to weights of any shape, by k-means: so many at most, ascending.
 
     Zero is one of them where it is one of the weights.
@@ -215,5 +227,7 @@ def means(weights: np.ndarray, count: int) -> np.ndarray:
     there = weights[weights != 0]
     zero = [0.0] * (there.size < weights.size)
     some = np.random.default_rng(0).permutation(there)[:20_000, None]
-    found = KMeans(min(count - len(zero), len(np.unique(some))), n_init=1, random_state=0).fit(some).cluster_centers_
+    found = (
+        KMeans(min(max_values - len(zero), len(np.unique(some))), n_init=1, random_state=0).fit(some).cluster_centers_
+    )
     return np.sort([*zero, *found.ravel()])

@@ -24,7 +24,7 @@ _WEIGHTED = (
     "PReLU",
 )
 _POINTWISE = ("ReLU", "LeakyReLU", "ELU", "Softmax", "Activation", "Dropout")
-_JOINING = ("Add", "Multiply", "Average", "Maximum", "Concatenate")
+_MERGING = ("Add", "Multiply", "Average", "Maximum", "Concatenate")
 _POOLING = (
     "GlobalAveragePooling2D",
     "GlobalMaxPooling2D",
@@ -32,29 +32,29 @@ _POOLING = (
     "AveragePooling2D",
     "AveragePooling1D",
 )
-_SHAPING = ("ZeroPadding2D", "Cropping2D", "UpSampling2D", "Reshape", "Flatten", "Permute")
-_SAME = (*_WEIGHTED, *_POINTWISE, *_JOINING, *_POOLING, *_SHAPING)
+_RESHAPING = ("ZeroPadding2D", "Cropping2D", "UpSampling2D", "Reshape", "Flatten", "Permute")
+_SAME_LAYERS = (*_WEIGHTED, *_POINTWISE, *_MERGING, *_POOLING, *_RESHAPING)
 # Those that Keras 2 lacks or defines otherwise are made of layers; SiLU bears its older name there.
 _RECTIFIERS = ("relu", "gelu", "swish", "elu", "selu", "softplus")
 _ACTIVATIONS = ("linear", "sigmoid", "softmax", "tanh", "exponential", *_RECTIFIERS)
 # TF-MOT quantizes what goes into these only where they are layers of their own.
-_SEPARATE = {"sigmoid", "softmax", "tanh", *_RECTIFIERS} - {"relu"}
-_RENAMED = {"silu": "swish"}
+_SEPARATE_ACTIVATIONS = {"sigmoid", "softmax", "tanh", *_RECTIFIERS} - {"relu"}
+_ACTIVATION_ALIASES = {"silu": "swish"}
 # Weights are copied, so how they began does not matter.
-_LEFT_OUT = ("dtype", "activation", "_initializer", "_regularizer", "_constraint")
+_OMITTED_OPTIONS = ("dtype", "activation", "_initializer", "_regularizer", "_constraint")
 
 
-def strangers(model: keras.Model) -> list[str]:
+def list_unsupported_layers(model: keras.Model) -> list[str]:
     """Kinds of layers and operations of a flat functional model that have no counterpart, sorted."""
-    return sorted({_kind(operation) for operation in model.operations if strange(operation)})
+    return sorted({_describe_operation(operation) for operation in model.operations if is_unsupported(operation)})
 
 
-def strange(operation: keras.Operation) -> bool:
+def is_unsupported(operation: keras.Operation) -> bool:
     """Whether a layer or operation has no counterpart."""
-    return _known(operation) is None
+    return _find_conversion(operation) is None
 
 
-def twin(model: keras.Model) -> Any:
+def to_tf_keras(model: keras.Model) -> Any:
     """Builds a flat functional model in tf_keras, with the same names, weights and answers.
 
     Args:
@@ -70,13 +70,13 @@ def twin(model: keras.Model) -> Any:
     # Importing it changes what `tf.keras` is, and takes seconds.
     import tf_keras
 
-    if unknown := strangers(model):
-        raise UserError("no counterpart in Keras 2", received=", ".join(unknown), allowed=_SAME)
+    if unknown := list_unsupported_layers(model):
+        raise UserError("no counterpart in Keras 2", got=", ".join(unknown), expected=_SAME_LAYERS)
     made: dict[int, Callable[..., Any]] = {}
 
     def applied(operation: keras.Operation) -> Callable[..., Any]:
         if id(operation) not in made:
-            made[id(operation)] = _counterpart(operation)
+            made[id(operation)] = _convert_operation(operation)
         call = made[id(operation)]
         # What a call says of training or a mask where nothing was said of them would be written into the twin.
         return lambda *args, **kwargs: call(*args, **{k: v for k, v in kwargs.items() if v is not None})
@@ -86,26 +86,26 @@ def twin(model: keras.Model) -> Any:
     )
     outputs = model._run_through_graph(keras.tree.flatten(inputs), operation_fn=applied)
     copy = tf_keras.Model(inputs, outputs, name=model.name)
-    for layer, other in _pairs(model, copy):
+    for layer, other in _iterate_layer_pairs(model, copy):
         other.set_weights(layer.get_weights())
         other.trainable = layer.trainable
     return copy
 
 
-def bring_back(copy: Any, model: keras.Model) -> None:
+def copy_weights_back(tf_keras_model: Any, model: keras.Model) -> None:
     """Gives a model the weights of its twin, layer by layer of the same name."""
-    for layer, other in _pairs(model, copy):
+    for layer, other in _iterate_layer_pairs(model, tf_keras_model):
         layer.set_weights(other.get_weights())
 
 
-def _pairs(model: keras.Model, copy: Any) -> Iterator[tuple[keras.Layer, Any]]:
+def _iterate_layer_pairs(model: keras.Model, tf_keras_model: Any) -> Iterator[tuple[keras.Layer, Any]]:
     """Layers with weights and their counterparts; those of Normalization and Fusion have become numbers."""
     for layer in model.layers:
         if layer.weights and type(layer).__name__ not in ("Normalization", "Fusion"):
-            yield layer, copy.get_layer(layer.name)
+            yield layer, tf_keras_model.get_layer(layer.name)
 
 
-def _known(operation: keras.Operation) -> str | None:
+def _find_conversion(operation: keras.Operation) -> str | None:
     """In which way an operation has a counterpart; None where it has none."""
     kind = type(operation).__name__
     if not isinstance(operation, keras.Layer):
@@ -114,68 +114,68 @@ def _known(operation: keras.Operation) -> str | None:
         return "arithmetic" if kind in ("Add", "Multiply") or (kind == "Maximum" and alone) else None
     if kind in ("InputLayer", "Normalization", "Rescaling", "LayerScale", "CustomScaleLayer", "Fusion"):
         return kind
-    if kind not in _SAME:
+    if kind not in _SAME_LAYERS:
         return None
-    activation = _activation(operation)
+    activation = _get_activation_name(operation)
     if activation in ("hard_silu", "hard_sigmoid"):
         return activation if kind == "Activation" else None
     return "same" if activation in _ACTIVATIONS else None
 
 
-def _activation(layer: keras.Layer) -> str:
+def _get_activation_name(layer: keras.Layer) -> str:
     found = layer.get_config().get("activation") or "linear"
-    return _RENAMED.get(found, found) if isinstance(found, str) else "unknown"
+    return _ACTIVATION_ALIASES.get(found, found) if isinstance(found, str) else "unknown"
 
 
-def _kind(operation: keras.Operation) -> str:
+def _describe_operation(operation: keras.Operation) -> str:
     kind = type(operation).__name__
-    activation = _activation(operation) if isinstance(operation, keras.Layer) else "linear"
+    activation = _get_activation_name(operation) if isinstance(operation, keras.Layer) else "linear"
     return kind if activation == "linear" else f"{kind}({activation})"
 
 
-def _counterpart(operation: keras.Operation) -> Callable[..., Any]:
+def _convert_operation(operation: keras.Operation) -> Callable[..., Any]:
     """What applies an operation to tensors of tf_keras."""
     import tf_keras
     from tf_keras.src.applications.convnext import LayerScale
 
     layers, name = tf_keras.layers, operation.name
-    known = _known(operation)
+    known = _find_conversion(operation)
     if known == "arithmetic":
-        return lambda x, y: _arithmetic(layers, operation, x, y)
+        return lambda x, y: _apply_arithmetic(layers, operation, x, y)
     if known == "Normalization":
         std = np.sqrt(np.asarray(operation.variance)).ravel()
         mean = np.asarray(operation.mean).ravel()
-        return _affine(layers, name, (1 / std).tolist(), (-mean / std).tolist())
+        return _make_affine(layers, name, (1 / std).tolist(), (-mean / std).tolist())
     if known == "Rescaling":
-        return _affine(layers, name, operation.scale, operation.offset)
+        return _make_affine(layers, name, operation.scale, operation.offset)
     if known == "LayerScale":
         return LayerScale(operation.init_values, operation.projection_dim, name=name)
     if known == "CustomScaleLayer":  # of Inception-ResNet
         scaled = layers.Rescaling(operation.scale, name=f"{name}_scale")
         return lambda inputs: layers.Add(name=name)([inputs[0], scaled(inputs[1])])
     if known == "Fusion":
-        return lambda inputs: _weighed(layers, name, inputs, operation.normalized())
+        return lambda inputs: _apply_weighted_sum(layers, name, inputs, operation.normalized())
     if known in ("hard_silu", "hard_sigmoid"):
-        return lambda x: _hard(layers, name, x, times_input=known == "hard_silu")
+        return lambda x: _apply_hard_activation(layers, name, x, times_input=known == "hard_silu")
     cls = getattr(layers, type(operation).__name__)
     accepted = inspect.signature(cls.__init__).parameters
     config = {
         option: value
         for option, value in operation.get_config().items()
-        if option in accepted and not any(option.endswith(part) for part in _LEFT_OUT)
+        if option in accepted and not any(option.endswith(part) for part in _OMITTED_OPTIONS)
     }
     if isinstance(operation, keras.layers.LeakyReLU):
         config["alpha"] = operation.negative_slope
     if "activation" in accepted:
-        config["activation"] = _activation(operation)
-    if operation.weights and config.get("activation") in _SEPARATE:
+        config["activation"] = _get_activation_name(operation)
+    if operation.weights and config.get("activation") in _SEPARATE_ACTIVATIONS:
         activation = layers.Activation(config.pop("activation"), name=f"{name}_activation")
         layer = cls(**config | {"name": name})
         return lambda x: activation(layer(x))
     return cls(**config | {"name": name})
 
 
-def _affine(layers: Any, name: str, scale: Any, offset: Any) -> Callable[[Any], Any]:
+def _make_affine(layers: Any, name: str, scale: Any, offset: Any) -> Callable[[Any], Any]:
     """x * scale + offset as a layer each: quantized, both results need a range of their own."""
     if not np.any(offset):
         return layers.Rescaling(scale, name=name)
@@ -185,11 +185,11 @@ def _affine(layers: Any, name: str, scale: Any, offset: Any) -> Callable[[Any], 
     return lambda x: shifted(scaled(x))
 
 
-def _weighed(layers: Any, name: str, inputs: list[Any], shares: Any) -> Any:
+def _apply_weighted_sum(layers: Any, name: str, inputs: list[Any], weights: Any) -> Any:
     """The sum of tensors, each times its share (of `bifpn()`), one after the other: each sum has a range of its own."""
     scaled = [
         layers.Rescaling(share, name=f"{name}_scale_{place}")(x)
-        for place, (x, share) in enumerate(zip(inputs, np.asarray(shares).tolist(), strict=True))
+        for place, (x, share) in enumerate(zip(inputs, np.asarray(weights).tolist(), strict=True))
     ]
     total = scaled[0]
     for place, x in enumerate(scaled[1:], 2):
@@ -197,7 +197,7 @@ def _weighed(layers: Any, name: str, inputs: list[Any], shares: Any) -> Any:
     return total
 
 
-def _hard(layers: Any, name: str, x: Any, times_input: bool) -> Any:
+def _apply_hard_activation(layers: Any, name: str, x: Any, times_input: bool) -> Any:
     """relu6(x + 3) / 6, times x (Howard et al., Searching for MobileNetV3, arXiv 1905.02244, section 5.2).
 
     Keras 2 has another hard sigmoid, of slope 0.2.
@@ -207,7 +207,7 @@ def _hard(layers: Any, name: str, x: Any, times_input: bool) -> Any:
     return layers.Multiply(name=name)([x, y]) if times_input else y
 
 
-def _arithmetic(layers: Any, operation: keras.Operation, x: Any, y: Any) -> Any:
+def _apply_arithmetic(layers: Any, operation: keras.Operation, x: Any, y: Any) -> Any:
     """A sum or product of two tensors, or of a tensor and a number; the larger of a tensor and a number."""
     kind, name = type(operation).__name__, operation.name
     numbers = [value for value in (x, y) if isinstance(value, (int, float))]
@@ -221,6 +221,6 @@ def _arithmetic(layers: Any, operation: keras.Operation, x: Any, y: Any) -> Any:
     return layers.Rescaling(scale, offset, name=name)(tensor)
 
 
-def one_or_all(values: Sequence[Any]) -> Any:
+def unwrap_single(values: Sequence[Any]) -> Any:
     """What a model of tf_keras is called with: of one input the input, of several a list."""
     return list(values) if len(values) > 1 else values[0]

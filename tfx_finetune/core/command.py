@@ -9,18 +9,18 @@ from typing import Any
 
 from tfx_finetune.core import config, flagfile
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.core.quiet import quiet
+from tfx_finetune.core.quiet import capture_output
 
 # What a word without a flag was most likely meant for, where a command has one of these.
-_MEANT = ("bundle", "data")
+_SUGGESTED_FLAGS = ("bundle", "data")
 
 
 def run(
-    work: Callable[..., object],
+    main_fn: Callable[..., object],
     defaults: Any,
     doc: str,
     argv: Sequence[str] = (),
-    tensorflow: bool = True,
+    needs_tensorflow: bool = True,
 ) -> None:
     """Parses flags, calls `work` and exits.
 
@@ -36,16 +36,16 @@ def run(
     """
     arguments = list(argv or sys.argv)
     if asked := {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(arguments[1:]):
-        print(flagfile.usage(doc, defaults, full="--helpfull" in asked), end="")
+        print(flagfile.format_usage(doc, defaults, full="--helpfull" in asked), end="")
         sys.exit(0)
     try:
-        configuration, rest = flagfile.parse(arguments, defaults)
-        given = (configuration, rest)[: len(inspect.signature(work).parameters)]
+        configuration, rest = flagfile.parse_flags(arguments, defaults)
+        given = (configuration, rest)[: len(inspect.signature(main_fn).parameters)]
         if rest and len(given) == 1:
-            raise _stray(Path(arguments[0]).stem, rest[0], defaults)
-        if tensorflow:
+            raise _stray_argument_error(Path(arguments[0]).stem, rest[0], defaults)
+        if needs_tensorflow:
             _start_tensorflow()
-        work(*given)
+        main_fn(*given)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
@@ -61,17 +61,17 @@ def run(
         sys.exit(2)
 
 
-def _stray(name: str, word: str, defaults: Any) -> UserError:
+def _stray_argument_error(name: str, word: str, defaults: Any) -> UserError:
     """What is wrong with a word that stands behind the flags of a command that takes flags alone."""
-    meant = [f"--{flag}={word}" for flag, _, _ in config.leaves(defaults) if flag in _MEANT]
-    return UserError(f"{name} takes flags alone", received=word, todo="say " + " or ".join(meant) if meant else "")
+    meant = [f"--{flag}={word}" for flag, _, _ in config.iter_options(defaults) if flag in _SUGGESTED_FLAGS]
+    return UserError(f"{name} takes flags alone", got=word, hint="say " + " or ".join(meant) if meant else "")
 
 
 def _start_tensorflow() -> None:
     """Imports TensorFlow and has it say what it says once a process, where it cannot bury the command's own lines."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    with quiet():
+    with capture_output():
         import keras  # noqa: F401  (before any compression toolkit, which would switch TensorFlow to Keras 2)
         import tensorflow as tf
 

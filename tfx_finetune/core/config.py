@@ -23,55 +23,63 @@ class Phase:
     unfreeze: str = option(
         "0", "top groups of the towers to train: a number, a share such as 0.3, or all; or image=5, text=all"
     )
-    in_turn: bool = option(False, "train each of several towers in a phase of its own, one after another")
-    rates: str = option("1", "factor of the towers' learning rates; or one each, such as image=1, text=0.1")
-    ogm: float = option(0.0, "how much a tower that learns faster than the others is slowed (arXiv 2203.15332)", low=0)
+    one_tower_at_a_time: bool = option(False, "train each of several towers in a phase of its own, one after another")
+    lr_multipliers: str = option("1", "factor of the towers' learning rates; or one each, such as image=1, text=0.1")
+    gradient_modulation: float = option(
+        0.0, "how much a tower that learns faster than the others is slowed (arXiv 2203.15332)", low=0
+    )
     adapter: str = option("", "what is trained inside those groups in place of all weights, such as lora(rank=4)")
     optimizer: str = option("adamw", "how weights step", choices=("adamw", "sgd", "lion", "muon"))
     schedule: str = option(
         "cosine", "learning rate after the warm-up", choices=("cosine", "linear", "one_cycle", "constant")
     )
-    warmup: float = option(0.1, "share of the steps in which the learning rate rises", low=0, high=1)
+    warmup_ratio: float = option(0.1, "share of the steps in which the learning rate rises", low=0, high=1)
     layer_decay: float = option(1.0, "learning rate of a group as a share of the next higher one's", low=0.1, high=1)
     weight_decay: float = option(1e-4, "decoupled weight decay, not on biases and normalization", low=0)
-    decay_to: str = option(
+    l2_sp: str = option(
         "zero", "what weight decay pulls towards: zero, or the phase's start", choices=("zero", "start")
     )
     clip_norm: float = option(1.0, "gradient norm above which gradients are scaled down; 0 never", low=0)
-    clip_each: bool = option(False, "clip the gradient norm of each tower, and of what they share, by itself")
+    clip_norm_per_tower: bool = option(False, "clip the gradient norm of each tower, and of what they share, by itself")
     clip_value: float = option(0.0, "size at which each part of a gradient is cut; 0 never", low=0)
-    accumulate: int = option(1, "batches whose gradients are averaged for one step", low=1)
+    gradient_accumulation_steps: int = option(1, "batches whose gradients are averaged for one step", low=1)
     patience: int = option(5, "epochs without a better validation score before stopping; 0 never stops early", low=0)
-    ema: float = option(
+    ema_momentum: float = option(
         0.0, "momentum of a moving average of the weights, which is then judged and kept", low=0, high=1
     )
     stochastic_depth: float = option(0.0, "chance that the last block is left out, less below it", low=0, high=0.9)
-    soup: int = option(0, "last epochs that may be averaged, as long as the validation score does not fall", low=0)
-    interpolate: bool = option(False, "keep the best point between the phase's start and its end (WiSE-FT)")
-    stages: int = option(1, "steps in which the groups are unfrozen, from the top; the epochs are shared", low=1)
-    views: int = option(2, "augmented views of each sample that the frozen part sees; 1 is the sample itself", low=1)
+    soup_epochs: int = option(
+        0, "last epochs that may be averaged, as long as the validation score does not fall", low=0
+    )
+    wise_ft: bool = option(False, "keep the best point between the phase's start and its end (WiSE-FT)")
+    unfreezing_stages: int = option(
+        1, "steps in which the groups are unfrozen, from the top; the epochs are shared", low=1
+    )
+    augmented_views: int = option(
+        2, "augmented views of each sample that the frozen part sees; 1 is the sample itself", low=1
+    )
 
 
 # What each budget spends; docs/training.md has what each gave.
-_WARM = Phase(epochs=20, learning_rate=3e-3, patience=10)
-_TUNE = Phase(epochs=5, learning_rate=3e-4, unfreeze="5", soup=3, interpolate=True)
-BUDGETS = {
-    "fast": (dataclasses.replace(_WARM, views=1), dataclasses.replace(_TUNE, epochs=0)),
-    "balanced": (_WARM, _TUNE),
-    "best": (_WARM, dataclasses.replace(_TUNE, epochs=20, patience=0, soup=5, interpolate=False)),
+_FROZEN = Phase(epochs=20, learning_rate=3e-3, patience=10)
+_FINETUNE = Phase(epochs=5, learning_rate=3e-4, unfreeze="5", soup_epochs=3, wise_ft=True)
+PRESETS = {
+    "fast": (dataclasses.replace(_FROZEN, augmented_views=1), dataclasses.replace(_FINETUNE, epochs=0)),
+    "balanced": (_FROZEN, _FINETUNE),
+    "best": (_FROZEN, dataclasses.replace(_FINETUNE, epochs=20, patience=0, soup_epochs=5, wise_ft=False)),
 }
 
 
 @dataclass(frozen=True)
-class Distill:
+class DistillOptions:
     """How much the heads learn from `--teacher`, and from how soft answers."""
 
-    weight: float = option(0.5, "share of the loss that is the difference from the teacher's answers", low=0, high=1)
+    alpha: float = option(0.5, "share of the loss that is the difference from the teacher's answers", low=0, high=1)
     temperature: float = option(2.0, "by which logits are divided, those of both, before they are compared", low=0.1)
 
 
 @dataclass(frozen=True)
-class Image:
+class ImageOptions:
     """How pictures become model input."""
 
     size: int = option(0, "side of the model's input in pixels; 0 takes the backbone's own", low=0)
@@ -81,7 +89,7 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Audio:
+class AudioOptions:
     """How recordings become model input."""
 
     max_seconds: float = option(30.0, "what comes later in a recording is not read", low=0.01)
@@ -90,7 +98,7 @@ class Audio:
 
 
 @dataclass(frozen=True)
-class Text:
+class TextOptions:
     """How texts become model input."""
 
     size: int = option(0, "tokens of a text that are read; 0 takes the backbone's own", low=0)
@@ -99,33 +107,33 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Samples:
+class SplitOptions:
     """Which samples are used, and on which side of the split."""
 
     test: float = option(
         0.25, "share held out for the final scores where the data has no test split", low=0.01, high=0.9
     )
     val: float = option(0.1, "share held out to choose the best epoch where the data has no val split", low=0, high=0.9)
-    balance: bool = option(False, "draw training samples so that every class is equally frequent")
-    max_bad: float = option(0.1, "share of unreadable samples above which the run fails", low=0, high=1)
+    class_balanced_sampling: bool = option(False, "draw training samples so that every class is equally frequent")
+    max_unreadable: float = option(0.1, "share of unreadable samples above which the run fails", low=0, high=1)
 
 
 @dataclass(frozen=True)
 class Labels:
     """What labels are called."""
 
-    map: str = option("", "table of from, to and perhaps source: labels renamed, or left out where to is empty")
+    label_map: str = option("", "table of from, to and perhaps source: labels renamed, or left out where to is empty")
 
 
 @dataclass(frozen=True)
-class Mixing:
+class MixtureOptions:
     """How much of what is learned from comes from each source, or is in each language."""
 
     weights: str = option("", "shares of the drawn training samples, such as a=1, b=2")
     temperature: float = option(1.0, "T of shares by size to the power of 1/T: 1 as they are, more is evener", low=0.01)
-    balance: bool = option(False, "in place of both, equal shares")
-    by: str = option("source", "column whose values have the shares", choices=("source", "language"))
-    epoch: str = option(
+    uniform: bool = option(False, "in place of both, equal shares")
+    column: str = option("source", "column whose values have the shares", choices=("source", "language"))
+    epoch_length: str = option(
         "samples", "an epoch has as many as there are, or sees the largest once", choices=("samples", "largest")
     )
 
@@ -138,7 +146,7 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Verify:
+class VerifyOptions:
     """The gate that every exported file passes."""
 
     max_drop: float = option(0.02, "score that a quantized file may lose", low=0, high=1)
@@ -146,7 +154,7 @@ class Verify:
 
 
 @dataclass(frozen=True)
-class Cache:
+class CacheOptions:
     """Where downloads and frozen features are kept between runs."""
 
     dir: str = option("", "folder of the cache; by default $TFX_FINETUNE_CACHE or ~/.cache/tfx_finetune")
@@ -158,13 +166,13 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class About:
+class MetadataOptions:
     """What the exported files say about themselves."""
 
     name: str = option("", "of the model; by default the name of the work folder")
     version: str = option("1", "of the model")
     author: str = option("", "who made it")
-    licence: str = option("", "under which it is passed on; by default that of the pretrained weights")
+    license: str = option("", "under which it is passed on; by default that of the pretrained weights")
 
 
 @dataclass(frozen=True)
@@ -180,12 +188,14 @@ class Run:
     add_language: str = option("", "language that the bundle of --init, which has heads by language, gets a head for")
     teacher: str = option("", "bundles, separated by commas, whose mean answer the heads learn beside the labels")
     heads: str = option("classify()", "what to predict: classify(), tag(), detect(), segment(); several by name")
-    names: str = option("", "names of classes in other languages: a table of label, language, text, or such a source")
+    label_translations: str = option(
+        "", "names of classes in other languages: a table of label, language, text, or such a source"
+    )
     train_languages: str = option("", "languages of the column language to learn from, separated by commas; all")
     test_languages: str = option("", "languages to test on, separated by commas; all")
-    objectives: str = option("", "what is learned beside the labels, from features: align(), dann(), coral()")
-    route: str = option("", "column such as language, whose value names the one head that is asked about a sample")
-    unrouted: str = option(
+    auxiliary_losses: str = option("", "what is learned beside the labels, from features: align(), dann(), coral()")
+    heads_by: str = option("", "column such as language, whose value names the one head that is asked about a sample")
+    unknown_group: str = option(
         "fail", "what becomes of samples without a head of their own", choices=("fail", "skip", "shared")
     )
     strategy: str = option(
@@ -194,7 +204,7 @@ class Run:
         choices=("joint", "per_language_then_merge", "sequential"),
     )
     merge: str = option("average()", "how models become one: average(), task_arithmetic() or ties()")
-    languages: str = option("", "order of languages for --strategy=sequential; by default the largest first")
+    language_order: str = option("", "order of languages for --strategy=sequential; by default the largest first")
     rehearsal: float = option(
         0.0, "share of earlier languages' samples that --strategy=sequential replays", low=0, high=1
     )
@@ -205,10 +215,10 @@ class Run:
     exports: str = option(
         "usual", "files to write into the bundle; usual for Keras, SavedModel, and TFLite in float32, float16 and int8"
     )
-    calibration: int = option(
+    calibration_samples: int = option(
         64, "training samples, balanced over the classes, on which int8 files are calibrated", low=1
     )
-    choose: str = option("", "limits of the file that becomes model_best.tflite, such as size<2MB, drop<0.01")
+    constraints: str = option("", "limits of the file that becomes model_best.tflite, such as size<2MB, drop<0.01")
     workdir: str = option("", "folder for everything the run writes; by default runs/ and the name of the data")
     deterministic: bool = option(False, "refuse what could differ in the last digit between two runs on one GPU")
     seed: int = option(0, "seed of the split, the initialization, the data order and the augmentation", low=0)
@@ -217,30 +227,30 @@ class Run:
         "", "towers by name, in place of --backbone; one takes the data's column of its name, or of its modality"
     )
     fusion: str = option("late()", "how several towers become one")
-    drop_towers: float = option(
+    modality_dropout: float = option(
         0.2, "chance that what one of several towers takes is left out of a training sample", low=0, high=0.9
     )
     plugins: str = option("", plugins.HELP)
-    budget: str = option("balanced", "what training may cost: it sets the phases' defaults", choices=tuple(BUDGETS))
+    preset: str = option("balanced", "what training may cost: it sets the phases' defaults", choices=tuple(PRESETS))
     # Without a value, those of the budget.
-    warm: Phase = field(default=cast(Phase, None))
-    tune: Phase = field(default=cast(Phase, None))
-    distill: Distill = field(default_factory=Distill)
-    image: Image = field(default_factory=Image)
-    audio: Audio = field(default_factory=Audio)
-    text: Text = field(default_factory=Text)
-    samples: Samples = field(default_factory=Samples)
+    frozen: Phase = field(default=cast(Phase, None))
+    finetune: Phase = field(default=cast(Phase, None))
+    distill: DistillOptions = field(default_factory=DistillOptions)
+    image: ImageOptions = field(default_factory=ImageOptions)
+    audio: AudioOptions = field(default_factory=AudioOptions)
+    text: TextOptions = field(default_factory=TextOptions)
+    split: SplitOptions = field(default_factory=SplitOptions)
     labels: Labels = field(default_factory=Labels)
-    mix: Mixing = field(default_factory=Mixing)
+    mixture: MixtureOptions = field(default_factory=MixtureOptions)
     evaluate: Evaluate = field(default_factory=Evaluate)
-    verify: Verify = field(default_factory=Verify)
-    about: About = field(default_factory=About)
-    cache: Cache = field(default_factory=Cache)
+    verify: VerifyOptions = field(default_factory=VerifyOptions)
+    metadata: MetadataOptions = field(default_factory=MetadataOptions)
+    cache: CacheOptions = field(default_factory=CacheOptions)
 
     def __post_init__(self) -> None:
-        warm, tune = BUDGETS.get(self.budget, BUDGETS["balanced"])
-        object.__setattr__(self, "warm", self.warm or warm)
-        object.__setattr__(self, "tune", self.tune or tune)
+        warm, tune = PRESETS.get(self.preset, PRESETS["balanced"])
+        object.__setattr__(self, "warm", self.frozen or warm)
+        object.__setattr__(self, "tune", self.finetune or tune)
 
     def modality_options(self, modality: str) -> dict[str, object]:
         """Return the options of a modality; empty for the modality of a plug-in, which keeps its defaults."""
@@ -248,27 +258,27 @@ class Run:
         return dataclasses.asdict(group) if dataclasses.is_dataclass(group) and not isinstance(group, type) else {}
 
 
-def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+def iter_options(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
     """Yields `(dotted name, field, value)` of every option of a configuration, nested ones included."""
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):
-            yield from leaves(value, f"{prefix}{item.name}.")
+            yield from iter_options(value, f"{prefix}{item.name}.")
         else:
             yield f"{prefix}{item.name}", item, value
 
 
-def run_of(options: Run) -> Run:
+def extract_run(options: Run) -> Run:
     """The run alone in the options of a command that has more of them."""
     return Run(**{item.name: getattr(options, item.name) for item in dataclasses.fields(Run)})
 
 
-def with_budget(run: Any, budget: str) -> Any:
+def with_preset(run: Any, preset: str) -> Any:
     """The run with the phases of another budget."""
-    return dataclasses.replace(run, budget=budget, warm=None, tune=None)
+    return dataclasses.replace(run, budget=preset, warm=None, tune=None)
 
 
-def replace(config: Any, values: dict[str, Any]) -> Any:
+def replace_options(config: Any, values: dict[str, Any]) -> Any:
     """Returns `config` with the options of these dotted names replaced.
 
     Raises:
@@ -280,26 +290,26 @@ def replace(config: Any, values: dict[str, Any]) -> Any:
     for name, value in values.items():
         head, _, rest = name.partition(".")
         if head not in names:
-            raise UserError("unknown option", received=name, todo=did_you_mean(head, names))
+            raise UserError("unknown option", got=name, hint=did_you_mean(head, names))
         if rest:
             nested.setdefault(head, {})[rest] = value
         else:
             plain[head] = value
-    plain |= {head: replace(getattr(config, head), rest) for head, rest in nested.items()}
+    plain |= {head: replace_options(getattr(config, head), rest) for head, rest in nested.items()}
     return dataclasses.replace(config, **plain)
 
 
 def validate(config: Any) -> None:
     """Raises a `UserError` for the first option whose value is of a wrong type or outside what it allows."""
-    for name, item, value in leaves(config):
+    for name, item, value in iter_options(config):
         kind = cast(type, item.type)
         low, high, choices = (item.metadata[key] for key in ("low", "high", "choices"))
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         fits = isinstance(value, kind) or (kind is float and number)
         if not fits or (isinstance(value, bool) and kind is not bool):
-            raise UserError(f"--{name} has a wrong type", received=repr(value), allowed=kind.__name__)
+            raise UserError(f"--{name} has a wrong type", got=repr(value), expected=kind.__name__)
         if choices and value not in choices:
-            raise UserError(f"--{name} is not one of its choices", received=value, allowed=choices)
+            raise UserError(f"--{name} is not one of its choices", got=value, expected=choices)
         if (low is not None and not value >= low) or (high is not None and not value <= high):
             limits = f"at least {low}" if high is None else f"{low} to {high}"
-            raise UserError(f"--{name} is out of range", received=value, allowed=limits)
+            raise UserError(f"--{name} is out of range", got=value, expected=limits)

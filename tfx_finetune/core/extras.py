@@ -21,7 +21,7 @@ EXTRAS = {
 """What each extra adds; which packages it installs stands in setup.cfg alone."""
 
 
-def package(name: str, extra: str) -> ModuleType:
+def import_package(name: str, extra: str) -> ModuleType:
     """An optional package.
 
     Args:
@@ -34,16 +34,16 @@ def package(name: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError):  # soundfile may find no libsndfile
-        raise missing(name, extra) from None
+        raise missing_package_error(name, extra) from None
 
 
-def needed(extra: str, *names: str) -> None:
+def require_packages(extra: str, *names: str) -> None:
     """Raises a `UserError` where modules of an extra are missing; imports none, which may take seconds."""
     if absent := [name for name in names if importlib.util.find_spec(name) is None]:
-        raise missing(", ".join(absent), extra)
+        raise missing_package_error(", ".join(absent), extra)
 
 
-def missing(name: str, extra: str) -> UserError:
+def missing_package_error(name: str, extra: str) -> UserError:
     """What is wrong where a module is missing, and the extra that installs it."""
     todo = f"pip install 'tfx_finetune[{extra}]'"
-    return UserError("a package that this needs is not installed", received=name, todo=todo)
+    return UserError("a package that this needs is not installed", got=name, hint=todo)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tfx_finetune.core.errors import UserError
 
-_LITTLE = 1 << 20
-_PART = ".part"
+_MIN_FREE_BYTES = 1 << 20
+_PART_SUFFIX = ".part"
 
 
 def sha256(path: Path) -> str:
@@ -28,12 +28,12 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def size(path: Path) -> int:
+def compute_size(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
 
 
-def zipped(path: Path) -> int:
+def compute_compressed_size(path: Path) -> int:
     """Bytes that a file, or the files of a folder, take when deflated, as an archive for download has them."""
     total = 0
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
@@ -43,7 +43,7 @@ def zipped(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def write_atomically(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, moved there if the block succeeds, removed if it does not.
 
     The block may write a file or a folder there. A reader never sees a half-written `path`.
@@ -52,7 +52,7 @@ def atomic(path: Path) -> Iterator[Path]:
         UserError: The disk is full; libraries report that in many ways, or not at all.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_PART, dir=path.parent))
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_PART_SUFFIX, dir=path.parent))
     try:
         yield holder / path.name
         if path.is_dir():
@@ -62,24 +62,24 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
     except Exception as error:
         free = shutil.disk_usage(path.parent).free
-        if free < _LITTLE or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if free < _MIN_FREE_BYTES or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             what = f"no space left for {path.name}"
             received = f"{free / 1e6:.0f} MB free in {path.parent}"
-            raise UserError(what, received=received, todo="make room, then run the command again") from error
+            raise UserError(what, got=received, hint="make room, then run the command again") from error
         raise
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 
 
-def sweep(folder: Path, seconds: float = 0) -> None:
+def remove_stale_parts(folder: Path, seconds: float = 0) -> None:
     """Removes what killed processes left half-written under a folder and did not touch for so many seconds."""
-    for path in list(folder.rglob(f".*{_PART}")):
+    for path in list(folder.rglob(f".*{_PART_SUFFIX}")):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime >= seconds:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def writable_folder(path: Path, purpose: str) -> Path:
+def make_writable_folder(path: Path, purpose: str) -> Path:
     """Makes `path` and returns it.
 
     Raises:
@@ -91,4 +91,4 @@ def writable_folder(path: Path, purpose: str) -> Path:
             return path
     except OSError as error:
         todo = "choose another folder or mend its permissions"
-        raise UserError(f"cannot write to the {purpose}", received=f"{path} ({error.strerror})", todo=todo) from None
+        raise UserError(f"cannot write to the {purpose}", got=f"{path} ({error.strerror})", hint=todo) from None

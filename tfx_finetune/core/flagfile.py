@@ -18,7 +18,7 @@ from tfx_finetune.core import config
 from tfx_finetune.core.errors import UserError, did_you_mean
 
 Config = TypeVar("Config")
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS_FOLDER = Path(__file__).parent.parent / "configs"
 """The flag files that come with the package."""
 _DEFINE: dict[type, Any] = {
     bool: flags.DEFINE_boolean,
@@ -28,7 +28,7 @@ _DEFINE: dict[type, Any] = {
 }
 
 
-def parse(argv: Sequence[str], defaults: Config) -> tuple[Config, list[str]]:
+def parse_flags(argv: Sequence[str], defaults: Config) -> tuple[Config, list[str]]:
     """Parses a command line, `--flagfile` included, into a configuration.
 
     Args:
@@ -42,47 +42,47 @@ def parse(argv: Sequence[str], defaults: Config) -> tuple[Config, list[str]]:
         UserError: A flag is unknown or has a value of a wrong type, or a flag file cannot be read.
     """
     values = flags.FlagValues()
-    leaves = list(config.leaves(defaults))
+    leaves = list(config.iter_options(defaults))
     for name, item, value in leaves:
         _DEFINE[type(value)](name, value, item.metadata["help"], flag_values=values)
     try:
-        rest = values([shipped(argument) for argument in argv])[1:]
+        rest = values([resolve_flagfile(argument) for argument in argv])[1:]
     except flags.UnrecognizedFlagError as error:
         names = [name for name, _, _ in leaves]
-        raise UserError("unknown flag", received=f"--{error.flagname}", todo=_near(error.flagname, names)) from None
+        raise UserError("unknown flag", got=f"--{error.flagname}", hint=_suggest_flag(error.flagname, names)) from None
     except flags.Error as error:
         raise UserError(f"bad flag: {error}") from None
     given = {name: values[name].value for name, _, _ in leaves if values[name].present}
     if "budget" in given:
-        defaults = config.with_budget(defaults, given["budget"])
-    return config.replace(defaults, given), rest
+        defaults = config.with_preset(defaults, given["budget"])
+    return config.replace_options(defaults, given), rest
 
 
-def shipped(argument: str) -> str:
+def resolve_flagfile(argument: str) -> str:
     """`--flagfile=configs/NAME.cfg` with the package's own file of that name where the current folder has none."""
     flag, _, path = argument.partition("=")
-    known = CONFIGS.parent / path
+    known = CONFIGS_FOLDER.parent / path
     here = flag.lstrip("-") != "flagfile" or not path.startswith("configs/") or Path(path).exists()
     return argument if here or not known.is_file() else f"{flag}={known}"
 
 
-def write(run: Any, path: Path, opening: str = "") -> None:
+def write_flagfile(run: Any, path: Path, header_comment: str = "") -> None:
     """Writes every option as a flag file that begins with the comment `opening`."""
-    comment = "".join(f"# {line}\n" for line in opening.splitlines())
-    path.write_text(comment + "".join(f"{line}\n" for line in lines(run)), encoding="utf-8")
+    comment = "".join(f"# {line}\n" for line in header_comment.splitlines())
+    path.write_text(comment + "".join(f"{line}\n" for line in format_flags(run)), encoding="utf-8")
 
 
-def command(path: Path) -> str:
+def format_command(path: Path) -> str:
     """The command line of the run that a flag file describes."""
     return shlex.join(["python", "-m", "tfx_finetune.train", f"--flagfile={path}"])
 
 
-def lines(run: Any) -> list[str]:
+def format_flags(run: Any) -> list[str]:
     """Every option of a configuration as `--name=value`."""
-    return [f"--{name}={value}" for name, _, value in config.leaves(run)]
+    return [f"--{name}={value}" for name, _, value in config.iter_options(run)]
 
 
-def usage(doc: str, defaults: Any, full: bool = False) -> str:
+def format_usage(doc: str, defaults: Any, full: bool = False) -> str:
     """The help text of a command: its docstring, its own flags, and those of a run.
 
     Args:
@@ -92,33 +92,33 @@ def usage(doc: str, defaults: Any, full: bool = False) -> str:
             screens at most.
     """
     shared = set() if type(defaults) is config.Run else {item.name for item in dataclasses.fields(config.Run)}
-    leaves = sorted(config.leaves(defaults), key=lambda leaf: leaf[0].partition(".")[0] in shared)
-    shown = [opening(doc), "", "flags:", "  --flagfile=FILE  read flags from a file, one --name=value a line"]
+    leaves = sorted(config.iter_options(defaults), key=lambda leaf: leaf[0].partition(".")[0] in shared)
+    shown = [strip_heading(doc), "", "flags:", "  --flagfile=FILE  read flags from a file, one --name=value a line"]
     if any("." in name for name, _, _ in leaves) and not full:
         shown[-1] += "; --helpfull explains all"
-        shown += _explained([leaf for leaf in leaves if "." not in leaf[0]]) + _groups(defaults)
+        shown += _explain_flags([leaf for leaf in leaves if "." not in leaf[0]]) + _explain_groups(defaults)
     else:
-        shown += _explained(leaves)
+        shown += _explain_flags(leaves)
     return "\n".join(shown) + "\n"
 
 
-def opening(doc: str) -> str:
+def strip_heading(doc: str) -> str:
     """A module's docstring without what tells a reader of the code which part of the package it is."""
     text = re.sub(r"^(COMMAND|STATION)[^:]*: ", "", doc.strip())
     return text[:1].upper() + text[1:]
 
 
-def _explained(leaves: Iterable[tuple[str, dataclasses.Field, Any]]) -> list[str]:
+def _explain_flags(leaves: Iterable[tuple[str, dataclasses.Field, Any]]) -> list[str]:
     """Every flag with its default and what it is, those of both phases together."""
     alike: dict[tuple[str, str], list[str]] = {}
     for name, item, value in leaves:
         choices = f" ({' | '.join(item.metadata['choices'])})" if item.metadata["choices"] else ""
         key = name.rpartition(".")[2], f"{item.metadata['help']}{choices}"
         alike.setdefault(key, []).append(f"--{name}={value}")
-    return [line for (_, text), flagged in alike.items() for line in _wrapped(f"{' '.join(flagged)}  {text}")]
+    return [line for (_, text), flagged in alike.items() for line in _wrap(f"{' '.join(flagged)}  {text}")]
 
 
-def _groups(defaults: Any) -> list[str]:
+def _explain_groups(defaults: Any) -> list[str]:
     """Every group of flags: what it is about, and its flags with their defaults, those of both phases together."""
     alike: dict[type, dict[str, Any]] = {}
     for item in dataclasses.fields(defaults):
@@ -127,21 +127,21 @@ def _groups(defaults: Any) -> list[str]:
     shown = []
     for kind, named in alike.items():
         about = (kind.__doc__ or "").strip().rstrip(".")
-        values = {name: [getattr(value, name) for value in named.values()] for name in _names(kind)}
+        values = {name: [getattr(value, name) for value in named.values()] for name in _get_field_names(kind)}
         flagged = " ".join(f"{name}={'|'.join(dict.fromkeys(map(str, each)))}" for name, each in values.items())
-        shown += _wrapped(f"{' '.join(f'--{name}.' for name in named)}  {about}: {flagged}")
+        shown += _wrap(f"{' '.join(f'--{name}.' for name in named)}  {about}: {flagged}")
     return shown
 
 
-def _names(kind: Any) -> list[str]:
+def _get_field_names(kind: Any) -> list[str]:
     return [item.name for item in dataclasses.fields(kind)]
 
 
-def _wrapped(text: str) -> list[str]:
+def _wrap(text: str) -> list[str]:
     return textwrap.wrap(
         text, 118, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False, break_long_words=False
     )
 
 
-def _near(name: str, names: Sequence[str]) -> str:
+def _suggest_flag(name: str, names: Sequence[str]) -> str:
     return (did_you_mean(name, names) or "--help lists the flags").replace("did you mean ", "did you mean --")

@@ -11,18 +11,18 @@ VERSION = 2
 """Of the manifest's form; a bundle of another version is refused."""
 
 
-def named(path: str | Path) -> Path:
+def require_bundle_path(path: str | Path) -> Path:
     """The folder that a command is told of as its bundle.
 
     Raises:
         UserError: It is told of none.
     """
     if not path:
-        raise UserError("no bundle given", todo="say --bundle=FOLDER, the folder bundle/ of a finished run")
+        raise UserError("no bundle given", hint="say --bundle=FOLDER, the folder bundle/ of a finished run")
     return Path(path).expanduser()
 
 
-def opened(path: str | Path) -> tuple[Path, dict[str, Any]]:
+def read_manifest(path: str | Path) -> tuple[Path, dict[str, Any]]:
     """Reads a bundle's manifest and checks that every file is there and unchanged.
 
     Returns:
@@ -31,28 +31,28 @@ def opened(path: str | Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         UserError: None is given, it is no bundle, or a file is missing or altered.
     """
-    path = named(path)
+    path = require_bundle_path(path)
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         version = manifest["version"]
     except (OSError, ValueError, KeyError, TypeError):
         todo = "name the folder bundle/ of a finished run"
-        raise UserError("not a bundle (it has no readable manifest.json)", received=path, todo=todo) from None
+        raise UserError("not a bundle (it has no readable manifest.json)", got=path, hint=todo) from None
     if version != VERSION:
         todo = "use the tfx_finetune that wrote it"
-        raise UserError("a bundle of another version", received=version, allowed=VERSION, todo=todo)
+        raise UserError("a bundle of another version", got=version, expected=VERSION, hint=todo)
     if "verified" not in manifest:
-        raise UserError("a bundle whose run has not finished", received=path, todo="run its command again")
+        raise UserError("a bundle whose run has not finished", got=path, hint="run its command again")
     for name, digest in manifest["sha256"].items():
         if not (path / name).is_file():
-            raise UserError("a file of the bundle is missing", received=path / name, todo="run its command again")
+            raise UserError("a file of the bundle is missing", got=path / name, hint="run its command again")
         if files.sha256(path / name) != digest:
             todo = "it is not what was verified; run its command again"
-            raise UserError("a file of the bundle was altered", received=path / name, todo=todo)
+            raise UserError("a file of the bundle was altered", got=path / name, hint=todo)
     return path, manifest
 
 
-def network(path: str | Path, purpose: str) -> tuple[Path, dict[str, Any]]:
+def read_network_manifest(path: str | Path, purpose: str) -> tuple[Path, dict[str, Any]]:
     """As `opened`, of a bundle whose Keras file is to be taken apart: `<path>/model.keras`, by manifest["network"].
 
     Args:
@@ -62,15 +62,15 @@ def network(path: str | Path, purpose: str) -> tuple[Path, dict[str, Any]]:
     Raises:
         UserError: There is no such bundle, or it has no Keras file or does not say what this is made of.
     """
-    path, manifest = opened(path)
+    path, manifest = read_manifest(path)
     if "keras" not in manifest["files"]:
         todo = f"python -m tfx_finetune.export --bundle={path} --exports=keras_file() writes it"
         what = f"{purpose} needs the bundle's Keras file, which holds the weights"
-        raise UserError(what, received=f"{path} has {', '.join(manifest['files'])}", todo=todo)
+        raise UserError(what, got=f"{path} has {', '.join(manifest['files'])}", hint=todo)
     if manifest.get("compress"):
         what = f"{purpose} cannot take a compressed model, whose normalization is folded away"
-        raise UserError(what, received=f"{path} ({manifest['compress']})", todo="train it without --compress")
+        raise UserError(what, got=f"{path} ({manifest['compress']})", hint="train it without --compress")
     if "network" not in manifest:
         what = "a bundle that does not say what its network is made of"
-        raise UserError(what, received=path, todo="run its command again in another work folder")
+        raise UserError(what, got=path, hint="run its command again in another work folder")
     return path, manifest

@@ -33,7 +33,7 @@ def probe(paths: Sequence[Path], threads: Sequence[int], repeats: int) -> list[d
     return [json.loads(line) for line in found.stdout.splitlines()]
 
 
-def measure(start: Callable[[], Callable[[], Any]], repeats: int) -> dict[str, float]:
+def measure(open_fn: Callable[[], Callable[[], Any]], repeats: int) -> dict[str, float]:
     """Speed and memory, by name.
 
     Args:
@@ -44,19 +44,19 @@ def measure(start: Callable[[], Callable[[], Any]], repeats: int) -> dict[str, f
         `opening` and `latency` in milliseconds (of a call, the median; 90 % are faster than `latency_p90`), and the
         `memory` in MB that both took.
     """
-    before, started = peak(), time.perf_counter()
-    call = start()
+    before, started = get_peak_memory(), time.perf_counter()
+    call = open_fn()
     opening = time.perf_counter() - started
-    times = latencies(call, repeats)
+    times = measure_latencies(call, repeats)
     return {
         "latency": round(statistics.median(times), 3),
         "latency_p90": round(sorted(times)[int(0.9 * (len(times) - 1))], 3),
         "opening": round(1000 * opening, 1),
-        "memory": round(peak() - before, 1),
+        "memory": round(get_peak_memory() - before, 1),
     }
 
 
-def latencies(call: Callable[[], Any], repeats: int) -> list[float]:
+def measure_latencies(call: Callable[[], Any], repeats: int) -> list[float]:
     """Milliseconds of each of so many calls, after one that warms up."""
     call()
     times = []
@@ -67,7 +67,7 @@ def latencies(call: Callable[[], Any], repeats: int) -> list[float]:
     return times
 
 
-def peak() -> float:
+def get_peak_memory() -> float:
     """Largest memory that this process has had, in MB."""
     status = Path("/proc/self/status")
     if status.exists():
@@ -80,7 +80,7 @@ def peak() -> float:
     return size / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def _start(path: str, threads: int) -> Callable[[], Any]:
+def _open_interpreter(path: str, threads: int) -> Callable[[], Any]:
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
 
@@ -107,7 +107,7 @@ def main() -> None:
                 os.waitpid(child, 0)
                 continue
             try:
-                found = measure(lambda path=path, number=number: _start(path, number), repeats)  # type: ignore[misc]
+                found = measure(lambda path=path, number=number: _open_interpreter(path, number), repeats)  # type: ignore[misc]
                 print(json.dumps({"path": path, "threads": number} | found), flush=True)
             finally:
                 if hasattr(os, "fork"):

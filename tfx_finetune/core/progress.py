@@ -11,16 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 _console = Console(stderr=True)
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """Prints one line to standard error, above any bar."""
     _console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def some(names: Iterable[str], most: int = 6) -> str:
+def shorten_list(names: Iterable[str], max_items: int = 6) -> str:
     """Names as a list, at most so many, then the number of those left out."""
     every = list(names)
-    left = len(every) - most
-    return ", ".join(every[:most]) + (f" and {left} more" if left > 0 else "")
+    left = len(every) - max_items
+    return ", ".join(every[:max_items]) + (f" and {left} more" if left > 0 else "")
 
 
 @contextlib.contextmanager
@@ -47,4 +47,4 @@ def bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
     with progress:
         task = progress.add_task(title, total=total, note="")
         yield advance
-    say(f"{title:<9} {time.monotonic() - started:6.1f} s  {last}".rstrip())
+    log(f"{title:<9} {time.monotonic() - started:6.1f} s  {last}".rstrip())

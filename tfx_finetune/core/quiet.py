@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[Callable[[], str]]:
+def capture_output() -> Iterator[Callable[[], str]]:
     """Keeps what C++ code writes to the terminal, past Python's streams; yields a function that returns it."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -27,7 +27,7 @@ def quiet() -> Iterator[Callable[[], str]]:
 
 
 @contextlib.contextmanager
-def unlogged(logger: str, text: str) -> Iterator[None]:
+def filter_log(logger: str, text: str) -> Iterator[None]:
     """Keeps lines that have a text out of a log."""
     log = logging.getLogger(logger)
 

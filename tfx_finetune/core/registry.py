@@ -46,11 +46,11 @@ class Registry(Mapping[str, Factory]):
         self._modalities[name] = modality
         return factory
 
-    def takes(self, modality: str) -> Callable[[Factory], Factory]:
+    def register_for(self, modality: str) -> Callable[[Factory], Factory]:
         """Decorator that registers a factory for a modality."""
         return lambda factory: self.register(factory, modality=modality)
 
-    def modality(self, name: str) -> str:
+    def get_modality(self, name: str) -> str:
         """The modality that an entry was registered for.
 
         Raises:
@@ -59,7 +59,7 @@ class Registry(Mapping[str, Factory]):
         self[name]  # raises for an unknown name
         return self._modalities[self._aliases.get(name, name)]
 
-    def alias(self, spelling: str, name: str) -> None:
+    def add_alias(self, spelling: str, name: str) -> None:
         """Accepts another spelling of an entry; it is not listed."""
         self._aliases[spelling] = name
 
@@ -68,7 +68,7 @@ class Registry(Mapping[str, Factory]):
         name = self._aliases.get(name, name)
         if name not in self._factories:
             todo = did_you_mean(name, self._factories)
-            raise UserError(f"unknown {self.kind}", received=name, allowed=sorted(self._factories), todo=todo)
+            raise UserError(f"unknown {self.kind}", got=name, expected=sorted(self._factories), hint=todo)
         return self._factories[name]
 
     def __contains__(self, name: object) -> bool:
@@ -83,62 +83,60 @@ class Registry(Mapping[str, Factory]):
         self._load()
         return len(self._factories)
 
-    def signature(self, name: str) -> inspect.Signature:
+    def get_signature(self, name: str) -> inspect.Signature:
         """What a user may write: the factory's signature without its context."""
         signature = inspect.signature(self[name])
         kept = [p for p in signature.parameters.values() if p.kind is not p.POSITIONAL_ONLY]
         return signature.replace(parameters=kept)
 
-    def usage(self, name: str) -> str:
+    def format_usage(self, name: str) -> str:
         """An entry as a user may write it, with types and defaults: `flip(probability: float = 0.5)`."""
-        signature = self.signature(name).replace(return_annotation=inspect.Signature.empty)
+        signature = self.get_signature(name).replace(return_annotation=inspect.Signature.empty)
         return f"{name}{signature}".replace(f"{Spec.__module__}.", "")
 
-    def options(self, spec: Spec) -> dict[str, Any]:
+    def resolve_options(self, spec: Spec) -> dict[str, Any]:
         """Returns all options of `spec`, defaults included.
 
         Raises:
             UserError: The name is unknown, or an option is unknown, missing or of a wrong type.
         """
-        signature = self.signature(spec.name)
-        usage = self.usage(spec.name)
+        signature = self.get_signature(spec.name)
+        usage = self.format_usage(spec.name)
         for key in spec.kwargs:
             if key not in signature.parameters:
                 todo = did_you_mean(key, signature.parameters)
-                raise UserError(f"unknown option of {self.kind} {spec.name}", received=key, allowed=usage, todo=todo)
+                raise UserError(f"unknown option of {self.kind} {spec.name}", got=key, expected=usage, hint=todo)
         try:
             bound = signature.bind(*spec.args, **spec.kwargs)
         except TypeError as error:
-            raise UserError(f"{self.kind} {spec.name}: {error}", received=spec, allowed=usage) from None
+            raise UserError(f"{self.kind} {spec.name}: {error}", got=spec, expected=usage) from None
         hints = typing.get_type_hints(self[spec.name])
         for key, value in bound.arguments.items():
-            if key in hints and not _fits(value, hints[key]):
+            if key in hints and not _matches_type(value, hints[key]):
                 shown = inspect.formatannotation(signature.parameters[key].annotation)
-                raise UserError(
-                    f"wrong value for {key} of {self.kind} {spec.name}", received=repr(value), allowed=shown
-                )
+                raise UserError(f"wrong value for {key} of {self.kind} {spec.name}", got=repr(value), expected=shown)
         bound.apply_defaults()
         return dict(bound.arguments)
 
     def build(self, spec: Spec, *context: Any) -> Any:
         """Calls the factory that `spec` names with `context` and the spec's options."""
-        return self[spec.name](*context, **self.options(spec))
+        return self[spec.name](*context, **self.resolve_options(spec))
 
     def _load(self) -> None:
         for package in self.packages:
             importlib.import_module(package)
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _matches_type(value: Any, hint: Any) -> bool:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
     if origin is typing.Literal:
         return value in args
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, arg) for arg in args)
+        return any(_matches_type(value, arg) for arg in args)
     if origin in (tuple, list):
-        return isinstance(value, (tuple, list)) and all(_fits(v, args[0]) for v in value) if args else True
+        return isinstance(value, (tuple, list)) and all(_matches_type(v, args[0]) for v in value) if args else True
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:

@@ -7,22 +7,22 @@ import numpy as np
 
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.data.fingerprints import kind_of, seen
+from tfx_finetune.data.fingerprints import infer_modality, make_raw_modality
 from tfx_finetune.datasets import localization_targets
-from tfx_finetune.datasets.label_map import renamed
-from tfx_finetune.datasets.mixture import check_alike, check_places, open_sources
-from tfx_finetune.datasets.survey import placed, survey
+from tfx_finetune.datasets.label_map import apply_label_map
+from tfx_finetune.datasets.mixture import check_same_splits, check_tower_columns, open_sources
+from tfx_finetune.datasets.survey import assign_columns, survey
 from tfx_finetune.run.plan import open_run
 from tfx_finetune.types.components import Modality, Source
 from tfx_finetune.types.plan import Plan
 from tfx_finetune.types.table import Table
 
-USUAL = {"image": "efficientnet_lite0()", "audio": "speech_embedding()", "text": "e5_small()"}
+DEFAULT_BACKBONES = {"image": "efficientnet_lite0()", "audio": "speech_embedding()", "text": "e5_small()"}
 """The tower that judges samples, by what they are."""
 
 
 @dataclass(frozen=True)
-class Subject:
+class AuditedDataset:
     """A data set, surveyed.
 
     Attributes:
@@ -37,21 +37,21 @@ class Subject:
     """
 
     plan: Plan
-    judge: bool
+    uses_backbone: bool
     source: Source
     modality: Modality
     column: str
     table: Table
-    label: str
-    single: bool
+    label_column: str
+    single_label: bool
 
     @property
-    def rows(self) -> np.ndarray:
+    def readable_rows(self) -> np.ndarray:
         """The samples that can be read, by their place in the table."""
-        return np.flatnonzero(self.table.reason == "")
+        return np.flatnonzero(self.table.error == "")
 
 
-def subject(run: Run, fix: bool = False) -> Subject:
+def open_dataset(run: Run, fix: bool = False) -> AuditedDataset:
     """Opens and surveys the data of a run.
 
     Args:
@@ -64,30 +64,38 @@ def subject(run: Run, fix: bool = False) -> Subject:
     """
     if run.towers:
         todo = "say --towers= --backbone=... for one of them"
-        raise UserError("data are looked after one tower at a time", received=run.towers, todo=todo)
+        raise UserError("data are looked after one tower at a time", got=run.towers, hint=todo)
     # What training alone needs plays no part, and may be for another modality than the data.
-    bare = dataclasses.replace(run, augment="", compress="", exports="", choose="")
+    bare = dataclasses.replace(run, augment="", compress="", exports="", constraints="")
     named = run.backbone not in ("", "usual")
-    plan, resources = open_run(bare if named else dataclasses.replace(bare, backbone=USUAL["image"]))
-    if fix and any(draft.places for draft in plan.drafts.values()):
+    plan, resources = open_run(bare if named else dataclasses.replace(bare, backbone=DEFAULT_BACKBONES["image"]))
+    if fix and any(draft.localization for draft in plan.task_templates.values()):
         todo = "leave --fix out: data.html and findings.csv say what to mend"
-        raise UserError("a cleaned table holds labels, no boxes or masks", received=run.heads, todo=todo)
+        raise UserError("a cleaned table holds labels, no boxes or masks", got=run.heads, hint=todo)
     source = open_sources(plan.sources)
-    if not named and (usual := USUAL.get(kind_of(source))):
+    if not named and (usual := DEFAULT_BACKBONES.get(infer_modality(source))):
         plan, resources = open_run(dataclasses.replace(bare, backbone=usual))
     ((tower, kind),) = plan.modalities.items()
-    modality = seen(kind, plan)
-    places = placed(source, {tower: modality})
-    check_places(source, places)
+    modality = make_raw_modality(kind, plan)
+    places = assign_columns(source, {tower: modality})
+    check_tower_columns(source, places)
     if fix:
-        check_alike(source)
-    draft = next(iter(plan.drafts.values()))
-    labels = dict.fromkeys(task.column for task in plan.drafts.values())
-    table = survey(source, {tower: modality}, places, tuple(labels), localization_targets.columns(plan.drafts))
-    if not (table.reason == "").any():
-        shown = "; ".join(f"{file}: {why}" for file, why in table.bad[:3])
-        raise UserError("no sample can be read", received=shown, todo="mend them")
-    table, source = renamed(table, source, resources.renaming)
+        check_same_splits(source)
+    draft = next(iter(plan.task_templates.values()))
+    labels = dict.fromkeys(task.column for task in plan.task_templates.values())
+    table = survey(
+        source,
+        {tower: modality},
+        places,
+        tuple(labels),
+        localization_targets.map_localization_columns(plan.task_templates),
+    )
+    if not (table.error == "").any():
+        shown = "; ".join(f"{file}: {why}" for file, why in table.errors[:3])
+        raise UserError("no sample can be read", got=shown, hint="mend them")
+    table, source = apply_label_map(table, source, resources.label_map)
     folder = plan.workdir if run.workdir else plan.workdir.with_name(f"{plan.workdir.name}-data")
     plan = dataclasses.replace(plan, workdir=folder)
-    return Subject(plan, run.backbone != "", source, modality, places[tower], table, draft.column, draft.single)
+    return AuditedDataset(
+        plan, run.backbone != "", source, modality, places[tower], table, draft.column, draft.single_label
+    )

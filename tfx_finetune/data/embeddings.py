@@ -9,21 +9,21 @@ import keras
 import numpy as np
 
 from tfx_finetune.core import hardware, progress
-from tfx_finetune.datasets.modalities.build import modality
+from tfx_finetune.datasets.modalities.build import build_modality
 from tfx_finetune.datasets.pipeline import Data
-from tfx_finetune.datasets.sampler import Order
+from tfx_finetune.datasets.sampler import EpochSampler
 from tfx_finetune.training import feature_cache
-from tfx_finetune.training.engine import engine
+from tfx_finetune.training.engine import make_inference_fn
 from tfx_finetune.types.components import BACKBONES, Source
 from tfx_finetune.types.plan import Plan
 from tfx_finetune.types.table import Table
 
 # Mutual information of 1,280 numbers takes 10 s for so many samples.
-_MOST_SAMPLES = 1_000
-_LINEAR = {"C": 0.01, "max_iter": 200}
+_MAX_SAMPLES = 1_000
+_LOGISTIC_OPTIONS = {"C": 0.01, "max_iter": 200}
 
 
-def frozen(plan: Plan, source: Source, column: str, table: Table) -> np.ndarray:
+def embed_samples(plan: Plan, source: Source, column: str, table: Table) -> np.ndarray:
     """Runs the plan's tower over every sample that can be used, or finds in the cache what it gave before.
 
     Args:
@@ -35,21 +35,21 @@ def frozen(plan: Plan, source: Source, column: str, table: Table) -> np.ndarray:
     Returns:
         float32 (samples, dim), in the table's order.
     """
-    table = dataclasses.replace(table, split=np.where(table.reason == "", "all", "").astype(object))
+    table = dataclasses.replace(table, split=np.where(table.error == "", "all", "").astype(object))
     ((tower, kind),) = plan.modalities.items()
     backbone = BACKBONES.build(plan.towers[tower])
-    fed = modality(plan.run, kind, backbone.card)
-    data = Data(source, table, {tower: fed}, {tower: column}, {}, (), plan.run.batch_size, Order(plan.run.seed))
+    fed = build_modality(plan.run, kind, backbone.card)
+    data = Data(source, table, {tower: fed}, {tower: column}, {}, (), plan.run.batch_size, EpochSampler(plan.run.seed))
     trunk = keras.Model(backbone.inputs, backbone.features.pooled, name="trunk")
     key = feature_cache.fingerprint(data, tower, trunk, feature_cache.feature_cache_key(plan, tower))
-    apply = engine(trunk, table.size("all"), plan.run.cache.precision)
+    apply = make_inference_fn(trunk, table.size("all"), plan.run.cache.precision)
     folder = plan.features_folder or plan.workdir / "features"
-    store = feature_cache.collect(data, "all", 1, {tower: apply}, {tower: key}, folder)
+    store = feature_cache.get_or_compute(data, "all", 1, {tower: apply}, {tower: key}, folder)
     return np.asarray(store.inputs[0][tower], np.float32)
 
 
 @dataclass(frozen=True)
-class Selection:
+class FeatureSelectionScore:
     """What is left of a tower's numbers under one rule, and how well a linear classifier does on that.
 
     Attributes:
@@ -60,12 +60,14 @@ class Selection:
     """
 
     rule: str
-    kept: float
+    num_features: float
     score: float
-    error: float
+    standard_error: float
 
 
-def selections(points: np.ndarray, labels: np.ndarray, folds: np.ndarray, seed: int) -> list[Selection]:
+def score_feature_selections(
+    embeddings: np.ndarray, labels: np.ndarray, folds: np.ndarray, seed: int
+) -> list[FeatureSelectionScore]:
     """Cross-validated accuracy of logistic regression on all numbers, and on those that three rules keep.
 
     The rules see the training folds alone, else the scores would be too high (Ambroise and McLachlan, PNAS 99(10),
@@ -81,37 +83,37 @@ def selections(points: np.ndarray, labels: np.ndarray, folds: np.ndarray, seed: 
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if len(points) > _MOST_SAMPLES:
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(points))[:_MOST_SAMPLES])
-        points, labels, folds = points[chosen], labels[chosen], folds[chosen]
+    if len(embeddings) > _MAX_SAMPLES:
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(embeddings))[:_MAX_SAMPLES])
+        embeddings, labels, folds = embeddings[chosen], labels[chosen], folds[chosen]
     found = []
-    rules = _rules(points, labels, seed)
+    rules = _make_selection_rules(embeddings, labels, seed)
     with progress.bar("select", len(rules)) as advance:
         for rule, steps in rules.items():
             kept, scores = [], []
             for fold in np.unique(folds):
                 out = folds == fold
-                model = make_pipeline(*steps, StandardScaler(), LogisticRegression(**_LINEAR))
-                model.fit(points[~out], labels[~out])
-                scores.append(model.score(points[out], labels[out]))
+                model = make_pipeline(*steps, StandardScaler(), LogisticRegression(**_LOGISTIC_OPTIONS))
+                model.fit(embeddings[~out], labels[~out])
+                scores.append(model.score(embeddings[out], labels[out]))
                 kept.append(model[-1].coef_.shape[1])
             error = float(np.std(scores, ddof=1) / np.sqrt(len(scores)))
-            found.append(Selection(rule, float(np.mean(kept)), float(np.mean(scores)), error))
+            found.append(FeatureSelectionScore(rule, float(np.mean(kept)), float(np.mean(scores)), error))
             advance(1, rule)
     return found
 
 
-def _rules(points: np.ndarray, labels: np.ndarray, seed: int) -> Mapping[str, tuple[Any, ...]]:
+def _make_selection_rules(embeddings: np.ndarray, labels: np.ndarray, seed: int) -> Mapping[str, tuple[Any, ...]]:
     from functools import partial
 
     from sklearn.feature_selection import SelectFromModel, SelectKBest, VarianceThreshold, mutual_info_classif
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import LinearSVC, l1_min_c
 
-    half = max(1, points.shape[1] // 2)
+    half = max(1, embeddings.shape[1] // 2)
     information = partial(mutual_info_classif, random_state=seed, n_jobs=hardware.detect().threads)
     # Ten times the strength at which the first number comes in.
-    strength = 10 * l1_min_c(StandardScaler().fit_transform(points), labels)
+    strength = 10 * l1_min_c(StandardScaler().fit_transform(embeddings), labels)
     sparse = LinearSVC(penalty="l1", dual=False, C=strength, tol=1e-2, random_state=seed)
     return {
         "all": (),
@@ -122,5 +124,5 @@ def _rules(points: np.ndarray, labels: np.ndarray, seed: int) -> Mapping[str, tu
     }
 
 
-def _variance(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return points.var(0)
+def _variance(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return embeddings.var(0)

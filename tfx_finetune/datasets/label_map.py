@@ -1,4 +1,4 @@
-"""Labels under other names, and samples of labels that are not wanted, by a table: `--labels.map`."""
+"""Labels under other names, and samples of labels that are not wanted, by a table: `--label_map`."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -11,20 +11,20 @@ import tensorflow as tf
 from tfx_finetune.core import progress
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError, did_you_mean
-from tfx_finetune.datasets.sources.table import rows_of
-from tfx_finetune.ops.tf_data import mapped
+from tfx_finetune.datasets.sources.table import read_rows
+from tfx_finetune.ops.tf_data import parallel_map
 from tfx_finetune.types.components import LABEL_SEPARATOR, Source, Task
 from tfx_finetune.types.table import Table
 
-_FLAG = "--labels.map"
-_COLUMN, _LANE = "label", "source"
+_FLAG = "--label_map"
+_COLUMN, _SOURCE_COLUMN = "label", "source"
 
-Key = tuple[str, str]
+LabelKey = tuple[str, str]
 """A source, empty for all of them, and a label."""
 
 
 @dataclass(frozen=True)
-class Renaming:
+class LabelMap:
     """How labels are renamed.
 
     Attributes:
@@ -34,15 +34,15 @@ class Renaming:
     """
 
     path: Path
-    to: Mapping[Key, str]
+    new_labels: Mapping[LabelKey, str]
 
-    def key(self, source: str, label: str) -> Key:
+    def find_key(self, source: str, label: str) -> LabelKey:
         """The row that renames a label of a source."""
-        return (source, label) if (source, label) in self.to else ("", label)
+        return (source, label) if (source, label) in self.new_labels else ("", label)
 
 
 @dataclass(frozen=True)
-class Renamed:
+class RelabeledSource:
     """A `Source` whose labels have other names.
 
     Attributes:
@@ -51,7 +51,7 @@ class Renamed:
     """
 
     source: Source
-    to: Mapping[Key, str]
+    new_labels: Mapping[LabelKey, str]
 
     name = property(lambda self: self.source.name)
     sizes = property(lambda self: self.source.sizes)
@@ -61,21 +61,21 @@ class Renamed:
 
     def read(self, part: str) -> tf.data.Dataset:
         """Returns the samples of a part, in order."""
-        if not self.to:
+        if not self.new_labels:
             return self.source.read(part)
-        sources, labels = (tf.constant(column) for column in zip(*self.to, strict=True))
-        new = tf.constant(list(self.to.values()))
+        sources, labels = (tf.constant(column) for column in zip(*self.new_labels, strict=True))
+        new = tf.constant(list(self.new_labels.values()))
 
         def called(sample: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            label, lane = sample[_COLUMN], sample.get(_LANE, tf.constant(""))
+            label, lane = sample[_COLUMN], sample.get(_SOURCE_COLUMN, tf.constant(""))
             found = tf.where((labels == label) & (sources == lane))[:, 0]
             return sample | {_COLUMN: tf.cond(tf.size(found) > 0, lambda: new[found[0]], lambda: label)}
 
-        return mapped(self.source.read(part), called)
+        return parallel_map(self.source.read(part), called)
 
 
-def renaming_of(run: Run, heads: Mapping[str, Task], sources: Collection[str]) -> Renaming | None:
-    """Reads the table of `--labels.map`; None without one.
+def read_label_map(run: Run, task_templates: Mapping[str, Task], sources: Collection[str]) -> LabelMap | None:
+    """Reads the table of `--label_map`; None without one.
 
     Args:
         run: The run.
@@ -85,83 +85,88 @@ def renaming_of(run: Run, heads: Mapping[str, Task], sources: Collection[str]) -
     Raises:
         UserError: It cannot be read, or what it says cannot be done.
     """
-    if not run.labels.map:
+    if not run.labels.label_map:
         return None
-    if all(task.column != _COLUMN for task in heads.values()):
-        columns = sorted({task.column for task in heads.values()})
-        raise UserError(f"{_FLAG} renames what no head reads", received=_COLUMN, allowed=columns)
-    path = Path(run.labels.map).expanduser()
-    to: dict[Key, str] = {}
-    for line, row in rows_of(path):
+    if all(task.column != _COLUMN for task in task_templates.values()):
+        columns = sorted({task.column for task in task_templates.values()})
+        raise UserError(f"{_FLAG} renames what no head reads", got=_COLUMN, expected=columns)
+    path = Path(run.labels.label_map).expanduser()
+    to: dict[LabelKey, str] = {}
+    for line, row in read_rows(path):
         where = f"{path}, line {line}"
         known = {name.strip().lower(): str(value).strip() for name, value in row.items()}
-        if not {"from", "to"} <= set(known) <= {"from", "to", _LANE}:
-            raise UserError(f"{_FLAG} has other columns", received=", ".join(row), allowed=f"from, to and {_LANE}")
-        key = (known.get(_LANE, ""), known["from"])
+        if not {"from", "to"} <= set(known) <= {"from", "to", _SOURCE_COLUMN}:
+            raise UserError(f"{_FLAG} has other columns", got=", ".join(row), expected=f"from, to and {_SOURCE_COLUMN}")
+        key = (known.get(_SOURCE_COLUMN, ""), known["from"])
         if not key[1]:
-            raise UserError(f"{_FLAG} renames no label", received=where, allowed="a label in the column from")
+            raise UserError(f"{_FLAG} renames no label", got=where, expected="a label in the column from")
         if key[0] and "" not in sources and key[0] not in sources:
             todo = did_you_mean(key[0], sources)
-            raise UserError(f"{_FLAG} names a source that there is not", received=key[0], allowed=sources, todo=todo)
+            raise UserError(f"{_FLAG} names a source that there is not", got=key[0], expected=sources, hint=todo)
         if key in to:
-            raise UserError(f"{_FLAG} renames a label twice", received=f"{key[1]} ({where})", todo="say it once")
+            raise UserError(f"{_FLAG} renames a label twice", got=f"{key[1]} ({where})", hint="say it once")
         to[key] = known["to"]
     if not to:
-        raise UserError(f"{_FLAG} is empty", received=path, allowed="rows of from, to")
+        raise UserError(f"{_FLAG} is empty", got=path, expected="rows of from, to")
     _check_chains(to)
-    return Renaming(path, to)
+    return LabelMap(path, to)
 
 
-def _check_chains(to: Mapping[Key, str]) -> None:
+def _check_chains(new_labels: Mapping[LabelKey, str]) -> None:
     """A new name that is an old one, too, would mean one thing in this order and another in that."""
-    old = [key for key, new in to.items() if new != key[1]]
+    old = [key for key, new in new_labels.items() if new != key[1]]
     for source, label in old:
-        new = to[source, label]
+        new = new_labels[source, label]
         for other, again in old:
             if new == again and (source == other or not source or not other):
-                received = f"{label} -> {new}, {new} -> {to[other, again] or '(left out)'}"
-                raise UserError(f"{_FLAG} renames in a chain", received=received, todo="name what each becomes at last")
+                received = f"{label} -> {new}, {new} -> {new_labels[other, again] or '(left out)'}"
+                raise UserError(f"{_FLAG} renames in a chain", got=received, hint="name what each becomes at last")
 
 
-def renamed(table: Table, source: Source, renaming: Renaming | None) -> tuple[Table, Source]:
+def apply_label_map(table: Table, source: Source, label_map: LabelMap | None) -> tuple[Table, Source]:
     """The samples and their source with new labels; those of labels that become nothing are left out, and listed.
 
     Raises:
         UserError: No sample has a label that is to be renamed.
     """
-    if renaming is None:
+    if label_map is None:
         return table, source
     labels = table.columns[_COLUMN]
-    lanes = table.columns.get(_LANE, np.full(len(labels), "", object))
+    lanes = table.columns.get(_SOURCE_COLUMN, np.full(len(labels), "", object))
     pairs = set(zip(lanes, labels, strict=True))
-    _check_known(renaming, {(lane, label) for lane, several in pairs for label in several.split(LABEL_SEPARATOR)})
+    _check_labels_exist(
+        label_map, {(lane, label) for lane, several in pairs for label in several.split(LABEL_SEPARATOR)}
+    )
     to, out = {}, set()
     for lane, several in sorted(pairs):
         before = several.split(LABEL_SEPARATOR)
-        after = [renaming.to.get(renaming.key(lane, label), label) for label in before]
+        after = [label_map.new_labels.get(label_map.find_key(lane, label), label) for label in before]
         if several and "" in after:
             out.add((lane, several))
         to[lane, several] = "" if "" in after else LABEL_SEPARATOR.join(dict.fromkeys(after))
     found = np.array([to[key] for key in zip(lanes, labels, strict=True)], object)
-    dropped = np.array([key in out for key in zip(lanes, labels, strict=True)], bool) & (table.reason == "")
+    dropped = np.array([key in out for key in zip(lanes, labels, strict=True)], bool) & (table.error == "")
     why = np.array([f"{_FLAG} leaves {label.replace(LABEL_SEPARATOR, ', ')} out" for label in labels], object)
     if dropped.any():
-        progress.say(f"{_FLAG} leaves out {dropped.sum()} of {len(dropped)} samples; the report lists them")
+        progress.log(f"{_FLAG} leaves out {dropped.sum()} of {len(dropped)} samples; the report lists them")
     table = dataclasses.replace(
         table,
-        reason=np.where(dropped, why, table.reason),
+        error=np.where(dropped, why, table.error),
         split=np.where(dropped, "", table.split).astype(object),
         columns={**table.columns, _COLUMN: found},
-        notes=(*table.notes, f"{len(renaming.to)} labels have other names, or are left out, by {renaming.path}"),
+        warnings=(
+            *table.warnings,
+            f"{len(label_map.new_labels)} labels have other names, or are left out, by {label_map.path}",
+        ),
     )
-    return table, Renamed(source, {key: new for key, new in to.items() if new != key[1]})
+    return table, RelabeledSource(source, {key: new for key, new in to.items() if new != key[1]})
 
 
-def _check_known(renaming: Renaming, known: Collection[Key]) -> None:
-    every = {("", label) for _, label in known} | set(known)
-    for source, label in renaming.to:
+def _check_labels_exist(label_map: LabelMap, existing: Collection[LabelKey]) -> None:
+    every = {("", label) for _, label in existing} | set(existing)
+    for source, label in label_map.new_labels:
         if (source, label) not in every:
             mine = sorted({other for lane, other in every if lane == source} - {""})
             todo = did_you_mean(label, mine)
             received = f"{label} (source {source})" if source else label
-            raise UserError(f"no sample has a label that {_FLAG} renames", received=received, allowed=mine, todo=todo)
+            raise UserError(f"no sample has a label that {_FLAG} renames", got=received, expected=mine, hint=todo)

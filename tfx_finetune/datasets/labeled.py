@@ -9,20 +9,20 @@ from tfx_finetune.core import progress
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.datasets import class_names, filters, localization_targets
 from tfx_finetune.datasets.pipeline import Data
-from tfx_finetune.datasets.sampler import Order
-from tfx_finetune.datasets.sources.infer_source import recognize
-from tfx_finetune.datasets.survey import placed, survey
+from tfx_finetune.datasets.sampler import EpochSampler
+from tfx_finetune.datasets.sources.infer_source import infer_source
+from tfx_finetune.datasets.survey import assign_columns, survey
 from tfx_finetune.types.components import SOURCES, Modality, Source, Task
 from tfx_finetune.types.table import Table
 
 
-def opened(
+def survey_labeled_data(
     source: Source,
     modalities: Mapping[str, Modality],
-    places: Mapping[str, str],
+    tower_columns: Mapping[str, str],
     tasks: Mapping[str, Task],
     part: str,
-    max_bad: float,
+    max_unreadable: float,
 ) -> Table:
     """Surveys labelled data for a model that exists; the wanted samples stand in the split `test`.
 
@@ -38,42 +38,48 @@ def opened(
         UserError: Too much cannot be read, or a label is none of the model's.
     """
     if part and part not in source.sizes:
-        raise UserError("the data has no such split", received=part, allowed=list(source.sizes))
-    route = filters.column(tasks)
-    table = survey(source, modalities, places, _columns(tasks, route), localization_targets.columns(tasks))
-    _check_bad(table, max_bad, "--max_bad")
+        raise UserError("the data has no such split", got=part, expected=list(source.sizes))
+    route = filters.get_heads_by(tasks)
+    table = survey(
+        source,
+        modalities,
+        tower_columns,
+        _list_target_columns(tasks, route),
+        localization_targets.map_localization_columns(tasks),
+    )
+    _check_unreadable(table, max_unreadable, "--max_unreadable")
     wanted = (table.split != "") & ((table.split == part) | (part == ""))
     if not wanted.any():
-        raise UserError("no sample of this split can be read", received=part)
+        raise UserError("no sample of this split can be read", got=part)
     table = dataclasses.replace(table, split=np.where(wanted, "test", "").astype(object))
     for head, task in tasks.items():
-        own = filters.own(table, task, head, route)
-        if task.single:
-            class_names.check_single(own, task.column)
-        asked = class_names.classes(table.columns[task.column][own.split == "test"])
+        own = filters.select_head_samples(table, task, head, route)
+        if task.single_label:
+            class_names.check_single_label(own, task.column)
+        asked = class_names.iterate_classes(table.columns[task.column][own.split == "test"])
         if unknown := sorted(set(asked) - set(task.labels.names)):
-            raise UserError("a label that the model does not know", received=unknown[0], allowed=task.labels.names)
+            raise UserError("a label that the model does not know", got=unknown[0], expected=task.labels.names)
     return table
 
 
-def _columns(tasks: Mapping[str, Task], route: str) -> tuple[str, ...]:
+def _list_target_columns(tasks: Mapping[str, Task], heads_by: str) -> tuple[str, ...]:
     """Those that heads read, and that says which of them is asked."""
-    return tuple(dict.fromkeys(filter(None, [*(task.column for task in tasks.values()), route])))
+    return tuple(dict.fromkeys(filter(None, [*(task.column for task in tasks.values()), heads_by])))
 
 
-def _check_bad(table: Table, max_bad: float, flag: str) -> None:
-    bad, count = table.bad, len(table.file)
-    if len(bad) / count > max_bad or len(bad) == count:
+def _check_unreadable(table: Table, max_unreadable: float, flag: str) -> None:
+    bad, count = table.errors, len(table.file)
+    if len(bad) / count > max_unreadable or len(bad) == count:
         shown = "; ".join(f"{file}: {why}" for file, why in bad[:3]) + (", ..." if len(bad) > 3 else "")
         todo = "mend or remove them" if len(bad) == count else f"mend or remove them, or raise {flag}"
-        allowed = f"a share of {max_bad}"
-        raise UserError(f"{len(bad)} of {count} samples cannot be read", received=shown, allowed=allowed, todo=todo)
+        allowed = f"a share of {max_unreadable}"
+        raise UserError(f"{len(bad)} of {count} samples cannot be read", got=shown, expected=allowed, hint=todo)
     if bad:
-        progress.say(f"{len(bad)} of {count} samples cannot be read and are left out; the report lists them")
+        progress.log(f"{len(bad)} of {count} samples cannot be read and are left out; the report lists them")
 
 
-def labelled(
-    data: str, modalities: Mapping[str, Modality], tasks: Mapping[str, Task], split: str, max_bad: float
+def load_labeled_data(
+    data: str, modalities: Mapping[str, Modality], tasks: Mapping[str, Task], split: str, max_unreadable: float
 ) -> Data:
     """Opens labelled data for a model that exists; every sample that is wanted stands in the split `test`.
 
@@ -87,7 +93,7 @@ def labelled(
     Raises:
         UserError: The data cannot be used, or has a label that the model does not know.
     """
-    source = SOURCES.build(recognize(data))
-    columns = placed(source, modalities)
-    table = opened(source, modalities, columns, tasks, split, max_bad)
-    return Data(source, table, modalities, columns, tasks, (), 32, Order(0))
+    source = SOURCES.build(infer_source(data))
+    columns = assign_columns(source, modalities)
+    table = survey_labeled_data(source, modalities, columns, tasks, split, max_unreadable)
+    return Data(source, table, modalities, columns, tasks, (), 32, EpochSampler(0))

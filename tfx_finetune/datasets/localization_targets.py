@@ -6,35 +6,35 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune.types.components import Modality, Source, Task
-from tfx_finetune.types.localization import Places
+from tfx_finetune.types.localization import LocalizationTarget
 
 
-def columns(tasks: Mapping[str, Task]) -> dict[str, Places]:
+def map_localization_columns(tasks: Mapping[str, Task]) -> dict[str, LocalizationTarget]:
     """The columns of the data that say where something is."""
-    return {task.column: task.places for task in tasks.values() if task.places}
+    return {task.column: task.localization for task in tasks.values() if task.localization}
 
 
-def read(
+def read_annotations(
     tasks: Mapping[str, Task], source: Source, sample: Mapping[str, Any], contents: Mapping[str, tf.Tensor]
 ) -> dict[str, tf.Tensor]:
     """What augments move of a sample beside the decoded picture; see `Places.read`."""
     found: dict[str, tf.Tensor] = {}
     for task in tasks.values():
-        if task.places and contents:
+        if task.localization and contents:
             raw = sample[task.column]
             raw = tf.io.read_file(raw) if task.column in source.paths else raw
             (content,) = contents.values()
-            found |= task.places.read(raw, tf.shape(content)[:2])
+            found |= task.localization.read_annotations(raw, tf.shape(content)[:2])
     return found
 
 
-def targets(
+def encode_targets(
     tasks: Mapping[str, Task], sample: dict[str, Any], shape: tf.Tensor, modality: Modality
 ) -> dict[str, tf.Tensor]:
     """Targets by head of a sample whose picture, of this shape, is to be prepared."""
-    found = {head: task.places for head, task in tasks.items() if task.places}
-    if not found or not modality.lay:
+    found = {head: task.localization for head, task in tasks.items() if task.localization}
+    if not found or not modality.letterbox:
         return {}
     size = shape[:2]
-    lay = modality.lay(size)
+    lay = modality.letterbox(size)
     return {head: places.encode(sample, size, lay) for head, places in found.items()}

@@ -9,11 +9,11 @@ import numpy as np
 from tfx_finetune.types.components import LABEL_SEPARATOR
 
 
-def assign(
+def split_by_stratified_groups(
     digests: Sequence[str] | np.ndarray,
     labels: Sequence[str] | np.ndarray,
     groups: Sequence[str] | np.ndarray,
-    shares: Mapping[str, float],
+    fractions: Mapping[str, float],
     seed: int,
 ) -> np.ndarray:
     """Assigns every sample to `train` or to one of the held-out splits.
@@ -35,15 +35,17 @@ def assign(
         label with at least two units has one in the first of `shares`.
     """
     split = np.full(len(digests), "train", dtype=object)
-    units = sorted(_units(digests, groups), key=lambda unit: _order(seed, min(digests[row] for row in unit)))
+    units = sorted(
+        _find_connected_groups(digests, groups), key=lambda unit: _compute_hash(seed, min(digests[row] for row in unit))
+    )
     classes = [{name for row in unit for name in labels[row].split(LABEL_SEPARATOR)} for unit in units]
     counts = Counter(name for found in classes for name in found)
     strata: dict[str, list[list[int]]] = {}
     for unit, found in zip(units, classes, strict=True):
         strata.setdefault(min(found, key=lambda name: (counts[name], name)), []).append(unit)
-    owed = dict.fromkeys(shares, 0.0)
+    owed = dict.fromkeys(fractions, 0.0)
     for label in sorted(strata):
-        for name, unit in _cut(strata[label], shares, owed):
+        for name, unit in _assign_units(strata[label], fractions, owed):
             split[unit] = name
     # All units of a label may stand under rarer labels, and all be held out there: one comes back.
     trained = {name for unit, found in zip(units, classes, strict=True) if split[unit[0]] == "train" for name in found}
@@ -54,13 +56,13 @@ def assign(
     return split
 
 
-def divide(
+def split_sources(
     digests: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray,
-    sides: np.ndarray,
+    existing_splits: np.ndarray,
     sources: np.ndarray,
-    shares: Mapping[str, Mapping[str, float]],
+    fractions: Mapping[str, Mapping[str, float]],
     seed: int,
 ) -> np.ndarray:
     """Cuts the splits that each of several sources lacks out of its training part, by `assign`.
@@ -80,28 +82,28 @@ def divide(
     Returns:
         (n,) array of split names, empty where `sides` is.
     """
-    split, used = sides.copy(), np.flatnonzero(sides != "")
+    split, used = existing_splits.copy(), np.flatnonzero(existing_splits != "")
     cuts: dict[tuple[str, tuple[str, ...]], list[int]] = {}
-    for unit in _units(digests[used], groups[used]):
+    for unit in _find_connected_groups(digests[used], groups[used]):
         rows = used[unit]
-        free = rows[np.isin(sides[rows], ("train", "all"))]
+        free = rows[np.isin(existing_splits[rows], ("train", "all"))]
         if not len(free):
             continue
         owners = list(dict.fromkeys(sources[free]))
-        both = tuple(name for name in shares[owners[0]] if all(name in shares[owner] for owner in owners))
-        owner = next((owner for owner in owners if len(shares[owner]) == len(both)), owners[0])
-        if there := [name for name in both if name in sides[rows]]:
+        both = tuple(name for name in fractions[owners[0]] if all(name in fractions[owner] for owner in owners))
+        owner = next((owner for owner in owners if len(fractions[owner]) == len(both)), owners[0])
+        if there := [name for name in both if name in existing_splits[rows]]:
             split[free] = there[0]
         else:
             cuts.setdefault((owner, both), []).extend(free.tolist())
     for (owner, names), cut in cuts.items():
         rows = np.sort(cut)
-        wanted = {name: shares[owner][name] for name in names}
-        split[rows] = assign(digests[rows], labels[rows], groups[rows], wanted, seed)
+        wanted = {name: fractions[owner][name] for name in names}
+        split[rows] = split_by_stratified_groups(digests[rows], labels[rows], groups[rows], wanted, seed)
     return split
 
 
-def _units(digests: Sequence[str] | np.ndarray, groups: Sequence[str] | np.ndarray) -> list[list[int]]:
+def _find_connected_groups(digests: Sequence[str] | np.ndarray, groups: Sequence[str] | np.ndarray) -> list[list[int]]:
     """Connected components of samples that share content or group, by union-find."""
     parent = list(range(len(digests)))
 
@@ -122,7 +124,9 @@ def _units(digests: Sequence[str] | np.ndarray, groups: Sequence[str] | np.ndarr
     return list(units.values())
 
 
-def _cut(units: list[list[int]], shares: Mapping[str, float], owed: dict[str, float]) -> list[tuple[str, list[int]]]:
+def _assign_units(
+    units: list[list[int]], fractions: Mapping[str, float], deficits: dict[str, float]
+) -> list[tuple[str, list[int]]]:
     """Takes units for each held-out split while that brings the count of its samples nearer to its share.
 
     Args:
@@ -133,8 +137,8 @@ def _cut(units: list[list[int]], shares: Mapping[str, float], owed: dict[str, fl
     """
     cut: list[tuple[str, list[int]]] = []
     total = sum(map(len, units))
-    for position, (name, share) in enumerate(shares.items()):
-        wanted = share * total + owed[name]
+    for position, (name, share) in enumerate(fractions.items()):
+        wanted = share * total + deficits[name]
         taken: list[list[int]] = []
         left: list[list[int]] = []
         have = 0
@@ -143,7 +147,7 @@ def _cut(units: list[list[int]], shares: Mapping[str, float], owed: dict[str, fl
             (taken if fits else left).append(unit)
             have += len(unit) if fits else 0
         smallest = min(left, key=len)
-        owed[name] = min(wanted - have, len(smallest) / 2)
+        deficits[name] = min(wanted - have, len(smallest) / 2)
         if not taken and position == 0 and len(left) > 1:
             taken, left = [smallest], [unit for unit in left if unit is not smallest]
         cut += [(name, unit) for unit in taken]
@@ -151,5 +155,5 @@ def _cut(units: list[list[int]], shares: Mapping[str, float], owed: dict[str, fl
     return cut
 
 
-def _order(seed: int, digest: str) -> bytes:
+def _compute_hash(seed: int, digest: str) -> bytes:
     return hashlib.blake2b(f"{seed}/{digest}".encode(), digest_size=16).digest()

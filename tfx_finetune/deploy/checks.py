@@ -10,7 +10,7 @@ from tfx_finetune.core import progress
 
 
 @dataclass(frozen=True)
-class Check:
+class VerificationResult:
     """What was found about one exported file.
 
     Attributes:
@@ -37,28 +37,28 @@ class Check:
     format: str
     scores: Mapping[str, Any]
     score: float
-    drop: float
-    low: float
-    high: float
+    score_drop: float
+    ci_low: float
+    ci_high: float
     difference: float
     latency: float
-    reason: str
+    failure_reason: str
     agreement: float = 0.0
     bytes: int = 0
-    zipped: int = 0
-    zeros: float = 0.0
-    latency_one: float | None = None
+    compressed_bytes: int = 0
+    sparsity: float = 0.0
+    latency_1_thread: float | None = None
     memory: float | None = None
-    operators: int | None = None
-    floats: int | None = None
+    total_ops: int | None = None
+    float_ops: int | None = None
     float_layers: tuple[str, ...] = ()
 
     @property
-    def named_floats(self) -> str:
+    def float_layers_text(self) -> str:
         """Some of the layers that compute in float, for people to read."""
-        return progress.some(self.float_layers)
+        return progress.shorten_list(self.float_layers)
 
-    def record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As it stands in scores.json; JSON has no infinity, which is the difference of a broken file."""
         found = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("format", "scores")}
         return {**self.scores, **found, "difference": self.difference if math.isfinite(self.difference) else None}

@@ -9,9 +9,9 @@ from typing import Any
 from tfx_finetune.core import hardware
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.datasets.pipeline import Data
-from tfx_finetune.deploy.pack import describe
+from tfx_finetune.deploy.pack import describe_tower
 from tfx_finetune.evaluation import slices
-from tfx_finetune.models.layer_names import parts
+from tfx_finetune.models.layer_names import list_layer_names
 from tfx_finetune.models.network import Network
 from tfx_finetune.types.components import SPLITS
 from tfx_finetune.types.plan import Plan
@@ -19,20 +19,20 @@ from tfx_finetune.types.plan import Plan
 _PACKAGES = ("tfx_finetune", "tensorflow", "keras", "ai-edge-litert", "numpy")
 
 
-def manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
+def make_manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
     """What a bundle says about itself, apart from its files."""
     heads = {
         head: {
             "task": str(data.head_specs[head]),
             "labels": list(task.labels.names),
             "counts": list(task.labels.counts),
-            "samples": task.labels.samples,
+            "samples": task.labels.num_samples,
             "names": {language: list(names) for language, names in task.labels.translations.items()},
         }
         for head, task in network.tasks.items()
     }
     towers = {
-        tower: describe(kind, plan.run.modality_options(kind), network.backbones[tower].card)
+        tower: describe_tower(kind, plan.run.modality_options(kind), network.backbones[tower].pretrained_cfg)
         for tower, kind in plan.modalities.items()
     }
     return {
@@ -45,14 +45,14 @@ def manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
         "teacher": plan.run.teacher,
         "plugins": plan.run.plugins,
         "towers": towers,
-        "network": parts(network),
+        "network": list_layer_names(network),
         "data": {"source": plan.source} | {split: data.table.size(split) for split in SPLITS},
-        "tokens": slices.tokens(data),
-        "versions": environment(),
+        "tokens": slices.measure_tokenizer_fertility(data),
+        "versions": describe_environment(),
     }
 
 
-def environment() -> dict[str, str]:
+def describe_environment() -> dict[str, str]:
     """Versions and machine."""
     found = hardware.detect()
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -62,16 +62,16 @@ def environment() -> dict[str, str]:
 
 def file_metadata(plan: Plan, network: Network) -> dict[str, str]:
     """Return what exported files say about themselves: name, description, version, author, licence."""
-    about = plan.run.about
-    licences = dict.fromkeys(backbone.card.licence for backbone in network.backbones.values())
+    about = plan.run.metadata
+    licences = dict.fromkeys(backbone.pretrained_cfg.license for backbone in network.backbones.values())
     return {
         "name": about.name or plan.workdir.name,
-        "description": f"{_listed(plan.heads)} on {_listed(plan.towers)}, by tfx_finetune",
+        "description": f"{_join_specs(plan.heads)} on {_join_specs(plan.towers)}, by tfx_finetune",
         "version": about.version,
         "author": about.author,
-        "licence": about.licence or ", ".join(filter(None, licences)),
+        "licence": about.license or ", ".join(filter(None, licences)),
     }
 
 
-def _listed(specs: Mapping[str, Spec]) -> str:
+def _join_specs(specs: Mapping[str, Spec]) -> str:
     return ", ".join(map(str, specs.values()))

@@ -4,22 +4,22 @@ from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
-from tfx_finetune.evaluation.scores import decoded
-from tfx_finetune.models.build import ends, in_float32
+from tfx_finetune.evaluation.scores import decode_outputs
+from tfx_finetune.models.build import collect_tower_outputs, to_float32
 from tfx_finetune.models.network import Network
-from tfx_finetune.ops.functional import joined
+from tfx_finetune.ops.functional import build_submodel
 from tfx_finetune.tasks import localization
 from tfx_finetune.types.aliases import Batch
 from tfx_finetune.types.components import Modality
 from tfx_finetune.types.deployment import Servable
 
 
-def servable(
+def build_servable(
     network: Network,
     modalities: Mapping[str, Modality],
-    examples: Batch,
+    representative_dataset: Batch,
     metadata: Mapping[str, str],
-    rounded: Callable[[dict[str, tf.Tensor]], dict] | None = None,
+    qat_fn: Callable[[dict[str, tf.Tensor]], dict] | None = None,
     compressed: bool = False,
 ) -> Servable:
     """Adds each task's decoding to the trained model.
@@ -32,17 +32,23 @@ def servable(
         rounded: From prepared inputs to `<head>/logits`, with the rounding of quantization-aware training.
         compressed: Whether the model is a compressed one, which has a graph of its own.
     """
-    network = in_float32(network)
+    network = to_float32(network)
     return Servable(
-        model=joined(network.model.input, decoded(network.tasks, network.model.output), "servable"),
+        model=build_submodel(network.model.input, decode_outputs(network.tasks, network.model.output), "servable"),
         modalities=modalities,
         labels={head: task.labels.names for head, task in network.tasks.items()},
-        routed=tuple(head for head, task in network.tasks.items() if task.per),
-        found={head: task.places.found for head, task in network.tasks.items() if task.places},
-        limits=localization.limits(network.tasks),
-        programs=tuple(task.places.program for task in network.tasks.values() if task.places and task.places.program),
-        examples=examples,
-        about=metadata,
-        rounded=rounded and (lambda inputs: decoded(network.tasks, rounded(inputs))),
-        ends={} if compressed else ends(network),
+        per_group_heads=tuple(head for head, task in network.tasks.items() if task.heads_by),
+        postprocess_fns={
+            head: task.localization.postprocess_fn for head, task in network.tasks.items() if task.localization
+        },
+        nms_inputs=localization.collect_nms_inputs(network.tasks),
+        helper_files=tuple(
+            task.localization.helper_file
+            for task in network.tasks.values()
+            if task.localization and task.localization.helper_file
+        ),
+        representative_dataset=representative_dataset,
+        metadata=metadata,
+        qat_fn=qat_fn and (lambda inputs: decode_outputs(network.tasks, qat_fn(inputs))),
+        tower_outputs={} if compressed else collect_tower_outputs(network),
     )

@@ -9,23 +9,23 @@ from tfx_finetune.core.catalogue import ASSETS
 from tfx_finetune.doctor.diagnosis import Diagnosis
 
 _REGISTRIES = {"PyPI": ("pypi", "sdist"), "npm": ("npm",), "Debian": ("debian",)}
-_LISTS = Path("/var/lib/apt/lists")
+_APT_LISTS = Path("/var/lib/apt/lists")
 
 
-def diagnoses() -> list[Diagnosis]:
+def check_all() -> list[Diagnosis]:
     """A line for each registry that packages of weights and data come from."""
-    return [_registry(*item) for item in _REGISTRIES.items()]
+    return [_check_registry(*item) for item in _REGISTRIES.items()]
 
 
-def _registry(registry: str, kinds: tuple[str, ...]) -> Diagnosis:
+def _check_registry(registry: str, kinds: tuple[str, ...]) -> Diagnosis:
     names = [name for name, asset in ASSETS.items() if asset.registry in kinds]
-    here = [name for name in names if assets.found(name)]
+    here = [name for name in names if assets.find_local(name)]
     missing = [name for name in names if name not in here]
     what, found = f"from {registry}", f"{len(here)} of {len(names)} packages here"
     if not missing:
         return Diagnosis(what, "ok", found)
     found += f" ({', '.join(here)})" * bool(here)
-    obstacle, todo = _obstacle(registry)
+    obstacle, todo = _find_obstacle(registry)
     if not obstacle:
         return Diagnosis(what, "ok", f"{found}; the others are downloaded when wanted")
     # Without --backbone pictures go to EfficientNet-Lite0.
@@ -33,7 +33,7 @@ def _registry(registry: str, kinds: tuple[str, ...]) -> Diagnosis:
     return Diagnosis(what, state, f"{found}; {obstacle}", f"{todo}, if you want {', '.join(missing)}")
 
 
-def _obstacle(registry: str) -> tuple[str, str]:
+def _find_obstacle(registry: str) -> tuple[str, str]:
     """What keeps packages of a registry from being downloaded, and what to do about it; empty where nothing does."""
     if registry == "PyPI":
         missing = not importlib.util.find_spec("pip")
@@ -41,6 +41,6 @@ def _obstacle(registry: str) -> tuple[str, str]:
     clients = {"npm": ["npm"], "Debian": ["apt-get", "dpkg-deb"]}[registry]
     if lacking := [client for client in clients if not shutil.which(client)]:
         return f"{lacking[0]}, which downloads the others, is not installed", f"install {lacking[0]}"
-    if registry == "Debian" and not any(_LISTS.glob("*_Packages*")):
+    if registry == "Debian" and not any(_APT_LISTS.glob("*_Packages*")):
         return "apt-get has no list of packages", "as root apt-get update"
     return "", ""

@@ -18,15 +18,15 @@ class Diagnosis:
         todo: What to do about it; empty where there is nothing.
     """
 
-    what: str
+    subject: str
     state: str
-    found: str
-    todo: str = ""
+    message: str
+    hint: str = ""
 
 
-def examined(what: str, look: Callable[[], list[Diagnosis]], state: str = "warning") -> list[Diagnosis]:
+def run_check(subject: str, check: Callable[[], list[Diagnosis]], failure_state: str = "warning") -> list[Diagnosis]:
     """What `look` finds. A broken environment fails in ways that nobody has listed: those are findings of `state`."""
     try:
-        return look()
+        return check()
     except Exception as error:
-        return [Diagnosis(what, state, f"cannot be examined: {type(error).__name__}: {first_line(error)}")]
+        return [Diagnosis(subject, failure_state, f"cannot be examined: {type(error).__name__}: {first_line(error)}")]

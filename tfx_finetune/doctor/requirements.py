@@ -12,67 +12,77 @@ from tfx_finetune.doctor.diagnosis import Diagnosis
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-NAME = "tfx_finetune"
-_SHOWN = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy", "absl-py")
+PACKAGE_NAME = "tfx_finetune"
+_SHOWN_PACKAGES = (
+    "tensorflow",
+    "keras",
+    "tf_keras",
+    "tensorflow-model-optimization",
+    "ai-edge-litert",
+    "numpy",
+    "absl-py",
+)
 
 
-def diagnoses() -> list[Diagnosis]:
+def check_all() -> list[Diagnosis]:
     """Python, this package, the packages that it always needs, and those of its extras."""
-    if _version(NAME) is None:
+    if _get_version(PACKAGE_NAME) is None:
         todo = "pip install . in its folder, so that what it needs is known and installed"
-        return [Diagnosis(NAME, "warning", f"{tfx_finetune.__version__} runs, but is not installed", todo)]
-    return [python(), package(), *packages(), *map(extra, EXTRAS)]
+        return [Diagnosis(PACKAGE_NAME, "warning", f"{tfx_finetune.__version__} runs, but is not installed", todo)]
+    return [check_python(), check_package(), *check_packages(), *map(check_extra, EXTRAS)]
 
 
-def python() -> Diagnosis:
+def check_python() -> Diagnosis:
     """Whether this is a Python that the package is for."""
     from packaging.specifiers import SpecifierSet
 
     version = platform.python_version()
     found = f"{version} on {platform.system()} {platform.machine()}"
-    wanted = metadata.metadata(NAME)["Requires-Python"] or ""
+    wanted = metadata.metadata(PACKAGE_NAME)["Requires-Python"] or ""
     if SpecifierSet(wanted).contains(version, prereleases=True):
         return Diagnosis("Python", "ok", found)
     return Diagnosis("Python", "broken", f"{found}; {wanted} is needed", "make an environment of another Python")
 
 
-def package() -> Diagnosis:
+def check_package() -> Diagnosis:
     """Whether what is installed is what runs."""
-    running, installed = tfx_finetune.__version__, _version(NAME)
+    running, installed = tfx_finetune.__version__, _get_version(PACKAGE_NAME)
     if running == installed:
-        return Diagnosis(NAME, "ok", running)
-    todo = f"install it again: pip install --upgrade {NAME}, or pip install -e . in a checkout"
-    return Diagnosis(NAME, "warning", f"{running} runs, {installed} is installed", todo)
+        return Diagnosis(PACKAGE_NAME, "ok", running)
+    todo = f"install it again: pip install --upgrade {PACKAGE_NAME}, or pip install -e . in a checkout"
+    return Diagnosis(PACKAGE_NAME, "warning", f"{running} runs, {installed} is installed", todo)
 
 
-def packages() -> list[Diagnosis]:
+def check_packages() -> list[Diagnosis]:
     """The packages that are always needed: one line where all fit, and one for each that does not.
 
     What they need themselves is a warning: many of them claim more than they use.
     """
-    wanted = required(NAME)
-    found = [Diagnosis(need.name, "broken", said, _install(need)) for need, said in unmet(wanted).items()]
-    found += [
-        Diagnosis(owner, "warning", f"{owner} wants {said}", _install(need))
-        for owner in sorted(_reached(wanted))
-        for need, said in unmet(required(owner)).items()
+    wanted = read_requirements(PACKAGE_NAME)
+    found = [
+        Diagnosis(need.name, "broken", said, _make_install_command(need)) for need, said in find_unmet(wanted).items()
     ]
-    versions = ", ".join(f"{name} {version}" for name in _SHOWN if (version := _version(name)))
+    found += [
+        Diagnosis(owner, "warning", f"{owner} wants {said}", _make_install_command(need))
+        for owner in sorted(_collect_dependencies(wanted))
+        for need, said in find_unmet(read_requirements(owner)).items()
+    ]
+    versions = ", ".join(f"{name} {version}" for name in _SHOWN_PACKAGES if (version := _get_version(name)))
     return found or [Diagnosis("packages", "ok", f"{len(wanted)} as required: {versions}")]
 
 
-def extra(name: str) -> Diagnosis:
+def check_extra(name: str) -> Diagnosis:
     """Which packages of an extra are missing, and what the extra adds."""
-    what, wanted = f"extra {name}", required(NAME, name)
-    if missing := unmet(wanted):
-        absent = [need.name for need in missing if not _version(need.name)]
+    what, wanted = f"extra {name}", read_requirements(PACKAGE_NAME, name)
+    if missing := find_unmet(wanted):
+        absent = [need.name for need in missing if not _get_version(need.name)]
         said = [f"not installed: {', '.join(absent)}"] * bool(absent)
         said += [why for need, why in missing.items() if need.name not in absent]
-        return Diagnosis(what, "optional", "; ".join(said), f"pip install '{NAME}[{name}]' adds {EXTRAS[name]}")
-    return Diagnosis(what, "ok", ", ".join(f"{need.name} {_version(need.name)}" for need in wanted))
+        return Diagnosis(what, "optional", "; ".join(said), f"pip install '{PACKAGE_NAME}[{name}]' adds {EXTRAS[name]}")
+    return Diagnosis(what, "ok", ", ".join(f"{need.name} {_get_version(need.name)}" for need in wanted))
 
 
-def required(name: str, extra: str = "") -> list["Requirement"]:
+def read_requirements(name: str, extra: str = "") -> list["Requirement"]:
     """What the metadata of an installed package asks for on this machine: always, or for one extra alone."""
     from packaging.requirements import Requirement
 
@@ -83,11 +93,11 @@ def required(name: str, extra: str = "") -> list["Requirement"]:
     return [need for need in needs if need not in always and need.marker and need.marker.evaluate({"extra": extra})]
 
 
-def unmet(needs: Iterable["Requirement"]) -> Mapping["Requirement", str]:
+def find_unmet(needs: Iterable["Requirement"]) -> Mapping["Requirement", str]:
     """The requirements that what is installed does not meet, and in which way."""
     found = {}
     for need in needs:
-        version = _version(need.name)
+        version = _get_version(need.name)
         if version is None:
             found[need] = f"{need.name}{need.specifier}, which is not installed"
         elif not need.specifier.contains(version, prereleases=True):
@@ -95,11 +105,11 @@ def unmet(needs: Iterable["Requirement"]) -> Mapping["Requirement", str]:
     return found
 
 
-def _install(need: "Requirement") -> str:
+def _make_install_command(need: "Requirement") -> str:
     return f"pip install {f'{need.name}{need.specifier}'!r}"
 
 
-def _reached(needs: Iterable["Requirement"]) -> set[str]:
+def _collect_dependencies(needs: Iterable["Requirement"]) -> set[str]:
     """The installed packages that are needed, those that they need, and so on."""
     from packaging.utils import canonicalize_name
 
@@ -107,13 +117,13 @@ def _reached(needs: Iterable["Requirement"]) -> set[str]:
     queue = list(needs)
     while queue:
         name = canonicalize_name(queue.pop().name)
-        if name not in found and _version(name):
+        if name not in found and _get_version(name):
             found.add(name)
-            queue += required(name)
+            queue += read_requirements(name)
     return found
 
 
-def _version(name: str) -> str | None:
+def _get_version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -17,11 +17,11 @@ from typing import Any
 from tfx_finetune.core.errors import first_line
 from tfx_finetune.doctor.diagnosis import Diagnosis
 
-_SECONDS = 180
-_FAR = 1e-4  # between two float32 computations of numbers around 1
+_TIMEOUT = 180
+_MAX_DIFFERENCE = 1e-4  # between two float32 computations of numbers around 1
 
 
-def start() -> subprocess.Popen:
+def start_selftest() -> subprocess.Popen:
     """Begins the test, which takes as long as importing TensorFlow does."""
     return subprocess.Popen(
         [sys.executable, "-m", "tfx_finetune.doctor.selftest"],
@@ -31,15 +31,15 @@ def start() -> subprocess.Popen:
     )
 
 
-def finished(process: subprocess.Popen) -> dict[str, dict[str, Any]]:
+def wait_for_results(process: subprocess.Popen) -> dict[str, dict[str, Any]]:
     """Waits for the test: what was found of `tensorflow` and of `litert`, as `error` where it failed."""
     try:
-        said, errors = process.communicate(timeout=_SECONDS)
-        end = _ending(process.returncode, errors)
+        said, errors = process.communicate(timeout=_TIMEOUT)
+        end = _describe_exit(process.returncode, errors)
     except subprocess.TimeoutExpired:
         process.kill()
         said, _ = process.communicate()
-        end = f"no answer in {_SECONDS} s"
+        end = f"no answer in {_TIMEOUT} s"
     found: dict[str, dict[str, Any]] = {}
     for line in said.splitlines():
         with contextlib.suppress(ValueError):  # what a library said on its way
@@ -50,13 +50,13 @@ def finished(process: subprocess.Popen) -> dict[str, dict[str, Any]]:
     return found
 
 
-def diagnoses(found: dict[str, dict[str, Any]]) -> list[Diagnosis]:
+def make_diagnoses(found: dict[str, dict[str, Any]]) -> list[Diagnosis]:
     """What the steps say; LiteRT is fed by TensorFlow."""
-    first = tensorflow(found["tensorflow"])
-    return [first] if first.state == "broken" else [first, litert(found["litert"])]
+    first = diagnose_tensorflow(found["tensorflow"])
+    return [first] if first.state == "broken" else [first, diagnose_litert(found["litert"])]
 
 
-def tensorflow(found: dict[str, Any]) -> Diagnosis:
+def diagnose_tensorflow(found: dict[str, Any]) -> Diagnosis:
     """What the first step says."""
     if "error" in found:
         todo = found.get(
@@ -67,11 +67,11 @@ def tensorflow(found: dict[str, Any]) -> Diagnosis:
     return Diagnosis("TensorFlow", "ok", said.format(**found))
 
 
-def litert(found: dict[str, Any]) -> Diagnosis:
+def diagnose_litert(found: dict[str, Any]) -> Diagnosis:
     """What the second step says."""
     if "error" in found:
         return Diagnosis("LiteRT", "broken", found["error"], "pip install --upgrade ai-edge-litert")
-    if found["difference"] > _FAR:
+    if found["difference"] > _MAX_DIFFERENCE:
         said = f"a small network's answers differ by {found['difference']:.2g} from TensorFlow's"
         return Diagnosis("LiteRT", "broken", said, "pip install --upgrade ai-edge-litert")
     said = f"a small network converted and run, largest difference {found['difference']:.1e}"
@@ -81,7 +81,7 @@ def litert(found: dict[str, Any]) -> Diagnosis:
     return Diagnosis("LiteRT", "ok", f"{said}, by XNNPACK")
 
 
-def _ending(status: int, errors: str) -> str:
+def _describe_exit(status: int, errors: str) -> str:
     if status == -signal.SIGILL:
         return "it ended by SIGILL: this processor lacks instructions, such as AVX, that its builds need"
     lines = errors.strip().splitlines()
@@ -107,7 +107,7 @@ def _try_litert() -> dict[str, Any]:
     import numpy as np
     import tensorflow as tf
 
-    from tfx_finetune.core.quiet import quiet
+    from tfx_finetune.core.quiet import capture_output
     from tfx_finetune.ops import litert
 
     layers = [
@@ -119,7 +119,7 @@ def _try_litert() -> dict[str, Any]:
     frozen = litert.freeze(lambda inputs: network(inputs, training=False), [tf.TensorSpec((1, 16, 16, 3), tf.float32)])
     content = litert.convert(lambda: tf.lite.TFLiteConverter.from_concrete_functions([frozen]))
     sample = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
-    with quiet() as said:
+    with capture_output() as said:
         runner = litert.Interpreter(model_content=content)
         runner.allocate_tensors()
         xnnpack = "XNNPACK" in said()
@@ -134,13 +134,13 @@ STEPS: dict[str, Callable[[], dict[str, Any]]] = {"tensorflow": _try_tensorflow,
 
 def main() -> None:
     """Tries one after the other."""
-    from tfx_finetune.core.quiet import quiet
+    from tfx_finetune.core.quiet import capture_output
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     for name, step in STEPS.items():
         try:
-            with quiet():
+            with capture_output():
                 found = step()
         except Exception as error:
             found = {"error": f"{type(error).__name__}: {first_line(error)}"}

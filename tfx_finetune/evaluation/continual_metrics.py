@@ -7,7 +7,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Transfer:
+class ContinualMetrics:
     """Validation scores by turn.
 
     Attributes:
@@ -17,22 +17,22 @@ class Transfer:
     """
 
     languages: tuple[str, ...]
-    start: tuple[float, ...]
+    initial_scores: tuple[float, ...]
     scores: tuple[tuple[float, ...], ...]
 
     @property
-    def backward(self) -> float:
+    def bwt(self) -> float:
         """Backward transfer: by how much languages became better since they were learned, on the mean over all but the
         last one; below 0 where they were forgotten (Lopez-Paz and Ranzato, arXiv 1706.08840, equation 3).
         """
         found = np.asarray(self.scores)
         return float(np.mean((found[-1] - np.diag(found))[:-1]))
 
-    def record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As it stands in scores.json."""
         return {
             "languages": list(self.languages),
-            "start": list(self.start),
+            "start": list(self.initial_scores),
             "scores": [list(row) for row in self.scores],
-            "backward": self.backward,
+            "backward": self.bwt,
         }

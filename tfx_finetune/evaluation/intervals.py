@@ -4,14 +4,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tfx_finetune.evaluation.scores import asked
+from tfx_finetune.evaluation.scores import mask_labeled
 from tfx_finetune.types.aliases import Batch
 from tfx_finetune.types.components import Task
 
 _Z = 1.96
 
 
-def interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+def wilson_interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     """95 % interval of a mean of values in [0, 1]: the Wilson score interval, which keeps to that range.
 
     Samples of one group, such as the views of one thing, say less than as many of different ones: the interval is that
@@ -22,15 +22,15 @@ def interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
         correct: (n,).
         groups: Name of each sample's group, empty for none, (n,).
     """
-    n, mean = _independent(correct, groups), float(correct.mean())
+    n, mean = _effective_sample_size(values, groups), float(values.mean())
     centre = (mean + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * np.sqrt(mean * (1 - mean) / n + _Z**2 / (4 * n * n))
     return float(centre - half), float(centre + half)
 
 
-def _independent(correct: np.ndarray, groups: np.ndarray) -> float:
+def _effective_sample_size(values: np.ndarray, groups: np.ndarray) -> float:
     """How many independent samples would say as much, at most n."""
-    n, mean = len(correct), correct.mean()
+    n, mean = len(values), values.mean()
     names = [name or f"\n{row}" for row, name in enumerate(groups)]  # each by itself where it is of no group
     _, member = np.unique(np.array(names), return_inverse=True)
     count = int(member.max()) + 1
@@ -40,13 +40,13 @@ def _independent(correct: np.ndarray, groups: np.ndarray) -> float:
     spread = mean * (1 - mean) * n / max(n - 1, 1)
     if not spread:
         return count
-    apart = np.bincount(member, correct - mean)
+    apart = np.bincount(member, values - mean)
     variance = count / (count - 1) * (apart**2).sum() / n**2
     return min(n, spread / variance) if variance else n
 
 
 def paired_interval(
-    tasks: Mapping[str, Task], targets: Batch, ours: Batch, theirs: Batch, drop: float = 0.0
+    tasks: Mapping[str, Task], targets: Batch, reference: Batch, candidate: Batch, score_drop: float = 0.0
 ) -> tuple[float, float]:
     """95 % interval of what `theirs` loses against `ours` on the same samples, in terms of `Task.correct`.
 
@@ -60,13 +60,16 @@ def paired_interval(
     losses, counted = [], []
     for head, task in tasks.items():
         target = targets[head]
-        losses.append(task.correct(target, ours[f"{head}/scores"]) - task.correct(target, theirs[f"{head}/scores"]))
-        counted.append(asked(task, target))
+        losses.append(
+            task.per_sample_score(target, reference[f"{head}/scores"])
+            - task.per_sample_score(target, candidate[f"{head}/scores"])
+        )
+        counted.append(mask_labeled(task, target))
     # Of each sample, the mean over the heads that are asked about it.
     some = np.any(counted, axis=0)
     loss = np.average(np.array(losses)[:, some], axis=0, weights=np.array(counted)[:, some])
     count = len(loss) + 2
     mean, square = loss.sum() / count, ((loss**2).sum() + 1) / count
     half = _Z * np.sqrt((square - mean**2) / count)
-    mean = drop if any(task.places for task in tasks.values()) else mean
+    mean = score_drop if any(task.localization for task in tasks.values()) else mean
     return float(max(mean - half, -1)), float(min(mean + half, 1))

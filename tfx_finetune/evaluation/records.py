@@ -5,7 +5,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Subset:
+class ModalityAblation:
     """Scores of a model that is shown some of its inputs alone.
 
     Attributes:
@@ -18,7 +18,7 @@ class Subset:
     samples: int
     scores: dict[str, Any]
 
-    def record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As it stands in scores.json, without what is told of single classes."""
         single = {name: value for name, value in self.scores.items() if isinstance(value, float)}
         return {"towers": list(self.towers), "samples": self.samples, **single}

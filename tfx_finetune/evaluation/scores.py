@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from tfx_finetune.tasks.outputs import answers, of_head
+from tfx_finetune.tasks.outputs import postprocess_outputs, select_head_outputs
 from tfx_finetune.types.aliases import Batch
 from tfx_finetune.types.components import Task
 
 
-def predictions(
+def predict_batches(
     predict: Callable, batches: Iterable[tuple[Any, Batch]], tasks: Mapping[str, Task] | None = None
 ) -> tuple[Batch, Batch]:
     """Runs `predict` over batches of (inputs, targets) and returns all (targets, outputs), in order, as arrays.
@@ -21,32 +21,32 @@ def predictions(
     targets: dict[str, list[np.ndarray]] = {}
     outputs: dict[str, list[np.ndarray]] = {}
     for inputs, target in batches:
-        for found, values in ((targets, target), (outputs, answers(tasks or {}, predict(inputs)))):
+        for found, values in ((targets, target), (outputs, postprocess_outputs(tasks or {}, predict(inputs)))):
             for name, value in values.items():
                 found.setdefault(name, []).append(np.asarray(value))
     joined = [{name: np.concatenate(parts) for name, parts in found.items()} for found in (targets, outputs)]
     return joined[0], joined[1]
 
 
-def decoded(tasks: Mapping[str, Task], outputs: Mapping[str, Any]) -> dict[str, Any]:
+def decode_outputs(tasks: Mapping[str, Task], outputs: Mapping[str, Any]) -> dict[str, Any]:
     """Each task's decoded outputs, `<head>/<name>`, of those of its head."""
     found: dict[str, Any] = {}
     for head, task in tasks.items():
-        found |= {f"{head}/{name}": value for name, value in task.decode(of_head(outputs, head)).items()}
+        found |= {f"{head}/{name}": value for name, value in task.decode(select_head_outputs(outputs, head)).items()}
     return found
 
 
-def asked(task: Task, targets: np.ndarray) -> np.ndarray:
+def mask_labeled(task: Task, targets: np.ndarray) -> np.ndarray:
     """Marks the samples with targets (n, ...) that a head is asked about, (n,): others have no class."""
-    return np.any(targets, -1) if task.single else np.full(len(targets), True)
+    return np.any(targets, -1) if task.single_label else np.full(len(targets), True)
 
 
 def evaluate(
     tasks: Mapping[str, Task],
     targets: Batch,
     outputs: Batch,
-    slices: Mapping[str, np.ndarray] | None = None,
-    whole: bool = True,
+    slice_masks: Mapping[str, np.ndarray] | None = None,
+    full_report: bool = True,
 ) -> dict[str, Any]:
     """Returns every score of every head that is asked about some of the samples, named `<head>/<score>`.
 
@@ -62,15 +62,15 @@ def evaluate(
     found: dict[str, Any] = {}
     for head, task in tasks.items():
         target, output = targets[head], outputs[f"{head}/scores"]
-        mine = asked(task, target)
+        mine = mask_labeled(task, target)
         if mine.any():
-            own = task.scores(target[mine], output[mine], whole=whole)
-            if task.space:
-                own |= task.space.retrieval(target[mine], outputs[f"{head}/{EMBEDDING}"][mine])
+            own = task.compute_metrics(target[mine], output[mine], whole=full_report)
+            if task.zero_shot:
+                own |= task.zero_shot.retrieval_metrics(target[mine], outputs[f"{head}/{EMBEDDING}"][mine])
             found |= {f"{head}/{name}": value for name, value in own.items()}
         # A head of one language has no others to compare.
-        for value, marked in ({} if task.per else slices or {}).items():
+        for value, marked in ({} if task.heads_by else slice_masks or {}).items():
             if (rows := mine & marked).any():
-                scores = task.scores(target[rows], output[rows], whole=whole).items()
+                scores = task.compute_metrics(target[rows], output[rows], whole=full_report).items()
                 found |= {f"{head}/{name}[{value}]": score for name, score in scores if isinstance(score, float)}
     return found

@@ -8,7 +8,9 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.types.components import Backbone
 
 
-def by_tower(option: str, value: str, towers: Collection[str], pattern: str, allowed: str, rest: str) -> dict[str, str]:
+def parse_per_tower(
+    option: str, value: str, towers: Collection[str], pattern: str, expected: str, default: str
+) -> dict[str, str]:
     """An option's value for each tower: one for all of them, or `image=5, text=all`.
 
     Args:
@@ -28,37 +30,37 @@ def by_tower(option: str, value: str, towers: Collection[str], pattern: str, all
         parts = dict(part.partition("=")[::2] for part in value.split(","))
         named = {name.strip(): text.strip() for name, text in parts.items()}
         if unknown := [name for name in named if name not in towers]:
-            raise UserError(f"--{option} names a tower that there is not", received=unknown[0], allowed=list(towers))
-        given = dict.fromkeys(towers, rest) | named
+            raise UserError(f"--{option} names a tower that there is not", got=unknown[0], expected=list(towers))
+        given = dict.fromkeys(towers, default) | named
     if wrong := [text for text in given.values() if not re.fullmatch(pattern, text)]:
-        allowed = f"{allowed}; or one for each tower, such as image=..., text=..."
-        raise UserError(f"--{option} is not understood", received=wrong[0], allowed=allowed)
+        expected = f"{expected}; or one for each tower, such as image=..., text=..."
+        raise UserError(f"--{option} is not understood", got=wrong[0], expected=expected)
     return given
 
 
-def unfrozen(backbone: Backbone, unfreeze: str) -> int:
+def count_unfrozen_groups(backbone: Backbone, unfreeze: str) -> int:
     """How many of the backbone's groups, from the top, one tower's `unfreeze` means."""
     groups = backbone.groups
-    if unfreeze == "all" or not backbone.card.origin:
+    if unfreeze == "all" or not backbone.pretrained_cfg.origin:
         return len(groups)
     if "." in unfreeze:
         return min(len(groups), math.ceil(float(unfreeze) * len(groups)))
     return min(len(groups), int(unfreeze))
 
 
-def counts(backbones: Mapping[str, Backbone], unfreeze: str) -> dict[str, int]:
+def count_unfrozen_groups_per_tower(backbones: Mapping[str, Backbone], unfreeze: str) -> dict[str, int]:
     """How many groups of each tower, from the top, an `unfreeze` option means."""
-    wanted = groups_wanted("unfreeze", unfreeze, list(backbones))
-    return {tower: unfrozen(backbone, wanted[tower]) for tower, backbone in backbones.items()}
+    wanted = parse_unfreeze("unfreeze", unfreeze, list(backbones))
+    return {tower: count_unfrozen_groups(backbone, wanted[tower]) for tower, backbone in backbones.items()}
 
 
-def groups_wanted(option: str, unfreeze: str, towers: Collection[str]) -> dict[str, str]:
+def parse_unfreeze(option: str, unfreeze: str, towers: Collection[str]) -> dict[str, str]:
     """The `unfreeze` of each tower: a number of groups, a share of them, or `all`; raises as `by_tower`."""
     allowed = "a number of groups, a share such as 0.3, or all"
-    return by_tower(option, unfreeze, towers, r"all|\d+|0?\.\d+", allowed, rest="0")
+    return parse_per_tower(option, unfreeze, towers, r"all|\d+|0?\.\d+", allowed, default="0")
 
 
-def factors(option: str, rates: str, towers: Collection[str]) -> dict[str, float]:
+def parse_lr_multipliers(option: str, lr_multipliers: str, towers: Collection[str]) -> dict[str, float]:
     """The factor of each tower's learning rate; raises as `by_tower`."""
-    found = by_tower(option, rates, towers, r"\d+(\.\d*)?|\.\d+", "a number", rest="1")
+    found = parse_per_tower(option, lr_multipliers, towers, r"\d+(\.\d*)?|\.\d+", "a number", default="1")
     return {tower: float(text) for tower, text in found.items()}

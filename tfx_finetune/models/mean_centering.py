@@ -13,42 +13,44 @@ import keras
 import numpy as np
 
 from tfx_finetune.models import split
-from tfx_finetune.ops.arrays import rows
-from tfx_finetune.ops.functional import predictor
+from tfx_finetune.ops.arrays import take
+from tfx_finetune.ops.functional import make_predict_fn
 from tfx_finetune.types.aliases import Batch
-from tfx_finetune.types.components import PRESENCE, Backbone, Features
+from tfx_finetune.types.components import MODALITY_MASK, Backbone, Features
 
-_SAMPLES = 1_000
-_BATCH = 50
+_MAX_SAMPLES = 1_000
+_BATCH_SIZE = 50
 # Share of the mean square length that is the mean's.
-_MOST = 0.5
+_MIN_MEAN_POWER = 0.5
 
 
-def centres(backbones: Mapping[str, Backbone]) -> dict[str, str]:
+def list_centering_layers(backbones: Mapping[str, Backbone]) -> dict[str, str]:
     """Names of the layers that centre, by tower."""
     towers = [
-        tower for tower, each in backbones.items() if each.modality == "text" and each.card.origin and not each.scratch
+        tower
+        for tower, each in backbones.items()
+        if each.modality == "text" and each.pretrained_cfg.origin and not each.from_scratch
     ]
     return {tower: f"{tower}_centre" if len(backbones) > 1 else "centre" for tower in towers}
 
 
-def centred(backbones: Mapping[str, Backbone], given: Mapping[str, Features]) -> dict[str, Features]:
+def add_centering(backbones: Mapping[str, Backbone], features: Mapping[str, Features]) -> dict[str, Features]:
     """What towers give, that of pretrained text towers through a layer each, which changes nothing as it is built."""
-    found = dict(given)
-    for tower, name in centres(backbones).items():
+    found = dict(features)
+    for tower, name in list_centering_layers(backbones).items():
         # float32: what differs between samples may be little of a number, which eight bits of mantissa lose.
         layer = keras.layers.BatchNormalization(
             center=False, scale=False, epsilon=1e-12, trainable=False, dtype="float32", name=name
         )
-        found[tower] = given[tower]._replace(pooled=layer(given[tower].pooled))
+        found[tower] = features[tower]._replace(pooled=layer(features[tower].pooled))
     return found
 
 
-def centre(
+def fit_centering(
     model: keras.Model,
     backbones: Mapping[str, Backbone],
-    found: Mapping[str, split.Joint],
-    some: Callable[[int], tuple[Batch, Batch]],
+    cut_tensors: Mapping[str, split.CutTensors],
+    sample_batch: Callable[[int], tuple[Batch, Batch]],
 ) -> None:
     """Measures what text towers give for up to 1,000 training samples, where nothing was taken off yet.
 
@@ -59,30 +61,32 @@ def centre(
         some: Inputs of what lies above the cuts and targets, of up to so many training samples.
     """
     known = {layer.name: layer for layer in model.layers}
-    layers = {tower: known[name] for tower, name in centres(backbones).items() if name in known}
-    fresh = {tower: layer for tower, layer in layers.items() if _as_built(layer)}
+    layers = {tower: known[name] for tower, name in list_centering_layers(backbones).items() if name in known}
+    fresh = {tower: layer for tower, layer in layers.items() if _is_identity(layer)}
     if not fresh:
         return
-    inputs, _ = some(_SAMPLES)
-    answer = predictor(split.top(model.input, found, {tower: layer.output for tower, layer in fresh.items()}))
+    inputs, _ = sample_batch(_MAX_SAMPLES)
+    answer = make_predict_fn(
+        split.build_trainable_part(model.input, cut_tensors, {tower: layer.output for tower, layer in fresh.items()})
+    )
     count = len(next(iter(inputs.values())))
-    given = [answer(rows(inputs, slice(start, start + _BATCH))) for start in range(0, count, _BATCH)]
+    given = [answer(take(inputs, slice(start, start + _BATCH_SIZE))) for start in range(0, count, _BATCH_SIZE)]
     for at, tower in enumerate(backbones):
         if tower in fresh:
             points = np.concatenate([part[tower] for part in given]).astype(np.float64)
-            _measure(fresh[tower], points[inputs[PRESENCE][:, at] > 0] if PRESENCE in inputs else points)
+            _fit_layer(fresh[tower], points[inputs[MODALITY_MASK][:, at] > 0] if MODALITY_MASK in inputs else points)
 
 
-def _measure(layer: keras.Layer, points: np.ndarray) -> None:
+def _fit_layer(layer: keras.Layer, embeddings: np.ndarray) -> None:
     """Has a layer take the mean of points, (n, dim), off, where that is the most of them, but not all."""
-    if not len(points):
+    if not len(embeddings):
         return
-    mean, rest = points.mean(0), points.var(0).sum()
+    mean, rest = embeddings.mean(0), embeddings.var(0).sum()
     whole = rest + (mean**2).sum()
-    if 0 < rest < (1 - _MOST) * whole:
+    if 0 < rest < (1 - _MIN_MEAN_POWER) * whole:
         layer.set_weights([mean, np.full(len(mean), rest / whole)])
 
 
-def _as_built(layer: keras.Layer) -> bool:
+def _is_identity(layer: keras.Layer) -> bool:
     mean, variance = layer.get_weights()
     return bool((mean == 0).all() and (variance == 1).all())

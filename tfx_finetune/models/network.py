@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import keras
 
-from tfx_finetune.types.components import Backbone, Features, Fusion, Group, Task
+from tfx_finetune.types.components import Backbone, Features, Fusion, LayerGroup, Task
 from tfx_finetune.types.plan import Architecture
 
-VIEWS = "fusion/views"
+PROJECTIONS = "fusion/views"
 """Output of a model whose towers are pulled together in training: see `Fused.views`."""
 
 
@@ -30,9 +30,9 @@ class Network:
     backbones: Mapping[str, Backbone]
     tasks: Mapping[str, Task]
     architecture: Architecture = field(default_factory=lambda: Architecture({}))
-    shares: keras.Model | None = None
-    seen: tuple[Features, ...] = ()
-    held: frozenset[str] = frozenset()
+    gate_weights: keras.Model | None = None
+    head_inputs: tuple[Features, ...] = ()
+    frozen_layers: frozenset[str] = frozenset()
 
     @property
     def fusion(self) -> Fusion | None:
@@ -40,7 +40,7 @@ class Network:
         return self.architecture.fusion
 
     @property
-    def groups(self) -> list[tuple[str, int, Group]]:
+    def groups(self) -> list[tuple[str, int, LayerGroup]]:
         """Every group of every tower: (tower, its height: 1 for the top one, group)."""
         return [
             (tower, len(backbone.groups) - position, group)

@@ -11,14 +11,16 @@ from typing import Any
 
 import keras
 
-from tfx_finetune.ops.functional import joined
+from tfx_finetune.ops.functional import build_submodel
 from tfx_finetune.types.components import Backbone
 
-Joint = tuple[keras.KerasTensor, ...]
+CutTensors = tuple[keras.KerasTensor, ...]
 """The tensors at which a tower is cut."""
 
 
-def joint(backbone: Backbone, count: int, tokens: bool, levels: Sequence[str], pooled: bool) -> Joint:
+def find_cut_tensors(
+    backbone: Backbone, unfrozen_group_count: int, needs_tokens: bool, levels: Sequence[str], needs_pooled: bool
+) -> CutTensors:
     """Where a tower is cut whose top groups, so many of them, are trained; nothing where all of it is.
 
     Args:
@@ -28,30 +30,30 @@ def joint(backbone: Backbone, count: int, tokens: bool, levels: Sequence[str], p
         levels: Which levels of its pyramid are.
         pooled: Whether its pooled features are.
     """
-    if count == len(backbone.groups):
+    if unfrozen_group_count == len(backbone.groups):
         return ()
-    position = len(backbone.groups) - count - 1
-    if tokens:
-        position = min(position, _tokens_at(backbone))
+    position = len(backbone.groups) - unfrozen_group_count - 1
+    if needs_tokens:
+        position = min(position, _find_last_group_with_tokens(backbone))
         return (backbone.groups[position].output,) if position >= 0 else ()
     above = {name for group in backbone.groups[position + 1 :] for name in group.layers}
     pyramid = [backbone.features.pyramid[level] for level in levels]
     found = [tensor for tensor in pyramid if tensor._keras_history.operation.name not in above]
-    if count or (pooled and pyramid):
+    if unfrozen_group_count or (needs_pooled and pyramid):
         found.append(backbone.groups[position].output)
     # A frozen tower is cut behind its pooling, where least is left to keep.
     return tuple({id(tensor): tensor for tensor in found or [backbone.features.pooled]}.values())
 
 
-def trunk(inputs: keras.KerasTensor, tensors: Joint) -> keras.Model:
+def build_trunk(inputs: keras.KerasTensor, cut_tensors: CutTensors) -> keras.Model:
     """What lies below a cut: the tower's input -> the one tensor, or several of them flat in a row (batch, numbers)."""
-    if len(tensors) == 1:
-        return keras.Model(inputs, tensors[0], name="trunk")
-    flat = [keras.layers.Flatten()(tensor) for tensor in tensors]
+    if len(cut_tensors) == 1:
+        return keras.Model(inputs, cut_tensors[0], name="trunk")
+    flat = [keras.layers.Flatten()(tensor) for tensor in cut_tensors]
     return keras.Model(inputs, keras.layers.Concatenate()(flat), name="trunk")
 
 
-def top(inputs: Mapping[str, Any], found: Mapping[str, Joint], outputs: Any) -> keras.Model:
+def build_trainable_part(inputs: Mapping[str, Any], cut_tensors: Mapping[str, CutTensors], outputs: Any) -> keras.Model:
     """What lies above the cuts: by tower what its trunk gives, or its input -> outputs.
 
     Args:
@@ -59,11 +61,13 @@ def top(inputs: Mapping[str, Any], found: Mapping[str, Joint], outputs: Any) -> 
         found: The tensors at which towers are cut; several are of a model's only tower.
         outputs: Of the whole model.
     """
-    if all(len(tensors) == 1 for tensors in found.values()):
-        return joined({**inputs, **{tower: tensors[0] for tower, tensors in found.items()}}, outputs, "top")
-    ((tower, tensors),) = found.items()
+    if all(len(tensors) == 1 for tensors in cut_tensors.values()):
+        return build_submodel(
+            {**inputs, **{tower: tensors[0] for tower, tensors in cut_tensors.items()}}, outputs, "top"
+        )
+    ((tower, tensors),) = cut_tensors.items()
     named = {f"level_{at}": tensor for at, tensor in enumerate(tensors)}
-    above = joined(named, outputs, "above")
+    above = build_submodel(named, outputs, "above")
     sizes = [math.prod(tensor.shape[1:]) for tensor in tensors]
     row = keras.Input((sum(sizes),), name="row")
     ends = itertools.pairwise(itertools.accumulate(sizes, initial=0))
@@ -71,10 +75,10 @@ def top(inputs: Mapping[str, Any], found: Mapping[str, Joint], outputs: Any) -> 
         keras.layers.Reshape(tensor.shape[1:])(row[:, start:end])
         for tensor, (start, end) in zip(tensors, ends, strict=True)
     ]
-    return joined({tower: row}, above(dict(zip(named, pieces, strict=True))), "top")
+    return build_submodel({tower: row}, above(dict(zip(named, pieces, strict=True))), "top")
 
 
-def _tokens_at(backbone: Backbone) -> int:
+def _find_last_group_with_tokens(backbone: Backbone) -> int:
     """The highest group behind which a tower's tokens can still be computed; -1 where there is none."""
     tokens, highest = backbone.features.tokens, len(backbone.groups) - 1
     if tokens is None:  # places of the top group's feature map

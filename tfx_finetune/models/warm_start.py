@@ -15,11 +15,11 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.types.components import BACKBONES, Backbone
 
-_USUAL = "efficientnet_lite0()"
+_DEFAULT_BACKBONE = "efficientnet_lite0()"
 
 
 @dataclass(frozen=True)
-class Start:
+class InitBundle:
     """A bundle whose weights a run starts from.
 
     Attributes:
@@ -41,48 +41,52 @@ class Start:
         return str(self.manifest["sha256"][self.manifest["files"]["keras"]["path"]])
 
 
-def start_of(run: Run) -> Start | None:
+def open_init_bundle(run: Run) -> InitBundle | None:
     """Opens the bundle that a run starts from; None where it starts from pretrained weights.
 
     Raises:
         UserError: It is no bundle, was altered, or holds no weights that could be taken over.
     """
-    return Start(*manifest.network(run.init, "--init")) if run.init else None
+    return InitBundle(*manifest.read_network_manifest(run.init, "--init")) if run.init else None
 
 
-def backbones(run: Run, start: Start | None) -> str:
+def resolve_backbones(run: Run, init_bundle: InitBundle | None) -> str:
     """The backbones of a run as it names them; else those of the bundle that it starts from, or the usual one."""
     if run.towers or run.backbone != "usual":
         return run.towers or run.backbone
-    return ", ".join(f"{tower}={spec}" for tower, spec in start.towers.items()) if start else _USUAL
+    return (
+        ", ".join(f"{tower}={spec}" for tower, spec in init_bundle.towers.items()) if init_bundle else _DEFAULT_BACKBONE
+    )
 
 
-def check_towers(start: Start | None, towers: Mapping[str, Spec]) -> None:
+def check_towers(init_bundle: InitBundle | None, towers: Mapping[str, Spec]) -> None:
     """Checks that towers of the same name are the same backbones.
 
     Raises:
         UserError: One is another, of another size or with other options, or no tower is in both.
     """
-    if not start:
+    if not init_bundle:
         return
-    theirs = start.towers
+    theirs = init_bundle.towers
     if not set(theirs) & set(towers):
-        received = f"{', '.join(theirs)} of {start.path}"
-        raise UserError("--init has none of the run's towers", received=received, allowed=list(towers))
+        received = f"{', '.join(theirs)} of {init_bundle.path}"
+        raise UserError("--init has none of the run's towers", got=received, expected=list(towers))
     for tower in [tower for tower in towers if tower in theirs]:
         mine, other = towers[tower], theirs[tower]
-        if BACKBONES[mine.name] is not BACKBONES[other.name] or BACKBONES.options(mine) != BACKBONES.options(other):
+        if BACKBONES[mine.name] is not BACKBONES[other.name] or BACKBONES.resolve_options(
+            mine
+        ) != BACKBONES.resolve_options(other):
             todo = "leave --backbone and --towers out, which then are those of the bundle"
-            received = f"{tower}={other} in {start.path}"
-            raise UserError("--init has another backbone", received=received, allowed=f"{tower}={mine}", todo=todo)
+            received = f"{tower}={other} in {init_bundle.path}"
+            raise UserError("--init has another backbone", got=received, expected=f"{tower}={mine}", hint=todo)
 
 
-def marked(start: Start | None, tower: str, backbone: Backbone) -> Backbone:
+def with_origin(init_bundle: InitBundle | None, tower: str, backbone: Backbone) -> Backbone:
     """The backbone with the bundle as the origin of its weights, so that it counts as pretrained.
 
     One that was trained from scratch then is frozen and fine-tuned like any other.
     """
-    if not start or tower not in start.towers:
+    if not init_bundle or tower not in init_bundle.towers:
         return backbone
-    card = dataclasses.replace(backbone.card, origin=str(start.path), sha256=start.digest)
-    return dataclasses.replace(backbone, card=card, scratch=not backbone.card.origin)
+    card = dataclasses.replace(backbone.pretrained_cfg, origin=str(init_bundle.path), sha256=init_bundle.digest)
+    return dataclasses.replace(backbone, pretrained_cfg=card, from_scratch=not backbone.pretrained_cfg.origin)

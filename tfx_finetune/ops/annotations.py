@@ -6,42 +6,42 @@ from typing import Any
 
 from tfx_finetune.core import progress
 
-Edges = tuple[float, float, float, float]
+BoxXYXY = tuple[float, float, float, float]
 """Left, top, right and bottom."""
 
-LEAST = 1e-6
+MIN_SIDE = 1e-6
 """Sides of a box, in shares of its picture, below which it has no area."""
-_SAID, _NOTED = 3, 100
+_MAX_LOGGED_FILES, _MAX_REPORTED_FILES = 3, 100
 """Files that a line of the terminal names, and one of the report."""
 
 
-class Care:
+class AnnotationIssues:
     """What a source found in its annotations: how often, and in which of its files."""
 
     def __init__(self) -> None:
-        self._found: dict[str, dict[str, int]] = {}
+        self._counts: dict[str, dict[str, int]] = {}
 
-    def count(self, what: str, where: str, times: int = 1) -> None:
+    def count(self, issue: str, file: str, times: int = 1) -> None:
         """Adds a finding, such as `boxes without area, left out`, in a file."""
-        places = self._found.setdefault(what, {})
-        places[where] = places.get(where, 0) + times
+        places = self._counts.setdefault(issue, {})
+        places[file] = places.get(file, 0) + times
 
-    def told(self) -> tuple[str, ...]:
+    def report(self) -> tuple[str, ...]:
         """Says every finding with the first of its files, and returns them with all that a person may look through."""
-        for what in self._found:
-            progress.say(self._note(what, _SAID))
-        return tuple(self._note(what, _NOTED) for what in self._found)
+        for what in self._counts:
+            progress.log(self._describe(what, _MAX_LOGGED_FILES))
+        return tuple(self._describe(what, _MAX_REPORTED_FILES) for what in self._counts)
 
-    def kinds(self) -> tuple[str, ...]:
+    def list_issues(self) -> tuple[str, ...]:
         """Every finding, as often as it was counted."""
-        return tuple(what for what, places in self._found.items() for _ in range(sum(places.values())))
+        return tuple(what for what, places in self._counts.items() for _ in range(sum(places.values())))
 
-    def _note(self, what: str, most: int) -> str:
-        places = self._found[what]
-        return f"{what}: {sum(places.values())} ({progress.some(places, most)})"
+    def _describe(self, issue: str, max_files: int) -> str:
+        places = self._counts[issue]
+        return f"{issue}: {sum(places.values())} ({progress.shorten_list(places, max_files)})"
 
 
-def mended(edges: Edges, care: Care, where: str) -> Edges | None:
+def repair_box(box: BoxXYXY, issues: AnnotationIssues, file: str) -> BoxXYXY | None:
     """A box inside its picture, or nothing where there is none.
 
     Args:
@@ -49,32 +49,32 @@ def mended(edges: Edges, care: Care, where: str) -> Edges | None:
         care: What was done is counted here.
         where: The file.
     """
-    if not all(map(math.isfinite, edges)):
-        care.count("boxes whose edges are no numbers, left out", where)
+    if not all(map(math.isfinite, box)):
+        issues.count("boxes whose edges are no numbers, left out", file)
         return None
-    left, right = sorted((edges[0], edges[2]))
-    top, bottom = sorted((edges[1], edges[3]))
-    if min(right - left, bottom - top) < LEAST:
-        care.count("boxes without area, left out", where)
+    left, right = sorted((box[0], box[2]))
+    top, bottom = sorted((box[1], box[3]))
+    if min(right - left, bottom - top) < MIN_SIDE:
+        issues.count("boxes without area, left out", file)
         return None
     inside = max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0)
-    if min(inside[2] - inside[0], inside[3] - inside[1]) < LEAST:
-        care.count("boxes outside of their picture, left out", where)
+    if min(inside[2] - inside[0], inside[3] - inside[1]) < MIN_SIDE:
+        issues.count("boxes outside of their picture, left out", file)
         return None
-    if (left, top) != edges[:2]:
-        care.count("boxes with their corners the other way round, put right", where)
-    if max(abs(a - b) for a, b in zip(inside, (left, top, right, bottom), strict=True)) > LEAST:
-        care.count("boxes that reach beyond their picture, clipped", where)
+    if (left, top) != box[:2]:
+        issues.count("boxes with their corners the other way round, put right", file)
+    if max(abs(a - b) for a, b in zip(inside, (left, top, right, bottom), strict=True)) > MIN_SIDE:
+        issues.count("boxes that reach beyond their picture, clipped", file)
     return inside
 
 
-def are_shares(boxes: Iterable[Edges]) -> bool:
+def are_normalized(boxes: Iterable[BoxXYXY]) -> bool:
     """Whether boxes that ought to be in pixels are in shares of their picture: none reaches beyond its first pixel."""
     most = max((max(map(abs, edges)) for edges in boxes if all(map(math.isfinite, edges))), default=2.0)
-    return most <= 1.0 + LEAST
+    return most <= 1.0 + MIN_SIDE
 
 
-def numbers(values: Any, count: int) -> tuple[float, ...] | None:
+def parse_numbers(values: Any, count: int) -> tuple[float, ...] | None:
     """So many numbers, which files also have as texts; nothing where it is something else."""
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
         return None
@@ -84,6 +84,6 @@ def numbers(values: Any, count: int) -> tuple[float, ...] | None:
         return None
 
 
-def named(name: Any) -> str:
+def normalize_class_name(name: Any) -> str:
     """A class as columns of objects have it: every white space is one blank."""
     return " ".join(str(name).split())

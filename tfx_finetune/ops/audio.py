@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from tfx_finetune.core.extras import package
+from tfx_finetune.core.extras import import_package
 
 # Of telephones to those of studios; a header that says something else is broken.
 _RATES = (1_000, 768_000)
@@ -16,7 +16,7 @@ _GSM = {"format": "RAW", "subtype": "GSM610", "samplerate": 8_000, "channels": 1
 _BLOCK_SECONDS = 10
 
 
-def read(raw: bytes, rate: int, max_seconds: float) -> np.ndarray:
+def decode_audio(raw: bytes, sample_rate: int, max_seconds: float) -> np.ndarray:
     """Decodes a recording.
 
     Args:
@@ -31,7 +31,7 @@ def read(raw: bytes, rate: int, max_seconds: float) -> np.ndarray:
         ValueError: It is no recording, broken, empty, or holds what is not a number; says which.
         UserError: soundfile or soxr is not installed.
     """
-    soundfile = package("soundfile", "audio")
+    soundfile = import_package("soundfile", "audio")
     if not raw:
         raise ValueError("empty file")
     how = _GSM if _is_gsm(raw) else {}
@@ -52,23 +52,23 @@ def read(raw: bytes, rate: int, max_seconds: float) -> np.ndarray:
     samples = np.concatenate(blocks)
     if not np.isfinite(samples).all():
         raise ValueError("a recording with samples that are not numbers")
-    if known != rate:
-        samples = package("soxr", "audio").resample(samples, known, rate)
+    if known != sample_rate:
+        samples = import_package("soxr", "audio").resample(samples, known, sample_rate)
     if not len(samples):
         raise ValueError("a recording without samples")
     return np.clip(samples, -1, 1).astype(np.float32)
 
 
-def seconds(raw: bytes) -> float:
+def get_duration(raw: bytes) -> float:
     """Length of a recording that `read` can read, as its header has it."""
-    with package("soundfile", "audio").SoundFile(io.BytesIO(raw), **(_GSM if _is_gsm(raw) else {})) as file:
+    with import_package("soundfile", "audio").SoundFile(io.BytesIO(raw), **(_GSM if _is_gsm(raw) else {})) as file:
         return file.frames / file.samplerate
 
 
-def wav(samples: np.ndarray, rate: int) -> bytes:
+def encode_wav(samples: np.ndarray, sample_rate: int) -> bytes:
     """A waveform, float32 (samples,) of -1 to 1, as a WAV file of 16 bits."""
     stream = io.BytesIO()
-    package("soundfile", "audio").write(stream, samples, rate, "PCM_16", format="WAV")
+    import_package("soundfile", "audio").write(stream, samples, sample_rate, "PCM_16", format="WAV")
     return stream.getvalue()
 
 

@@ -20,12 +20,12 @@ class Grid(NamedTuple):
     """
 
     side: int
-    centres: np.ndarray
+    centers: np.ndarray
     strides: np.ndarray
 
 
 @functools.lru_cache(maxsize=64)
-def grid(count: int, levels: tuple[str, ...]) -> Grid:
+def make_grid(count: int, levels: tuple[str, ...]) -> Grid:
     """The places of a pyramid over a square picture, whose side is a multiple of the finest stride; their count says
     how large it is. A level of stride s has ceil(side / s) cells to a side, the last of which may lie half outside.
 
@@ -52,13 +52,13 @@ def grid(count: int, levels: tuple[str, ...]) -> Grid:
     return Grid(side, np.concatenate(centres), np.concatenate(strides))
 
 
-def around(points: Any, distances: Any) -> Any:
+def distances_to_boxes(points: Any, distances: Any) -> Any:
     """Boxes (..., 4) whose sides are so far (..., 4) to the left, top, right and bottom of points (..., 2)."""
     corners = ops.subtract(points, distances[..., :2]), ops.add(points, distances[..., 2:])
     return ops.concatenate(corners, axis=-1)
 
 
-def distances(points: Any, boxes: Any) -> Any:
+def boxes_to_distances(points: Any, boxes: Any) -> Any:
     """How far the sides of boxes (..., 4) are from points (..., 2): what `around` takes, negative from outside."""
     return ops.concatenate([points - boxes[..., :2], boxes[..., 2:] - points], axis=-1)
 
@@ -69,7 +69,7 @@ def area(boxes: Any) -> Any:
     return sides[..., 0] * sides[..., 1]
 
 
-def _shared(first: Any, second: Any) -> tuple[Any, Any]:
+def _intersection_and_union(first: Any, second: Any) -> tuple[Any, Any]:
     """Areas of the intersection and of the union of boxes that broadcast against one another, (...)."""
     corners = ops.maximum(first[..., :2], second[..., :2]), ops.minimum(first[..., 2:], second[..., 2:])
     inside = area(ops.concatenate(corners, axis=-1))
@@ -78,16 +78,16 @@ def _shared(first: Any, second: Any) -> tuple[Any, Any]:
 
 def iou(first: Any, second: Any) -> Any:
     """Intersection over union of boxes that broadcast against one another, (...); 0 where neither has an area."""
-    inside, union = _shared(first, second)
+    inside, union = _intersection_and_union(first, second)
     return inside / ops.maximum(union, 1e-9)
 
 
-def pairwise(first: Any, second: Any) -> Any:
+def pairwise_iou(first: Any, second: Any) -> Any:
     """Intersection over union of each of (..., n, 4) with each of (..., m, 4): (..., n, m)."""
     return iou(ops.expand_dims(first, -2), ops.expand_dims(second, -3))
 
 
-def _hull(first: Any, second: Any) -> Any:
+def _enclosing_box(first: Any, second: Any) -> Any:
     """The smallest box around both."""
     low, high = ops.minimum(first[..., :2], second[..., :2]), ops.maximum(first[..., 2:], second[..., 2:])
     return ops.concatenate([low, high], axis=-1)
@@ -97,8 +97,8 @@ def giou(first: Any, second: Any) -> Any:
     """Generalized intersection over union, -1 to 1 (Rezatofighi et al., arXiv 1902.09630): less by the share of the
     smallest box around both that neither fills, so that boxes apart are drawn together.
     """
-    inside, union = _shared(first, second)
-    around_both = area(_hull(first, second))
+    inside, union = _intersection_and_union(first, second)
+    around_both = area(_enclosing_box(first, second))
     return inside / ops.maximum(union, 1e-9) - (around_both - union) / ops.maximum(around_both, 1e-9)
 
 
@@ -106,13 +106,13 @@ def diou(first: Any, second: Any) -> Any:
     """Distance intersection over union, -1 to 1 (Zheng et al., arXiv 1911.08287): less by the squared distance of the
     centres over that of the corners of the smallest box around both.
     """
-    hull = _hull(first, second)
+    hull = _enclosing_box(first, second)
     apart = (first[..., :2] + first[..., 2:] - second[..., :2] - second[..., 2:]) / 2
     diagonal = ops.sum(ops.square(hull[..., 2:] - hull[..., :2]), -1)
     return iou(first, second) - ops.sum(ops.square(apart), -1) / ops.maximum(diagonal, 1e-9)
 
 
-def kept(boxes: Any, classes: Any, threshold: Any) -> Any:
+def cluster_nms(boxes: Any, classes: Any, iou_threshold: Any) -> Any:
     """Which boxes greedy non-maximum suppression keeps: all that overlap no better kept one of their class by more.
 
     Cluster-NMS (Zheng et al., arXiv 2005.03572): a box is kept if no kept better one overlaps it, for all boxes at
@@ -130,7 +130,7 @@ def kept(boxes: Any, classes: Any, threshold: Any) -> Any:
     count = boxes.shape[1]
     same = ops.expand_dims(classes, 2) == ops.expand_dims(classes, 1)
     better = np.triu(np.ones((count, count), bool), 1)
-    over = ops.cast((pairwise(boxes, boxes) > threshold) & same & better, "float32")
+    over = ops.cast((pairwise_iou(boxes, boxes) > iou_threshold) & same & better, "float32")
 
     def again(known: Any, before: Any) -> tuple[Any, Any]:
         gone = ops.matmul(ops.expand_dims(known, 1), over)
@@ -146,8 +146,15 @@ def kept(boxes: Any, classes: Any, threshold: Any) -> Any:
     return found > 0.5
 
 
-def detections(
-    scores: Any, boxes: Any, *, least: Any, overlap: Any, most: int, candidates: int, first: Any = None
+def batched_nms(
+    scores: Any,
+    boxes: Any,
+    *,
+    score_threshold: Any,
+    iou_threshold: Any,
+    max_detections: int,
+    pre_nms_topk: int,
+    max_per_image: Any = None,
 ) -> tuple[Any, Any, Any]:
     """The objects that a dense detector found, the surest first, none twice.
 
@@ -165,20 +172,20 @@ def detections(
         score are 0 and the class is -1.
     """
     places, count = scores.shape[1:]
-    candidates = min(candidates, places * count)
-    score, at = ops.top_k(ops.reshape(scores, (-1, places * count)), candidates)
+    pre_nms_topk = min(pre_nms_topk, places * count)
+    score, at = ops.top_k(ops.reshape(scores, (-1, places * count)), pre_nms_topk)
     label = at % count
     box = ops.take_along_axis(boxes, ops.expand_dims(at // count, -1), axis=1)
-    least = ops.reshape(ops.cast(least, score.dtype), (-1, 1))
-    overlap = ops.reshape(ops.cast(overlap, box.dtype), (-1, 1, 1))
-    there = kept(box, ops.where(score >= least, label, -1), overlap) & (score >= least)
-    score, order = ops.top_k(ops.where(there, score, -1.0), min(most, candidates))
+    score_threshold = ops.reshape(ops.cast(score_threshold, score.dtype), (-1, 1))
+    iou_threshold = ops.reshape(ops.cast(iou_threshold, box.dtype), (-1, 1, 1))
+    there = cluster_nms(box, ops.where(score >= score_threshold, label, -1), iou_threshold) & (score >= score_threshold)
+    score, order = ops.top_k(ops.where(there, score, -1.0), min(max_detections, pre_nms_topk))
     box = ops.take_along_axis(box, ops.expand_dims(order, -1), axis=1)
     label = ops.cast(ops.take_along_axis(label, order, axis=1), "int32")
     there = score > 0
-    if first is not None:
-        there = there & (ops.arange(there.shape[1]) < ops.reshape(first, (-1, 1)))
-    padding = [[0, 0], [0, max(0, most - candidates)]]
+    if max_per_image is not None:
+        there = there & (ops.arange(there.shape[1]) < ops.reshape(max_per_image, (-1, 1)))
+    padding = [[0, 0], [0, max(0, max_detections - pre_nms_topk)]]
     box = ops.pad(ops.where(ops.expand_dims(there, -1), box, 0.0), [*padding, [0, 0]])
     label = ops.pad(ops.where(there, label, -1), padding, constant_values=-1)
     return box, ops.pad(ops.where(there, score, 0.0), padding), label

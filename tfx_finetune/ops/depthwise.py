@@ -14,15 +14,15 @@ import tensorflow as tf
 
 from tfx_finetune.core import hardware
 
-_COLUMNS = 3
+_COLUMNS_PER_STEP = 3
 
 
 @contextlib.contextmanager
-def quick_gradients(model: keras.Model) -> Iterator[None]:
+def use_fast_depthwise_gradients(model: keras.Model) -> Iterator[None]:
     """While this lasts, calls of the model's wide depthwise convolutions have the quick gradient."""
-    layers = [layer for layer in model.layers if _wide(layer)] if hardware.detect().device == "cpu" else []
+    layers = [layer for layer in model.layers if _is_wide_depthwise(layer)] if hardware.detect().device == "cpu" else []
     for layer in layers:
-        layer.call = functools.partial(_call, layer)
+        layer.call = functools.partial(_call_depthwise, layer)
     try:
         yield
     finally:
@@ -30,7 +30,7 @@ def quick_gradients(model: keras.Model) -> Iterator[None]:
             vars(layer).pop("call")
 
 
-def convolved(x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str) -> tf.Tensor:
+def depthwise_conv2d(x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str) -> tf.Tensor:
     """A depthwise convolution whose gradient for the kernel is computed by columns.
 
     Args:
@@ -48,28 +48,30 @@ def convolved(x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str) -> tf.
             before = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
                 input_sizes=tf.shape(x), filter=kernel, out_backprop=over, strides=strides, padding=padding
             )
-            return before, _kernel_gradient(x, kernel.shape, over, stride, padding)
+            return before, _compute_kernel_gradient(x, kernel.shape, over, stride, padding)
 
         return tf.nn.depthwise_conv2d(x, kernel, strides, padding), gradient
 
     return run(x, kernel)
 
 
-def _kernel_gradient(x: tf.Tensor, shape: tf.TensorShape, over: tf.Tensor, stride: int, padding: str) -> tf.Tensor:
+def _compute_kernel_gradient(
+    x: tf.Tensor, shape: tf.TensorShape, upstream: tf.Tensor, stride: int, padding: str
+) -> tf.Tensor:
     height, width, channels, _ = shape
     if padding == "SAME":
-        places = zip(x.shape[1:3], over.shape[1:3], (height, width), strict=True)
+        places = zip(x.shape[1:3], upstream.shape[1:3], (height, width), strict=True)
         more = [max((out - 1) * stride + size - given, 0) for given, out, size in places]
         x = tf.pad(x, [[0, 0], *([both // 2, both - both // 2] for both in more), [0, 0]])
     # What the last of a row's answers sees begins here, where that of the first begins at 0.
-    last = (over.shape[2] - 1) * stride
+    last = (upstream.shape[2] - 1) * stride
     columns = []
-    for first in range(0, width, _COLUMNS):
-        count = min(_COLUMNS, width - first)
+    for first in range(0, width, _COLUMNS_PER_STEP):
+        count = min(_COLUMNS_PER_STEP, width - first)
         found = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
             input=x[:, :, first : first + last + count],
             filter_sizes=[height, count, channels, 1],
-            out_backprop=over,
+            out_backprop=upstream,
             strides=[1, stride, stride, 1],
             padding="VALID",
         )
@@ -77,17 +79,17 @@ def _kernel_gradient(x: tf.Tensor, shape: tf.TensorShape, over: tf.Tensor, strid
     return tf.concat(columns, 1)
 
 
-def _wide(layer: keras.Layer) -> bool:
+def _is_wide_depthwise(layer: keras.Layer) -> bool:
     if not isinstance(layer, keras.layers.DepthwiseConv2D) or not layer.trainable:
         return False
     plain = layer.data_format == "channels_last" and layer.depth_multiplier == 1
     steps = layer.strides[0] == layer.strides[1] and set(layer.dilation_rate) == {1}
     known = layer.compute_dtype == "float32" and None not in layer.input.shape[1:3]
-    return plain and steps and known and layer.kernel_size[1] > _COLUMNS
+    return plain and steps and known and layer.kernel_size[1] > _COLUMNS_PER_STEP
 
 
-def _call(layer: keras.layers.DepthwiseConv2D, inputs: tf.Tensor) -> tf.Tensor:
+def _call_depthwise(layer: keras.layers.DepthwiseConv2D, inputs: tf.Tensor) -> tf.Tensor:
     kernel = keras.ops.convert_to_tensor(layer.kernel)
-    x = convolved(inputs, kernel, layer.strides[0], layer.padding.upper())
+    x = depthwise_conv2d(inputs, kernel, layer.strides[0], layer.padding.upper())
     x = keras.ops.add(x, layer.bias) if layer.use_bias else x
     return x if layer.activation is None else layer.activation(x)

@@ -9,11 +9,11 @@ It is as the SavedModel ends its own answers, and short enough to be written ane
 import numpy as np
 
 
-def detections(
+def postprocess_detections(
     scores: np.ndarray,
     boxes: np.ndarray,
-    min_score: float = 0.05,
-    nms: float = 0.6,
+    score_threshold: float = 0.05,
+    iou_threshold: float = 0.6,
     max_detections: int = 100,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The objects of one picture, the surest first, none twice.
@@ -28,7 +28,7 @@ def detections(
     Returns:
         Boxes (n, 4), scores (n,) and classes (n,), places in labels.txt.
     """
-    place, label = np.nonzero(scores >= min_score)
+    place, label = np.nonzero(scores >= score_threshold)
     score = scores[place, label]
     order = np.argsort(-score, kind="stable")[: 5 * max_detections]
     place, label, score = place[order], label[order], score[order]
@@ -36,12 +36,12 @@ def detections(
     kept: list[int] = []
     for at in range(len(score)):
         rivals = [other for other in kept if label[other] == label[at]]
-        if len(kept) < max_detections and not (rivals and overlap(box[at], box[rivals]).max() > nms):
+        if len(kept) < max_detections and not (rivals and iou(box[at], box[rivals]).max() > iou_threshold):
             kept.append(at)
     return box[kept], score[kept], label[kept]
 
 
-def overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+def iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Intersection over union of a box (4,) and others (n, 4), (n,)."""
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
     both = np.prod(np.maximum(high - low, 0), -1)

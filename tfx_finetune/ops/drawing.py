@@ -10,13 +10,13 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
 
 _GOLDEN_ANGLE = 0.381966  # of the circle of hues: those of any number of classes lie as far apart as they can
 
 
-class Box(NamedTuple):
+class LabeledBox(NamedTuple):
     """A box that is drawn.
 
     Attributes:
@@ -30,18 +30,18 @@ class Box(NamedTuple):
     label: str
     box: tuple[float, float, float, float]
     score: float | None = None
-    colour: Colour | None = None
-    dashed: bool = False
+    color: Color | None = None
+    is_dashed: bool = False
 
 
-def palette(count: int) -> np.ndarray:
+def make_palette(count: int) -> np.ndarray:
     """Colours of so many classes, uint8 (count, 3); those of the first do not depend on how many come after."""
     hues = [(place * _GOLDEN_ANGLE) % 1 for place in range(count)]
     values = [colorsys.hsv_to_rgb(hue, 0.85, (0.95, 0.7)[place % 2]) for place, hue in enumerate(hues)]
     return np.round(255 * np.reshape(values, (-1, 3))).astype(np.uint8)
 
 
-def boxes(pixels: np.ndarray, drawn: Iterable[Box]) -> np.ndarray:
+def draw_boxes(pixels: np.ndarray, labeled_boxes: Iterable[LabeledBox]) -> np.ndarray:
     """A picture with boxes, each with its name and score above it, or inside where there is no room.
 
     Args:
@@ -51,23 +51,27 @@ def boxes(pixels: np.ndarray, drawn: Iterable[Box]) -> np.ndarray:
     Returns:
         uint8 (height, width, 3).
     """
-    picture = Image.fromarray(_coloured(pixels))
+    picture = Image.fromarray(_to_rgb(pixels))
     draw = ImageDraw.Draw(picture)
-    thick, font = max(1, round(max(picture.size) / 200)), _font(max(9, round(max(picture.size) / 28)))
-    for each in drawn:
-        colour = each.colour or (0, 0, 0)
+    thick, font = max(1, round(max(picture.size) / 200)), _load_font(max(9, round(max(picture.size) / 28)))
+    for each in labeled_boxes:
+        colour = each.color or (0, 0, 0)
         left, top, right, bottom = (round(value) for value in each.box)
         right, bottom = max(left, right), max(top, bottom)
-        if each.dashed:
-            _dashed(draw, (left, top, right, bottom), colour, thick)
+        if each.is_dashed:
+            _draw_dashed_box(draw, (left, top, right, bottom), colour, thick)
         else:
             draw.rectangle((left, top, right, bottom), outline=colour, width=thick)
-        _named(draw, (left, top), each.label + ("" if each.score is None else f" {each.score:.2f}"), colour, font)
+        _draw_label(draw, (left, top), each.label + ("" if each.score is None else f" {each.score:.2f}"), colour, font)
     return np.asarray(picture)
 
 
-def overlay(
-    pixels: np.ndarray, mask: np.ndarray, colours: np.ndarray, clear: Collection[int] = (), opacity: float = 0.55
+def draw_mask(
+    pixels: np.ndarray,
+    mask: np.ndarray,
+    colors: np.ndarray,
+    transparent_classes: Collection[int] = (),
+    opacity: float = 0.55,
 ) -> np.ndarray:
     """A picture under the colours of a mask.
 
@@ -81,43 +85,43 @@ def overlay(
     Returns:
         uint8 (height, width, 3).
     """
-    picture, places = _coloured(pixels), mask.reshape(mask.shape[:2]).astype(np.int64)
-    shown = (places >= 0) & (places < len(colours)) & ~np.isin(places, list(clear))
+    picture, places = _to_rgb(pixels), mask.reshape(mask.shape[:2]).astype(np.int64)
+    shown = (places >= 0) & (places < len(colors)) & ~np.isin(places, list(transparent_classes))
     found = picture.copy()
-    found[shown] = np.round((1 - opacity) * picture[shown] + opacity * colours[places[shown]]).astype(np.uint8)
+    found[shown] = np.round((1 - opacity) * picture[shown] + opacity * colors[places[shown]]).astype(np.uint8)
     return found
 
 
-def _coloured(pixels: np.ndarray) -> np.ndarray:
+def _to_rgb(pixels: np.ndarray) -> np.ndarray:
     """Pixels of three channels."""
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.uint8))
 
 
-def _dashed(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: Colour, thick: int) -> None:
+def _draw_dashed_box(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], color: Color, thick: int) -> None:
     left, top, right, bottom = box
     dash = 4 * thick
     for x in range(left, right, 2 * dash):
         for y in (top, bottom):
-            draw.line((x, y, min(x + dash, right), y), colour, thick)
+            draw.line((x, y, min(x + dash, right), y), color, thick)
     for y in range(top, bottom, 2 * dash):
         for x in (left, right):
-            draw.line((x, y, x, min(y + dash, bottom)), colour, thick)
+            draw.line((x, y, x, min(y + dash, bottom)), color, thick)
 
 
-def _named(
-    draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, colour: Colour, font: ImageFont.FreeTypeFont
+def _draw_label(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, color: Color, font: ImageFont.FreeTypeFont
 ) -> None:
     if not text.strip():
         return
     _, _, width, height = draw.textbbox((0, 0), text, font)
     x = max(0, min(corner[0], draw.im.size[0] - width - 2))
     y = corner[1] - height - 2 if corner[1] >= height + 2 else max(0, corner[1])
-    draw.rectangle((x, y, x + width + 2, y + height + 2), colour)
-    light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+    draw.rectangle((x, y, x + width + 2, y + height + 2), color)
+    light = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
     draw.text((x + 1, y), text, (0, 0, 0) if light > 140 else (255, 255, 255), font)
 
 
 @functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _load_font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which Matplotlib brings: European, Arabic and more scripts, no Chinese, Japanese or Korean."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image
 
-TURNED = (5, 6, 7, 8)
+TRANSPOSED_ORIENTATIONS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 
 
-class Header(NamedTuple):
+class ImageHeader(NamedTuple):
     """Of a picture's file: width and height as a person sees it, and its EXIF orientation, 1 to 8."""
 
     width: int
@@ -19,7 +19,7 @@ class Header(NamedTuple):
     orientation: int
 
 
-def header(picture: bytes | Path) -> Header | None:
+def read_image_header(picture: bytes | Path) -> ImageHeader | None:
     """Reads the header of a picture, encoded or in a file; nothing where that cannot be read."""
     try:
         with warnings.catch_warnings():
@@ -29,16 +29,20 @@ def header(picture: bytes | Path) -> Header | None:
                 width, height = opened.size
     except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
         return None
-    return Header(height, width, orientation) if orientation in TURNED else Header(width, height, orientation)
+    return (
+        ImageHeader(height, width, orientation)
+        if orientation in TRANSPOSED_ORIENTATIONS
+        else ImageHeader(width, height, orientation)
+    )
 
 
-def size(picture: bytes | Path) -> tuple[int, int]:
+def read_image_size(picture: bytes | Path) -> tuple[int, int]:
     """Height and width of a picture, encoded or in a file, as a person sees it.
 
     Raises:
         OSError: It is none that can be read.
     """
-    found = header(picture)
+    found = read_image_header(picture)
     if found is None:
         raise OSError("not a picture that can be read")
     return found.height, found.width

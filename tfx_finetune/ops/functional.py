@@ -9,17 +9,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfx_finetune.types.aliases import Batch, Predict
+from tfx_finetune.types.aliases import Batch, PredictFn
 from tfx_finetune.types.components import BACKBONES, NECKS, TASKS
 
 # TensorFlow copies the constants of a graph several times before it runs.
-_MOST_CONSTANT = 25_000_000
+_MAX_CONSTANT_WEIGHTS = 25_000_000
 # Samples from which a batch is computed in two halves, side by side: where one waits for a small layer, the other
 # does not. At 96 pixels 64 samples take an eighth less, at 224 a twentieth.
-_TWO_HALVES = 32
+_MIN_BATCH_TO_SPLIT = 32
 
 
-def joined(inputs: Any, outputs: Any, name: str | None = None) -> keras.Model:
+def build_submodel(inputs: Any, outputs: Any, name: str | None = None) -> keras.Model:
     """A model of the layers between inputs, by names of their own, and outputs."""
     kept = [(tensor, tensor._keras_history) for tensor in keras.tree.flatten(inputs)]
     with warnings.catch_warnings():
@@ -31,7 +31,7 @@ def joined(inputs: Any, outputs: Any, name: str | None = None) -> keras.Model:
     return model
 
 
-def read(path: Path) -> keras.Model:
+def load_keras_model(path: Path) -> keras.Model:
     """The model of a Keras file; one that would run code is refused, by any error of Keras."""
     # Towers, necks and heads have layers of their own, which Keras knows once their files are imported.
     for registry in (BACKBONES, NECKS, TASKS):
@@ -39,7 +39,7 @@ def read(path: Path) -> keras.Model:
     return keras.models.load_model(path, compile=False, safe_mode=True)
 
 
-def predictor(model: keras.Model) -> Predict:
+def make_predict_fn(model: keras.Model) -> PredictFn:
     """The model as it is now, from inputs by name, (n, ...), to outputs by name, both as NumPy has them.
 
     Its weights, up to 25 million, are constants of the graph: TensorFlow then folds normalization and activations into
@@ -47,7 +47,7 @@ def predictor(model: keras.Model) -> Predict:
     """
     # One graph for any batch: the last one is smaller, and would be traced again.
     specs = {name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for name, tensor in model.input.items()}
-    constant = model.count_params() <= _MOST_CONSTANT
+    constant = model.count_params() <= _MAX_CONSTANT_WEIGHTS
     parts = (model.trainable_variables, model.non_trainable_variables) if constant else ()
     weights = [[np.asarray(weight) for weight in part] for part in parts]
 
@@ -64,7 +64,7 @@ def predictor(model: keras.Model) -> Predict:
     beside = ThreadPoolExecutor(1)
 
     def predict(inputs: Batch) -> Batch:
-        if (middle := len(next(iter(inputs.values()))) // 2) < _TWO_HALVES // 2:
+        if (middle := len(next(iter(inputs.values()))) // 2) < _MIN_BATCH_TO_SPLIT // 2:
             return answer(inputs)
         rest = beside.submit(answer, {name: values[middle:] for name, values in inputs.items()})
         first = answer({name: values[:middle] for name, values in inputs.items()})

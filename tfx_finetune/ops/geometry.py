@@ -10,24 +10,24 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune.ops import masks
-from tfx_finetune.ops.pixels import rounded
-from tfx_finetune.ops.tf_data import apart
-from tfx_finetune.types.localization import UNTOLD
+from tfx_finetune.ops.pixels import round_to_uint8
+from tfx_finetune.ops.tf_data import make_noinline_function
+from tfx_finetune.types.localization import IGNORE_INDEX
 
 MIN_VISIBLE = 0.25
 """Share of a box that has to remain for it not to become a crowd, where an augment has no option of this name."""
-BOXES = ("boxes", "classes", "crowd")
+BOX_FIELDS = ("boxes", "classes", "crowd")
 """What a sample has of its boxes."""
-_GREY = 127
+_GRAY = 127
 # Fewest pixels of a box along either side.
-_LEAST = 0.5
+_MIN_BOX_SIDE = 0.5
 
 
-def moved(sample: dict[str, Any]) -> dict[str, tf.Tensor]:
+def select_movable_fields(sample: dict[str, Any]) -> dict[str, tf.Tensor]:
     """What moves of a sample: a mask that is not yet decoded, as a column of the source is, does not."""
     found = {"image": sample["image"]}
     if has_boxes(sample):
-        found |= {name: sample[name] for name in BOXES}
+        found |= {name: sample[name] for name in BOX_FIELDS}
     if has_mask(sample):
         found["mask"] = sample["mask"]
     return found
@@ -43,10 +43,10 @@ def has_mask(sample: dict[str, Any]) -> bool:
     return "mask" in sample and sample["mask"].dtype == tf.uint8
 
 
-def mirrored(sample: dict[str, Any]) -> dict[str, Any]:
+def flip_horizontal(sample: dict[str, Any]) -> dict[str, Any]:
     """Left to right."""
     # Several times as fast as a slice with a step of -1.
-    pixels = [name for name in ("image", "mask") if name in moved(sample)]
+    pixels = [name for name in ("image", "mask") if name in select_movable_fields(sample)]
     found: dict[str, tf.Tensor] = {name: tf.reverse(sample[name], [1]) for name in pixels}
     if has_boxes(sample):
         left, top, right, bottom = tf.unstack(sample["boxes"], axis=-1)
@@ -54,7 +54,7 @@ def mirrored(sample: dict[str, Any]) -> dict[str, Any]:
     return sample | found
 
 
-def windowed(
+def crop_window(
     sample: dict[str, Any], corner: tf.Tensor, size: tf.Tensor, min_visible: float = MIN_VISIBLE
 ) -> dict[str, Any]:
     """Keeps a window, which may reach beyond the picture: there it is grey, and nothing is told of it in the mask.
@@ -74,25 +74,25 @@ def windowed(
         padded = tf.pad(inside, beyond, constant_values=tf.constant(fill, tf.uint8))
         return tf.ensure_shape(padded, (None, None, pixels.shape[-1]))
 
-    found = {"image": window(sample["image"], _GREY)}
+    found = {"image": window(sample["image"], _GRAY)}
     if has_mask(sample):
-        found["mask"] = window(sample["mask"], UNTOLD)
+        found["mask"] = window(sample["mask"], IGNORE_INDEX)
     if has_boxes(sample):
-        start, lengths, whole = (twice(value) for value in (corner, size, shape))
-        found |= _visible(sample, sample["boxes"] * whole - start, lengths, min_visible)
+        start, lengths, whole = (tile_hw(value) for value in (corner, size, shape))
+        found |= _clip_boxes(sample, sample["boxes"] * whole - start, lengths, min_visible)
     return sample | found
 
 
-def resized(sample: dict[str, Any], size: tf.Tensor) -> dict[str, Any]:
+def resize(sample: dict[str, Any], size: tf.Tensor) -> dict[str, Any]:
     """Stretches a sample to a height and width in pixels, int32 (2,); boxes are shares and stay."""
     pixels = sample["image"]
-    found = rounded(tf.image.resize(pixels, size, antialias=True))
-    mask = {"mask": masks.sized(sample["mask"], size)} if has_mask(sample) else {}
+    found = round_to_uint8(tf.image.resize(pixels, size, antialias=True))
+    mask = {"mask": masks.resize_mask(sample["mask"], size)} if has_mask(sample) else {}
     return sample | {"image": tf.ensure_shape(found, (None, None, pixels.shape[-1]))} | mask
 
 
-def shown(
-    sample: dict[str, Any], size: tf.Tensor, factor: tf.Tensor, at: tf.Tensor, min_visible: float = MIN_VISIBLE
+def zoom(
+    sample: dict[str, Any], size: tf.Tensor, factor: tf.Tensor, position: tf.Tensor, min_visible: float = MIN_VISIBLE
 ) -> dict[str, Any]:
     """A sample enlarged by a factor, as it is seen in a picture of another size: a part of it, or with grey around.
 
@@ -103,17 +103,17 @@ def shown(
         at: Where it is looked at, down and across, of the room that there is, 0 to 1, (2,).
         min_visible: See `windowed`.
     """
-    return sample | _shown(moved(sample), size, factor, at, min_visible)
+    return sample | _zoom(select_movable_fields(sample), size, factor, position, min_visible)
 
 
-@apart
-def _shown(
-    sample: dict[str, Any], size: tf.Tensor, factor: tf.Tensor, at: tf.Tensor, min_visible: float
+@make_noinline_function
+def _zoom(
+    sample: dict[str, Any], size: tf.Tensor, factor: tf.Tensor, position: tf.Tensor, min_visible: float
 ) -> dict[str, Any]:
     shape = tf.cast(tf.shape(sample["image"])[:2], tf.float32)
     window = tf.maximum(tf.round(tf.cast(size, tf.float32) / factor), 1)
-    corner = tf.round(at * (shape - window))
-    return resized(windowed(sample, tf.cast(corner, tf.int32), tf.cast(window, tf.int32), min_visible), size)
+    corner = tf.round(position * (shape - window))
+    return resize(crop_window(sample, tf.cast(corner, tf.int32), tf.cast(window, tf.int32), min_visible), size)
 
 
 def warp(pixels: tf.Tensor, matrix: list | tf.Tensor) -> tf.Tensor:
@@ -123,10 +123,12 @@ def warp(pixels: tf.Tensor, matrix: list | tf.Tensor) -> tf.Tensor:
         pixels: uint8 (height, width, channels).
         matrix: a, b, c, d, e, f, with coordinates from the centre in pixels.
     """
-    return _transformed(pixels, matrix, "BILINEAR", "NEAREST", 0.0)
+    return _transform(pixels, matrix, "BILINEAR", "NEAREST", 0.0)
 
 
-def follow(sample: dict[str, Any], matrix: list | tf.Tensor, min_visible: float = MIN_VISIBLE) -> dict[str, Any]:
+def warp_annotations(
+    sample: dict[str, Any], matrix: list | tf.Tensor, min_visible: float = MIN_VISIBLE
+) -> dict[str, Any]:
     """Moves the mask and the boxes of a sample to where `warp` brings what its picture shows.
 
     Nothing is told of what is beyond the edge. A box is that of the moved corners, so that a turned one is larger than
@@ -134,20 +136,22 @@ def follow(sample: dict[str, Any], matrix: list | tf.Tensor, min_visible: float 
     """
     found = {}
     if has_mask(sample):
-        found["mask"] = _transformed(sample["mask"], matrix, "NEAREST", "CONSTANT", float(UNTOLD))
+        found["mask"] = _transform(sample["mask"], matrix, "NEAREST", "CONSTANT", float(IGNORE_INDEX))
     if has_boxes(sample):
-        a, b, c, d, e, f = _numbers(matrix)
-        whole = twice(tf.shape(sample["image"])[:2])
+        a, b, c, d, e, f = _cast_matrix(matrix)
+        whole = tile_hw(tf.shape(sample["image"])[:2])
         left, top, right, bottom = tf.unstack((sample["boxes"] - 0.5) * whole, axis=-1)
         x, y = tf.stack([left, right, right, left], -1) - c, tf.stack([top, top, bottom, bottom], -1) - f
         over = a * e - b * d
         across, down = (e * x - b * y) / over, (a * y - d * x) / over
         edges = [tf.reduce_min(across, -1), tf.reduce_min(down, -1), tf.reduce_max(across, -1), tf.reduce_max(down, -1)]
-        found |= _visible(sample, tf.stack(edges, -1) + whole / 2, whole, min_visible)
+        found |= _clip_boxes(sample, tf.stack(edges, -1) + whole / 2, whole, min_visible)
     return sample | found
 
 
-def _visible(sample: dict[str, Any], boxes: tf.Tensor, lengths: tf.Tensor, min_visible: float) -> dict[str, tf.Tensor]:
+def _clip_boxes(
+    sample: dict[str, Any], boxes: tf.Tensor, lengths: tf.Tensor, min_visible: float
+) -> dict[str, tf.Tensor]:
     """Boxes (n, 4) in pixels of a picture of `lengths` (4,), cut at its edge, and their classes.
 
     What remains of one that is hardly visible any more is neither an object nor background: it becomes a crowd.
@@ -156,7 +160,7 @@ def _visible(sample: dict[str, Any], boxes: tf.Tensor, lengths: tf.Tensor, min_v
     remains = tf.math.divide_no_nan(_area(cut), _area(boxes))
     # A box that is only moved remains whole but for rounding; by rounding, too, one beside a window reaches into it.
     crowd = sample["crowd"] | (remains < min_visible - 1e-4)
-    kept = tf.reduce_min(cut[:, 2:] - cut[:, :2], -1) >= _LEAST
+    kept = tf.reduce_min(cut[:, 2:] - cut[:, :2], -1) >= _MIN_BOX_SIDE
     values = {"boxes": cut / lengths, "classes": sample["classes"], "crowd": crowd}
     return {name: tf.boolean_mask(value, kept) for name, value in values.items()}
 
@@ -165,19 +169,19 @@ def _area(boxes: tf.Tensor) -> tf.Tensor:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def twice(lengths: tf.Tensor) -> tf.Tensor:
+def tile_hw(lengths: tf.Tensor) -> tf.Tensor:
     """(vertical, horizontal) -> float32 (4,), as a box has them."""
     return tf.cast(tf.gather(lengths, [1, 0, 1, 0]), tf.float32)
 
 
-def _numbers(matrix: list | tf.Tensor) -> list[tf.Tensor]:
+def _cast_matrix(matrix: list | tf.Tensor) -> list[tf.Tensor]:
     return [tf.cast(matrix[place], tf.float32) for place in range(6)]
 
 
-def _transformed(
+def _transform(
     pixels: tf.Tensor, matrix: list | tf.Tensor, interpolation: str, fill_mode: str, fill: float
 ) -> tf.Tensor:
-    a, b, c, d, e, f = _numbers(matrix)
+    a, b, c, d, e, f = _cast_matrix(matrix)
     height, width = tf.unstack((tf.cast(tf.shape(pixels)[:2], tf.float32) - 1) / 2)
     row = tf.stack([a, b, c + width - a * width - b * height, d, e, f + height - d * width - e * height, 0.0, 0.0])
     found = tf.raw_ops.ImageProjectiveTransformV3(

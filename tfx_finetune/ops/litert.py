@@ -10,7 +10,7 @@ from ai_edge_litert.interpreter import Interpreter
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from tfx_finetune.core.quiet import quiet
+from tfx_finetune.core.quiet import capture_output
 
 Result = TypeVar("Result")
 
@@ -21,53 +21,53 @@ def freeze(run: Callable[..., Any], inputs: Sequence[tf.TensorSpec]) -> Any:
     A converter that is given the function of a Keras 3 model as it is writes a file without weights, whose outputs
     are not numbers, and reports no error.
     """
-    with quiet():
+    with capture_output():
         return convert_variables_to_constants_v2(tf.function(run, autograph=False).get_concrete_function(*inputs))
 
 
-def convert(make: Callable[[], tf.lite.TFLiteConverter]) -> bytes:
+def convert(make_converter: Callable[[], tf.lite.TFLiteConverter]) -> bytes:
     """Makes a converter and runs it; see `quietly`."""
     try:
-        return quietly(lambda: make().convert())
+        return run_quietly(lambda: make_converter().convert())
     finally:
         # Graphs and their constants hold one another: without this, those of a large model stay until memory ends.
         gc.collect()
 
 
-def quietly(work: Callable[[], Result]) -> Result:
+def run_quietly(function: Callable[[], Result]) -> Result:
     """Runs what converts, its chatter kept from the terminal.
 
     Raises:
         RuntimeError: The converter cannot take the graph; the message is the converter's own.
     """
-    with quiet() as said:
+    with capture_output() as said:
         try:
-            return work()
+            return function()
         except Exception as error:
             # It raises types of its own, of MLIR and of NumPy alike.
             message = (str(error).strip() or said() or type(error).__name__).splitlines()[0]
             raise RuntimeError(message) from error
 
 
-def interpreter(content: bytes, threads: int) -> Interpreter:
+def open_interpreter(content: bytes, threads: int) -> Interpreter:
     """Opens a file's content, ready to run.
 
     Raises:
         ValueError, RuntimeError: It is not a LiteRT file, or wants operators that are not builtin.
     """
-    with quiet():
+    with capture_output():
         found = Interpreter(model_content=content, num_threads=threads)
         found.allocate_tensors()
     return found
 
 
-def inputs(content: bytes) -> list[str]:
+def read_input_names(content: bytes) -> list[str]:
     """Names of the inputs of a file's signature, in the order in which they lie in it."""
-    found = interpreter(content, 1).get_signature_runner("serving_default").get_input_details()
+    found = open_interpreter(content, 1).get_signature_runner("serving_default").get_input_details()
     return sorted(found, key=lambda name: found[name]["index"])
 
 
-def calls(content: bytes) -> tuple[Any, Any, list[tuple[Any, int]]]:
+def parse_operators(content: bytes) -> tuple[Any, Any, list[tuple[Any, int]]]:
     """A file's model and graph, as the schema's classes read them, and its operators with their kinds, in order."""
     model = schema.Model.GetRootAs(content)
     graph = model.Subgraphs(0)
@@ -83,36 +83,36 @@ def calls(content: bytes) -> tuple[Any, Any, list[tuple[Any, int]]]:
     )
 
 
-def layer(name: str) -> str:
+def parse_layer_name(name: str) -> str:
     """The layer that an operator belongs to, of its name, such as `model/conv_1/convolution;model/relu_1/Relu`."""
     return "/".join(name.strip(";").split(";")[0].split("/")[1:-1]) or name
 
 
-def operators(content: bytes) -> tuple[int, list[str]]:
+def summarize_operators(content: bytes) -> tuple[int, list[str]]:
     """How many operators a file has that compute, and the names of those that give floats."""
     kinds, types = schema.BuiltinOperator, schema.TensorType
-    _, graph, found = calls(content)
+    _, graph, found = parse_operators(content)
     computing = [call for call, kind in found if kind not in (kinds.QUANTIZE, kinds.DEQUANTIZE)]
     floats = [c for c in computing if graph.Tensors(c.Outputs(0)).Type() in (types.FLOAT32, types.FLOAT16)]
     return len(computing), [graph.Tensors(call.Outputs(0)).Name().decode() for call in floats]
 
 
-def kernels(content: bytes) -> list[np.ndarray]:
+def read_kernels(content: bytes) -> list[np.ndarray]:
     """Kernels of a file's convolutions and dense layers as they are stored, output channels first."""
     operators = schema.BuiltinOperator
-    model, graph, every = calls(content)
+    model, graph, every = parse_operators(content)
     # A kernel of float16 is made float32 by an operation before its use.
     sources = {call.Outputs(0): call.Inputs(0) for call, kind in every if kind == operators.DEQUANTIZE}
     found = []
     for call, kind in every:
         if kind in (operators.CONV_2D, operators.FULLY_CONNECTED):
-            values = constant(model, graph, sources.get(call.Inputs(1), call.Inputs(1)))
+            values = read_constant(model, graph, sources.get(call.Inputs(1), call.Inputs(1)))
             if values is not None:
                 found.append(values)
     return found
 
 
-def constant(model: Any, graph: Any, index: int) -> np.ndarray | None:
+def read_constant(model: Any, graph: Any, index: int) -> np.ndarray | None:
     """The values of a tensor that a file holds as float32, float16 or int8; None for any other tensor."""
     types = schema.TensorType
     stored = {types.FLOAT32: np.float32, types.FLOAT16: np.float16, types.INT8: np.int8}

@@ -20,7 +20,7 @@ class Object(NamedTuple):
     crowd: bool = False
 
 
-def written(objects: Iterable[Object]) -> str:
+def format_objects(objects: Iterable[Object]) -> str:
     """The text of a column; blanks of any kind in a class become spaces."""
     return "\n".join(
         "\t".join([" ".join(each.label.split()), *(f"{value:.6g}" for value in each[1:5]), str(int(each.crowd))])
@@ -28,7 +28,7 @@ def written(objects: Iterable[Object]) -> str:
     )
 
 
-def parsed(text: str) -> list[Object]:
+def parse_objects(text: str) -> list[Object]:
     """The objects of a column.
 
     Raises:

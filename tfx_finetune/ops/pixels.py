@@ -9,6 +9,6 @@ def luma(pixels: tf.Tensor) -> tf.Tensor:
     return tf.cast((tf.reduce_sum(weighted, -1, keepdims=True) + 0x8000) // 0x10000, tf.uint8)
 
 
-def rounded(values: tf.Tensor) -> tf.Tensor:
+def round_to_uint8(values: tf.Tensor) -> tf.Tensor:
     """Floats as pixels: rounded, and cut to 0 to 255."""
     return tf.cast(tf.clip_by_value(tf.round(values), 0, 255), tf.uint8)

@@ -9,13 +9,13 @@ import tensorflow as tf
 from tfx_finetune.core import hardware
 from tfx_finetune.types.components import Modality, Source
 
-plain = tf.autograph.experimental.do_not_convert
+without_autograph = tf.autograph.experimental.do_not_convert
 """Nothing in a pipeline here needs autograph, which doubles the time of tracing."""
 
-_AT_ONCE = 64
+_BATCH_SIZE = 64
 
 
-def apart(function: Callable[..., Any], **options: Any) -> Any:
+def make_noinline_function(function: Callable[..., Any], **options: Any) -> Any:
     """A function that graphs call, where TensorFlow would put all that it does in the place of each call.
 
     A pipeline that calls such ones several times is made in half the time. As a branch of `tf.cond`, it costs a sample
@@ -28,12 +28,12 @@ def apart(function: Callable[..., Any], **options: Any) -> Any:
     return tf.function(function, autograph=False, experimental_attributes={"_noinline": True}, **options)
 
 
-def schema(source: Source) -> dict[str, Any]:
+def get_schema(source: Source) -> dict[str, Any]:
     """The columns that a source's samples have, with their types."""
     return source.read(next(iter(source.sizes))).element_spec
 
 
-def zeros(like: Any) -> Any:
+def make_zeros(element_spec: Any) -> Any:
     """A structure of zeros as batches have them; of one sample where their number is not known.
 
     Args:
@@ -43,10 +43,10 @@ def zeros(like: Any) -> Any:
     def one(spec: Any) -> tf.Tensor:
         return tf.zeros([1 if size is None else size for size in spec.shape], spec.dtype)
 
-    return tf.nest.map_structure(one, like)
+    return tf.nest.map_structure(one, element_spec)
 
 
-def marked(source: Source, member: np.ndarray) -> tf.data.Dataset:
+def select_samples(source: Source, mask: np.ndarray) -> tf.data.Dataset:
     """The marked samples of a source, each behind its position among all, before any file of another one is read.
 
     Args:
@@ -57,16 +57,16 @@ def marked(source: Source, member: np.ndarray) -> tf.data.Dataset:
     samples = parts[0]
     for part in parts[1:]:
         samples = samples.concatenate(part)
-    wanted = tf.constant(member)
-    return samples.enumerate().filter(plain(lambda index, _: wanted[index]))
+    wanted = tf.constant(mask)
+    return samples.enumerate().filter(without_autograph(lambda index, _: wanted[index]))
 
 
-def mapped(samples: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
+def parallel_map(samples: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
     """Applies a function to every element on all cores; the order stays."""
-    return samples.map(plain(function), num_parallel_calls=hardware.detect().threads, deterministic=True)
+    return samples.map(without_autograph(function), num_parallel_calls=hardware.detect().threads, deterministic=True)
 
 
-def finished(samples: tf.data.Dataset, ahead: int = 2) -> tf.data.Dataset:
+def with_prefetch(samples: tf.data.Dataset, buffer_size: int = 2) -> tf.data.Dataset:
     """The whole pipeline, some elements prepared ahead.
 
     Without autotuning: its thread, when an iterator ends, is now and then not woken, and keeps the end waiting for
@@ -74,21 +74,21 @@ def finished(samples: tf.data.Dataset, ahead: int = 2) -> tf.data.Dataset:
     """
     options = tf.data.Options()
     options.autotune.enabled = False
-    return samples.prefetch(ahead).with_options(options)
+    return samples.prefetch(buffer_size).with_options(options)
 
 
 def as_numpy(samples: tf.data.Dataset) -> Iterator[dict[str, Any]]:
     """Yields every sample as NumPy has it."""
     if not all(column.shape.is_fully_defined() for column in samples.element_spec.values()):
-        yield from finished(samples).as_numpy_iterator()
+        yield from with_prefetch(samples).as_numpy_iterator()
         return
     # To hand over samples one by one takes 0.1 ms each.
-    for batch in finished(samples.batch(_AT_ONCE)).as_numpy_iterator():
+    for batch in with_prefetch(samples.batch(_BATCH_SIZE)).as_numpy_iterator():
         yield from (dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True))
 
 
-def decoded(modality: Modality, content: tf.Tensor, there: tf.Tensor | bool) -> tf.Tensor:
+def decode_or_empty(modality: Modality, content: tf.Tensor, is_present: tf.Tensor | bool) -> tf.Tensor:
     """Raw content, decoded; the modality's blank where it is not there."""
-    if there is True or content.dtype != tf.string:
+    if is_present is True or content.dtype != tf.string:
         return modality.decode(content)
-    return tf.cond(there, lambda: modality.decode(content), modality.blank)
+    return tf.cond(is_present, lambda: modality.decode(content), modality.empty_value)

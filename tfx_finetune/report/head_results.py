@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tfx_finetune.report.plots import Plot, precision_recall
+from tfx_finetune.report.plots import Plot, plot_precision_recall
 
-MOST_CONFUSED = 20
-ERRORS = {
+MAX_CONFUSED_PAIRS = 20
+ERROR_DESCRIPTIONS = {
     "class": "the place is right, the class is another",
     "localization": "the class is right, the box lies badly (IoU 0.1 to 0.5)",
     "both": "near an object of another class",
@@ -17,7 +17,7 @@ ERRORS = {
     "missed": "an object about which no box is right or nearly so",
 }
 """What can be wrong with boxes, the ends of the names of scores: see `tasks/error_analysis.py`."""
-_ERROR = "error_"
+_ERROR_PREFIX = "error_"
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
-class Confused:
+class ConfusedPair:
     """Two classes, how many samples of the first were taken for the second, and their share of the first's."""
 
     truth: str
     predicted: str
     count: int
-    share: float
+    fraction: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,38 +63,46 @@ class HeadResult:
     """
 
     name: str
-    score: str
+    monitor: str
     scores: Mapping[str, float]
     interval: tuple[float, float] | None = None
     classes: tuple[str, ...] = ()
     confusion: np.ndarray | None = None
     per_class: tuple[ClassScore, ...] = ()
-    counted: str = ""
+    count_unit: str = ""
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
-    def weakest_first(self) -> list[ClassScore]:
+    def classes_by_f1(self) -> list[ClassScore]:
         """The classes by F1, those without a held-out sample last."""
         return sorted(self.per_class, key=lambda row: (row.support == 0, row.f1))
 
     @property
-    def plain(self) -> dict[str, float]:
+    def other_scores(self) -> dict[str, float]:
         """The scores without that which it is judged by, and without what is wrong with boxes."""
-        return {key: value for key, value in self.scores.items() if key != self.score and not key.startswith(_ERROR)}
+        return {
+            key: value
+            for key, value in self.scores.items()
+            if key != self.monitor and not key.startswith(_ERROR_PREFIX)
+        }
 
     @property
     def errors(self) -> list[tuple[str, str, float]]:
         """What is wrong with the boxes that were found: the kind, what that means, and how many there are an object."""
-        found = {key.removeprefix(_ERROR): share for key, share in self.scores.items() if key.startswith(_ERROR)}
-        return [(kind, ERRORS.get(kind, ""), share) for kind, share in found.items()]
+        found = {
+            key.removeprefix(_ERROR_PREFIX): share
+            for key, share in self.scores.items()
+            if key.startswith(_ERROR_PREFIX)
+        }
+        return [(kind, ERROR_DESCRIPTIONS.get(kind, ""), share) for kind, share in found.items()]
 
     @property
-    def precision_recall(self) -> Plot | None:
+    def precision_recall_plot(self) -> Plot | None:
         """Its curves, drawn; nothing where it has none."""
-        return precision_recall(self.name, self.curves) if self.curves else None
+        return plot_precision_recall(self.name, self.curves) if self.curves else None
 
     @property
-    def most_confused(self) -> list[Confused]:
+    def most_confused_pairs(self) -> list[ConfusedPair]:
         """The pairs of classes that were confused most often, beginning with the worst."""
         if self.confusion is None:
             return []
@@ -102,6 +110,6 @@ class HeadResult:
         pairs = [(i, j) for i, j in zip(*np.nonzero(counts), strict=True) if i != j]
         pairs.sort(key=lambda pair: -counts[pair])
         return [
-            Confused(self.classes[i], self.classes[j], int(counts[i, j]), float(counts[i, j] / counts[i].sum()))
-            for i, j in pairs[:MOST_CONFUSED]
+            ConfusedPair(self.classes[i], self.classes[j], int(counts[i, j]), float(counts[i, j] / counts[i].sum()))
+            for i, j in pairs[:MAX_CONFUSED_PAIRS]
         ]

@@ -6,25 +6,25 @@ from collections.abc import Iterator, Sequence
 import keras
 import numpy as np
 
-from tfx_finetune.evaluation.records import Subset
-from tfx_finetune.evaluation.scores import decoded, evaluate
-from tfx_finetune.models.build import cut, joints_of
+from tfx_finetune.evaluation.records import ModalityAblation
+from tfx_finetune.evaluation.scores import decode_outputs, evaluate
+from tfx_finetune.models.build import find_cut_tensors_by_tower, split_model
 from tfx_finetune.models.network import Network
-from tfx_finetune.models.split import top as cut_at
+from tfx_finetune.models.split import build_trainable_part as cut_at
 from tfx_finetune.ops import arrays
-from tfx_finetune.training.engine import engine
-from tfx_finetune.training.feature_cache import Store
+from tfx_finetune.training.engine import make_inference_fn
+from tfx_finetune.training.feature_cache import FeatureStore
 from tfx_finetune.types.aliases import Batch
-from tfx_finetune.types.components import PRESENCE
+from tfx_finetune.types.components import MODALITY_MASK
 
-_BATCH = 64
+_BATCH_SIZE = 64
 # Of more towers, not every subset is tried.
-_ALL = 4
+_MAX_TOWERS = 4
 
 
-def subsets(
-    network: Network, test: Store, inputs: Batch | None = None, whole: bool = False
-) -> tuple[list[Subset], np.ndarray | None]:
+def run_modality_ablation(
+    network: Network, test: FeatureStore, inputs: Batch | None = None, run_whole_model: bool = False
+) -> tuple[list[ModalityAblation], np.ndarray | None]:
     """Scores of a trained model for every subset of its towers, the smallest first; nothing where there is one tower.
 
     Of more than four towers: each alone, all but one, and all.
@@ -41,51 +41,55 @@ def subsets(
     towers = list(network.backbones)
     if len(towers) == 1:
         return [], None
-    top = network.model if whole else cut(network, "0")[1]
-    inputs = inputs or (_prepared(test) if whole else above(network, test))
+    top = network.model if run_whole_model else split_model(network, "0")[1]
+    inputs = inputs or (_get_inputs(test) if run_whole_model else run_towers(network, test))
     found = []
-    for chosen in _subsets(towers):
-        presence = inputs[PRESENCE] * np.array([tower in chosen for tower in towers], np.float32)
+    for chosen in _iter_subsets(towers):
+        presence = inputs[MODALITY_MASK] * np.array([tower in chosen for tower in towers], np.float32)
         rows = np.flatnonzero(presence.any(1))
         if not len(rows):
             continue
-        logits = _answers(top, inputs | {PRESENCE: presence}, rows)
+        logits = _predict_rows(top, inputs | {MODALITY_MASK: presence}, rows)
         targets = {head: np.asarray(target[rows]) for head, target in test.targets.items()}
-        outputs = {name: np.asarray(value) for name, value in decoded(network.tasks, logits).items()}
-        found.append(Subset(chosen, len(rows), evaluate(network.tasks, targets, outputs)))
-    if network.shares is None:
+        outputs = {name: np.asarray(value) for name, value in decode_outputs(network.tasks, logits).items()}
+        found.append(ModalityAblation(chosen, len(rows), evaluate(network.tasks, targets, outputs)))
+    if network.gate_weights is None:
         return found, None
-    weigh = cut_at(network.model.input, joints_of(network, "0"), {"shares": network.shares.output})
-    shares = _answers(weigh, inputs, np.arange(len(test)))["shares"]
+    weigh = cut_at(
+        network.model.input, find_cut_tensors_by_tower(network, "0"), {"shares": network.gate_weights.output}
+    )
+    shares = _predict_rows(weigh, inputs, np.arange(len(test)))["shares"]
     # Those of a plain mean say nothing of a sample.
-    there = inputs[PRESENCE] / inputs[PRESENCE].sum(1, keepdims=True)
+    there = inputs[MODALITY_MASK] / inputs[MODALITY_MASK].sum(1, keepdims=True)
     return found, None if np.allclose(shares, there, atol=1e-3) else shares
 
 
-def above(network: Network, test: Store) -> Batch:
+def run_towers(network: Network, test: FeatureStore) -> Batch:
     """What the towers make of the samples, each run once."""
-    trunks, _ = cut(network, "0")
-    inputs = _prepared(test)
+    trunks, _ = split_model(network, "0")
+    inputs = _get_inputs(test)
     for tower, trunk in trunks.items():
-        apply = engine(trunk, len(test))
-        inputs[tower] = np.concatenate([apply(inputs[tower][part]) for part in _parts(np.arange(len(test)))])
+        apply = make_inference_fn(trunk, len(test))
+        inputs[tower] = np.concatenate(
+            [apply(inputs[tower][part]) for part in _split_into_batches(np.arange(len(test)))]
+        )
     return inputs
 
 
-def _prepared(test: Store) -> Batch:
+def _get_inputs(test: FeatureStore) -> Batch:
     return {name: np.asarray(values) for name, values in test.inputs[0].items()}
 
 
-def _answers(model: keras.Model, inputs: Batch, rows: np.ndarray) -> Batch:
+def _predict_rows(model: keras.Model, inputs: Batch, rows: np.ndarray) -> Batch:
     """A model's outputs for some samples."""
-    return arrays.joined([model(arrays.rows(inputs, part), training=False) for part in _parts(rows)])
+    return arrays.concatenate([model(arrays.take(inputs, part), training=False) for part in _split_into_batches(rows)])
 
 
-def _subsets(towers: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    sizes = range(1, len(towers) + 1) if len(towers) <= _ALL else (1, len(towers) - 1, len(towers))
+def _iter_subsets(towers: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    sizes = range(1, len(towers) + 1) if len(towers) <= _MAX_TOWERS else (1, len(towers) - 1, len(towers))
     for size in sizes:
         yield from itertools.combinations(towers, size)
 
 
-def _parts(rows: np.ndarray) -> list[np.ndarray]:
-    return [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
+def _split_into_batches(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[start : start + _BATCH_SIZE] for start in range(0, len(rows), _BATCH_SIZE)]

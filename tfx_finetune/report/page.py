@@ -4,16 +4,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tfx_finetune.deploy.checks import Check
-from tfx_finetune.evaluation.continual_metrics import Transfer
-from tfx_finetune.evaluation.slices import Gap, Slice
+from tfx_finetune.deploy.checks import VerificationResult
+from tfx_finetune.evaluation.continual_metrics import ContinualMetrics
+from tfx_finetune.evaluation.slices import SliceResult, WorstGroup
 from tfx_finetune.report.head_results import HeadResult
-from tfx_finetune.report.plots import Metrics, Plot, learning_curves, trade_off
-from tfx_finetune.types.components import Exhibit
+from tfx_finetune.report.plots import Metrics, Plot, plot_learning_curves, plot_trade_off
+from tfx_finetune.types.components import SamplePreview
 
 
 @dataclass(frozen=True)
-class Verdict:
+class HeadlineScore:
     """The headline.
 
     Attributes:
@@ -25,14 +25,14 @@ class Verdict:
     """
 
     score: float
-    name: str
+    metric: str
     samples: int
-    noun: str = "samples"
+    unit: str = "samples"
     interval: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         known = f" (95 % interval {self.interval[0]:.3f} to {self.interval[1]:.3f})" if self.interval else ""
-        return f"{self.score:.3f} {self.name.replace('_', ' ')} on {self.samples:,} held-out {self.noun}{known}"
+        return f"{self.score:.3f} {self.metric.replace('_', ' ')} on {self.samples:,} held-out {self.unit}{known}"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ClassCount:
 
 
 @dataclass(frozen=True)
-class Data:
+class DataSummary:
     """What was learned from.
 
     Attributes:
@@ -61,13 +61,13 @@ class Data:
     source: str
     splits: Mapping[str, int]
     classes: Mapping[str, tuple[ClassCount, ...]] = field(default_factory=dict)
-    skipped: tuple[tuple[str, str], ...] = ()
-    duplicates: int = 0
-    notes: tuple[str, ...] = ()
+    skipped_samples: tuple[tuple[str, str], ...] = ()
+    num_duplicates: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Curve:
+class PhaseResult:
     """What a phase of training did.
 
     Attributes:
@@ -82,25 +82,25 @@ class Curve:
 
     phase: str
     seconds: float
-    trained: int
-    parameters: int
+    trained_params: int
+    total_params: int
     metrics: Metrics
     best_epoch: int = -1
-    kept: str = ""
+    selected: str = ""
 
     @property
-    def epochs(self) -> int:
+    def num_epochs(self) -> int:
         """Epochs that were run."""
         return max(map(len, self.metrics.values()), default=0)
 
     @property
     def plots(self) -> tuple[Plot, ...]:
         """Its learning curves."""
-        return learning_curves(self.phase, self.metrics, self.best_epoch)
+        return plot_learning_curves(self.phase, self.metrics, self.best_epoch)
 
 
 @dataclass(frozen=True)
-class Scene:
+class LocalizationExample:
     """A held-out picture with what is in it and what a head found.
 
     Attributes:
@@ -114,7 +114,7 @@ class Scene:
     pictures: tuple[bytes, bytes]
     file: str
     truth: str
-    found: str
+    predicted: str
     score: float
     head: str = ""
 
@@ -135,19 +135,19 @@ class Mistake:
         language: Of the sample, where it is known.
     """
 
-    exhibits: tuple[Exhibit, ...]
+    previews: tuple[SamplePreview, ...]
     file: str
     truth: tuple[str, ...]
     predicted: tuple[str, ...]
     score: float
-    top: tuple[tuple[str, float], ...] = ()
+    top_scores: tuple[tuple[str, float], ...] = ()
     head: str = ""
-    shares: Mapping[str, float] = field(default_factory=dict)
+    gate_weights: Mapping[str, float] = field(default_factory=dict)
     language: str = ""
 
 
 @dataclass(frozen=True)
-class Part:
+class AblationRow:
     """The score of a model that is shown some of its inputs alone, on the samples that have one of them."""
 
     towers: tuple[str, ...]
@@ -159,13 +159,13 @@ class Part:
 class ExportRow:
     """What was found about one exported file, and its name inside the bundle."""
 
-    check: Check
+    result: VerificationResult
     file: str
 
     @property
-    def measured(self) -> bool:
+    def is_measured(self) -> bool:
         """Whether the file gave answers that can be compared."""
-        return math.isfinite(self.check.difference)
+        return math.isfinite(self.result.difference)
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Report:
         shares: How much each tower counted on the mean, where that is known.
         transfer: How languages did that were learned one after another.
         exports: The exported files.
-        best: Format of the file that `--choose` chose.
+        best: Format of the file that `--constraints` chose.
     """
 
     title: str
@@ -202,29 +202,29 @@ class Report:
     seconds: float
     environment: Mapping[str, str]
     seed: int
-    verdict: Verdict
-    data: Data
-    phases: tuple[Curve, ...] = ()
+    headline: HeadlineScore
+    data: DataSummary
+    phases: tuple[PhaseResult, ...] = ()
     heads: tuple[HeadResult, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
-    scenes: tuple[Scene, ...] = ()
-    slices: tuple[Slice, ...] = ()
-    gaps: tuple[Gap, ...] = ()
-    subsets: tuple[Part, ...] = ()
-    shares: Mapping[str, float] = field(default_factory=dict)
-    transfer: Transfer | None = None
+    examples: tuple[LocalizationExample, ...] = ()
+    slices: tuple[SliceResult, ...] = ()
+    worst_groups: tuple[WorstGroup, ...] = ()
+    ablations: tuple[AblationRow, ...] = ()
+    gate_weights: Mapping[str, float] = field(default_factory=dict)
+    continual_metrics: ContinualMetrics | None = None
     exports: tuple[ExportRow, ...] = ()
-    best: str = ""
+    selected_format: str = ""
 
     @property
-    def trade_off(self) -> str:
+    def trade_off_svg(self) -> str:
         """The files by size, score and time, drawn; nothing where there are too few to compare."""
         points = {
-            row.check.format: (row.check.bytes, row.check.score, row.check.latency)
+            row.result.format: (row.result.bytes, row.result.score, row.result.latency)
             for row in self.exports
-            if row.measured and row.check.bytes and row.check.latency
+            if row.is_measured and row.result.bytes and row.result.latency
         }
-        return trade_off(points, self.verdict.name.replace("_", " ")) if len(points) > 1 else ""
+        return plot_trade_off(points, self.headline.metric.replace("_", " ")) if len(points) > 1 else ""
 
 
-MOST_MISTAKES = 24
+MAX_MISTAKES = 24

@@ -15,9 +15,9 @@ Metrics = Mapping[str, Sequence[float]]
 
 # What Matplotlib draws in the first colour becomes the second, which the page's style sheet defines.
 _TEXT, _RULE = "#000001", "#000002"
-_LINES = ("#000003", "#000004", "#000005", "#000006")
-_COLOURS = {_TEXT: "currentColor", _RULE: "var(--line)"} | {
-    colour: f"var(--series-{position})" for position, colour in enumerate(_LINES)
+_LINE_COLORS = ("#000003", "#000004", "#000005", "#000006")
+_COLORS = {_TEXT: "currentColor", _RULE: "var(--line)"} | {
+    colour: f"var(--series-{position})" for position, colour in enumerate(_LINE_COLORS)
 }
 _STYLE = {
     "svg.fonttype": "none",
@@ -51,9 +51,9 @@ class Line:
     """
 
     name: str
-    validation: bool
+    is_validation: bool
     values: tuple[float, ...]
-    colour: int
+    color: int
 
     @property
     def mean(self) -> float:
@@ -70,7 +70,7 @@ class Plot:
     lines: tuple[Line, ...]
 
 
-def learning_curves(phase: str, metrics: Metrics, best_epoch: int) -> tuple[Plot, ...]:
+def plot_learning_curves(phase: str, metrics: Metrics, best_epoch: int) -> tuple[Plot, ...]:
     """Draws the loss and the scores of a phase, one plot each.
 
     Args:
@@ -83,46 +83,50 @@ def learning_curves(phase: str, metrics: Metrics, best_epoch: int) -> tuple[Plot
     """
     losses = {name: values for name, values in metrics.items() if name in ("loss", "val_loss")}
     scores = {name: values for name, values in metrics.items() if not name.endswith(("loss", "learning_rate"))}
-    drawn = {"loss": _lines(losses), "score": _lines(_without_copy(scores))}
+    drawn = {"loss": _make_lines(losses), "score": _make_lines(_drop_duplicate_score(scores))}
     return tuple(
-        Plot(title, _curves(f"{phase}/{title}", lines, best_epoch), lines) for title, lines in drawn.items() if lines
+        Plot(title, _render_curves(f"{phase}/{title}", lines, best_epoch), lines)
+        for title, lines in drawn.items()
+        if lines
     )
 
 
-def precision_recall(head: str, curves: Mapping[str, Sequence[float]]) -> Plot:
+def plot_precision_recall(head: str, curves: Mapping[str, Sequence[float]]) -> Plot:
     """Draws precision over recall, the mean of all classes and the worst of them: as many as there are colours.
 
     Args:
         head: Its name, which keeps the ids of two drawings on one page apart.
         curves: By class, precision at recalls that rise evenly from 0 to 1; at least one.
     """
-    worst = sorted(curves, key=lambda name: np.mean(curves[name]))[: len(_LINES)]
+    worst = sorted(curves, key=lambda name: np.mean(curves[name]))[: len(_LINE_COLORS)]
     lines = [Line(name, True, tuple(curves[name]), colour) for colour, name in enumerate(worst)]
     mean = Line("mean of all", True, tuple(np.mean(list(curves.values()), 0).tolist()), -1)
     lines = [mean, *lines] if len(curves) > 1 else lines
     return Plot(
-        "precision and recall", _svg(f"{head}/curves", (7, 3.2), lambda axes: _draw_ranks(axes, lines)), tuple(lines)
+        "precision and recall",
+        _render_svg(f"{head}/curves", (7, 3.2), lambda axes: _draw_precision_recall(axes, lines)),
+        tuple(lines),
     )
 
 
-def _draw_ranks(axes: "Axes", lines: Sequence[Line]) -> None:
+def _draw_precision_recall(axes: "Axes", lines: Sequence[Line]) -> None:
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     for line in reversed(lines):
-        colour, width = (_LINES[line.colour], 1.6) if line.colour >= 0 else (_TEXT, 2.4)
+        colour, width = (_LINE_COLORS[line.color], 1.6) if line.color >= 0 else (_TEXT, 2.4)
         axes.plot(np.linspace(0, 1, len(line.values)), line.values, color=colour, linewidth=width)
 
 
-def trade_off(points: Mapping[str, tuple[float, float, float]], score: str) -> str:
+def plot_trade_off(points: Mapping[str, tuple[float, float, float]], score: str) -> str:
     """Draws files by size and score as SVG, the slower the larger.
 
     Args:
         points: `(bytes, score, milliseconds)` by name.
         score: What the score is called.
     """
-    return _svg("files", (7, 3), lambda axes: _draw_files(axes, points, score))
+    return _render_svg("files", (7, 3), lambda axes: _draw_trade_off(axes, points, score))
 
 
-def _draw_files(axes: "Axes", points: Mapping[str, tuple[float, float, float]], score: str) -> None:
+def _draw_trade_off(axes: "Axes", points: Mapping[str, tuple[float, float, float]], score: str) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_xscale("log")
@@ -134,7 +138,7 @@ def _draw_files(axes: "Axes", points: Mapping[str, tuple[float, float, float]], 
     sizes, scores, times = (np.array(column) for column in zip(*points.values(), strict=True))
     sizes = sizes / 1e6
     room = max(np.ptp(scores) / 3, 0.02)
-    axes.scatter(sizes, scores, s=30 + 300 * times / times.max(), color=_LINES[0], alpha=0.45, linewidths=0)
+    axes.scatter(sizes, scores, s=30 + 300 * times / times.max(), color=_LINE_COLORS[0], alpha=0.45, linewidths=0)
     axes.set_xlim(sizes.min() / 1.8, sizes.max() * 1.8)
     axes.set_ylim(scores.min() - 0.6 * room, scores.max() + 2 * room)
     # Names of files of about one size and score are written under one another.
@@ -146,10 +150,10 @@ def _draw_files(axes: "Axes", points: Mapping[str, tuple[float, float, float]], 
         axes.annotate("\n".join(lines), at, (0, 12), textcoords="offset points", ha="center", color=_TEXT)
 
 
-def _lines(metrics: Metrics) -> tuple[Line, ...]:
+def _make_lines(metrics: Metrics) -> tuple[Line, ...]:
     """The metrics that have values, as many as there are colours."""
     named = [name for name, values in metrics.items() if len(values)]
-    bases = list(dict.fromkeys(name.removeprefix("val_") for name in named))[: len(_LINES)]
+    bases = list(dict.fromkeys(name.removeprefix("val_") for name in named))[: len(_LINE_COLORS)]
     return tuple(
         Line(base, base != name, tuple(metrics[name]), bases.index(base))
         for name in named
@@ -157,29 +161,29 @@ def _lines(metrics: Metrics) -> tuple[Line, ...]:
     )
 
 
-def _without_copy(scores: Metrics) -> Metrics:
+def _drop_duplicate_score(scores: Metrics) -> Metrics:
     """Leaves out `val_score`, the mean over heads, where it is the score of the only head."""
     others = [list(values) for name, values in scores.items() if name != "val_score"]
     copied = list(scores.get("val_score", ())) in others
     return {name: values for name, values in scores.items() if name != "val_score" or not copied}
 
 
-def _svg(salt: str, size: tuple[float, float], draw: Callable[["Axes"], None]) -> str:
+def _render_svg(id_salt: str, size: tuple[float, float], draw: Callable[["Axes"], None]) -> str:
     """A drawing as inline SVG; `salt` keeps the ids of two on one page apart."""
     # Matplotlib takes half a second to import. The Figure alone keeps clear of pyplot's global state and displays.
     from matplotlib import style
     from matplotlib.figure import Figure
 
-    with style.context(["default", _STYLE | {"svg.hashsalt": salt}]):  # whatever the user's matplotlibrc says
+    with style.context(["default", _STYLE | {"svg.hashsalt": id_salt}]):  # whatever the user's matplotlibrc says
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True)
-    return _inline(buffer.getvalue())
+    return _inline_svg(buffer.getvalue())
 
 
-def _curves(salt: str, lines: Sequence[Line], best_epoch: int) -> str:
-    return _svg(salt, (5, 2.6), lambda axes: _draw_curves(axes, lines, best_epoch))
+def _render_curves(id_salt: str, lines: Sequence[Line], best_epoch: int) -> str:
+    return _render_svg(id_salt, (5, 2.6), lambda axes: _draw_curves(axes, lines, best_epoch))
 
 
 def _draw_curves(axes: "Axes", lines: Sequence[Line], best_epoch: int) -> None:
@@ -195,15 +199,15 @@ def _draw_curves(axes: "Axes", lines: Sequence[Line], best_epoch: int) -> None:
 
 
 def _draw_line(axes: "Axes", line: Line, best_epoch: int) -> None:
-    epochs, colour = range(1, len(line.values) + 1), _LINES[line.colour]
+    epochs, colour = range(1, len(line.values) + 1), _LINE_COLORS[line.color]
     marker = "o" if len(line.values) == 1 else ""
-    dashes, width = ("-", 2.0) if line.validation else ((0, (4, 2)), 1.4)
+    dashes, width = ("-", 2.0) if line.is_validation else ((0, (4, 2)), 1.4)
     axes.plot(epochs, line.values, color=colour, marker=marker, markersize=4, linestyle=dashes, linewidth=width)
-    if line.validation and 0 <= best_epoch < len(line.values):
+    if line.is_validation and 0 <= best_epoch < len(line.values):
         axes.plot([best_epoch + 1], [line.values[best_epoch]], color=colour, marker="o", markersize=6)
 
 
-def _inline(svg: str) -> str:
+def _inline_svg(svg: str) -> str:
     """What stands in a page: colours and font come from there; no prologue, metadata, addresses or idle ids."""
     box = re.search(r'viewBox="[^"]+"', svg)
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
@@ -211,12 +215,12 @@ def _inline(svg: str) -> str:
     body = body.replace("xlink:href=", "href=")
     used = set(re.findall(r"#(\w+)[\")]", body))
     body = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", body)
-    for drawn, shown in _COLOURS.items():
+    for drawn, shown in _COLORS.items():
         body = body.replace(drawn, shown)
     return f'<svg {box[0] if box else ""} role="img">{body}'
 
 
-def trials_plot(trials: Sequence[tuple[int, float, Mapping[str, Any]]]) -> str:
+def plot_trials(trials: Sequence[tuple[int, float, Mapping[str, Any]]]) -> str:
     """Draws a search as SVG: the score of each trial and the best so far, and the score by each option.
 
     Args:
@@ -244,7 +248,7 @@ def trials_plot(trials: Sequence[tuple[int, float, Mapping[str, Any]]]) -> str:
     return buffer.getvalue()
 
 
-def rates_plot(curves: Mapping[str, tuple[Sequence[float], Sequence[float], float]]) -> str:
+def plot_learning_rates(curves: Mapping[str, tuple[Sequence[float], Sequence[float], float]]) -> str:
     """Draws range tests as SVG, one a phase: the loss over the learning rate, and the rate that is proposed.
 
     Args:

@@ -9,29 +9,29 @@ import numpy as np
 
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core import flagfile
-from tfx_finetune.datasets.filters import own
+from tfx_finetune.datasets.filters import select_head_samples
 from tfx_finetune.datasets.pipeline import Data
-from tfx_finetune.deploy.checks import Check
-from tfx_finetune.deploy.manifest import environment
-from tfx_finetune.deploy.verify import score
+from tfx_finetune.deploy.checks import VerificationResult
+from tfx_finetune.deploy.manifest import describe_environment
+from tfx_finetune.deploy.verify import compute_mean_score
 from tfx_finetune.evaluation import slices
-from tfx_finetune.evaluation.continual_metrics import Transfer
-from tfx_finetune.evaluation.intervals import interval
-from tfx_finetune.evaluation.records import Subset
-from tfx_finetune.evaluation.scores import asked
+from tfx_finetune.evaluation.continual_metrics import ContinualMetrics
+from tfx_finetune.evaluation.intervals import wilson_interval
+from tfx_finetune.evaluation.records import ModalityAblation
+from tfx_finetune.evaluation.scores import mask_labeled
 from tfx_finetune.report import head_results, page
-from tfx_finetune.report.examples import scenes
-from tfx_finetune.report.page import MOST_MISTAKES
-from tfx_finetune.tasks.outputs import of_head
+from tfx_finetune.report.examples import collect_examples
+from tfx_finetune.report.page import MAX_MISTAKES
+from tfx_finetune.tasks.outputs import select_head_outputs
 from tfx_finetune.training.checkpoint import History
-from tfx_finetune.training.feature_cache import Store
+from tfx_finetune.training.feature_cache import FeatureStore
 from tfx_finetune.types.aliases import Batch
-from tfx_finetune.types.components import LABEL_SEPARATOR, SPLITS, Exhibit, Task
+from tfx_finetune.types.components import LABEL_SEPARATOR, SPLITS, SamplePreview, Task
 from tfx_finetune.types.plan import Plan
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """What a run came to.
 
     Attributes:
@@ -42,81 +42,90 @@ class Outcome:
         parts: Those for subsets of its towers.
         shares: How much each tower counts for each test sample, (n, towers); None where that is not known.
         checks: What was found about every file.
-        chosen: That of the best file within `--choose`; None where there is none.
+        chosen: That of the best file within `--constraints`; None where there is none.
         bundle: The files.
         transfer: How languages did that were learned one after another.
     """
 
     histories: Sequence[History]
-    test: Store
+    test: FeatureStore
     reference: tuple[Batch, Batch]
     scores: Mapping[str, Any]
-    parts: Sequence[Subset]
-    shares: np.ndarray | None
-    checks: Sequence[Check]
-    chosen: Check | None
+    ablations: Sequence[ModalityAblation]
+    gate_weights: np.ndarray | None
+    results: Sequence[VerificationResult]
+    selected: VerificationResult | None
     bundle: Bundle
-    transfer: Transfer | None
+    continual_metrics: ContinualMetrics | None
 
 
-def report(plan: Plan, data: Data, found: Outcome) -> page.Report:
+def make_report(plan: Plan, data: Data, result: RunResult) -> page.Report:
     """Collects the content of report.html."""
-    targets, outputs = found.reference
-    bundle = found.bundle.manifest
-    shares = {} if found.shares is None else dict(zip(data.modalities, found.shares.mean(0).tolist(), strict=True))
-    heads = _heads(data, found)
+    targets, outputs = result.reference
+    bundle = result.bundle.manifest
+    shares = (
+        {}
+        if result.gate_weights is None
+        else dict(zip(data.modalities, result.gate_weights.mean(0).tolist(), strict=True))
+    )
+    heads = _make_head_results(data, result)
     return page.Report(
         title=data.source.name,
-        command=flagfile.command(plan.workdir / "run.cfg"),
-        config="\n".join(flagfile.lines(plan.run)),
+        command=flagfile.format_command(plan.workdir / "run.cfg"),
+        config="\n".join(flagfile.format_flags(plan.run)),
         created=datetime.datetime.now().isoformat(" ", timespec="minutes"),
-        seconds=sum(history.seconds for history in found.histories),
-        environment=environment(),
+        seconds=sum(history.seconds for history in result.histories),
+        environment=describe_environment(),
         seed=plan.run.seed,
-        verdict=_verdict(data, found, heads),
-        data=_data(data, plan.route),
+        headline=_make_headline(data, result, heads),
+        data=_summarize_data(data, plan.heads_by),
         phases=tuple(
-            page.Curve(h.phase, h.seconds, h.trained, h.parameters, h.metrics, h.best_epoch, h.kept)
-            for h in found.histories
+            page.PhaseResult(
+                h.phase, h.seconds, h.trained_parameters, h.parameters, h.metrics, h.best_epoch, h.selection
+            )
+            for h in result.histories
         ),
         heads=heads,
         mistakes=tuple(
             mistake
             for head in data.tasks
-            if not data.tasks[head].pool and not data.tasks[head].places
-            for mistake in _mistakes(data, head, found)
+            if not data.tasks[head].l2_to_shared and not data.tasks[head].localization
+            for mistake in _collect_mistakes(data, head, result)
         ),
-        scenes=tuple(scenes(data, found.test, targets, outputs)),
-        slices=slices.rows(data, found.scores, bundle["tokens"])
-        + slices.named(data.tasks, found.scores, len(found.test)),
-        gaps=slices.gaps(data.table, data.tasks, found.scores),
-        subsets=tuple(page.Part(part.towers, part.samples, score(data.tasks, part.scores)) for part in found.parts),
-        shares=shares,
-        transfer=found.transfer,
-        exports=tuple(page.ExportRow(check, found.bundle.file(check.format).name) for check in found.checks),
-        best=bundle.get("best", ""),
+        examples=tuple(collect_examples(data, result.test, targets, outputs)),
+        slices=slices.collect_slice_results(data, result.scores, bundle["tokens"])
+        + slices.collect_retrieval_results(data.tasks, result.scores, len(result.test)),
+        worst_groups=slices.find_worst_groups(data.table, data.tasks, result.scores),
+        ablations=tuple(
+            page.AblationRow(part.towers, part.samples, compute_mean_score(data.tasks, part.scores))
+            for part in result.ablations
+        ),
+        gate_weights=shares,
+        continual_metrics=result.continual_metrics,
+        exports=tuple(page.ExportRow(check, result.bundle.get_path(check.format).name) for check in result.results),
+        selected_format=bundle.get("best", ""),
     )
 
 
-def _verdict(data: Data, found: Outcome, heads: Sequence[head_results.HeadResult]) -> page.Verdict:
+def _make_headline(data: Data, result: RunResult, heads: Sequence[head_results.HeadResult]) -> page.HeadlineScore:
     """The score in one line; how far it may be off is known where a head alone is right or wrong about each sample."""
     task, *others = data.tasks.values()
-    return page.Verdict(
-        score=score(data.tasks, found.scores),
-        name="mean score" if others else task.score,
-        samples=len(found.test),
-        noun=next(iter(data.modalities.values())).noun if len(data.modalities) == 1 else "samples",
+    return page.HeadlineScore(
+        score=compute_mean_score(data.tasks, result.scores),
+        metric="mean score" if others else task.monitor,
+        samples=len(result.test),
+        unit=next(iter(data.modalities.values())).unit if len(data.modalities) == 1 else "samples",
         interval=heads[0].interval if heads and not others else None,
     )
 
 
-def _data(data: Data, route: str) -> page.Data:
+def _summarize_data(data: Data, heads_by: str) -> page.DataSummary:
     table = data.table
     classes = {}
     for head, task in data.tasks.items():
-        if task.pool:
+        if task.l2_to_shared:
             continue
-        mine = own(table, task, head, route)
+        mine = select_head_samples(table, task, head, heads_by)
         sides = {split: mine.split == split for split in SPLITS}
         values = [set(value.split(LABEL_SEPARATOR)) for value in table.columns[task.column]]
         has = {name: np.array([name in value for value in values]) for name in task.labels.names}
@@ -125,88 +134,90 @@ def _data(data: Data, route: str) -> page.Data:
             for name in task.labels.names
         )
     used = table.digest[table.split != ""]
-    return page.Data(
+    return page.DataSummary(
         source=data.source.name,
         splits={split: table.size(split) for split in SPLITS},
         classes=classes,
-        skipped=tuple(table.bad),
-        duplicates=len(used) - len(set(used)),
-        notes=table.notes,
+        skipped_samples=tuple(table.errors),
+        num_duplicates=len(used) - len(set(used)),
+        warnings=table.warnings,
     )
 
 
-def _heads(data: Data, found: Outcome) -> tuple[head_results.HeadResult, ...]:
-    targets, outputs = found.reference
+def _make_head_results(data: Data, result: RunResult) -> tuple[head_results.HeadResult, ...]:
+    targets, outputs = result.reference
     groups = data.table.columns["group"][data.table.split == "test"]
     return tuple(
-        _head(head, task, found.scores, targets[head], outputs[f"{head}/scores"], groups)
+        _make_head_result(head, task, result.scores, targets[head], outputs[f"{head}/scores"], groups)
         for head, task in data.tasks.items()
         # What a language adds to a shared head is one number of a table; a head may be asked nothing here.
-        if not task.pool and f"{head}/{task.score}" in found.scores
+        if not task.l2_to_shared and f"{head}/{task.monitor}" in result.scores
     )
 
 
-def _head(
+def _make_head_result(
     head: str, task: Task, scores: Mapping[str, Any], targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray
 ) -> head_results.HeadResult:
-    mine = of_head(scores, head)
-    rows_asked = asked(task, targets)
+    mine = select_head_outputs(scores, head)
+    rows_asked = mask_labeled(task, targets)
     rows = [head_results.ClassScore(name, **values) for name, values in mine["per_class"].items()]
     return head_results.HeadResult(
         name=head,
-        score=task.score,
+        monitor=task.monitor,
         scores={name: value for name, value in mine.items() if isinstance(value, float) and "[" not in name},
         # What is right of a picture by itself is not what the score is of all.
-        interval=None if task.places else interval(task.correct(targets, outputs)[rows_asked], groups[rows_asked]),
+        interval=None
+        if task.localization
+        else wilson_interval(task.per_sample_score(targets, outputs)[rows_asked], groups[rows_asked]),
         classes=task.labels.names,
         confusion=np.asarray(mine["confusion"]) if "confusion" in mine else None,
         per_class=tuple(rows),
         curves=mine.get("curves", {}),
-        counted="pixels" if task.places and "confusion" in mine else "",
+        count_unit="pixels" if task.localization and "confusion" in mine else "",
     )
 
 
-def _mistakes(data: Data, head: str, outcome: Outcome) -> list[page.Mistake]:
+def _collect_mistakes(data: Data, head: str, result: RunResult) -> list[page.Mistake]:
     """The test samples that the head got wrong and was surest of."""
-    task, shares = data.tasks[head], outcome.shares
-    targets, scores = outcome.reference[0][head], outcome.reference[1][f"{head}/scores"]
+    task, shares = data.tasks[head], result.gate_weights
+    targets, scores = result.reference[0][head], result.reference[1][f"{head}/scores"]
     names = np.array(task.labels.names, dtype=object)
     tested = data.table.split == "test"
     files = data.table.file[tested]
     languages = data.table.columns.get("language", np.full(len(tested), "", object))[tested]
-    wrong = np.flatnonzero(asked(task, targets) & (task.correct(targets, scores) < 1))
-    wrong = wrong[np.argsort(-scores[wrong].max(-1))][:MOST_MISTAKES]
-    shown = _exhibits(data, outcome.test, wrong)
+    wrong = np.flatnonzero(mask_labeled(task, targets) & (task.per_sample_score(targets, scores) < 1))
+    wrong = wrong[np.argsort(-scores[wrong].max(-1))][:MAX_MISTAKES]
+    shown = _load_previews(data, result.test, wrong)
     found = []
     for row in wrong.tolist():
-        said = task.predict(scores[row])["label"]
+        said = task.format_prediction(scores[row])["label"]
         order = np.argsort(-scores[row])[:3]
         found.append(
             page.Mistake(
-                exhibits=shown[row],
+                previews=shown[row],
                 file=str(files[row]),
                 truth=tuple(names[targets[row] > 0.5]),
                 predicted=tuple(said) if isinstance(said, list) else (said,),
                 score=float(scores[row].max()),
-                top=tuple((str(names[i]), float(scores[row][i])) for i in order),
+                top_scores=tuple((str(names[i]), float(scores[row][i])) for i in order),
                 head=head,
-                shares={} if shares is None else dict(zip(data.modalities, shares[row].tolist(), strict=True)),
+                gate_weights={} if shares is None else dict(zip(data.modalities, shares[row].tolist(), strict=True)),
                 language=str(languages[row]),
             )
         )
     return found
 
 
-def _exhibits(data: Data, test: Store, chosen: np.ndarray) -> dict[int, tuple[Exhibit, ...]]:
+def _load_previews(data: Data, test: FeatureStore, chosen: np.ndarray) -> dict[int, tuple[SamplePreview, ...]]:
     """What there is to see of some test samples, by their position in the test split."""
     rows = np.sort(chosen)
     member = np.zeros(len(data.table.split), bool)
     member[np.flatnonzero(data.table.split == "test")[rows]] = True
     return {
         row: tuple(
-            modality.show(raw[tower], np.asarray(test.inputs[0][tower][row]))
+            modality.preview(raw[tower], np.asarray(test.inputs[0][tower][row]))
             for tower, modality in data.modalities.items()
             if raw[tower]
         )
-        for row, raw in zip(rows.tolist(), data.raw(member), strict=True)
+        for row, raw in zip(rows.tolist(), data.read_raw_contents(member), strict=True)
     }

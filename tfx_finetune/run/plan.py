@@ -4,43 +4,43 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tfx_finetune.compression.chain import chain
+from tfx_finetune.compression.chain import parse_compressions
 from tfx_finetune.core import assets, config, plugins
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_specs
-from tfx_finetune.datasets.label_map import renaming_of
-from tfx_finetune.datasets.mixture_weights import check_mixing
-from tfx_finetune.datasets.modalities.build import modality
-from tfx_finetune.datasets.sources.infer_source import named_sources, recognize
-from tfx_finetune.deploy.selection import parse_limits
+from tfx_finetune.datasets.label_map import read_label_map
+from tfx_finetune.datasets.mixture_weights import check_mixture
+from tfx_finetune.datasets.modalities.build import build_modality
+from tfx_finetune.datasets.sources.infer_source import infer_source, parse_sources
+from tfx_finetune.deploy.selection import parse_constraints
 from tfx_finetune.models import warm_start
-from tfx_finetune.models.add_language import growth_of, warmed
+from tfx_finetune.models.add_language import disable_unfreezing, make_language_extension
 from tfx_finetune.run.resources import Resources
 from tfx_finetune.tasks import localization
-from tfx_finetune.tasks.routing import draft_of, routes
-from tfx_finetune.training.teacher import teachers_of
-from tfx_finetune.training.unfreezing_schedule import check_strategy, staged
+from tfx_finetune.tasks.routing import make_task_template, resolve_heads_by
+from tfx_finetune.training.teacher import open_teachers
+from tfx_finetune.training.unfreezing_schedule import check_strategy, gradual_unfreezing
 from tfx_finetune.types.components import (
     AUGMENTS,
     BACKBONES,
     EXPORTS,
     FUSIONS,
+    MODALITY_MASK,
     OBJECTIVES,
-    PRESENCE,
     TASKS,
-    Card,
-    Mix,
+    BatchAugment,
     Modality,
+    PretrainedCfg,
 )
 from tfx_finetune.types.deployment import Compression, Export
-from tfx_finetune.types.localization import Change
+from tfx_finetune.types.localization import SampleAugment
 from tfx_finetune.types.plan import Plan
 from tfx_finetune.types.training import Objective
 
-_USUAL = "keras_file(), saved_model(), tflite(), tflite(quantize='float16')"
+_DEFAULT_EXPORTS = "keras_file(), saved_model(), tflite(), tflite(quantize='float16')"
 # The fields of a prediction beside its heads.
-_RECORD = {"file", "input", "error"}
+_RESERVED_HEAD_NAMES = {"file", "input", "error"}
 
 
 def check(run: Run) -> Plan:
@@ -61,33 +61,33 @@ def open_run(run: Run) -> tuple[Plan, Resources]:
     config.validate(run)
     check_strategy(run)
     plugins.load(run.plugins)
-    assets.use_cache(run.cache.dir)
-    sources = named_sources(run.data, run.sources)
-    check_mixing(run.mix, [name for name in sources if name])
-    if run.samples.test + run.samples.val >= 1:
-        shares = f"{run.samples.test} + {run.samples.val}"
-        raise UserError("--samples.test and --samples.val leave nothing to train on", received=shares)
-    start = warm_start.start_of(run)
-    towers = _towers(run, warm_start.backbones(run, start))
+    assets.set_cache_dir(run.cache.dir)
+    sources = parse_sources(run.data, run.sources)
+    check_mixture(run.mixture, [name for name in sources if name])
+    if run.split.test + run.split.val >= 1:
+        shares = f"{run.split.test} + {run.split.val}"
+        raise UserError("--split.test and --split.val leave nothing to train on", got=shares)
+    start = warm_start.open_init_bundle(run)
+    towers = _parse_towers(run, warm_start.resolve_backbones(run, start))
     warm_start.check_towers(start, towers)
-    modalities = {name: BACKBONES.modality(spec.name) for name, spec in towers.items()}
-    growth = growth_of(run, start)
-    heads = growth.heads if growth else _heads(run.heads)
-    if taken := set(heads) & _RECORD:
-        raise UserError("a head cannot have this name, which a prediction needs", received=min(taken))
-    drafts = {head: draft_of(spec) for head, spec in heads.items()}
-    built = {kind: modality(run, kind, Card(size=1)) for kind in dict.fromkeys(modalities.values())}
-    augments, mixes = _augments(run, towers, built)
-    localization.check(run, heads, drafts, modalities, augments, mixes)
-    compressions = chain(run.compress)
-    if compressions and any(draft.space for draft in drafts.values()):
-        raise UserError("--compress takes heads of fixed classes", received=run.heads, allowed="classify() or tag()")
-    warm = staged("warm", warmed(run.warm) if growth else run.warm, towers)
+    modalities = {name: BACKBONES.get_modality(spec.name) for name, spec in towers.items()}
+    growth = make_language_extension(run, start)
+    heads = growth.heads if growth else _parse_heads(run.heads)
+    if taken := set(heads) & _RESERVED_HEAD_NAMES:
+        raise UserError("a head cannot have this name, which a prediction needs", got=min(taken))
+    drafts = {head: make_task_template(spec) for head, spec in heads.items()}
+    built = {kind: build_modality(run, kind, PretrainedCfg(size=1)) for kind in dict.fromkeys(modalities.values())}
+    augments, mixes = _build_augments(run, towers, built)
+    localization.check_heads(run, heads, drafts, modalities, augments, mixes)
+    compressions = parse_compressions(run.compress)
+    if compressions and any(draft.zero_shot for draft in drafts.values()):
+        raise UserError("--compress takes heads of fixed classes", got=run.heads, expected="classify() or tag()")
+    warm = gradual_unfreezing("warm", disable_unfreezing(run.frozen) if growth else run.frozen, towers)
     resources = Resources(
-        init=start,
-        teachers=teachers_of(run, modalities, drafts),
-        growth=growth,
-        renaming=renaming_of(run, drafts, sources),
+        init_bundle=start,
+        teachers=open_teachers(run, modalities, drafts),
+        language_extension=growth,
+        label_map=read_label_map(run, drafts, sources),
     )
     plan = Plan(
         run=run,
@@ -96,115 +96,119 @@ def open_run(run: Run) -> tuple[Plan, Resources]:
         modalities=modalities,
         fusion=FUSIONS.build(parse_spec(run.fusion)) if len(towers) > 1 else None,
         heads=heads,
-        drafts=drafts,
-        route=growth.route if growth else routes(heads, drafts, run.route),
+        task_templates=drafts,
+        heads_by=growth.heads_by if growth else resolve_heads_by(heads, drafts, run.heads_by),
         augments=augments,
-        mixes=mixes,
+        batch_augments=mixes,
         compressions=compressions,
-        exports=_exports(run, built, compressions),
-        limits=parse_limits(run.choose),
-        phases=warm if growth else warm | staged("tune", run.tune, towers),
-        workdir=Path(run.workdir or Path("runs") / _slug(sources)),
-        names=recognize(run.names) if run.names else None,
-        objectives=_objectives(run.objectives, mixes),
+        exports=_build_exports(run, built, compressions),
+        constraints=parse_constraints(run.constraints),
+        phases=warm if growth else warm | gradual_unfreezing("tune", run.finetune, towers),
+        workdir=Path(run.workdir or Path("runs") / _make_slug(sources)),
+        label_translations=infer_source(run.label_translations) if run.label_translations else None,
+        auxiliary_losses=_build_auxiliary_losses(run.auxiliary_losses, mixes),
     )
     return plan, resources
 
 
-def _heads(specs: str) -> dict[str, Spec]:
+def _parse_heads(specs: str) -> dict[str, Spec]:
     """The heads by name; a lone one without a name has that of its column."""
     heads = parse_named_specs(specs, default="")
     if not heads:
-        raise UserError("no head given", allowed=sorted(TASKS))
-    return {name or draft_of(spec).column: spec for name, spec in heads.items()}
+        raise UserError("no head given", expected=sorted(TASKS))
+    return {name or make_task_template(spec).column: spec for name, spec in heads.items()}
 
 
-def _towers(run: Run, specs: str) -> dict[str, Spec]:
+def _parse_towers(run: Run, specs: str) -> dict[str, Spec]:
     """The towers by name; a lone one without a name has that of its modality."""
     towers = parse_named_specs(specs, default="")
     if "" in towers:
-        towers = {BACKBONES.modality(towers[""].name): towers[""]}
-    if PRESENCE in towers:
-        raise UserError("a tower cannot have this name, which is that of another input", received=PRESENCE)
-    return {name: _sized(spec, run, BACKBONES.modality(spec.name)) for name, spec in towers.items()}
+        towers = {BACKBONES.get_modality(towers[""].name): towers[""]}
+    if MODALITY_MASK in towers:
+        raise UserError("a tower cannot have this name, which is that of another input", got=MODALITY_MASK)
+    return {name: _set_input_size(spec, run, BACKBONES.get_modality(spec.name)) for name, spec in towers.items()}
 
 
-def _exports(run: Run, built: Mapping[str, Modality], compressions: Mapping[str, Compression]) -> dict[str, Export]:
+def _build_exports(
+    run: Run, modalities: Mapping[str, Modality], compressions: Mapping[str, Compression]
+) -> dict[str, Export]:
     """The files to write, by spec string, each once."""
     rounded = any(compression.name == "qat" for compression in compressions.values())
-    specs = _usual_exports(built, rounded) if run.exports == "usual" else run.exports
+    specs = _make_default_exports(modalities, rounded) if run.exports == "usual" else run.exports
     exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(specs)}
     formats = [export.format for export in exports.values()]
     if len(set(formats)) < len(formats):
-        raise UserError("--exports writes a file twice", received=formats)
+        raise UserError("--exports writes a file twice", got=formats)
     chosen = [spec for spec, export in exports.items() if export.selective]
     if chosen and rounded:
         # Its ranges were trained with the network: without them there is nothing to choose among.
         todo = "leave selective=True out, or qat()"
-        raise UserError("qat() leaves no layer to be chosen", received=", ".join(chosen), todo=todo)
+        raise UserError("qat() leaves no layer to be chosen", got=", ".join(chosen), hint=todo)
     return exports
 
 
-def _usual_exports(built: Mapping[str, Modality], rounded: bool) -> str:
+def _make_default_exports(modalities: Mapping[str, Modality], rounded: bool) -> str:
     """Pixels alone have eight bits: of other inputs what needs more stays float, unless trained to be rounded."""
-    other = any(modality.dtype != "uint8" for modality in built.values())
+    other = any(modality.dtype != "uint8" for modality in modalities.values())
     selective = ", selective=True" if other and not rounded else ""
-    return f"{_USUAL}, tflite(quantize='int8'{selective})"
+    return f"{_DEFAULT_EXPORTS}, tflite(quantize='int8'{selective})"
 
 
-def _augments(
-    run: Run, towers: Mapping[str, Spec], built: Mapping[str, Modality]
-) -> tuple[dict[str, tuple[str, Change]], tuple[Mix, ...]]:
+def _build_augments(
+    run: Run, towers: Mapping[str, Spec], modalities: Mapping[str, Modality]
+) -> tuple[dict[str, tuple[str, SampleAugment]], tuple[BatchAugment, ...]]:
     """The changes of single samples, each with its modality, and those of batches."""
-    usual = ", ".join(filter(None, (modality.usual for modality in built.values())))
+    usual = ", ".join(filter(None, (modality.default_augments for modality in modalities.values())))
     specs = parse_specs(usual if run.augment == "usual" else run.augment)
-    found = {str(spec): (AUGMENTS.modality(spec.name), AUGMENTS.build(spec)) for spec in specs}
-    mixes = tuple(augment for _, augment in found.values() if isinstance(augment, Mix))
+    found = {str(spec): (AUGMENTS.get_modality(spec.name), AUGMENTS.build(spec)) for spec in specs}
+    mixes = tuple(augment for _, augment in found.values() if isinstance(augment, BatchAugment))
     if mixes and len(towers) > 1:
-        received = ", ".join(spec for spec, (_, augment) in found.items() if isinstance(augment, Mix))
-        raise UserError("batches of several towers are not mixed", received=received, todo="leave it out")
-    singles = {spec: (kind, augment) for spec, (kind, augment) in found.items() if not isinstance(augment, Mix)}
+        received = ", ".join(spec for spec, (_, augment) in found.items() if isinstance(augment, BatchAugment))
+        raise UserError("batches of several towers are not mixed", got=received, hint="leave it out")
+    singles = {
+        spec: (kind, augment) for spec, (kind, augment) in found.items() if not isinstance(augment, BatchAugment)
+    }
     for spec, (kind, _) in singles.items():
-        if kind not in built:
+        if kind not in modalities:
             what = "an augment for what no tower takes"
-            raise UserError(what, received=f"{spec} ({kind})", allowed=list(built), todo="leave it out")
+            raise UserError(what, got=f"{spec} ({kind})", expected=list(modalities), hint="leave it out")
     return singles, mixes
 
 
-def _sized(tower: Spec, run: Run, modality: str) -> Spec:
+def _set_input_size(tower: Spec, run: Run, modality: str) -> Spec:
     """The tower with the size that `--image.size`, or that of its modality, asks for.
 
     Raises:
         UserError: The spec is malformed, or says another size.
     """
-    options = BACKBONES.options(tower)
+    options = BACKBONES.resolve_options(tower)
     size = getattr(getattr(run, modality, None), "size", 0)
     if not size:
         return tower
-    signature = BACKBONES.signature(tower.name)
+    signature = BACKBONES.get_signature(tower.name)
     if "size" not in signature.parameters:
         received = f"--{modality}.size={size} beside {tower}"
-        raise UserError("the size of this backbone cannot be chosen", received=received)
+        raise UserError("the size of this backbone cannot be chosen", got=received)
     said = signature.bind(*tower.args, **tower.kwargs).arguments.get("size", 0)
     if said not in (0, size):
         received = f"--{modality}.size={size} beside {tower}"
-        raise UserError("two sizes of the input", received=received, todo="say it once")
+        raise UserError("two sizes of the input", got=received, hint="say it once")
     return Spec(tower.name, (), options | {"size": size})
 
 
-def _objectives(specs: str, mixes: tuple[Mix, ...]) -> dict[str, Objective]:
+def _build_auxiliary_losses(specs: str, batch_augments: tuple[BatchAugment, ...]) -> dict[str, Objective]:
     """What is learned beside the labels, each once."""
     listed = parse_specs(specs)
     found = {spec.name: OBJECTIVES.build(spec) for spec in listed}
     if len(found) < len(listed):
-        raise UserError("--objectives names one twice", received=specs)
-    if found and mixes:
+        raise UserError("--auxiliary_losses names one twice", got=specs)
+    if found and batch_augments:
         todo = "leave mixup() and cutmix() out"
-        raise UserError("batches with --objectives are not mixed", received=specs, todo=todo)
+        raise UserError("batches with --auxiliary_losses are not mixed", got=specs, hint=todo)
     return found
 
 
-def _slug(sources: Mapping[str, Spec]) -> str:
+def _make_slug(sources: Mapping[str, Spec]) -> str:
     if "" not in sources:
         return "_".join(sources)
     source = sources[""]

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from tfx_finetune.datasets.label_map import Renaming
-from tfx_finetune.models.add_language import Growth
-from tfx_finetune.models.warm_start import Start
+from tfx_finetune.datasets.label_map import LabelMap
+from tfx_finetune.models.add_language import LanguageExtension
+from tfx_finetune.models.warm_start import InitBundle
 from tfx_finetune.training.teacher import Teacher
 
 
@@ -16,10 +16,10 @@ class Resources:
         init: Bundle of `--init`, whose weights the run starts from; None for pretrained weights.
         teachers: Bundles of `--teacher`.
         growth: The language that `--add_language` adds to the bundle of `--init`; None without one.
-        renaming: Table of `--labels.map`; None without one.
+        renaming: Table of `--label_map`; None without one.
     """
 
-    init: Start | None = None
+    init_bundle: InitBundle | None = None
     teachers: tuple[Teacher, ...] = ()
-    growth: Growth | None = None
-    renaming: Renaming | None = None
+    language_extension: LanguageExtension | None = None
+    label_map: LabelMap | None = None

@@ -6,14 +6,14 @@ import tensorflow as tf
 from tfx_finetune.core import hardware
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.models.build import build_model, build_towers
-from tfx_finetune.models.frozen_heads import grown
-from tfx_finetune.models.load_weights import inherit, inherits
+from tfx_finetune.models.frozen_heads import freeze_all_but_new_head
+from tfx_finetune.models.load_weights import has_same_head_inputs, load_pretrained
 from tfx_finetune.models.network import Network
 from tfx_finetune.run.load_data import prepare_data
 from tfx_finetune.run.resources import Resources
-from tfx_finetune.training.auxiliary_losses import sensible
+from tfx_finetune.training.auxiliary_losses import check_objectives
 from tfx_finetune.training.context import TrainingContext
-from tfx_finetune.training.distillation import enrolled
+from tfx_finetune.training.distillation import check_teacher_labels
 from tfx_finetune.training.feature_cache import feature_cache_key, preprocessing_key
 from tfx_finetune.types.plan import Plan
 
@@ -32,14 +32,14 @@ def set_up(plan: Plan, resources: Resources = _NONE) -> tuple[Data, Network, Tra
     if plan.run.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(hardware.detect().precision)
-    architecture, init = plan.architecture, resources.init
+    architecture, init = plan.architecture, resources.init_bundle
     backbones = build_towers(architecture, init)
-    data = prepare_data(plan, {tower: backbone.card for tower, backbone in backbones.items()}, resources)
+    data = prepare_data(plan, {tower: backbone.pretrained_cfg for tower, backbone in backbones.items()}, resources)
     network = build_model(architecture, backbones, data.tasks)
-    data = inherit(network, backbones, data, init, plan.run.fusion)
-    data = enrolled(data, resources.teachers, plan.run.distill)
-    network = grown(network, resources.growth)
-    return sensible(data, plan.objectives), network, training_context(plan, resources)
+    data = load_pretrained(network, backbones, data, init, plan.run.fusion)
+    data = check_teacher_labels(data, resources.teachers, plan.run.distill)
+    network = freeze_all_but_new_head(network, resources.language_extension)
+    return check_objectives(data, plan.auxiliary_losses), network, training_context(plan, resources)
 
 
 def training_context(plan: Plan, resources: Resources = _NONE) -> TrainingContext:
@@ -51,9 +51,9 @@ def training_context(plan: Plan, resources: Resources = _NONE) -> TrainingContex
         features_folder=plan.features_folder or plan.workdir / "features",
         precision=plan.run.cache.precision,
         cache_keys={tower: feature_cache_key(plan, tower) for tower in plan.towers},
-        objectives=plan.objectives,
+        auxiliary_losses=plan.auxiliary_losses,
         teachers=resources.teachers,
         distill=plan.run.distill,
         teacher_keys={tower: preprocessing_key(plan, tower) for tower in plan.towers},
-        same_head_inputs=inherits(plan.architecture, plan.run.fusion, resources.init),
+        same_head_inputs=has_same_head_inputs(plan.architecture, plan.run.fusion, resources.init_bundle),
     )

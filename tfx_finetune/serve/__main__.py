@@ -7,7 +7,7 @@
 
 --bundle may also be a folder of bundles named 1, 2, ...: the highest number answers. A new number, or a bundle put in
 the place of the one that answers, takes over without a request lost, once it gives its golden answers. SIGTERM: /readyz
-says 503, what comes is still answered for --drain seconds, and the process ends. docs/deployment.md has the rest.
+says 503, what comes is still answered for --drain_timeout seconds, and the process ends. docs/deployment.md has the rest.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from tfx_finetune.core import command, plugins, progress
 from tfx_finetune.core.config import option
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.core.extras import missing
-from tfx_finetune.core.manifest import named
+from tfx_finetune.core.extras import missing_package_error
+from tfx_finetune.core.manifest import require_bundle_path
 
 if TYPE_CHECKING:
     import uvicorn
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Serve:
+class ServeOptions:
     """Options of the command."""
 
     bundle: str = option("", "the folder bundle/ of a finished run, or a folder of bundles named 1, 2, ...")
@@ -42,19 +42,19 @@ class Serve:
         "", "which of the bundle's files answers; by default the fastest here that is as exact as the trained model"
     )
     batch_size: int = option(32, "samples of concurrent requests that are predicted together", low=1)
-    max_waiting: int = option(256, "samples in work above which requests are refused with 503", low=1)
-    max_body: int = option(16_000_000, "bytes of a request above which it is refused with 413", low=1)
+    max_queue_size: int = option(256, "samples in work above which requests are refused with 503", low=1)
+    max_request_bytes: int = option(16_000_000, "bytes of a request above which it is refused with 413", low=1)
     max_pixels: int = option(
         40_000_000,
         "pixels above which a picture is refused with 400; by default fewer than in training, as anybody may send one",
         low=1,
     )
-    poll: float = option(1.0, "seconds between two looks for a new version", low=0.05)
-    drain: float = option(5.0, "seconds in which requests are still answered after SIGTERM", low=0)
+    poll_interval: float = option(1.0, "seconds between two looks for a new version", low=0.05)
+    drain_timeout: float = option(5.0, "seconds in which requests are still answered after SIGTERM", low=0)
     plugins: str = option("", plugins.HELP)
 
 
-def serve(options: Serve) -> None:
+def serve(options: ServeOptions) -> None:
     """Serves until it is stopped.
 
     Raises:
@@ -63,23 +63,29 @@ def serve(options: Serve) -> None:
     try:
         import uvicorn
 
-        from tfx_finetune.serve.routes import app
-        from tfx_finetune.serve.service import Limits, Service
+        from tfx_finetune.serve.routes import make_app
+        from tfx_finetune.serve.service import RequestLimits, Service
     except ModuleNotFoundError as error:
-        raise missing(str(error.name), "serve") from None
+        raise missing_package_error(str(error.name), "serve") from None
     plugins.load(options.plugins)
-    folder = named(options.bundle)
+    folder = require_bundle_path(options.bundle)
     listener = _listen(options.host, options.port)
-    limits = Limits(options.max_body, options.max_pixels, options.max_waiting, options.batch_size)
+    limits = RequestLimits(options.max_request_bytes, options.max_pixels, options.max_queue_size, options.batch_size)
     service = Service(options.model_name, folder, options.format, limits)
 
-    config = uvicorn.Config(app(service), log_level="warning", access_log=False, server_header=False, lifespan="off")
+    config = uvicorn.Config(
+        make_app(service), log_level="warning", access_log=False, server_header=False, lifespan="off"
+    )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_answering(_server(config, service, options.drain), listener, service, options.poll))
-    progress.say("stopped, every request answered")
+        runner.run(
+            _serve_requests(
+                _make_server(config, service, options.drain_timeout), listener, service, options.poll_interval
+            )
+        )
+    progress.log("stopped, every request answered")
 
 
-def _server(config: "uvicorn.Config", service: "Service", drain: float) -> "uvicorn.Server":
+def _make_server(config: "uvicorn.Config", service: "Service", drain_timeout: float) -> "uvicorn.Server":
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -93,19 +99,23 @@ def _server(config: "uvicorn.Config", service: "Service", drain: float) -> "uvic
             yield
 
         def drain(self) -> None:
-            service.draining = True
-            asyncio.get_running_loop().call_later(drain, self.stop)
+            service.is_draining = True
+            asyncio.get_running_loop().call_later(drain_timeout, self.stop)
 
         def stop(self) -> None:
-            service.draining = self.should_exit = True
+            service.is_draining = self.should_exit = True
 
     return Server(config)
 
 
-async def _answering(server: "uvicorn.Server", listener: socket.socket, service: "Service", poll: float) -> None:
-    watching = asyncio.create_task(service.watch(poll))
+async def _serve_requests(
+    server: "uvicorn.Server", listener: socket.socket, service: "Service", poll_interval: float
+) -> None:
+    watching = asyncio.create_task(service.watch_versions(poll_interval))
     host, port = listener.getsockname()[:2]
-    progress.say(f"version {service.served.version} of {service.name} answers at http://{host}:{port}/v1/models/")
+    progress.log(
+        f"version {service.model_version.version} of {service.name} answers at http://{host}:{port}/v1/models/"
+    )
     await server.serve([listener])
     watching.cancel()
 
@@ -120,12 +130,12 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         todo = "stop what listens there, or take another --port"
         received = f"{host}:{port} ({error.strerror})"
-        raise UserError("cannot listen there", received=received, todo=todo) from None
+        raise UserError("cannot listen there", got=received, hint=todo) from None
 
 
 def main() -> None:
     """Runs the command."""
-    command.run(serve, Serve(), __doc__ or "")
+    command.run(serve, ServeOptions(), __doc__ or "")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from tfx_finetune.ops.arrays import joined
-from tfx_finetune.types.aliases import Batch, Predict
+from tfx_finetune.ops.arrays import concatenate
+from tfx_finetune.types.aliases import Batch, PredictFn
 
 
 class Batcher:
@@ -24,32 +24,37 @@ class Batcher:
 
     def __init__(
         self,
-        predict: Predict,
+        predict: PredictFn,
         executor: Executor,
-        most: int,
-        observe: Callable[[int], object] = lambda size: None,
+        max_batch_size: int,
+        on_batch: Callable[[int], object] = lambda size: None,
     ) -> None:
-        self._predict, self._executor, self._most, self._observe = predict, executor, most, observe
-        self._waiting: deque[tuple[Batch, asyncio.Future[Batch]]] = deque()
-        self._work: asyncio.Task[None] | None = None
+        self._predict, self._executor, self._max_batch_size, self._on_batch = (
+            predict,
+            executor,
+            max_batch_size,
+            on_batch,
+        )
+        self._queue: deque[tuple[Batch, asyncio.Future[Batch]]] = deque()
+        self._worker: asyncio.Task[None] | None = None
 
     async def predict(self, samples: Batch) -> Batch:
         """Outputs of one request's samples; raises whatever the prediction raised."""
-        starts = range(0, size(samples), self._most)
-        parts = [{name: rows[at : at + self._most] for name, rows in samples.items()} for at in starts]
+        starts = range(0, count_rows(samples), self._max_batch_size)
+        parts = [{name: rows[at : at + self._max_batch_size] for name, rows in samples.items()} for at in starts]
         futures = [asyncio.get_running_loop().create_future() for _ in parts]
-        self._waiting += zip(parts, futures, strict=True)
-        if self._work is None:
-            self._work = asyncio.create_task(self._run())
+        self._queue += zip(parts, futures, strict=True)
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._run())
         found = await asyncio.gather(*futures)
-        return joined(found)
+        return concatenate(found)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch = self._take()
-            samples = joined([part for part, _ in batch])
-            self._observe(size(samples))
+        while self._queue:
+            batch = self._pop_batch()
+            samples = concatenate([part for part, _ in batch])
+            self._on_batch(count_rows(samples))
             outputs: Batch | Exception
             try:
                 outputs = await loop.run_in_executor(self._executor, self._predict, samples)
@@ -57,25 +62,25 @@ class Batcher:
                 outputs = error
             start = 0
             for part, future in batch:
-                rows, start = slice(start, start + size(part)), start + size(part)
+                rows, start = slice(start, start + count_rows(part)), start + count_rows(part)
                 if future.cancelled():
                     continue
                 if isinstance(outputs, Exception):
                     future.set_exception(outputs)
                 else:
                     future.set_result({name: values[rows] for name, values in outputs.items()})
-        self._work = None
+        self._worker = None
 
-    def _take(self) -> list[tuple[Batch, asyncio.Future[Batch]]]:
+    def _pop_batch(self) -> list[tuple[Batch, asyncio.Future[Batch]]]:
         """What waits longest, as much as makes a batch."""
-        batch = [self._waiting.popleft()]
-        count = size(batch[0][0])
-        while self._waiting and count + size(self._waiting[0][0]) <= self._most:
-            batch.append(self._waiting.popleft())
-            count += size(batch[-1][0])
+        batch = [self._queue.popleft()]
+        count = count_rows(batch[0][0])
+        while self._queue and count + count_rows(self._queue[0][0]) <= self._max_batch_size:
+            batch.append(self._queue.popleft())
+            count += count_rows(batch[-1][0])
         return batch
 
 
-def size(batch: Batch) -> int:
+def count_rows(batch: Batch) -> int:
     """Samples of a batch."""
     return len(next(iter(batch.values())))

@@ -11,15 +11,15 @@ import numpy as np
 from tfx_finetune.bundle.bundle import Bundle, UnreadableError
 from tfx_finetune.core import hardware
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.deploy.golden import recall
-from tfx_finetune.deploy.verify import difference
-from tfx_finetune.ops.arrays import joined
+from tfx_finetune.deploy.golden import read_golden
+from tfx_finetune.deploy.verify import max_abs_difference
+from tfx_finetune.ops.arrays import concatenate
 from tfx_finetune.tasks import localization
-from tfx_finetune.types.aliases import Batch, Find, Predict
+from tfx_finetune.types.aliases import Batch, PostprocessFn, PredictFn
 from tfx_finetune.types.components import Modality
 
 
-class Place(NamedTuple):
+class VersionPath(NamedTuple):
     """Where a version lies; `stamp` changes when it is replaced."""
 
     version: int
@@ -28,7 +28,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Served:
+class ModelVersion:
     """A version that answers.
 
     Attributes:
@@ -45,29 +45,29 @@ class Served:
     version: int
     modalities: Mapping[str, Modality]
     labels: Mapping[str, tuple[str, ...]]
-    found: Mapping[str, Find]
-    limits: Mapping[str, str]
-    golden: Batch
-    prepare: Callable[[Mapping[str, bytes]], Batch]
-    predict: Predict
+    postprocess_fns: Mapping[str, PostprocessFn]
+    nms_inputs: Mapping[str, str]
+    example_outputs: Batch
+    preprocess: Callable[[Mapping[str, bytes]], Batch]
+    predict: PredictFn
 
 
-def newest(path: Path) -> Place | None:
+def find_latest_version(path: Path) -> VersionPath | None:
     """The version to be served: a bundle itself, or the highest number among folders that hold one each.
 
     Args:
         path: A bundle, or a folder like TensorFlow Serving's base path: 1/, 2/, ...
     """
-    if stamp := _stamp(path):
-        return Place(0, path, stamp)
+    if stamp := _read_stamp(path):
+        return VersionPath(0, path, stamp)
     numbered = [folder for folder in path.glob("[0-9]*") if folder.name.isdecimal()]
     for folder in sorted(numbered, key=lambda folder: -int(folder.name)):
-        if stamp := _stamp(folder):
-            return Place(int(folder.name), folder, stamp)
+        if stamp := _read_stamp(folder):
+            return VersionPath(int(folder.name), folder, stamp)
     return None
 
 
-def load(place: Place, format: str, max_pixels: int, batch_size: int) -> Served:
+def load_version(version_path: VersionPath, format: str, max_pixels: int, batch_size: int) -> ModelVersion:
     """Opens a version and has it predict its golden samples, alone and in the largest batch, which warms it up too.
 
     Args:
@@ -79,38 +79,38 @@ def load(place: Place, format: str, max_pixels: int, batch_size: int) -> Served:
     Raises:
         UserError: It is no whole bundle, or does not give its golden answers here.
     """
-    bundle = Bundle.open(place.folder)
+    bundle = Bundle.open(version_path.folder)
     verified = bundle.manifest["verified"]
-    format = format or _quickest([format for format in bundle.formats if verified[format]] or bundle.formats)
+    format = format or _select_fastest([format for format in bundle.formats if verified[format]] or bundle.formats)
     if not verified.get(format, True):
-        raise UserError("a file that did not pass verification is not served", received=format)
-    reader, tolerance = bundle.reader(format), bundle.tolerance(format)
-    bundle = dataclasses.replace(bundle, manifest=_limited(bundle.manifest, max_pixels))
-    raw, outputs = recall(bundle.path / "golden")
+        raise UserError("a file that did not pass verification is not served", got=format)
+    reader, tolerance = bundle.load_model(format), bundle.get_tolerance(format)
+    bundle = dataclasses.replace(bundle, manifest=_limit_pixels(bundle.manifest, max_pixels))
+    raw, outputs = read_golden(bundle.path / "golden")
     try:
-        samples = joined([bundle.prepare(content) for content in raw])
+        samples = concatenate([bundle.preprocess(content) for content in raw])
     except UnreadableError as error:
-        raise UserError("a golden sample cannot be prepared", received=f"{place.folder} ({error})") from None
+        raise UserError("a golden sample cannot be prepared", got=f"{version_path.folder} ({error})") from None
     reader.predict({name: np.resize(rows, (batch_size, *rows.shape[1:])) for name, rows in samples.items()})
-    alone = reader.predict(_first(samples))
-    apart = max(difference(outputs, reader.predict(samples)), difference(_first(outputs), alone))
+    alone = reader.predict(_take_first(samples))
+    apart = max(max_abs_difference(outputs, reader.predict(samples)), max_abs_difference(_take_first(outputs), alone))
     if apart > tolerance:
-        received = f"{place.folder}, {format}: {apart:.2g} apart"
-        raise UserError("a bundle that does not give its golden answers here", received=received, allowed=tolerance)
-    labels = {head: task.labels.names for head, task in bundle.tasks.items() if not task.places}
-    found = {head: task.places.found for head, task in bundle.tasks.items() if task.places}
-    limits = localization.limits(bundle.tasks)
-    answers = _first(outputs), bundle.prepare, reader.predict
-    return Served(place.version, bundle.modalities, labels, found, limits, *answers)
+        received = f"{version_path.folder}, {format}: {apart:.2g} apart"
+        raise UserError("a bundle that does not give its golden answers here", got=received, expected=tolerance)
+    labels = {head: task.labels.names for head, task in bundle.tasks.items() if not task.localization}
+    found = {head: task.localization.postprocess_fn for head, task in bundle.tasks.items() if task.localization}
+    limits = localization.collect_nms_inputs(bundle.tasks)
+    answers = _take_first(outputs), bundle.preprocess, reader.predict
+    return ModelVersion(version_path.version, bundle.modalities, labels, found, limits, *answers)
 
 
-def _quickest(formats: Sequence[str]) -> str:
+def _select_fastest(formats: Sequence[str]) -> str:
     """The file that answers fastest with all of the trained model's precision."""
     order = ("tflite", "saved_model") if hardware.detect().engine == "litert" else ("saved_model", "keras")
     return next((format for format in order if format in formats), formats[0])
 
 
-def _stamp(folder: Path) -> tuple[int, int] | None:
+def _read_stamp(folder: Path) -> tuple[int, int] | None:
     """Tells one bundle at a place from the next; None where there is none."""
     try:
         found = (folder / "manifest.json").stat()
@@ -119,7 +119,7 @@ def _stamp(folder: Path) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_ino
 
 
-def _limited(manifest: Mapping[str, Any], max_pixels: int) -> dict[str, Any]:
+def _limit_pixels(manifest: Mapping[str, Any], max_pixels: int) -> dict[str, Any]:
     towers = {}
     for tower, known in manifest["towers"].items():
         options = dict(known["options"])
@@ -129,5 +129,5 @@ def _limited(manifest: Mapping[str, Any], max_pixels: int) -> dict[str, Any]:
     return dict(manifest) | {"towers": towers}
 
 
-def _first(outputs: Batch) -> Batch:
+def _take_first(outputs: Batch) -> Batch:
     return {name: values[:1] for name, values in outputs.items()}

@@ -23,42 +23,44 @@ from starlette.requests import ClientDisconnect
 from tfx_finetune.serve import rest
 from tfx_finetune.serve.service import BusyError, Service
 
-_BODY_SECONDS = 60
+_BODY_TIMEOUT = 60
 # A body that is too large is read on so far and thrown away; a sender does not hear why until it has sent all.
-_DISCARDED = 1 << 30
+_MAX_DISCARDED_BYTES = 1 << 30
 
 
-def app(service: Service) -> FastAPI:
+def make_app(service: Service) -> FastAPI:
     """Returns the application that answers for a model."""
     made = FastAPI(title=f"tfx_finetune: {service.name}", docs_url=None, redoc_url=None)
-    made.include_router(_model(service))
-    made.include_router(_process(service))
+    made.include_router(_make_model_router(service))
+    made.include_router(_make_process_router(service))
 
     @made.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> Response:
-        return _reply(service, {"error": error.detail}, error.status_code, error.headers)
+        return _make_response(service, {"error": error.detail}, error.status_code, error.headers)
 
     @made.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> Response:
         what = "the model failed; the server's log says why"
-        return _reply(service, {"error": what}, HTTPStatus.INTERNAL_SERVER_ERROR)
+        return _make_response(service, {"error": what}, HTTPStatus.INTERNAL_SERVER_ERROR)
 
     return made
 
 
-def _reply(service: Service, content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def _make_response(
+    service: Service, content: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     body = content if isinstance(content, bytes) else orjson.dumps(content)
     # Who is told so sends its next request elsewhere, before this process ends.
-    closing = {"Connection": "close"} if service.draining else {}
+    closing = {"Connection": "close"} if service.is_draining else {}
     return Response(body, status, dict(headers or {}) | closing, media_type="application/json")
 
 
-def _model(service: Service) -> APIRouter:
+def _make_model_router(service: Service) -> APIRouter:
     """The addresses of TensorFlow Serving."""
     router = APIRouter()
 
     def found(name: str, version: str = "") -> None:
-        served = str(service.served.version)
+        served = str(service.model_version.version)
         if name != service.name:
             raise HTTPException(HTTPStatus.NOT_FOUND, f"no model {name} here; there is {service.name}")
         if version not in ("", served):
@@ -68,38 +70,40 @@ def _model(service: Service) -> APIRouter:
     @router.post("/v1/models/{name}/versions/{version}:{method}")
     async def answer(request: Request, name: str, method: str, version: str = "") -> Response:
         found(name, version)
-        if method not in rest.METHODS:
-            raise HTTPException(HTTPStatus.NOT_FOUND, f"no method {method}; there are {', '.join(rest.METHODS)}")
-        return await _answer(service, request, method)
+        if method not in rest.REQUEST_PARSERS:
+            raise HTTPException(
+                HTTPStatus.NOT_FOUND, f"no method {method}; there are {', '.join(rest.REQUEST_PARSERS)}"
+            )
+        return await _answer_request(service, request, method)
 
     @router.get("/v1/models/{name}/metadata")
     @router.get("/v1/models/{name}/versions/{version}/metadata")
     async def metadata(name: str, version: str = "") -> Response:
         found(name, version)
-        return _reply(service, rest.metadata(name, service.served))
+        return _make_response(service, rest.make_metadata(name, service.model_version))
 
     @router.get("/v1/models/{name}")
     @router.get("/v1/models/{name}/versions/{version}")
     async def status(name: str, version: str = "") -> Response:
         found(name, version)
-        return _reply(service, rest.status(service.served))
+        return _make_response(service, rest.make_status(service.model_version))
 
     return router
 
 
-def _process(service: Service) -> APIRouter:
+def _make_process_router(service: Service) -> APIRouter:
     """The addresses of those who keep the server running."""
     router = APIRouter()
 
     @router.get("/healthz")
     async def health() -> Response:
-        return _reply(service, {"status": "alive"})
+        return _make_response(service, {"status": "alive"})
 
     @router.get("/readyz")
     async def ready() -> Response:
-        if service.draining:
-            return _reply(service, {"status": "stopping"}, HTTPStatus.SERVICE_UNAVAILABLE)
-        return _reply(service, {"status": "ready"})
+        if service.is_draining:
+            return _make_response(service, {"status": "stopping"}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return _make_response(service, {"status": "ready"})
 
     @router.get("/metrics")
     async def metrics() -> Response:
@@ -109,12 +113,14 @@ def _process(service: Service) -> APIRouter:
     return router
 
 
-async def _answer(service: Service, request: Request, method: str) -> Response:
+async def _answer_request(service: Service, request: Request, method: str) -> Response:
     """Answers a request of the model, counted and timed."""
     started, status = time.perf_counter(), HTTPStatus.INTERNAL_SERVER_ERROR
     try:
-        with service.admitted():
-            told = _reply(service, await service.answer(method, await _body(request, service.limits.body)))
+        with service.admit():
+            told = _make_response(
+                service, await service.answer(method, await _read_body(request, service.limits.max_request_bytes))
+            )
         status = HTTPStatus.OK
         return told
     except rest.RequestError as error:
@@ -127,27 +133,27 @@ async def _answer(service: Service, request: Request, method: str) -> Response:
         status = HTTPStatus(error.status_code)
         raise
     finally:
-        service.answers.labels(method, status.value).inc()
-        service.seconds.labels(method).observe(time.perf_counter() - started)
+        service.answer_counter.labels(method, status.value).inc()
+        service.answer_seconds.labels(method).observe(time.perf_counter() - started)
 
 
-async def _body(request: Request, most: int) -> bytes:
+async def _read_body(request: Request, max_bytes: int) -> bytes:
     """The whole body of a request."""
     content, size = bytearray(), 0
     try:
-        async with asyncio.timeout(_BODY_SECONDS):
+        async with asyncio.timeout(_BODY_TIMEOUT):
             async for chunk in request.stream():
                 size += len(chunk)
-                if size <= most:
+                if size <= max_bytes:
                     content += chunk
-                elif size > _DISCARDED:
+                elif size > _MAX_DISCARDED_BYTES:
                     break
     except TimeoutError:
-        error = f"the request took more than {_BODY_SECONDS} s to come"
+        error = f"the request took more than {_BODY_TIMEOUT} s to come"
         raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, error, {"Connection": "close"}) from None
     except ClientDisconnect:
         raise HTTPException(HTTPStatus.BAD_REQUEST, "the request ended before its body") from None
-    if size > most:
-        error = f"a request of {size} bytes; allowed: {most}"
+    if size > max_bytes:
+        error = f"a request of {size} bytes; allowed: {max_bytes}"
         raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error, {"Connection": "close"})
     return bytes(content)

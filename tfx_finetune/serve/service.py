@@ -15,12 +15,12 @@ from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.serve import rest
 from tfx_finetune.serve.batching import Batcher
-from tfx_finetune.serve.model_version import Place, load, newest
+from tfx_finetune.serve.model_version import VersionPath, find_latest_version, load_version
 
-_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-class Limits(NamedTuple):
+class RequestLimits(NamedTuple):
     """What may be asked for.
 
     body: Bytes a request.
@@ -29,10 +29,10 @@ class Limits(NamedTuple):
     batch: Samples that are predicted together.
     """
 
-    body: int
-    pixels: int
-    waiting: int
-    batch: int
+    max_request_bytes: int
+    max_pixels: int
+    max_queue_size: int
+    max_batch_size: int
 
 
 class BusyError(Exception):
@@ -52,66 +52,68 @@ class Service:
         UserError: There is no bundle, or none that can be served.
     """
 
-    def __init__(self, name: str, path: Path, format: str, limits: Limits) -> None:
+    def __init__(self, name: str, path: Path, format: str, limits: RequestLimits) -> None:
         self.name, self.path, self.format, self.limits = name, path, format, limits
-        self.draining = False
-        self._waiting = 0
-        self._model = ThreadPoolExecutor(1, "model")
-        self._readers = ThreadPoolExecutor(hardware.detect().threads, "reader")
+        self.is_draining = False
+        self._num_in_flight = 0
+        self._model_executor = ThreadPoolExecutor(1, "model")
+        self._reader_executor = ThreadPoolExecutor(hardware.detect().threads, "reader")
 
         disable_created_metrics()
         self.registry = CollectorRegistry()
         told: dict[str, Any] = {"namespace": "tfx_finetune", "registry": self.registry}
-        self.answers = Counter("answers", "Answers by method and HTTP status", ("method", "status"), **told)
-        self.seconds = Histogram("answer_seconds", "Time from request to answer", ("method",), **told)
-        self._batches = Histogram("batch_samples", "Samples predicted together", buckets=_SIZES, **told)
-        self._loads = Counter("loads", "Versions by what became of them", ("result",), **told)
-        self._version = Gauge("version", "Version that answers", **told)
-        Gauge("waiting_samples", "Samples in work", **told).set_function(lambda: self._waiting)
+        self.answer_counter = Counter("answers", "Answers by method and HTTP status", ("method", "status"), **told)
+        self.answer_seconds = Histogram("answer_seconds", "Time from request to answer", ("method",), **told)
+        self._batch_sizes = Histogram("batch_samples", "Samples predicted together", buckets=_BATCH_BUCKETS, **told)
+        self._load_counter = Counter("loads", "Versions by what became of them", ("result",), **told)
+        self._version_gauge = Gauge("version", "Version that answers", **told)
+        Gauge("waiting_samples", "Samples in work", **told).set_function(lambda: self._num_in_flight)
 
-        place = newest(path)
+        place = find_latest_version(path)
         if not place:
             todo = "name the folder bundle/ of a finished run, or a folder of bundles named 1, 2, ..."
-            raise UserError("nothing to serve", received=path, todo=todo)
+            raise UserError("nothing to serve", got=path, hint=todo)
         self._load(place, 1)
 
-    def _load(self, place: Place, number: int) -> None:
+    def _load(self, version_path: VersionPath, number: int) -> None:
         """Lets a version answer from now on; `number` is that of a bundle that lies in no numbered folder."""
-        self._place = place  # Also where it fails: it is not tried again until it changes.
-        served = load(place, self.format, self.limits.pixels, self.limits.batch)
-        self.served = dataclasses.replace(served, version=place.version or number)
-        self._batcher = Batcher(served.predict, self._model, self.limits.batch, self._batches.observe)
-        self._loads.labels("loaded").inc()
-        self._version.set(self.served.version)
+        self._version_path = version_path  # Also where it fails: it is not tried again until it changes.
+        served = load_version(version_path, self.format, self.limits.max_pixels, self.limits.max_batch_size)
+        self.model_version = dataclasses.replace(served, version=version_path.version or number)
+        self._batcher = Batcher(
+            served.predict, self._model_executor, self.limits.max_batch_size, self._batch_sizes.observe
+        )
+        self._load_counter.labels("loaded").inc()
+        self._version_gauge.set(self.model_version.version)
 
-    async def watch(self, seconds: float) -> None:
+    async def watch_versions(self, seconds: float) -> None:
         """Looks for another version ever so many seconds; requests that came before are answered by the one before."""
         while True:
             await asyncio.sleep(seconds)
-            place = newest(self.path)
-            if place is None or place == self._place:
+            place = find_latest_version(self.path)
+            if place is None or place == self._version_path:
                 continue
             try:
-                await asyncio.to_thread(self._load, place, self.served.version + 1)
-                progress.say(f"version {self.served.version} answers from now on")
+                await asyncio.to_thread(self._load, place, self.model_version.version + 1)
+                progress.log(f"version {self.model_version.version} answers from now on")
             except Exception as error:  # Whatever is wrong with it, the version that works goes on.
-                self._loads.labels("refused").inc()
-                progress.say(f"version {self.served.version} goes on, {place.folder} cannot be served: {error}")
+                self._load_counter.labels("refused").inc()
+                progress.log(f"version {self.model_version.version} goes on, {place.folder} cannot be served: {error}")
 
     @contextlib.contextmanager
-    def admitted(self, samples: int = 1) -> Iterator[None]:
+    def admit(self, samples: int = 1) -> Iterator[None]:
         """Counts samples as in work meanwhile.
 
         Raises:
             BusyError: There is no room for them.
         """
-        if self._waiting + samples > self.limits.waiting:
-            raise BusyError(f"{self._waiting} samples are in work, at most {self.limits.waiting}")
-        self._waiting += samples
+        if self._num_in_flight + samples > self.limits.max_queue_size:
+            raise BusyError(f"{self._num_in_flight} samples are in work, at most {self.limits.max_queue_size}")
+        self._num_in_flight += samples
         try:
             yield
         finally:
-            self._waiting -= samples
+            self._num_in_flight -= samples
 
     async def answer(self, method: str, body: bytes) -> bytes:
         """The answer to a request's body.
@@ -124,17 +126,17 @@ class Service:
             RequestError: What is wrong with the request.
             BusyError: There is no room for it now.
         """
-        served, batcher = self.served, self._batcher
+        served, batcher = self.model_version, self._batcher
         run = asyncio.get_running_loop().run_in_executor
         try:
-            message = await run(self._readers, orjson.loads, body)
+            message = await run(self._reader_executor, orjson.loads, body)
         except orjson.JSONDecodeError as error:
             raise rest.RequestError(f"the request is not JSON: {error}") from None
-        count = rest.count(message)
-        if count > self.limits.waiting:
-            raise rest.RequestError(f"{count} samples in one request; allowed: {self.limits.waiting}")
+        count = rest.count_samples(message)
+        if count > self.limits.max_queue_size:
+            raise rest.RequestError(f"{count} samples in one request; allowed: {self.limits.max_queue_size}")
         # The request itself is counted already.
-        with self.admitted(count - 1):
-            samples, told = await run(self._readers, rest.METHODS[method], message, served)
+        with self.admit(count - 1):
+            samples, told = await run(self._reader_executor, rest.REQUEST_PARSERS[method], message, served)
             scores = await batcher.predict(samples)
             return orjson.dumps(told(scores), option=orjson.OPT_SERIALIZE_NUMPY)

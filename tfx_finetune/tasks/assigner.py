@@ -12,31 +12,31 @@ from tfx_finetune.ops import boxes
 BoxLoss = Literal["giou", "diou"]
 OBJECT, CROWD = 1, 2
 """Kinds of a target's rows; 0 is padding."""
-_SIZES = (8, 32)
+_TARGET_SIZES = (8, 32)
 
 
-class Assigned(NamedTuple):
+class AssignResult(NamedTuple):
     """What places learn.
 
     wanted: The score of each class, (batch, A, classes). box: That of the place's object, (batch, A, 4). worth: How
     much it counts, (batch, A), 0 where there is no object. ignored: Whether a crowd is there, (batch, A).
     """
 
-    wanted: Any
-    box: Any
-    worth: Any
-    ignored: Any
+    target_scores: Any
+    target_boxes: Any
+    alignment: Any
+    ignore_mask: Any
 
 
-class Alignment(NamedTuple):
+class TaskAlignedAssigner(NamedTuple):
     """Which places learn an object: those of the highest score^alpha * IoU^beta, `places` of them."""
 
-    places: int = 13
+    topk: int = 13
     alpha: float = 1.0
     beta: float = 6.0
 
 
-def assigned(target: Any, scores: Any, found: Any, grid: boxes.Grid, rule: Alignment) -> Assigned:
+def assign(target: Any, scores: Any, pred_boxes: Any, grid: boxes.Grid, assigner: TaskAlignedAssigner) -> AssignResult:
     """Task-aligned assignment (Feng et al., TOOD, arXiv 2108.07755, section 3.2).
 
     A place can learn the objects that it lies in; an object so small that it lies between places, that of its cell at
@@ -53,21 +53,21 @@ def assigned(target: Any, scores: Any, found: Any, grid: boxes.Grid, rule: Align
     most = target.shape[1]
     used = ops.max(ops.where(target[..., 5] > 0, np.arange(1, most + 1), 0))
 
-    def among(size: int, *larger: int) -> Assigned:
-        few = functools.partial(_assigned, target[:, :size], scores, found, grid, rule)
+    def among(size: int, *larger: int) -> AssignResult:
+        few = functools.partial(_assign, target[:, :size], scores, pred_boxes, grid, assigner)
         return ops.cond(used <= size, few, functools.partial(among, *larger)) if larger else few()
 
     # Most rows are padding, which took most of the time: 0.7 of 0.8 s of a batch of 16 pictures of 320 pixels.
-    return among(*(size for size in _SIZES if size < most), most)
+    return among(*(size for size in _TARGET_SIZES if size < most), most)
 
 
-def _assigned(target: Any, scores: Any, found: Any, grid: boxes.Grid, rule: Alignment) -> Assigned:
+def _assign(target: Any, scores: Any, pred_boxes: Any, grid: boxes.Grid, assigner: TaskAlignedAssigner) -> AssignResult:
     given, there = target[..., :4], target[..., 5] == OBJECT
     label = ops.one_hot(ops.cast(target[..., 4], "int32"), scores.shape[-1]) * ops.cast(there, "float32")[..., None]
-    overlap = boxes.pairwise(given, found)
-    alignment = ops.matmul(label, ops.swapaxes(scores, 1, 2)) ** rule.alpha * overlap**rule.beta
-    alignment = ops.where(_inside(given, grid, grid.strides[:, 0] / 2), alignment, 0.0)  # (batch, M, A)
-    least = ops.top_k(alignment, min(rule.places, len(grid.centres)))[0][..., -1:]
+    overlap = boxes.pairwise_iou(given, pred_boxes)
+    alignment = ops.matmul(label, ops.swapaxes(scores, 1, 2)) ** assigner.alpha * overlap**assigner.beta
+    alignment = ops.where(_inside_mask(given, grid, grid.strides[:, 0] / 2), alignment, 0.0)  # (batch, M, A)
+    least = ops.top_k(alignment, min(assigner.topk, len(grid.centers)))[0][..., -1:]
     chosen = (alignment >= least) & (alignment > 0)
     most = ops.argmax(ops.where(chosen, overlap, -1.0), axis=1)
     own = np.arange(target.shape[1])[:, None] == ops.cast(most, "int32")[:, None, :]
@@ -75,22 +75,22 @@ def _assigned(target: Any, scores: Any, found: Any, grid: boxes.Grid, rule: Alig
     best = ops.max(alignment * chosen, axis=-1, keepdims=True)
     share = alignment * chosen / ops.where(best > 0, best, 1.0)
     worth = share * ops.max(overlap * chosen, axis=-1, keepdims=True)
-    crowd = _inside(given, grid, 0.0) & (target[..., 5] == CROWD)[..., None]
-    return Assigned(
-        wanted=ops.matmul(ops.swapaxes(worth, 1, 2), label),
-        box=ops.matmul(ops.swapaxes(chosen, 1, 2), given),
-        worth=ops.sum(worth, axis=1),
-        ignored=ops.any(crowd, axis=1),
+    crowd = _inside_mask(given, grid, 0.0) & (target[..., 5] == CROWD)[..., None]
+    return AssignResult(
+        target_scores=ops.matmul(ops.swapaxes(worth, 1, 2), label),
+        target_boxes=ops.matmul(ops.swapaxes(chosen, 1, 2), given),
+        alignment=ops.sum(worth, axis=1),
+        ignore_mask=ops.any(crowd, axis=1),
     )
 
 
-def _inside(given: Any, grid: boxes.Grid, least: Any) -> Any:
+def _inside_mask(gt_boxes: Any, grid: boxes.Grid, min_half_side: Any) -> Any:
     """Which places lie in which boxes, (batch, M, A), a box counting `least` pixels to each side from its middle."""
-    middle, half = (given[..., :2] + given[..., 2:]) / 2, (given[..., 2:] - given[..., :2]) / 2
+    middle, half = (gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2, (gt_boxes[..., 2:] - gt_boxes[..., :2]) / 2
     found = True
     for axis in (0, 1):
-        apart = ops.abs(grid.centres[:, axis] - middle[..., axis : axis + 1])
-        found = (apart <= ops.maximum(half[..., axis : axis + 1], least)) & found
+        apart = ops.abs(grid.centers[:, axis] - middle[..., axis : axis + 1])
+        found = (apart <= ops.maximum(half[..., axis : axis + 1], min_half_side)) & found
     return found
 
 
@@ -112,25 +112,25 @@ class DetectionLoss(keras.losses.Loss):
     def __init__(
         self,
         levels: tuple[str, ...],
-        rule: Alignment = Alignment(),  # noqa: B008 (a tuple)
+        assigner: TaskAlignedAssigner = TaskAlignedAssigner(),  # noqa: B008 (a tuple)
         gamma: float = 2.0,
-        box: BoxLoss = "giou",
+        box_loss: BoxLoss = "giou",
         box_weight: float = 2.0,
     ) -> None:
         super().__init__(name="detection", reduction="mean_with_sample_weight")
-        self.levels, self.rule, self.gamma, self.box_weight = levels, rule, gamma, box_weight
-        self.overlap = boxes.giou if box == "giou" else boxes.diou
+        self.levels, self.assigner, self.gamma, self.box_weight = levels, assigner, gamma, box_weight
+        self.iou_fn = boxes.giou if box_loss == "giou" else boxes.diou
 
     def call(self, target: Any, logits: Any) -> Any:
         """Returns the loss of each picture, (batch,), of target (batch, M, 6) and logits (batch, A, classes + 4)."""
         target, logits = ops.cast(target, "float32"), ops.cast(logits, "float32")
-        grid = boxes.grid(logits.shape[1], self.levels)
-        classes, found = logits[..., :-4], boxes.around(grid.centres, logits[..., -4:] * grid.strides)
+        grid = boxes.make_grid(logits.shape[1], self.levels)
+        classes, found = logits[..., :-4], boxes.distances_to_boxes(grid.centers, logits[..., -4:] * grid.strides)
         scores = ops.sigmoid(classes)
         said = ops.stop_gradient(scores), ops.stop_gradient(found)
-        wanted, box, worth, ignored = map(ops.stop_gradient, assigned(target, *said, grid, self.rule))
+        wanted, box, worth, ignored = map(ops.stop_gradient, assign(target, *said, grid, self.assigner))
         focus = ops.abs(wanted - scores) ** self.gamma
         wrong = ops.sum(focus * (ops.softplus(classes) - wanted * classes), axis=-1)
         wrong = ops.sum(ops.where(ignored & (worth == 0), 0.0, wrong), axis=-1)
-        apart = ops.sum(worth * (1 - self.overlap(found, box)), axis=-1)
+        apart = ops.sum(worth * (1 - self.iou_fn(found, box)), axis=-1)
         return (wrong + self.box_weight * apart) / ops.maximum(ops.mean(ops.sum(worth, axis=-1)), 1.0)

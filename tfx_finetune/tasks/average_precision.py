@@ -14,10 +14,12 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from tfx_finetune.tasks.assigner import CROWD
 
-_SIZES = ("small", "medium", "large")
+_AREA_NAMES = ("small", "medium", "large")
 
 
-def evaluated(classes: int, targets: np.ndarray, found: np.ndarray, whole: bool = True) -> dict[str, Any]:
+def run_coco_eval(
+    classes: int, targets: np.ndarray, detections: np.ndarray, full_report: bool = True
+) -> dict[str, Any]:
     """COCO's own tables.
 
     Args:
@@ -35,15 +37,15 @@ def evaluated(classes: int, targets: np.ndarray, found: np.ndarray, whole: bool 
         truth.dataset = {
             "images": [{"id": at} for at in range(1, len(targets) + 1)],
             "categories": [{"id": at} for at in range(1, classes + 1)],
-            "annotations": _annotations(targets),
+            "annotations": _make_annotations(targets),
         }
         truth.createIndex()
-        said = _rows(found)
+        said = _make_result_rows(detections)
         run = COCOeval_faster(truth, truth.loadRes(said) if len(said) else COCO(), "bbox")
         run.params.imgIds = list(range(1, len(targets) + 1))
         run.params.catIds = list(range(1, classes + 1))
-        run.params.maxDets = [1, 10, max(found.shape[1], 11)]
-        if not whole:
+        run.params.maxDets = [1, 10, max(detections.shape[1], 11)]
+        if not full_report:
             run.params.maxDets = run.params.maxDets[-1:]
             run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], run.params.areaRngLbl[:1]
         run.evaluate()
@@ -51,7 +53,7 @@ def evaluated(classes: int, targets: np.ndarray, found: np.ndarray, whole: bool 
     return run.eval
 
 
-def _annotations(targets: np.ndarray) -> list[dict[str, Any]]:
+def _make_annotations(targets: np.ndarray) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for picture, row in zip(*np.nonzero(targets[..., 5]), strict=True):
         left, top, right, bottom, label, kind = targets[picture, row].astype(float).tolist()
@@ -68,14 +70,16 @@ def _annotations(targets: np.ndarray) -> list[dict[str, Any]]:
     return found
 
 
-def _rows(found: np.ndarray) -> np.ndarray:
+def _make_result_rows(detections: np.ndarray) -> np.ndarray:
     """Detections as COCO's table of picture, left, top, width, height, score and class, (rows, 7)."""
-    picture, row = np.nonzero(found[..., 5] >= 0)
-    box, score, label = np.split(found[picture, row].astype(np.float64), [4, 5], axis=-1)
+    picture, row = np.nonzero(detections[..., 5] >= 0)
+    box, score, label = np.split(detections[picture, row].astype(np.float64), [4, 5], axis=-1)
     return np.concatenate([picture[:, None] + 1, box[:, :2], box[:, 2:] - box[:, :2], score, label + 1], -1)
 
 
-def scores(names: tuple[str, ...], targets: np.ndarray, found: np.ndarray, whole: bool = True) -> dict[str, Any]:
+def compute_ap_metrics(
+    names: tuple[str, ...], targets: np.ndarray, detections: np.ndarray, full_report: bool = True
+) -> dict[str, Any]:
     """COCO's scores of detections; 0 where there is nothing to be found.
 
     Returns:
@@ -85,21 +89,21 @@ def scores(names: tuple[str, ...], targets: np.ndarray, found: np.ndarray, whole
         the precision at recalls of 0, 0.01, ... 1 at an overlap of 0.5, (101,), whose mean over all is ap50, to four
         digits.
     """
-    tables = evaluated(len(names), targets, found, whole)
+    tables = run_coco_eval(len(names), targets, detections, full_report)
     precision, recall = tables["precision"], tables["recall"]
     named = {"map": precision[..., 0, -1], "ap50": precision[0, ..., 0, -1], "ap75": precision[5, ..., 0, -1]}
-    each = {name: {"average_precision": _mean(precision[:, :, at, 0, -1])} for at, name in enumerate(names)}
+    each = {name: {"average_precision": _mean_valid(precision[:, :, at, 0, -1])} for at, name in enumerate(names)}
     more: dict[str, Any] = {"per_class": each}
-    if whole:
-        sizes = {f"map_{size}": precision[..., at, -1] for at, size in enumerate(_SIZES, 1)}
+    if full_report:
+        sizes = {f"map_{size}": precision[..., at, -1] for at, size in enumerate(_AREA_NAMES, 1)}
         named |= {name: values for name, values in sizes.items() if (values > -1).any()}
         named |= {f"average_recall{most}": recall[..., 0, at] for at, most in enumerate(("_1", "_10", ""))}
         drawn = dict(zip(names, precision[0, :, :, 0, -1].T, strict=True))
         more |= {"curves": {name: curve.round(4).tolist() for name, curve in drawn.items() if (curve >= 0).all()}}
-    return {name: _mean(values) for name, values in named.items()} | more
+    return {name: _mean_valid(values) for name, values in named.items()} | more
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean_valid(values: np.ndarray) -> float:
     """The mean of what is known."""
     known = values[values > -1]
     return float(known.mean()) if known.size else 0.0

@@ -8,13 +8,13 @@ import tensorflow as tf
 from sklearn import metrics
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.tasks.head import ClassWeights, Init, check_options, class_weights, classifier
-from tfx_finetune.types.components import TASKS, Labels, Task
+from tfx_finetune.tasks.head import ClassWeights, Init, check_options, compute_class_weights, make_classification_head
+from tfx_finetune.types.components import TASKS, ClassLabels, Task
 
 
 @TASKS.register
 def classify(
-    labels: Labels,
+    labels: ClassLabels,
     /,
     *,
     column: str = "label",
@@ -23,11 +23,11 @@ def classify(
     class_weight: ClassWeights = "none",
     logit_adjust: float = 0.0,
     dropout: float = 0.2,
-    hidden: int = 0,
+    hidden_units: int = 0,
     init: Init = "zeros",
-    per: str = "",
-    pool: float = 0.01,
-    adapter: int = 0,
+    heads_by: str = "",
+    l2_to_shared: float = 0.01,
+    adapter_dim: int = 0,
 ) -> Task:
     """One class a sample: softmax and cross-entropy.
 
@@ -51,13 +51,13 @@ def classify(
         adapter: With `per`, numbers of a residual bottleneck below each of those heads (Houlsby et al., arXiv
             1902.00751), at first the identity; 0 for none.
     """
-    check_options(label_smoothing=label_smoothing, focal=focal, dropout=dropout, hidden=hidden)
-    if min(logit_adjust, pool, adapter) < 0:
-        received = f"logit_adjust={logit_adjust}, pool={pool}, adapter={adapter}"
-        raise UserError("classify is out of range", received=received, allowed="0 or more")
-    weights = class_weights(labels, class_weight)
+    check_options(label_smoothing=label_smoothing, focal=focal, dropout=dropout, hidden_units=hidden_units)
+    if min(logit_adjust, l2_to_shared, adapter_dim) < 0:
+        received = f"logit_adjust={logit_adjust}, pool={l2_to_shared}, adapter={adapter_dim}"
+        raise UserError("classify is out of range", got=received, expected="0 or more")
+    weights = compute_class_weights(labels, class_weight)
     names = tf.constant(labels.names)
-    frequency = np.log(np.maximum(np.asarray(labels.counts, np.float32), 0.5) / max(labels.samples, 1))
+    frequency = np.log(np.maximum(np.asarray(labels.counts, np.float32), 0.5) / max(labels.num_samples, 1))
     reduction = "mean_with_sample_weight"
     if focal:
         loss = keras.losses.CategoricalFocalCrossentropy(
@@ -68,31 +68,41 @@ def classify(
             from_logits=True, label_smoothing=label_smoothing, reduction=reduction
         )
     if logit_adjust:
-        loss = _adjusted(loss, logit_adjust * frequency)
+        loss = _adjust_logits(loss, logit_adjust * frequency)
     return Task(
         labels=labels,
         column=column,
-        single=True,
+        single_label=True,
         encode=lambda name: tf.cast(names == name, tf.float32),
         weight=lambda target: tf.gather(weights, tf.argmax(target)),
-        head=classifier(labels, dropout, hidden, init, frequency, pool if per else 0.0, adapter if per else 0),
+        head=make_classification_head(
+            labels,
+            dropout,
+            hidden_units,
+            init,
+            frequency,
+            l2_to_shared if heads_by else 0.0,
+            adapter_dim if heads_by else 0,
+        ),
         loss=loss,
-        metrics=lambda: [keras.metrics.CategoricalAccuracy(name="accuracy")],
-        score="accuracy",
+        make_metrics=lambda: [keras.metrics.CategoricalAccuracy(name="accuracy")],
+        monitor="accuracy",
         decode=lambda outputs: {"scores": keras.ops.softmax(outputs["logits"])},
-        scores=lambda targets, scores, whole=True: classification_scores(labels.names, targets.argmax(-1), scores),
-        correct=lambda targets, scores: (targets.argmax(-1) == scores.argmax(-1)).astype(np.float64),
-        predict=lambda scores: {
+        compute_metrics=lambda targets, scores, whole=True: compute_classification_metrics(
+            labels.names, targets.argmax(-1), scores
+        ),
+        per_sample_score=lambda targets, scores: (targets.argmax(-1) == scores.argmax(-1)).astype(np.float64),
+        format_prediction=lambda scores: {
             "label": labels.names[int(scores.argmax())],
             "score": float(scores.max()),
             "scores": dict(zip(labels.names, map(float, scores), strict=True)),
         },
-        per=per,
-        pool=pool if per else 0.0,
+        heads_by=heads_by,
+        l2_to_shared=l2_to_shared if heads_by else 0.0,
     )
 
 
-def classification_scores(names: tuple[str, ...], truth: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+def compute_classification_metrics(names: tuple[str, ...], truth: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
     """Every score of a classifier, as scikit-learn computes it.
 
     Args:
@@ -116,7 +126,7 @@ def classification_scores(names: tuple[str, ...], truth: np.ndarray, scores: np.
     found = {
         "accuracy": metrics.accuracy_score(truth, predicted),
         "balanced_accuracy": recall[support > 0].mean(),
-        "log_loss": metrics.log_loss(truth, _distributions(scores), labels=indices),
+        "log_loss": metrics.log_loss(truth, _normalize_scores(scores), labels=indices),
         "precision_macro": precision.mean(),
         "recall_macro": recall.mean(),
         "f1_macro": f1.mean(),
@@ -136,14 +146,14 @@ def classification_scores(names: tuple[str, ...], truth: np.ndarray, scores: np.
     }
 
 
-def _adjusted(loss: keras.losses.Loss, offset: np.ndarray) -> keras.losses.Loss:
+def _adjust_logits(loss: keras.losses.Loss, offset: np.ndarray) -> keras.losses.Loss:
     """The loss of logits to which the offset, (classes,), is added."""
     plain = loss.call
     loss.call = lambda target, logits: plain(target, logits + offset)
     return loss
 
 
-def _distributions(scores: np.ndarray) -> np.ndarray:
+def _normalize_scores(scores: np.ndarray) -> np.ndarray:
     """Scores that sum to one: those of a quantized file do only nearly, and may be zero."""
     clipped = np.maximum(scores.astype(np.float64), 1e-7)
     return clipped / clipped.sum(-1, keepdims=True)

@@ -9,16 +9,16 @@ import tensorflow as tf
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.tasks import average_precision, error_analysis
-from tfx_finetune.tasks.assigner import Alignment, BoxLoss, DetectionLoss
-from tfx_finetune.tasks.dense_head import dense
-from tfx_finetune.tasks.detection_targets import boxed
-from tfx_finetune.tasks.postprocess import LIMITS, Decoding
-from tfx_finetune.types.components import TASKS, Labels, Task
+from tfx_finetune.tasks.assigner import BoxLoss, DetectionLoss, TaskAlignedAssigner
+from tfx_finetune.tasks.dense_head import make_dense_head
+from tfx_finetune.tasks.detection_targets import make_detection_target
+from tfx_finetune.tasks.postprocess import NMS_INPUTS, DetectionPostprocess
+from tfx_finetune.types.components import TASKS, ClassLabels, Task
 
 
 @TASKS.register
 def detect(
-    labels: Labels,
+    labels: ClassLabels,
     /,
     *,
     column: str = "objects",
@@ -27,16 +27,16 @@ def detect(
     dim: int = 96,
     depth: int = 2,
     max_objects: int = 100,
-    places: int = 13,
+    topk: int = 13,
     alpha: float = 1.0,
     beta: float = 6.0,
     gamma: float = 2.0,
-    box: BoxLoss = "giou",
+    box_loss: BoxLoss = "giou",
     box_weight: float = 2.0,
-    min_score: float = 0.05,
-    nms: float = 0.6,
+    score_threshold: float = 0.05,
+    iou_threshold: float = 0.6,
     max_detections: int = 100,
-    threshold: float = 0.3,
+    display_threshold: float = 0.3,
 ) -> Task:
     """Any number of objects a picture, each with its class and box: a dense detector without anchors.
 
@@ -64,66 +64,72 @@ def detect(
         max_detections: Most objects found in a picture, 1 or more.
         threshold: Score from which an object is answered, and counts as found where answers are counted, 0 to 1.
     """
-    counts = {"dim": dim, "depth": depth, "max_objects": max_objects, "places": places}
-    _check(counts | {"max_detections": max_detections}, 1, None)
-    _check({"alpha": alpha, "beta": beta, "gamma": gamma, "box_weight": box_weight}, 0, None)
-    _check({"min_score": min_score, "nms": nms, "threshold": threshold}, 0, 1)
-    levels, names = _levels(levels), labels.names
-    decoding = Decoding(names, levels, least=min_score, overlap=nms, most=max_detections)
+    counts = {"dim": dim, "depth": depth, "max_objects": max_objects, "places": topk}
+    _check_ranges(counts | {"max_detections": max_detections}, 1, None)
+    _check_ranges({"alpha": alpha, "beta": beta, "gamma": gamma, "box_weight": box_weight}, 0, None)
+    _check_ranges({"min_score": score_threshold, "nms": iou_threshold, "threshold": display_threshold}, 0, 1)
+    levels, names = _check_levels(levels), labels.names
+    decoding = DetectionPostprocess(
+        names, levels, score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections
+    )
     return Task(
         labels=labels,
         column=column,
-        single=False,
+        single_label=False,
         encode=lambda objects: objects,
         weight=lambda target: tf.constant(1.0),
-        head=dense(len(names), neck, levels, dim, depth),
-        loss=DetectionLoss(levels, Alignment(places, alpha, beta), gamma, box, box_weight),
-        metrics=list,
-        score="map",
+        head=make_dense_head(len(names), neck, levels, dim, depth),
+        loss=DetectionLoss(levels, TaskAlignedAssigner(topk, alpha, beta), gamma, box_loss, box_weight),
+        make_metrics=list,
+        monitor="map",
         decode=decoding.decode,
-        scores=lambda targets, found, whole=True: _scores(names, targets, found, threshold, whole),
-        correct=lambda targets, found: error_analysis.f1(targets, found, threshold),
-        predict=lambda found: _said(names, found, threshold),
-        read=decoding.read,
-        places=boxed(names, levels, max_objects, decoding.answers, LIMITS, threshold),
+        compute_metrics=lambda targets, found, whole=True: _compute_metrics(
+            names, targets, found, display_threshold, whole
+        ),
+        per_sample_score=lambda targets, found: error_analysis.compute_f1_per_image(targets, found, display_threshold),
+        format_prediction=lambda found: _format_prediction(names, found, display_threshold),
+        postprocess=decoding.postprocess,
+        localization=make_detection_target(
+            names, levels, max_objects, decoding.postprocess_with_names, NMS_INPUTS, display_threshold
+        ),
     )
 
 
-def _check(options: Mapping[str, float], least: float, most: float | None) -> None:
+def _check_ranges(options: Mapping[str, float], min_value: float, max_value: float | None) -> None:
     for name, value in options.items():
-        if not (value >= least and (most is None or value <= most)):
-            allowed = f"{least} or more" if most is None else f"{least} to {most}"
-            raise UserError(f"{name} of detect is out of range", received=value, allowed=allowed)
+        if not (value >= min_value and (max_value is None or value <= max_value)):
+            allowed = f"{min_value} or more" if max_value is None else f"{min_value} to {max_value}"
+            raise UserError(f"{name} of detect is out of range", got=value, expected=allowed)
 
 
-def _levels(levels: tuple) -> tuple[str, ...]:
+def _check_levels(levels: tuple) -> tuple[str, ...]:
     """Levels of a pyramid, from fine to coarse."""
     known = [f"P{level}" for level in range(2, 8)]
     if not levels or list(levels) != sorted(set(levels) & set(known)):
-        raise UserError("levels of detect are not such", received=levels, allowed=f"from fine to coarse, of {known}")
+        raise UserError("levels of detect are not such", got=levels, expected=f"from fine to coarse, of {known}")
     return tuple(levels)
 
 
-def _scores(
-    names: tuple[str, ...], targets: np.ndarray, found: np.ndarray, threshold: float, whole: bool
+def _compute_metrics(
+    names: tuple[str, ...], targets: np.ndarray, detections: np.ndarray, display_threshold: float, full_report: bool
 ) -> dict[str, Any]:
     """COCO's scores, and of the whole those of the objects that would be answered."""
-    ranked = average_precision.scores(names, targets, found, whole)
-    if not whole:
+    ranked = average_precision.compute_ap_metrics(names, targets, detections, full_report)
+    if not full_report:
         return ranked
-    answered = error_analysis.scores(names, targets, found, threshold)
+    answered = error_analysis.compute_error_metrics(names, targets, detections, display_threshold)
     return ranked | answered | {"per_class": {n: answered["per_class"][n] | ranked["per_class"][n] for n in names}}
 
 
-def _said(names: tuple[str, ...], found: np.ndarray, threshold: float) -> dict[str, Any]:
+def _format_prediction(names: tuple[str, ...], detections: np.ndarray, display_threshold: float) -> dict[str, Any]:
     """The classes of the objects of a picture, the highest score of each, and the objects, the surest first."""
     objects = [
         {"label": names[int(label)], "score": score, "box": box}
-        for *box, score, label in found.astype(float).tolist()
-        if score >= threshold and label >= 0
+        for *box, score, label in detections.astype(float).tolist()
+        if score >= display_threshold and label >= 0
     ]
     highest = {
-        name: max((row[4] for row in found.tolist() if row[5] == at), default=0.0) for at, name in enumerate(names)
+        name: max((row[4] for row in detections.tolist() if row[5] == at), default=0.0) for at, name in enumerate(names)
     }
     present = [name for name in names if any(each["label"] == name for each in objects)]
     return {

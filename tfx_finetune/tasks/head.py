@@ -7,22 +7,22 @@ import keras
 import numpy as np
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.types.components import Features, Labels
+from tfx_finetune.types.components import ClassLabels, Features
 
 Init = Literal["zeros", "glorot", "he", "prior"]
 ClassWeights = Literal["none", "balanced"]
 
-_KERNELS = {"zeros": "zeros", "prior": "zeros", "glorot": "glorot_uniform", "he": "he_normal"}
+_KERNEL_INITIALIZERS = {"zeros": "zeros", "prior": "zeros", "glorot": "glorot_uniform", "he": "he_normal"}
 
 
-def classifier(
-    labels: Labels,
+def make_classification_head(
+    labels: ClassLabels,
     dropout: float,
-    hidden: int,
+    hidden_units: int,
     init: Init,
     prior: np.ndarray,
-    pull: float = 0.0,
-    adapter: int = 0,
+    l2_to_shared: float = 0.0,
+    adapter_dim: int = 0,
 ) -> Callable[[Features], dict]:
     """Returns a head: dropout, then a dense layer from pooled features (batch, dim) to logits (batch, classes).
 
@@ -39,16 +39,16 @@ def classifier(
 
     def head(features: Features) -> dict:
         x = features.pooled
-        if adapter:
-            narrow = keras.layers.Dense(adapter, activation="relu")(x)
+        if adapter_dim:
+            narrow = keras.layers.Dense(adapter_dim, activation="relu")(x)
             x = keras.layers.Add()([x, keras.layers.Dense(x.shape[-1], kernel_initializer="zeros")(narrow)])
-        x = below(x, dropout, hidden)
-        pulled = keras.regularizers.L2(pull) if pull else None
+        x = add_hidden_layer(x, dropout, hidden_units)
+        pulled = keras.regularizers.L2(l2_to_shared) if l2_to_shared else None
         bias = keras.initializers.Constant(prior.tolist()) if init == "prior" else "zeros"
         # The logits stay float32 under a mixed-precision policy: softmax in 8 bits of mantissa loses accuracy.
         dense = keras.layers.Dense(
             len(labels.names),
-            kernel_initializer=_KERNELS[init],
+            kernel_initializer=_KERNEL_INITIALIZERS[init],
             bias_initializer=bias,
             kernel_regularizer=pulled,
             bias_regularizer=pulled,
@@ -59,7 +59,7 @@ def classifier(
     return head
 
 
-def below(x: keras.KerasTensor, dropout: float, hidden: int) -> keras.KerasTensor:
+def add_hidden_layer(x: keras.KerasTensor, dropout: float, hidden_units: int) -> keras.KerasTensor:
     """What stands below a head's last layer: dropout, then a hidden layer with dropout of its own; `hidden` 0 for none.
 
     Args:
@@ -71,10 +71,10 @@ def below(x: keras.KerasTensor, dropout: float, hidden: int) -> keras.KerasTenso
         (batch, hidden), or (batch, dim) without one.
     """
     x = keras.layers.Dropout(dropout)(x)
-    return keras.layers.Dropout(dropout)(keras.layers.Dense(hidden, activation="relu")(x)) if hidden else x
+    return keras.layers.Dropout(dropout)(keras.layers.Dense(hidden_units, activation="relu")(x)) if hidden_units else x
 
 
-def class_weights(labels: Labels, kind: ClassWeights) -> np.ndarray:
+def compute_class_weights(labels: ClassLabels, kind: ClassWeights) -> np.ndarray:
     """Weight of each class, (classes,), of mean 1 over the labels of the training samples.
 
     `balanced` is inverse to the frequency, as in scikit-learn: labels in all / (classes * labels of the class). A
@@ -86,13 +86,13 @@ def class_weights(labels: Labels, kind: ClassWeights) -> np.ndarray:
     return counts.sum() / (len(counts) * np.maximum(counts, 1.0))
 
 
-def check_options(*, label_smoothing: float, focal: float, dropout: float, hidden: int = 0) -> None:
+def check_options(*, label_smoothing: float, focal: float, dropout: float, hidden_units: int = 0) -> None:
     """Raises a `UserError` for the first option outside its range."""
     if not 0 <= label_smoothing < 1:
-        raise UserError("label_smoothing is out of range", received=label_smoothing, allowed="0 to below 1")
+        raise UserError("label_smoothing is out of range", got=label_smoothing, expected="0 to below 1")
     if not focal >= 0:
-        raise UserError("focal is out of range", received=focal, allowed="0 or more")
+        raise UserError("focal is out of range", got=focal, expected="0 or more")
     if not 0 <= dropout < 1:
-        raise UserError("dropout is out of range", received=dropout, allowed="0 to below 1")
-    if hidden < 0:
-        raise UserError("hidden is out of range", received=hidden, allowed="0 or more")
+        raise UserError("dropout is out of range", got=dropout, expected="0 to below 1")
+    if hidden_units < 0:
+        raise UserError("hidden is out of range", got=hidden_units, expected="0 or more")

@@ -8,47 +8,49 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from tfx_finetune.types.aliases import Batch, Make
-from tfx_finetune.types.localization import Lay
+from tfx_finetune.types.aliases import Batch, HeadFn
+from tfx_finetune.types.localization import Letterbox
 
 if TYPE_CHECKING:
-    from tfx_finetune.types.aliases import Find, Make, Tensor
+    from tfx_finetune.types.aliases import HeadFn, PostprocessFn, Tensor
     from tfx_finetune.types.components import Modality, Task
 
 
-def of_head(outputs: Mapping[str, Any], head: str) -> dict[str, Any]:
+def select_head_outputs(outputs: Mapping[str, Any], head: str) -> dict[str, Any]:
     """Outputs `<head>/<name>` of one head, by their names alone."""
     return {name.removeprefix(f"{head}/"): value for name, value in outputs.items() if name.startswith(f"{head}/")}
 
 
-def instead(outputs: Mapping[str, Any], made: Mapping[str, Make]) -> dict[str, Any]:
+def replace_outputs(outputs: Mapping[str, Any], replacements: Mapping[str, HeadFn]) -> dict[str, Any]:
     """Outputs by name, those of some heads replaced by what is made of them.
 
     Args:
         outputs: `<head>/<name>`.
         made: By head: its own outputs, by their names alone -> others.
     """
-    found = {name: value for name, value in outputs.items() if not any(name.startswith(f"{head}/") for head in made)}
-    for head, make in made.items():
-        found |= {f"{head}/{name}": value for name, value in make(of_head(outputs, head)).items()}
+    found = {
+        name: value for name, value in outputs.items() if not any(name.startswith(f"{head}/") for head in replacements)
+    }
+    for head, make in replacements.items():
+        found |= {f"{head}/{name}": value for name, value in make(select_head_outputs(outputs, head)).items()}
     return found
 
 
-def answers(tasks: Mapping[str, Task], outputs: Batch) -> Batch:
+def postprocess_outputs(tasks: Mapping[str, Task], outputs: Batch) -> Batch:
     """Decoded outputs as scores are computed of them: of what is found in pictures, `Task.read`."""
 
-    def read(task: Task) -> Make:
-        return lambda own: {"scores": task.read(own)}
+    def read(task: Task) -> HeadFn:
+        return lambda own: {"scores": task.postprocess(own)}
 
-    return instead(outputs, {head: read(task) for head, task in tasks.items() if task.places})
+    return replace_outputs(outputs, {head: read(task) for head, task in tasks.items() if task.localization})
 
 
-def in_picture(boxes: Tensor, sizes: Tensor, lay: Callable[[Tensor], Lay]) -> Tensor:
+def to_original_image(boxes: Tensor, sizes: Tensor, letterbox: Callable[[Tensor], Letterbox]) -> Tensor:
     """Boxes (batch, n, 4) in shares of the prepared picture as shares of the pictures of these sizes, (batch, 2)."""
 
     def one(each: tuple[Tensor, Tensor]) -> Tensor:
         corners, size = each
-        scale, offset, side = lay(size)
+        scale, offset, side = letterbox(size)
         place = (corners * side - tf.tile(offset[::-1], (2,))) / tf.tile(
             (scale * tf.cast(size, tf.float32))[::-1], (2,)
         )
@@ -57,12 +59,12 @@ def in_picture(boxes: Tensor, sizes: Tensor, lay: Callable[[Tensor], Lay]) -> Te
     return tf.map_fn(one, (boxes, sizes), fn_output_signature=boxes.dtype)
 
 
-def found_in(
-    found: Mapping[str, Find],
+def make_postprocess_fns(
+    postprocess_fns: Mapping[str, PostprocessFn],
     modalities: Mapping[str, Modality],
     sizes: Mapping[str, Tensor],
-    limits: Mapping[str, Tensor] | None = None,
-) -> dict[str, Make]:
+    nms_inputs: Mapping[str, Tensor] | None = None,
+) -> dict[str, HeadFn]:
     """What heads find (see `Places.found`), boxes in shares of the pictures that came where their sizes are known.
 
     Args:
@@ -72,11 +74,11 @@ def found_in(
         limits: See `Places.limits`; None for the heads' own.
     """
 
-    def placed(find: Find, own: dict[str, Tensor]) -> dict[str, Tensor]:
-        answer = find(own, limits)
+    def placed(find: PostprocessFn, own: dict[str, Tensor]) -> dict[str, Tensor]:
+        answer = find(own, nms_inputs)
         for tower, size in sizes.items():
-            if "boxes" in answer and (lay := modalities[tower].lay):
-                answer["boxes"] = in_picture(answer["boxes"], size, lay)
+            if "boxes" in answer and (lay := modalities[tower].letterbox):
+                answer["boxes"] = to_original_image(answer["boxes"], size, lay)
         return answer
 
-    return {head: functools.partial(placed, find) for head, find in found.items()}
+    return {head: functools.partial(placed, find) for head, find in postprocess_fns.items()}

@@ -12,13 +12,13 @@ from tfx_finetune.ops import boxes
 from tfx_finetune.tasks.dense_head import CLASSES, DISTANCES, LOGITS
 from tfx_finetune.types.aliases import Batch
 
-LIMITS = {"score_threshold": "float32", "iou_threshold": "float32", "max_detections": "int32"}
+NMS_INPUTS = {"score_threshold": "float32", "iou_threshold": "float32", "max_detections": "int32"}
 """What a server may be told in place of `least` and `overlap`, and to give less than `most`."""
-_CHUNK = 32  # pictures whose boxes are compared with one another at once
+_BATCH_SIZE = 32  # pictures whose boxes are compared with one another at once
 
 
 @dataclass(frozen=True)
-class Decoding:
+class DetectionPostprocess:
     """Turns outputs into scores and boxes of all places, and these into the objects that are found.
 
     Attributes:
@@ -31,9 +31,9 @@ class Decoding:
 
     names: tuple[str, ...]
     levels: tuple[str, ...]
-    least: float
-    overlap: float
-    most: int
+    score_threshold: float
+    iou_threshold: float
+    max_detections: int
 
     def decode(self, outputs: dict[str, Any]) -> dict[str, Any]:
         """`scores` (batch, A, classes) and `boxes` as shares of the picture, (batch, A, 4), of the head's outputs."""
@@ -41,36 +41,40 @@ class Decoding:
             classes, far = outputs[CLASSES], outputs[DISTANCES]
         else:
             classes, far = outputs[LOGITS][..., :-4], outputs[LOGITS][..., -4:]
-        grid = boxes.grid(far.shape[1], self.levels)
-        found = boxes.around(grid.centres / grid.side, far * (grid.strides / grid.side))
+        grid = boxes.make_grid(far.shape[1], self.levels)
+        found = boxes.distances_to_boxes(grid.centers / grid.side, far * (grid.strides / grid.side))
         return {"scores": keras.ops.sigmoid(classes), "boxes": found}
 
-    def read(self, outputs: Batch) -> np.ndarray:
+    def postprocess(self, outputs: Batch) -> np.ndarray:
         """The objects of decoded outputs: box in pixels, score and class, (batch, K, 6)."""
         scores, shares = outputs["scores"], outputs["boxes"]
-        parts = [slice(at, at + _CHUNK) for at in range(0, len(scores), _CHUNK)]
-        found = [self._rows(scores[part], shares[part]) for part in parts]
-        return np.concatenate(found) if found else np.zeros((0, self.most, 6), np.float32)
+        parts = [slice(at, at + _BATCH_SIZE) for at in range(0, len(scores), _BATCH_SIZE)]
+        found = [self._to_rows(scores[part], shares[part]) for part in parts]
+        return np.concatenate(found) if found else np.zeros((0, self.max_detections, 6), np.float32)
 
-    def answers(self, outputs: dict[str, tf.Tensor], limits: Mapping[str, Any] | None = None) -> dict[str, tf.Tensor]:
+    def postprocess_with_names(
+        self, outputs: dict[str, tf.Tensor], nms_inputs: Mapping[str, Any] | None = None
+    ) -> dict[str, tf.Tensor]:
         """The same with the names of classes, as a server gives them; see `LIMITS`."""
-        told = [limits[name] for name in LIMITS] if limits else [self.least, self.overlap]
-        box, score, label = self._detected(outputs["scores"], outputs["boxes"], *told)
+        told = [nms_inputs[name] for name in NMS_INPUTS] if nms_inputs else [self.score_threshold, self.iou_threshold]
+        box, score, label = self._run_nms(outputs["scores"], outputs["boxes"], *told)
         known = tf.constant([*self.names, ""])
         return {"boxes": box, "scores": score, "labels": tf.gather(known, label % (len(self.names) + 1))}
 
-    def _rows(self, scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        box, score, label = self._detected(scores, shares, self.least, self.overlap)
-        pixels = np.asarray(box) * boxes.grid(scores.shape[1], self.levels).side
+    def _to_rows(self, scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        box, score, label = self._run_nms(scores, shares, self.score_threshold, self.iou_threshold)
+        pixels = np.asarray(box) * boxes.make_grid(scores.shape[1], self.levels).side
         return np.concatenate([pixels, np.asarray(score)[..., None], np.asarray(label, np.float32)[..., None]], -1)
 
-    def _detected(self, scores: Any, shares: Any, least: Any, overlap: Any, first: Any = None) -> Any:
-        return boxes.detections(
+    def _run_nms(
+        self, scores: Any, shares: Any, score_threshold: Any, iou_threshold: Any, max_per_image: Any = None
+    ) -> Any:
+        return boxes.batched_nms(
             keras.ops.convert_to_tensor(scores, "float32"),
             keras.ops.clip(shares, 0.0, 1.0),
-            least=least,
-            overlap=overlap,
-            most=self.most,
-            candidates=5 * self.most,
-            first=first,
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            max_detections=self.max_detections,
+            pre_nms_topk=5 * self.max_detections,
+            max_per_image=max_per_image,
         )

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 
-def share(part: Any, whole: Any) -> np.ndarray:
+def safe_divide(numerator: Any, denominator: Any) -> np.ndarray:
     """Part of the whole, of counts of one shape; 0 where there is no whole."""
-    return np.where(whole > 0, part / np.maximum(whole, 1), 0.0)
+    return np.where(denominator > 0, numerator / np.maximum(denominator, 1), 0.0)
 
 
-def rates(hits: Any, said: Any, support: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def precision_recall_f1(true_positives: Any, predicted: Any, support: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Precision, recall and F1; what divides by zero is 0.
 
     Args:
@@ -18,4 +18,8 @@ def rates(hits: Any, said: Any, support: Any) -> tuple[np.ndarray, np.ndarray, n
         said: How often it was said.
         support: How often it is so.
     """
-    return share(hits, said), share(hits, support), share(2 * hits, said + support)
+    return (
+        safe_divide(true_positives, predicted),
+        safe_divide(true_positives, support),
+        safe_divide(2 * true_positives, predicted + support),
+    )

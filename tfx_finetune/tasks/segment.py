@@ -12,18 +12,18 @@ from keras import ops
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.ops import masks
-from tfx_finetune.ops.drawing import overlay, palette
-from tfx_finetune.tasks.decoders import Decoder, pixelwise
-from tfx_finetune.tasks.head import ClassWeights, check_options, class_weights
-from tfx_finetune.tasks.segmentation_loss import Pixels, check_sides
-from tfx_finetune.tasks.segmentation_metrics import correct, segmentation_scores
-from tfx_finetune.types.components import NECKS, TASKS, Labels, Task
-from tfx_finetune.types.localization import BACKGROUND, UNTOLD, Lay, Places
+from tfx_finetune.ops.drawing import draw_mask, make_palette
+from tfx_finetune.tasks.decoders import Decoder, make_segmentation_head
+from tfx_finetune.tasks.head import ClassWeights, check_options, compute_class_weights
+from tfx_finetune.tasks.segmentation_loss import CrossEntropyDice, check_sides
+from tfx_finetune.tasks.segmentation_metrics import compute_miou_per_image, compute_segmentation_metrics
+from tfx_finetune.types.components import NECKS, TASKS, ClassLabels, Task
+from tfx_finetune.types.localization import BACKGROUND, IGNORE_INDEX, Letterbox, LocalizationTarget
 
 
 @TASKS.register
 def segment(
-    labels: Labels,
+    labels: ClassLabels,
     /,
     *,
     column: str = "mask",
@@ -56,48 +56,50 @@ def segment(
     """
     check_options(label_smoothing=label_smoothing, focal=focal, dropout=dropout)
     if dice < 0:
-        raise UserError("dice is out of range", received=dice, allowed="0 or more")
+        raise UserError("dice is out of range", got=dice, expected="0 or more")
     if stride not in (4, 8, 16):
-        raise UserError("stride is out of range", received=stride, allowed="4, 8 or 16")
-    if len(labels.names) > UNTOLD:
-        raise UserError("too many classes for masks", received=len(labels.names), allowed=f"at most {UNTOLD}")
+        raise UserError("stride is out of range", got=stride, expected="4, 8 or 16")
+    if len(labels.names) > IGNORE_INDEX:
+        raise UserError("too many classes for masks", got=len(labels.names), expected=f"at most {IGNORE_INDEX}")
     NECKS.build(neck, {})  # says what is wrong with it before there is a pyramid
     levels = tuple(f"P{level}" for level in range(int(math.log2(stride)), 6))
     clear = tuple(place for place, name in enumerate(labels.names) if name == BACKGROUND)
-    colours = palette(len(labels.names))
+    colours = make_palette(len(labels.names))
 
-    def encode(sample: dict[str, tf.Tensor], shape: tf.Tensor, lay: Lay) -> tf.Tensor:
+    def encode(sample: dict[str, tf.Tensor], shape: tf.Tensor, lay: Letterbox) -> tf.Tensor:
         check_sides(lay.side, lay.side // stride, stride)
-        return masks.laid(sample["mask"], lay)
+        return masks.letterbox_mask(sample["mask"], lay)
 
     return Task(
         labels=labels,
         column=column,
-        single=False,
+        single_label=False,
         encode=lambda raw: raw,
         weight=lambda target: tf.constant(1.0),
-        head=pixelwise(labels, decoder, neck, levels, dropout),
-        loss=Pixels(class_weights(labels, class_weight), label_smoothing, focal, dice, stride),
-        metrics=lambda: [keras.metrics.MeanMetricWrapper(functools.partial(_right, stride=stride), name="accuracy")],
-        score="miou",
-        decode=functools.partial(_decoded, stride=stride),
-        scores=functools.partial(segmentation_scores, labels.names),
-        correct=functools.partial(correct, len(labels.names)),
-        predict=lambda mask: _said(labels.names, mask),
-        read=lambda outputs: np.asarray(outputs["mask"]).astype(np.uint8),
-        places=Places(
+        head=make_segmentation_head(labels, decoder, neck, levels, dropout),
+        loss=CrossEntropyDice(compute_class_weights(labels, class_weight), label_smoothing, focal, dice, stride),
+        make_metrics=lambda: [
+            keras.metrics.MeanMetricWrapper(functools.partial(_pixel_accuracy, stride=stride), name="accuracy")
+        ],
+        monitor="miou",
+        decode=functools.partial(_decode, stride=stride),
+        compute_metrics=functools.partial(compute_segmentation_metrics, labels.names),
+        per_sample_score=functools.partial(compute_miou_per_image, len(labels.names)),
+        format_prediction=lambda mask: _format_prediction(labels.names, mask),
+        postprocess=lambda outputs: np.asarray(outputs["mask"]).astype(np.uint8),
+        localization=LocalizationTarget(
             levels=levels,
-            read=lambda raw, shape: {"mask": masks.read(raw, shape)},
+            read_annotations=lambda raw, shape: {"mask": masks.read(raw, shape)},
             encode=encode,
-            examine=masks.examine,
-            found=lambda outputs, limits=None: {"mask": outputs["mask"]},
-            draw=lambda pixels, mask, truth: overlay(pixels, mask, colours, clear),
-            indexed=True,
+            check_annotations=masks.examine,
+            postprocess_fn=lambda outputs, limits=None: {"mask": outputs["mask"]},
+            draw=lambda pixels, mask, truth: draw_mask(pixels, mask, colours, clear),
+            has_class_indices=True,
         ),
     )
 
 
-def _decoded(outputs: dict[str, Any], stride: int) -> dict[str, Any]:
+def _decode(outputs: dict[str, Any], stride: int) -> dict[str, Any]:
     """Probabilities at the logits' places, (batch, ..., classes), and the class of each pixel, uint8 (batch, ...)."""
     logits = outputs["logits"]
     whole = ops.image.resize(logits, (logits.shape[1] * stride, logits.shape[2] * stride), "bilinear")
@@ -106,17 +108,17 @@ def _decoded(outputs: dict[str, Any], stride: int) -> dict[str, Any]:
     return {"scores": ops.softmax(logits), "mask": ops.cast(ops.argmax(highest, -1), "uint8")}
 
 
-def _right(target: Any, logits: Any, stride: int) -> Any:
+def _pixel_accuracy(target: Any, logits: Any, stride: int) -> Any:
     """Share of the told pixels at the logits' places that have the right class, (batch,)."""
     target = ops.cast(target[:, stride // 2 :: stride, stride // 2 :: stride], "int32")
-    told = ops.cast(target != UNTOLD, "float32")
+    told = ops.cast(target != IGNORE_INDEX, "float32")
     right = ops.cast(ops.cast(ops.argmax(logits, -1), "int32") == target, "float32")
     return ops.sum(right, (1, 2)) / ops.maximum(ops.sum(told, (1, 2)), 1.0)
 
 
-def _said(names: tuple[str, ...], mask: np.ndarray) -> dict[str, Any]:
+def _format_prediction(names: tuple[str, ...], mask: np.ndarray) -> dict[str, Any]:
     """The things in a mask, (height, width), the largest first, and which share of it each class has."""
-    shares = np.bincount(mask.ravel(), minlength=len(names))[: len(names)] / max((mask != UNTOLD).sum(), 1)
+    shares = np.bincount(mask.ravel(), minlength=len(names))[: len(names)] / max((mask != IGNORE_INDEX).sum(), 1)
     found = [place for place in np.argsort(-shares, kind="stable") if shares[place] and names[place] != BACKGROUND]
     return {
         "label": [names[place] for place in found],

@@ -7,10 +7,10 @@ import numpy as np
 from keras import ops
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.types.localization import UNTOLD
+from tfx_finetune.types.localization import IGNORE_INDEX
 
 
-class Pixels(keras.losses.Loss):
+class CrossEntropyDice(keras.losses.Loss):
     """Cross-entropy, the mean over the pixels that are told, and Dice, the mean over the classes that occur.
 
     Masks are compared at the logits' places: a mask has `stride` pixels for each, of which the middle one is taken.
@@ -24,9 +24,17 @@ class Pixels(keras.losses.Loss):
         stride: Pixels of a mask, along each side, to one of the logits.
     """
 
-    def __init__(self, weights: np.ndarray, smoothing: float, focal: float, dice: float, stride: int) -> None:
+    def __init__(
+        self, class_weights: np.ndarray, label_smoothing: float, focal: float, dice: float, stride: int
+    ) -> None:
         super().__init__(name="pixels", reduction="mean_with_sample_weight")
-        self.weights, self.smoothing, self.focal, self.dice, self.stride = weights, smoothing, focal, dice, stride
+        self.class_weights, self.label_smoothing, self.focal, self.dice, self.stride = (
+            class_weights,
+            label_smoothing,
+            focal,
+            dice,
+            stride,
+        )
 
     def call(self, target: Any, logits: Any) -> Any:
         """Masks (batch, side, side) and logits (batch, side / stride, side / stride, classes) -> losses (batch,).
@@ -37,34 +45,36 @@ class Pixels(keras.losses.Loss):
         check_sides(target.shape[1], logits.shape[1], self.stride)
         middle = self.stride // 2
         target = ops.cast(target[:, middle :: self.stride, middle :: self.stride], "int32")
-        told = ops.cast(target != UNTOLD, logits.dtype)
+        told = ops.cast(target != IGNORE_INDEX, logits.dtype)
         # One-hot of what is none of the classes is 0 everywhere, and so are the losses of what is untold.
-        truth = ops.one_hot(ops.where(target == UNTOLD, -1, target), logits.shape[-1], dtype=logits.dtype)
+        truth = ops.one_hot(ops.where(target == IGNORE_INDEX, -1, target), logits.shape[-1], dtype=logits.dtype)
         logs = ops.log_softmax(logits)
-        entropy = self._entropy(truth, told[..., None], logs)
-        return entropy + (self.dice * self._overlap(truth, told[..., None], logs) if self.dice else 0.0)
+        entropy = self._cross_entropy(truth, told[..., None], logs)
+        return entropy + (self.dice * self._dice_loss(truth, told[..., None], logs) if self.dice else 0.0)
 
-    def _entropy(self, truth: Any, told: Any, logs: Any) -> Any:
-        target = truth * (1 - self.smoothing) + told * (self.smoothing / logs.shape[-1])
+    def _cross_entropy(self, truth: Any, valid: Any, logs: Any) -> Any:
+        target = truth * (1 - self.label_smoothing) + valid * (self.label_smoothing / logs.shape[-1])
         if self.focal:
             logs = logs * (1 - ops.exp(logs)) ** self.focal
-        pixels = ops.sum(truth * ops.convert_to_tensor(self.weights, logs.dtype), -1) * -ops.sum(target * logs, -1)
-        return ops.sum(pixels, (1, 2)) / ops.maximum(ops.sum(told, (1, 2, 3)), 1.0)
+        pixels = ops.sum(truth * ops.convert_to_tensor(self.class_weights, logs.dtype), -1) * -ops.sum(
+            target * logs, -1
+        )
+        return ops.sum(pixels, (1, 2)) / ops.maximum(ops.sum(valid, (1, 2, 3)), 1.0)
 
-    def _overlap(self, truth: Any, told: Any, logs: Any) -> Any:
-        found = ops.exp(logs) * told
+    def _dice_loss(self, truth: Any, valid: Any, logs: Any) -> Any:
+        found = ops.exp(logs) * valid
         both, each = ops.sum(found * truth, (1, 2)), ops.sum(found**2 + truth, (1, 2))
         there = ops.cast(ops.any(truth > 0, (1, 2)), logs.dtype)
         lost = there * (1 - 2 * both / ops.maximum(each, 1e-6))
         return ops.sum(lost, -1) / ops.maximum(ops.sum(there, -1), 1.0)
 
 
-def check_sides(prepared: int, found: int, stride: int) -> None:
+def check_sides(image_side: int, logits_side: int, stride: int) -> None:
     """Raises a `UserError` where logits of this side do not stand for a prepared picture of that one."""
-    if prepared is not None and found is not None and prepared != found * stride:
+    if image_side is not None and logits_side is not None and image_side != logits_side * stride:
         raise UserError(
             "segment() cannot give a mask in the size of the picture",
-            received=f"{found} logits along a side of {prepared} pixels",
-            allowed=f"one for each {stride} pixels",
-            todo="take an --image.size that is a multiple of 32, and a backbone that pads its input",
+            got=f"{logits_side} logits along a side of {image_side} pixels",
+            expected=f"one for each {stride} pixels",
+            hint="take an --image.size that is a multiple of 32, and a backbone that pads its input",
         )

@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from tfx_finetune.tasks.precision_recall import rates, share
-from tfx_finetune.types.localization import UNTOLD
+from tfx_finetune.tasks.precision_recall import precision_recall_f1, safe_divide
+from tfx_finetune.types.localization import IGNORE_INDEX
 
-_TOLERANCE = 0.0075  # of a picture's diagonal, as Csurka et al. have it
-_AT_ONCE = 64
+_BOUNDARY_TOLERANCE = 0.0075  # of a picture's diagonal, as Csurka et al. have it
+_BATCH_SIZE = 64
 
 
-def segmentation_scores(
-    names: tuple[str, ...], truth: np.ndarray, found: np.ndarray, whole: bool = True
+def compute_segmentation_metrics(
+    names: tuple[str, ...], truth: np.ndarray, predicted: np.ndarray, full_report: bool = True
 ) -> dict[str, Any]:
     """Every score of a segmenter; what is untold in the truth counts nowhere.
 
@@ -30,18 +30,18 @@ def segmentation_scores(
         occur in it, of outlines that count as met within 0.75 % of the diagonal), `per_class` (iou, precision, recall,
         f1, which is Dice, and support, its pixels in the truth), and `confusion` (pixels; rows are the truth).
     """
-    confusion = sum((each.sum(0) for each in _confusions(len(names), truth, found)), np.zeros((1,), np.int64))
+    confusion = sum((each.sum(0) for each in _iter_confusions(len(names), truth, predicted)), np.zeros((1,), np.int64))
     hits, said, support = np.diag(confusion), confusion.sum(0), confusion.sum(1)
     union = said + support - hits
-    iou, (precision, recall, f1) = share(hits, union), rates(hits, said, support)
+    iou, (precision, recall, f1) = safe_divide(hits, union), precision_recall_f1(hits, said, support)
     scores = {
         "miou": iou[union > 0].mean() if union.any() else 0.0,
         "pixel_accuracy": hits.sum() / max(support.sum(), 1),
         "mean_class_accuracy": recall[support > 0].mean() if support.any() else 0.0,
         "iou_weighted": (iou * support).sum() / max(support.sum(), 1),
     }
-    if whole:
-        scores["boundary_f1"] = boundary_f1(len(names), truth, found)
+    if full_report:
+        scores["boundary_f1"] = compute_boundary_f1(len(names), truth, predicted)
     rows = zip(names, precision, recall, f1, support, iou, strict=True)
     return {name: float(value) for name, value in scores.items()} | {
         "per_class": {
@@ -52,28 +52,31 @@ def segmentation_scores(
     }
 
 
-def correct(classes: int, truth: np.ndarray, found: np.ndarray) -> np.ndarray:
+def compute_miou_per_image(classes: int, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Mean intersection over union of each picture, over the classes that occur in it, (n,); 1 where none is told."""
     parts = []
-    for each in _confusions(classes, truth, found):
+    for each in _iter_confusions(classes, truth, predicted):
         hits = np.diagonal(each, axis1=1, axis2=2)
         union = each.sum(1) + each.sum(2) - hits
         occur = (union > 0).sum(-1)
-        parts.append(np.where(occur > 0, share(hits, union).sum(-1) / np.maximum(occur, 1), 1.0))
+        parts.append(np.where(occur > 0, safe_divide(hits, union).sum(-1) / np.maximum(occur, 1), 1.0))
     return np.concatenate(parts)
 
 
-def boundary_f1(classes: int, truth: np.ndarray, found: np.ndarray) -> float:
+def compute_boundary_f1(classes: int, truth: np.ndarray, predicted: np.ndarray) -> float:
     """The score of outlines, the mean over pictures that have some; 1 where none has; see `segmentation_scores`."""
-    offsets = _disc(_TOLERANCE * float(np.hypot(*truth.shape[1:])))
+    offsets = _make_disc_offsets(_BOUNDARY_TOLERANCE * float(np.hypot(*truth.shape[1:])))
     total, count = np.zeros(len(truth)), np.zeros(len(truth))
-    for start in range(0, len(truth), _AT_ONCE):
-        rows = slice(start, start + _AT_ONCE)
-        told = truth[rows] != UNTOLD
+    for start in range(0, len(truth), _BATCH_SIZE):
+        rows = slice(start, start + _BATCH_SIZE)
+        told = truth[rows] != IGNORE_INDEX
         for place in range(classes):
-            ours, theirs = _outline(truth[rows] == place, told), _outline((found[rows] == place) & told, told)
-            precision, any_theirs = _met(theirs, ours, offsets)
-            recall, any_ours = _met(ours, theirs, offsets)
+            ours, theirs = (
+                _extract_outline(truth[rows] == place, told),
+                _extract_outline((predicted[rows] == place) & told, told),
+            )
+            precision, any_theirs = _match_outline(theirs, ours, offsets)
+            recall, any_ours = _match_outline(ours, theirs, offsets)
             f1 = np.where(precision + recall > 0, 2 * precision * recall / np.maximum(precision + recall, 1e-12), 0.0)
             occurs = any_ours | any_theirs
             total[rows] += np.where(occurs, f1, 0.0)
@@ -81,20 +84,20 @@ def boundary_f1(classes: int, truth: np.ndarray, found: np.ndarray) -> float:
     return float((total[count > 0] / count[count > 0]).mean()) if count.any() else 1.0
 
 
-def _confusions(classes: int, truth: np.ndarray, found: np.ndarray) -> Iterator[np.ndarray]:
+def _iter_confusions(classes: int, truth: np.ndarray, predicted: np.ndarray) -> Iterator[np.ndarray]:
     """Told pixels by picture, class, and class that was found, (some, classes, classes), few pictures at a time."""
     cells = classes * classes
-    for start in range(0, len(truth), _AT_ONCE):
-        ours, theirs = truth[start : start + _AT_ONCE], found[start : start + _AT_ONCE]
-        told = ours != UNTOLD
+    for start in range(0, len(truth), _BATCH_SIZE):
+        ours, theirs = truth[start : start + _BATCH_SIZE], predicted[start : start + _BATCH_SIZE]
+        told = ours != IGNORE_INDEX
         picture = np.broadcast_to(np.arange(len(ours), dtype=np.int64)[:, None, None], ours.shape)
         index = picture[told] * cells + ours[told].astype(np.int64) * classes + theirs[told]
         yield np.bincount(index, minlength=len(ours) * cells).reshape(-1, classes, classes)
 
 
-def _outline(member: np.ndarray, told: np.ndarray) -> np.ndarray:
+def _extract_outline(member: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Pixels, (n, height, width), of a class beside whose four neighbours one is told and of another class."""
-    other = told & ~member
+    other = valid & ~member
     beside = np.zeros_like(member)
     beside[:, 1:] |= other[:, :-1]
     beside[:, :-1] |= other[:, 1:]
@@ -103,7 +106,9 @@ def _outline(member: np.ndarray, told: np.ndarray) -> np.ndarray:
     return member & beside
 
 
-def _met(outline: np.ndarray, other: np.ndarray, offsets: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+def _match_outline(
+    outline: np.ndarray, other: np.ndarray, offsets: list[tuple[int, int]]
+) -> tuple[np.ndarray, np.ndarray]:
     """Share of each outline that is near the other one, and whether there is an outline, (n,) each."""
     count = outline.sum((1, 2))
     near = np.zeros_like(other)
@@ -115,7 +120,7 @@ def _met(outline: np.ndarray, other: np.ndarray, offsets: list[tuple[int, int]])
     return (outline & near).sum((1, 2)) / np.maximum(count, 1), count > 0
 
 
-def _disc(radius: float) -> list[tuple[int, int]]:
+def _make_disc_offsets(radius: float) -> list[tuple[int, int]]:
     """Steps down and to the right that lead no farther than the radius."""
     reach = range(-int(radius), int(radius) + 1)
     return [(down, right) for down in reach for right in reach if np.hypot(down, right) <= radius]

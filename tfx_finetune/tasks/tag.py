@@ -9,14 +9,14 @@ from scipy.stats import rankdata
 from sklearn import metrics
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.tasks.head import ClassWeights, Init, check_options, class_weights, classifier
-from tfx_finetune.tasks.precision_recall import rates
-from tfx_finetune.types.components import LABEL_SEPARATOR, TASKS, Labels, Task
+from tfx_finetune.tasks.head import ClassWeights, Init, check_options, compute_class_weights, make_classification_head
+from tfx_finetune.tasks.precision_recall import precision_recall_f1
+from tfx_finetune.types.components import LABEL_SEPARATOR, TASKS, ClassLabels, Task
 
 
 @TASKS.register
 def tag(
-    labels: Labels,
+    labels: ClassLabels,
     /,
     *,
     column: str = "label",
@@ -25,7 +25,7 @@ def tag(
     focal: float = 0.0,
     class_weight: ClassWeights = "none",
     dropout: float = 0.2,
-    hidden: int = 0,
+    hidden_units: int = 0,
     init: Init = "prior",
 ) -> Task:
     """Any number of classes a sample: a sigmoid and binary cross-entropy for each.
@@ -42,15 +42,15 @@ def tag(
         init: Of the head's kernel; `prior` is zeros with the frequencies of the classes as bias (arXiv 1708.02002,
             section 3.3).
     """
-    check_options(label_smoothing=label_smoothing, focal=focal, dropout=dropout, hidden=hidden)
+    check_options(label_smoothing=label_smoothing, focal=focal, dropout=dropout, hidden_units=hidden_units)
     if not 0 < threshold < 1:
-        raise UserError("threshold is out of range", received=threshold, allowed="between 0 and 1")
-    weights = class_weights(labels, class_weight)
+        raise UserError("threshold is out of range", got=threshold, expected="between 0 and 1")
+    weights = compute_class_weights(labels, class_weight)
     names = tf.constant(labels.names)
     make = keras.losses.BinaryFocalCrossentropy if focal else keras.losses.BinaryCrossentropy
     options: dict[str, Any] = {"gamma": focal} if focal else {}
     limit = float(np.log(threshold / (1 - threshold)))  # of logits
-    frequency = np.clip(np.asarray(labels.counts, np.float32) / max(labels.samples, 1), 0.01, 0.99)
+    frequency = np.clip(np.asarray(labels.counts, np.float32) / max(labels.num_samples, 1), 0.01, 0.99)
 
     def decided(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """In place of a ranking, which a single class has not: whether it is on the right side of the threshold."""
@@ -63,17 +63,19 @@ def tag(
     return Task(
         labels=labels,
         column=column,
-        single=False,
+        single_label=False,
         encode=encode,
-        weight=lambda target: _mean_of_present(target, tf.constant(weights)),
-        head=classifier(labels, dropout, hidden, init, np.log(frequency / (1 - frequency))),
+        weight=lambda target: _average_present_weights(target, tf.constant(weights)),
+        head=make_classification_head(labels, dropout, hidden_units, init, np.log(frequency / (1 - frequency))),
         loss=make(from_logits=True, label_smoothing=label_smoothing, reduction="mean_with_sample_weight", **options),
-        metrics=lambda: [keras.metrics.BinaryAccuracy(name="accuracy", threshold=limit)],
-        score="mean_average_precision",
+        make_metrics=lambda: [keras.metrics.BinaryAccuracy(name="accuracy", threshold=limit)],
+        monitor="mean_average_precision",
         decode=lambda outputs: {"scores": keras.ops.sigmoid(outputs["logits"])},
-        scores=lambda targets, scores, whole=True: tagging_scores(labels.names, targets > 0.5, scores, threshold),
-        correct=average_precision_of_samples if len(labels.names) > 1 else decided,
-        predict=lambda scores: {
+        compute_metrics=lambda targets, scores, whole=True: compute_tagging_metrics(
+            labels.names, targets > 0.5, scores, threshold
+        ),
+        per_sample_score=label_ranking_average_precision if len(labels.names) > 1 else decided,
+        format_prediction=lambda scores: {
             "label": [name for name, score in zip(labels.names, scores, strict=True) if score >= threshold],
             "score": [float(score) for score in scores if score >= threshold],
             "scores": dict(zip(labels.names, map(float, scores), strict=True)),
@@ -81,7 +83,9 @@ def tag(
     )
 
 
-def tagging_scores(names: tuple[str, ...], truth: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
+def compute_tagging_metrics(
+    names: tuple[str, ...], truth: np.ndarray, scores: np.ndarray, threshold: float
+) -> dict[str, Any]:
     """Every score of a tagger, as scikit-learn defines it; what divides by zero is 0.
 
     Args:
@@ -96,8 +100,8 @@ def tagging_scores(names: tuple[str, ...], truth: np.ndarray, scores: np.ndarray
     """
     predicted = scores >= threshold
     hits, said, support = (truth & predicted).sum(0), predicted.sum(0), truth.sum(0)
-    precision, recall, f1 = rates(hits, said, support)
-    micro = rates(hits.sum(), said.sum(), support.sum())
+    precision, recall, f1 = precision_recall_f1(hits, said, support)
+    micro = precision_recall_f1(hits.sum(), said.sum(), support.sum())
     occurs = np.asarray(truth.any(axis=0))
     precisions = [
         metrics.average_precision_score(truth[:, i], scores[:, i]) if occurs[i] else 0.0 for i in range(len(names))
@@ -129,7 +133,7 @@ def tagging_scores(names: tuple[str, ...], truth: np.ndarray, scores: np.ndarray
     }
 
 
-def average_precision_of_samples(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def label_ranking_average_precision(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Label-ranking average precision of each sample, (n,); 1 for a sample without or with all classes.
 
     Its mean is scikit-learn's `label_ranking_average_precision_score`.
@@ -142,6 +146,6 @@ def average_precision_of_samples(targets: np.ndarray, scores: np.ndarray) -> np.
     return np.where((count == 0) | (count == targets.shape[1]), 1.0, mean)
 
 
-def _mean_of_present(target: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+def _average_present_weights(target: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     present = tf.reduce_sum(target)
     return tf.where(present > 0, tf.reduce_sum(target * weights) / tf.maximum(present, 1.0), 1.0)

@@ -9,52 +9,52 @@ import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
-from tfx_finetune.ops.tf_data import finished
+from tfx_finetune.ops.tf_data import with_prefetch
 from tfx_finetune.types.components import BACKBONES, MODALITIES
 
 EMBEDDING = "embedding"
 """Output of a head whose classes are points: that of the sample, unit length, (batch, dim)."""
 
-RECALLS = (1, 5, 10)
-RETRIEVED = (*(f"recall@{most}" for most in RECALLS), "chance@5")
+RECALL_AT = (1, 5, 10)
+RETRIEVAL_METRICS = (*(f"recall@{most}" for most in RECALL_AT), "chance@5")
 """Scores that a language has."""
 
 
-def embedded(tower: Spec, texts: Sequence[str]) -> np.ndarray:
+def embed_texts(tower: Spec, texts: Sequence[str]) -> np.ndarray:
     """What a text tower makes of texts, as points of unit length, (n, dim).
 
     Raises:
         UserError: The tower has random weights.
     """
-    return _embedded(str(tower), tuple(texts))
+    return _embed_texts(str(tower), tuple(texts))
 
 
 # A run asks for the same names when it builds its head, and of every file that it verifies.
 @functools.lru_cache(maxsize=256)
-def _embedded(tower: str, texts: tuple[str, ...]) -> np.ndarray:
-    prepare, model = _tower(tower)
+def _embed_texts(tower: str, texts: tuple[str, ...]) -> np.ndarray:
+    prepare, model = _build_text_tower(tower)
     batches = tf.data.Dataset.from_tensor_slices(list(texts)).map(prepare).batch(64)
-    points = np.concatenate([model(tokens, training=False).numpy() for tokens in finished(batches)])
+    points = np.concatenate([model(tokens, training=False).numpy() for tokens in with_prefetch(batches)])
     return points / np.maximum(np.linalg.norm(points, axis=-1, keepdims=True), 1e-9)
 
 
 @functools.lru_cache(maxsize=1)
-def _tower(tower: str) -> tuple[Callable[[tf.Tensor], tf.Tensor], Callable]:
+def _build_text_tower(tower: str) -> tuple[Callable[[tf.Tensor], tf.Tensor], Callable]:
     backbone = BACKBONES.build(parse_spec(tower))
     if not backbone.card.origin:  # other weights, and other points, at every start
-        raise UserError("names are put by a tower that was trained", received=tower, allowed="one with weights")
+        raise UserError("names are put by a tower that was trained", got=tower, expected="one with weights")
     modality = MODALITIES.build(Spec(backbone.modality), backbone.card)
     model = keras.Model(backbone.inputs, backbone.features.pooled)
     return lambda text: modality.prepare(modality.decode(text)), tf.function(model, reduce_retracing=True)
 
 
-def dim(tower: Spec) -> int:
+def get_embedding_dim(tower: Spec) -> int:
     """Numbers in a point of a text tower."""
-    return embedded(tower, ("a",)).shape[-1]
+    return embed_texts(tower, ("a",)).shape[-1]
 
 
-def retrieval(
-    tower: Spec, targets: np.ndarray, points: np.ndarray, translations: Mapping[str, Sequence[str]]
+def compute_retrieval_metrics(
+    tower: Spec, targets: np.ndarray, embeddings: np.ndarray, translations: Mapping[str, Sequence[str]]
 ) -> dict[str, float]:
     """How often a sample's name is among the nearest ones, of the names that the samples have, in each language.
 
@@ -76,9 +76,9 @@ def retrieval(
         listed = sorted(set(own))
         if len(listed) < 2:
             continue
-        near = points[known] @ embedded(tower, listed).T
+        near = embeddings[known] @ embed_texts(tower, listed).T
         right = near[np.arange(len(own)), [listed.index(name) for name in own]]
         ranks = (near > right[:, None]).sum(-1)
-        found |= {f"recall@{most}[{language}]": float((ranks < most).mean()) for most in RECALLS}
+        found |= {f"recall@{most}[{language}]": float((ranks < most).mean()) for most in RECALL_AT}
         found[f"chance@5[{language}]"] = min(5 / len(listed), 1.0)
     return found

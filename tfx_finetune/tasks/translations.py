@@ -7,17 +7,17 @@ from typing import Any
 
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.datasets.sources.in_memory import as_text
-from tfx_finetune.ops.tf_data import as_numpy, schema
+from tfx_finetune.datasets.sources.in_memory import convert_to_text
+from tfx_finetune.ops.tf_data import as_numpy, get_schema
 from tfx_finetune.tasks.text_embeddings import EMBEDDING
-from tfx_finetune.types.components import SOURCES, Labels, Task
+from tfx_finetune.types.components import SOURCES, ClassLabels, Task
 
-Names = Mapping[str, Mapping[str, str]]
+NamesByLanguage = Mapping[str, Mapping[str, str]]
 """Language -> class -> name."""
 
 
-def names_of(spec: Spec, columns: Sequence[str]) -> dict[str, Names]:
-    """The names that the data of `--names` has for the classes of each label column.
+def load_translations(spec: Spec, columns: Sequence[str]) -> dict[str, NamesByLanguage]:
+    """The names that the data of `--label_translations` has for the classes of each label column.
 
     Args:
         spec: A source of texts with a `language`: a table with the columns label, language and text, or
@@ -28,33 +28,35 @@ def names_of(spec: Spec, columns: Sequence[str]) -> dict[str, Names]:
         UserError: It has no texts, no languages, or none of these columns.
     """
     source = SOURCES.build(spec)
-    known = schema(source)
+    known = get_schema(source)
     mine = [column for column in columns if column in known]
     if missing := [column for column in ("text", "language") if column not in known] or ([] if mine else columns[:1]):
         allowed = "columns text, language and " + " or ".join(columns)
-        raise UserError(f"the data of --names has no column {missing[0]}", received=sorted(known), allowed=allowed)
+        raise UserError(
+            f"the data of --label_translations has no column {missing[0]}", got=sorted(known), expected=allowed
+        )
     found: dict[str, dict[str, dict[str, str]]] = {column: {} for column in mine}
     for part in source.sizes:
         for sample in as_numpy(source.read(part)):
-            language, text = as_text(sample["language"]), as_text(sample["text"])
+            language, text = convert_to_text(sample["language"]), convert_to_text(sample["text"])
             for column in mine if language and text else ():
-                found[column].setdefault(language, {}).setdefault(as_text(sample[column]), text)
+                found[column].setdefault(language, {}).setdefault(convert_to_text(sample[column]), text)
     return dict(found)
 
 
-def translated(labels: Labels, names: Names) -> Labels:
+def add_translations(labels: ClassLabels, names: NamesByLanguage) -> ClassLabels:
     """The classes with their names in every language that has one of some class."""
     listed = {language: tuple(known.get(name, "") for name in labels.names) for language, known in names.items()}
     return labels._replace(translations={language: own for language, own in sorted(listed.items()) if any(own)})
 
 
-def labels_of(known: Mapping[str, Any]) -> Labels:
+def parse_manifest_labels(entry: Mapping[str, Any]) -> ClassLabels:
     """The classes of a head, from its entry in a manifest."""
-    named = {language: tuple(names) for language, names in known.get("names", {}).items()}
-    return Labels(tuple(known["labels"]), tuple(known["counts"]), known["samples"], named)
+    named = {language: tuple(names) for language, names in entry.get("names", {}).items()}
+    return ClassLabels(tuple(entry["labels"]), tuple(entry["counts"]), entry["samples"], named)
 
 
-def spoken(labels: Labels, language: str) -> tuple[str, ...]:
+def get_names_in_language(labels: ClassLabels, language: str) -> tuple[str, ...]:
     """The names of the classes in a language, their own where there is none; of two with one name, both with it."""
     names = [name or own for name, own in zip(labels.translations[language], labels.names, strict=True)]
     return tuple(
@@ -62,48 +64,48 @@ def spoken(labels: Labels, language: str) -> tuple[str, ...]:
     )
 
 
-def spoken_files(heads: Mapping[str, Labels]) -> dict[str, str]:
+def make_label_files(heads: Mapping[str, ClassLabels]) -> dict[str, str]:
     """Content by name of the files `labels.<language>.txt`; of several heads `labels.<head>.<language>.txt`."""
     return {
         "labels." + (f"{head}." if len(heads) > 1 else "") + f"{language}.txt": "".join(
-            f"{name}\n" for name in spoken(labels, language)
+            f"{name}\n" for name in get_names_in_language(labels, language)
         )
         for head, labels in heads.items()
         for language in labels.translations
     }
 
 
-def check_language(tasks: Mapping[str, Task], language: str, routed: bool) -> None:
+def check_language(tasks: Mapping[str, Task], language: str, has_heads_by: bool) -> None:
     """Raises a `UserError` where a model has neither heads nor names by this language."""
     known = sorted({one for task in tasks.values() for one in task.labels.translations})
-    if not language or routed or language in known:
+    if not language or has_heads_by or language in known:
         return
     if not known:
-        todo = "leave --language out, or train with --names"
-        raise UserError("a model without heads or names by language", received=language, todo=todo)
+        todo = "leave --language out, or train with --label_translations"
+        raise UserError("a model without heads or names by language", got=language, hint=todo)
     todo = did_you_mean(language, known)
-    raise UserError("the model's classes have no names in this language", received=language, allowed=known, todo=todo)
+    raise UserError("the model's classes have no names in this language", got=language, expected=known, hint=todo)
 
 
-def answering(tasks: Mapping[str, Task], language: str) -> dict[str, Task]:
+def translate_predictions(tasks: Mapping[str, Task], language: str) -> dict[str, Task]:
     """The tasks, whose answers are in this language where their classes have names in it."""
     found = {}
     for head, task in tasks.items():
         if language in task.labels.translations:
-            names = dict(zip(task.labels.names, spoken(task.labels, language), strict=True))
-            task = dataclasses.replace(task, predict=functools.partial(_in, names, task))
+            names = dict(zip(task.labels.names, get_names_in_language(task.labels, language), strict=True))
+            task = dataclasses.replace(task, format_prediction=functools.partial(_translate_prediction, names, task))
         found[head] = task
     return found
 
 
-def _in(names: Mapping[str, str], task: Task, scores: Any) -> dict[str, Any]:
-    said = task.predict(scores)
+def _translate_prediction(names: Mapping[str, str], task: Task, scores: Any) -> dict[str, Any]:
+    said = task.format_prediction(scores)
     label = said["label"]
     told = [names[one] for one in label] if isinstance(label, list) else names[label]
     return said | {"label": told, "scores": {names[name]: score for name, score in said["scores"].items()}}
 
 
-def choosing(tasks: Mapping[str, Task], classes: Sequence[str]) -> dict[str, tuple[str, Task]]:
+def select_outputs(tasks: Mapping[str, Task], classes: Sequence[str]) -> dict[str, tuple[str, Task]]:
     """The output that each task's answer is made of, and the task, whose classes are these where it names things.
 
     Raises:
@@ -112,12 +114,12 @@ def choosing(tasks: Mapping[str, Task], classes: Sequence[str]) -> dict[str, tup
     if not classes:
         return {head: ("scores", task) for head, task in tasks.items()}
     if len(set(classes)) < 2:
-        raise UserError("--classes takes two or more", received=", ".join(classes), allowed="'fox, cat, horse'")
-    if not any(task.space for task in tasks.values()):
-        raise UserError("a model of fixed classes", received=", ".join(classes), todo="train it with --heads=name()")
+        raise UserError("--classes takes two or more", got=", ".join(classes), expected="'fox, cat, horse'")
+    if not any(task.zero_shot for task in tasks.values()):
+        raise UserError("a model of fixed classes", got=", ".join(classes), hint="train it with --heads=zero_shot()")
     return {
-        head: (EMBEDDING, dataclasses.replace(task, predict=task.space.among(classes)))
-        if task.space
+        head: (EMBEDDING, dataclasses.replace(task, format_prediction=task.zero_shot.zero_shot_classifier(classes)))
+        if task.zero_shot
         else ("scores", task)
         for head, task in tasks.items()
     }

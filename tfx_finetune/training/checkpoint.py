@@ -42,9 +42,9 @@ class History:
     best_epoch: int = -1
     best: tuple[float, float] = (-math.inf, -math.inf)
     start: tuple[float, float] = (-math.inf, -math.inf)
-    kept: str = ""
-    result: float = -math.inf
-    trained: int = 0
+    selection: str = ""
+    val_score: float = -math.inf
+    trained_parameters: int = 0
     parameters: int = 0
     seconds: float = 0.0
 
@@ -61,58 +61,62 @@ class Checkpoint:
     folder: Path
 
     @classmethod
-    def of(cls, workdir: Path, phase: str) -> "Checkpoint":
+    def for_phase(cls, workdir: Path, phase: str) -> "Checkpoint":
         """That of a phase of the run in a work folder."""
         return cls(workdir / "checkpoints" / phase)
 
     @property
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """Whether the phase has its result."""
-        return self._result.exists()
+        return self._result_path.exists()
 
     @property
-    def _result(self) -> Path:
+    def _result_path(self) -> Path:
         return self.folder / "weights.npz"
 
-    def keep(self, epoch: int, weights: Sequence[Any]) -> None:
+    def save_epoch(self, epoch: int, weights: Sequence[Any]) -> None:
         """Keeps the weights of an epoch; -1 is the start."""
-        _write(self._epoch(epoch), weights=weights)
+        _write(self._epoch_path(epoch), weights=weights)
 
-    def epoch(self, epoch: int) -> Weights:
+    def load_epoch(self, epoch: int) -> Weights:
         """Reads the weights of a kept epoch."""
-        return _read(self._epoch(epoch), "weights")
+        return _read_weights(self._epoch_path(epoch), "weights")
 
-    def forget(self, wanted: Sequence[int]) -> None:
+    def prune_epochs(self, epochs_to_keep: Sequence[int]) -> None:
         """Removes the weights of all epochs but the wanted ones."""
-        for path in set(self.folder.glob("epoch_*.npz")) - {self._epoch(epoch) for epoch in wanted}:
+        for path in set(self.folder.glob("epoch_*.npz")) - {self._epoch_path(epoch) for epoch in epochs_to_keep}:
             path.unlink()
 
-    def save(self, history: History, weights: Sequence[Any], optimizer: Sequence[Any]) -> None:
+    def save_state(self, history: History, weights: Sequence[Any], optimizer: Sequence[Any]) -> None:
         """Keeps the state after an epoch, in place of the one before."""
         _write(self.folder / "state.npz", history, weights=weights, optimizer=optimizer)
-        self._show(history)
+        self._write_history(history)
 
-    def load(self) -> tuple[History, Weights, Weights] | None:
+    def load_state(self) -> tuple[History, Weights, Weights] | None:
         """History, weights and optimizer after the last complete epoch, if there is one."""
         path = self.folder / "state.npz"
-        return (_history(path), _read(path, "weights"), _read(path, "optimizer")) if path.exists() else None
+        return (
+            (_read_history(path), _read_weights(path, "weights"), _read_weights(path, "optimizer"))
+            if path.exists()
+            else None
+        )
 
     def finish(self, history: History, weights: Sequence[Any]) -> None:
         """Keeps the phase's result and removes all that led to it."""
-        _write(self._result, history, weights=weights)
-        self._show(history)
-        self.forget(())
+        _write(self._result_path, history, weights=weights)
+        self._write_history(history)
+        self.prune_epochs(())
         (self.folder / "state.npz").unlink(missing_ok=True)
 
-    def result(self) -> tuple[History, Weights] | None:
+    def load_result(self) -> tuple[History, Weights] | None:
         """History and result of a phase that is done."""
-        return (_history(self._result), _read(self._result, "weights")) if self.done else None
+        return (_read_history(self._result_path), _read_weights(self._result_path, "weights")) if self.is_done else None
 
-    def _epoch(self, epoch: int) -> Path:
+    def _epoch_path(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch + 1}.npz"
 
-    def _show(self, history: History) -> None:
-        with files.atomic(self.folder / "history.json") as draft:
+    def _write_history(self, history: History) -> None:
+        with files.write_atomically(self.folder / "history.json") as draft:
             draft.write_text(json.dumps(dataclasses.asdict(history)))
 
 
@@ -122,17 +126,17 @@ def _write(path: Path, history: History | None = None, **lists: Sequence[Any]) -
     }
     if history:
         arrays["history"] = np.array(json.dumps(dataclasses.asdict(history)))
-    with files.atomic(path) as draft:
+    with files.write_atomically(path) as draft:
         np.savez(draft, **arrays)
 
 
-def _read(path: Path, name: str) -> Weights:
+def _read_weights(path: Path, name: str) -> Weights:
     with np.load(path) as found:
         count = sum(key.startswith(f"{name}_") for key in found.files)
         return [found[f"{name}_{i}"] for i in range(count)]
 
 
-def _history(path: Path) -> History:
+def _read_history(path: Path) -> History:
     with np.load(path) as found:
         known: dict[str, Any] = json.loads(str(found["history"]))
     pairs: dict[str, Any] = {name: tuple(known.pop(name)) for name in ("best", "start")}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tfx_finetune.core.config import Distill, Phase
+from tfx_finetune.core.config import DistillOptions, Phase
 from tfx_finetune.training.teacher import Teacher
 from tfx_finetune.types.training import Objective
 
@@ -34,8 +34,8 @@ class TrainingContext:
     features_folder: Path
     precision: str
     cache_keys: Mapping[str, Mapping[str, object]]
-    objectives: Mapping[str, Objective] = field(default_factory=dict)
+    auxiliary_losses: Mapping[str, Objective] = field(default_factory=dict)
     teachers: tuple[Teacher, ...] = ()
-    distill: Distill = field(default_factory=Distill)
+    distill: DistillOptions = field(default_factory=DistillOptions)
     teacher_keys: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     same_head_inputs: bool = False

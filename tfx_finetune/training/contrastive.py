@@ -5,12 +5,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfx_finetune.models.network import VIEWS, Network
-from tfx_finetune.ops.tf_data import mapped
-from tfx_finetune.types.components import PRESENCE
+from tfx_finetune.models.network import PROJECTIONS, Network
+from tfx_finetune.ops.tf_data import parallel_map
+from tfx_finetune.types.components import MODALITY_MASK
 
 
-class Contrastive(keras.losses.Loss):
+class CLIPLoss(keras.losses.Loss):
     """Of the views of a batch, each tower's finds that of the same sample among another tower's: the mean over pairs of
     towers of InfoNCE (van den Oord et al., arXiv 1807.03748, equation 4), both ways, as in CLIP (arXiv 2103.00020).
 
@@ -22,7 +22,7 @@ class Contrastive(keras.losses.Loss):
         super().__init__(name="contrastive", reduction="mean")
         self.temperature = temperature
 
-    def call(self, presence: Any, views: Any) -> Any:
+    def call(self, modality_mask: Any, projections: Any) -> Any:
         """Returns the loss of each sample, (batch,).
 
         Args:
@@ -30,32 +30,39 @@ class Contrastive(keras.losses.Loss):
             views: Points of unit length, (batch, towers, dim).
         """
         ops = keras.ops
-        total = ops.zeros_like(presence[:, 0])
-        towers = views.shape[1]
+        total = ops.zeros_like(modality_mask[:, 0])
+        towers = projections.shape[1]
         for one in range(towers):
             for other in range(towers):
                 if one == other:
                     continue
-                both = presence[:, one] * presence[:, other]
-                cosines = ops.matmul(views[:, one], ops.transpose(views[:, other])) / self.temperature
+                both = modality_mask[:, one] * modality_mask[:, other]
+                cosines = ops.matmul(projections[:, one], ops.transpose(projections[:, other])) / self.temperature
                 # What is not there is no candidate.
                 cosines = ops.where(both[None, :] > 0, cosines, -1e9)
                 total += -both * ops.diagonal(ops.log_softmax(cosines, axis=-1))
         return total / (towers * (towers - 1))
 
 
-def losses(network: Network) -> tuple[dict[str, Any], dict[str, float]]:
+def make_losses(network: Network) -> tuple[dict[str, Any], dict[str, float]]:
     """The losses of a network's outputs, and the weight of each."""
     found = {f"{head}/logits": task.loss for head, task in network.tasks.items()}
     weights = dict.fromkeys(found, 1.0)
-    if VIEWS in network.model.output and network.fusion:
-        found[VIEWS] = Contrastive(network.fusion.temperature)
-        weights[VIEWS] = network.fusion.contrast
+    if PROJECTIONS in network.model.output and network.fusion:
+        found[PROJECTIONS] = CLIPLoss(network.fusion.temperature)
+        weights[PROJECTIONS] = network.fusion.contrastive_weight
     return found, weights
 
 
-def with_views(batches: tf.data.Dataset, network: Network) -> tf.data.Dataset:
+def add_contrastive_targets(batches: tf.data.Dataset, network: Network) -> tf.data.Dataset:
     """Training batches with what the loss of views takes, where the network has them."""
-    if VIEWS not in network.model.output:
+    if PROJECTIONS not in network.model.output:
         return batches
-    return mapped(batches, lambda x, y, w: (x, y | {VIEWS: x[PRESENCE]}, w | {VIEWS: tf.ones_like(x[PRESENCE][:, 0])}))
+    return parallel_map(
+        batches,
+        lambda x, y, w: (
+            x,
+            y | {PROJECTIONS: x[MODALITY_MASK]},
+            w | {PROJECTIONS: tf.ones_like(x[MODALITY_MASK][:, 0])},
+        ),
+    )

@@ -14,15 +14,15 @@ from tfx_finetune.core import hardware, progress
 from tfx_finetune.ops import litert
 
 Outputs = np.ndarray | list[np.ndarray]
-Apply = Callable[[np.ndarray], Outputs]
-_Lists = Callable[[np.ndarray], list[np.ndarray]]
+InferenceFn = Callable[[np.ndarray], Outputs]
+_MultiOutputFn = Callable[[np.ndarray], list[np.ndarray]]
 
 # Conversion costs 2 to 4 seconds; below so many samples Keras is done sooner.
-_WORTH_CONVERTING = 400
-_INTERPRETERS = 16
+_MIN_SAMPLES_TO_CONVERT = 400
+_MAX_INTERPRETERS = 16
 
 
-def engine(trunk: keras.Model, samples: int, precision: str = "float32") -> Apply:
+def make_inference_fn(trunk: keras.Model, num_samples: int, precision: str = "float32") -> InferenceFn:
     """Returns a function from prepared inputs (batch, ...) to the trunk's output (batch, ...), or a list of outputs.
 
     Nothing is converted or traced before its first call, which may never come: its outputs may be on disk.
@@ -32,7 +32,7 @@ def engine(trunk: keras.Model, samples: int, precision: str = "float32") -> Appl
         samples: How many samples it is wanted for.
         precision: Of the output: `float32`, or `float16`, which ends at 65,504.
     """
-    apply = functools.cache(lambda: _fastest(trunk, samples))
+    apply = functools.cache(lambda: _make_fastest_fn(trunk, num_samples))
     limit = float(np.finfo(precision).max)
 
     def run(inputs: np.ndarray) -> Outputs:
@@ -44,32 +44,32 @@ def engine(trunk: keras.Model, samples: int, precision: str = "float32") -> Appl
     return run
 
 
-def _fastest(trunk: keras.Model, samples: int) -> _Lists:
-    if hardware.detect().engine == "litert" and samples >= _WORTH_CONVERTING:
+def _make_fastest_fn(trunk: keras.Model, num_samples: int) -> _MultiOutputFn:
+    if hardware.detect().engine == "litert" and num_samples >= _MIN_SAMPLES_TO_CONVERT:
         try:
-            return _litert(trunk)
+            return _make_litert_fn(trunk)
         except (RuntimeError, ValueError) as error:
             # The trunk is as right in Keras, only slower.
-            progress.say(f"the frozen trunk runs in Keras: LiteRT cannot take it ({error})")
-    return _keras(trunk)
+            progress.log(f"the frozen trunk runs in Keras: LiteRT cannot take it ({error})")
+    return _make_keras_fn(trunk)
 
 
-def _keras(trunk: keras.Model) -> _Lists:
-    run = tf.function(lambda inputs: _listed(trunk, inputs), jit_compile=hardware.detect().jit_compile)
+def _make_keras_fn(trunk: keras.Model) -> _MultiOutputFn:
+    run = tf.function(lambda inputs: _call_as_list(trunk, inputs), jit_compile=hardware.detect().jit_compile)
     (source,) = trunk.inputs
     return lambda inputs: [output.numpy() for output in run(tf.cast(inputs, source.dtype))]
 
 
-def _litert(trunk: keras.Model) -> _Lists:
+def _make_litert_fn(trunk: keras.Model) -> _MultiOutputFn:
     (source,) = trunk.inputs
     spec = tf.TensorSpec([1, *source.shape[1:]], source.dtype)
-    frozen = litert.freeze(lambda inputs: _listed(trunk, inputs), [spec])
+    frozen = litert.freeze(lambda inputs: _call_as_list(trunk, inputs), [spec])
     content = litert.convert(lambda: tf.lite.TFLiteConverter.from_concrete_functions([frozen]))
     # One single-threaded interpreter a core, each with a sample of its own, keeps every core busy to the end.
-    count = min(hardware.detect().threads, _INTERPRETERS)
+    count = min(hardware.detect().threads, _MAX_INTERPRETERS)
     free: queue.SimpleQueue[Interpreter] = queue.SimpleQueue()
     for _ in range(count):
-        interpreter = litert.interpreter(content, threads=1)
+        interpreter = litert.open_interpreter(content, threads=1)
         free.put(interpreter)
     # The converter leaves a function's outputs in their order.
     targets = [detail["index"] for detail in interpreter.get_output_details()]
@@ -87,6 +87,6 @@ def _litert(trunk: keras.Model) -> _Lists:
     return lambda inputs: [np.stack(rows) for rows in zip(*pool.map(one, inputs), strict=True)]
 
 
-def _listed(trunk: keras.Model, inputs: tf.Tensor) -> list[tf.Tensor]:
+def _call_as_list(trunk: keras.Model, inputs: tf.Tensor) -> list[tf.Tensor]:
     outputs = trunk(inputs, training=False)
     return [tf.cast(output, tf.float32) for output in (outputs if isinstance(outputs, list) else [outputs])]

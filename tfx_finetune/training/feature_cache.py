@@ -15,19 +15,19 @@ import tensorflow as tf
 
 from tfx_finetune.core import files, plugins, progress
 from tfx_finetune.datasets.pipeline import Data
-from tfx_finetune.datasets.sampler import Order
-from tfx_finetune.ops.arrays import rows
-from tfx_finetune.ops.tf_data import finished, mapped, plain
-from tfx_finetune.training.engine import Apply
+from tfx_finetune.datasets.sampler import EpochSampler
+from tfx_finetune.ops.arrays import take
+from tfx_finetune.ops.tf_data import parallel_map, with_prefetch, without_autograph
+from tfx_finetune.training.engine import InferenceFn
 from tfx_finetune.types.aliases import Batch
-from tfx_finetune.types.components import PRESENCE
+from tfx_finetune.types.components import MODALITY_MASK
 from tfx_finetune.types.plan import Plan
 
-_IMMATERIAL = ("name", "trainable", "rate", "seed")
+_IGNORED_CONFIG_KEYS = ("name", "trainable", "rate", "seed")
 
 
 @dataclass(frozen=True)
-class Store:
+class FeatureStore:
     """Arrays on disk, memory-mapped, one row a sample: what goes into the top, targets and weights by head.
 
     Attributes:
@@ -41,21 +41,23 @@ class Store:
     inputs: tuple[Batch, ...]
     targets: dict[str, np.ndarray]
     weights: dict[str, np.ndarray]
-    moved: tuple[Batch, ...] = ()
-    taught: tuple[Batch, ...] = ()
+    view_targets: tuple[Batch, ...] = ()
+    teacher_targets: tuple[Batch, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs[0].values())))
 
-    def batches(self, size: int) -> Iterator[tuple[Batch, Batch]]:
+    def batches(self, batch_size: int) -> Iterator[tuple[Batch, Batch]]:
         """Yields (inputs, targets) of the first view in order."""
-        for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            yield rows(self.inputs[0], part), rows(self.targets, part)
+        for start in range(0, len(self), batch_size):
+            part = slice(start, start + batch_size)
+            yield take(self.inputs[0], part), take(self.targets, part)
 
-    def epochs(self, first: int, last: int, size: int, order: Order) -> tf.data.Dataset:
+    def training_batches(
+        self, first_epoch: int, end_epoch: int, batch_size: int, sampler: EpochSampler
+    ) -> tf.data.Dataset:
         """Shuffled batches of the epochs `first` to `last - 1`; epoch e takes view e modulo the number of views."""
-        views = [self._kinds(view) for view in range(len(self.inputs))]
+        views = [self._view_arrays(view) for view in range(len(self.inputs))]
         kinds = views[0]
         columns = [column for kind in kinds for column in kind.values()]
         types = [tf.as_dtype(column.dtype) for column in columns]
@@ -72,22 +74,27 @@ class Store:
             inputs, targets, weights = ({name: next(each) for name in kind} for kind in kinds)
             return inputs, targets, weights
 
-        @plain
+        @without_autograph
         def one(epoch: tf.Tensor) -> tf.data.Dataset:
-            rows = tf.data.Dataset.from_tensor_slices(order.rows(len(self), epoch)).batch(size)
-            return order.mixed(mapped(rows, lambda chosen: batch(epoch, chosen)), epoch)
+            rows = tf.data.Dataset.from_tensor_slices(sampler.draw_sample_indices(len(self), epoch)).batch(batch_size)
+            return sampler.augment_batches(parallel_map(rows, lambda chosen: batch(epoch, chosen)), epoch)
 
-        return finished(tf.data.Dataset.range(first, last).flat_map(one), ahead=4)
+        return with_prefetch(tf.data.Dataset.range(first_epoch, end_epoch).flat_map(one), buffer_size=4)
 
-    def _kinds(self, view: int) -> tuple[Batch, Batch, Batch]:
+    def _view_arrays(self, view: int) -> tuple[Batch, Batch, Batch]:
         """Inputs, targets and weights of a view; a teacher's answers, which are of a view too, are targets."""
-        own = {name: values for each in (self.moved, self.taught) if each for name, values in each[view].items()}
+        own = {
+            name: values
+            for each in (self.view_targets, self.teacher_targets)
+            if each
+            for name, values in each[view].items()
+        }
         return self.inputs[view], self.targets | own, self.weights
 
 
-def collect(
-    data: Data, split: str, views: int, trunks: Mapping[str, Apply], keys: Mapping[str, str], folder: Path
-) -> Store:
+def get_or_compute(
+    data: Data, split: str, num_views: int, trunks: Mapping[str, InferenceFn], keys: Mapping[str, str], folder: Path
+) -> FeatureStore:
     """Returns the trunks' outputs of a split, from disk if they are there, else computed and kept.
 
     Args:
@@ -98,21 +105,21 @@ def collect(
         keys: Digest of everything that determines the outputs besides split and view, by tower; see `fingerprint`.
         folder: Where stores are kept.
     """
-    compute(data, split, {tower: {key: views} for tower, key in keys.items()}, trunks, folder)
+    compute_features(data, split, {tower: {key: num_views} for tower, key in keys.items()}, trunks, folder)
     stores: list[dict[str, Batch]] = []
-    for view in range(views):
+    for view in range(num_views):
         stores.append({})
         for tower, key in keys.items():
-            place = place_of(folder, key, split, view)
+            place = cache_path(folder, key, split, view)
             place.touch()
             stores[-1][tower] = {file.stem: np.load(file, mmap_mode="r") for file in place.glob("*.npy")}
     inputs = tuple({tower: kept["input"] for tower, kept in store.items()} for store in stores)
     if len(keys) > 1:
         there = np.stack([kept["present"] for kept in stores[0].values()], 1)
-        inputs = tuple(view | {PRESENCE: there} for view in inputs)
+        inputs = tuple(view | {MODALITY_MASK: there} for view in inputs)
     heads, each = dict(enumerate(data.tasks)), [next(iter(store.values())) for store in stores]
-    moving = {position: head for position, head in heads.items() if data.tasks[head].places}
-    return Store(
+    moving = {position: head for position, head in heads.items() if data.tasks[head].localization}
+    return FeatureStore(
         inputs,
         {head: each[0][f"target_{position}"] for position, head in heads.items()},
         {head: each[0][f"weight_{position}"] for position, head in heads.items()},
@@ -120,8 +127,12 @@ def collect(
     )
 
 
-def compute(
-    data: Data, split: str, views: Mapping[str, Mapping[str, int]], trunks: Mapping[str, Apply], folder: Path
+def compute_features(
+    data: Data,
+    split: str,
+    views_by_key: Mapping[str, Mapping[str, int]],
+    trunks: Mapping[str, InferenceFn],
+    folder: Path,
 ) -> None:
     """Computes what is not kept yet, in one pass over the samples of a split.
 
@@ -134,8 +145,8 @@ def compute(
         folder: Where stores are kept.
     """
     wanted = {
-        (tower, output, view): place_of(folder, key, split, view)
-        for tower, keys in views.items()
+        (tower, output, view): cache_path(folder, key, split, view)
+        for tower, keys in views_by_key.items()
         for output, (key, most) in enumerate(keys.items())
         for view in range(most)
     }
@@ -146,16 +157,18 @@ def compute(
     count, shown = data.table.size(split), sorted({view for _, _, view in missing})
     title = f"{split}, {len(shown)} views" if len(shown) > 1 else split
     with contextlib.ExitStack() as stack, progress.bar(title, count) as advance:
-        writers = {at: _Writer(stack.enter_context(files.atomic(place)), count) for at, place in missing.items()}
+        writers = {
+            at: _Writer(stack.enter_context(files.write_atomically(place)), count) for at, place in missing.items()
+        }
         for opened in writers.values():
             stack.callback(opened.close)
-        for batch in data.views(split, shown, towers).as_numpy_iterator():
+        for batch in data.make_view_batches(split, shown, towers).as_numpy_iterator():
             for view, (inputs, targets, weights) in zip(shown, batch, strict=True):
                 known = {f"target_{i}": value for i, value in enumerate(targets.values())}
                 known |= {f"weight_{i}": value for i, value in enumerate(weights.values())}
                 for tower in towers:
-                    if PRESENCE in inputs:
-                        known["present"] = inputs[PRESENCE][:, list(data.columns).index(tower)]
+                    if MODALITY_MASK in inputs:
+                        known["present"] = inputs[MODALITY_MASK][:, list(data.tower_columns).index(tower)]
                     outputs = trunks[tower](inputs[tower]) if tower in trunks else inputs[tower]
                     for position, output in enumerate(outputs if isinstance(outputs, list) else [outputs]):
                         if writer := writers.get((tower, position, view)):
@@ -166,20 +179,20 @@ def compute(
 def fingerprint(data: Data, tower: str, trunk: keras.Model | None, settings: dict[str, Any]) -> str:
     """Digest of what determines a trunk's outputs: samples, split, targets, preparation, graph and weights."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    located = [data.table.contents[task.column] for task in data.tasks.values() if task.places]
-    for column in (data.table.contents[tower], data.table.split, *data.table.columns.values(), *located):
+    located = [data.table.digests[task.column] for task in data.tasks.values() if task.localization]
+    for column in (data.table.digests[tower], data.table.split, *data.table.columns.values(), *located):
         digest.update("\n".join(column).encode())
     if trunk is not None:
         for layer in trunk.layers:
             # Automatic names count up within a process and would make every key a new one; a trunk runs in inference.
-            config = {name: value for name, value in layer.get_config().items() if name not in _IMMATERIAL}
+            config = {name: value for name, value in layer.get_config().items() if name not in _IGNORED_CONFIG_KEYS}
             digest.update(json.dumps([type(layer).__name__, config], sort_keys=True, default=str).encode())
         for weight in trunk.weights:
             digest.update(weight.numpy().tobytes())
     return digest.hexdigest()
 
 
-def evict(folder: Path, most: int, since: float) -> None:
+def evict(folder: Path, max_bytes: int, used_since: float) -> None:
     """Removes the stores that were not used for longest, until the rest has at most so many bytes.
 
     Args:
@@ -187,24 +200,24 @@ def evict(folder: Path, most: int, since: float) -> None:
         most: Bytes; 0 for no limit.
         since: Stores that were used after this time (seconds since the epoch) stay: a run needs them.
     """
-    files.sweep(folder, seconds=86_400)  # what is younger may be in the making, by another run
+    files.remove_stale_parts(folder, seconds=86_400)  # what is younger may be in the making, by another run
     # Another run may be removing some at this moment, by the same rule.
     with contextlib.suppress(FileNotFoundError):
         stores = sorted((place for place in folder.glob("[!.]*")), key=lambda place: place.stat().st_mtime)
-        total = sum(map(files.size, stores))
+        total = sum(map(files.compute_size, stores))
         for place in stores:
-            if not most or total <= most or place.stat().st_mtime >= since:
+            if not max_bytes or total <= max_bytes or place.stat().st_mtime >= used_since:
                 break
-            total -= files.size(place)
-            forget(place)
+            total -= files.compute_size(place)
+            delete_store(place)
 
 
-def forget(folder: Path) -> None:
+def delete_store(folder: Path) -> None:
     """Removes a folder of stores."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def place_of(folder: Path, *key: object) -> Path:
+def cache_path(folder: Path, *key: object) -> Path:
     """Where a folder of stores has that of a key."""
     return folder / hashlib.sha256("/".join(map(str, key)).encode()).hexdigest()[:32]
 
@@ -245,8 +258,8 @@ def preprocessing_key(plan: Plan, tower: str) -> dict[str, object]:
     heads = {head: str(spec) for head, spec in plan.heads.items()}
     # The random numbers of an augment depend on its position among all augments.
     augments = {at: spec for at, (spec, (takes, _)) in enumerate(plan.augments.items()) if takes == modality}
-    routed = {"route": plan.route} if plan.route else {}
-    plugged = {"plugins": plugins.digests(run.plugins)} if run.plugins else {}
+    routed = {"route": plan.heads_by} if plan.heads_by else {}
+    plugged = {"plugins": plugins.compute_digests(run.plugins)} if run.plugins else {}
     options = {modality: run.modality_options(modality), "augment": augments, "seed": run.seed, "heads": heads}
     return options | routed | plugged
 

@@ -16,12 +16,12 @@ import tensorflow as tf
 
 from tfx_finetune.models.network import Network
 from tfx_finetune.types.aliases import Batch
-from tfx_finetune.types.components import PRESENCE
+from tfx_finetune.types.components import MODALITY_MASK
 
-SAMPLES = 512
+MODULATION_SAMPLES = 512
 
 
-def coefficients(known: Mapping[str, float], strength: float) -> dict[str, float]:
+def compute_modulation_coefficients(unimodal_scores: Mapping[str, float], strength: float) -> dict[str, float]:
     """Factor of the steps of each tower, of what each knows alone: 1 for those that are not ahead.
 
     Args:
@@ -29,14 +29,14 @@ def coefficients(known: Mapping[str, float], strength: float) -> dict[str, float
         strength: Alpha of the paper, 0 or more.
     """
     found = {}
-    for tower, mine in known.items():
-        others = [value for other, value in known.items() if other != tower]
+    for tower, mine in unimodal_scores.items():
+        others = [value for other, value in unimodal_scores.items() if other != tower]
         ahead = mine / max(sum(others) / len(others), 1e-9)
         found[tower] = 1 - math.tanh(strength * ahead) if ahead > 1 else 1.0
     return found
 
 
-class Balance(keras.callbacks.Callback):
+class GradientModulation(keras.callbacks.Callback):
     """Sets the factors before every epoch.
 
     Args:
@@ -50,32 +50,32 @@ class Balance(keras.callbacks.Callback):
 
     def __init__(
         self,
-        top: keras.Model,
+        trainable_part: keras.Model,
         network: Network,
         inputs: Batch,
         targets: Batch,
-        slowed: Mapping[str, keras.Variable],
+        modulation_coefficients: Mapping[str, keras.Variable],
         strength: float,
     ) -> None:
         super().__init__()
-        self.network, self.slowed, self.strength = network, slowed, strength
+        self.network, self.modulation_coefficients, self.strength = network, modulation_coefficients, strength
         self.inputs, self.targets = inputs, targets
-        self.run = tf.function(lambda inputs: top(inputs, training=False), autograph=False)
+        self.predict = tf.function(lambda inputs: trainable_part(inputs, training=False), autograph=False)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Measures what each tower knows alone."""
-        known = {tower: self._alone(tower) for tower in self.network.backbones}
-        for tower, factor in coefficients(known, self.strength).items():
-            self.slowed[tower].assign(factor)
+        known = {tower: self._unimodal_score(tower) for tower in self.network.backbones}
+        for tower, factor in compute_modulation_coefficients(known, self.strength).items():
+            self.modulation_coefficients[tower].assign(factor)
 
-    def _alone(self, tower: str) -> float:
+    def _unimodal_score(self, tower: str) -> float:
         """Mean score that is given to what is right by one tower alone."""
         mine = np.array([name == tower for name in self.network.backbones], np.float32)
-        presence = self.inputs[PRESENCE] * mine
+        presence = self.inputs[MODALITY_MASK] * mine
         there = presence.any(1)
         if not there.any():
             return 0.0
-        outputs = self.run({name: tf.constant(v) for name, v in (self.inputs | {PRESENCE: presence}).items()})
+        outputs = self.predict({name: tf.constant(v) for name, v in (self.inputs | {MODALITY_MASK: presence}).items()})
         right = []
         for head, task in self.network.tasks.items():
             scores = np.asarray(task.decode({"logits": outputs[f"{head}/logits"]})["scores"])[there]

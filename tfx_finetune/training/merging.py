@@ -9,7 +9,7 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.registry import Registry
 
 MERGES = Registry("merge", "tfx_finetune.training.merging")
-SCALES = (*(step / 20 for step in range(21)), 1.2, 1.4, 1.6, 1.8, 2.0)
+SCALE_CANDIDATES = (*(step / 20 for step in range(21)), 1.2, 1.4, 1.6, 1.8, 2.0)
 """What is tried where no scale is given: the grid of arXiv 2212.04089, and above it what `ties` may want."""
 
 
@@ -38,7 +38,7 @@ def task_arithmetic(scale: float = 0.0) -> Merge:
     Args:
         scale: Of the sum; 0 chooses it on validation samples.
     """
-    return Merge(lambda vectors: vectors.sum(0), _scale(scale))
+    return Merge(lambda vectors: vectors.sum(0), _check_scale(scale))
 
 
 @MERGES.register
@@ -51,11 +51,11 @@ def ties(density: float = 0.2, scale: float = 0.0) -> Merge:
         scale: Of the result; 0 chooses it on validation samples.
     """
     if not 0 < density <= 1:
-        raise UserError("density of ties is out of range", received=density, allowed="above 0 to 1")
-    return Merge(lambda vectors: _disjoint_mean(np.stack([trimmed(v, density) for v in vectors])), _scale(scale))
+        raise UserError("density of ties is out of range", got=density, expected="above 0 to 1")
+    return Merge(lambda vectors: _disjoint_mean(np.stack([trim(v, density) for v in vectors])), _check_scale(scale))
 
 
-def trimmed(vector: np.ndarray, density: float) -> np.ndarray:
+def trim(vector: np.ndarray, density: float) -> np.ndarray:
     """A vector of which a share is kept, the numbers of the greatest size; others are 0. Equal ones are kept alike."""
     kept = max(round(density * len(vector)), 1)
     least = np.partition(np.abs(vector), len(vector) - kept)[len(vector) - kept]
@@ -69,7 +69,7 @@ def _disjoint_mean(vectors: np.ndarray) -> np.ndarray:
     return mean.astype(vectors.dtype)
 
 
-def _scale(scale: float) -> float:
+def _check_scale(scale: float) -> float:
     if scale < 0:
-        raise UserError("the scale of a merge is out of range", received=scale, allowed="0 or more")
+        raise UserError("the scale of a merge is out of range", got=scale, expected="0 or more")
     return scale

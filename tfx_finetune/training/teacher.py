@@ -12,7 +12,7 @@ import numpy as np
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.types.aliases import Batch, Predict
+from tfx_finetune.types.aliases import Batch, PredictFn
 from tfx_finetune.types.components import Task
 
 
@@ -29,23 +29,23 @@ class Teacher:
     towers: Mapping[str, str]
 
     @functools.cached_property
-    def _predict(self) -> Predict:
+    def _predict_fn(self) -> PredictFn:
         # A compressed or int8 file would do; that of Keras runs on a GPU too.
-        return self.bundle.reader("keras" if "keras" in self.bundle.formats else "").predict
+        return self.bundle.load_model("keras" if "keras" in self.bundle.formats else "").predict
 
-    def answer(self, inputs: Batch, tasks: Mapping[str, Task]) -> Batch:
+    def predict_probs(self, inputs: Batch, tasks: Mapping[str, Task]) -> Batch:
         """Its scores for the run's labels, float32 (batch, labels) by head; of a classifier they sum to one.
 
         Args:
             inputs: Prepared for this teacher, by the names of its towers.
             tasks: The run's heads.
         """
-        outputs, found = self._predict(inputs), {}
+        outputs, found = self._predict_fn(inputs), {}
         for head, task in tasks.items():
             at = {name: position for position, name in enumerate(self.bundle.tasks[head].labels.names)}
             chosen = outputs[f"{head}/scores"][:, [at[name] for name in task.labels.names]]
             chosen = np.asarray(chosen, np.float32)
-            found[head] = chosen / np.maximum(chosen.sum(-1, keepdims=True), 1e-12) if task.single else chosen
+            found[head] = chosen / np.maximum(chosen.sum(-1, keepdims=True), 1e-12) if task.single_label else chosen
         return found
 
     def check_labels(self, tasks: Mapping[str, Task]) -> None:
@@ -56,12 +56,12 @@ class Teacher:
             if missing := [name for name in task.labels.names if name not in known]:
                 raise UserError(
                     f"the teacher does not know all labels of {head}",
-                    received=f"{', '.join(missing)} of the data, which {self.bundle.path} lacks",
-                    todo="take a teacher of these labels, or leave --teacher out",
+                    got=f"{', '.join(missing)} of the data, which {self.bundle.path} lacks",
+                    hint="take a teacher of these labels, or leave --teacher out",
                 )
 
 
-def teachers_of(run: Run, modalities: Mapping[str, str], heads: Mapping[str, Task]) -> tuple[Teacher, ...]:
+def open_teachers(run: Run, modalities: Mapping[str, str], heads: Mapping[str, Task]) -> tuple[Teacher, ...]:
     """Opens the teachers of a run.
 
     Args:
@@ -73,10 +73,10 @@ def teachers_of(run: Run, modalities: Mapping[str, str], heads: Mapping[str, Tas
         UserError: One is no bundle, was altered, takes something else than the run, or lacks one of its heads.
     """
     paths = [path.strip() for path in run.teacher.split(",") if path.strip()]
-    return tuple(_teacher(Bundle.open(path), modalities, heads) for path in paths)
+    return tuple(_open_teacher(Bundle.open(path), modalities, heads) for path in paths)
 
 
-def _teacher(bundle: Bundle, modalities: Mapping[str, str], heads: Mapping[str, Task]) -> Teacher:
+def _open_teacher(bundle: Bundle, modalities: Mapping[str, str], heads: Mapping[str, Task]) -> Teacher:
     theirs = {tower: entry["modality"] for tower, entry in bundle.manifest["towers"].items()}
     # A lone tower may bear another name.
     towers = (
@@ -84,9 +84,9 @@ def _teacher(bundle: Bundle, modalities: Mapping[str, str], heads: Mapping[str, 
     )
     if {towers[tower]: kind for tower, kind in theirs.items()} != dict(modalities):
         what = "the teacher takes something else than this run"
-        raise UserError(what, received=f"{_listed(theirs)} ({bundle.path})", allowed=_listed(modalities))
+        raise UserError(what, got=f"{_format_towers(theirs)} ({bundle.path})", expected=_format_towers(modalities))
     # Heads by language have their names from the data.
-    _check_heads(bundle, {head: task for head, task in heads.items() if not task.per})
+    _check_heads(bundle, {head: task for head, task in heads.items() if not task.heads_by})
     return Teacher(bundle, towers)
 
 
@@ -94,11 +94,11 @@ def _check_heads(bundle: Bundle, heads: Mapping[str, Task]) -> None:
     for head, task in heads.items():
         if head not in bundle.tasks:
             received = f"{', '.join(bundle.tasks)} of {bundle.path}"
-            raise UserError(f"the teacher has no head {head}", received=received, todo="name the heads alike")
-        if bundle.tasks[head].single != task.single:
+            raise UserError(f"the teacher has no head {head}", got=received, hint="name the heads alike")
+        if bundle.tasks[head].single_label != task.single_label:
             received = f"{bundle.manifest['heads'][head]['task']} of {bundle.path}"
-            raise UserError(f"the teacher's head {head} is of another kind", received=received)
+            raise UserError(f"the teacher's head {head} is of another kind", got=received)
 
 
-def _listed(modalities: Mapping[str, str]) -> str:
+def _format_towers(modalities: Mapping[str, str]) -> str:
     return ", ".join(f"{tower} ({kind})" for tower, kind in modalities.items())

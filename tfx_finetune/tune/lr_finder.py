@@ -12,21 +12,21 @@ import numpy as np
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.config import Phase
 from tfx_finetune.datasets.pipeline import Data
-from tfx_finetune.models.build import cut
+from tfx_finetune.models.build import split_model
 from tfx_finetune.models.network import Network
-from tfx_finetune.ops.depthwise import quick_gradients
-from tfx_finetune.report.plots import rates_plot
-from tfx_finetune.training.auxiliary_losses import outputs, terms
+from tfx_finetune.ops.depthwise import use_fast_depthwise_gradients
+from tfx_finetune.report.plots import plot_learning_rates
+from tfx_finetune.training.auxiliary_losses import build_auxiliary_losses, make_auxiliary_outputs
 from tfx_finetune.training.context import TrainingContext
-from tfx_finetune.training.contrastive import with_views
-from tfx_finetune.training.distillation import pupil
-from tfx_finetune.training.optimizer import RANGE, Schedule
-from tfx_finetune.training.phase_data import feed, feed_ahead
-from tfx_finetune.training.trainer import adapted, compile_top, fit_phase, traced_once
+from tfx_finetune.training.contrastive import add_contrastive_targets
+from tfx_finetune.training.distillation import build_student_model
+from tfx_finetune.training.optimizer import RANGE_TEST, Schedule
+from tfx_finetune.training.phase_data import precompute_features, prepare_phase_data
+from tfx_finetune.training.trainer import attach_adapter, build_losses_and_metrics, compile_for_phase, fit_phase
 
-STEPS = 120
-_SMOOTH = 0.9
-_EXPLODED = 3.0
+NUM_STEPS = 120
+_SMOOTHING = 0.9
+_DIVERGENCE_FACTOR = 3.0
 
 
 def find_learning_rates(data: Data, network: Network, context: TrainingContext) -> dict[str, float]:
@@ -47,36 +47,38 @@ def find_learning_rates(data: Data, network: Network, context: TrainingContext) 
     found = {}
     with tempfile.TemporaryDirectory() as scratch:
         apart = dataclasses.replace(context, workdir=Path(scratch))
-        feed_ahead(network, data, apart)
+        precompute_features(network, data, apart)
         for name, phase in context.phases.items():
-            rates, losses = _curve(network, phase, data, apart)
+            rates, losses = _run_range_test(network, phase, data, apart)
             curves[name] = rates.tolist(), losses.tolist()
-            found[name] = steepest(rates, losses)
+            found[name] = find_steepest(rates, losses)
             given = f"--{name}.learning_rate={phase.learning_rate:.1e}"
-            progress.say(f"{name}: the loss fell fastest at {found[name]:.1e} (the run has {given})")
+            progress.log(f"{name}: the loss fell fastest at {found[name]:.1e} (the run has {given})")
             if name != list(context.phases)[-1]:
                 fit_phase(network, name, phase, data, apart)
-    with files.atomic(context.workdir / "find_lr.svg") as draft:
-        draft.write_text(rates_plot({name: (*curve, found[name]) for name, curve in curves.items()}))
+    with files.write_atomically(context.workdir / "find_lr.svg") as draft:
+        draft.write_text(plot_learning_rates({name: (*curve, found[name]) for name, curve in curves.items()}))
     return found
 
 
-def steepest(rates: Sequence[float] | np.ndarray, losses: Sequence[float] | np.ndarray) -> float:
+def find_steepest(learning_rates: Sequence[float] | np.ndarray, losses: Sequence[float] | np.ndarray) -> float:
     """The rate at which the loss falls fastest by its logarithm.
 
     Args:
         rates: Increasing.
         losses: Smoothed loss at each.
     """
-    slope = np.gradient(np.asarray(losses), np.log(np.asarray(rates)))
-    return float(rates[int(slope.argmin())])
+    slope = np.gradient(np.asarray(losses), np.log(np.asarray(learning_rates)))
+    return float(learning_rates[int(slope.argmin())])
 
 
-def _curve(network: Network, phase: Phase, data: Data, context: TrainingContext) -> tuple[np.ndarray, np.ndarray]:
+def _run_range_test(
+    network: Network, phase: Phase, data: Data, context: TrainingContext
+) -> tuple[np.ndarray, np.ndarray]:
     """Rates and smoothed losses, up to where the loss exploded; the network is left as it was."""
-    objectives = terms(network, data, context.objectives, STEPS, context.seed)
-    trunks, top = cut(network, phase.unfreeze, outputs(objectives))
-    top = pupil(top, network, bool(context.teachers))
+    objectives = build_auxiliary_losses(network, data, context.auxiliary_losses, NUM_STEPS, context.seed)
+    trunks, top = split_model(network, phase.unfreeze, make_auxiliary_outputs(objectives))
+    top = build_student_model(top, network, bool(context.teachers))
     start = top.get_weights()
     losses: list[float] = []
 
@@ -91,26 +93,26 @@ def _curve(network: Network, phase: Phase, data: Data, context: TrainingContext)
             """Smooths the loss."""
             loss = float((logs or {})["loss"])
             losses.append(loss)
-            if not math.isfinite(loss) or loss > _EXPLODED * min(losses):
+            if not math.isfinite(loss) or loss > _DIVERGENCE_FACTOR * min(losses):
                 self.model.stop_training = True
 
-    tested = dataclasses.replace(phase, epochs=1, schedule=RANGE, learning_rate=1.0)
-    fed = feed(trunks, phase, data, context)
-    with adapted(network, phase), quick_gradients(top):
-        compile_top(top, network, tested, STEPS, context.distill, objectives)
-        batches = with_views(fed.batches(0, STEPS), network).take(STEPS)
-        traced_once(top, batches)
-        top.fit(batches, epochs=1, steps_per_epoch=STEPS, callbacks=[Watch()], verbose=0)
+    tested = dataclasses.replace(phase, epochs=1, schedule=RANGE_TEST, learning_rate=1.0)
+    fed = prepare_phase_data(trunks, phase, data, context)
+    with attach_adapter(network, phase), use_fast_depthwise_gradients(top):
+        compile_for_phase(top, network, tested, NUM_STEPS, context.distill, objectives)
+        batches = add_contrastive_targets(fed.training_batches(0, NUM_STEPS), network).take(NUM_STEPS)
+        build_losses_and_metrics(top, batches)
+        top.fit(batches, epochs=1, steps_per_epoch=NUM_STEPS, callbacks=[Watch()], verbose=0)
     top.set_weights(start)
     kept = np.array([loss for loss in losses if math.isfinite(loss)])
-    rates = np.asarray(Schedule(tested, STEPS)(np.arange(len(kept))))
-    return rates, smoothed(kept)
+    rates = np.asarray(Schedule(tested, NUM_STEPS)(np.arange(len(kept))))
+    return rates, smooth(kept)
 
 
-def smoothed(losses: np.ndarray) -> np.ndarray:
+def smooth(losses: np.ndarray) -> np.ndarray:
     """Exponential moving average, corrected for its start (arXiv 1412.6980, section 3)."""
     mean, found = 0.0, []
     for step, loss in enumerate(losses, 1):
-        mean = _SMOOTH * mean + (1 - _SMOOTH) * loss
-        found.append(mean / (1 - _SMOOTH**step))
+        mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
+        found.append(mean / (1 - _SMOOTHING**step))
     return np.array(found)

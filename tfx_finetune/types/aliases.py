@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     Tensor: TypeAlias = tf.Tensor
     Symbol: TypeAlias = keras.KerasTensor
 
-Make: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+HeadFn: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 """A head's own outputs, by their names alone -> what is made of them."""
 
-Find: TypeAlias = Callable[..., dict[str, Any]]
+PostprocessFn: TypeAlias = Callable[..., dict[str, Any]]
 """The same of a head that finds things in pictures, which may be told limits beside; see `Places.found`."""
 
 Batch = dict[str, Any]
 """Model inputs or outputs by name, NumPy arrays whose first axis is the sample."""
 
-Predict = Callable[[Batch], Batch]
+PredictFn = Callable[[Batch], Batch]
 """Prepared inputs -> decoded outputs, whatever runs them: Keras, a SavedModel, TFLite."""
 
-Augment = Callable[[dict[str, Any], Any], dict[str, Any]]
+AugmentFn = Callable[[dict[str, Any], Any], dict[str, Any]]
 """(decoded sample, stateless seed of shape (2,)) -> sample, in TensorFlow operations; moves everything together."""

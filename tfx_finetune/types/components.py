@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from tfx_finetune.types.aliases import Symbol, Tensor
-    from tfx_finetune.types.localization import Lay, Places
+    from tfx_finetune.types.localization import Letterbox, LocalizationTarget
 
 Sample = dict[str, Any]
 """Raw columns of one sample, scalar tensors unless said: `image` (encoded bytes, or uint8 pixels of shape
@@ -58,7 +58,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Card:
+class PretrainedCfg:
     """What feeds pretrained weights correctly: of a picture the network sees `(pixel - mean) / std`.
 
     Attributes:
@@ -77,22 +77,22 @@ class Card:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     channels: int = 3
     origin: str = ""
-    licence: str = ""
+    license: str = ""
     sha256: str = ""
-    rate: int = 0
+    sample_rate: int = 0
     tokenizer: str = ""
     vocabulary: str = ""
 
 
-PRESENCE = "presence"
+MODALITY_MASK = "presence"
 """Input of a model of several towers: which of them have something to see, float32 (batch, towers), 1 or 0."""
 
 
-class Exhibit(NamedTuple):
+class SamplePreview(NamedTuple):
     """What a person sees and hears of a sample: an encoded picture, a WAV file, a text, empty where there is none."""
 
-    picture: bytes = b""
-    sound: bytes = b""
+    image: bytes = b""
+    audio: bytes = b""
     text: str = ""
 
 
@@ -122,19 +122,19 @@ class Modality:
     decode: Callable[[Tensor], Tensor]
     prepare: Callable[[Tensor], Tensor]
     shape: tuple[int, ...]
-    blank: Callable[[], Tensor]
+    empty_value: Callable[[], Tensor]
     portable: bool
     dtype: str = "uint8"
-    noun: str = "samples"
-    usual: str = ""
+    unit: str = "samples"
+    default_augments: str = ""
     inline: bool = False
-    reason: Callable[[Exception], str] = first_line
-    show: Callable[[bytes, np.ndarray], Exhibit] = lambda raw, prepared: Exhibit()
-    remark: Callable[[bytes], str] = lambda raw: ""
-    lay: Callable[[Tensor], Lay] | None = None
+    error_message: Callable[[Exception], str] = first_line
+    preview: Callable[[bytes, np.ndarray], SamplePreview] = lambda raw, prepared: SamplePreview()
+    warning: Callable[[bytes], str] = lambda raw: ""
+    letterbox: Callable[[Tensor], Letterbox] | None = None
 
     @property
-    def fed(self) -> str:
+    def input_dtype(self) -> str:
         """The type in which models take it: pixels as floats, so that what comes next need not convert them."""
         return "float32" if self.dtype == "uint8" else self.dtype
 
@@ -152,7 +152,7 @@ class Features(NamedTuple):
     mask: Symbol | None = None
 
 
-class Group(NamedTuple):
+class LayerGroup(NamedTuple):
     """Layers of a tower that are frozen or trained together, and the one tensor that leaves them."""
 
     name: str
@@ -174,14 +174,14 @@ class Backbone:
     """
 
     modality: str
-    card: Card
+    pretrained_cfg: PretrainedCfg
     inputs: Symbol
     features: Features
-    groups: tuple[Group, ...]
-    scratch: bool = False
+    groups: tuple[LayerGroup, ...]
+    from_scratch: bool = False
 
 
-class Fused(NamedTuple):
+class FusionOutput(NamedTuple):
     """What several towers give together, symbolic.
 
     features: What a head sees. Of several, it has weights for each, and their logits are averaged by `shares`.
@@ -190,8 +190,8 @@ class Fused(NamedTuple):
     """
 
     features: tuple[Features, ...]
-    shares: Symbol | None = None
-    views: Symbol | None = None
+    gate_weights: Symbol | None = None
+    projections: Symbol | None = None
 
 
 @dataclass(frozen=True)
@@ -204,19 +204,19 @@ class Fusion:
         contrast, temperature: Weight and temperature of the loss that pulls the views of one sample together.
     """
 
-    fuse: Callable[[Mapping[str, Features], Symbol], Fused]
-    tokens: bool = False
-    contrast: float = 0.0
+    fuse: Callable[[Mapping[str, Features], Symbol], FusionOutput]
+    needs_tokens: bool = False
+    contrastive_weight: float = 0.0
     temperature: float = 0.1
 
 
-class Labels(NamedTuple):
+class ClassLabels(NamedTuple):
     """The classes of a head: names in order, how many training samples each has, the training samples in all, and the
     names in other languages, in the same order, empty where one is not known."""
 
     names: tuple[str, ...]
     counts: tuple[int, ...]
-    samples: int
+    num_samples: int
     translations: Mapping[str, tuple[str, ...]] = {}
 
 
@@ -245,33 +245,33 @@ class Task:
         places: Of a target that says where something is, which then is what makes it, not `encode`; else None.
     """
 
-    labels: Labels
+    labels: ClassLabels
     column: str
-    single: bool
+    single_label: bool
     encode: Callable[[Tensor], Tensor]
     weight: Callable[[Tensor], Tensor]
     head: Callable[[Features], dict[str, Symbol]]
     loss: keras.losses.Loss
-    metrics: Callable[[], list[keras.metrics.Metric]]
-    score: str
+    make_metrics: Callable[[], list[keras.metrics.Metric]]
+    monitor: str
     decode: Callable[[dict[str, Symbol]], dict[str, Symbol]]
-    scores: Callable[..., dict[str, Any]]
-    correct: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    predict: Callable[[np.ndarray], dict[str, Any]]
-    per: str = ""
-    pool: float = 0.0
-    space: Space | None = None
-    read: Callable[[Batch], np.ndarray] = lambda outputs: outputs["scores"]
-    places: Places | None = None
+    compute_metrics: Callable[..., dict[str, Any]]
+    per_sample_score: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    format_prediction: Callable[[np.ndarray], dict[str, Any]]
+    heads_by: str = ""
+    l2_to_shared: float = 0.0
+    zero_shot: ZeroShotSpace | None = None
+    postprocess: Callable[[Batch], np.ndarray] = lambda outputs: outputs["scores"]
+    localization: LocalizationTarget | None = None
 
 
-Mixed: TypeAlias = tuple[Any, dict[str, Any], dict[str, Any]]
+AugmentedBatch: TypeAlias = tuple[Any, dict[str, Any], dict[str, Any]]
 
 
-class Mix(NamedTuple):
+class BatchAugment(NamedTuple):
     """An augment of whole batches: (inputs, targets by head, weights by head, stateless seed (2,)) -> all but that."""
 
-    apply: Callable[[Any, dict[str, Any], dict[str, Any], Any], Mixed]
+    apply: Callable[[Any, dict[str, Any], dict[str, Any], Any], AugmentedBatch]
 
 
 SOURCES = Registry("source", "tfx_finetune.datasets.sources", "tfx_finetune.datasets.samples")
@@ -296,12 +296,12 @@ SHARED = "shared"
 """The head that answers all samples, where others answer those of one language or source."""
 
 
-class Space(NamedTuple):
+class ZeroShotSpace(NamedTuple):
     """Where a head puts a sample, and the names that are near it.
 
     among: Names -> (the sample's point (dim,) -> the fields of its JSON line), for names that are given at prediction.
     retrieval: (targets (n, classes), points (n, dim)) -> scores by name.
     """
 
-    among: Callable[[Sequence[str]], Callable[[np.ndarray], dict[str, Any]]]
-    retrieval: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+    zero_shot_classifier: Callable[[Sequence[str]], Callable[[np.ndarray], dict[str, Any]]]
+    retrieval_metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tfx_finetune.types.aliases import Batch, Find, Predict
-from tfx_finetune.types.components import PRESENCE, Card
+from tfx_finetune.types.aliases import Batch, PostprocessFn, PredictFn
+from tfx_finetune.types.components import MODALITY_MASK, PretrainedCfg
 
 if TYPE_CHECKING:
     import keras
@@ -44,22 +44,22 @@ class Servable:
     model: keras.Model
     modalities: Mapping[str, Modality]
     labels: Mapping[str, tuple[str, ...]]
-    examples: Batch
-    about: Mapping[str, str] = field(default_factory=dict)
-    rounded: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
-    drop: Callable[[Predict], float] | None = None
-    allowed: float = 0.0
-    ends: Mapping[str, Any] = field(default_factory=dict)
-    routed: tuple[str, ...] = ()
-    found: Mapping[str, Find] = field(default_factory=dict)
-    limits: Mapping[str, str] = field(default_factory=dict)
-    programs: tuple[str, ...] = ()
+    representative_dataset: Batch
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    qat_fn: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+    score_drop_fn: Callable[[PredictFn], float] | None = None
+    max_score_drop: float = 0.0
+    tower_outputs: Mapping[str, Any] = field(default_factory=dict)
+    per_group_heads: tuple[str, ...] = ()
+    postprocess_fns: Mapping[str, PostprocessFn] = field(default_factory=dict)
+    nms_inputs: Mapping[str, str] = field(default_factory=dict)
+    helper_files: tuple[str, ...] = ()
 
     @property
-    def inputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
+    def input_specs(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape, without the batch, and type of each input."""
-        found = {tower: (modality.shape, modality.fed) for tower, modality in self.modalities.items()}
-        return found | ({PRESENCE: ((len(found),), "float32")} if len(found) > 1 else {})
+        found = {tower: (modality.shape, modality.input_dtype) for tower, modality in self.modalities.items()}
+        return found | ({MODALITY_MASK: ((len(found),), "float32")} if len(found) > 1 else {})
 
     @property
     def portable(self) -> bool:
@@ -67,15 +67,15 @@ class Servable:
         return all(modality.portable for modality in self.modalities.values())
 
 
-class Reader(NamedTuple):
+class LoadedModel(NamedTuple):
     """An exported file, opened.
 
     predict: Prepared inputs -> decoded outputs.
     serve: Raw inputs ({tower: list of bytes}) -> decoded outputs, for files that decode by themselves.
     """
 
-    predict: Predict
-    serve: Callable[[dict[str, list[bytes]]], Batch] | None = None
+    predict: PredictFn
+    predict_raw: Callable[[dict[str, list[bytes]]], Batch] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,14 @@ class Export:
     """
 
     format: str
-    file: str
+    file_name: str
     write: Callable[[Servable, Path], None]
-    load: Callable[[Path], Reader]
+    load: Callable[[Path], LoadedModel]
     tolerance: float
     quantized: bool
-    kernels: Callable[[Path], list[np.ndarray]] | None = None
+    read_kernels: Callable[[Path], list[np.ndarray]] | None = None
     selective: bool = False
-    instead: str = ""
+    fallback: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,22 +130,22 @@ class Compression:
     wrap: Callable[[Any, int, Sequence[np.ndarray], Sequence[str]], Any]
     strip: Callable[[Any, Any], None]
     callbacks: Callable[[], list[Any]]
-    anytime: bool = False
-    inside: tuple[str, ...] = ()
+    restore_best_weights: bool = False
+    float_layers: tuple[str, ...] = ()
     sparsity: float = 0.0
-    clusters: int = 0
+    num_clusters: int = 0
 
 
-def card_of(tower: Mapping[str, Any], folder: Path) -> Card:
+def load_pretrained_cfg(tower: Mapping[str, Any], folder: Path) -> PretrainedCfg:
     """The card in a tower's entry of a manifest, its vocabulary where it lies in the bundle's folder."""
     # JSON has no tuples.
     values: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in tower["card"].items()}
-    card = Card(**values)
+    card = PretrainedCfg(**values)
     return replace(card, vocabulary=str(folder / card.vocabulary)) if card.vocabulary else card
 
 
 @dataclass(frozen=True)
-class Limit:
+class Constraint:
     """One condition, such as `size<2MB`.
 
     Attributes:
@@ -158,6 +158,6 @@ class Limit:
 
     text: str
     measure: str
-    most: bool
+    is_upper: bool
     bound: float
     unit: str

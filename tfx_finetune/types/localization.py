@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_
 if TYPE_CHECKING:
     import numpy as np
 
-    from tfx_finetune.types.aliases import Augment, Find, Tensor
+    from tfx_finetune.types.aliases import AugmentFn, PostprocessFn, Tensor
 
-UNTOLD = 255
+IGNORE_INDEX = 255
 """Value of a mask where nothing is learned and nothing is scored."""
 BACKGROUND = "background"
 """The class of masks that is no thing."""
 
 
-class Lay(NamedTuple):
+class Letterbox(NamedTuple):
     """How a picture lies in the prepared one, a square of `side` pixels.
 
     A point at (y, x) pixels of the picture comes to (y, x) * scale + offset, each (2,).
@@ -29,7 +29,7 @@ class Lay(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Partners:
+class MultiSampleAugment:
     """An augment that puts other training samples into one.
 
     Attributes:
@@ -42,18 +42,18 @@ class Partners:
         masked: Whether masks have to say whose the pixels are.
     """
 
-    count: int
+    num_samples: int
     probability: float
     apply: Callable[[dict[str, Any], Sequence[dict[str, Any]], Any], dict[str, Any]]
-    masked: bool = False
+    needs_masks: bool = False
 
 
-Change: TypeAlias = "Augment | Partners"
+SampleAugment: TypeAlias = "AugmentFn | MultiSampleAugment"
 """An augment of single samples, with or without others."""
 
 
 @runtime_checkable
-class Indexed(Protocol):
+class RandomAccessSource(Protocol):
     """A source that can be read in any order, as `Partners` need it."""
 
     def at(self, place: Tensor) -> dict[str, Tensor]:
@@ -62,7 +62,7 @@ class Indexed(Protocol):
 
 
 @dataclass(frozen=True)
-class Places:
+class LocalizationTarget:
     """What makes a target that moves with its picture. `read` and `encode` are TensorFlow operations.
 
     Attributes:
@@ -84,11 +84,11 @@ class Places:
     """
 
     levels: tuple[str, ...]
-    read: Callable[[Tensor, Tensor], dict[str, Tensor]]
-    encode: Callable[[dict[str, Tensor], Tensor, Lay], Tensor]
-    examine: Callable[[bytes], tuple[str, str, tuple[str, ...]]]
-    found: Find
+    read_annotations: Callable[[Tensor, Tensor], dict[str, Tensor]]
+    encode: Callable[[dict[str, Tensor], Tensor, Letterbox], Tensor]
+    check_annotations: Callable[[bytes], tuple[str, str, tuple[str, ...]]]
+    postprocess_fn: PostprocessFn
     draw: Callable[[np.ndarray, np.ndarray, bool], np.ndarray]
-    indexed: bool = False
-    program: str = ""
-    limits: Mapping[str, str] = field(default_factory=dict)
+    has_class_indices: bool = False
+    helper_file: str = ""
+    nms_inputs: Mapping[str, str] = field(default_factory=dict)

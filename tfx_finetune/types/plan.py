@@ -8,9 +8,9 @@ from pathlib import Path
 from tfx_finetune.core import assets
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.types.components import Fusion, Mix, Task
-from tfx_finetune.types.deployment import Compression, Export, Limit
-from tfx_finetune.types.localization import Change
+from tfx_finetune.types.components import BatchAugment, Fusion, Task
+from tfx_finetune.types.deployment import Compression, Constraint, Export
+from tfx_finetune.types.localization import SampleAugment
 from tfx_finetune.types.training import Objective
 
 
@@ -60,17 +60,17 @@ class Plan:
     modalities: dict[str, str]
     fusion: Fusion | None
     heads: dict[str, Spec]
-    drafts: dict[str, Task]
-    route: str
-    augments: dict[str, tuple[str, Change]]
-    mixes: tuple[Mix, ...]
+    task_templates: dict[str, Task]
+    heads_by: str
+    augments: dict[str, tuple[str, SampleAugment]]
+    batch_augments: tuple[BatchAugment, ...]
     compressions: dict[str, Compression]
     exports: dict[str, Export]
-    limits: tuple[Limit, ...]
+    constraints: tuple[Constraint, ...]
     phases: dict[str, Phase]
     workdir: Path
-    names: Spec | None = None
-    objectives: Mapping[str, Objective] = dataclasses.field(default_factory=dict)
+    label_translations: Spec | None = None
+    auxiliary_losses: Mapping[str, Objective] = dataclasses.field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -85,4 +85,4 @@ class Plan:
     @property
     def features_folder(self) -> Path | None:
         """Where a trunk's outputs are kept for the next run; None where they are not."""
-        return assets.cache() / "features" if self.run.cache.enabled else None
+        return assets.get_cache_dir() / "features" if self.run.cache.enabled else None

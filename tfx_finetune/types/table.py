@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-BESIDE = "beside"
-"""The split of training samples whose labels are not learned: they stand beside others for `--objectives` alone."""
+UNLABELED = "beside"
+"""The split of training samples whose labels are not learned: they stand beside others for `--auxiliary_losses` alone."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class Table:
 
     file: np.ndarray
     digest: np.ndarray
-    reason: np.ndarray
+    error: np.ndarray
     split: np.ndarray
     columns: Mapping[str, np.ndarray]
-    contents: Mapping[str, np.ndarray] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    digests: Mapping[str, np.ndarray] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def size(self, split: str) -> int:
         """Samples of a split."""
         return int((self.split == split).sum())
 
     @property
-    def bad(self) -> list[tuple[str, str]]:
+    def errors(self) -> list[tuple[str, str]]:
         """`(file, reason)` of every sample that cannot be used."""
-        return [(str(f), str(r)) for f, r in zip(self.file, self.reason, strict=True) if r]
+        return [(str(f), str(r)) for f, r in zip(self.file, self.error, strict=True) if r]
 
 
-LANES = ("language", "source", "script")
+SLICE_COLUMNS = ("language", "source", "script")
 """Columns that say where a sample comes from; scores are given for each of their values."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     Symbol: TypeAlias = keras.KerasTensor
 
-UNKNOWN = -1
+UNKNOWN_ID = -1
 """The mark of a sample without a group, or without a value of the column."""
 
 
@@ -28,7 +28,7 @@ class Adapter(NamedTuple):
     insert: Callable[[str, Symbol], Symbol] | None = None
 
 
-class Term(NamedTuple):
+class AuxiliaryLoss(NamedTuple):
     """A loss beside that of the labels.
 
     output: What it is of, symbolic, (batch, ...).
@@ -42,7 +42,7 @@ class Term(NamedTuple):
     weight: float
 
 
-class Seen(NamedTuple):
+class ObjectiveContext(NamedTuple):
     """What an objective is made of.
 
     features: What the heads read, (batch, dim).
@@ -52,8 +52,8 @@ class Seen(NamedTuple):
     """
 
     features: Symbol
-    values: int
-    steps: int
+    num_domains: int
+    total_steps: int
     seed: int
 
 
@@ -70,7 +70,7 @@ class Objective:
     """
 
     column: str
-    term: Callable[[Seen], Term]
-    pairs: bool = False
-    inherit: bool = False
-    company: int = 1
+    make_loss: Callable[[ObjectiveContext], AuxiliaryLoss]
+    needs_positives: bool = False
+    propagate_labels: bool = False
+    num_positives: int = 1

@@ -6,7 +6,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tfx_finetune.compression.reconstruction import KERNELS, Solve, refit, solved, thinned
+from tfx_finetune.compression.reconstruction import (
+    KERNEL_LAYERS,
+    Solver,
+    admm_prune,
+    reconstruct_layers,
+    solve_least_squares,
+)
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.types.components import COMPRESSIONS
 from tfx_finetune.types.deployment import Compression
@@ -20,7 +26,7 @@ def prune(
     epochs: int = 4,
     learning_rate: float = 1e-4,
     schedule: Schedule = "once",
-    block: tuple[int, int] = (1, 1),
+    block_size: tuple[int, int] = (1, 1),
     pattern: Literal["free", "2:4"] = "free",
 ) -> Compression:
     """Trains on while the weights of convolutions and dense layers that matter least are zero.
@@ -42,52 +48,52 @@ def prune(
             sparsity to 0.5, of every kernel.
     """
     if not 0 < sparsity < 1:
-        raise UserError("sparsity is out of range", received=sparsity, allowed="above 0 and below 1")
-    if pattern == "2:4" and (sparsity != 0.5 or tuple(block) != (1, 1)):
+        raise UserError("sparsity is out of range", got=sparsity, expected="above 0 and below 1")
+    if pattern == "2:4" and (sparsity != 0.5 or tuple(block_size) != (1, 1)):
         raise UserError(
-            "the pattern 2:4 sets sparsity and block itself", received=f"sparsity={sparsity}, block={block}"
+            "the pattern 2:4 sets sparsity and block itself", got=f"sparsity={sparsity}, block={block_size}"
         )
-    if len(block) != 2 or min(block) < 1 or epochs < 0 or (not epochs and schedule == "polynomial"):
+    if len(block_size) != 2 or min(block_size) < 1 or epochs < 0 or (not epochs and schedule == "polynomial"):
         raise UserError(
             "prune is out of range",
-            received=f"block={block}, epochs={epochs}",
-            allowed="a block of two numbers from 1; epochs from 0, by and by from 1",
+            got=f"block={block_size}, epochs={epochs}",
+            expected="a block of two numbers from 1; epochs from 0, by and by from 1",
         )
-    blocks = (block[0], block[1])
+    blocks = (block_size[0], block_size[1])
 
     def wrap(twin: Any, steps: int, examples: Sequence[np.ndarray], earlier: Sequence[str]) -> Any:
-        layers = [layer for layer in twin.layers if _prunable(layer, pattern)]
-        zeros = _zeros({layer.name: layer.kernel.numpy() for layer in layers}, sparsity, equal=pattern == "2:4")
+        layers = [layer for layer in twin.layers if _is_prunable(layer, pattern)]
+        zeros = _count_zeros({layer.name: layer.kernel.numpy() for layer in layers}, sparsity, uniform=pattern == "2:4")
 
-        def how(layer: Any) -> Solve | None:
+        def how(layer: Any) -> Solver | None:
             if layer.name not in zeros or (blocks != (1, 1) and type(layer).__name__ == "Dense"):
                 return None  # as it is, or TF-MOT decides
             if pattern == "2:4":
-                return partial(solved, kept=_two_of_four(layer.kernel.numpy()))
-            return partial(thinned, zeros=zeros[layer.name])
+                return partial(solve_least_squares, keep_mask=_make_two_of_four_mask(layer.kernel.numpy()))
+            return partial(admm_prune, num_zeros=zeros[layer.name])
 
         if schedule == "once":
-            refit(twin, how, examples)
+            reconstruct_layers(twin, how, examples)
         return _wrap(twin, steps, zeros, schedule, blocks, pattern)
 
     anytime = schedule == "once"
-    return Compression("prune", epochs, learning_rate, wrap, _strip, _callbacks, anytime, sparsity=sparsity)
+    return Compression("prune", epochs, learning_rate, wrap, _strip, _make_callbacks, anytime, sparsity=sparsity)
 
 
-def _prunable(layer: Any, pattern: str) -> bool:
+def _is_prunable(layer: Any, pattern: str) -> bool:
     # Two in four is a pattern along the input channels, of which the first layer has three.
-    known = type(layer).__name__ in KERNELS
+    known = type(layer).__name__ in KERNEL_LAYERS
     return known and not (pattern == "2:4" and layer.kernel.shape[-2] % 4)
 
 
-def _zeros(kernels: Mapping[str, np.ndarray], sparsity: float, equal: bool) -> dict[str, int]:
+def _count_zeros(kernels: Mapping[str, np.ndarray], sparsity: float, uniform: bool) -> dict[str, int]:
     """How many weights of each kernel are zero in the end: of all the share that is asked for.
 
     Unless each shall have the same, that is where a weight's square is least beside the squares of those of its kernel
     that are not smaller (LAMP: Lee et al., Layer-adaptive sparsity for the magnitude-based pruning, arXiv 2010.07611):
     wide kernels have many weights to spare, narrow ones few.
     """
-    if equal:
+    if uniform:
         return {name: round(sparsity * kernel.size) for name, kernel in kernels.items()}
     scores = {}
     for name, kernel in kernels.items():
@@ -97,14 +103,19 @@ def _zeros(kernels: Mapping[str, np.ndarray], sparsity: float, equal: bool) -> d
     return {name: min(int((score < least).sum()), score.size - 1) for name, score in scores.items()}
 
 
-def _two_of_four(kernel: np.ndarray) -> np.ndarray:
+def _make_two_of_four_mask(kernel: np.ndarray) -> np.ndarray:
     """The larger two of any four weights along the input channels (inputs, outputs)."""
     fours = np.abs(kernel).reshape(*kernel.shape[:-2], -1, 4, kernel.shape[-1])
     return (fours.argsort(-2).argsort(-2) >= 2).reshape(-1, kernel.shape[-1])
 
 
 def _wrap(
-    twin: Any, steps: int, zeros: Mapping[str, int], schedule: Schedule, block: tuple[int, int], pattern: str
+    tf_keras_model: Any,
+    steps: int,
+    zeros: Mapping[str, int],
+    schedule: Schedule,
+    block_size: tuple[int, int],
+    pattern: str,
 ) -> Any:
     import tf_keras
     from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper import PruneLowMagnitude
@@ -124,9 +135,9 @@ def _wrap(
         if pattern == "2:4":
             return sparse.prune_low_magnitude(layer, growing, sparsity_m_by_n=(2, 4))
         kind = type(layer).__name__
-        return sparse.prune_low_magnitude(layer, growing, block_size=block if kind == "Dense" else (1, 1))
+        return sparse.prune_low_magnitude(layer, growing, block_size=block_size if kind == "Dense" else (1, 1))
 
-    model = tf_keras.models.clone_model(twin, clone_function=wrapped)
+    model = tf_keras.models.clone_model(tf_keras_model, clone_function=wrapped)
     if schedule == "once":
         # TF-MOT would begin with the first batch: kernels that were not refitted would be whole without training.
         for layer in model.layers:
@@ -137,14 +148,14 @@ def _wrap(
     return model
 
 
-def _strip(wrapped: Any, twin: Any) -> None:
+def _strip(wrapped_model: Any, tf_keras_model: Any) -> None:
     from tensorflow_model_optimization.sparsity import keras as sparse
 
-    for layer in sparse.strip_pruning(wrapped).layers:
-        twin.get_layer(layer.name).set_weights(layer.get_weights())
+    for layer in sparse.strip_pruning(wrapped_model).layers:
+        tf_keras_model.get_layer(layer.name).set_weights(layer.get_weights())
 
 
-def _callbacks() -> list[Any]:
+def _make_callbacks() -> list[Any]:
     from tensorflow_model_optimization.sparsity import keras as sparse
 
     return [sparse.UpdatePruningStep()]

@@ -5,15 +5,15 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.datasets.augments.operations import AUGMIX, STILL, one_of
+from tfx_finetune.datasets.augments.operations import AUGMIX, AUGMIX_PIXELWISE, apply_random_operation
 from tfx_finetune.ops.geometry import has_boxes, has_mask
-from tfx_finetune.ops.pixels import rounded
-from tfx_finetune.types.aliases import Augment
+from tfx_finetune.ops.pixels import round_to_uint8
+from tfx_finetune.types.aliases import AugmentFn
 from tfx_finetune.types.components import AUGMENTS
 
 
 @AUGMENTS.register
-def augmix(magnitude: float = 3.0, width: int = 3, depth: int = 3, alpha: float = 1.0) -> Augment:
+def augmix(magnitude: float = 3.0, width: int = 3, depth: int = 3, alpha: float = 1.0) -> AugmentFn:
     """Mixes a picture with several chains of changes of it.
 
     Where a sample has boxes or a mask, with changes alone that move nothing: one box is not in several places.
@@ -26,11 +26,11 @@ def augmix(magnitude: float = 3.0, width: int = 3, depth: int = 3, alpha: float 
     """
     if not 0 <= magnitude <= 10 or width < 1 or depth < 1 or alpha <= 0:
         received = f"magnitude={magnitude}, width={width}, depth={depth}, alpha={alpha}"
-        raise UserError("augmix is out of range", received=received, allowed="0 to 10, 1 or more, 1 or more, above 0")
+        raise UserError("augmix is out of range", got=received, expected="0 to 10, 1 or more, 1 or more, above 0")
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
         pixels = sample["image"]
-        operations = STILL if has_boxes(sample) or has_mask(sample) else AUGMIX
+        operations = AUGMIX_PIXELWISE if has_boxes(sample) or has_mask(sample) else AUGMIX
         fold = tf.random.experimental.stateless_fold_in
         lengths = tf.random.stateless_uniform((width,), fold(seed, 0), 1, depth + 1, tf.int32)
         shares = tf.random.stateless_gamma((width,), fold(seed, 1), alpha)
@@ -43,11 +43,11 @@ def augmix(magnitude: float = 3.0, width: int = 3, depth: int = 3, alpha: float 
                 drawn = fold(seed, 3 + chain * depth + link)
                 changed = tf.cond(
                     link < lengths[chain],
-                    lambda changed=changed, drawn=drawn: one_of(operations, changed, magnitude, drawn),
+                    lambda changed=changed, drawn=drawn: apply_random_operation(operations, changed, magnitude, drawn),
                     lambda changed=changed: changed,
                 )
             mixed += shares[chain] * tf.cast(changed, tf.float32)
         kept = two[0] / tf.reduce_sum(two)
-        return sample | {"image": rounded(kept * tf.cast(pixels, tf.float32) + (1 - kept) * mixed)}
+        return sample | {"image": round_to_uint8(kept * tf.cast(pixels, tf.float32) + (1 - kept) * mixed)}
 
     return apply

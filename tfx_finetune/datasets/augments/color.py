@@ -5,13 +5,13 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.ops.pixels import rounded
-from tfx_finetune.types.aliases import Augment
+from tfx_finetune.ops.pixels import round_to_uint8
+from tfx_finetune.types.aliases import AugmentFn
 from tfx_finetune.types.components import AUGMENTS
 
 
 @AUGMENTS.register
-def color(brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2) -> Augment:
+def color_jitter(brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2) -> AugmentFn:
     """Changes the colours of pictures, each by a factor drawn between 1 - value and 1 + value.
 
     Args:
@@ -21,7 +21,7 @@ def color(brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.
     """
     if not all(0 <= value <= 1 for value in (brightness, contrast, saturation)):
         received = f"{brightness}, {contrast}, {saturation}"
-        raise UserError("color is out of range", received=received, allowed="0 to 1")
+        raise UserError("color is out of range", got=received, expected="0 to 1")
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
         pixels = tf.cast(sample["image"], tf.float32)
@@ -33,6 +33,6 @@ def color(brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.
         if pixels.shape[-1] == 3:
             grey = tf.reduce_sum(pixels * [0.299, 0.587, 0.114], -1, keepdims=True)
             pixels = grey + (pixels - grey) * rich
-        return sample | {"image": rounded(pixels)}
+        return sample | {"image": round_to_uint8(pixels)}
 
     return apply

@@ -6,17 +6,17 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.ops.geometry import MIN_VISIBLE, windowed
-from tfx_finetune.types.aliases import Augment
+from tfx_finetune.ops.geometry import MIN_VISIBLE, crop_window
+from tfx_finetune.types.aliases import AugmentFn
 from tfx_finetune.types.components import AUGMENTS
 
 
 @AUGMENTS.register
-def crop(
+def random_resized_crop(
     scale: tuple[float, float] = (0.6, 1.0),
     ratio: tuple[float, float] = (0.75, 1.3333),
     min_visible: float = MIN_VISIBLE,
-) -> Augment:
+) -> AugmentFn:
     """Keeps a random rectangle of a picture; preparing it resizes it to the model's input.
 
     Args:
@@ -26,9 +26,9 @@ def crop(
     """
     if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):
         allowed = "0 < least <= most, and scale up to 1"
-        raise UserError("the ranges of crop are not ranges", received=f"scale={scale}, ratio={ratio}", allowed=allowed)
+        raise UserError("the ranges of crop are not ranges", got=f"scale={scale}, ratio={ratio}", expected=allowed)
     if not 0 <= min_visible <= 1:
-        raise UserError("min_visible of crop is out of range", received=min_visible, allowed="0 to 1")
+        raise UserError("min_visible of crop is out of range", got=min_visible, expected="0 to 1")
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
         shape = tf.shape(sample["image"])[:2]
@@ -41,6 +41,6 @@ def crop(
         size = tf.maximum(tf.cast(tf.round(share * tf.cast(shape, tf.float32)), tf.int32), 1)
         room = tf.cast(shape - size + 1, tf.float32)
         corner = tf.cast(tf.stack([top, left]) * room, tf.int32)
-        return windowed(sample, corner, size, min_visible)
+        return crop_window(sample, corner, size, min_visible)
 
     return apply

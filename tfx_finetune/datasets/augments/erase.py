@@ -6,13 +6,13 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.datasets.augments.operations import sometimes
-from tfx_finetune.types.aliases import Augment
+from tfx_finetune.datasets.augments.operations import apply_with_probability
+from tfx_finetune.types.aliases import AugmentFn
 from tfx_finetune.types.components import AUGMENTS
 
 
 @AUGMENTS.register
-def erase(area: tuple[float, float] = (0.02, 0.33), probability: float = 0.5) -> Augment:
+def random_erasing(area: tuple[float, float] = (0.02, 0.33), probability: float = 0.5) -> AugmentFn:
     """Fills a rectangle with random pixels.
 
     Args:
@@ -22,7 +22,7 @@ def erase(area: tuple[float, float] = (0.02, 0.33), probability: float = 0.5) ->
     """
     if len(area) != 2 or not 0 < area[0] <= area[1] < 1 or not 0 <= probability <= 1:
         received = f"area={area}, probability={probability}"
-        raise UserError("erase is out of range", received=received, allowed="0 < least <= most < 1, and 0 to 1")
+        raise UserError("erase is out of range", got=received, expected="0 < least <= most < 1, and 0 to 1")
 
     def erased(pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         share, aspect, top, left = tf.unstack(tf.random.stateless_uniform((4,), seed))
@@ -32,17 +32,17 @@ def erase(area: tuple[float, float] = (0.02, 0.33), probability: float = 0.5) ->
         size = tf.minimum(tf.sqrt(share) * tf.stack([1 / wide, wide]), 1.0) * shape
         corner = tf.stack([top, left]) * (shape - size)
         rows, columns = (tf.range(shape[axis]) for axis in (0, 1))
-        inside = _within(rows, corner[0], size[0])[:, None] & _within(columns, corner[1], size[1])[None, :]
+        inside = _is_within(rows, corner[0], size[0])[:, None] & _is_within(columns, corner[1], size[1])[None, :]
         drawn = tf.random.experimental.stateless_fold_in(seed, 2)
         noise = tf.random.stateless_uniform(tf.shape(pixels), drawn, 0, 256, tf.int32)
         return tf.where(inside[..., None], tf.cast(noise, tf.uint8), pixels)
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
         drawn = tf.random.experimental.stateless_fold_in(seed, 1)
-        return sometimes(sample, drawn, probability, lambda pixels: erased(pixels, seed))
+        return apply_with_probability(sample, drawn, probability, lambda pixels: erased(pixels, seed))
 
     return apply
 
 
-def _within(places: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    return (places + 0.5 >= start) & (places + 0.5 < start + size)
+def _is_within(positions: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    return (positions + 0.5 >= start) & (positions + 0.5 < start + size)

@@ -5,19 +5,19 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.types.aliases import Augment
+from tfx_finetune.types.aliases import AugmentFn
 from tfx_finetune.types.components import AUGMENTS
 
 
-@AUGMENTS.takes("audio")
-def gain(decibels: float = 6.0) -> Augment:
+@AUGMENTS.register_for("audio")
+def gain(decibels: float = 6.0) -> AugmentFn:
     """Makes a recording louder or quieter; no peak passes 1.
 
     Args:
         decibels: By how much at most, either way, 0 or more.
     """
     if decibels < 0:
-        raise UserError("decibels of gain are out of range", received=decibels, allowed="0 or more")
+        raise UserError("decibels of gain are out of range", got=decibels, expected="0 or more")
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
         drawn = tf.random.stateless_uniform((), seed, -decibels, decibels)

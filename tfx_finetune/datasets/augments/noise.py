@@ -5,19 +5,19 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.types.aliases import Augment
+from tfx_finetune.types.aliases import AugmentFn
 from tfx_finetune.types.components import AUGMENTS
 
 
-@AUGMENTS.takes("audio")
-def noise(snr: tuple[float, float] = (10.0, 40.0)) -> Augment:
+@AUGMENTS.register_for("audio")
+def noise(snr: tuple[float, float] = (10.0, 40.0)) -> AugmentFn:
     """Adds white noise; silence stays silence.
 
     Args:
         snr: Range of the recording's power over the noise's, in decibels.
     """
     if not snr[0] <= snr[1]:
-        raise UserError("the range of noise is not a range", received=snr, allowed="least <= most")
+        raise UserError("the range of noise is not a range", got=snr, expected="least <= most")
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
         samples = sample["audio"]

@@ -11,20 +11,20 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune.ops.geometry import warp
-from tfx_finetune.ops.pixels import luma, rounded
+from tfx_finetune.ops.pixels import luma, round_to_uint8
 
 Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-def rotation(strength: tf.Tensor, shape: tf.Tensor, most: float = 30.0) -> list:
+def make_rotation_matrix(strength: tf.Tensor, shape: tf.Tensor, max_degrees: float = 30.0) -> list:
     """The matrix (see `geometry.warp`) of a turn up to `most` degrees; positive is counter-clockwise."""
-    angle = strength * (most * math.pi / 180)
+    angle = strength * (max_degrees * math.pi / 180)
     return [tf.cos(angle), -tf.sin(angle), 0, tf.sin(angle), tf.cos(angle), 0]
 
 
 def rotate(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     """Turns up to 30 degrees."""
-    return warp(pixels, rotation(strength, tf.shape(pixels)))
+    return warp(pixels, make_rotation_matrix(strength, tf.shape(pixels)))
 
 
 def shear_x(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
@@ -51,7 +51,7 @@ def auto_contrast(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     """Stretches each channel to 0 to 255."""
     values = tf.cast(pixels, tf.float32)
     low, high = tf.reduce_min(values, (0, 1)), tf.reduce_max(values, (0, 1))
-    return tf.where(high > low, rounded(tf.math.divide_no_nan((values - low) * 255, high - low)), pixels)
+    return tf.where(high > low, round_to_uint8(tf.math.divide_no_nan((values - low) * 255, high - low)), pixels)
 
 
 def equalize(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
@@ -82,7 +82,7 @@ def posterize(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.cast(pixels, tf.int32) // step * step, tf.uint8)
 
 
-def grey(pixels: tf.Tensor) -> tf.Tensor:
+def convert_to_grayscale(pixels: tf.Tensor) -> tf.Tensor:
     """ITU-R 601 luma in every channel."""
     if pixels.shape[-1] == 1:
         return pixels
@@ -91,12 +91,12 @@ def grey(pixels: tf.Tensor) -> tf.Tensor:
 
 def color(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     """Towards grey (-1: a tenth of the colour is left) or away from it (1: nearly twice)."""
-    return _blend(grey(pixels), pixels, strength)
+    return _blend(convert_to_grayscale(pixels), pixels, strength)
 
 
 def contrast(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     """Towards the mean grey or away from it."""
-    mean = tf.floor(tf.reduce_mean(tf.cast(grey(pixels), tf.float32)) + 0.5)
+    mean = tf.floor(tf.reduce_mean(tf.cast(convert_to_grayscale(pixels), tf.float32)) + 0.5)
     return _blend(tf.zeros_like(pixels) + tf.cast(mean, tf.uint8), pixels, strength)
 
 
@@ -112,26 +112,26 @@ def sharpness(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     kernel = tf.tile(kernel[:, :, None, None], (1, 1, channels, 1))
     inner = tf.nn.depthwise_conv2d(tf.cast(pixels, tf.float32)[None], kernel, (1, 1, 1, 1), "VALID")[0]
     ring = tf.pad(tf.ones_like(inner, tf.bool), ((1, 1), (1, 1), (0, 0)))
-    smooth = tf.where(ring, tf.pad(rounded(inner), ((1, 1), (1, 1), (0, 0))), pixels)
+    smooth = tf.where(ring, tf.pad(round_to_uint8(inner), ((1, 1), (1, 1), (0, 0))), pixels)
     return _blend(smooth, pixels, strength)
 
 
-def sometimes(
-    sample: dict[str, Any], seed: tf.Tensor, probability: float, change: Callable[[tf.Tensor], tf.Tensor]
+def apply_with_probability(
+    sample: dict[str, Any], seed: tf.Tensor, probability: float, function: Callable[[tf.Tensor], tf.Tensor]
 ) -> dict[str, Any]:
     """Changes the picture of a share of the samples, drawn by the seed, and moves nothing in it."""
     pixels = sample["image"]
     drawn = tf.random.stateless_uniform((), seed) < probability
-    return sample | {"image": tf.cond(drawn, lambda: change(pixels), lambda: pixels)}
+    return sample | {"image": tf.cond(drawn, lambda: function(pixels), lambda: pixels)}
 
 
 def _blend(origin: tf.Tensor, pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     start, values = tf.cast(origin, tf.float32), tf.cast(pixels, tf.float32)
-    return rounded(start + (values - start) * (1 + 0.9 * strength))
+    return round_to_uint8(start + (values - start) * (1 + 0.9 * strength))
 
 
 _MATRICES: dict[Operation, Callable[[tf.Tensor, tf.Tensor], list]] = {
-    rotate: rotation,
+    rotate: make_rotation_matrix,
     shear_x: lambda strength, shape: [1, 0.3 * strength, 0, 0, 1, 0],
     shear_y: lambda strength, shape: [1, 0, 0, 0.3 * strength, 1, 0],
     translate_x: lambda strength, shape: [1, 0, 0.45 * strength * tf.cast(shape[1], tf.float32), 0, 1, 0],
@@ -144,26 +144,32 @@ AUGMIX: tuple[Operation, ...] = (
     *(shear_x, shear_y, translate_x, translate_y),
 )
 RAND_AUGMENT: tuple[Operation, ...] = (*AUGMIX, color, contrast, brightness, sharpness)
-STILL: tuple[Operation, ...] = tuple(operation for operation in AUGMIX if operation not in _MATRICES)
+AUGMIX_PIXELWISE: tuple[Operation, ...] = tuple(operation for operation in AUGMIX if operation not in _MATRICES)
 """Those of AugMix that move nothing."""
 
 
-def one_of(operations: tuple[Operation, ...], pixels: tf.Tensor, magnitude: float, seed: tf.Tensor) -> tf.Tensor:
+def apply_random_operation(
+    operations: tuple[Operation, ...], pixels: tf.Tensor, magnitude: float, seed: tf.Tensor
+) -> tf.Tensor:
     """Applies one operation, drawn at random, with a strength of `magnitude` (0 to 10) in either direction."""
-    which, strength = _drawn(operations, magnitude, seed)
+    which, strength = _sample_operation(operations, magnitude, seed)
     branches = [lambda operation=operation: operation(pixels, strength) for operation in operations]
     return tf.switch_case(which, branches)
 
 
-def matrix_of(operations: tuple[Operation, ...], shape: tf.Tensor, magnitude: float, seed: tf.Tensor) -> tf.Tensor:
+def make_random_operation_matrix(
+    operations: tuple[Operation, ...], shape: tf.Tensor, magnitude: float, seed: tf.Tensor
+) -> tf.Tensor:
     """The matrix by which `one_of` of the same seed moves pixels, float32 (6,)."""
-    which, strength = _drawn(operations, magnitude, seed)
+    which, strength = _sample_operation(operations, magnitude, seed)
     still = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     matrices = [_MATRICES[each](strength, shape) if each in _MATRICES else still for each in operations]
     return tf.stack([tf.stack([tf.cast(value, tf.float32) for value in matrix]) for matrix in matrices])[which]
 
 
-def _drawn(operations: tuple[Operation, ...], magnitude: float, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _sample_operation(
+    operations: tuple[Operation, ...], magnitude: float, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Which operation, and its strength."""
     which = tf.random.stateless_uniform((), seed, 0, len(operations), tf.int32)
     sign = tf.where(tf.random.stateless_uniform((), tf.random.experimental.stateless_fold_in(seed, 1)) < 0.5, -1.0, 1.0)

@@ -9,16 +9,16 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.types.aliases import Augment
+from tfx_finetune.types.aliases import AugmentFn
 from tfx_finetune.types.components import AUGMENTS
 
-_Change = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+_WordsFn = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 # What tokenizers know as no word; it stands for characters that cannot be shown.
 _UNKNOWN = "\ufffd"
 
 
-@AUGMENTS.takes("text")
-def word_dropout(probability: float = 0.1) -> Augment:
+@AUGMENTS.register_for("text")
+def word_dropout(probability: float = 0.1) -> AugmentFn:
     """Leaves words out, never all.
 
     Args:
@@ -30,11 +30,11 @@ def word_dropout(probability: float = 0.1) -> Augment:
         # The word with the largest draw stays in any case.
         return tf.boolean_mask(words, (drawn >= probability) | (drawn == tf.reduce_max(drawn)))
 
-    return _by_word("word_dropout", probability, change)
+    return _make_word_augment("word_dropout", probability, change)
 
 
-@AUGMENTS.takes("text")
-def unknown_words(probability: float = 0.1) -> Augment:
+@AUGMENTS.register_for("text")
+def unknown_words(probability: float = 0.1) -> AugmentFn:
     """Puts U+FFFD in the place of words, which tokenizers take for an unknown one: the model learns to do without.
 
     Args:
@@ -45,11 +45,11 @@ def unknown_words(probability: float = 0.1) -> Augment:
         drawn = tf.random.stateless_uniform(tf.shape(words), seed) < probability
         return tf.where(drawn, _UNKNOWN, words)
 
-    return _by_word("unknown_words", probability, change)
+    return _make_word_augment("unknown_words", probability, change)
 
 
-@AUGMENTS.takes("text")
-def swap_words(probability: float = 0.1) -> Augment:
+@AUGMENTS.register_for("text")
+def swap_words(probability: float = 0.1) -> AugmentFn:
     """Swaps neighbouring words.
 
     Args:
@@ -66,17 +66,17 @@ def swap_words(probability: float = 0.1) -> Augment:
         places = tf.range(count)
         return tf.gather(words, tf.where(swapped, places + 1 - 2 * ((places - start) % 2), places))
 
-    return _by_word("swap_words", probability, change)
+    return _make_word_augment("swap_words", probability, change)
 
 
-@AUGMENTS.takes("text")
-def casing(probability: float = 0.2) -> Augment:
+@AUGMENTS.register_for("text")
+def random_case(probability: float = 0.2) -> AugmentFn:
     """Writes texts in small letters or in capitals, each half of the times.
 
     Args:
         probability: Share of the texts that are changed, 0 to 1.
     """
-    _check("casing", probability)
+    _check_probability("casing", probability)
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
         text, drawn = sample["text"], tf.random.stateless_uniform((), seed)
@@ -87,8 +87,8 @@ def casing(probability: float = 0.2) -> Augment:
     return apply
 
 
-def _by_word(name: str, probability: float, change: _Change) -> Augment:
-    _check(name, probability)
+def _make_word_augment(name: str, probability: float, change: _WordsFn) -> AugmentFn:
+    _check_probability(name, probability)
 
     def apply(sample: dict[str, Any], seed: tf.Tensor) -> dict[str, Any]:
         text = sample["text"]
@@ -107,6 +107,6 @@ def _by_word(name: str, probability: float, change: _Change) -> Augment:
     return apply
 
 
-def _check(name: str, probability: float) -> None:
+def _check_probability(name: str, probability: float) -> None:
     if not 0 <= probability <= 1:
-        raise UserError(f"the probability of {name} is out of range", received=probability, allowed="0 to 1")
+        raise UserError(f"the probability of {name} is out of range", got=probability, expected="0 to 1")

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfx_finetune.datasets.modalities.header import number
+from tfx_finetune.datasets.modalities.header import read_integer
 
 
 def decode_bmp(raw: tf.Tensor) -> tf.Tensor:
@@ -14,24 +14,24 @@ def decode_bmp(raw: tf.Tensor) -> tf.Tensor:
     Returns:
         uint8 (height, width, 4); opaque where the file has no alpha.
     """
-    depth, compression = number(raw, 28, 2), number(raw, 30, 4)
+    depth, compression = read_integer(raw, 28, 2), read_integer(raw, 30, 4)
     plain = (compression == 0) | ((compression == 3) & (depth == 32))
     with tf.control_dependencies([tf.debugging.Assert(plain, ["a compressed BMP"])]):
-        return tf.cond(depth <= 8, lambda: _with_palette(raw, depth), lambda: _true_colour(raw))
+        return tf.cond(depth <= 8, lambda: _decode_palette(raw, depth), lambda: _decode_true_color(raw))
 
 
-def _true_colour(raw: tf.Tensor) -> tf.Tensor:
+def _decode_true_color(raw: tf.Tensor) -> tf.Tensor:
     pixels = tf.io.decode_bmp(raw)
     opaque = tf.fill(tf.concat([tf.shape(pixels)[:2], [1]], 0), tf.constant(255, tf.uint8))
     # The fourth byte is alpha only where a version 4 header says so; elsewhere it is padding, mostly zero.
-    alpha = (tf.shape(pixels)[-1] == 4) & (number(raw, 14, 4) >= 108) & (number(raw, 66, 4) != 0)
+    alpha = (tf.shape(pixels)[-1] == 4) & (read_integer(raw, 14, 4) >= 108) & (read_integer(raw, 66, 4) != 0)
     full = tf.cond(alpha, lambda: pixels, lambda: tf.concat([pixels[..., :3], opaque], -1))
     return tf.ensure_shape(full, (None, None, 4))
 
 
-def _with_palette(raw: tf.Tensor, depth: tf.Tensor) -> tf.Tensor:
-    width, height = number(raw, 18, 4), number(raw, 22, 4)
-    start, head, used = number(raw, 10, 4), number(raw, 14, 4), number(raw, 46, 4)
+def _decode_palette(raw: tf.Tensor, depth: tf.Tensor) -> tf.Tensor:
+    width, height = read_integer(raw, 18, 4), read_integer(raw, 22, 4)
+    start, head, used = read_integer(raw, 10, 4), read_integer(raw, 14, 4), read_integer(raw, 46, 4)
     depth = tf.maximum(depth, 1)
     colours = tf.where(used > 0, used, tf.bitwise.left_shift(1, depth))
     palette = tf.reshape(tf.io.decode_raw(tf.strings.substr(raw, 14 + head, 4 * colours), tf.uint8), (-1, 4))

@@ -4,10 +4,10 @@ import tensorflow as tf
 
 _BYTES = [bytes([value]) for value in range(256)]
 # Colour tables and extensions come first, so the first frame's control block is near the front.
-_FRONT = 4096
+_HEADER_BYTES = 4096
 
 
-def transparency_over(raw: tf.Tensor, background: tuple[int, int, int]) -> tf.Tensor:
+def composite_transparency(raw: tf.Tensor, background: tuple[int, int, int]) -> tf.Tensor:
     """Returns the GIF with its first frame's transparent colour made opaque and equal to `background`.
 
     TensorFlow's decoder paints transparent pixels black and does not say which they were. So the file itself is
@@ -17,9 +17,9 @@ def transparency_over(raw: tf.Tensor, background: tuple[int, int, int]) -> tf.Te
         raw: Scalar string with a GIF.
         background: The colour to put behind it.
     """
-    front = tf.io.decode_raw(tf.strings.substr(raw, 0, tf.minimum(_FRONT, tf.strings.length(raw))), tf.uint8)
+    front = tf.io.decode_raw(tf.strings.substr(raw, 0, tf.minimum(_HEADER_BYTES, tf.strings.length(raw))), tf.uint8)
     values = tf.cast(front, tf.int32)
-    control = _find(front, b"\x21\xf9\x04")
+    control = _find_bytes(front, b"\x21\xf9\x04")
     transparent = (control >= 0) & (control + 18 < tf.shape(front)[0])
 
     def painted() -> tf.Tensor:
@@ -39,7 +39,7 @@ def transparency_over(raw: tf.Tensor, background: tuple[int, int, int]) -> tf.Te
     return tf.cond(flagged, painted, lambda: raw)
 
 
-def _find(data: tf.Tensor, pattern: bytes) -> tf.Tensor:
+def _find_bytes(data: tf.Tensor, pattern: bytes) -> tf.Tensor:
     """Position of the first occurrence of `pattern` in uint8 (n,), int32; -1 where there is none."""
     count = tf.maximum(tf.shape(data)[0] - len(pattern) + 1, 0)
     hits = tf.ones([count], tf.bool)

@@ -13,20 +13,20 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.datasets.modalities.formats import decode
+from tfx_finetune.datasets.modalities.formats import decode_image
 from tfx_finetune.ops.pixels import luma
-from tfx_finetune.types.components import MODALITIES, Card, Exhibit, Modality
-from tfx_finetune.types.localization import Lay
+from tfx_finetune.types.components import MODALITIES, Modality, PretrainedCfg, SamplePreview
+from tfx_finetune.types.localization import Letterbox
 
 Resize = Literal["pad", "crop", "stretch"]
 
 _THUMBNAIL = 160
-_COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128), "grey": (128, 128, 128)}
+_COLORS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128), "grey": (128, 128, 128)}
 
 
 @MODALITIES.register
 def image(
-    card: Card,
+    pretrained_cfg: PretrainedCfg,
     /,
     *,
     size: int = 0,
@@ -44,11 +44,11 @@ def image(
         background: Colour behind transparency and padding: white, black, gray or #rrggbb.
         max_pixels: Larger pictures are refused before they are decompressed.
     """
-    colour = parse_colour(background)
-    side = size or card.size
+    colour = parse_color(background)
+    side = size or pretrained_cfg.size
 
     # Twice the side leaves enough for a crop, and for the antialiasing of the rest of the way.
-    decompressed = _decoder(colour, max_pixels, 2 * side)
+    decompressed = _make_decoder(colour, max_pixels, 2 * side)
 
     def to_pixels(raw: tf.Tensor) -> tf.Tensor:
         if raw.dtype == tf.string:
@@ -56,36 +56,40 @@ def image(
         else:
             pixels = raw if raw.shape.rank == 3 else raw[..., None]
             pixels = tf.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
-        return pixels if card.channels == 3 else luma(pixels)
+        return pixels if pretrained_cfg.channels == 3 else luma(pixels)
 
-    back = tf.constant(colour if card.channels == 3 else luma(tf.constant([[colour]], tf.uint8))[0, 0], tf.uint8)
+    back = tf.constant(
+        colour if pretrained_cfg.channels == 3 else luma(tf.constant([[colour]], tf.uint8))[0, 0], tf.uint8
+    )
 
     def blank() -> tf.Tensor:
-        return tf.zeros((side, side, card.channels), tf.uint8) + back
+        return tf.zeros((side, side, pretrained_cfg.channels), tf.uint8) + back
 
     return Modality(
         column="image",
         decode=to_pixels,
-        prepare=lambda pixels: fit(pixels, side, resize, back),
-        shape=(side, side, card.channels),
-        blank=blank,
+        prepare=lambda pixels: resize_to_square(pixels, side, resize, back),
+        shape=(side, side, pretrained_cfg.channels),
+        empty_value=blank,
         portable=True,
-        noun="pictures",
-        usual="flip()",
-        reason=reason,
-        show=lambda raw, prepared: Exhibit(picture=thumbnail(prepared)),
-        lay=lambda shape: lay(shape, side, resize),
+        unit="pictures",
+        default_augments="flip()",
+        error_message=describe_error,
+        preview=lambda raw, prepared: SamplePreview(image=encode_thumbnail(prepared)),
+        letterbox=lambda shape: compute_letterbox(shape, side, resize),
     )
 
 
 @functools.cache
-def _decoder(background: tuple[int, int, int], max_pixels: int, enough: int) -> Callable[[tf.Tensor], tf.Tensor]:
+def _make_decoder(
+    background: tuple[int, int, int], max_pixels: int, sufficient_side: int
+) -> Callable[[tf.Tensor], tf.Tensor]:
     """`decode`, traced once, not by every pipeline and bundle: the branches for all formats take most of a second."""
     spec = tf.TensorSpec((), tf.string)
-    return tf.function(lambda raw: decode(raw, background, max_pixels, enough), [spec], autograph=False)
+    return tf.function(lambda raw: decode_image(raw, background, max_pixels, sufficient_side), [spec], autograph=False)
 
 
-def fit(pixels: tf.Tensor, side: int, resize: Resize, background: tf.Tensor) -> tf.Tensor:
+def resize_to_square(pixels: tf.Tensor, side: int, resize: Resize, background: tf.Tensor) -> tf.Tensor:
     """Makes a picture square by antialiased bilinear resizing.
 
     Args:
@@ -98,16 +102,16 @@ def fit(pixels: tf.Tensor, side: int, resize: Resize, background: tf.Tensor) -> 
         uint8 (side, side, channels).
     """
     shape = tf.shape(pixels)[:2]
-    target = _target(shape, side, resize)
+    target = _compute_resized_shape(shape, side, resize)
     as_it_is = tf.reduce_all(tf.equal(shape, target))
-    resized = tf.cond(as_it_is, lambda: pixels, lambda: _resized(pixels, target))
+    resized = tf.cond(as_it_is, lambda: pixels, lambda: _resize(pixels, target))
     square = tf.reduce_all(tf.equal(target, side))
-    shaped = {"pad": _padded, "crop": _cropped}.get(resize)
+    shaped = {"pad": _pad_to_square, "crop": _center_crop}.get(resize)
     fitted = tf.cond(square, lambda: resized, lambda: shaped(resized, side, background)) if shaped else resized
     return tf.ensure_shape(fitted, (side, side, background.shape[0]))
 
 
-def _padded(pixels: tf.Tensor, side: int, background: tf.Tensor) -> tf.Tensor:
+def _pad_to_square(pixels: tf.Tensor, side: int, background: tf.Tensor) -> tf.Tensor:
     """In the middle of a square."""
     height, width, channels = tf.unstack(tf.shape(pixels))
     above, left = (side - height) // 2, (side - width) // 2
@@ -119,21 +123,21 @@ def _padded(pixels: tf.Tensor, side: int, background: tf.Tensor) -> tf.Tensor:
     return tf.concat([bar(above, side), wide, bar(side - height - above, side)], 0)
 
 
-def _cropped(pixels: tf.Tensor, side: int, background: tf.Tensor) -> tf.Tensor:
+def _center_crop(pixels: tf.Tensor, side: int, background: tf.Tensor) -> tf.Tensor:
     """The middle square."""
     before = (tf.shape(pixels)[:2] - side) // 2
     return pixels[before[0] : before[0] + side, before[1] : before[1] + side]
 
 
-def lay(shape: tf.Tensor, side: int, resize: Resize) -> Lay:
+def compute_letterbox(shape: tf.Tensor, side: int, resize: Resize) -> Letterbox:
     """How `fit` lays a picture of this height and width, (2,)."""
-    target = _target(shape, side, resize)
+    target = _compute_resized_shape(shape, side, resize)
     before = tf.cast(tf.abs(side - target) // 2, tf.float32)
     scale = tf.cast(target, tf.float32) / tf.cast(shape, tf.float32)
-    return Lay(scale, -before if resize == "crop" else before, side)
+    return Letterbox(scale, -before if resize == "crop" else before, side)
 
 
-def _target(shape: tf.Tensor, side: int, resize: Resize) -> tf.Tensor:
+def _compute_resized_shape(shape: tf.Tensor, side: int, resize: Resize) -> tf.Tensor:
     """Height and width to which a picture of this height and width is resized, int32 (2,)."""
     if resize == "stretch":
         return tf.constant([side, side])
@@ -142,27 +146,27 @@ def _target(shape: tf.Tensor, side: int, resize: Resize) -> tf.Tensor:
     return tf.maximum(tf.cast(tf.round(size * scale), tf.int32), 1)
 
 
-def parse_colour(text: str) -> tuple[int, int, int]:
+def parse_color(text: str) -> tuple[int, int, int]:
     """Red, green and blue of a colour's name or #rrggbb.
 
     Raises:
         UserError: It is neither.
     """
-    if text.lower() in _COLOURS:
-        return _COLOURS[text.lower()]
+    if text.lower() in _COLORS:
+        return _COLORS[text.lower()]
     if not re.fullmatch("#[0-9a-fA-F]{6}", text):
-        raise UserError("unknown colour", received=text, allowed=[*_COLOURS, "#rrggbb"])
+        raise UserError("unknown colour", got=text, expected=[*_COLORS, "#rrggbb"])
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
 
 
-def thumbnail(pixels: np.ndarray) -> bytes:
+def encode_thumbnail(pixels: np.ndarray) -> bytes:
     """A JPEG file of pixels, uint8 (side, side, channels), made smaller where it is large."""
     side = min(_THUMBNAIL, pixels.shape[0])
     small = tf.cast(tf.image.resize(pixels, (side, side), antialias=True), tf.uint8)
     return tf.io.encode_jpeg(small, quality=80).numpy()
 
 
-def reason(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Why a picture cannot be decoded, in a few words, from the exception that decoding raised."""
     text = getattr(error, "message", str(error))
     if "assertion failed: " in text:
@@ -175,6 +179,6 @@ def reason(error: Exception) -> str:
     return text.splitlines()[0].removeprefix("{{").strip()[:200]
 
 
-def _resized(pixels: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+def _resize(pixels: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     resized = tf.image.resize(pixels, target, antialias=True)
     return tf.cast(tf.round(resized), tf.uint8)  # a mean of pixels is never outside of 0 to 255

@@ -12,19 +12,19 @@ import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.datasets.modalities.image import reason
+from tfx_finetune.datasets.modalities.image import describe_error
 from tfx_finetune.datasets.modalities.tokenizers import TOKENIZERS
-from tfx_finetune.types.components import MODALITIES, Card, Exhibit, Modality
+from tfx_finetune.types.components import MODALITIES, Modality, PretrainedCfg, SamplePreview
 
-_SHOWN = 1_000  # characters
+_MAX_PREVIEW_CHARS = 1_000  # characters
 _BYTE_ORDER_MARK = "^\ufeff"
 # Blanks of any script, line breaks and control characters, a zero among them, which stands for no token.
-_BLANKS = r"[\p{Z}\p{Cc}]+"
+_WHITESPACE = r"[\p{Z}\p{Cc}]+"
 
 
 @MODALITIES.register
 def text(
-    card: Card,
+    pretrained_cfg: PretrainedCfg,
     /,
     *,
     size: int = 0,
@@ -47,14 +47,16 @@ def text(
         UserError: An option is out of range, or a package for the card's tokenizer is missing.
     """
     if max_bytes < 1:
-        raise UserError("max_bytes of text is out of range", received=max_bytes, allowed="1 or more")
-    tokenizer = TOKENIZERS.build(parse_spec(card.tokenizer or "code_points()"), card.vocabulary, size or card.size)
+        raise UserError("max_bytes of text is out of range", got=max_bytes, expected="1 or more")
+    tokenizer = TOKENIZERS.build(
+        parse_spec(pretrained_cfg.tokenizer or "code_points()"), pretrained_cfg.vocabulary, size or pretrained_cfg.size
+    )
 
     def decode(raw: tf.Tensor) -> tf.Tensor:
-        checked = _checked(raw, max_bytes)
+        checked = _check_text(raw, max_bytes)
         if normalize != "none":
-            checked = _normal(checked, "NFC" if normalize == "nfc" else "NFKC")
-        plain = tf.strings.regex_replace(tf.strings.regex_replace(checked, _BYTE_ORDER_MARK, ""), _BLANKS, " ")
+            checked = _normalize_unicode(checked, "NFC" if normalize == "nfc" else "NFKC")
+        plain = tf.strings.regex_replace(tf.strings.regex_replace(checked, _BYTE_ORDER_MARK, ""), _WHITESPACE, " ")
         plain = tf.strings.strip(plain)
         with tf.control_dependencies([tf.debugging.Assert(plain != "", ["nothing but white space"])]):
             return tf.identity(plain)
@@ -62,19 +64,19 @@ def text(
     return Modality(
         column="text",
         decode=decode,
-        prepare=lambda decoded: tf.ensure_shape(tokenizer.encode(decoded), (size or card.size,)),
-        shape=(size or card.size,),
-        blank=lambda: tf.constant(""),
+        prepare=lambda decoded: tf.ensure_shape(tokenizer.encode(decoded), (size or pretrained_cfg.size,)),
+        shape=(size or pretrained_cfg.size,),
+        empty_value=lambda: tf.constant(""),
         portable=tokenizer.portable and normalize == "none",
         dtype="int32",
-        noun="texts",
+        unit="texts",
         inline=True,
-        reason=reason,
-        show=lambda raw, prepared: Exhibit(text=raw.decode("utf-8", "replace")[:_SHOWN]),
+        error_message=describe_error,
+        preview=lambda raw, prepared: SamplePreview(text=raw.decode("utf-8", "replace")[:_MAX_PREVIEW_CHARS]),
     )
 
 
-def _checked(raw: tf.Tensor, max_bytes: int) -> tf.Tensor:
+def _check_text(raw: tf.Tensor, max_bytes: int) -> tf.Tensor:
     length = tf.strings.length(raw)
     some = tf.debugging.Assert(length > 0, ["an empty text"])
     fits = tf.debugging.Assert(length <= max_bytes, ["a text of ", length, f" bytes, at most {max_bytes}"])
@@ -85,7 +87,7 @@ def _checked(raw: tf.Tensor, max_bytes: int) -> tf.Tensor:
         return tf.identity(raw)
 
 
-def _normal(checked: tf.Tensor, form: Literal["NFC", "NFKC"]) -> tf.Tensor:
+def _normalize_unicode(checked: tf.Tensor, form: Literal["NFC", "NFKC"]) -> tf.Tensor:
     def normal(value: bytes | np.ndarray) -> bytes:
         return unicodedata.normalize(form, np.asarray(value, object).item().decode()).encode()
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.core.extras import package
+from tfx_finetune.core.extras import import_package
 from tfx_finetune.core.registry import Registry
 
 TOKENIZERS = Registry("tokenizer", __name__)
@@ -59,9 +59,9 @@ def hugging_face(vocabulary: str, size: int, /, prefix: str = "", shift: int = 0
     """
 
     def ids(text: str) -> Sequence[int]:
-        return _hugging_face(vocabulary, size).encode(prefix + text).ids
+        return _load_hugging_face(vocabulary, size).encode(prefix + text).ids
 
-    return _outside(ids, size, shift)
+    return _wrap_python_tokenizer(ids, size, shift)
 
 
 @TOKENIZERS.register
@@ -76,37 +76,39 @@ def sentence_piece(vocabulary: str, size: int, /, prefix: str = "", shift: int =
     """
 
     def ids(text: str) -> Sequence[int]:
-        model = _sentence_piece(vocabulary)
+        model = _load_sentence_piece(vocabulary)
         found = model.encode(prefix + text)[: size - 2]
         return [model.bos_id(), *found, model.eos_id()]
 
-    return _outside(ids, size, shift)
+    return _wrap_python_tokenizer(ids, size, shift)
 
 
 @functools.lru_cache(maxsize=8)
-def _hugging_face(path: str, size: int) -> Any:
-    tokenizer = _opened(package("tokenizers", "text").Tokenizer.from_file, path)
+def _load_hugging_face(path: str, size: int) -> Any:
+    tokenizer = _open_vocabulary(import_package("tokenizers", "text").Tokenizer.from_file, path)
     tokenizer.no_padding()
     tokenizer.enable_truncation(size)
     return tokenizer
 
 
 @functools.lru_cache(maxsize=8)
-def _sentence_piece(path: str) -> Any:
-    return _opened(lambda file: package("sentencepiece", "text").SentencePieceProcessor(model_file=file), path)
+def _load_sentence_piece(path: str) -> Any:
+    return _open_vocabulary(
+        lambda file: import_package("sentencepiece", "text").SentencePieceProcessor(model_file=file), path
+    )
 
 
-def _opened(read: Callable[[str], Any], path: str) -> Any:
+def _open_vocabulary(read: Callable[[str], Any], path: str) -> Any:
     try:
         return read(path)
     except UserError:
         raise
     except Exception as error:
         # The libraries raise types of their own, and plain Exception.
-        raise UserError("not a vocabulary of this tokenizer", received=f"{path} ({error})") from None
+        raise UserError("not a vocabulary of this tokenizer", got=f"{path} ({error})") from None
 
 
-def _outside(ids: Callable[[str], Sequence[int]], size: int, shift: int) -> Tokenizer:
+def _wrap_python_tokenizer(ids: Callable[[str], Sequence[int]], size: int, shift: int) -> Tokenizer:
     """A tokenizer that a Python library runs. A missing package or file shows at once, not in the pipeline."""
     ids("")
 

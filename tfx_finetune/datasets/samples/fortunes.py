@@ -9,7 +9,7 @@ from typing import Literal
 
 from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError, did_you_mean
-from tfx_finetune.datasets.sources.in_memory import Rows
+from tfx_finetune.datasets.sources.in_memory import InMemorySource
 from tfx_finetune.types.components import SOURCES, Source
 
 _LANGUAGES = ("bg", "br", "cs", "de", "en", "eo", "es", "ga", "it", "pl", "ru", "zh")
@@ -37,7 +37,7 @@ _FILES: dict[str, tuple[str, ...]] = {
     "zh": ("chinese", "song100", "tang300"),
 }
 # Slovak among the Czech, and a file that the Spanish package is made from.
-_LEFT_OUT = ("klasik-sk", "varios.fortunes-pre")
+_EXCLUDED_FILES = ("klasik-sk", "varios.fortunes-pre")
 
 
 @SOURCES.register
@@ -68,11 +68,11 @@ def fortunes(
     for language in wanted:
         if language not in _LANGUAGES:
             todo = did_you_mean(language, _LANGUAGES)
-            raise UserError("fortunes has no such language", received=language, allowed=_LANGUAGES, todo=todo)
-    records = [record for language in wanted for record in _records(language)]
+            raise UserError("fortunes has no such language", got=language, expected=_LANGUAGES, hint=todo)
+    records = [record for language in wanted for record in _make_records(language)]
     counts = Counter(record[label] for record in records)
     if max(counts.values()) < min_samples:
-        raise UserError("no class has so many texts", received=min_samples, allowed=f"up to {max(counts.values())}")
+        raise UserError("no class has so many texts", got=min_samples, expected=f"up to {max(counts.values())}")
     seen: Counter[str] = Counter()
     kept = []
     for record in records:
@@ -82,34 +82,36 @@ def fortunes(
             kept.append(record | {"label": name})
         seen[name] += 1
     columns = ("text", "label", "file", "group", "language", "topic")
-    return Rows("fortunes", (), (), {"all": {column: [record[column] for record in kept] for column in columns}})
+    return InMemorySource(
+        "fortunes", (), (), {"all": {column: [record[column] for record in kept] for column in columns}}
+    )
 
 
-def _records(language: str) -> Iterator[dict[str, str]]:
-    for path in _files(assets.fetch(f"fortunes-{language}"), language):
+def _make_records(language: str) -> Iterator[dict[str, str]]:
+    for path in _list_text_files(assets.fetch(f"fortunes-{language}"), language):
         topic = path.name.removesuffix(".fortunes")
-        for number, text in enumerate(_texts(path), 1):
+        for number, text in enumerate(_read_texts(path), 1):
             named = {"language": language, "topic": topic, "file": f"{language}/{topic}/{number}"}
-            yield named | {"text": text, "group": _key(text)}
+            yield named | {"text": text, "group": _normalize_text(text)}
 
 
-def _files(folder: Path, language: str) -> list[Path]:
+def _list_text_files(folder: Path, language: str) -> list[Path]:
     if language in _FILES:
         return [folder / name for name in _FILES[language]]
     # Of each file there is a copy in UTF-8, often a link to it, and a table of offsets.
     found = [path for path in folder.joinpath(language).iterdir() if path.is_file()]
-    return sorted(path for path in found if path.suffix not in (".dat", ".u8") and path.name not in _LEFT_OUT)
+    return sorted(path for path in found if path.suffix not in (".dat", ".u8") and path.name not in _EXCLUDED_FILES)
 
 
-def _texts(path: Path) -> Iterator[str]:
+def _read_texts(path: Path) -> Iterator[str]:
     content = path.read_text("utf-8", errors="replace")
     # Some files colour a title, others print over what they printed.
     content = re.sub(r"\x1b(\[[0-9;]*m?)?|.\x08", "", content)
     for text in re.split(r"^%+[ \t]*$", content, flags=re.MULTILINE):
-        if _key(text):
+        if _normalize_text(text):
             yield text.strip()
 
 
-def _key(text: str) -> str:
+def _normalize_text(text: str) -> str:
     """What texts have in common that differ in case, blanks or punctuation alone."""
     return "".join(letter for letter in unicodedata.normalize("NFKC", text).casefold() if letter.isalnum())

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tfx_finetune.ops.objects import Object
 
-_SOLID = 127
+_ALPHA_THRESHOLD = 127
 """Of alpha: a pixel above is one of the thing."""
 
 
@@ -26,13 +26,13 @@ class Scene(NamedTuple):
     `objects` is. The box of each object is the extent of these pixels.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     instances: np.ndarray
     objects: list[Object]
 
 
 @dataclass(frozen=True)
-class Studio:
+class SceneGenerator:
     """What the scenes of a split are made of, and how.
 
     Attributes:
@@ -56,28 +56,30 @@ class Studio:
     min_visible: float
     seed: tuple[int, ...]
 
-    def scene(self, number: int) -> Scene:
+    def make_scene(self, number: int) -> Scene:
         """Makes one scene, the same whenever and wherever it is made."""
         rng = np.random.default_rng([*self.seed, number])
-        picture = _background(self.photographs[rng.integers(len(self.photographs))], self.side, rng)
+        picture = _sample_background(self.photographs[rng.integers(len(self.photographs))], self.side, rng)
         instances = np.zeros((self.side, self.side), np.uint8)
         labels, areas = [], []
         for place in range(1, 1 + rng.integers(self.objects[0], self.objects[1] + 1)):
             labels.append(sorted(self.things)[rng.integers(len(self.things))])
             files = self.things[labels[-1]]
-            layer = self._layer(files[rng.integers(len(files))], rng)
+            layer = self._make_layer(files[rng.integers(len(files))], rng)
             areas.append(_paste(layer, picture, instances, place, rng))
         seen, objects = np.zeros_like(instances), []
         for place, (label, area) in enumerate(zip(labels, areas, strict=True), 1):
             visible = instances == place
             if visible.any():
-                objects.append(Object(label, *_extent(visible), bool(visible.sum() < self.min_visible * area)))
+                objects.append(
+                    Object(label, *_compute_relative_box(visible), bool(visible.sum() < self.min_visible * area))
+                )
                 seen[visible] = len(objects)
         return Scene(np.rint(picture).astype(np.uint8), seen, objects)
 
-    def _layer(self, file: Path, rng: np.random.Generator) -> np.ndarray:
+    def _make_layer(self, path: Path, rng: np.random.Generator) -> np.ndarray:
         """A thing resized, turned and perhaps mirrored, uint8 (height, width, 4)."""
-        thing = cut_out(file)
+        thing = load_cut_out(path)
         low, high = (math.log(share) for share in self.scale)
         longer = math.exp(rng.uniform(low, high)) * self.side
         factor = min(longer / max(thing.size), 2.0)
@@ -93,34 +95,34 @@ class Studio:
 
 
 @functools.lru_cache(maxsize=1024)
-def cut_out(file: Path) -> Image.Image:
+def load_cut_out(path: Path) -> Image.Image:
     """A thing with its alpha (RGBA), cut to the pixels that are its own and the soft ones around them."""
-    with Image.open(file) as picture:
+    with Image.open(path) as picture:
         thing = picture.convert("RGBA")
-    box = thing.getchannel("A").point(lambda value: 255 * (value > _SOLID)).getbbox() or (0, 0, *thing.size)
+    box = thing.getchannel("A").point(lambda value: 255 * (value > _ALPHA_THRESHOLD)).getbbox() or (0, 0, *thing.size)
     left, top, right, bottom = box
     return thing.crop((max(left - 1, 0), max(top - 1, 0), min(right + 1, thing.width), min(bottom + 1, thing.height)))
 
 
-def is_cut_out(file: Path) -> bool:
+def is_cut_out(path: Path) -> bool:
     """Whether a picture has a real outline: not a full rectangle, not a few specks, and hardly translucent."""
-    with Image.open(file) as picture:
+    with Image.open(path) as picture:
         alpha = np.asarray(picture.convert("RGBA"))[..., 3]
-    solid = alpha > _SOLID
+    solid = alpha > _ALPHA_THRESHOLD
     if not solid.any():
         return False
-    left, top, right, bottom = _extent(solid)
+    left, top, right, bottom = _compute_relative_box(solid)
     filled = solid.mean() / ((right - left) * (bottom - top))
     return bool(0.1 < filled < 0.95 and solid.sum() > 0.8 * (alpha > 25).sum())
 
 
-def forget() -> None:
+def clear_caches() -> None:
     """Gives back the memory of the files that were read."""
-    cut_out.cache_clear()
-    _photograph.cache_clear()
+    load_cut_out.cache_clear()
+    _load_photograph.cache_clear()
 
 
-def _extent(pixels: np.ndarray) -> tuple[float, float, float, float]:
+def _compute_relative_box(pixels: np.ndarray) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of the true ones of (height, width), in shares."""
     rows, columns = (np.flatnonzero(pixels.any(axis)) for axis in (1, 0))
     height, width = pixels.shape
@@ -128,14 +130,14 @@ def _extent(pixels: np.ndarray) -> tuple[float, float, float, float]:
 
 
 @functools.lru_cache(maxsize=128)
-def _photograph(file: Path) -> Image.Image:
-    with Image.open(file) as picture:
+def _load_photograph(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
         return picture.convert("RGB")
 
 
-def _background(file: Path, side: int, rng: np.random.Generator) -> np.ndarray:
+def _sample_background(path: Path, side: int, rng: np.random.Generator) -> np.ndarray:
     """A square of a photograph, perhaps mirrored, its colours a little changed, float32 (side, side, 3)."""
-    photograph = _photograph(file)
+    photograph = _load_photograph(path)
     length = rng.uniform(0.6, 1) * min(photograph.size)
     left, top = (rng.uniform(0, whole - length) for whole in photograph.size)
     box = (left, top, left + length, top + length)
@@ -146,7 +148,9 @@ def _background(file: Path, side: int, rng: np.random.Generator) -> np.ndarray:
     return np.minimum(np.asarray(cropped, np.float32) * gains.astype(np.float32), 255)
 
 
-def _paste(layer: np.ndarray, picture: np.ndarray, instances: np.ndarray, place: int, rng: np.random.Generator) -> int:
+def _paste(
+    layer: np.ndarray, image: np.ndarray, instances: np.ndarray, instance_id: int, rng: np.random.Generator
+) -> int:
     """Lays a thing over a scene, wholly inside of it; returns how many pixels are its own."""
     height, width = layer.shape[:2]
     top, left = (
@@ -154,7 +158,7 @@ def _paste(layer: np.ndarray, picture: np.ndarray, instances: np.ndarray, place:
     )
     window = slice(top, top + height), slice(left, left + width)
     alpha = layer[..., 3:].astype(np.float32) / 255
-    picture[window] = layer[..., :3] * alpha + picture[window] * (1 - alpha)
-    solid = layer[..., 3] > _SOLID
-    instances[window][solid] = place
+    image[window] = layer[..., :3] * alpha + image[window] * (1 - alpha)
+    solid = layer[..., 3] > _ALPHA_THRESHOLD
+    instances[window][solid] = instance_id
     return int(solid.sum())

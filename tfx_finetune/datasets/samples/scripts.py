@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.datasets.samples.digit_words import digit_words
-from tfx_finetune.datasets.sources.in_memory import Rows, as_text
+from tfx_finetune.datasets.sources.in_memory import InMemorySource, convert_to_text
 from tfx_finetune.types.components import SOURCES, Source
 
 # Of each script: its first and last letter, the languages whose words it writes, and the two styles of its fonts.
@@ -32,9 +32,9 @@ _SCRIPTS: dict[str, tuple[int, int, tuple[str, ...], tuple[str, str]]] = {
     "Thai": (0x0E01, 0x0E2E, ("th",), ("NotoSansThai", "NotoSerifThai")),
 }
 _STYLES, _WEIGHTS = ("sans", "serif"), ("Regular", "Bold")
-_FINER = 2
+_SUPERSAMPLING = 2
 
-Drawn = tuple[str, str]
+LabeledText = tuple[str, str]
 """What is drawn, and its label."""
 
 
@@ -43,7 +43,7 @@ def scripts(
     kind: Literal["letters", "words"] = "letters",
     names: tuple[str, ...] = (),
     size: int = 48,
-    each: int = 6,
+    repeats: int = 6,
     test: Literal["", "sans", "serif"] = "serif",
 ) -> Source:
     """Letters, or the digits in words (of `digit_words()`), in black on white, each a little turned, moved and resized.
@@ -64,46 +64,50 @@ def scripts(
     known = [name for name, (_, _, languages, _) in _SCRIPTS.items() if kind == "letters" or languages]
     if unknown := [name for name in names if name not in known]:
         todo = did_you_mean(unknown[0], known)
-        raise UserError(f"no {kind} of such a script", received=unknown[0], allowed=known, todo=todo)
-    if size < 16 or each < 1:
-        received = f"size={size}, each={each}"
-        raise UserError("scripts is out of range", received=received, allowed="size from 16, each from 1")
+        raise UserError(f"no {kind} of such a script", got=unknown[0], expected=known, hint=todo)
+    if size < 16 or repeats < 1:
+        received = f"size={size}, each={repeats}"
+        raise UserError("scripts is out of range", got=received, expected="size from 16, each from 1")
     if not features.check("raqm"):
         todo = "apt-get install libfribidi0, which Pillow's wheels look for"
         raise UserError(
-            "this Pillow joins no letters of Arabic or Indic scripts, as it lacks raqm or fribidi", todo=todo
+            "this Pillow joins no letters of Arabic or Indic scripts, as it lacks raqm or fribidi", hint=todo
         )
     folder = assets.fetch("noto-fonts")
-    texts = _letters(names or known) if kind == "letters" else _words(names or known)
+    texts = _list_letters(names or known) if kind == "letters" else _list_words(names or known)
     parts: dict[str, dict[str, list]] = {}
     for style in _STYLES:
         part = "all" if not test else "test" if style == test else "train"
         columns = parts.setdefault(part, {})
         for name, drawn in texts.items():
-            for row in _rows(folder, drawn, name, style, size, each):
+            for row in _make_rows(folder, drawn, name, style, size, repeats):
                 for column, value in row.items():
                     columns.setdefault(column, []).append(value)
     ordered = {part: parts[part] for part in ("train", "test", "all") if part in parts}
-    return Rows(f"scripts_{kind}", (), (), {part: _stacked(columns) for part, columns in ordered.items()})
+    return InMemorySource(
+        f"scripts_{kind}", (), (), {part: _stack_images(columns) for part, columns in ordered.items()}
+    )
 
 
-def _stacked(columns: dict[str, list]) -> dict[str, object]:
+def _stack_images(columns: dict[str, list]) -> dict[str, object]:
     return columns | {"image": np.stack(columns["image"])}
 
 
-def _rows(folder: Path, drawn: list[Drawn], name: str, style: str, size: int, each: int) -> Iterator[dict]:
+def _make_rows(
+    folder: Path, labeled_texts: list[LabeledText], name: str, style: str, size: int, repeats: int
+) -> Iterator[dict]:
     """The samples of a script in one style."""
     family = _SCRIPTS[name][3][_STYLES.index(style)]
     for weight in _WEIGHTS:
         path = folder / f"{family}-{weight}.ttf"
-        for text, label in drawn:
-            for number in range(each):
+        for text, label in labeled_texts:
+            for number in range(repeats):
                 file = f"{name}/{text}/{family}-{weight}/{number}"
-                picture = _drawn(text, path, size, zlib.crc32(file.encode()))
+                picture = _draw_text(text, path, size, zlib.crc32(file.encode()))
                 yield {"image": picture, "label": label, "script": name, "source": style, "file": file}
 
 
-def _letters(names: Sequence[str]) -> dict[str, list[Drawn]]:
+def _list_letters(names: Sequence[str]) -> dict[str, list[LabeledText]]:
     """The letters of each script."""
     ranges = {name: range(_SCRIPTS[name][0], _SCRIPTS[name][1] + 1) for name in names}
     return {name: [(chr(code), chr(code)) for code in codes if _is_letter(chr(code))] for name, codes in ranges.items()}
@@ -114,27 +118,29 @@ def _is_letter(c: str) -> bool:
     return unicodedata.category(c) in ("Ll", "Lo") and " WITH " not in unicodedata.name(c)
 
 
-def _words(names: Sequence[str]) -> dict[str, list[Drawn]]:
+def _list_words(names: Sequence[str]) -> dict[str, list[LabeledText]]:
     """The digits in words, of the languages that each script writes."""
     wanted = {language: name for name in names for language in _SCRIPTS[name][2]}
-    found: dict[str, list[Drawn]] = {name: [] for name in names}
+    found: dict[str, list[LabeledText]] = {name: [] for name in names}
     for row in digit_words(languages=tuple(wanted)).read("all").as_numpy_iterator():
-        found[wanted[as_text(row["language"])]].append((as_text(row["text"]), as_text(row["label"])))
+        found[wanted[convert_to_text(row["language"])]].append(
+            (convert_to_text(row["text"]), convert_to_text(row["label"]))
+        )
     return found
 
 
 @functools.lru_cache(maxsize=4096)
-def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
+def _load_font(path: Path, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.RAQM)
 
 
-def _drawn(text: str, font: Path, size: int, seed: int) -> np.ndarray:
+def _draw_text(text: str, font_path: Path, size: int, seed: int) -> np.ndarray:
     """A text in a grey picture (size, size, 1), no higher than two thirds of it and no wider than nine tenths."""
-    rng, side = np.random.default_rng(seed), _FINER * size
-    letters = _font(font, side // 2)
+    rng, side = np.random.default_rng(seed), _SUPERSAMPLING * size
+    letters = _load_font(font_path, side // 2)
     left, top, right, bottom = letters.getbbox(text)
     scale = min(0.9 * side / max(right - left, 1), 0.66 * side / max(bottom - top, 1)) * rng.uniform(0.8, 1.0)
-    letters = _font(font, max(int(side // 2 * scale), 4))
+    letters = _load_font(font_path, max(int(side // 2 * scale), 4))
     left, top, right, bottom = letters.getbbox(text)
     room = [(side - extent) / 4 for extent in (right - left, bottom - top)]
     x, y = (rng.uniform(-1, 1) * max(space, 0) for space in room)

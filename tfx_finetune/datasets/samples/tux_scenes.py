@@ -13,9 +13,9 @@ from PIL import Image
 
 from tfx_finetune.core import assets, files, hardware, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
-from tfx_finetune.datasets.samples.scene_generator import Scene, Studio, forget, is_cut_out
-from tfx_finetune.datasets.sources.in_memory import Rows, pictures
-from tfx_finetune.ops.objects import written
+from tfx_finetune.datasets.samples.scene_generator import Scene, SceneGenerator, clear_caches, is_cut_out
+from tfx_finetune.datasets.sources.in_memory import InMemorySource, find_images
+from tfx_finetune.ops.objects import format_objects
 from tfx_finetune.types.components import SOURCES, SPLITS, Source
 from tfx_finetune.types.localization import BACKGROUND
 
@@ -37,7 +37,7 @@ PHOTOGRAPHS = (
     *(f"opencv4/html/{name}" for name in ("retina_TreeHdr_small.jpg", "singlemarkersoriginal.jpg")),
     "opencv4/html/studentsSample_input.jpg",
 )
-_HELD = {"test": 0.25, "val": 0.15}
+_HELD_OUT_FRACTIONS = {"test": 0.25, "val": 0.15}
 """Shares of things and photographs that no training scene has."""
 # Of what is drawn with the same options: scenes of another version are made anew.
 _VERSION = 1
@@ -82,17 +82,19 @@ def tux_scenes(
     if train < 1 or min(val, test, seed) < 0 or side < 32 or not 0 <= degrees <= 180 or not 0 <= min_visible <= 1:
         received = f"{counts}, side={side}, degrees={degrees}, min_visible={min_visible}, seed={seed}"
         allowed = "1 or more of train, a side of 32 or more, degrees of 0 to 180, min_visible of 0 to 1"
-        raise UserError("tux_scenes is out of range", received=received, allowed=allowed)
+        raise UserError("tux_scenes is out of range", got=received, expected=allowed)
     if not (0 <= objects[0] <= objects[1] <= 50 and 0 < scale[0] <= scale[1] <= 1):
         allowed = "0 <= fewest <= most <= 50, and 0 < least <= most <= 1"
-        raise UserError("the ranges of tux_scenes are not ranges", received=f"{objects}, {scale}", allowed=allowed)
-    made = studios(classes, side, objects, scale, degrees, min_visible, seed)
+        raise UserError("the ranges of tux_scenes are not ranges", got=f"{objects}, {scale}", expected=allowed)
+    made = make_generators(classes, side, objects, scale, degrees, min_visible, seed)
     parts = {part: count for part, count in counts.items() if count}
-    labels = tuple(_label(folder) for folder in classes)
-    return Rows("tux_scenes", (BACKGROUND, *labels), ("image", "mask"), _kept(made, parts, labels))
+    labels = tuple(_get_class_name(folder) for folder in classes)
+    return InMemorySource(
+        "tux_scenes", (BACKGROUND, *labels), ("image", "mask"), _load_or_make_columns(made, parts, labels)
+    )
 
 
-def studios(
+def make_generators(
     classes: Sequence[str],
     side: int,
     objects: tuple[int, int],
@@ -100,16 +102,16 @@ def studios(
     degrees: float,
     min_visible: float,
     seed: int,
-) -> dict[str, Studio]:
+) -> dict[str, SceneGenerator]:
     """What makes the scenes of each split; the options are those of `tux_scenes`."""
     stamps, photographs = assets.fetch("tux-stamps"), assets.fetch("opencv-photographs")
-    labels = [_label(folder) for folder in classes]
+    labels = [_get_class_name(folder) for folder in classes]
     if not labels or len(set(labels)) < len(labels) or BACKGROUND in labels:
-        raise UserError("classes of tux_scenes need names of their own", received=", ".join(classes) or "none")
-    places = _sides({name: name for name in PHOTOGRAPHS}, seed)
-    things = {_label(folder): _things(stamps, folder, seed) for folder in classes}
+        raise UserError("classes of tux_scenes need names of their own", got=", ".join(classes) or "none")
+    places = _assign_splits({name: name for name in PHOTOGRAPHS}, seed)
+    things = {_get_class_name(folder): _find_cut_outs_by_split(stamps, folder, seed) for folder in classes}
     return {
-        part: Studio(
+        part: SceneGenerator(
             {label: split[part] for label, split in things.items()},
             # Debian 13 has all but one of them.
             tuple(file for name in PHOTOGRAPHS if places[name] == part and (file := photographs / name).is_file()),
@@ -119,48 +121,48 @@ def studios(
     }
 
 
-def mask(scene: Scene, labels: Sequence[str]) -> np.ndarray:
+def make_class_mask(scene: Scene, labels: Sequence[str]) -> np.ndarray:
     """The classes of a scene, uint8 (side, side): 0 is the background, n the nth label."""
     values = np.array([0, *(1 + labels.index(thing.label) for thing in scene.objects)], np.uint8)
     return values[scene.instances]
 
 
-def _label(folder: str) -> str:
+def _get_class_name(folder: str) -> str:
     return folder.strip("/").rpartition("/")[2]
 
 
-def _things(root: Path, folder: str, seed: int) -> dict[str, tuple[Path, ...]]:
+def _find_cut_outs_by_split(root: Path, folder: str, seed: int) -> dict[str, tuple[Path, ...]]:
     """Files of a class by split."""
     if not folder.strip("/") or not (root / folder).is_dir():
         known = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_dir())
         todo = did_you_mean(folder, known)
-        raise UserError("no such folder of stamps", received=folder, allowed=progress.some(known), todo=todo)
+        raise UserError("no such folder of stamps", got=folder, expected=progress.shorten_list(known), hint=todo)
     cut = [
         path
-        for path in pictures(root / folder)
+        for path in find_images(root / folder)
         if path.suffix == ".png" and "_mirror" not in path.stem and is_cut_out(path)
     ]
-    series = {path: _series(path.relative_to(root)) for path in cut}
+    series = {path: _get_series_name(path.relative_to(root)) for path in cut}
     if len(set(series.values())) < len(SPLITS):
         received = f"{folder}: {len(set(series.values()))}"
-        raise UserError("too few cut-outs in a folder of stamps", received=received, allowed="3 or more")
-    sides = _sides(series, seed)
+        raise UserError("too few cut-outs in a folder of stamps", got=received, expected="3 or more")
+    sides = _assign_splits(series, seed)
     return {part: tuple(path for path in cut if sides[path] == part) for part in SPLITS}
 
 
-def _series(path: Path) -> str:
+def _get_series_name(path: Path) -> str:
     """What numbered stamps of a folder have in common: `coins/` of 010.png and 020.png, which differ in the number."""
     return (path.parent / re.sub(r"[-_]?\d+$|^\d+$", "", path.stem)).as_posix()
 
 
-def _sides(series: Mapping[_Thing, str], seed: int) -> dict[_Thing, str]:
+def _assign_splits(series: Mapping[_Thing, str], seed: int) -> dict[_Thing, str]:
     """The split of each thing: of their series in the order of hashes, those that fit into a share, one at least."""
     members: dict[str, list[_Thing]] = {}
     for thing, name in series.items():
         members.setdefault(name, []).append(thing)
     left = sorted(members, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
     sides = dict.fromkeys(series, "train")
-    for part, share in _HELD.items():
+    for part, share in _HELD_OUT_FRACTIONS.items():
         room, taken = round(share * len(series)), []
         for name in left:
             if len(members[name]) <= room:
@@ -172,14 +174,16 @@ def _sides(series: Mapping[_Thing, str], seed: int) -> dict[_Thing, str]:
     return sides
 
 
-def _kept(
-    made: Mapping[str, Studio], parts: Mapping[str, int], labels: tuple[str, ...]
+def _load_or_make_columns(
+    generators: Mapping[str, SceneGenerator], parts: Mapping[str, int], labels: tuple[str, ...]
 ) -> dict[str, dict[str, list[str]]]:
     """The columns of each part, whose scenes are made where the cache does not have them."""
-    folder = files.writable_folder(assets.cache() / "scenes", "cache") / _key(made, parts, labels)
+    folder = files.make_writable_folder(assets.get_cache_dir() / "scenes", "cache") / _compute_cache_key(
+        generators, parts, labels
+    )
     if not folder.is_dir():
-        with files.atomic(folder) as draft:
-            _write(draft, made, parts, labels)
+        with files.write_atomically(folder) as draft:
+            _write_scenes(draft, generators, parts, labels)
     texts = json.loads((folder / "objects.json").read_text("utf-8"))
     found = {}
     for part, count in parts.items():
@@ -192,12 +196,14 @@ def _kept(
     return found
 
 
-def _write(folder: Path, made: Mapping[str, Studio], parts: Mapping[str, int], labels: tuple[str, ...]) -> None:
+def _write_scenes(
+    folder: Path, generators: Mapping[str, SceneGenerator], parts: Mapping[str, int], labels: tuple[str, ...]
+) -> None:
     def one(part: str, number: int) -> str:
-        scene, path = made[part].scene(number), folder / part / f"{number:05d}"
-        Image.fromarray(scene.picture).save(f"{path}.jpg", quality=_QUALITY, subsampling=0)
-        Image.fromarray(mask(scene, labels)).save(f"{path}.png")
-        return written(scene.objects)
+        scene, path = generators[part].make_scene(number), folder / part / f"{number:05d}"
+        Image.fromarray(scene.image).save(f"{path}.jpg", quality=_QUALITY, subsampling=0)
+        Image.fromarray(make_class_mask(scene, labels)).save(f"{path}.png")
+        return format_objects(scene.objects)
 
     texts: dict[str, list[str]] = {}
     with progress.bar("scenes", sum(parts.values())) as advance, ThreadPoolExecutor(hardware.detect().threads) as pool:
@@ -207,25 +213,27 @@ def _write(folder: Path, made: Mapping[str, Studio], parts: Mapping[str, int], l
             for text in pool.map(one, [part] * count, range(count)):
                 texts[part].append(text)
                 advance()
-    forget()
+    clear_caches()
     (folder / "objects.json").write_text(json.dumps(texts), "utf-8")
 
 
-def _key(made: Mapping[str, Studio], parts: Mapping[str, int], labels: tuple[str, ...]) -> str:
+def _compute_cache_key(
+    generators: Mapping[str, SceneGenerator], parts: Mapping[str, int], labels: tuple[str, ...]
+) -> str:
     """What determines the scenes: how they are made, and the content of what they are made of."""
-    used = {path for part in parts for path in _inputs(made[part])}
+    used = {path for part in parts for path in _list_input_files(generators[part])}
     contents = sorted((str(path.name), files.sha256(path)) for path in used)
     how = [
         [
             part,
             count,
-            *(str(value) for name, value in vars(made[part]).items() if name not in ("things", "photographs")),
+            *(str(value) for name, value in vars(generators[part]).items() if name not in ("things", "photographs")),
         ]
         for part, count in parts.items()
     ]
-    sides = [[path.name for path in _inputs(made[part])] for part in parts]
+    sides = [[path.name for path in _list_input_files(generators[part])] for part in parts]
     return hashlib.sha256(json.dumps([_VERSION, labels, how, contents, sides]).encode()).hexdigest()[:16]
 
 
-def _inputs(studio: Studio) -> list[Path]:
-    return [*studio.photographs, *(path for paths in studio.things.values() for path in paths)]
+def _list_input_files(generator: SceneGenerator) -> list[Path]:
+    return [*generator.photographs, *(path for paths in generator.things.values() for path in paths)]

@@ -8,34 +8,34 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.ops.annotations import Care, Edges, named, numbers
+from tfx_finetune.ops.annotations import AnnotationIssues, BoxXYXY, normalize_class_name, parse_numbers
 
 _LISTS = ("images", "annotations", "categories")
-_HEAD = 1 << 16
+_HEAD_BYTES = 1 << 16
 
 
-class Annotation(NamedTuple):
+class CocoAnnotation(NamedTuple):
     """One object: its class, its box as the file has it (left, top, right, bottom), its outline, whether a crowd."""
 
     label: str
-    edges: Edges | None
-    outline: Any
+    box: BoxXYXY | None
+    segmentation: Any
     crowd: bool
 
 
 @dataclass
-class Picture:
+class CocoImage:
     """A picture that a COCO file lists: its file, width and height where they are said, and what is in it."""
 
     file: str
     size: tuple[float, float] | None
-    annotations: list[Annotation] = field(default_factory=list)
+    annotations: list[CocoAnnotation] = field(default_factory=list)
 
 
-def is_coco(path: Path) -> bool:
+def is_coco_file(path: Path) -> bool:
     """Whether a JSON file is one of COCO's, and not one of a row a line; its beginning tells."""
     with path.open("rb") as stream:
-        head = stream.read(_HEAD)
+        head = stream.read(_HEAD_BYTES)
     line = head.lstrip().split(b"\n", 1)[0]
     try:
         first = json.loads(line)
@@ -44,7 +44,7 @@ def is_coco(path: Path) -> bool:
     return isinstance(first, dict) and {"images", "annotations"} <= set(first)
 
 
-def read(place: Path, care: Care) -> tuple[tuple[str, ...], list[Picture]]:
+def read_coco_file(path: Path, issues: AnnotationIssues) -> tuple[tuple[str, ...], list[CocoImage]]:
     """Reads a COCO file.
 
     Args:
@@ -57,114 +57,114 @@ def read(place: Path, care: Care) -> tuple[tuple[str, ...], list[Picture]]:
     Raises:
         UserError: It is not such a file, or lists no picture.
     """
-    content = _parsed(place)
-    names = _names(content["categories"], care, place)
-    by_id = _pictures(content["images"], care, place)
+    content = _load_json(path)
+    names = _parse_category_names(content["categories"], issues, path)
+    by_id = _parse_images(content["images"], issues, path)
     if not by_id:
-        raise UserError("this COCO file lists no pictures", received=place)
+        raise UserError("this COCO file lists no pictures", got=path)
     seen: set[Any] = set()
     ids: set[Any] = set()
     for entry in content["annotations"]:
-        picture = by_id.get(_id(entry, "image_id"))
-        found = _annotation(entry, picture, names, care, place)
+        picture = by_id.get(_get_id(entry, "image_id"))
+        found = _parse_annotation(entry, picture, names, issues, path)
         if picture is None or found is None:
             continue
         # Two people may have drawn round one thing, but never to the same hundredth of a pixel.
-        same = (id(picture), found.label, found.crowd, found.edges or json.dumps(found.outline))
+        same = (id(picture), found.label, found.crowd, found.box or json.dumps(found.segmentation))
         if same in seen:
-            care.count("annotations that are there twice, left out", picture.file)
+            issues.count("annotations that are there twice, left out", picture.file)
             continue
         seen.add(same)
-        if (own := _id(entry, "id")) is not None and own in ids:
-            care.count("annotations with the id of another one, kept", picture.file)
+        if (own := _get_id(entry, "id")) is not None and own in ids:
+            issues.count("annotations with the id of another one, kept", picture.file)
         ids.add(own)
         picture.annotations.append(found)
     return tuple(dict.fromkeys(names.values())), list({id(each): each for each in by_id.values()}.values())
 
 
-def ids(place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_ids(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The ids of the classes by name, and those of the pictures by file, of a COCO file.
 
     Raises:
         UserError: It is not such a file.
     """
-    content, care = _parsed(place), Care()
-    names = _names(content["categories"], care, place)
-    pictures = _pictures(content["images"], care, place)
+    content, care = _load_json(path), AnnotationIssues()
+    names = _parse_category_names(content["categories"], care, path)
+    pictures = _parse_images(content["images"], care, path)
     return {name: own for own, name in names.items()}, {picture.file: own for own, picture in pictures.items()}
 
 
-def _parsed(place: Path) -> dict[str, list[Any]]:
+def _load_json(path: Path) -> dict[str, list[Any]]:
     allowed = f"one JSON object with the lists {', '.join(_LISTS)}"
     try:
-        content = json.loads(place.read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError("cannot read this COCO file", received=f"{place} ({error})", allowed=allowed) from None
+        raise UserError("cannot read this COCO file", got=f"{path} ({error})", expected=allowed) from None
     if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in _LISTS):
-        received = f"{place}, with {', '.join(content) or 'nothing'}" if isinstance(content, dict) else place
-        raise UserError("not a COCO file", received=received, allowed=allowed)
+        received = f"{path}, with {', '.join(content) or 'nothing'}" if isinstance(content, dict) else path
+        raise UserError("not a COCO file", got=received, expected=allowed)
     return content
 
 
-def _names(categories: list[Any], care: Care, place: Path) -> dict[Any, str]:
+def _parse_category_names(categories: list[Any], issues: AnnotationIssues, path: Path) -> dict[Any, str]:
     """Classes by id, in the order of ids, which may have gaps."""
     names: dict[Any, str] = {}
     for entry in categories:
-        own = _id(entry, "id")
+        own = _get_id(entry, "id")
         if own is None:
-            care.count("categories without an id, left out", place.name)
+            issues.count("categories without an id, left out", path.name)
             continue
-        name = named(entry.get("name") or own)
+        name = normalize_class_name(entry.get("name") or own)
         if names.setdefault(own, name) != name:
-            received = f"{place}: {own} is {names[own]} and {name}"
-            raise UserError("a category id with two names", received=received, todo="give each an id of its own")
+            received = f"{path}: {own} is {names[own]} and {name}"
+            raise UserError("a category id with two names", got=received, hint="give each an id of its own")
     for name in {name for name in names.values() if list(names.values()).count(name) > 1}:
-        care.count("categories of one name, joined", name)
+        issues.count("categories of one name, joined", name)
     return dict(sorted(names.items(), key=lambda each: (isinstance(each[0], str), each[0])))
 
 
-def _pictures(images: list[Any], care: Care, place: Path) -> dict[Any, Picture]:
+def _parse_images(images: list[Any], issues: AnnotationIssues, path: Path) -> dict[Any, CocoImage]:
     """Pictures by id; what is listed under two ids is one picture."""
-    by_id: dict[Any, Picture] = {}
-    by_file: dict[str, Picture] = {}
+    by_id: dict[Any, CocoImage] = {}
+    by_file: dict[str, CocoImage] = {}
     shared: set[Any] = set()
     for entry in images:
-        own, file = _id(entry, "id"), entry.get("file_name") if isinstance(entry, dict) else None
+        own, file = _get_id(entry, "id"), entry.get("file_name") if isinstance(entry, dict) else None
         if own is None or not isinstance(file, str) or not file:
-            care.count("pictures without an id or a file name, left out", place.name)
+            issues.count("pictures without an id or a file name, left out", path.name)
             continue
         if file in by_file:
-            care.count("pictures that are listed twice, joined", file)
-        picture = by_file.setdefault(file, Picture(file, numbers([entry.get("width"), entry.get("height")], 2)))  # type: ignore[arg-type]
+            issues.count("pictures that are listed twice, joined", file)
+        picture = by_file.setdefault(file, CocoImage(file, parse_numbers([entry.get("width"), entry.get("height")], 2)))  # type: ignore[arg-type]
         if by_id.setdefault(own, picture) is not picture:
             shared.add(own)
-            care.count("pictures with the id of another one, left out with that one and their annotations", file)
+            issues.count("pictures with the id of another one, left out with that one and their annotations", file)
     return {own: picture for own, picture in by_id.items() if own not in shared}
 
 
-def _annotation(
-    entry: Any, picture: Picture | None, names: Mapping[Any, str], care: Care, place: Path
-) -> Annotation | None:
-    if not isinstance(entry, dict) or picture is None:
-        where = f"image {entry.get('image_id')}" if isinstance(entry, dict) else place.name
-        care.count("annotations of a picture that is not listed, left out", where)
+def _parse_annotation(
+    entry: Any, image: CocoImage | None, names: Mapping[Any, str], issues: AnnotationIssues, path: Path
+) -> CocoAnnotation | None:
+    if not isinstance(entry, dict) or image is None:
+        where = f"image {entry.get('image_id')}" if isinstance(entry, dict) else path.name
+        issues.count("annotations of a picture that is not listed, left out", where)
         return None
-    category = _id(entry, "category_id")
+    category = _get_id(entry, "category_id")
     if category not in names:
-        care.count("annotations of an unknown category, left out", f"{picture.file}: {entry.get('category_id')}")
+        issues.count("annotations of an unknown category, left out", f"{image.file}: {entry.get('category_id')}")
         return None
-    box = numbers(entry.get("bbox"), 4)
+    box = parse_numbers(entry.get("bbox"), 4)
     edges = (box[0], box[1], box[0] + box[2], box[1] + box[3]) if box else None
     outline = entry.get("segmentation") or None
     if box and outline and not (box[2] and box[3]):
-        care.count("boxes without area, made of their outline", picture.file)
+        issues.count("boxes without area, made of their outline", image.file)
         edges = None
     if edges is None and outline is None:
-        care.count("annotations with neither box nor outline, left out", picture.file)
+        issues.count("annotations with neither box nor outline, left out", image.file)
         return None
-    return Annotation(names[category], edges, outline, entry.get("iscrowd") in (1, "1"))
+    return CocoAnnotation(names[category], edges, outline, entry.get("iscrowd") in (1, "1"))
 
 
-def _id(entry: Any, key: str) -> Any:
+def _get_id(entry: Any, key: str) -> Any:
     value = entry.get(key) if isinstance(entry, dict) else None
     return value if isinstance(value, int | str | float) else None

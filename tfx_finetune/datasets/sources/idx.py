@@ -11,7 +11,7 @@ import numpy as np
 
 from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError, did_you_mean
-from tfx_finetune.datasets.sources.in_memory import Rows
+from tfx_finetune.datasets.sources.in_memory import InMemorySource
 from tfx_finetune.types.components import SOURCES, Source
 
 FILES = {
@@ -34,17 +34,17 @@ CLASSES = {
 }
 
 
-def _around(images: np.ndarray) -> list[np.ndarray]:
+def _stack_neighborhood(images: np.ndarray) -> list[np.ndarray]:
     """Each pixel (n, height, width, 1) and its eight neighbours, those outside being the nearest one inside."""
     wide = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     height, width = images.shape[1:3]
     return [wide[:, y : y + height, x : x + width] for y in range(3) for x in range(3)]
 
 
-LOOKS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "inverted": lambda images: 255 - images,
-    "blurred": lambda images: (np.add.reduce(_around(images), dtype=np.uint16) // 9).astype(np.uint8),
-    "thick": lambda images: np.maximum.reduce(_around(images)),
+    "blurred": lambda images: (np.add.reduce(_stack_neighborhood(images), dtype=np.uint16) // 9).astype(np.uint8),
+    "thick": lambda images: np.maximum.reduce(_stack_neighborhood(images)),
 }
 """What can be done to the pictures: uint8 (n, height, width, 1) -> the same."""
 
@@ -55,7 +55,7 @@ def idx(
     package: str = "",
     classes: tuple[str, ...] = (),
     limit: int = 0,
-    look: tuple[str, ...] = (),
+    transform: tuple[str, ...] = (),
 ) -> Source:
     """MNIST and data sets in its format (http://yann.lecun.com/exdb/mnist): grey pictures and class numbers.
 
@@ -71,37 +71,39 @@ def idx(
         UserError: A file is missing, is not in this format, or is cut off.
     """
     if bool(path) == bool(package):
-        raise UserError("idx wants either a path or a package", received=f"path={path!r}, package={package!r}")
+        raise UserError("idx wants either a path or a package", got=f"path={path!r}, package={package!r}")
     if limit < 0:
-        raise UserError("limit of idx is negative", received=limit, allowed="a number of samples, or 0 for all")
-    for change in look:
-        if change not in LOOKS:
-            raise UserError("no such look of idx", received=change, allowed=LOOKS, todo=did_you_mean(change, LOOKS))
+        raise UserError("limit of idx is negative", got=limit, expected="a number of samples, or 0 for all")
+    for change in transform:
+        if change not in TRANSFORMS:
+            raise UserError(
+                "no such look of idx", got=change, expected=TRANSFORMS, hint=did_you_mean(change, TRANSFORMS)
+            )
     folder = assets.fetch(package) if package else Path(path).expanduser()
-    arrays = {part: _pair(folder, *files, limit or None) for part, files in FILES.items()}
+    arrays = {part: _read_pair(folder, *files, limit or None) for part, files in FILES.items()}
     used = np.unique(np.concatenate([numbers for _, numbers in arrays.values()]))
     names = classes or CLASSES.get(package, ())
     if names and used.max(initial=0) >= len(names):
-        raise UserError("a class has no name", received=used.max(), allowed=names)
+        raise UserError("a class has no name", got=used.max(), expected=names)
     name = dict(enumerate(names)) or {number: str(number) for number in used}
     parts = {}
     for part, (images, numbers) in arrays.items():
-        for change in look:
-            images = LOOKS[change](images)
+        for change in transform:
+            images = TRANSFORMS[change](images)
         file = [f"{part}/{position}" for position in range(len(numbers))]
         parts[part] = {"image": images, "label": [name[number] for number in numbers], "file": file}
-    return Rows("_".join([package or folder.resolve().name, *look]), tuple(name.values()), (), parts)
+    return InMemorySource("_".join([package or folder.resolve().name, *transform]), tuple(name.values()), (), parts)
 
 
-def _pair(folder: Path, pictures: str, labels: str, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _read_pair(folder: Path, images_name: str, labels_name: str, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Reads pictures (n, height, width, 1) and class numbers (n,)."""
-    images, numbers = read(_found(folder, pictures), 3), read(_found(folder, labels), 1)
+    images, numbers = read_idx(_require_file(folder, images_name), 3), read_idx(_require_file(folder, labels_name), 1)
     if len(images) != len(numbers):
-        raise UserError("pictures and labels differ in number", received=f"{folder}: {len(images)}, {len(numbers)}")
+        raise UserError("pictures and labels differ in number", got=f"{folder}: {len(images)}, {len(numbers)}")
     return images[:limit, ..., None], numbers[:limit]
 
 
-def read(path: Path, rank: int) -> np.ndarray:
+def read_idx(path: Path, rank: int) -> np.ndarray:
     """Reads one idx file of unsigned bytes; memory-mapped where it is not gzipped.
 
     Raises:
@@ -112,26 +114,26 @@ def read(path: Path, rank: int) -> np.ndarray:
             head = stream.read(4 + 4 * rank)
             content = stream.read() if path.suffix == ".gz" else b""
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError("cannot read an idx file", received=f"{path} ({error})") from None
+        raise UserError("cannot read an idx file", got=f"{path} ({error})") from None
     if len(head) < 4 + 4 * rank or head[:4] != bytes((0, 0, 8, rank)):
-        raise UserError("not an idx file of bytes", received=path, allowed=f"magic number {0x800 + rank}")
+        raise UserError("not an idx file of bytes", got=path, expected=f"magic number {0x800 + rank}")
     shape = struct.unpack(f">{rank}I", head[4:])
     size = len(content) if path.suffix == ".gz" else path.stat().st_size - len(head)
     if size != math.prod(shape):
-        raise UserError("an idx file of another length than it states", received=path, allowed=f"{shape} bytes")
+        raise UserError("an idx file of another length than it states", got=path, expected=f"{shape} bytes")
     if path.suffix == ".gz":
         return np.frombuffer(content, np.uint8).reshape(shape)
     return np.memmap(path, np.uint8, "r", len(head), shape)
 
 
-def find(folder: Path, name: str) -> Path | None:
+def find_file(folder: Path, name: str) -> Path | None:
     """The file of this name, gzipped or not; a dot may stand where MNIST's own names have the first hyphen of -idx."""
     spellings = (f"{stem}{ending}" for stem in (name, name.replace("-idx", ".idx")) for ending in ("", ".gz"))
     return next((folder / spelling for spelling in spellings if (folder / spelling).is_file()), None)
 
 
-def _found(folder: Path, name: str) -> Path:
-    path = find(folder, name)
+def _require_file(folder: Path, name: str) -> Path:
+    path = find_file(folder, name)
     if path is None:
-        raise UserError("a file of MNIST's format is missing", received=folder / name, allowed=f"{name} or {name}.gz")
+        raise UserError("a file of MNIST's format is missing", got=folder / name, expected=f"{name} or {name}.gz")
     return path

@@ -12,24 +12,24 @@ import tensorflow as tf
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Spellings of the splits, in lower case."""
-ENDINGS = {
+FILE_SUFFIXES = {
     "image": (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp"),
     "audio": (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
     "text": (".txt",),
 }
 """What files of each modality end in."""
 # Files that cannot be read are samples too: reading them fails, so that they are counted and listed, not overlooked.
-_UNREADABLE = {
+_UNSUPPORTED_SUFFIXES = {
     "image": (".heic", ".heif", ".avif", ".tif", ".tiff", ".jp2", ".jxl"),
     "audio": (".m4a", ".aac", ".wma", ".amr"),
     "text": (),
 }
 # Copies and thumbnails that macOS archives and Synology drives put among a person's files.
-_SYSTEM = ("__MACOSX", "@eaDir")
+_SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")
 
 
 @dataclass(frozen=True)
-class Rows:
+class InMemorySource:
     """A `Source` of columns held as arrays of one length.
 
     Attributes:
@@ -44,7 +44,7 @@ class Rows:
     labels: tuple[str, ...]
     paths: tuple[str, ...]
     parts: Mapping[str, Mapping[str, Any]]
-    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -53,21 +53,21 @@ class Rows:
 
     def read(self, part: str) -> tf.data.Dataset:
         """Returns the samples of a part, in order."""
-        columns = {name: _tensor(values) for name, values in self.parts[part].items()}
+        columns = {name: _convert_to_tensor(values) for name, values in self.parts[part].items()}
         return tf.data.Dataset.from_tensor_slices(columns)
 
-    def at(self, place: tf.Tensor) -> dict[str, tf.Tensor]:
+    def __getitem__(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the sample at a place, a scalar, among those of all parts in order."""
-        return {name: tf.gather(values, place) for name, values in self._columns.items()}
+        return {name: tf.gather(values, index) for name, values in self._columns.items()}
 
     @functools.cached_property
     def _columns(self) -> dict[str, tf.Tensor]:
         parts = list(self.parts.values())
         with tf.init_scope():  # outside of a graph that asks first, as others will ask too
-            return {name: tf.concat([_tensor(part[name]) for part in parts], 0) for name in parts[0]}
+            return {name: tf.concat([_convert_to_tensor(part[name]) for part in parts], 0) for name in parts[0]}
 
 
-def by_split(records: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[str]]]:
+def group_columns_by_split(records: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[str]]]:
     """Turns records into columns by part: the parts of their `split` values, or `all` where no record has one."""
     parts: dict[str, list[Mapping[str, str]]] = {}
     for record in records:
@@ -77,59 +77,61 @@ def by_split(records: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[s
     return {part: {name: [record.get(name, "") for record in parts[part]] for name in names} for part in ordered}
 
 
-def found(folder: Path) -> dict[str, list[Path]]:
+def find_files(folder: Path) -> dict[str, list[Path]]:
     """Files below a folder by modality, sorted; links are followed, hidden and system files left out."""
-    files: dict[str, list[Path]] = {modality: [] for modality in ENDINGS}
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=_fail):
-        folders[:] = [name for name in folders if not hidden(name) and not _is_loop(Path(place, name))]
+    files: dict[str, list[Path]] = {modality: [] for modality in FILE_SUFFIXES}
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_raise_error):
+        folders[:] = [name for name in folders if not is_hidden(name) and not _is_loop(Path(place, name))]
         for name in names:
-            if not hidden(name) and (modality := modality_of(name)):
+            if not is_hidden(name) and (modality := infer_modality(name)):
                 files[modality].append(Path(place, name))
     return {modality: sorted(paths) for modality, paths in files.items()}
 
 
-def pictures(folder: Path) -> list[Path]:
+def find_images(folder: Path) -> list[Path]:
     """Picture files below a folder; see `found`."""
-    return found(folder)["image"]
+    return find_files(folder)["image"]
 
 
-def split_folders(folder: Path) -> list[Path]:
+def list_split_folders(folder: Path) -> list[Path]:
     """The sub-folders, sorted, where all of them are named after splits; else none."""
-    below = sorted(path for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
     return below if all(path.name.lower() in SPLIT_NAMES for path in below) else []
 
 
-def by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
+def map_files_by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
     """Files by their path in a folder, without ending."""
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
 
 
-def modality_of(name: str) -> str:
+def infer_modality(name: str) -> str:
     """The modality of a file, by its ending; empty where that says nothing."""
     ending = Path(name).suffix.lower()
-    return next((modality for modality, own in ENDINGS.items() if ending in own + _UNREADABLE[modality]), "")
+    return next(
+        (modality for modality, own in FILE_SUFFIXES.items() if ending in own + _UNSUPPORTED_SUFFIXES[modality]), ""
+    )
 
 
-def hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name was put there by a program, not by a person."""
-    return name.startswith(".") or name in _SYSTEM
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 
-def as_text(value: Any) -> str:
+def convert_to_text(value: Any) -> str:
     """A column's value, which TensorFlow gives as bytes where it is a text."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def readable(name: str) -> str:
+def format_path(name: str) -> str:
     """A file's name as text: names that are not UTF-8 (archives made on Windows) get replacement characters."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 
-def _tensor(values: Any) -> Any:
-    return values if isinstance(values, np.ndarray) else tf.constant([_encoded(value) for value in values])
+def _convert_to_tensor(values: Any) -> Any:
+    return values if isinstance(values, np.ndarray) else tf.constant([_encode_path(value) for value in values])
 
 
-def _encoded(value: str) -> bytes:
+def _encode_path(value: str) -> bytes:
     # Names of files that are not UTF-8 come as surrogates, which TensorFlow cannot encode by itself. JSON may hold any
     # other half of a pair, which stays broken, so that the survey tells of it.
     try:
@@ -142,5 +144,5 @@ def _is_loop(folder: Path) -> bool:
     return folder.is_symlink() and folder.resolve() in (parent.resolve() for parent in folder.absolute().parents)
 
 
-def _fail(error: OSError) -> None:
+def _raise_error(error: OSError) -> None:
     raise error

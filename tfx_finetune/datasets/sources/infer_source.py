@@ -6,21 +6,21 @@ from pathlib import Path
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec
 from tfx_finetune.datasets.sources import coco, idx, masks, tfds, voc, yolo
-from tfx_finetune.datasets.sources.coco_file import is_coco
+from tfx_finetune.datasets.sources.coco_file import is_coco_file
 from tfx_finetune.types.components import SOURCES
 
-_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-_FOLDERS: dict[str, Callable[[Path], bool]] = {
-    "idx": lambda path: idx.find(path, idx.FILES["train"][0]) is not None,
+_TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+_FOLDER_FORMATS: dict[str, Callable[[Path], bool]] = {
+    "idx": lambda path: idx.find_file(path, idx.FILES["train"][0]) is not None,
     "tfds": tfds.is_prepared,
-    "coco": coco.is_folder,
-    "voc": voc.is_folder,
-    "yolo": yolo.is_folder,
-    "masks": masks.is_folder,
+    "coco": coco.is_coco_folder,
+    "voc": voc.is_voc_folder,
+    "yolo": yolo.is_yolo_folder,
+    "masks": masks.is_masks_folder,
 }
 
 
-def recognize(data: str) -> Spec:
+def infer_source(data: str) -> Spec:
     """Returns the source spec of a path or of a spec string; reads no sample.
 
     Raises:
@@ -28,18 +28,18 @@ def recognize(data: str) -> Spec:
     """
     path = Path(data).expanduser()
     if _exists(path):
-        return Spec(_layout(path), (data,))
+        return Spec(_infer_format(path), (data,))
     if not data.rstrip().endswith(")") and data not in SOURCES:
         near = did_you_mean(data, SOURCES)
-        raise UserError("no such folder or file", received=data, todo=near or "is the path right?")
+        raise UserError("no such folder or file", got=data, hint=near or "is the path right?")
     spec = parse_spec(data)
-    for option in SOURCES.options(spec).values():
+    for option in SOURCES.resolve_options(spec).values():
         if isinstance(option, Spec):
-            recognize(str(option))
+            infer_source(str(option))
     return spec
 
 
-def named_sources(data: str, sources: str) -> dict[str, Spec]:
+def parse_sources(data: str, sources: str) -> dict[str, Spec]:
     """Where the samples of a run come from, by name; a lone one, of `--data`, has none.
 
     Raises:
@@ -47,26 +47,28 @@ def named_sources(data: str, sources: str) -> dict[str, Spec]:
     """
     if data and sources:
         received = f"--data={data}, --sources={sources}"
-        raise UserError("--data and --sources are two ways to say one thing", received=received, todo="say one of them")
+        raise UserError("--data and --sources are two ways to say one thing", got=received, hint="say one of them")
     if data:
-        return {"": recognize(data)}
+        return {"": infer_source(data)}
     if not sources:
-        raise UserError("no data given", todo="say --data=FOLDER, with a sub-folder for each class")
+        raise UserError("no data given", hint="say --data=FOLDER, with a sub-folder for each class")
     named = parse_named_specs(sources, default="")
     if not named or "" in named:
-        raise UserError("--sources wants names", received=sources, allowed="a=folder('x'), b=tfds('mnist')")
-    return {name: recognize(str(spec)) for name, spec in named.items()}
+        raise UserError("--sources wants names", got=sources, expected="a=folder('x'), b=tfds('mnist')")
+    return {name: infer_source(str(spec)) for name, spec in named.items()}
 
 
-def _layout(path: Path) -> str:
+def _infer_format(path: Path) -> str:
     if path.is_dir():
-        return next((name for name, is_such in _FOLDERS.items() if is_such(path)), "folder")
-    if path.name in yolo.SETTINGS:
+        return next((name for name, is_such in _FOLDER_FORMATS.items() if is_such(path)), "folder")
+    if path.name in yolo.SETTINGS_FILES:
         return "yolo"
-    if path.suffix.lower() == ".json" and is_coco(path):
+    if path.suffix.lower() == ".json" and is_coco_file(path):
         return "coco"
-    if path.suffix.lower() not in _TABLES:
-        raise UserError("neither a folder nor a table", received=path, allowed=_TABLES, todo="unpack an archive first")
+    if path.suffix.lower() not in _TABLE_SUFFIXES:
+        raise UserError(
+            "neither a folder nor a table", got=path, expected=_TABLE_SUFFIXES, hint="unpack an archive first"
+        )
     return "table"
 
 

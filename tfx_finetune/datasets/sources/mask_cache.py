@@ -12,7 +12,7 @@ from tfx_finetune.core import assets, files
 _VERSION = 1
 
 
-def kept(made_of: Any, draw: Callable[[], Image.Image]) -> str:
+def cache_mask(key_parts: Any, draw: Callable[[], Image.Image]) -> str:
     """Returns the path of a mask.
 
     Args:
@@ -22,11 +22,11 @@ def kept(made_of: Any, draw: Callable[[], Image.Image]) -> str:
     Raises:
         UserError: The cache cannot be written.
     """
-    key = hashlib.sha256(json.dumps([_VERSION, made_of]).encode()).hexdigest()
-    path = assets.cache() / "masks" / key[:2] / f"{key}.png"
+    key = hashlib.sha256(json.dumps([_VERSION, key_parts]).encode()).hexdigest()
+    path = assets.get_cache_dir() / "masks" / key[:2] / f"{key}.png"
     if not path.is_file():
         if not path.parent.is_dir():
-            files.writable_folder(path.parent, "cache")
-        with files.atomic(path) as partial:
+            files.make_writable_folder(path.parent, "cache")
+        with files.write_atomically(path) as partial:
             draw().save(partial, compress_level=1)
     return str(path)

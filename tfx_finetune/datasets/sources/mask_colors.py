@@ -4,14 +4,14 @@ import re
 from pathlib import Path
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.ops.annotations import named
+from tfx_finetune.ops.annotations import normalize_class_name
 
-FILES = ("labelmap.txt", "classes.txt", "label_colors.txt")
+CLASS_FILES = ("labelmap.txt", "classes.txt", "label_colors.txt")
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
-def colour_map(root: Path, file: str = "") -> dict[str, Colour | None]:
+def read_color_map(root: Path, file: str = "") -> dict[str, Color | None]:
     """Classes in order, which are the values 0, 1, ... of grey masks, and the colour of each in masks that have some.
 
     A line is `name`, `name r g b`, `r g b name`, or `name:r,g,b::` as CVAT writes it; what follows `#` is no class.
@@ -26,30 +26,34 @@ def colour_map(root: Path, file: str = "") -> dict[str, Colour | None]:
     Raises:
         UserError: There is none of the name given, a line is none of these, or a class or colour is there twice.
     """
-    place = Path(file).expanduser() if file else next((root / name for name in FILES if (root / name).is_file()), None)
+    place = (
+        Path(file).expanduser()
+        if file
+        else next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
+    )
     if place is None:
         return {}
     try:
         lines = place.read_text("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
-        raise UserError("cannot read the classes of masks", received=f"{place} ({error})") from None
-    found: dict[str, Colour | None] = {}
+        raise UserError("cannot read the classes of masks", got=f"{place} ({error})") from None
+    found: dict[str, Color | None] = {}
     for number, line in enumerate(lines, 1):
         if not (text := line.partition("#")[0].strip()):
             continue
         where = f"{place}, line {number}: {text}"
-        name, colour = _class(text, where)
+        name, colour = _parse_class(text, where)
         if name in found or (colour and colour in found.values()):
-            raise UserError("a class or a colour that is there twice", received=where)
+            raise UserError("a class or a colour that is there twice", got=where)
         found[name] = colour
     if len({colour is None for colour in found.values()}) > 1:
-        raise UserError("some classes have a colour and some have none", received=place)
+        raise UserError("some classes have a colour and some have none", got=place)
     if len(found) > 255:
-        raise UserError("too many classes for masks", received=f"{place}: {len(found)}", allowed="up to 255")
+        raise UserError("too many classes for masks", got=f"{place}: {len(found)}", expected="up to 255")
     return found
 
 
-def _class(text: str, where: str) -> tuple[str, Colour | None]:
+def _parse_class(text: str, where: str) -> tuple[str, Color | None]:
     name, *colour = (text.split(":")[0], *re.findall(r"\d+", text.split(":")[1])) if ":" in text else (text,)
     if ":" not in text:
         words = re.split(r"[\s,]+", text)
@@ -59,7 +63,5 @@ def _class(text: str, where: str) -> tuple[str, Colour | None]:
             name, colour = " ".join(words[3:]), words[:3]
     values = tuple(map(int, colour))
     if not name.strip() or len(values) not in (0, 3) or max(values, default=0) > 255:
-        raise UserError(
-            "not a class and its colour", received=where, allowed="name, or name red green blue, of 0 to 255"
-        )
-    return named(name), values or None  # type: ignore[return-value]
+        raise UserError("not a class and its colour", got=where, expected="name, or name red green blue, of 0 to 255")
+    return normalize_class_name(name), values or None  # type: ignore[return-value]

@@ -6,24 +6,24 @@ from pathlib import Path
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.datasets.sources.in_memory import (
     SPLIT_NAMES,
-    Rows,
-    by_name,
-    by_split,
-    pictures,
-    readable,
-    split_folders,
+    InMemorySource,
+    find_images,
+    format_path,
+    group_columns_by_split,
+    list_split_folders,
+    map_files_by_name,
 )
-from tfx_finetune.datasets.sources.mask_colors import colour_map
-from tfx_finetune.datasets.sources.mask_files import Pair, masked
-from tfx_finetune.ops.annotations import Care
+from tfx_finetune.datasets.sources.mask_colors import read_color_map
+from tfx_finetune.datasets.sources.mask_files import MaskPair, read_masks
+from tfx_finetune.ops.annotations import AnnotationIssues
 from tfx_finetune.types.components import SOURCES, Source
 
-_MARKS = ("_mask", "_masks", "_label", "_labels", "_seg", "_L", "")
+_MASK_SUFFIXES = ("_mask", "_masks", "_label", "_labels", "_seg", "_L", "")
 _PAIRS = (("images", "masks"), ("JPEGImages", "SegmentationClass"))
 
 
 @SOURCES.register
-def masks(path: str, images: str = "images", masks: str = "masks", colours: str = "") -> Source:
+def masks(path: str, images: str = "images", masks: str = "masks", colors: str = "") -> Source:
     """Pictures and their masks, PNG files of the same names: masks('streets') with images/1.jpg and masks/1.png.
 
     A mask may be called 1_mask.png (or _label, _seg, _L), and then lie beside its picture. Splits are folders: train/
@@ -42,57 +42,59 @@ def masks(path: str, images: str = "images", masks: str = "masks", colours: str 
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise UserError("not a folder" if root.exists() else "no such folder", received=path)
-    care, known = Care(), colour_map(root, colours)
-    pairs = list(_pairs(root, images, masks, care))
+        raise UserError("not a folder" if root.exists() else "no such folder", got=path)
+    care, known = AnnotationIssues(), read_color_map(root, colors)
+    pairs = list(_find_mask_pairs(root, images, masks, care))
     if not pairs:
         allowed = f"{images}/1.jpg and {masks}/1.png, or 1.jpg and 1_mask.png"
-        raise UserError("no picture with a mask in this folder", received=path, allowed=allowed)
-    labels, records = masked(pairs, known, care)
-    notes = care.told()
+        raise UserError("no picture with a mask in this folder", got=path, expected=allowed)
+    labels, records = read_masks(pairs, known, care)
+    notes = care.report()
     if not records:
-        raise UserError("no mask of this folder can be used", received=path)
-    return Rows(readable(root.resolve().name), labels, ("image", "mask"), by_split(records), notes)
-
-
-def is_folder(folder: Path) -> bool:
-    """Whether a folder has pictures and masks by the usual names of their folders."""
-    return any(
-        all((place / name).is_dir() for name in ("images", "masks")) for place in (folder, *split_folders(folder))
+        raise UserError("no mask of this folder can be used", got=path)
+    return InMemorySource(
+        format_path(root.resolve().name), labels, ("image", "mask"), group_columns_by_split(records), notes
     )
 
 
-def _pairs(root: Path, images: str, masks: str, care: Care) -> Iterator[Pair]:
-    for split, holder, folder in _holders(root, images, masks):
-        files = by_name(folder, pictures(folder))
+def is_masks_folder(folder: Path) -> bool:
+    """Whether a folder has pictures and masks by the usual names of their folders."""
+    return any(
+        all((place / name).is_dir() for name in ("images", "masks")) for place in (folder, *list_split_folders(folder))
+    )
+
+
+def _find_mask_pairs(root: Path, images: str, masks: str, issues: AnnotationIssues) -> Iterator[MaskPair]:
+    for split, holder, folder in _find_folder_pairs(root, images, masks):
+        files = map_files_by_name(folder, find_images(folder))
         if wrong := next(
             (path for path in files.values() if holder != folder and path.suffix.lower() in (".jpg", ".jpeg")), None
         ):
-            raise UserError("JPEG changes the values of masks", received=wrong, allowed="masks as PNG")
-        for picture in pictures(holder):
+            raise UserError("JPEG changes the values of masks", got=wrong, expected="masks as PNG")
+        for picture in find_images(holder):
             stem = picture.relative_to(holder).with_suffix("").as_posix()
-            if holder == folder and any(mark and stem.endswith(mark) for mark in _MARKS):
+            if holder == folder and any(mark and stem.endswith(mark) for mark in _MASK_SUFFIXES):
                 continue
-            marks = [mark for mark in _MARKS if stem + mark in files and files[stem + mark] != picture]
+            marks = [mark for mark in _MASK_SUFFIXES if stem + mark in files and files[stem + mark] != picture]
             if marks:
                 yield split, picture, files.pop(stem + marks[0])
             else:
-                care.count("pictures without a mask, left out", readable(str(picture)))
+                issues.count("pictures without a mask, left out", format_path(str(picture)))
         if holder != folder:
             for mask in files.values():
-                care.count("masks without a picture, left out", readable(str(mask)))
+                issues.count("masks without a picture, left out", format_path(str(mask)))
 
 
-def _holders(root: Path, images: str, masks: str) -> Iterator[tuple[str, Path, Path]]:
+def _find_folder_pairs(root: Path, images: str, masks: str) -> Iterator[tuple[str, Path, Path]]:
     """(split, folder of pictures, folder of masks), the same one where masks lie beside their pictures."""
     if (root / images).is_dir() and (root / masks).is_dir():
-        below = split_folders(root / images)
+        below = list_split_folders(root / images)
         for place in below:
             yield SPLIT_NAMES[place.name.lower()], place, root / masks / place.name
         if not below:
             yield "", root / images, root / masks
         return
-    for place in split_folders(root) or [root]:
+    for place in list_split_folders(root) or [root]:
         split = SPLIT_NAMES[place.name.lower()] if place != root else ""
         inner = (place / images, place / masks)
         yield (split, *inner) if all(folder.is_dir() for folder in inner) else (split, place, place)

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from tfx_finetune.ops.annotations import Edges, numbers
-from tfx_finetune.types.localization import UNTOLD
+from tfx_finetune.ops.annotations import BoxXYXY, parse_numbers
+from tfx_finetune.types.localization import IGNORE_INDEX
 
 # Points so many times outside of their picture are no outline, and drawing them takes memory for every pixel between.
-_FAR = 10
+_MAX_OFFSET = 10
 
 
-Shape = list[list[float]] | list[int] | None
+Segmentation = list[list[float]] | list[int] | None
 """Polygons, [x, y, x, y, ...] in pixels, or run lengths: of nothing, something, nothing, ... down the columns."""
 
 
@@ -27,11 +27,11 @@ class Region(NamedTuple):
     """
 
     value: int
-    outline: Shape
-    edges: Edges | None
+    segmentation: Segmentation
+    box: BoxXYXY | None
 
 
-def polygons(outline: Any, width: int, height: int, shares: bool = False) -> list[list[float]] | None:
+def parse_polygons(segmentation: Any, width: int, height: int, normalized: bool = False) -> list[list[float]] | None:
     """The polygons of an outline that have an inside, in pixels; nothing where it is something else.
 
     Args:
@@ -40,36 +40,36 @@ def polygons(outline: Any, width: int, height: int, shares: bool = False) -> lis
         height: Of the picture, in pixels.
         shares: Whether the boxes of the file are shares of it, as then its points may be.
     """
-    if not isinstance(outline, Sequence) or isinstance(outline, str):
+    if not isinstance(segmentation, Sequence) or isinstance(segmentation, str):
         return None
-    found = [numbers(points, len(points)) for points in outline if isinstance(points, Sequence)]
-    far = _FAR * max(width, height)
+    found = [parse_numbers(points, len(points)) for points in segmentation if isinstance(points, Sequence)]
+    far = _MAX_OFFSET * max(width, height)
     kept = [
         list(points)
         for points in found
         if points and len(points) >= 6 and not len(points) % 2 and all(abs(value) <= far for value in points)
     ]
-    if shares and max((abs(value) for points in kept for value in points), default=2.0) <= 1:
+    if normalized and max((abs(value) for points in kept for value in points), default=2.0) <= 1:
         return [[value * (width, height)[place % 2] for place, value in enumerate(points)] for points in kept]
     return kept
 
 
-def runs(outline: Any, width: int, height: int) -> list[int] | None:
+def parse_rle(segmentation: Any, width: int, height: int) -> list[int] | None:
     """Run lengths that fill a picture, of counts as a list or as COCO compresses them; nothing where they do not.
 
     Checked here since pycocotools does not, and reads memory that is not its own for those that end too soon.
     """
-    if not isinstance(outline, Mapping) or outline.get("size") != [height, width]:
+    if not isinstance(segmentation, Mapping) or segmentation.get("size") != [height, width]:
         return None
-    counts = outline.get("counts")
+    counts = segmentation.get("counts")
     if isinstance(counts, str):
-        counts = _decompressed(counts)
+        counts = _decompress_rle(counts)
     if not isinstance(counts, list) or not all(isinstance(count, int) and count >= 0 for count in counts):
         return None
     return counts if sum(counts) == width * height else None
 
 
-def _decompressed(text: str) -> list[int] | None:
+def _decompress_rle(text: str) -> list[int] | None:
     """COCO's own code, `rleFrString` of its maskApi.c: five bits a letter, the change since the last but one."""
     counts: list[int] = []
     value = shift = 0
@@ -86,47 +86,47 @@ def _decompressed(text: str) -> list[int] | None:
     return None if shift else counts
 
 
-def bounds(outline: Shape, height: int) -> Edges | None:
+def compute_bounding_box(segmentation: Segmentation, height: int) -> BoxXYXY | None:
     """The box around an outline, in pixels; nothing where that is empty."""
-    if not outline:
+    if not segmentation:
         return None
-    if isinstance(outline[0], list):
-        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in outline])
+    if isinstance(segmentation[0], list):
+        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])
         return (*map(float, points.min(0)), *map(float, points.max(0)))  # type: ignore[return-value]
-    places = np.flatnonzero(_unrolled(outline))
+    places = np.flatnonzero(_expand_rle(segmentation))
     if not len(places):
         return None
     x, y = places // height, places % height
     return float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1)
 
 
-def drawn(regions: Sequence[Region], width: int, height: int) -> Image.Image:
+def draw_mask(regions: Sequence[Region], width: int, height: int) -> Image.Image:
     """A mask: what is untold below all else, small things above large ones."""
     shapes: list[tuple[bool, int, int, int, np.ndarray]] = []
     for region in regions:
-        shape = _shape(region, width, height)
-        value = region.value if region.outline else UNTOLD
-        shapes.append((value != UNTOLD, -int(np.count_nonzero(shape)), len(shapes), value, shape))
+        shape = _draw_region(region, width, height)
+        value = region.value if region.segmentation else IGNORE_INDEX
+        shapes.append((value != IGNORE_INDEX, -int(np.count_nonzero(shape)), len(shapes), value, shape))
     mask = np.zeros((height, width), np.uint8)
     for *_, value, shape in sorted(shapes, key=lambda each: each[:3]):
         mask[shape] = value
     return Image.fromarray(mask)
 
 
-def _shape(region: Region, width: int, height: int) -> np.ndarray:
+def _draw_region(region: Region, width: int, height: int) -> np.ndarray:
     """Where a region is, bool (height, width)."""
     from pycocotools import mask as coco_mask
 
-    if not region.outline:
+    if not region.segmentation:
         shape = np.zeros((height, width), bool)
-        if region.edges:
-            left, top = (max(math.floor(value), 0) for value in region.edges[:2])
-            shape[top : max(math.ceil(region.edges[3]), 0), left : max(math.ceil(region.edges[2]), 0)] = True
+        if region.box:
+            left, top = (max(math.floor(value), 0) for value in region.box[:2])
+            shape[top : max(math.ceil(region.box[3]), 0), left : max(math.ceil(region.box[2]), 0)] = True
         return shape
-    if not isinstance(region.outline[0], list):
-        return _unrolled(region.outline).reshape(width, height).T
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(region.outline, height, width))).astype(bool)
+    if not isinstance(region.segmentation[0], list):
+        return _expand_rle(region.segmentation).reshape(width, height).T
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(region.segmentation, height, width))).astype(bool)
 
 
-def _unrolled(counts: Sequence[Any]) -> np.ndarray:
+def _expand_rle(counts: Sequence[Any]) -> np.ndarray:
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts)

@@ -15,9 +15,9 @@ from tfx_finetune.core import progress
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.datasets import splits
-from tfx_finetune.datasets.sources.in_memory import as_text
-from tfx_finetune.datasets.sources.infer_source import recognize
-from tfx_finetune.ops.tf_data import as_numpy, mapped, schema
+from tfx_finetune.datasets.sources.in_memory import convert_to_text
+from tfx_finetune.datasets.sources.infer_source import infer_source
+from tfx_finetune.ops.tf_data import as_numpy, get_schema, parallel_map
 from tfx_finetune.types.components import SOURCES, SPLITS, Source
 
 
@@ -37,11 +37,11 @@ class Member:
     is_path: bool
     label: np.ndarray
     file: np.ndarray
-    side: np.ndarray
+    split: np.ndarray
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairedSource:
     """A `Source` of rows of its members, of which each part has its own.
 
     Attributes:
@@ -79,7 +79,7 @@ class Pairs:
             # Pairs share what they are made of, so none can leave its part.
             return found | {"label": label, "file": file, "group": tf.strings.join([f"{part}/", label])}
 
-        return mapped(tf.data.Dataset.from_tensor_slices(self.parts[part]), pair)
+        return parallel_map(tf.data.Dataset.from_tensor_slices(self.parts[part]), pair)
 
 
 @SOURCES.register
@@ -116,97 +116,97 @@ def paired(
     wanted = {name: data for name, data in {"image": image, "audio": audio, "text": text}.items() if data}
     if len(wanted) < 2:
         allowed = "two or more of image, audio and text"
-        raise UserError("paired wants several sources", received=", ".join(wanted) or "none", allowed=allowed)
+        raise UserError("paired wants several sources", got=", ".join(wanted) or "none", expected=allowed)
     if not (0 < test < 1 and 0 <= val < 1 and test + val < 1) or limit < 0 or seed < 0:
         received = f"test={test}, val={val}, limit={limit}, seed={seed}"
-        raise UserError("paired is out of range", received=received, allowed="shares of less than 1, others from 0")
-    sources = {name: SOURCES.build(recognize(str(data))) for name, data in wanted.items()}
+        raise UserError("paired is out of range", got=received, expected="shares of less than 1, others from 0")
+    sources = {name: SOURCES.build(infer_source(str(data))) for name, data in wanted.items()}
     shares = {"test": test} | ({"val": val} if val else {})
-    members = {name: _member(name, source, shares, seed) for name, source in sources.items()}
+    members = {name: _read_member(name, source, shares, seed) for name, source in sources.items()}
     _check_labels({name: set(member.label) for name, member in members.items()}, "")
     parts = {}
     for position, part in enumerate(SPLITS):
-        sides = {name: set(member.label[member.side == part]) for name, member in members.items()}
+        sides = {name: set(member.label[member.split == part]) for name, member in members.items()}
         if part == "val" and not val and not all(sides.values()):
             continue
         _check_labels(sides, part)
         rng = np.random.default_rng((seed, position))
-        parts[part] = _pairs(list(members.values()), part, limit, rng)
+        parts[part] = _sample_pairs(list(members.values()), part, limit, rng)
     label = set(next(iter(members.values())).label)
     ordered = next((source.labels for source in sources.values() if set(source.labels) == label), ())
-    return Pairs("_".join(source.name for source in sources.values()), ordered, members, parts)
+    return PairedSource("_".join(source.name for source in sources.values()), ordered, members, parts)
 
 
-def _member(name: str, source: Source, shares: Mapping[str, float], seed: int) -> Member:
+def _read_member(name: str, source: Source, fractions: Mapping[str, float], seed: int) -> Member:
     """Reads a source and splits it."""
-    known = schema(source)
+    known = get_schema(source)
     if name not in known:
-        raise UserError(f"this source has no {name} to pair", received=source.name, allowed=list(known))
+        raise UserError(f"this source has no {name} to pair", got=source.name, expected=list(known))
     rows = [
-        (sample[name], *(as_text(sample.get(column, b"")) for column in ("label", "file", "group")), part)
+        (sample[name], *(convert_to_text(sample.get(column, b"")) for column in ("label", "file", "group")), part)
         for part in source.sizes
         for sample in as_numpy(source.read(part))
         if not isinstance(sample[name], bytes) or sample[name]
     ]
     if not rows:
-        raise UserError(f"this source has no {name} to pair", received=source.name)
+        raise UserError(f"this source has no {name} to pair", got=source.name)
     content, *others = zip(*rows, strict=True)
     label, file, group, side = (np.array(column, object) for column in others)
     part = "all" if "all" in source.sizes else "train"
-    lacking = {held: share for held, share in shares.items() if held not in source.sizes}
+    lacking = {held: share for held, share in fractions.items() if held not in source.sizes}
     cut = np.flatnonzero(side == part)
     # By groups and names, not by content: equal words would tie all languages together.
-    side[cut] = splits.assign(file[cut], label[cut], group[cut], lacking, seed)
+    side[cut] = splits.split_by_stratified_groups(file[cut], label[cut], group[cut], lacking, seed)
     is_path = name in source.paths
-    _leave_out_copies(name, [_digest(value, is_path) for value in content], side)
+    _drop_duplicates(name, [_compute_content_digest(value, is_path) for value in content], side)
     values = np.array(content, object) if isinstance(content[0], bytes) else np.stack(content)
     return Member(tf.constant(values), is_path, label, file, side)
 
 
-def _leave_out_copies(name: str, digests: Sequence[str], side: np.ndarray) -> None:
+def _drop_duplicates(name: str, digests: Sequence[str], split: np.ndarray) -> None:
     """Takes out of each part what an earlier one has."""
     seen: set[str] = set()
     for part in SPLITS:
-        rows = np.flatnonzero(side == part).tolist()
+        rows = np.flatnonzero(split == part).tolist()
         copies = [row for row in rows if digests[row] in seen]
-        side[copies] = ""
+        split[copies] = ""
         if copies:
             said = f"{len(copies)} of {len(rows)} samples of {name} in {part} are left out"
-            progress.say(f"{said}: an earlier part has the same")
+            progress.log(f"{said}: an earlier part has the same")
         seen |= {digests[row] for row in rows}
 
 
-def _check_labels(found: Mapping[str, set[str]], part: str) -> None:
+def _check_labels(labels_by_source: Mapping[str, set[str]], part: str) -> None:
     """Raises a `UserError` that names what differs where sources do not have the same labels."""
-    every = set().union(*found.values())
+    every = set().union(*labels_by_source.values())
     where = f" in {part}" if part else ""
     todo = "hold out more of them" if part else "leave them out of the others"
     if not every:
-        raise UserError(f"the sources to pair have nothing{where}", received=", ".join(found), todo=todo)
-    lacking = {name: sorted(every - labels) for name, labels in found.items() if labels != every}
+        raise UserError(f"the sources to pair have nothing{where}", got=", ".join(labels_by_source), hint=todo)
+    lacking = {name: sorted(every - labels) for name, labels in labels_by_source.items() if labels != every}
     if lacking:
         received = "; ".join(f"{name} lacks {', '.join(labels)}" for name, labels in lacking.items())
-        raise UserError(f"the sources to pair have different labels{where}", received=received, todo=todo)
+        raise UserError(f"the sources to pair have different labels{where}", got=received, hint=todo)
 
 
-def _pairs(members: Sequence[Member], part: str, limit: int, rng: np.random.Generator) -> np.ndarray:
+def _sample_pairs(members: Sequence[Member], part: str, limit: int, rng: np.random.Generator) -> np.ndarray:
     """Rows of the members (pairs, members), those of one label together, in random order."""
     found = []
-    for label in sorted(set(members[0].label[members[0].side == part])):
-        each = [np.flatnonzero((member.side == part) & (member.label == label)) for member in members]
+    for label in sorted(set(members[0].label[members[0].split == part])):
+        each = [np.flatnonzero((member.split == part) & (member.label == label)) for member in members]
         most = max(map(len, each))
-        found.append(np.stack([_drawn(rows, min(limit or most, most), rng) for rows in each], 1))
+        found.append(np.stack([_sample_rows(rows, min(limit or most, most), rng) for rows in each], 1))
     rows = np.concatenate(found)
     return rows[rng.permutation(len(rows))]
 
 
-def _drawn(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def _sample_rows(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """So many of the rows, each as often as the others but for one time."""
     rounds = -(-count // len(rows))
     return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:count]
 
 
-def _digest(content: Any, is_path: bool) -> str:
+def _compute_content_digest(content: Any, is_path: bool) -> str:
     """Hash of a content; of a file that cannot be read, which the survey tells of, that of its path."""
     if is_path:
         with contextlib.suppress(OSError, ValueError):

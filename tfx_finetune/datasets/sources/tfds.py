@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError, did_you_mean, first_line
-from tfx_finetune.datasets.sources.tfds_places import Boxes, mask_names, shifted
+from tfx_finetune.datasets.sources.tfds_places import BoxFeature, get_mask_class_names, shift_mask
 from tfx_finetune.types.components import LABEL_SEPARATOR, SOURCES, Source
 
 Column = tuple[str, Callable[[Any], tf.Tensor]]
@@ -17,7 +17,7 @@ Column = tuple[str, Callable[[Any], tf.Tensor]]
 
 
 @dataclass(frozen=True)
-class Builder:
+class TfdsSource:
     """A `Source` that reads a prepared TFDS data set."""
 
     name: str
@@ -37,7 +37,7 @@ class Builder:
         # The modality decodes the picture; features that are no column are not read at all.
         wanted = {name: True for name, _ in self.columns.values()}
         features = self.builder.info.features
-        raw = {name: tfds.decode.SkipDecoding() for name in wanted if _is(features[name], "Image")}
+        raw = {name: tfds.decode.SkipDecoding() for name in wanted if _has_type(features[name], "Image")}
         decoders = tfds.decode.PartialDecoding(wanted, decoders=raw)
         ds = self.builder.as_dataset(split=split, decoders=decoders, read_config=config, shuffle_files=False)
 
@@ -89,52 +89,55 @@ def tfds(
     Raises:
         UserError: There is no such data set, split or feature, or it cannot be downloaded.
     """
-    builder = _prepared(name, data_dir)
+    builder = _open_builder(name, data_dir)
     features, known = builder.info.features, builder.info.splits
     said = {"image": image, "audio": audio, "text": text}
     columns = {column: feature for column, feature in said.items() if feature in features}
-    boxes = "" if mask or (objects == "objects" and not Boxes.are(features, objects)) else objects
+    boxes = "" if mask or (objects == "objects" and not BoxFeature.is_box_feature(features, objects)) else objects
     own = [feature for column, feature in said.items() if feature not in ("", column)]
     for wanted in (mask or boxes or label, *own):
         if wanted not in features:
             todo = did_you_mean(wanted, features)
-            raise UserError(f"{name} has no such feature", received=wanted, allowed=sorted(features), todo=todo)
+            raise UserError(f"{name} has no such feature", got=wanted, expected=sorted(features), hint=todo)
     if not columns:
         todo = "name one by image=, audio= or text="
-        raise UserError(
-            f"{name} has no feature of a modality", received=sorted(features), allowed=list(said), todo=todo
-        )
+        raise UserError(f"{name} has no feature of a modality", got=sorted(features), expected=list(said), hint=todo)
     if "audio" in columns and not features[audio].sample_rate:
-        raise UserError("this sound has no sample rate", received=f"{name}, {audio}", todo="make a table of its files")
+        raise UserError("this sound has no sample rate", got=f"{name}, {audio}", hint="make a table of its files")
     optional = {"val": "validation", "test": "test"}
     named = {"train": train, "val": val, "test": test}
     parts = {part: split for part, split in named.items() if split and (split in known or split != optional.get(part))}
-    sizes = {part: _size(name, known, split) for part, split in parts.items()}
-    target, labels, made = _target(features, label, boxes, mask, classes, shift)
+    sizes = {part: _get_split_size(name, known, split) for part, split in parts.items()}
+    target, labels, made = _select_target_column(features, label, boxes, mask, classes, shift)
     contents = {
-        column: (feature, functools.partial(_content, feature=features[feature])) for column, feature in columns.items()
+        column: (feature, functools.partial(_encode_content, feature=features[feature]))
+        for column, feature in columns.items()
     }
     full = builder.info.full_name.replace("/", "_")
-    return Builder(full, labels, sizes, (), builder, parts, contents | {target: made})
+    return TfdsSource(full, labels, sizes, (), builder, parts, contents | {target: made})
 
 
-def _target(
+def _select_target_column(
     features: Any, label: str, boxes: str, mask: str, classes: tuple[str, ...], shift: int
 ) -> tuple[str, tuple[str, ...], Column]:
     """The column that is learned, its classes, and how it is made."""
     if mask:
-        return "mask", mask_names(mask, features[mask], classes), (mask, functools.partial(shifted, shift=shift))
+        return (
+            "mask",
+            get_mask_class_names(mask, features[mask], classes),
+            (mask, functools.partial(shift_mask, shift=shift)),
+        )
     if boxes:
-        if not Boxes.are(features, boxes):
+        if not BoxFeature.is_box_feature(features, boxes):
             raise UserError(
-                "this feature has no boxes with classes", received=boxes, allowed="a sequence of bbox and label"
+                "this feature has no boxes with classes", got=boxes, expected="a sequence of bbox and label"
             )
-        found = Boxes(boxes, features[boxes])
-        return "objects", found.names, (boxes, found.column)
+        found = BoxFeature(boxes, features[boxes])
+        return "objects", found.names, (boxes, found.format_column)
     one = getattr(features[label], "feature", features[label])  # of a sequence
     labels = tuple(getattr(one, "names", None) or ())
     names = tf.constant(labels, tf.string)
-    return "label", labels, (label, functools.partial(_text, names=names))
+    return "label", labels, (label, functools.partial(_format_label, names=names))
 
 
 def is_prepared(folder: Path) -> bool:
@@ -142,7 +145,7 @@ def is_prepared(folder: Path) -> bool:
     return (folder / "dataset_info.json").is_file()
 
 
-def _prepared(name: str, data_dir: str) -> Any:
+def _open_builder(name: str, data_dir: str) -> Any:
     import tensorflow_datasets
 
     try:
@@ -153,34 +156,34 @@ def _prepared(name: str, data_dir: str) -> Any:
     except tensorflow_datasets.core.DatasetNotFoundError:
         near = did_you_mean(name, tensorflow_datasets.list_builders())
         todo = near or "data_dir= names a folder where it lies prepared"
-        raise UserError("TFDS has no such data set", received=name, todo=todo) from None
+        raise UserError("TFDS has no such data set", got=name, hint=todo) from None
     except Exception as error:
         # TFDS raises types of its own, of its downloader and of its builders alike.
         todo = "is the name right, and this machine online? data_dir= names a folder where it lies prepared"
         reason = first_line(error, 300)
-        raise UserError("TFDS cannot give this data set", received=f"{name} ({reason})", todo=todo) from None
+        raise UserError("TFDS cannot give this data set", got=f"{name} ({reason})", hint=todo) from None
     return builder
 
 
-def _size(name: str, known: Any, split: str) -> int:
+def _get_split_size(name: str, known: Any, split: str) -> int:
     try:
         size = known[split].num_examples
     except (KeyError, ValueError):
         size = 0
     if size <= 0:
         allowed = f"{', '.join(sorted(known))}, or a part of one such as train[:80%]"
-        raise UserError(f"{name} has no such split, or it is empty", received=split, allowed=allowed)
+        raise UserError(f"{name} has no such split, or it is empty", got=split, expected=allowed)
     return size
 
 
-def _is(feature: Any, kind: str) -> bool:
+def _has_type(feature: Any, type_name: str) -> bool:
     """Whether a feature is of a class of `tfds.features`; that package is not imported for it."""
-    return any(base.__name__ == kind for base in type(feature).__mro__)
+    return any(base.__name__ == type_name for base in type(feature).__mro__)
 
 
-def _content(value: tf.Tensor, feature: Any) -> tf.Tensor:
+def _encode_content(value: tf.Tensor, feature: Any) -> tf.Tensor:
     """What a modality decodes: bytes as they are stored, or pixels; samples of a sound become a WAV file's bytes."""
-    if not _is(feature, "Audio"):
+    if not _has_type(feature, "Audio"):
         return value
     # Whole numbers are those of 16 bits, which come out as they went in.
     waves = value if value.dtype.is_floating else tf.cast(value, tf.float32) / 2**15
@@ -188,7 +191,7 @@ def _content(value: tf.Tensor, feature: Any) -> tf.Tensor:
     return tf.audio.encode_wav(tf.cast(waves, tf.float32), feature.sample_rate)
 
 
-def _text(value: tf.Tensor, names: tf.Tensor) -> tf.Tensor:
+def _format_label(value: tf.Tensor, names: tf.Tensor) -> tf.Tensor:
     """A class's number or name, or a sequence of them, as one text."""
     if value.dtype != tf.string:
         # TFDS gives the class -1 to samples whose class is not published.

@@ -6,22 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.datasets.sources.frames import frame
+from tfx_finetune.datasets.sources.frames import make_annotation_frame
 from tfx_finetune.datasets.sources.in_memory import (
-    ENDINGS,
+    FILE_SUFFIXES,
     SPLIT_NAMES,
-    Rows,
-    by_name,
-    by_split,
-    pictures,
-    readable,
-    split_folders,
+    InMemorySource,
+    find_images,
+    format_path,
+    group_columns_by_split,
+    list_split_folders,
+    map_files_by_name,
 )
-from tfx_finetune.datasets.sources.mask_colors import colour_map
-from tfx_finetune.datasets.sources.mask_files import Pair, masked
-from tfx_finetune.datasets.sources.voc_file import Annotation, read
-from tfx_finetune.ops.annotations import Care, are_shares, mended
-from tfx_finetune.ops.objects import Object, written
+from tfx_finetune.datasets.sources.mask_colors import read_color_map
+from tfx_finetune.datasets.sources.mask_files import MaskPair, read_masks
+from tfx_finetune.datasets.sources.voc_file import VocAnnotation, read_voc_file
+from tfx_finetune.ops.annotations import AnnotationIssues, are_normalized, repair_box
+from tfx_finetune.ops.objects import Object, format_objects
 from tfx_finetune.types.components import SOURCES, Source
 from tfx_finetune.types.localization import BACKGROUND
 
@@ -30,8 +30,8 @@ CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 """What the values of VOC's own masks are."""
-_IMAGES = ("JPEGImages", "images")
-_SETS = ("train", "val", "trainval", "test")
+_IMAGE_FOLDERS = ("JPEGImages", "images")
+_SPLIT_FILES = ("train", "val", "trainval", "test")
 
 
 @SOURCES.register
@@ -52,119 +52,133 @@ def voc(path: str, masks: bool = False) -> Source:
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise UserError("not a folder" if root.exists() else "no such folder", received=path)
-    care, name = Care(), readable(root.resolve().name)
+        raise UserError("not a folder" if root.exists() else "no such folder", got=path)
+    care, name = AnnotationIssues(), format_path(root.resolve().name)
     if masks:
-        known = colour_map(root) or dict.fromkeys(CLASSES)
-        labels, records = masked(list(_pairs(root, care)), known, care)
-        notes = care.told()
+        known = read_color_map(root) or dict.fromkeys(CLASSES)
+        labels, records = read_masks(list(_find_mask_pairs(root, care)), known, care)
+        notes = care.report()
         if not records:
-            raise UserError("no mask of this folder can be used", received=path, allowed="SegmentationClass/*.png")
-        return Rows(name, labels, ("image", "mask"), by_split(records), notes)
-    found = list(_annotated(root, care))
-    records = list(_records(found, care))
-    notes = care.told()
+            raise UserError("no mask of this folder can be used", got=path, expected="SegmentationClass/*.png")
+        return InMemorySource(name, labels, ("image", "mask"), group_columns_by_split(records), notes)
+    found = list(_iterate_annotated_images(root, care))
+    records = list(_make_records(found, care))
+    notes = care.report()
     if not any(annotation for *_, annotation in found):
         allowed = "Annotations/*.xml and JPEGImages/, or XML files beside their pictures"
-        raise UserError("no annotation of this folder can be read", received=path, allowed=allowed)
-    return Rows(name, (), ("image",), by_split(records), notes)
+        raise UserError("no annotation of this folder can be read", got=path, expected=allowed)
+    return InMemorySource(name, (), ("image",), group_columns_by_split(records), notes)
 
 
-def is_folder(folder: Path) -> bool:
+def is_voc_folder(folder: Path) -> bool:
     """Whether a folder is laid out like Pascal VOC's."""
-    if (folder / "Annotations").is_dir() and _images(folder):
+    if (folder / "Annotations").is_dir() and _find_image_folder(folder):
         return any((folder / "Annotations").glob("*.xml"))
     files = (
-        file for holder in split_folders(folder) or [folder] for file in itertools.islice(holder.glob("*.xml"), 20)
+        file for holder in list_split_folders(folder) or [folder] for file in itertools.islice(holder.glob("*.xml"), 20)
     )
-    return any(file.with_suffix(ending).is_file() for file in files for ending in ENDINGS["image"])
+    return any(file.with_suffix(ending).is_file() for file in files for ending in FILE_SUFFIXES["image"])
 
 
-Found = tuple[str, Path, Annotation | None]
+AnnotatedImage = tuple[str, Path, VocAnnotation | None]
 """The split, the picture, and what is in it, nothing where it has no file."""
 
 
-def _annotated(root: Path, care: Care) -> Iterator[Found]:
-    holder = _images(root)
+def _iterate_annotated_images(root: Path, issues: AnnotationIssues) -> Iterator[AnnotatedImage]:
+    holder = _find_image_folder(root)
     if (root / "Annotations").is_dir() and holder:
-        yield from _listed(root, holder, care)
+        yield from _iterate_images_in_splits(root, holder, issues)
         return
-    for each in split_folders(root) or [root]:
+    for each in list_split_folders(root) or [root]:
         split = SPLIT_NAMES.get(each.name.lower(), "") if each != root else ""
-        yield from _of(split, by_name(each, pictures(each)), each, by_name(each, sorted(each.rglob("*.xml"))), care)
+        yield from _match_annotations(
+            split,
+            map_files_by_name(each, find_images(each)),
+            each,
+            map_files_by_name(each, sorted(each.rglob("*.xml"))),
+            issues,
+        )
 
 
-def _listed(root: Path, holder: Path, care: Care) -> Iterator[Found]:
+def _iterate_images_in_splits(root: Path, image_folder: Path, issues: AnnotationIssues) -> Iterator[AnnotatedImage]:
     folder = root / "Annotations"
-    by_stem, annotated = by_name(holder, pictures(holder)), by_name(folder, sorted(folder.rglob("*.xml")))
-    sets = _sets(root / "ImageSets" / "Main")
+    by_stem, annotated = (
+        map_files_by_name(image_folder, find_images(image_folder)),
+        map_files_by_name(folder, sorted(folder.rglob("*.xml"))),
+    )
+    sets = _read_splits(root / "ImageSets" / "Main")
     if not sets:
-        yield from _of("", by_stem, holder, annotated, care)
+        yield from _match_annotations("", by_stem, image_folder, annotated, issues)
     for split, names in sets.items():
-        own = {name: by_stem.get(name, holder / f"{name}.jpg") for name in names}
+        own = {name: by_stem.get(name, image_folder / f"{name}.jpg") for name in names}
         if files := {name: annotated[name] for name in names if name in annotated}:
-            yield from _of(split, own, holder, files, care)
+            yield from _match_annotations(split, own, image_folder, files, issues)
         else:
-            care.count("splits whose pictures have no annotations, left out", split)
+            issues.count("splits whose pictures have no annotations, left out", split)
 
 
-def _of(split: str, own: dict[str, Path], holder: Path, files: dict[str, Path], care: Care) -> Iterator[Found]:
+def _match_annotations(
+    split: str, images: dict[str, Path], image_folder: Path, annotation_files: dict[str, Path], issues: AnnotationIssues
+) -> Iterator[AnnotatedImage]:
     """The pictures of one split: those that files are about, and those that no file is about."""
-    without = dict(own)
-    for name, file in files.items():
+    without = dict(images)
+    for name, file in annotation_files.items():
         place = without.pop(name, None)
-        annotation = read(file, care)
+        annotation = read_voc_file(file, issues)
         if annotation is None:
             continue
         if place is None and annotation.file:
             place = without.pop(Path(name).with_name(annotation.file).with_suffix("").as_posix(), None)
         # A picture that is not there is a sample that cannot be read: the survey lists it.
-        yield split, place or holder / (annotation.file or f"{name}.jpg"), annotation
+        yield split, place or image_folder / (annotation.file or f"{name}.jpg"), annotation
     for place in without.values():
-        care.count("pictures without an annotation file, taken for empty", readable(str(place)))
+        issues.count("pictures without an annotation file, taken for empty", format_path(str(place)))
         yield split, place, None
 
 
-def _records(found: list[Found], care: Care) -> Iterator[dict[str, str]]:
-    boxes = [each.edges for *_, annotation in found if annotation for each in annotation.objects]
-    shares = are_shares(boxes)
+def _make_records(annotated_images: list[AnnotatedImage], issues: AnnotationIssues) -> Iterator[dict[str, str]]:
+    boxes = [each.box for *_, annotation in annotated_images if annotation for each in annotation.objects]
+    shares = are_normalized(boxes)
     # VOC counts pixels from 1, and a box contains its last one; most programs count from 0.
     first = 0 if shares or any(min(edges[:2]) < 1 for edges in boxes) else 1
     if shares:
-        care.count("boxes in shares of their picture where VOC has pixels, taken as shares", "all", len(boxes))
+        issues.count("boxes in shares of their picture where VOC has pixels, taken as shares", "all", len(boxes))
     elif boxes and not first:
-        care.count("boxes that count pixels from 0, not from 1 as VOC does, read so", "all", len(boxes))
-    for split, path, annotation in found:
-        file = readable(str(path))
+        issues.count("boxes that count pixels from 0, not from 1 as VOC does, read so", "all", len(boxes))
+    for split, path, annotation in annotated_images:
+        file = format_path(str(path))
         objects = []
-        sized = frame(path, annotation.size, care) if annotation else None
+        sized = make_annotation_frame(path, annotation.size, issues) if annotation else None
         if annotation and sized:
             sized = sized._replace(width=1.0, height=1.0) if shares else sized
             for label, (left, top, right, bottom), difficult in annotation.objects:
-                edges = sized.shares((left - first, top - first, right, bottom))
-                if inside := mended(edges, care, file):
+                edges = sized.normalize_box((left - first, top - first, right, bottom))
+                if inside := repair_box(edges, issues, file):
                     objects.append(Object(label, *inside, difficult))
-        record = {"image": str(path), "file": file, "objects": written(objects)}
+        record = {"image": str(path), "file": file, "objects": format_objects(objects)}
         yield record | ({"split": split} if split else {})
 
 
-def _pairs(root: Path, care: Care) -> Iterator[Pair]:
-    holder, folder = _images(root), root / "SegmentationClass"
+def _find_mask_pairs(root: Path, issues: AnnotationIssues) -> Iterator[MaskPair]:
+    holder, folder = _find_image_folder(root), root / "SegmentationClass"
     if not holder or not folder.is_dir():
         return
-    by_stem, masks = by_name(holder, pictures(holder)), by_name(folder, sorted(folder.rglob("*.png")))
-    for split, names in (_sets(root / "ImageSets" / "Segmentation") or {"": list(masks)}).items():
+    by_stem, masks = (
+        map_files_by_name(holder, find_images(holder)),
+        map_files_by_name(folder, sorted(folder.rglob("*.png"))),
+    )
+    for split, names in (_read_splits(root / "ImageSets" / "Segmentation") or {"": list(masks)}).items():
         for name in names:
             if name in masks:
                 yield split, by_stem.get(name, holder / f"{name}.jpg"), masks[name]
             else:
-                care.count("pictures without a mask, left out", name)
+                issues.count("pictures without a mask, left out", name)
 
 
-def _sets(folder: Path) -> dict[str, list[str]]:
+def _read_splits(folder: Path) -> dict[str, list[str]]:
     """Names of pictures by split. A `trainval.txt` counts where nothing finer is there."""
     found = {}
-    for name in _SETS:
+    for name in _SPLIT_FILES:
         if (folder / f"{name}.txt").is_file():
             # A flag may stand behind a name.
             lines = (folder / f"{name}.txt").read_text("utf-8", errors="replace").splitlines()
@@ -174,5 +188,5 @@ def _sets(folder: Path) -> dict[str, list[str]]:
     return {name: names for name, names in found.items() if names}
 
 
-def _images(root: Path) -> Path | None:
-    return next((root / name for name in _IMAGES if (root / name).is_dir()), None)
+def _find_image_folder(root: Path) -> Path | None:
+    return next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), None)

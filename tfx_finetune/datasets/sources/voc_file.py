@@ -5,27 +5,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from tfx_finetune.datasets.sources.in_memory import readable
-from tfx_finetune.ops.annotations import Care, Edges, named, numbers
+from tfx_finetune.datasets.sources.in_memory import format_path
+from tfx_finetune.ops.annotations import AnnotationIssues, BoxXYXY, normalize_class_name, parse_numbers
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-class Marked(NamedTuple):
+class VocObject(NamedTuple):
     """One object: its class, its box in pixels as the file has it, and whether it is neither learned nor scored."""
 
     label: str
-    edges: Edges
+    box: BoxXYXY
     difficult: bool
 
 
 @dataclass
-class Annotation:
+class VocAnnotation:
     """What a file says of its picture: its name, its width and height where they are said, and what is in it."""
 
     file: str
     size: tuple[float, float] | None
-    objects: list[Marked] = field(default_factory=list)
+    objects: list[VocObject] = field(default_factory=list)
 
 
 class _Builder(ElementTree.TreeBuilder):
@@ -35,34 +35,34 @@ class _Builder(ElementTree.TreeBuilder):
         raise ElementTree.ParseError("it declares a document type")
 
 
-def read(place: Path, care: Care) -> Annotation | None:
+def read_voc_file(path: Path, issues: AnnotationIssues) -> VocAnnotation | None:
     """Reads an annotation file; nothing, and a finding, where it is not one."""
-    where = readable(str(place))
+    where = format_path(str(path))
     try:
-        root = ElementTree.fromstring(place.read_bytes(), ElementTree.XMLParser(target=_Builder()))
+        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_Builder()))
     except (OSError, ValueError, LookupError, ElementTree.ParseError):
         root = None
     if root is None or root.tag != "annotation":
-        care.count("annotation files that cannot be read, left out with their pictures", where)
+        issues.count("annotation files that cannot be read, left out with their pictures", where)
         return None
     size = root.find("size")
-    found = Annotation(_text(root, "filename"), _numbers(size, ("width", "height")))  # type: ignore[arg-type]
+    found = VocAnnotation(_read_text(root, "filename"), _read_numbers(size, ("width", "height")))  # type: ignore[arg-type]
     for each in root.iter("object"):
-        label, edges = named(_text(each, "name")), _numbers(each.find("bndbox"), _CORNERS)
+        label, edges = normalize_class_name(_read_text(each, "name")), _read_numbers(each.find("bndbox"), _CORNERS)
         if not label or edges is None:
-            care.count("objects without a class or four corners, left out", where)
+            issues.count("objects without a class or four corners, left out", where)
             continue
-        marked = Marked(label, edges, _text(each, "difficult") not in ("", "0"))  # type: ignore[arg-type]
+        marked = VocObject(label, edges, _read_text(each, "difficult") not in ("", "0"))  # type: ignore[arg-type]
         if marked in found.objects:
-            care.count("annotations that are there twice, left out", where)
+            issues.count("annotations that are there twice, left out", where)
             continue
         found.objects.append(marked)
     return found
 
 
-def _text(element: ElementTree.Element, name: str) -> str:
+def _read_text(element: ElementTree.Element, name: str) -> str:
     return (element.findtext(name) or "").strip()
 
 
-def _numbers(element: ElementTree.Element | None, names: tuple[str, ...]) -> tuple[float, ...] | None:
-    return None if element is None else numbers([_text(element, name) for name in names], len(names))
+def _read_numbers(element: ElementTree.Element | None, names: tuple[str, ...]) -> tuple[float, ...] | None:
+    return None if element is None else parse_numbers([_read_text(element, name) for name in names], len(names))

@@ -6,17 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.datasets.sources.in_memory import SPLIT_NAMES, Rows, by_split, pictures, readable
-from tfx_finetune.datasets.sources.yolo_file import Line, names, objects, settings
-from tfx_finetune.ops.annotations import Care, mended
-from tfx_finetune.ops.exif import header
-from tfx_finetune.ops.objects import Object, written
+from tfx_finetune.datasets.sources.in_memory import (
+    SPLIT_NAMES,
+    InMemorySource,
+    find_images,
+    format_path,
+    group_columns_by_split,
+)
+from tfx_finetune.datasets.sources.yolo_file import YoloObject, parse_class_names, parse_yolo_lines, read_settings
+from tfx_finetune.ops.annotations import AnnotationIssues, repair_box
+from tfx_finetune.ops.exif import read_image_header
+from tfx_finetune.ops.objects import Object, format_objects
 from tfx_finetune.types.components import SOURCES, Source
 
-SETTINGS = ("data.yaml", "data.yml", "dataset.yaml")
-_NAMES = ("classes.txt", "labels/classes.txt", "obj.names", "train/labels/classes.txt")
+SETTINGS_FILES = ("data.yaml", "data.yml", "dataset.yaml")
+_CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "train/labels/classes.txt")
 # Shares reach a little beyond 1 where boxes reach beyond their picture, pixels far beyond.
-_PIXELS = 2.0
+_MAX_NORMALIZED = 2.0
 
 
 @SOURCES.register
@@ -35,126 +41,133 @@ def yolo(path: str) -> Source:
     """
     place = Path(path).expanduser()
     if not place.exists():
-        raise UserError("no such folder or file", received=path)
+        raise UserError("no such folder or file", got=path)
     root = place.parent if place.is_file() else place
-    file = place if place.is_file() else _first(root, SETTINGS)
-    said = settings(file) if file else {}
-    labels = _names(root, file, said)
-    care = Care()
-    found: list[tuple[str, Path, list[Line]]] = []
+    file = place if place.is_file() else _find_first_file(root, SETTINGS_FILES)
+    said = read_settings(file) if file else {}
+    labels = _read_class_names(root, file, said)
+    care = AnnotationIssues()
+    found: list[tuple[str, Path, list[YoloObject]]] = []
     files = 0
-    for split, own in _splits(root, said, care).items():
+    for split, own in _find_label_files_by_split(root, said, care).items():
         for picture, beside in own:
-            lines: list[Line] = []
+            lines: list[YoloObject] = []
             if beside.is_file():
                 files += 1
                 text = beside.read_text("utf-8-sig", errors="replace")
-                lines = objects(text, "kpt_shape" in said, care, readable(str(beside)))
+                lines = parse_yolo_lines(text, "kpt_shape" in said, care, format_path(str(beside)))
             else:
-                care.count("pictures without a file of labels, taken for empty", readable(str(picture)))
+                care.count("pictures without a file of labels, taken for empty", format_path(str(picture)))
             found.append((split, picture, lines))
-    numbers = [line.number for *_, lines in found for line in lines]
+    numbers = [line.class_id for *_, lines in found for line in lines]
     labels = labels or tuple(str(number) for number in range(max(numbers, default=-1) + 1))
-    records = list(_records(found, labels, care)) if files else []
-    notes = care.told()
+    records = list(_make_records(found, labels, care)) if files else []
+    notes = care.report()
     if not records:
         allowed = "images/1.jpg and labels/1.txt, or what data.yaml says"
-        raise UserError("no labels in this folder", received=path, allowed=allowed)
-    return Rows(readable(root.resolve().name), labels, ("image",), by_split(records), notes)
+        raise UserError("no labels in this folder", got=path, expected=allowed)
+    return InMemorySource(format_path(root.resolve().name), labels, ("image",), group_columns_by_split(records), notes)
 
 
-def is_folder(folder: Path) -> bool:
+def is_yolo_folder(folder: Path) -> bool:
     """Whether a folder has pictures and labels as YOLO wants them."""
-    if _first(folder, SETTINGS):
+    if _find_first_file(folder, SETTINGS_FILES):
         return True
-    holders = (folder, *(folder / name for name in _below(folder)))
+    holders = (folder, *(folder / name for name in _list_split_folder_names(folder)))
     both = (each / "labels" for each in holders if (each / "images").is_dir())
     return any(next(labels.glob(pattern), None) for labels in both for pattern in ("*.txt", "*/*.txt"))
 
 
-def _first(root: Path, names: tuple[str, ...]) -> Path | None:
+def _find_first_file(root: Path, names: tuple[str, ...]) -> Path | None:
     return next((root / name for name in names if (root / name).is_file()), None)
 
 
-def _names(root: Path, file: Path | None, said: dict[str, Any]) -> tuple[str, ...]:
-    if file and said.get("names"):
-        return names(said["names"], file)
-    if place := _first(root, _NAMES):
-        return names(list(filter(None, map(str.strip, place.read_text("utf-8-sig").splitlines()))), place)
+def _read_class_names(root: Path, file: Path | None, settings: dict[str, Any]) -> tuple[str, ...]:
+    if file and settings.get("names"):
+        return parse_class_names(settings["names"], file)
+    if place := _find_first_file(root, _CLASS_FILES):
+        return parse_class_names(list(filter(None, map(str.strip, place.read_text("utf-8-sig").splitlines()))), place)
     return ()
 
 
-def _splits(root: Path, said: dict[str, Any], care: Care) -> dict[str, list[tuple[Path, Path]]]:
+def _find_label_files_by_split(
+    root: Path, settings: dict[str, Any], issues: AnnotationIssues
+) -> dict[str, list[tuple[Path, Path]]]:
     """Pictures and the files of their labels, by split; an empty name where there are none."""
     places: dict[str, list[Path]] = {}
-    for key in said:
-        if key in SPLIT_NAMES and said[key]:
-            every = said[key] if isinstance(said[key], list) else [said[key]]
-            places[SPLIT_NAMES[key]] = [_place(root, str(said.get("path") or ""), each) for each in every]
+    for key in settings:
+        if key in SPLIT_NAMES and settings[key]:
+            every = settings[key] if isinstance(settings[key], list) else [settings[key]]
+            places[SPLIT_NAMES[key]] = [_resolve_path(root, str(settings.get("path") or ""), each) for each in every]
     if not places:
-        below = _below(root / "images") if (root / "images").is_dir() else []
+        below = _list_split_folder_names(root / "images") if (root / "images").is_dir() else []
         places = {SPLIT_NAMES[name.lower()]: [root / "images" / name] for name in below}
-        places = places or {SPLIT_NAMES[name.lower()]: [root / name / "images"] for name in _below(root)}
+        places = places or {
+            SPLIT_NAMES[name.lower()]: [root / name / "images"] for name in _list_split_folder_names(root)
+        }
         places = places or {"": [root / "images" if (root / "images").is_dir() else root]}
-    return {split: [pair for each in own for pair in _pairs(each, care)] for split, own in places.items()}
+    return {
+        split: [pair for each in own for pair in _iterate_image_label_pairs(each, issues)]
+        for split, own in places.items()
+    }
 
 
-def _below(folder: Path) -> list[str]:
+def _list_split_folder_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name.lower() in SPLIT_NAMES)
 
 
-def _place(root: Path, base: str, value: str) -> Path:
+def _resolve_path(root: Path, base: str, value: str) -> Path:
     """What a data.yaml names: from its `path`, from itself, or, as exported files have it, from a folder within."""
     value = value.rstrip("/")
     tries = [root / base / value, root / value, root / value.removeprefix("../"), root / value.removeprefix("./")]
     found = next((place for place in tries if place.exists()), None)
     if found is None:
-        raise UserError("no such folder or file", received=tries[0], todo="mend `path` or the splits of data.yaml")
+        raise UserError("no such folder or file", got=tries[0], hint="mend `path` or the splits of data.yaml")
     return found
 
 
-def _pairs(place: Path, care: Care) -> Iterator[tuple[Path, Path]]:
+def _iterate_image_label_pairs(path: Path, issues: AnnotationIssues) -> Iterator[tuple[Path, Path]]:
     """The pictures of a folder, or of a list, and where the labels of each are."""
-    if place.is_file():
-        lines = filter(None, map(str.strip, place.read_text("utf-8-sig").splitlines()))
-        yield from ((place.parent / line, _labels(place.parent / line)) for line in lines)
+    if path.is_file():
+        lines = filter(None, map(str.strip, path.read_text("utf-8-sig").splitlines()))
+        yield from ((path.parent / line, _get_label_file(path.parent / line)) for line in lines)
         return
-    pairs = [(picture, _labels(picture)) for picture in pictures(place)]
+    pairs = [(picture, _get_label_file(picture)) for picture in find_images(path)]
     yield from pairs
     known = {labels for _, labels in pairs}
     for folder in {labels.parent for labels in known}:
         for labels in folder.glob("*.txt"):
             if labels not in known and labels.name != "classes.txt":
-                care.count("files of labels without a picture, left out", readable(str(labels)))
+                issues.count("files of labels without a picture, left out", format_path(str(labels)))
 
 
-def _labels(picture: Path) -> Path:
+def _get_label_file(image: Path) -> Path:
     """The file of a picture's labels: in `labels` in place of the last `images` of its path, else beside it."""
-    parts = list(picture.parts)
+    parts = list(image.parts)
     if "images" in parts[:-1]:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
     return Path(*parts).with_suffix(".txt")
 
 
-def _records(
-    found: list[tuple[str, Path, list[Line]]], labels: tuple[str, ...], care: Care
+def _make_records(
+    annotated_images: list[tuple[str, Path, list[YoloObject]]], labels: tuple[str, ...], issues: AnnotationIssues
 ) -> Iterator[dict[str, str]]:
-    edges = [max(map(abs, line.edges)) for *_, lines in found for line in lines]
-    pixels = bool(edges) and statistics.median(edges) > _PIXELS
+    edges = [max(map(abs, line.box)) for *_, lines in annotated_images for line in lines]
+    pixels = bool(edges) and statistics.median(edges) > _MAX_NORMALIZED
     if pixels:
-        care.count("boxes in pixels where YOLO has shares of the picture, taken as pixels", "all", len(edges))
-    for split, picture, lines in found:
-        file = readable(str(picture))
+        issues.count("boxes in pixels where YOLO has shares of the picture, taken as pixels", "all", len(edges))
+    for split, picture, lines in annotated_images:
+        file = format_path(str(picture))
         kept = []
-        sized = header(picture) if pixels else None
+        sized = read_image_header(picture) if pixels else None
         for line in lines:
             width, height = sized[:2] if sized else (1, 1)
-            left, top, right, bottom = line.edges
-            if not 0 <= line.number < len(labels):
-                care.count("objects of an unknown class, left out", f"{file}: {line.number}")
-            elif not pixels and max(map(abs, line.edges)) > _PIXELS:
-                care.count("boxes far outside of their picture, perhaps in pixels, left out", file)
-            elif inside := mended((left / width, top / height, right / width, bottom / height), care, file):
-                kept.append(Object(labels[line.number], *inside))
-        record = {"image": str(picture), "file": file, "objects": written(kept)}
+            left, top, right, bottom = line.box
+            if not 0 <= line.class_id < len(labels):
+                issues.count("objects of an unknown class, left out", f"{file}: {line.class_id}")
+            elif not pixels and max(map(abs, line.box)) > _MAX_NORMALIZED:
+                issues.count("boxes far outside of their picture, perhaps in pixels, left out", file)
+            elif inside := repair_box((left / width, top / height, right / width, bottom / height), issues, file):
+                kept.append(Object(labels[line.class_id], *inside))
+        record = {"image": str(picture), "file": file, "objects": format_objects(kept)}
         yield record | ({"split": split} if split else {})

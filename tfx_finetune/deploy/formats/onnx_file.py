@@ -7,11 +7,11 @@ import numpy as np
 
 from tfx_finetune.core import files, hardware
 from tfx_finetune.core.errors import UserError, first_line
-from tfx_finetune.core.extras import needed
-from tfx_finetune.core.quiet import quiet
+from tfx_finetune.core.extras import require_packages
+from tfx_finetune.core.quiet import capture_output
 from tfx_finetune.types.aliases import Batch
 from tfx_finetune.types.components import EXPORTS
-from tfx_finetune.types.deployment import Export, Reader, Servable
+from tfx_finetune.types.deployment import Export, LoadedModel, Servable
 
 
 @EXPORTS.register
@@ -20,7 +20,7 @@ def onnx() -> Export:
 
     Any batch size. Written by Keras, read by ONNX Runtime (pip install 'tfx_finetune[onnx]').
     """
-    needed("onnx", "onnx", "onnxruntime", "tf2onnx")
+    require_packages("onnx", "onnx", "onnxruntime", "tf2onnx")
     return Export("onnx", "model.onnx", write, load, tolerance=1e-4, quantized=False)
 
 
@@ -39,16 +39,16 @@ def write(servable: Servable, path: Path) -> None:
         name: keras.InputSpec(given.dtype, (None, *given.shape[1:]), name=name)
         for name, given in servable.model.input.items()
     }
-    with files.atomic(path) as draft, quiet():
+    with files.write_atomically(path) as draft, capture_output():
         try:
             servable.model.export(str(draft), format="onnx", verbose=False, input_signature=[signature])
-            _spell_out(draft)
+            _replace_erfc(draft)
         except (ValueError, RuntimeError, KeyError) as error:
             todo = "leave this export out, or take another backbone"
-            raise UserError("ONNX cannot take this model", received=first_line(error), todo=todo) from None
+            raise UserError("ONNX cannot take this model", got=first_line(error), hint=todo) from None
 
 
-def _spell_out(path: Path) -> None:
+def _replace_erfc(path: Path) -> None:
     """Puts 1 - erf(x) in the place of erfc(x), of which TensorFlow makes GELU and which ONNX lacks."""
     import onnx as library
 
@@ -67,7 +67,7 @@ def _spell_out(path: Path) -> None:
         library.save(model, path)
 
 
-def load(path: Path) -> Reader:
+def load(path: Path) -> LoadedModel:
     """Opens an ONNX file.
 
     Raises:
@@ -81,7 +81,7 @@ def load(path: Path) -> Reader:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # each kind of failure is a type of its own, which the package does not name
         reason = first_line(error)
-        raise UserError("not a readable ONNX file", received=f"{path} ({reason})") from None
+        raise UserError("not a readable ONNX file", got=f"{path} ({reason})") from None
     kinds = {given.name: np.int32 if given.type == "tensor(int32)" else np.float32 for given in session.get_inputs()}
     names = [output.name for output in session.get_outputs()]
 
@@ -89,4 +89,4 @@ def load(path: Path) -> Reader:
         fed = {name: np.asarray(values, kinds[name]) for name, values in inputs.items()}
         return dict(zip(names, session.run(names, fed), strict=True))
 
-    return Reader(predict)
+    return LoadedModel(predict)

@@ -11,17 +11,17 @@ import tensorflow as tf
 
 from tfx_finetune.core import files, hardware
 from tfx_finetune.core.errors import UserError, first_line
-from tfx_finetune.core.extras import needed
-from tfx_finetune.core.quiet import quiet
+from tfx_finetune.core.extras import require_packages
+from tfx_finetune.core.quiet import capture_output
 from tfx_finetune.types.aliases import Batch
 from tfx_finetune.types.components import EXPORTS
-from tfx_finetune.types.deployment import Export, Reader, Servable
+from tfx_finetune.types.deployment import Export, LoadedModel, Servable
 
 Precision = Literal["float32", "float16"]
 
 # Largest difference of a probability; float16 keeps 11 bits of each weight.
 _TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
-_ABOUT = "tfx_finetune"
+_RT_INFO_KEY = "tfx_finetune"
 
 
 @EXPORTS.register
@@ -36,23 +36,23 @@ def openvino(precision: Precision = "float32") -> Export:
     Args:
         precision: Of the weights as they are stored, `float32` or `float16`, half the size.
     """
-    needed("openvino", "openvino")
+    require_packages("openvino", "openvino")
     name = "openvino" if precision == "float32" else f"openvino_{precision}"
 
     def write(servable: Servable, path: Path) -> None:
-        model = _convert(servable)
-        for key, text in {**servable.about, "labels": json.dumps(servable.labels, ensure_ascii=False)}.items():
-            model.set_rt_info(text, [_ABOUT, key])
-        with files.atomic(path) as draft:
+        model = _convert_model(servable)
+        for key, text in {**servable.metadata, "labels": json.dumps(servable.labels, ensure_ascii=False)}.items():
+            model.set_rt_info(text, [_RT_INFO_KEY, key])
+        with files.write_atomically(path) as draft:
             draft.mkdir()
-            _runtime().save_model(model, draft / "model.xml", compress_to_fp16=precision == "float16")
+            _import_openvino().save_model(model, draft / "model.xml", compress_to_fp16=precision == "float16")
 
     # OpenVINO multiplies a picture's normalization into the first kernel, which then has none of the values that
     # cluster() left there: kernels are not held against promises.
     return Export(name, name, write, load, _TOLERANCES[precision], quantized=False)
 
 
-def load(path: Path) -> Reader:
+def load(path: Path) -> LoadedModel:
     """Opens the folder of an OpenVINO model.
 
     Raises:
@@ -62,48 +62,48 @@ def load(path: Path) -> Reader:
     # what is in it.
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": hardware.detect().threads}
     try:
-        with quiet():
-            model = _runtime().Core().compile_model(path / "model.xml", "CPU", options)
+        with capture_output():
+            model = _import_openvino().Core().compile_model(path / "model.xml", "CPU", options)
         names = [output.get_any_name() for output in model.outputs]
         kinds = {given.get_any_name(): given.element_type.to_dtype() for given in model.inputs}
     except RuntimeError as error:
         # Its first lines say where in OpenVINO that was, the last one what it is.
         reason = str(error).strip().rpartition("\n")[2][:200]
-        raise UserError("not a readable OpenVINO model", received=f"{path} ({reason})") from None
+        raise UserError("not a readable OpenVINO model", got=f"{path} ({reason})") from None
 
     def predict(inputs: Batch) -> Batch:
         fed = {name: np.asarray(values, kinds[name]) for name, values in inputs.items()}
         return dict(zip(names, model(fed).to_tuple(), strict=True))
 
-    return Reader(predict)
+    return LoadedModel(predict)
 
 
-def _convert(servable: Servable) -> Any:
+def _convert_model(servable: Servable) -> Any:
     """The servable model as OpenVINO's.
 
     Raises:
         UserError: The model has an operation that OpenVINO lacks.
     """
-    names = list(servable.inputs)
-    specs = [tf.TensorSpec([None, *shape], kind, name=name) for name, (shape, kind) in servable.inputs.items()]
+    names = list(servable.input_specs)
+    specs = [tf.TensorSpec([None, *shape], kind, name=name) for name, (shape, kind) in servable.input_specs.items()]
     run = tf.function(
         lambda *each: servable.model(dict(zip(names, each, strict=True)), training=False), autograph=False
     )
-    with quiet():
+    with capture_output():
         try:
-            model = _converter()(run.get_concrete_function(*specs))
+            model = _get_converter()(run.get_concrete_function(*specs))
         except Exception as error:  # each kind of failure is a type of its own
             todo = "leave this export out, or take another backbone"
             missing = re.search(r"(?:operations|failed for): (.+)", str(error))
             received = f"operators that OpenVINO lacks ({missing[1]})" if missing else first_line(error)
-            raise UserError("OpenVINO cannot take this model", received=received, todo=todo) from None
+            raise UserError("OpenVINO cannot take this model", got=received, hint=todo) from None
     for name, given in zip(names, model.inputs, strict=True):
         given.set_names({name})
     return model
 
 
-def _converter() -> Any:
-    library = _runtime()
+def _get_converter() -> Any:
+    library = _import_openvino()
     # OpenVINO 2026.4 asks for TensorFlow's version by `exec`, the names of which a function forgets since Python 3.13
     # (PEP 667).
     if sys.version_info >= (3, 13):
@@ -113,7 +113,7 @@ def _converter() -> Any:
     return library.convert_model
 
 
-def _runtime() -> Any:
+def _import_openvino() -> Any:
     # On import OpenVINO would tell its makers of its use, over the network, unless this module of it is missing.
     cast("dict[str, Any]", sys.modules).setdefault("openvino_telemetry", None)
     import openvino

@@ -9,11 +9,11 @@ import tensorflow as tf
 
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError, first_line
-from tfx_finetune.ops.tf_data import decoded
-from tfx_finetune.tasks.outputs import found_in, instead
+from tfx_finetune.ops.tf_data import decode_or_empty
+from tfx_finetune.tasks.outputs import make_postprocess_fns, replace_outputs
 from tfx_finetune.types.aliases import Batch
-from tfx_finetune.types.components import EXPORTS, PRESENCE, Modality
-from tfx_finetune.types.deployment import Export, Reader, Servable
+from tfx_finetune.types.components import EXPORTS, MODALITY_MASK, Modality
+from tfx_finetune.types.deployment import Export, LoadedModel, Servable
 
 
 @EXPORTS.register
@@ -36,16 +36,20 @@ def saved_model() -> Export:
 
 def write(servable: Servable, path: Path) -> None:
     """Writes the signatures of the servable model."""
-    specs = {name: tf.TensorSpec([None, *shape], kind, name=name) for name, (shape, kind) in servable.inputs.items()}
-    tensor = traced(lambda inputs: servable.model(inputs, training=False), specs)
+    specs = {
+        name: tf.TensorSpec([None, *shape], kind, name=name) for name, (shape, kind) in servable.input_specs.items()
+    }
+    tensor = trace(lambda inputs: servable.model(inputs, training=False), specs)
 
     def serving(given: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        limits = {name: given[name] for name in servable.limits if name in given}
+        limits = {name: given[name] for name in servable.nms_inputs if name in given}
         given = {name: value for name, value in given.items() if name not in limits}
-        inputs, sizes = _prepared(servable, given) if servable.portable else (given, {})
-        outputs = instead(tensor(inputs), found_in(servable.found, servable.modalities, sizes, limits))
+        inputs, sizes = _preprocess_batch(servable, given) if servable.portable else (given, {})
+        outputs = replace_outputs(
+            tensor(inputs), make_postprocess_fns(servable.postprocess_fns, servable.modalities, sizes, limits)
+        )
         for head, names in servable.labels.items():
-            if head in servable.found:
+            if head in servable.postprocess_fns:
                 continue
             scores = outputs[f"{head}/scores"]
             labels = tf.constant(names)
@@ -55,13 +59,13 @@ def write(servable: Servable, path: Path) -> None:
 
     raw = {tower: tf.TensorSpec([None], tf.string, name=tower) for tower in servable.modalities}
     given = raw if servable.portable else specs
-    signatures = {"tensor": tensor, "serving_default": traced(serving, given)}
-    if servable.limits:
-        limits = {name: tf.TensorSpec([None], kind, name=name) for name, kind in servable.limits.items()}
-        signatures["detect"] = traced(serving, given | limits)
-    for head in servable.routed:
-        signatures[head] = traced(lambda inputs, own=f"{head}/": _of(serving(inputs), own), given)
-    with files.atomic(path) as draft:
+    signatures = {"tensor": tensor, "serving_default": trace(serving, given)}
+    if servable.nms_inputs:
+        limits = {name: tf.TensorSpec([None], kind, name=name) for name, kind in servable.nms_inputs.items()}
+        signatures["detect"] = trace(serving, given | limits)
+    for head in servable.per_group_heads:
+        signatures[head] = trace(lambda inputs, own=f"{head}/": _select_head_outputs(serving(inputs), own), given)
+    with files.write_atomically(path) as draft:
         save(servable.model, signatures, draft)
 
 
@@ -72,7 +76,7 @@ def save(model: keras.Model, signatures: Mapping[str, Any], path: Path) -> None:
     tf.saved_model.save(module, str(path), dict(signatures))
 
 
-def traced(function: Callable[..., Any], specs: Any) -> Any:
+def trace(function: Callable[..., Any], specs: Any) -> Any:
     """A signature. `keras.export.ExportArchive` gives TensorFlow functions, which it traces once more when it saves.
 
     Args:
@@ -82,11 +86,11 @@ def traced(function: Callable[..., Any], specs: Any) -> Any:
     return tf.function(function, input_signature=[specs], autograph=False).get_concrete_function()
 
 
-def _of(outputs: dict[str, tf.Tensor], head: str) -> dict[str, tf.Tensor]:
+def _select_head_outputs(outputs: dict[str, tf.Tensor], head: str) -> dict[str, tf.Tensor]:
     return {name: value for name, value in outputs.items() if name.startswith(head)}
 
 
-def load(path: Path) -> Reader:
+def load(path: Path) -> LoadedModel:
     """Opens a SavedModel of this package.
 
     Raises:
@@ -98,7 +102,7 @@ def load(path: Path) -> Reader:
         specs = tensor.structured_input_signature[1]
     except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
         reason = first_line(error)
-        raise UserError("not a readable SavedModel of this package", received=f"{path} ({reason})") from None
+        raise UserError("not a readable SavedModel of this package", got=f"{path} ({reason})") from None
 
     def predict(inputs: Batch) -> Batch:
         fed = {name: tf.cast(inputs[name], spec.dtype) for name, spec in specs.items()}
@@ -109,10 +113,12 @@ def load(path: Path) -> Reader:
         return {name: value.numpy() for name, value in outputs.items()}
 
     raw = serving.structured_input_signature[1].values()
-    return Reader(predict, serve if all(spec.dtype == tf.string for spec in raw) else None)
+    return LoadedModel(predict, serve if all(spec.dtype == tf.string for spec in raw) else None)
 
 
-def _prepared(servable: Servable, raw: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+def _preprocess_batch(
+    servable: Servable, raw: dict[str, tf.Tensor]
+) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
     """Batches of raw contents as the model takes them, and the heights and widths of pictures, (batch, 2)."""
     several = len(raw) > 1
     sizes: dict[str, tf.Tensor] = {}
@@ -121,13 +127,13 @@ def _prepared(servable: Servable, raw: dict[str, tf.Tensor]) -> tuple[dict[str, 
     for tower, modality in servable.modalities.items():
 
         def one(each: tuple[tf.Tensor, tf.Tensor], modality: Modality = modality) -> tuple[tf.Tensor, tf.Tensor]:
-            content = decoded(modality, each[0], each[1] if several else True)
-            size = tf.shape(content)[:2] if modality.lay else tf.zeros((2,), tf.int32)
+            content = decode_or_empty(modality, each[0], each[1] if several else True)
+            size = tf.shape(content)[:2] if modality.letterbox else tf.zeros((2,), tf.int32)
             return modality.prepare(content), size
 
         signature = tf.TensorSpec(modality.shape, modality.dtype), tf.TensorSpec((2,), tf.int32)
         found, size = tf.map_fn(one, (raw[tower], there[tower]), fn_output_signature=signature)
-        inputs[tower] = tf.cast(found, modality.fed)
-        sizes |= {tower: size} if modality.lay else {}
-    presence = {PRESENCE: tf.cast(tf.stack(list(there.values()), 1), tf.float32)} if several else {}
+        inputs[tower] = tf.cast(found, modality.input_dtype)
+        sizes |= {tower: size} if modality.letterbox else {}
+    presence = {MODALITY_MASK: tf.cast(tf.stack(list(there.values()), 1), tf.float32)} if several else {}
     return inputs | presence, sizes

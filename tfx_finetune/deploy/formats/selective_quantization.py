@@ -17,16 +17,16 @@ from tensorflow.lite.python.convert import mlir_quantize
 from tfx_finetune.core import progress
 from tfx_finetune.ops import litert
 
-Samples = Callable[[], Iterator[list[np.ndarray]]]
+RepresentativeDataset = Callable[[], Iterator[list[np.ndarray]]]
 
 
 def convert(
     title: str,
-    make: Callable[[], tf.lite.TFLiteConverter],
-    samples: Samples,
-    types: tuple[tf.DType, tf.DType],
-    drop: Callable[[bytes], float],
-    allowed: float,
+    make_converter: Callable[[], tf.lite.TFLiteConverter],
+    representative_dataset: RepresentativeDataset,
+    io_types: tuple[tf.DType, tf.DType],
+    score_drop: Callable[[bytes], float],
+    max_drop: float,
 ) -> bytes:
     """Writes an int8 file some of whose operators compute in float, and says which.
 
@@ -43,33 +43,35 @@ def convert(
     Raises:
         RuntimeError: The converter cannot take the graph; the message is the converter's own.
     """
-    calibrated, errors = litert.quietly(lambda: _measured(make, samples))
-    operators = _operators(calibrated)
+    calibrated, errors = litert.run_quietly(lambda: _calibrate(make_converter, representative_dataset))
+    operators = _list_consumers(calibrated)
     tried: dict[tuple[str, ...], float] = {}
 
     def content(floats: Sequence[str]) -> bytes:
-        return litert.quietly(
+        return litert.run_quietly(
             lambda: mlir_quantize(
-                calibrated, input_data_type=types[0], output_data_type=types[1], denylisted_nodes=list(floats)
+                calibrated, input_data_type=io_types[0], output_data_type=io_types[1], denylisted_nodes=list(floats)
             )
         )
 
     def holds(floats: Sequence[str]) -> bool:
         if tuple(floats) not in tried:
-            tried[tuple(floats)] = drop(content(floats))
-        return tried[tuple(floats)] <= allowed
+            tried[tuple(floats)] = score_drop(content(floats))
+        return tried[tuple(floats)] <= max_drop
 
     # A tensor is exact only where what gives it and all that take it are float.
     worst = sorted(errors, key=lambda name: -errors[name])
-    floats = fewest([[name, *operators[name]] for name in worst], holds)
+    floats = find_minimal_float_layers([[name, *operators[name]] for name in worst], holds)
     if floats is None:
         floats = list(min(tried.items(), key=lambda trial: trial[1])[0])
-    named = progress.some(dict.fromkeys(map(litert.layer, floats)))
-    progress.say(f"{title}: {len(floats)} of {len(operators)} operators stay float{named and f': {named}'}")
+    named = progress.shorten_list(dict.fromkeys(map(litert.parse_layer_name, floats)))
+    progress.log(f"{title}: {len(floats)} of {len(operators)} operators stay float{named and f': {named}'}")
     return content(floats)
 
 
-def fewest(groups: Sequence[Sequence[str]], holds: Callable[[Sequence[str]], bool]) -> list[str] | None:
+def find_minimal_float_layers(
+    groups: Sequence[Sequence[str]], passes: Callable[[Sequence[str]], bool]
+) -> list[str] | None:
     """The first groups, as few as hold, less every member that they hold without; None where not even all of them do.
 
     What is left out of it makes it fail: it is minimal, though others may be smaller (Zeller and Hildebrandt,
@@ -79,37 +81,43 @@ def fewest(groups: Sequence[Sequence[str]], holds: Callable[[Sequence[str]], boo
     def members(count: int) -> list[str]:
         return list(dict.fromkeys(member for group in groups[:count] for member in group))
 
-    if holds([]):
+    if passes([]):
         return []
-    if not holds(members(len(groups))):
+    if not passes(members(len(groups))):
         return None
     fails, enough = 0, len(groups)
     while enough - fails > 1:
         half = (fails + enough) // 2
-        fails, enough = (fails, half) if holds(members(half)) else (half, enough)
+        fails, enough = (fails, half) if passes(members(half)) else (half, enough)
     found = members(enough)
     size = len(found)
     while size := size // 2:
         for end in range(len(found), 0, -size):
             rest = found[: max(end - size, 0)] + found[end:]
-            if rest and holds(rest):
+            if rest and passes(rest):
                 found = rest
     return found
 
 
-def _measured(make: Callable[[], tf.lite.TFLiteConverter], samples: Samples) -> tuple[bytes, dict[str, float]]:
+def _calibrate(
+    make_converter: Callable[[], tf.lite.TFLiteConverter], representative_dataset: RepresentativeDataset
+) -> tuple[bytes, dict[str, float]]:
     """The calibrated graph, and the error of each operator by the name of its output."""
     debugger = tf.lite.experimental.QuantizationDebugger
-    options = tf.lite.experimental.QuantizationDebugOptions(layer_direct_compare_metrics={"lost": lost})
+    options = tf.lite.experimental.QuantizationDebugOptions(
+        layer_direct_compare_metrics={"lost": compute_normalized_error}
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # It uses an interpreter that TensorFlow is about to drop.
-        made = debugger(converter=make(), debug_dataset=samples)
+        made = debugger(converter=make_converter(), debug_dataset=representative_dataset)
         # Only a debugger that is given a file keeps the tensors that it compares; else they are overwritten by then.
         work = debugger(
-            quant_debug_model_content=made.get_debug_quantized_model(), debug_dataset=samples, debug_options=options
+            quant_debug_model_content=made.get_debug_quantized_model(),
+            debug_dataset=representative_dataset,
+            debug_options=options,
         )
         work.run()
-    known = _operators(made.calibrated_model)
+    known = _list_consumers(made.calibrated_model)
     errors = {}
     for name, found in work.layer_statistics.items():
         # It is called NumericVerify/<tensor>:<position>, the tensor being the rounded one, with one more digit.
@@ -119,17 +127,17 @@ def _measured(make: Callable[[], tf.lite.TFLiteConverter], samples: Samples) -> 
     return made.calibrated_model, errors
 
 
-def lost(real: np.ndarray, rounded: np.ndarray, scale: float, zero: int) -> float:
+def compute_normalized_error(float_values: np.ndarray, quantized: np.ndarray, scale: float, zero_point: int) -> float:
     """Share of its power that rounding takes from a channel, of 0 to 1, mean over the channels, which are last."""
-    values = real.reshape(-1, real.shape[-1]).astype(np.float64)
-    errors = values - scale * (rounded.reshape(values.shape).astype(np.float64) - zero)
+    values = float_values.reshape(-1, float_values.shape[-1]).astype(np.float64)
+    errors = values - scale * (quantized.reshape(values.shape).astype(np.float64) - zero_point)
     power = (values**2).mean(0)
     return float(np.minimum((errors**2).mean(0) / np.where(power, power, 1), 1).mean())
 
 
-def _operators(content: bytes) -> dict[str, list[str]]:
+def _list_consumers(content: bytes) -> dict[str, list[str]]:
     """The operators that take the output of each operator, all called by the name of their first output."""
-    _, graph, found = litert.calls(content)
+    _, graph, found = litert.parse_operators(content)
     calls = [call for call, _ in found]
     names = [graph.Tensors(call.Outputs(0)).Name().decode() for call in calls]
     takers: dict[Any, list[str]] = {}

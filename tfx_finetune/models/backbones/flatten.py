@@ -26,14 +26,14 @@ def flatten(model: keras.Model, x: keras.KerasTensor, prefix: str = "") -> dict[
     outputs: dict[str, keras.KerasTensor] = {}
 
     def copied(operation: keras.Operation) -> keras.Operation:
-        kind, config = _config(operation)
-        name = next(n for n in _variants(prefix + operation.name) if n not in names)
+        kind, config = _make_copy_config(operation)
+        name = next(n for n in _iterate_numbered_names(prefix + operation.name) if n not in names)
         names.add(name)
         return kind.from_config(config | {"name": name})
 
     def applied(operation: keras.Operation) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            if graph := _graph(operation):
+            if graph := _get_functional_graph(operation):
                 output = graph._run_through_graph(args, operation_fn=applied)
             elif id(operation) in copies:
                 output = copies[id(operation)](*args, **kwargs)
@@ -50,7 +50,7 @@ def flatten(model: keras.Model, x: keras.KerasTensor, prefix: str = "") -> dict[
     return outputs
 
 
-def _config(operation: keras.Operation) -> tuple[type[keras.Operation], dict[str, Any]]:
+def _make_copy_config(operation: keras.Operation) -> tuple[type[keras.Operation], dict[str, Any]]:
     """The kind of an operation's copy, and its options."""
     config = operation.get_config()
     if type(operation) is not keras.layers.Conv2D or operation.groups == 1 or operation.kernel.shape[2] > 1:
@@ -70,12 +70,12 @@ def _copy_weights(source: keras.Operation, target: keras.Operation) -> None:
         target.finalize_state()
 
 
-def _graph(operation: keras.Operation) -> Any:
+def _get_functional_graph(operation: keras.Operation) -> Any:
     """The graph of a functional or sequential model, None for a layer."""
     graph = getattr(operation, "_functional", None) if isinstance(operation, keras.Sequential) else operation
     return graph if isinstance(graph, keras.Function) else None
 
 
-def _variants(name: str) -> Iterator[str]:
+def _iterate_numbered_names(name: str) -> Iterator[str]:
     """A name, then the same with a number behind it."""
     return itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))

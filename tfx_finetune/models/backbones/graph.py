@@ -9,29 +9,29 @@ from typing import Any
 import keras
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.types.components import Backbone, Card, Features, Group
+from tfx_finetune.types.components import Backbone, Features, LayerGroup, PretrainedCfg
 
 # A residual block of the networks at hand has two or three convolutions.
-_KERNELS_A_GROUP = 3
+_KERNELS_PER_GROUP = 3
 _LEVELS = ("P2", "P3", "P4", "P5")
-_MERGES = (keras.layers.Add, keras.layers.Concatenate)
+_MERGE_LAYERS = (keras.layers.Add, keras.layers.Concatenate)
 
 
-def side(name: str, size: int, native: int, least: int = 32) -> int:
+def resolve_input_side(name: str, size: int, native_size: int, min_size: int = 32) -> int:
     """The side of a backbone's input in pixels: `size`, or the native one where that is 0.
 
     Raises:
         UserError: It is less than the least.
     """
-    if size and size < least:
-        raise UserError(f"the input of {name} is too small", received=size, allowed=f"at least {least} pixels")
-    return size or native
+    if size and size < min_size:
+        raise UserError(f"the input of {name} is too small", got=size, expected=f"at least {min_size} pixels")
+    return size or native_size
 
 
-def normalized(card: Card) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+def make_normalized_input(pretrained_cfg: PretrainedCfg) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """Returns an input of pixels, 0 to 255, and what the network sees of it: (pixel - mean) / std."""
-    inputs = keras.Input((card.size, card.size, card.channels), name="image")
-    mean, std = card.mean[: card.channels], card.std[: card.channels]
+    inputs = keras.Input((pretrained_cfg.size, pretrained_cfg.size, pretrained_cfg.channels), name="image")
+    mean, std = pretrained_cfg.mean[: pretrained_cfg.channels], pretrained_cfg.std[: pretrained_cfg.channels]
     if set(mean) == {0.0} and set(std) == {1.0}:
         return inputs, inputs
     scale, offset = [1 / s for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
@@ -40,7 +40,7 @@ def normalized(card: Card) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     return inputs, keras.layers.Rescaling(scale, offset, name="normalize")(inputs)
 
 
-def backbone(card: Card, inputs: keras.KerasTensor, output: keras.KerasTensor) -> Backbone:
+def build_backbone(pretrained_cfg: PretrainedCfg, inputs: keras.KerasTensor, output: keras.KerasTensor) -> Backbone:
     """Makes a backbone of the graph from `inputs` to `output`.
 
     Args:
@@ -50,10 +50,12 @@ def backbone(card: Card, inputs: keras.KerasTensor, output: keras.KerasTensor) -
     """
     pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(output) if len(output.shape) == 4 else output
     model = keras.Model(inputs, output)
-    return Backbone("image", card, inputs, Features(pooled, pyramid(model)), groups(model))
+    return Backbone(
+        "image", pretrained_cfg, inputs, Features(pooled, find_feature_pyramid(model)), split_layer_groups(model)
+    )
 
 
-def inserted(backbone: Backbone, behind: Mapping[str, Callable[[Any], Any]]) -> Backbone:
+def insert_layers(backbone: Backbone, layers_after: Mapping[str, Callable[[Any], Any]]) -> Backbone:
     """The same layers with others behind the outputs of some groups, to which these belong from then on.
 
     Args:
@@ -71,9 +73,9 @@ def inserted(backbone: Backbone, behind: Mapping[str, Callable[[Any], Any]]) -> 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
         output = operation(*args, **kwargs)
         # A group bears the name of its last operation.
-        if operation.name not in behind:
+        if operation.name not in layers_after:
             return output
-        following = behind[operation.name](output)
+        following = layers_after[operation.name](output)
         added[operation.name] = [layer.name for layer in keras.Model(output, following).layers[1:]]
         return following
 
@@ -96,7 +98,7 @@ def inserted(backbone: Backbone, behind: Mapping[str, Callable[[Any], Any]]) -> 
     )
 
 
-def renamed(backbone: Backbone, prefix: str) -> Backbone:
+def add_prefix(backbone: Backbone, prefix: str) -> Backbone:
     """The same graph with a prefix before the names of its layers and groups, so that a model can hold several.
 
     The prefix itself becomes the name of its input.
@@ -112,9 +114,9 @@ def renamed(backbone: Backbone, prefix: str) -> Backbone:
     return dataclasses.replace(backbone, groups=groups)
 
 
-def groups(
-    model: keras.Model, above: keras.KerasTensor | None = None, kernels: int = _KERNELS_A_GROUP
-) -> tuple[Group, ...]:
+def split_layer_groups(
+    model: keras.Model, start_tensor: keras.KerasTensor | None = None, min_kernels: int = _KERNELS_PER_GROUP
+) -> tuple[LayerGroup, ...]:
     """Divides a graph into groups of layers, each left by one tensor alone.
 
     A group ends at the first joint at which it holds three convolutions: in most networks, at the end of a block.
@@ -124,30 +126,30 @@ def groups(
         above: The one tensor that leaves the layers that belong to no group, as nothing ever trains them.
         kernels: Layers with a kernel that a group holds at least; 1 where a layer is a whole block.
     """
-    nodes = _in_order(model)
+    nodes = _sort_nodes(model)
     outputs = [id(node.outputs[0]) for node in nodes]
-    start = 0 if above is None else outputs.index(id(above)) + 1
+    start = 0 if start_tensor is None else outputs.index(id(start_tensor)) + 1
     found = []
-    for joint in [joint for joint in _joints(model, nodes) if joint >= start]:
-        if sum(_has_kernel(node) for node in nodes[start : joint + 1]) >= kernels:
-            found.append(_group(nodes[start : joint + 1]))
+    for joint in [joint for joint in _find_cut_positions(model, nodes) if joint >= start]:
+        if sum(_has_kernel(node) for node in nodes[start : joint + 1]) >= min_kernels:
+            found.append(_make_group(nodes[start : joint + 1]))
             start = joint + 1
-    return (*found, _group(nodes[start:]))
+    return (*found, _make_group(nodes[start:]))
 
 
-def pyramid(model: keras.Model) -> dict[str, keras.KerasTensor]:
+def find_feature_pyramid(model: keras.Model) -> dict[str, keras.KerasTensor]:
     """What the blocks of each stride give last: {"P2": stride 4, ..., "P5": stride 32}.
 
     That is the last joint, addition or concatenation; where there is none, the last narrow one. The side of level n
     is ceil(size / 2^n), and a few pixels less in networks that do not pad (Inception, Xception).
     """
-    nodes = _in_order(model)
+    nodes = _sort_nodes(model)
     size = model.inputs[0].shape[1]
-    strides = _strides(model, nodes)
-    merges = [position for position, node in enumerate(nodes) if isinstance(node.operation, _MERGES)]
-    ends = sorted({*merges, *_joints(model, nodes), len(nodes) - 1})
+    strides = _compute_strides(model, nodes)
+    merges = [position for position, node in enumerate(nodes) if isinstance(node.operation, _MERGE_LAYERS)]
+    ends = sorted({*merges, *_find_cut_positions(model, nodes), len(nodes) - 1})
     levels = {}
-    for position in (*_narrow(model, nodes), *ends):
+    for position in (*_find_narrow_positions(model, nodes), *ends):
         output = nodes[position].outputs[0]
         level = strides[id(output)].bit_length() - 1
         # The size tells where layers without a stride, such as upsampling, changed it.
@@ -156,7 +158,7 @@ def pyramid(model: keras.Model) -> dict[str, keras.KerasTensor]:
     return {name: levels[name] for name in _LEVELS if name in levels}
 
 
-def _strides(model: keras.Model, nodes: list[Any]) -> dict[int, int]:
+def _compute_strides(model: keras.Model, nodes: list[Any]) -> dict[int, int]:
     """Pixels of the input to one of each tensor, by its identity; layers that enlarge are not counted."""
     strides = {id(model.inputs[0]): 1}
     for node in nodes:
@@ -167,29 +169,29 @@ def _strides(model: keras.Model, nodes: list[Any]) -> dict[int, int]:
     return strides
 
 
-def _joints(model: keras.Model, nodes: list[Any]) -> list[int]:
+def _find_cut_positions(model: keras.Model, nodes: list[Any]) -> list[int]:
     """Narrow places that are not inside a block.
 
     A place is no joint if the next one has fewer channels, or as many on fewer pixels: it then lies inside a block,
     widened for a depthwise convolution, and would cost a cache of features several times what the block's end costs.
     """
-    places = _places(model, nodes)
+    places = _find_positions_before_kernels(model, nodes)
     shapes = {place: [n or 0 for n in reversed(nodes[place].outputs[0].shape[1:])] for place in places}
     return [place for place, following in itertools.pairwise(places) if shapes[following] >= shapes[place]]
 
 
-def _places(model: keras.Model, nodes: list[Any]) -> list[int]:
+def _find_positions_before_kernels(model: keras.Model, nodes: list[Any]) -> list[int]:
     """Positions of the last narrow tensor before each convolution, behind normalization, activation and pooling.
 
     The last one is the end of the graph.
     """
-    narrow = _narrow(model, nodes)
+    narrow = _find_narrow_positions(model, nodes)
     kernels = [position for position, node in enumerate(nodes) if _has_kernel(node)]
     before = {max((place for place in narrow if place < kernel), default=-1) for kernel in kernels}
     return sorted((before - {-1}) | {len(nodes) - 1})
 
 
-def _narrow(model: keras.Model, nodes: list[Any]) -> list[int]:
+def _find_narrow_positions(model: keras.Model, nodes: list[Any]) -> list[int]:
     """Positions behind which nothing computed before them is used, and no layer before them is called again."""
     calls = {id(node.operation): position for position, node in enumerate(nodes)}
     uses = {id(tensor): position for position, node in enumerate(nodes) for tensor in node.input_tensors}
@@ -201,7 +203,7 @@ def _narrow(model: keras.Model, nodes: list[Any]) -> list[int]:
     return found
 
 
-def _in_order(model: keras.Model) -> list[Any]:
+def _sort_nodes(model: keras.Model) -> list[Any]:
     """Calls of layers and operations, each behind those that it takes from, inputs left out."""
     by_depth = model._nodes_by_depth
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
@@ -211,6 +213,6 @@ def _has_kernel(node: Any) -> bool:
     return any(len(weight.shape) >= 2 for weight in getattr(node.operation, "weights", ()))
 
 
-def _group(nodes: list[Any]) -> Group:
+def _make_group(nodes: list[Any]) -> LayerGroup:
     layers = dict.fromkeys(node.operation.name for node in nodes if isinstance(node.operation, keras.Layer))
-    return Group(nodes[-1].operation.name, tuple(layers), nodes[-1].outputs[0])
+    return LayerGroup(nodes[-1].operation.name, tuple(layers), nodes[-1].outputs[0])

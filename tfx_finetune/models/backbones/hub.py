@@ -3,10 +3,10 @@
 from typing import Any
 
 from tfx_finetune.core.errors import UserError, first_line
-from tfx_finetune.core.extras import package
+from tfx_finetune.core.extras import import_package
 
 
-def loaded(kind: str, preset: str) -> Any:
+def load_preset(class_name: str, preset: str) -> Any:
     """A network or tokenizer of keras-hub.
 
     Args:
@@ -16,11 +16,11 @@ def loaded(kind: str, preset: str) -> Any:
     Raises:
         UserError: keras-hub is not installed, or the preset cannot be had.
     """
-    models = package("keras_hub", "hub").models
+    models = import_package("keras_hub", "hub").models
     try:
-        return getattr(models, kind).from_preset(preset)
+        return getattr(models, class_name).from_preset(preset)
     except Exception as error:
         # A connection, a folder and a file can be missing or broken in as many ways as keras-hub has readers.
         todo = "mend the connection, or give the folder of a preset that was downloaded elsewhere"
         received = f"{preset} ({first_line(error)})"
-        raise UserError(f"keras-hub cannot load this preset as {kind}", received=received, todo=todo) from None
+        raise UserError(f"keras-hub cannot load this preset as {class_name}", got=received, hint=todo) from None

@@ -7,8 +7,8 @@ import keras
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError, did_you_mean, first_line
 from tfx_finetune.models.backbones.flatten import flatten
-from tfx_finetune.models.backbones.graph import backbone, normalized
-from tfx_finetune.types.components import BACKBONES, Backbone, Card
+from tfx_finetune.models.backbones.graph import build_backbone, make_normalized_input
+from tfx_finetune.types.components import BACKBONES, Backbone, PretrainedCfg
 
 
 @BACKBONES.register
@@ -28,60 +28,60 @@ def keras_file(
     Raises:
         UserError: The file cannot be read, or the model is not of one picture input and one output.
     """
-    model = _opened(path)
-    side, channels = _side(model, size), model.inputs[0].shape[-1]
-    mean, std = _each("mean", mean, channels), _each("std", std, channels)
+    model = _load_model(path)
+    side, channels = _check_side(model, size), model.inputs[0].shape[-1]
+    mean, std = _repeat_per_channel("mean", mean, channels), _repeat_per_channel("std", std, channels)
     if min(std) <= 0:
-        raise UserError("std of keras_file is out of range", received=std, allowed="above 0")
+        raise UserError("std of keras_file is out of range", got=std, expected="above 0")
     digest = files.sha256(Path(path).expanduser())
-    card = Card(size=side, mean=mean, std=std, channels=channels, origin=path, sha256=digest)
-    inputs, x = normalized(card)
+    card = PretrainedCfg(size=side, mean=mean, std=std, channels=channels, origin=path, sha256=digest)
+    inputs, x = make_normalized_input(card)
     # A head names its layers `dense`, `dropout` and so on, as the person's own model may have done too.
     outputs = flatten(model, x, prefix="own_")
-    return backbone(card, inputs, _output(model, outputs, layer))
+    return build_backbone(card, inputs, _select_feature_tensor(model, outputs, layer))
 
 
-def _opened(path: str) -> keras.Model:
+def _load_model(path: str) -> keras.Model:
     try:
         model = keras.models.load_model(Path(path).expanduser(), compile=False, safe_mode=True)
     except Exception as error:
         # A damaged file can end in any error of zip, HDF5 or Keras.
         reason = first_line(error)
-        raise UserError("not a readable Keras file", received=f"{path} ({reason})") from None
+        raise UserError("not a readable Keras file", got=f"{path} ({reason})") from None
     if not isinstance(model, (keras.Function, keras.Sequential)) or not getattr(model, "inputs", None):
-        raise UserError("not a functional Keras model", received=path, allowed="a functional or sequential model")
+        raise UserError("not a functional Keras model", got=path, expected="a functional or sequential model")
     shapes = [tuple(tensor.shape) for tensor in model.inputs]
     if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][-1] not in (1, 3) or shapes[0][1] != shapes[0][2]:
         allowed = "one input (batch, size, size, 1 or 3)"
-        raise UserError("not a model of one square picture", received=shapes, allowed=allowed)
+        raise UserError("not a model of one square picture", got=shapes, expected=allowed)
     return model
 
 
-def _side(model: keras.Model, size: int) -> int:
+def _check_side(model: keras.Model, size: int) -> int:
     fixed = model.inputs[0].shape[1]
     if not fixed and size <= 0:
-        raise UserError("the model leaves the size of its input open", todo="give size=, in pixels")
+        raise UserError("the model leaves the size of its input open", hint="give size=, in pixels")
     if fixed and size not in (0, fixed):
-        raise UserError("the model's input has another size", received=size, allowed=fixed)
+        raise UserError("the model's input has another size", got=size, expected=fixed)
     return fixed or size
 
 
-def _each(option: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+def _repeat_per_channel(option: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     if len(values) not in (1, channels):
         what = f"{option} of keras_file does not fit the model's input"
-        raise UserError(what, received=values, allowed=f"1 or {channels} values")
+        raise UserError(what, got=values, expected=f"1 or {channels} values")
     return tuple(float(value) for value in values) * (channels // len(values))
 
 
-def _output(model: keras.Model, outputs: dict[str, keras.KerasTensor], layer: str) -> keras.KerasTensor:
+def _select_feature_tensor(model: keras.Model, outputs: dict[str, keras.KerasTensor], layer: str) -> keras.KerasTensor:
     if not layer and len(model.outputs) != 1:
-        raise UserError("the model has several outputs", received=model.output_names, todo="choose one by layer=")
+        raise UserError("the model has several outputs", got=model.output_names, hint="choose one by layer=")
     name = layer or model.outputs[0]._keras_history.operation.name
     if name not in outputs:
         todo = did_you_mean(name, outputs)
-        raise UserError("the model has no such layer", received=name, allowed=outputs, todo=todo)
+        raise UserError("the model has no such layer", got=name, expected=outputs, hint=todo)
     shape = getattr(outputs[name], "shape", ())
     if len(shape) not in (2, 4):
         allowed = "(batch, height, width, channels) or (batch, dim)"
-        raise UserError(f"the output of {name} is not features of a picture", received=shape, allowed=allowed)
+        raise UserError(f"the output of {name} is not features of a picture", got=shape, expected=allowed)
     return outputs[name]

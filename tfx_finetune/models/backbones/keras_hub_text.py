@@ -10,16 +10,16 @@ import numpy as np
 
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.core.extras import package
-from tfx_finetune.models.backbones.hub import loaded
-from tfx_finetune.models.backbones.tokenizer_file import byte_pairs, unigram, word_piece
-from tfx_finetune.models.backbones.transformer import Form, assign, encoder
-from tfx_finetune.types.components import BACKBONES, Backbone, Card
+from tfx_finetune.core.extras import import_package
+from tfx_finetune.models.backbones.hub import load_preset
+from tfx_finetune.models.backbones.tokenizer_file import write_byte_pairs, write_unigram, write_word_piece
+from tfx_finetune.models.backbones.transformer import EncoderConfig, assign_weights, build_encoder
+from tfx_finetune.types.components import BACKBONES, Backbone, PretrainedCfg
 
 _FAMILIES = ("Bert", "DistilBert", "Electra", "Roberta", "XLMRoberta")
 
 
-@BACKBONES.takes("text")
+@BACKBONES.register_for("text")
 def keras_hub_text(preset: str = "bert_tiny_en_uncased", size: int = 128, dropout: float = 0.1) -> Backbone:
     """An encoder of keras-hub: BERT, DistilBERT, ELECTRA, RoBERTa or XLM-RoBERTa.
 
@@ -38,90 +38,88 @@ def keras_hub_text(preset: str = "bert_tiny_en_uncased", size: int = 128, dropou
     """
     if size < 3 or not 0 <= dropout < 1:
         received = f"size={size}, dropout={dropout}"
-        raise UserError(
-            "keras_hub_text is out of range", received=received, allowed="3 tokens or more, dropout below 1"
-        )
-    found = loaded("Backbone", preset)
+        raise UserError("keras_hub_text is out of range", got=received, expected="3 tokens or more, dropout below 1")
+    found = load_preset("Backbone", preset)
     if type(found).__name__ not in [f"{family}Backbone" for family in _FAMILIES]:
         received = f"{preset} ({type(found).__name__})"
-        raise UserError("keras_hub_text does not know this kind of network", received=received, allowed=_FAMILIES)
+        raise UserError("keras_hub_text does not know this kind of network", got=received, expected=_FAMILIES)
     if size > found.max_sequence_length:
         allowed = f"up to {found.max_sequence_length} tokens"
-        raise UserError("the preset has no places for so many tokens", received=f"size={size}", allowed=allowed)
-    tokenizer = loaded("Tokenizer", preset)
+        raise UserError("the preset has no places for so many tokens", got=f"size={size}", expected=allowed)
+    tokenizer = load_preset("Tokenizer", preset)
     # 0 stands for no token, whatever it is in the preset's vocabulary.
     shift = int(tokenizer.pad_token_id != 0)
     folder = Path(preset).expanduser()
-    card = Card(
+    card = PretrainedCfg(
         size=size,
         origin=preset if folder.is_dir() else f"{preset} (keras-hub)",
         sha256=files.sha256(folder) if folder.is_dir() else "",
         tokenizer=f"hugging_face(shift={shift})",
-        vocabulary=str(_tokenizer_file(folder, tokenizer)),
+        vocabulary=str(_find_tokenizer_file(folder, tokenizer)),
     )
-    return _copied(found, card, shift, dropout)
+    return _copy_encoder(found, card, shift, dropout)
 
 
-def _tokenizer_file(folder: Path, tokenizer: Any) -> Path:
+def _find_tokenizer_file(folder: Path, tokenizer: Any) -> Path:
     """The preset's own file where it is one of Hugging Face, else one that is made of its vocabulary."""
     own = folder / "tokenizer.json"
     if own.is_file() and "model" in json.loads(own.read_text("utf-8")):
         return own
     name = type(tokenizer).__name__
     if name == "XLMRobertaTokenizer":
-        model = package("sentencepiece", "text").SentencePieceProcessor(model_proto=tokenizer.proto)
+        model = import_package("sentencepiece", "text").SentencePieceProcessor(model_proto=tokenizer.proto)
         # The network numbers the file's pieces anew: its first three are <unk>, <s> and </s>.
         numbers = range(3, model.get_piece_size())
         pieces = ["<s>", "<pad>", "</s>", "<unk>", *map(model.id_to_piece, numbers)]
-        return unigram(name, pieces, np.array([0.0] * 4 + [model.get_score(number) for number in numbers]))
+        return write_unigram(name, pieces, np.array([0.0] * 4 + [model.get_score(number) for number in numbers]))
     if name == "RobertaTokenizer":
-        return byte_pairs(name, tokenizer.vocabulary, tokenizer.merges)
-    return word_piece(name, tokenizer.get_vocabulary(), tokenizer.lowercase)
+        return write_byte_pairs(name, tokenizer.vocabulary, tokenizer.merges)
+    return write_word_piece(name, tokenizer.get_vocabulary(), tokenizer.lowercase)
 
 
-def _copied(found: Any, card: Card, shift: int, dropout: float) -> Backbone:
+def _copy_encoder(hub_backbone: Any, pretrained_cfg: PretrainedCfg, shift: int, dropout: float) -> Backbone:
     """The same network as an encoder of this package, all tokens being of the first of the types that BERT has."""
-    first = found.transformer_layers[0]
-    words = found.token_embedding.embeddings.numpy()
-    form = Form(
-        vocabulary=len(words) + shift,
-        blocks=found.num_layers,
-        dim=found.hidden_dim,
-        heads=found.num_heads,
-        hidden=found.intermediate_dim,
+    first = hub_backbone.transformer_layers[0]
+    words = hub_backbone.token_embedding.embeddings.numpy()
+    form = EncoderConfig(
+        vocabulary_size=len(words) + shift,
+        blocks=hub_backbone.num_layers,
+        dim=hub_backbone.hidden_dim,
+        heads=hub_backbone.num_heads,
+        intermediate_dim=hub_backbone.intermediate_dim,
         dropout=dropout,
-        embedding=words.shape[1] if words.shape[1] != found.hidden_dim else 0,
+        get_embedding_dim=words.shape[1] if words.shape[1] != hub_backbone.hidden_dim else 0,
         epsilon=first.layer_norm_epsilon,
-        approximate=first.activation is not keras.activations.gelu,
+        approximate_gelu=first.activation is not keras.activations.gelu,
     )
     if shift:
         words = np.concatenate([np.zeros_like(words[:1]), words])
     words[0] = 0
-    places = getattr(found, "position_embedding", None) or found.embeddings.position_embedding
-    positions = places.position_embeddings.numpy()[: card.size]
-    if types := getattr(found, "segment_embedding", None):
+    places = getattr(hub_backbone, "position_embedding", None) or hub_backbone.embeddings.position_embedding
+    positions = places.position_embeddings.numpy()[: pretrained_cfg.size]
+    if types := getattr(hub_backbone, "segment_embedding", None):
         positions = positions + types.embeddings.numpy()[0]
     tensors = {
         "words": [words],
         "positions": [positions],
-        "embedding_norm": found.get_layer("embeddings_layer_norm").get_weights(),
+        "embedding_norm": hub_backbone.get_layer("embeddings_layer_norm").get_weights(),
     }
-    if form.embedding:
-        tensors["embedding_project"] = found.embeddings_projection.get_weights()
-    for number, block in enumerate(found.transformer_layers):
-        for name, part in _PARTS.items():
+    if form.get_embedding_dim:
+        tensors["embedding_project"] = hub_backbone.embeddings_projection.get_weights()
+    for number, block in enumerate(hub_backbone.transformer_layers):
+        for name, part in _LAYER_GETTERS.items():
             weights = part(block).get_weights()
             if name in ("query", "key", "value", "output"):
                 # keras-hub gives the heads an axis of their own.
                 weights = [weights[0].reshape(form.dim, form.dim), weights[1].reshape(form.dim)]
             tensors[f"block{number}_{name}"] = weights
-    backbone = encoder(card, form)
-    assign(backbone, tensors)
+    backbone = build_encoder(pretrained_cfg, form)
+    assign_weights(backbone, tensors)
     return backbone
 
 
 # Where keras-hub has what a block of `encoder` has.
-_PARTS: dict[str, Callable[[Any], keras.Layer]] = {
+_LAYER_GETTERS: dict[str, Callable[[Any], keras.Layer]] = {
     "query": lambda block: block._self_attention_layer.query_dense,
     "key": lambda block: block._self_attention_layer.key_dense,
     "value": lambda block: block._self_attention_layer.value_dense,

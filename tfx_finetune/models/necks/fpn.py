@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import keras
 
-from tfx_finetune.ops.levels import laterals, mixed, top_down
+from tfx_finetune.ops.levels import apply_separable_conv, fuse_top_down, make_laterals
 from tfx_finetune.types.components import NECKS
 
 
@@ -16,4 +16,6 @@ def fpn(pyramid: Mapping[str, keras.KerasTensor], /, *, dim: int = 96) -> dict[s
         pyramid: Levels from fine to coarse, each of half the side of the one before, (batch, side, side, channels).
         dim: Channels of each level that comes out, 1 or more.
     """
-    return {level: mixed(x, dim) for level, x in top_down(laterals("fpn", pyramid, dim)).items()}
+    return {
+        level: apply_separable_conv(x, dim) for level, x in fuse_top_down(make_laterals("fpn", pyramid, dim)).items()
+    }

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import keras
 
-from tfx_finetune.ops.levels import laterals, like, mixed, top_down
+from tfx_finetune.ops.levels import apply_separable_conv, fuse_top_down, make_laterals, match_size
 from tfx_finetune.types.components import NECKS
 
 
@@ -18,9 +18,9 @@ def pan(pyramid: Mapping[str, keras.KerasTensor], /, *, dim: int = 96) -> dict[s
     """
     found: dict[str, keras.KerasTensor] = {}
     below = None
-    for level, x in top_down(laterals("pan", pyramid, dim)).items():
+    for level, x in fuse_top_down(make_laterals("pan", pyramid, dim)).items():
         if below is not None:
-            x = keras.layers.Add()([x, like(mixed(below, dim, strides=2), x)])
-        below = mixed(x, dim)
+            x = keras.layers.Add()([x, match_size(apply_separable_conv(below, dim, strides=2), x)])
+        below = apply_separable_conv(x, dim)
         found[level] = below
     return found

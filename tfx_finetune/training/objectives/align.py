@@ -5,14 +5,18 @@ from typing import Any
 import keras
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.training.objectives.rows import check_weight, over_counted
+from tfx_finetune.training.objectives.rows import check_weight, scale_to_masked_mean
 from tfx_finetune.types.components import OBJECTIVES
-from tfx_finetune.types.training import UNKNOWN, Objective, Seen, Term
+from tfx_finetune.types.training import UNKNOWN_ID, AuxiliaryLoss, Objective, ObjectiveContext
 
 
 @OBJECTIVES.register
 def align(
-    weight: float = 1.0, temperature: float = 0.1, column: str = "language", inherit: bool = True, company: int = 4
+    weight: float = 1.0,
+    temperature: float = 0.1,
+    column: str = "language",
+    propagate_labels: bool = True,
+    num_positives: int = 4,
 ) -> Objective:
     """By what heads read, a sample finds those of its group in other languages among all of a batch: InfoNCE (van den
     Oord et al., arXiv 1807.03748, equation 4).
@@ -28,24 +32,24 @@ def align(
         company: How many stand beside each sample, 1 or more, drawn anew in every epoch.
     """
     check_weight("align", weight)
-    if not (temperature > 0 and company > 0):
-        received = f"temperature={temperature}, company={company}"
-        raise UserError("align is out of range", received=received, allowed="above 0")
+    if not (temperature > 0 and num_positives > 0):
+        received = f"temperature={temperature}, company={num_positives}"
+        raise UserError("align is out of range", got=received, expected="above 0")
 
-    def term(seen: Seen) -> Term:
-        return Term(seen.features, Together(temperature), weight)
+    def term(seen: ObjectiveContext) -> AuxiliaryLoss:
+        return AuxiliaryLoss(seen.features, InfoNCE(temperature), weight)
 
-    return Objective(column, term, pairs=True, inherit=inherit, company=company)
+    return Objective(column, term, needs_positives=True, propagate_labels=propagate_labels, num_positives=num_positives)
 
 
-class Together(keras.losses.Loss):
+class InfoNCE(keras.losses.Loss):
     """The loss of `align`; of several samples of its group in other languages a sample finds each, on the mean."""
 
     def __init__(self, temperature: float) -> None:
         super().__init__(name="together", reduction="mean")
         self.temperature = temperature
 
-    def call(self, marks: Any, features: Any) -> Any:
+    def call(self, ids: Any, features: Any) -> Any:
         """Returns the loss of each sample, (batch,); 0 for one without others of its group.
 
         Args:
@@ -53,8 +57,8 @@ class Together(keras.losses.Loss):
             features: What is pulled together, (batch, dim).
         """
         ops = keras.ops
-        group, language = marks[:, 0], marks[:, 1]
-        same = ops.logical_and(group[:, None] == group[None], group[:, None] != UNKNOWN)
+        group, language = ids[:, 0], ids[:, 1]
+        same = ops.logical_and(group[:, None] == group[None], group[:, None] != UNKNOWN_ID)
         sought = ops.logical_and(same, language[:, None] != language[None])
         # Neither the sample itself nor others of its group and language are candidates.
         candidates = ops.logical_or(sought, ops.logical_not(same))
@@ -64,4 +68,4 @@ class Together(keras.losses.Loss):
         sought = ops.cast(sought, features.dtype)
         count = ops.sum(sought, axis=-1)
         losses = -ops.sum(sought * ops.log_softmax(cosines, axis=-1), axis=-1) / ops.maximum(count, 1)
-        return over_counted(losses, count > 0)
+        return scale_to_masked_mean(losses, count > 0)

@@ -6,7 +6,7 @@ import keras
 
 from tfx_finetune.training.objectives.rows import check_weight
 from tfx_finetune.types.components import OBJECTIVES
-from tfx_finetune.types.training import Objective, Term
+from tfx_finetune.types.training import AuxiliaryLoss, Objective
 
 
 @OBJECTIVES.register
@@ -21,17 +21,17 @@ def coral(weight: float = 1.0, column: str = "source") -> Objective:
     """
     check_weight("coral", weight)
 
-    return Objective(column, lambda seen: Term(seen.features, Covariances(seen.values), weight))
+    return Objective(column, lambda seen: AuxiliaryLoss(seen.features, CORALLoss(seen.num_domains), weight))
 
 
-class Covariances(keras.losses.Loss):
+class CORALLoss(keras.losses.Loss):
     """The loss of `coral`, for this many domains."""
 
-    def __init__(self, domains: int) -> None:
+    def __init__(self, num_domains: int) -> None:
         super().__init__(name="covariances", reduction="mean")
-        self.domains = domains
+        self.num_domains = num_domains
 
-    def call(self, marks: Any, features: Any) -> Any:
+    def call(self, ids: Any, features: Any) -> Any:
         """Returns the loss of the batch at each of its samples, (batch,).
 
         Args:
@@ -40,7 +40,7 @@ class Covariances(keras.losses.Loss):
         """
         ops = keras.ops
         dim = features.shape[-1]
-        member = ops.one_hot(ops.cast(marks[:, 1], "int32"), self.domains, dtype=features.dtype)
+        member = ops.one_hot(ops.cast(ids[:, 1], "int32"), self.num_domains, dtype=features.dtype)
         count = ops.sum(member, axis=0)
         means = ops.matmul(ops.transpose(member), features) / ops.maximum(count, 1)[:, None]
         apart = features - ops.matmul(member, means)

@@ -7,14 +7,14 @@ import keras
 from tfx_finetune.core.errors import UserError
 
 
-def over_counted(losses: Any, counted: Any) -> Any:
+def scale_to_masked_mean(losses: Any, mask: Any) -> Any:
     """Losses (batch,) whose mean over the batch is that of the samples that are `counted`, (batch,) of booleans."""
     ops = keras.ops
-    counted = ops.cast(counted, losses.dtype)
-    return losses * counted * ops.cast(ops.size(counted), losses.dtype) / ops.maximum(ops.sum(counted), 1)
+    mask = ops.cast(mask, losses.dtype)
+    return losses * mask * ops.cast(ops.size(mask), losses.dtype) / ops.maximum(ops.sum(mask), 1)
 
 
 def check_weight(name: str, weight: float) -> None:
     """Raises a `UserError` where a weight is not above 0."""
     if not weight > 0:
-        raise UserError(f"the weight of {name} is out of range", received=weight, allowed="above 0")
+        raise UserError(f"the weight of {name} is out of range", got=weight, expected="above 0")

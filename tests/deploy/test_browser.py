@@ -1,0 +1,103 @@
+"""Exported files in a real browser: LiteRT.js takes TFLite files, ONNX Runtime Web the ONNX file, as they are."""
+
+import functools
+import http.server
+import json
+import queue
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.helpers.small_model import small
+from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.types.components import EXPORTS
+
+PACKAGES = ("@litertjs/core@2.5.3", "onnxruntime-web@1.30.0")
+PAGE = Path(__file__).with_name("browser.html")
+SPECS = (
+    *("tflite()", "tflite(quantize='float16')", "tflite(quantize='dynamic')"),
+    *("tflite(quantize='int8')", "tflite(quantize='int16x8')", "onnx()"),
+)
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, and hands on what the page found."""
+
+    def __init__(self, *arguments, answers, **options):
+        self.answers = answers
+        super().__init__(*arguments, **options)
+
+    def do_POST(self):
+        self.answers.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+
+def browser() -> str:
+    """The browser's command; skips the test where there is none."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None or shutil.which("npm") is None:
+        pytest.skip("needs chromium and npm, such as Debian's packages of these names")
+    return found
+
+
+def in_browser(command: str, folder: Path) -> dict:
+    """Opens the page in a headless browser and waits for its answers."""
+    answers: queue.Queue = queue.Queue()
+    handler = functools.partial(Handler, directory=folder, answers=answers)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # A container's root has no sandbox; the page is this test's own.
+        flags = ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}")
+        page = f"http://127.0.0.1:{server.server_port}/browser.html"
+        child = subprocess.Popen([command, *flags, page], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            found = answers.get(timeout=120)
+        finally:
+            child.terminate()
+            child.wait(30)
+            server.shutdown()
+    assert "error" not in found, found["error"]
+    return found
+
+
+@pytest.mark.slow
+def test_a_browser_gives_the_answers_of_the_model(tmp_path):
+    """Every TFLite file of builtin operators, and the ONNX file; names of inputs and outputs are the same there."""
+    command = browser()
+    installed = subprocess.run(
+        ["npm", "install", "--prefix", tmp_path, "--ignore-scripts", "--no-audit", "--no-fund", *PACKAGES],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if installed.returncode:
+        pytest.skip(f"npm cannot install {', '.join(PACKAGES)}")
+    model = small({"kind": "classify()", "marks": "tag()"})
+    exports = [EXPORTS.build(parse_spec(spec)) for spec in SPECS]
+    for export in exports:
+        export.write(model.servable, tmp_path / export.file)
+    pictures = model.pixels[:5]
+    samples = {
+        "files": [export.file for export in exports],
+        "pictures": [picture.ravel().tolist() for picture in pictures],
+        "shape": pictures.shape[1:],
+    }
+    (tmp_path / "samples.json").write_text(json.dumps(samples))
+    shutil.copy(PAGE, tmp_path)
+    found = in_browser(command, tmp_path)
+    for export in exports:
+        here = export.load(tmp_path / export.file).predict({"image": pictures})
+        for name, expected in here.items():
+            there = np.array([scores[name] for scores in found[export.file]["scores"]]).reshape(expected.shape)
+            # Integers are rounded a step apart where two kernels add in another order.
+            np.testing.assert_allclose(there, expected, atol=0.02 if export.quantized else 1e-5)
+            np.testing.assert_allclose(there, model.answers[name][:5], atol=export.tolerance)
+            assert np.ptp(there, axis=0).max() > 0.1

@@ -1,0 +1,91 @@
+"""The OpenVINO model outside this package, and what is refused."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from tests.helpers.small_model import NAMES, small
+from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.deploy.formats import openvino_file
+from tfx_finetune.types.components import EXPORTS
+from tfx_finetune.types.deployment import Servable
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Two heads of different tasks."""
+    return small({"kind": "classify()", "marks": "tag()"})
+
+
+def test_plain_openvino_runs_and_describes_it(model, tmp_path):
+    """Input and outputs by name, any batch size, labels and name as they were written, in every alphabet."""
+    export = EXPORTS.build(parse_spec("openvino()"))
+    export.write(model.servable, tmp_path / export.file)
+    assert sys.modules["openvino_telemetry"] is None, "nothing is reported of what a person does here"
+    np.save(tmp_path / "pixels.npy", model.pixels[:3].astype(np.float32))
+    code = (
+        "import json, sys\n"
+        "sys.modules |= {'tfx_finetune': None, 'openvino_telemetry': None}\n"
+        "import numpy as np, openvino as ov\n"
+        "model = ov.Core().read_model(sys.argv[1])\n"
+        "run = ov.Core().compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})\n"
+        "pixels = np.load(sys.argv[2])\n"
+        "assert run({'image': pixels[:1]})['kind/scores'].shape == (1, 3)\n"
+        "found = run({'image': pixels})\n"
+        "about = {key: model.get_rt_info(['tfx_finetune', key]).astype(str) for key in ('labels', 'name', 'licence')}\n"
+        "names = [output.get_any_name() for output in model.outputs]\n"
+        "scores = {name: found[name].tolist() for name in names}\n"
+        "print(json.dumps([scores, about, model.input('image').get_partial_shape().to_string()]))"
+    )
+    arguments = (tmp_path / export.file / "model.xml", tmp_path / "pixels.npy")
+    found = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    scores, about, shape = json.loads(found.stdout)
+    assert shape == "[?,16,16,3]"
+    assert set(scores) == {"kind/scores", "marks/scores"}
+    for name, values in scores.items():
+        np.testing.assert_allclose(values, model.answers[name][:3], atol=1e-5)
+    assert json.loads(about["labels"]) == {"kind": list(NAMES), "marks": list(NAMES)}
+    assert (about["name"], about["licence"]) == ("fält", "Apache-2.0")
+
+
+@pytest.mark.parametrize(("name", "keep"), [("model.xml", 0.5), ("model.bin", 0.5), ("model.bin", 0)])
+def test_half_of_a_file_is_refused(name, keep, model, tmp_path):
+    """Cut off, or the weights lost: the line says which model."""
+    export = EXPORTS.build(parse_spec("openvino()"))
+    export.write(model.servable, tmp_path / export.file)
+    path = tmp_path / export.file / name
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(UserError, match="not a readable OpenVINO model") as error:
+        export.load(tmp_path / export.file)
+    assert str(tmp_path / export.file) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_openvino_has_no_operator_for_is_said(model, tmp_path):
+    """By the operator's name, and nothing is left behind."""
+    inputs = keras.Input((16, 16, 3), name="image")
+    scores = keras.ops.erfinv(keras.ops.mean(inputs, axis=(1, 2)) / 256)
+    servable = Servable(keras.Model({"image": inputs}, {"kind/scores": scores}), model.servable.modalities, {}, {})
+    with pytest.raises(UserError, match=r"OpenVINO lacks \(Erfinv\); leave this export out"):
+        EXPORTS.build(parse_spec("openvino()")).write(servable, tmp_path / "openvino")
+    assert not list(tmp_path.iterdir())
+
+
+def test_float16_is_half_the_size(model, tmp_path):
+    """Of weights that outweigh the rest."""
+    inputs = keras.Input((16, 16, 3), name="image")
+    scores = keras.layers.Dense(64)(keras.layers.Flatten()(inputs))
+    servable = Servable(keras.Model({"image": inputs}, {"kind/scores": scores}), model.servable.modalities, {}, {})
+    sizes = []
+    for precision in ("float32", "float16"):
+        export = openvino_file.openvino(precision)
+        export.write(servable, tmp_path / export.file)
+        sizes.append((tmp_path / export.file / "model.bin").stat().st_size)
+    assert sizes[1] / sizes[0] == pytest.approx(0.5, abs=0.01)

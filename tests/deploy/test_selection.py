@@ -1,0 +1,99 @@
+"""Limits of a file, and which file is the best within them."""
+
+import dataclasses
+
+import pytest
+
+from tests.helpers.small_data import complaint
+from tfx_finetune.deploy import selection
+from tfx_finetune.deploy.checks import VerificationResult
+
+FLOAT = VerificationResult(
+    "tflite", {}, 0.90, 0.0, 0.0, 0.0, 1e-6, 8.0, "", agreement=1.0, bytes=8_000_000, compressed_bytes=7_000_000,
+    latency_1_thread=12.0, memory=30.0, total_ops=60, float_ops=60,
+)  # fmt: skip
+HALF = dataclasses.replace(FLOAT, format="tflite_float16", bytes=4_000_000, zipped=3_600_000)
+INT8 = dataclasses.replace(
+    FLOAT, format="tflite_int8", score=0.89, drop=0.01, bytes=2_000_000, zipped=1_500_000, latency=4.0, latency_one=5.0,
+    memory=12.0, agreement=0.97, floats=0,
+)  # fmt: skip
+BROKEN = dataclasses.replace(INT8, format="tflite_int16x8", bytes=1_000, reason="loses too much")
+KERAS = dataclasses.replace(FLOAT, format="keras", bytes=500, operators=None, floats=None, memory=None)
+ALL = [KERAS, FLOAT, HALF, INT8, BROKEN]
+
+
+@pytest.mark.parametrize(
+    ("text", "format"),
+    [
+        ("size<10MB", "tflite_float16"),  # as good as the float file, and smaller
+        ("size<3.9MB", "tflite_int8"),
+        ("size<=2MB", "tflite_int8"),
+        ("size<2MiB, drop<2%", "tflite_int8"),
+        ("zipped<3.5MB", "tflite_int8"),
+        ("latency<5ms", "tflite_int8"),
+        ("latency_one<0.006s", "tflite_int8"),
+        ("memory<20MB", "tflite_int8"),
+        ("drop<0.005", "tflite_float16"),
+        ("agreement>99%", "tflite_float16"),
+        ("score>=0.89, size<3e0MB", "tflite_int8"),
+        ("difference<1e-5", "tflite_float16"),
+    ],
+)
+def test_the_best_within_the_limits(text, format):
+    """The highest score, then the smallest file; only TFLite files that were verified."""
+    assert selection.select_file(selection.parse_constraints(text), ALL).format == format
+
+
+def test_nothing_is_chosen_where_nothing_was_asked():
+    """An empty --constraints."""
+    assert selection.parse_constraints("") == ()
+    assert selection.select_file((), ALL) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "closest"),
+    [
+        ("size<1MB, drop<0.02", "tflite_int8 comes closest with size 2MB"),
+        ("latency_one<4ms, size<5MB", "tflite_int8 comes closest with latency_one 5ms"),
+        ("drop<0.5%, size<3.9MB", "tflite_float16 comes closest with size 4MB"),
+    ],
+)
+def test_what_comes_closest(text, closest):
+    """By the sum of the shares by which each limit is missed."""
+    limits = selection.parse_constraints(text)
+    assert selection.select_file(limits, ALL) is None
+    error = selection.no_file_fits_error(limits, ALL)
+    assert error.exit_status == 3
+    assert closest in str(error)
+    assert text in str(error)
+
+
+def test_without_a_file_to_choose():
+    """Only a Keras file, or none that passed."""
+    limits = selection.parse_constraints("size<1GB")
+    assert selection.select_file(limits, [KERAS, BROKEN]) is None
+    assert "add a tflite()" in str(selection.no_file_fits_error(limits, [KERAS, BROKEN]))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sise<2MB", "did you mean size?"),
+        ("size<2", "wants a unit of size"),
+        ("drop<2MB", "wants a unit of drop"),
+        ("size", "is not understood"),
+        ("size=2MB", "is not understood"),
+        ("size<2.2.2MB", "is not understood"),
+    ],
+)
+def test_limits_that_make_no_sense(text, said):
+    """One line that says what would."""
+    assert said in complaint(selection.parse_constraints, text)
+
+
+def test_the_link_is_the_file(tmp_path):
+    """Replaced by the next one."""
+    for name in ("a.tflite", "b.tflite"):
+        (tmp_path / name).write_text(name)
+        selection.link_best_file(tmp_path / name)
+        assert (tmp_path / selection.BEST_FILE).read_text() == name

@@ -1,0 +1,97 @@
+"""A tower that TFLite cannot take, among others: its features go into the file, and it stands beside it."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.helpers.commands import command
+from tests.helpers.small_data import picture
+from tfx_finetune.bundle.bundle import Bundle
+from tfx_finetune.ops import litert
+
+# Kinds of text by their length; TFLite has no inverse of the error function.
+TOWER = '''
+import keras
+from tfx_finetune.types.components import BACKBONES, Backbone, Card, Features, Group
+
+
+@keras.saving.register_keras_serializable("odd_tower")
+class Odd(keras.layers.Layer):
+    def call(self, inputs):
+        return keras.ops.erfinv(keras.ops.tanh(keras.ops.cast(inputs, "float32") / 200.0))
+
+
+@BACKBONES.takes("text")
+def odd(size: int = 12) -> Backbone:
+    """Characters, bent."""
+    inputs = keras.Input((size,), dtype="int32", name="text")
+    bent = Odd(name="bent")(inputs)
+    pooled = keras.layers.Dense(8, activation="relu", name="pooled")(bent)
+    groups = (Group("pooled", ("bent", "pooled"), pooled),)
+    return Backbone("text", Card(size=size, tokenizer="code_points()"), inputs, Features(pooled), groups)
+'''
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """A run on pictures and texts; what it said."""
+    root = tmp_path_factory.mktemp("split")
+    (root / "odd_tower.py").write_text(TOWER)
+    with (root / "t.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["image", "text", "label"])
+        for row in range(60):
+            picture(root / f"{row}.png", row)
+            writer.writerow([f"{row}.png", "ab" * (1 + 3 * (row % 2)) + chr(97 + row % 20), ("short", "long")[row % 2]])
+    flags = [
+        f"--data={root / 't.csv'}",
+        "--towers=image=convnet(size=16, channels=3, widths=(4, 8)), text=odd()",
+        "--plugins=odd_tower",
+        "--frozen.epochs=3",
+        "--finetune.epochs=0",
+        "--exports=saved_model(), tflite(), tflite(quantize='float16')",
+        f"--workdir={root / 'run'}",
+        "--nocache.enabled",
+    ]
+    found = command("train", *flags, timeout=600, PYTHONPATH=f"{root}:.")
+    assert found.returncode == 0, found.stderr
+    return root / "run" / "bundle", found.stderr
+
+
+@pytest.mark.slow
+def test_the_rest_is_exported(bundle):
+    """It is verified as every file; the bundle says which tower is not in it, and why."""
+    path, said = bundle
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["verified"] == {"saved_model": True, "tflite_split": True}
+    assert manifest["files"]["tflite_split"]["export"] == "split()"
+    assert "TFLite cannot take this model" in said
+    assert "so split() is written in place of tflite()" in said
+    why = json.loads((path / "model_split" / "towers.json").read_text())
+    assert list(why) == ["text"]
+    assert "Erfinv" in why["text"]
+
+
+@pytest.mark.slow
+def test_features_go_in(bundle):
+    """By hand: the SavedModel of the tower, then the file, give what the bundle's reader gives, and the model's."""
+    path, _ = bundle
+    content = (path / "model_split" / "model.tflite").read_bytes()
+    assert set(litert.read_input_names(content)) == {"image", "text", "presence"}
+    runner = litert.open_interpreter(content, 1).get_signature_runner("serving_default")
+    details = runner.get_input_details()
+    assert details["text"]["shape"].tolist() == [1, 8]
+    text = np.array([[ord(letter) for letter in "abab"] + [0] * 8], np.int32)
+    image = np.full((1, 16, 16, 3), 90, np.float32)
+    presence = np.ones((1, 2), np.float32)
+    tower = tf.saved_model.load(str(path / "model_split" / "text"))
+    features = tower.signatures["serving_default"](inputs=tf.constant(text))["features"].numpy()
+    found = runner(image=image, text=features, presence=presence)["label/scores"]
+    whole = tf.saved_model.load(str(path / "saved_model")).signatures["tensor"]
+    expected = whole(image=tf.constant(image), text=tf.constant(text), presence=tf.constant(presence))
+    np.testing.assert_allclose(found, expected["label/scores"], atol=1e-5)
+    assert np.abs(features).max() > 0
+    assert Bundle.open(path).formats == ["saved_model", "tflite_split"]

@@ -1,0 +1,180 @@
+"""The examples of docs/extending.md, as plug-ins from outside of the package: each is listed, trained with and read."""
+
+import csv
+import functools
+import json
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.helpers.commands import KINDS, command, refused, shapes
+from tfx_finetune.core.config import Run
+from tfx_finetune.run.plan import check
+from tfx_finetune.training.feature_cache import preprocessing_key
+from tfx_finetune.types.components import REGISTRIES
+
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "extending.md").read_text(encoding="utf-8")
+EXAMPLES = {name: code for code, name in re.findall(r"```python\n(# (\w+)\.py\n.*?)```", PAGE, re.DOTALL)}
+QUICK = ("--frozen.epochs=1", "--nocache.enabled")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A reader's folder, with the examples as files beside the data."""
+    home = tmp_path_factory.mktemp("home")
+    for name, code in EXAMPLES.items():
+        (home / f"{name}.py").write_text(code, encoding="utf-8")
+    return home
+
+
+def run(home, name, *arguments):
+    """A command that ends well, the examples within its reach; what it printed and said."""
+    found = command(name, *arguments, PYTHONPATH=f"{home}:.")
+    assert found.returncode == 0, found.stderr
+    return found
+
+
+def test_each_is_listed(home):
+    """There is one of every kind of component, and nothing of the package is in its way."""
+    listed = run(home, "inspect", "--list", f"--plugins={','.join(EXAMPLES)}").stdout
+    kinds = dict(re.findall(r"^(\w+):\n((?:  .*\n)+)", listed, re.MULTILINE))
+    assert {registry.kind for registry in REGISTRIES} <= set(kinds)
+    outside = {"modality": {"series"}, "backbone": {"patches", "series_net"}}
+    for registry in REGISTRIES:
+        names = set(re.findall(r"^  (\w+)\(", kinds[registry.kind], re.MULTILINE))
+        mine = names - set(registry)
+        assert len(mine) == 1 or mine == outside[registry.kind], registry.kind
+        assert mine <= {*EXAMPLES, "series_net"}
+        assert names == set(registry) | mine
+
+
+@pytest.mark.slow
+def test_pictures(home):
+    """Source, task, backbone, augment, adapter, compression and export in one run; another process reads the bundle."""
+    shapes(home / "shapes", each=20)
+    with zipfile.ZipFile(home / "photos.zip", "w") as archive:
+        for path in sorted((home / "shapes").rglob("*.*")):
+            archive.write(path, path.relative_to(home))
+    names = "zipped, graded, patches, invert, pointwise, clip, archived"
+    flags = [
+        f"--data=zipped({str(home / 'photos.zip')!r})",
+        "--heads=graded()",
+        "--backbone=patches(size=24, dim=16)",
+        "--augment=invert(), flip()",
+        "--finetune.epochs=1",
+        "--finetune.adapter=pointwise()",
+        "--compress=clip()",
+        "--exports=keras_file(), archived(), tflite(quantize='int8')",
+    ]
+    said = run(home, "train", f"--plugins={names}", *flags, *QUICK, f"--workdir={home / 'run'}").stderr
+    assert re.search("^clip .* epoch 1: loss", said, re.MULTILINE)
+    bundle, picture = home / "run" / "bundle", home / "shapes" / "disc" / "000.png"
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["plugins"] == names
+    assert manifest["verified"] == {"keras": True, "archived": True, "tflite_int8": True}
+    assert 0 <= json.loads((bundle / "scores.json").read_text())["test"]["label/closeness"] <= 1
+    ask = [f"--bundle={bundle}", "--format=archived", picture]
+    answer = json.loads(run(home, "predict", "--plugins=graded, archived", *ask).stdout)
+    assert answer["label"] in KINDS
+    # Without its plug-in, a bundle says whose it is.
+    said = refused("predict", *ask)
+    assert f"the bundle needs the export of a plug-in; received: archived; say --plugins={names}" in said
+    known = functools.partial(command, PYTHONPATH=f"{home}:.")
+    said = refused("predict", "--plugins=archived", *ask, run=known)
+    assert "the bundle needs the task of a plug-in; received: graded" in said
+
+
+@pytest.mark.slow
+def test_an_export_is_added_to_a_finished_run(home, trained, tmp_path):
+    """Its plug-in belongs to the run from then on: the bundle and run.cfg name it, once."""
+    shutil.copytree(trained.workdir, tmp_path / "run")
+    bundle = tmp_path / "run" / "bundle"
+    for _ in range(2):
+        run(home, "export", f"--bundle={bundle}", "--plugins=archived", "--exports=archived()")
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        assert manifest["plugins"] == "archived"
+        assert manifest["verified"] == {"archived": True}
+        assert "--plugins=archived\n" in (tmp_path / "run" / "run.cfg").read_text()
+
+
+@pytest.mark.slow
+def test_series(home):
+    """A modality with its backbone, a fusion and an objective; a series alone is answered, too."""
+    rng = np.random.default_rng(0)
+    with (home / "machines.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["image", "series", "label", "source"])
+        for row, path in enumerate(sorted(shapes(home / "things", each=20).rglob("*.*"))):
+            numbers = " ".join(f"{number:.2f}" for number in rng.normal(KINDS.index(path.parent.name), 0.1, 10))
+            writer.writerow([path.relative_to(home), numbers if row % 5 else "", path.parent.name, "ab"[row % 2]])
+    flags = [
+        f"--data={home / 'machines.csv'}",
+        "--plugins=series, product, means",
+        "--towers=image=convnet(size=16, channels=3, widths=(4, 8)), series=series_net()",
+        "--fusion=product(dim=16)",
+        "--auxiliary_losses=means()",
+        "--finetune.epochs=0",
+        "--exports=keras_file(), saved_model(), tflite()",
+    ]
+    longer = ["--frozen.epochs=12", "--batch_size=8", "--nocache.enabled", f"--workdir={home / 'series'}"]
+    run(home, "train", *flags, *longer)
+    bundle = home / "series" / "bundle"
+    assert set(json.loads((bundle / "manifest.json").read_text())["verified"].values()) == {True}
+    given = [json.dumps({"series": " ".join(["2.0"] * 10)}), json.dumps({"series": "0 0"})]
+    lines = run(home, "predict", "--plugins=series", f"--bundle={bundle}", "--format=saved_model", *given).stdout
+    first, second = map(json.loads, lines.splitlines())
+    assert first["scores"] != second["scores"]
+    assert "the bundle needs the modality of a plug-in; received: series" in refused(
+        "predict", f"--bundle={bundle}", *given
+    )
+
+
+@pytest.mark.slow
+def test_levels(home):
+    """A neck under a head that finds things."""
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (home / "streets" / kind).mkdir(parents=True)
+    for number in range(24):
+        pixels, mask = rng.integers(0, 100, (32, 32, 3)).astype(np.uint8), np.zeros((32, 32), np.uint8)
+        left, top = rng.integers(0, 16, 2)
+        pixels[top : top + 12, left : left + 12] += 120
+        mask[top : top + 12, left : left + 12] = 1
+        Image.fromarray(pixels).save(home / "streets" / "images" / f"{number}.png")
+        Image.fromarray(mask).save(home / "streets" / "masks" / f"{number}.png")
+    flags = [
+        f"--data={home / 'streets'}",
+        "--plugins=apart",
+        "--heads=segment(neck=apart(dim=8))",
+        f"--backbone=convnet(size=64, channels=3, widths={(4,) * 6})",
+        "--finetune.epochs=0",
+        "--exports=keras_file(), tflite()",
+    ]
+    run(home, "train", *flags, *QUICK, f"--workdir={home / 'levels'}")
+    manifest = json.loads((home / "levels" / "bundle" / "manifest.json").read_text())
+    assert manifest["verified"] == {"keras": True, "tflite": True}
+
+
+def test_a_changed_file_is_another_preparation(tmp_path, monkeypatch):
+    """What was kept of an augment's earlier text is not taken for what the new text gives."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "of_two_texts.py").write_text("FIRST = 1\n")
+    (tmp_path / "photos").mkdir()
+    with_it = Run(data=str(tmp_path / "photos"), plugins="of_two_texts")
+    before, again = (preprocessing_key(check(with_it), "image") for _ in range(2))
+    assert before == again
+    (tmp_path / "of_two_texts.py").write_text("SECOND = 2\n")
+    assert preprocessing_key(check(with_it), "image") != before
+    assert "plugins" not in preprocessing_key(check(Run(data=str(tmp_path / "photos"))), "image")
+
+
+def test_a_plug_in_that_is_not_there():
+    """One line says its name."""
+    assert "cannot import a plug-in; received: nowhere (No module named 'nowhere')" in refused(
+        "predict", "--plugins=nowhere", "--bundle=x", "a.jpg"
+    )

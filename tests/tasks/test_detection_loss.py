@@ -1,0 +1,147 @@
+"""The loss of a detector: which places learn what, and the loss by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.tasks.test_detect import LABELS, PLACES, RNG, logits, rows
+from tfx_finetune.tasks import assigner
+from tfx_finetune.tasks.detect import detect
+
+# ---- which places learn what
+
+
+def learned(target, sure, **options):
+    grid = assigner.boxes.make_grid(PLACES, ("P3", "P4", "P5"))
+    given = logits(*sure)
+    scores = 1 / (1 + np.exp(-given[..., :-4]))
+    found = assigner.boxes.distances_to_boxes(grid.centers, given[..., -4:] * grid.strides)
+    return assigner.assign(target, scores, found, grid, assigner.TaskAlignedAssigner(**options))
+
+
+def test_the_best_aligned_places_learn_an_object():
+    """Places 0 and 1 lie in the box (0, 0, 16, 8), at (4, 4) and (12, 4). The first says it exactly, the second half of
+    it and more surely: s * u^6 of 0.5 and 0.9 * 2^-6. Place 2 lies beside it, whatever it says.
+    """
+    sure = [(0, 1, 0.0, (0.5, 0.5, 1.5, 0.5)), (1, 1, math.log(9), (0.5,) * 4), (2, 1, 9.0, (2.5, 0.5, -0.5, 0.5))]
+    found = learned(rows((0, 0, 16, 8, 1, 1)), sure)
+    worth = np.asarray(found.alignment)[0]
+    assert worth[0] == pytest.approx(1.0)
+    assert worth[1] == pytest.approx(0.9 / 64 / 0.5)
+    assert worth[2] == 0
+    assert np.asarray(found.target_scores)[0, :2].tolist() == pytest.approx(
+        np.array([[0, worth[0], 0], [0, worth[1], 0]])
+    )
+    assert np.asarray(found.target_boxes)[0, :2].tolist() == [[0, 0, 16, 8]] * 2
+    alone = np.asarray(learned(rows((0, 0, 16, 8, 1, 1)), sure, places=1).alignment)[0]
+    assert alone[0] == pytest.approx(1.0)
+    assert np.flatnonzero(alone).tolist() == [0]
+
+
+def test_the_worth_is_the_overlap_of_the_best_place():
+    """A place that says half of its object's box, as well as any, is to say 0.5."""
+    found = learned(rows((0, 0, 16, 8, 2, 1)), [(1, 2, 0.0, (0.5,) * 4)])
+    assert np.asarray(found.alignment)[0, 1] == pytest.approx(0.5)
+
+
+def test_a_place_in_two_objects_learns_that_which_it_overlaps_most():
+    """Place 0 says the small one; the large one is left to another place."""
+    sure = [(0, 0, 0.0, (0.5,) * 4), (9, 0, 0.0, (1.5,) * 4)]
+    found = learned(rows((0, 0, 8, 8, 0, 1), (0, 0, 24, 24, 0, 1)), sure)
+    assert np.asarray(found.target_boxes)[0, [0, 9]].tolist() == [[0, 0, 8, 8], [0, 0, 24, 24]]
+    assert np.asarray(found.alignment)[0, [0, 9]].tolist() == pytest.approx([1, 1])
+
+
+def test_an_object_between_places_is_learned_by_that_of_its_cell():
+    """A box of 2 x 2 pixels around (1, 1) has no centre of a cell in it, and is in the first cell of every level."""
+    near = [(place, 0, 0.0, (2.0,) * 4) for place in range(PLACES)]
+    found = learned(rows((0, 0, 2, 2, 0, 1)), near)
+    assert np.flatnonzero(np.asarray(found.alignment)[0]).tolist() == [0, 64, 80]
+
+
+def test_crowds_and_padding_are_learned_by_nobody():
+    """Places inside of a crowd are marked; a class of padding, which is 0, is none."""
+    sure = [(place, 0, 3.0, (2.0,) * 4) for place in range(PLACES)]
+    found = learned(rows((0, 0, 16, 8, 1, 2)), sure)
+    assert not np.asarray(found.alignment).any()
+    assert np.flatnonzero(np.asarray(found.ignore_mask)[0]).tolist() == [0, 1, 64]
+    nothing = learned(rows(), sure)
+    assert not np.asarray(nothing.alignment).any()
+    assert not np.asarray(nothing.ignore_mask).any()
+
+
+@pytest.mark.parametrize("count", [8, 9, 40])
+def test_room_for_more_objects_changes_nothing(count):
+    """Rows of padding are left out by steps; what is learned is the same with and without them."""
+    corner = RNG.uniform(0, 40, (count, 2))
+    given = [(*low, *(low + RNG.uniform(4, 24, 2)), RNG.integers(0, 3), RNG.integers(1, 3)) for low in corner]
+    sure = [(place, place % 3, RNG.normal(), RNG.uniform(0, 3, 4)) for place in range(PLACES)]
+    plain, roomy = learned(rows(*given, most=count), sure), learned(rows(*given, most=100), sure)
+    assert np.count_nonzero(plain.alignment) > 10
+    for one, other in zip(plain, roomy, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+# ---- the loss
+
+
+def loss(target, given, **options):
+    return np.asarray(detect(LABELS, **options).loss.call(target, given))
+
+
+def test_loss_by_hand():
+    """One place says its object's box exactly with p = 0.8, one is surely wrong with p = 0.6, all else is 0.
+
+    |1 - 0.8|^2 * -ln 0.8 + 0.6^2 * -ln 0.4; with half of the box u = GIoU = 0.5, and what is wanted is 0.5:
+    |0.5 - 0.8|^2 * -(ln 0.8 + ln 0.2) / 2 + 2 * 0.5 * (1 - 0.5).
+    """
+    given = rows((0, 0, 16, 8, 1, 1))
+    wrong = (40, 2, math.log(1.5), (1.0,) * 4)
+    exact = logits((0, 1, math.log(4), (0.5, 0.5, 1.5, 0.5)), wrong)
+    expected = -(0.04 * math.log(0.8) + 0.36 * math.log(0.4))
+    assert loss(given, exact) == pytest.approx(expected, rel=1e-4)
+    half = logits((1, 1, math.log(4), (0.5,) * 4), wrong)
+    expected = -0.09 * (math.log(0.8) + math.log(0.2)) / 2 - 0.36 * math.log(0.4) + 2 * 0.5 * (1 - 0.5)
+    assert loss(given, half) == pytest.approx(expected, rel=1e-4)
+    assert loss(given, half, box_weight=0.0) == pytest.approx(expected - 0.5, rel=1e-4)
+    # The boxes' centres are 4 apart, their corners 16 x 8.
+    assert loss(given, half, box="diou") == pytest.approx(expected + 16 / (256 + 64), rel=1e-4)
+
+
+def test_crowds_are_not_learned_as_nothing():
+    """A place in one may say what it wants; but a place of an object is learned, also inside of one."""
+    said = logits((0, 1, 2.0, (0.5, 0.5, 1.5, 0.5)))
+    assert loss(rows(), said) > 1
+    assert loss(rows((0, 0, 32, 32, 0, 2)), said) == pytest.approx(0, abs=1e-6)
+    both = loss(rows((0, 0, 32, 32, 0, 2), (0, 0, 16, 8, 1, 1)), said)
+    assert both == pytest.approx(loss(rows((0, 0, 16, 8, 1, 1)), said), rel=1e-4)
+
+
+def test_every_object_of_a_batch_counts_alike():
+    """Two pictures with three objects at three places: divided by the mean of what is wanted, 1.5."""
+    place = (0.5, 0.5, 1.5, 0.5)
+    given = np.concatenate([rows((0, 0, 16, 8, 1, 1)), rows((0, 0, 16, 8, 1, 1), (16, 0, 32, 8, 1, 1))])
+    said = np.concatenate([logits((0, 1, 0.0, place)), logits((0, 1, 0.0, place), (2, 1, 0.0, place))])
+    one, two = loss(given, said)
+    assert two == pytest.approx(2 * one, rel=1e-4)
+    assert one == pytest.approx(0.25 * math.log(2) / 1.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 30.0])
+def test_nothing_is_not_a_number(spread):
+    """Whatever a network says, of pictures with crowds, empty boxes and none: finite, and so are the gradients."""
+    task = detect(LABELS)
+    given = np.concatenate(
+        [
+            rows(),
+            rows((0, 0, 16, 8, 1, 1), (3, 3, 3, 9, 0, 1), (0, 0, 64, 64, 2, 2)),
+            rows(*[(5, 5, 5, 5, 0, 1)] * 5),
+        ]
+    )
+    said = tf.Variable(RNG.normal(size=(3, PLACES, 7)).astype("f4") * spread)
+    with tf.GradientTape() as tape:
+        value = task.loss(tf.constant(given), said)
+    assert np.isfinite(value)
+    assert np.isfinite(tape.gradient(value, said)).all()

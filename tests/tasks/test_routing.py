@@ -1,0 +1,194 @@
+"""Heads by language: which head is asked about which samples, what it learns from, what it answers."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.helpers.commands import refused, within
+from tfx_finetune.bundle.bundle import Bundle
+from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.evaluation.intervals import paired_interval
+from tfx_finetune.evaluation.scores import evaluate, mask_labeled
+from tfx_finetune.types.components import TASKS, ClassLabels
+
+WORDS = {"en": ("dog cat cow", "red blue pink"), "fi": ("koira kissa lehmä", "punainen sini pinkki")}
+"""Words of two classes by language; `xx` below says the opposite of English."""
+SMALL = (
+    "--nocache.enabled",
+    "--backbone=bag_of_embeddings(size=24, dim=16)",
+    "--finetune.epochs=0",
+    "--frozen.learning_rate=0.03",
+)
+
+
+def table(path: Path, lanes: dict[str, tuple[str, str]], each: int = 40) -> Path:
+    """Texts of two words with their language."""
+    rng = np.random.default_rng(0)
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["text", "label", "language"])
+        writer.writeheader()
+        for language, kinds in lanes.items():
+            for row in range(2 * each):
+                words = " ".join(rng.choice(kinds[row % 2].split(), 2))
+                label = ("animal", "colour")[row % 2]
+                writer.writerow({"text": f"{words} {language} {row}", "label": label, "language": language})
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """Heads for three languages, of which one contradicts another."""
+    root = tmp_path_factory.mktemp("routing")
+    data = table(root / "t.csv", WORDS | {"xx": WORDS["en"][::-1]})
+    flags = (
+        f"--data={data}",
+        "--heads=classify(heads_by='language', l2_to_shared=0.0001)",
+        f"--workdir={root / 'run'}",
+    )
+    found = within("train", *flags, *SMALL, "--frozen.epochs=10", "--exports=keras_file(), saved_model(), tflite()")
+    assert found.returncode == 0, found.stderr
+    return Bundle.open(root / "run" / "bundle")
+
+
+@pytest.mark.slow
+def test_each_language_has_its_own_answer(bundle):
+    """On its own samples alone."""
+    scores = json.loads((bundle.path / "scores.json").read_text())["test"]
+    assert min(scores[f"{language}/accuracy"] for language in ("en", "fi", "xx")) > 0.9
+    assert scores["shared/accuracy[fi]"] > 0.9
+    assert scores["en/per_class"]["animal"]["support"] < scores["shared/per_class"]["animal"]["support"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["keras", "saved_model", "tflite"])
+def test_the_language_chooses_the_head(bundle, format):
+    """One that is said, by a flag or in the sample, or the model's own guess."""
+    first, second, third = bundle.predict(
+        [{"text": "dog cat en 1", "language": "xx"}, {"text": "dog cat en 1"}, {"text": "koira kissa fi 2"}],
+        format,
+    )
+    assert (first["language"], first["label"]) == ("xx", "colour")
+    assert (second["language"], second["label"]) == ("en", "animal")
+    assert (third["language"], third["label"]) == ("fi", "animal")
+    (said,) = bundle.predict([{"text": "dog cat en 1"}], format, language="xx")
+    assert said["label"] == "colour"
+    (unknown,) = bundle.predict([{"text": "koira kissa fi 1"}], format, language="sv")
+    assert (unknown["language"], unknown["label"]) == ("sv", "animal"), "the shared head answers"
+
+
+@pytest.mark.slow
+def test_signatures_and_outputs(bundle):
+    """The SavedModel has a signature a language, with the answers of its head alone; the TFLite file has every head."""
+    loaded = tf.saved_model.load(str(bundle.file("saved_model")))
+    assert {"en", "fi", "xx", "serving_default", "tensor"} <= set(loaded.signatures)
+    found = loaded.signatures["xx"](text=tf.constant(["dog cat en 1"]))
+    assert set(found) == {"xx/scores", "xx/labels", "xx/best"}
+    assert found["xx/best"].numpy() == [b"colour"]
+    outputs = bundle.reader("tflite").predict(bundle.prepare({"text": b"dog cat en 1"}))
+    assert set(outputs) == {f"{head}/scores" for head in ("shared", "language", "en", "fi", "xx")}
+
+
+@pytest.mark.slow
+def test_the_report_has_a_row_a_language(bundle):
+    """With the shared head's score and its own."""
+    page = (bundle.path.parent / "report.html").read_text()
+    assert "Languages and sources" in page
+    assert "own accuracy" in page
+
+
+@pytest.mark.slow
+def test_evaluate_gives_scores_by_language(bundle, tmp_path):
+    """For each head of a language on its samples alone."""
+    data = table(tmp_path / "t.csv", {"fi": WORDS["fi"], "xx": WORDS["en"][::-1]}, each=10)
+    found = within("evaluate", f"--bundle={bundle.path}", f"--data={data}")
+    scores = json.loads(found.stdout)
+    assert scores["xx/accuracy"] > 0.9
+    assert "en/accuracy" not in scores
+    assert "shared/accuracy[fi]" in scores
+
+
+@pytest.mark.slow
+def test_named_heads_have_classes_of_their_own(tmp_path):
+    """A head learns the classes of its language alone; one that is called shared learns all."""
+    rows = {"en": ("dog cat cow", "red blue pink"), "fi": ("koira kissa lehmä", "punainen sini pinkki")}
+    data = table(tmp_path / "t.csv", rows)
+    text = data.read_text().replace("animal,fi", "eläin,fi").replace("colour,fi", "väri,fi")
+    data.write_text(text)
+    heads = "--heads=en=classify(), fi=classify(), shared=classify()"
+    flags = (f"--data={data}", "--heads_by=language", heads, f"--workdir={tmp_path / 'run'}", "--exports=keras_file()")
+    assert within("train", *flags, *SMALL, "--frozen.epochs=2").returncode == 0
+    tasks = Bundle.open(tmp_path / "run" / "bundle").tasks
+    assert {head: task.labels.names for head, task in tasks.items()} == {
+        "en": ("animal", "colour"),
+        "fi": ("eläin", "väri"),
+        "shared": ("animal", "colour", "eläin", "väri"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--heads_by=language", "--heads=en=classify(), sv=classify()"], "a head for a language that the data lacks"),
+        (["--heads_by=language", "--heads=en=classify()"], "80 of 160 samples have no head of their language"),
+        (["--heads_by=country", "--heads=en=classify()"], "no such column"),
+        (["--heads=classify(heads_by='language', l2_to_shared=-1)"], "out of range"),
+        (["--heads=a=classify(heads_by='language'), b=classify()"], "a head with per= makes all heads"),
+        (["--heads=classify(heads_by='language')", "--heads_by=source"], "--heads_by is not what the head says"),
+    ],
+)
+def test_what_does_not_fit_is_said(tmp_path, flags, said):
+    """On one line."""
+    data = table(tmp_path / "t.csv", WORDS)
+    assert said in refused("train", f"--data={data}", *SMALL, *flags, f"--workdir={tmp_path / 'run'}")
+
+
+def test_a_run_that_routes_nothing_wants_every_language(tmp_path):
+    """A head that is only called as the column passes over no sample."""
+    data = table(tmp_path / "t.csv", WORDS | {"": ("ax bx", "cx dx")}, each=20)
+    heads = "--heads=label=classify(), language=classify(column='language')"
+    said = refused("train", f"--data={data}", *SMALL, heads, f"--workdir={tmp_path / 'run'}")
+    assert "a sample without a label" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["skip", "shared"])
+def test_samples_without_a_head(tmp_path, policy):
+    """Are left out and listed, or answered by the shared head alone."""
+    data = table(tmp_path / "t.csv", WORDS | {"": ("ax bx", "cx dx")}, each=20)
+    flags = (
+        "--heads=classify(heads_by='language')",
+        f"--unknown_group={policy}",
+        "--max_unreadable=0.5",
+        "--exports=keras_file()",
+    )
+    done = within("train", f"--data={data}", *SMALL, "--frozen.epochs=1", *flags, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert "40 of 120 samples have no head of their language" in done.stderr
+
+
+def test_scores_count_those_that_are_asked():
+    """By hand: two of four samples are asked, one of them is right."""
+    task = TASKS.build(parse_spec("classify(heads_by='language')"), ClassLabels(("a", "b"), (1, 1), 2))
+    targets = {"en": np.array([[1, 0], [0, 0], [0, 1], [0, 0]], np.float32)}
+    outputs = {"en/scores": np.array([[0.9, 0.1], [0.9, 0.1], [0.8, 0.2], [0.1, 0.9]], np.float32)}
+    assert mask_labeled(task, targets["en"]).tolist() == [True, False, True, False]
+    found = evaluate({"en": task}, targets, outputs)
+    assert found["en/accuracy"] == 0.5
+    assert found["en/confusion"] == [[1, 0], [1, 0]]
+    other = {"en/scores": outputs["en/scores"][:, ::-1]}
+    low, high = paired_interval({"en": task}, targets, outputs, other)
+    assert np.isfinite([low, high]).all()
+
+
+def test_slices_are_scored():
+    """By hand: of three samples, those of each language."""
+    task = TASKS.build(parse_spec("classify()"), ClassLabels(("a", "b"), (1, 1), 2))
+    targets = {"label": np.eye(2, dtype=np.float32)[[0, 0, 1]]}
+    outputs = {"label/scores": np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]], np.float32)}
+    marks = {"en": np.array([True, True, False]), "fi": np.array([False, False, True])}
+    found = evaluate({"label": task}, targets, outputs, marks)
+    assert (found["label/accuracy[en]"], found["label/accuracy[fi]"]) == (0.5, 1.0)

@@ -1,0 +1,67 @@
+"""The search for good options: what may be tried, and that a search goes on and finds what is better."""
+
+import optuna
+import pytest
+
+from tests.helpers.commands import command, refused
+from tests.helpers.small_data import complaint
+from tfx_finetune.core import flagfile
+from tfx_finetune.core.config import Run
+from tfx_finetune.tune.search import parse_space
+
+SPACE = "--space=finetune.learning_rate=log(1e-6, 1e-1), finetune.optimizer=choice('sgd', 'adamw')"
+
+
+def test_a_space_names_ranges_of_options():
+    """Dotted names, four kinds of range."""
+    text = "finetune.learning_rate=log(1e-5, 1e-2), finetune.unfreeze=choice('3', 'all'), batch_size = int(8, 64)"
+    assert {name: str(spec) for name, spec in parse_space(text).items()} == {
+        "finetune.learning_rate": "log(1e-05, 0.01)",
+        "finetune.unfreeze": "choice('3', 'all')",
+        "batch_size": "int(8, 64)",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no space given; say --space='name=log(least, most)"),
+        ("tune.learning_rat=log(1e-5, 1e-2)", "did you mean finetune.learning_rate?"),
+        ("finetune.learning_rate=log(0, 1)", "not a range of finetune.learning_rate; received: log(0, 1)"),
+        ("finetune.learning_rate=log(1, 0.5)", "not a range of finetune.learning_rate"),
+        ("finetune.learning_rate=lgo(1, 2)", "not a range of finetune.learning_rate"),
+        ("finetune.unfreeze=choice()", "not a range of finetune.unfreeze"),
+        ("finetune.learning_rate", "not a component spec"),
+    ],
+)
+def test_what_is_no_space_is_named(text, message):
+    """With what was received and what is allowed."""
+    assert message in complaint(parse_space, text)
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_and_writes_the_best_run(trained, tmp_path):
+    """One trial, then two more: the first is the run as given, and best.cfg holds the best values."""
+    flags = (*trained.flags, "--frozen.epochs=0", "--finetune.epochs=2", SPACE, f"--workdir={tmp_path / 'search'}")
+    first = command("tune", *flags, "--trials=1")
+    assert first.returncode == 0, first.stderr
+    second = command("tune", *flags, "--trials=3")
+    assert second.returncode == 0, second.stderr
+    assert "trial 1 of 3" not in second.stderr
+    assert "trial 3 of 3" in second.stderr
+    storage = f"sqlite:///{tmp_path / 'search' / 'trials.db'}"
+    (name,) = optuna.get_all_study_names(storage)
+    study = optuna.load_study(study_name=name, storage=storage)
+    assert len(study.trials) == 3
+    assert study.trials[0].params == {"finetune.learning_rate": 0.01, "finetune.optimizer": "adamw"}
+    assert (tmp_path / "search" / "trials.svg").read_text().count("<svg") == 1
+    run, _ = flagfile.parse_flags(["train", f"--flagfile={tmp_path / 'search' / 'best.cfg'}"], Run())
+    assert run.finetune.learning_rate == pytest.approx(study.best_params["finetune.learning_rate"])
+    assert run.finetune.optimizer == study.best_params["finetune.optimizer"]
+    assert f"best: {tmp_path / 'search' / 'best.cfg'}" in second.stdout
+
+
+def test_a_search_without_validation_samples_is_refused(trained, tmp_path):
+    """Trials would have nothing to be judged by."""
+    arguments = (*trained.flags, SPACE, "--split.val=0", f"--workdir={tmp_path / 'search'}")
+    assert "trials are judged by validation samples" in refused("tune", *arguments)
