@@ -47,7 +47,7 @@ def main() -> None:
     found = []
     for seed in range(seeds):
         found.append(measure(dataclasses.replace(run, seed=seed)))
-        what = f"{run.towers or run.backbone}, {run.auxiliary_losses}, {seed + 1} splits"
+        what = f"{run.backbone}, {run.auxiliary_losses}, {seed + 1} splits"
         # A split takes long: what is done is kept.
         section = " ".join(["crosslingual", *flags[1:]])
         record(section, f"Names of things, labels in English alone: {what}", "\n".join(lines(found)))

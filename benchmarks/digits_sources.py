@@ -57,7 +57,7 @@ def main() -> None:
 
 def measured(run: Run) -> dict[str, float]:
     """Test accuracy on each source, and on each that was left out."""
-    sources = parse_sources("", run.sources)
+    sources = parse_sources(run.data)
     with tempfile.TemporaryDirectory() as folder:
         data, network, plan = trained(run, folder)
         right = correct(network, data, plan)
@@ -65,7 +65,7 @@ def measured(run: Run) -> dict[str, float]:
     for out, spec in sources.items():
         others = ", ".join(f"{name}={other}" for name, other in sources.items() if name != out)
         with tempfile.TemporaryDirectory() as folder:
-            data, network, plan = trained(dataclasses.replace(run, sources=others), folder)
+            data, network, plan = trained(dataclasses.replace(run, data=others), folder)
             part = "test" if "test" in SOURCES.build(spec).sizes else ""
             held = load_labeled_data(str(spec), data.modalities, data.tasks, part, 0.0)
             found[f"{out}, left out"] = float(correct(network, held, plan).mean())

@@ -19,7 +19,6 @@ from results import record
 
 FLAGS = (
     "--backbone=efficientnet_lite0(size=96)",
-    "--image.size=96",
     "--frozen.epochs=2",
     "--finetune.epochs=1",
     "--finetune.unfreeze=2",

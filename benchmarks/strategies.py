@@ -22,7 +22,8 @@ import numpy as np
 from results import record, said
 
 from tfx_finetune.core import flagfile
-from tfx_finetune.core.config import Run, replace_options
+from tfx_finetune.core.config import Run
+from tfx_finetune.core.options import replace_options
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.evaluation.scores import evaluate
 from tfx_finetune.models.build import build_model, build_towers
@@ -75,7 +76,7 @@ def main() -> None:
         with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
             found.append(pool.submit(measured, dataclasses.replace(run, seed=seed), titles).result())
         for title in titles:
-            heading = f"Several towers, by {title}: {run.towers}, {seed + 1} seeds"
+            heading = f"Several towers, by {title}: {run.backbone}, {seed + 1} seeds"
             record(" ".join(["strategies", title, *flags]), heading, table(title, [one[title] for one in found]))
 
 

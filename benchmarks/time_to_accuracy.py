@@ -164,7 +164,7 @@ def ours(folder: Path, seed: int) -> dict[str, Any]:
     """The package's command by default."""
     import tfx_finetune as tfx
     from tfx_finetune.core import assets
-    from tfx_finetune.core.config import CacheOptions, ImageOptions
+    from tfx_finetune.core.config import CacheOptions
 
     size = side(next((folder / "train").rglob("*.png")))
     number = len(list(folder.glob("run*")))
@@ -176,7 +176,7 @@ def ours(folder: Path, seed: int) -> dict[str, Any]:
     run = tfx.Run(
         data=str(folder / "samples.csv"),
         seed=seed,
-        image=ImageOptions(size=size),
+        backbone=f"efficientnet_lite0(size={size})",
         exports="keras_file()",
         workdir=str(folder / f"run{number}"),
         cache=CacheOptions(dir=str(cache)),

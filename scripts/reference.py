@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 from tfx_finetune.core import command, config, flagfile
+from tfx_finetune.core.options import iter_options
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.registry import Registry
 from tfx_finetune.datasets.modalities.tokenizers import TOKENIZERS
@@ -90,7 +91,7 @@ def started(name: str) -> tuple[Any, str]:
 
 def _flags(defaults: Any) -> Iterator[tuple[str, str]]:
     """Every flag and the cells of its row: default, what is allowed, what it is."""
-    for name, item, value in config.iter_options(defaults):
+    for name, item, value in iter_options(defaults):
         low, high, choices = (item.metadata[key] for key in ("low", "high", "choices"))
         limits = f"at least {low}" if high is None else f"{low} to {high}"
         allowed = ", ".join(choices) if choices else limits if low is not None else type(value).__name__

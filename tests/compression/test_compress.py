@@ -260,7 +260,7 @@ def test_heads_by_language(tmp_path):
         "--augment=",
         "--batch_size=2",
     )
-    heads = ("--heads=classify(heads_by='language', adapter_dim=4)", "--compress=qat(epochs=1)", "--verify.max_drop=1")
+    heads = ("--heads=classify(adapter_dim=4)", "--heads_by=language", "--compress=qat(epochs=1)", "--verify.max_drop=1")
     spent = ("--frozen.epochs=1", "--finetune.epochs=0", "--exports=keras_file(), tflite(quantize='int8')")
     done = within("train", f"--data={tmp_path / 't.csv'}", *flags, *heads, *spent, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr

@@ -111,7 +111,7 @@ def test_three_towers_are_compressed(tmp_path):
     )
     flags = (
         f"--data={tmp_path / 't.csv'}",
-        f"--towers={towers}",
+        f"--backbone={towers}",
         "--frozen.epochs=5",
         "--finetune.epochs=0",
         "--batch_size=8",

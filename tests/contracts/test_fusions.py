@@ -25,7 +25,7 @@ def network(request, tmp_path_factory):
     """A picture and a text, fused; the head begins at random, so that everything shows in its logits."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
-    run = Run(data=str(tmp_path_factory.mktemp("data")), towers=TOWERS, fusion=f"{request.param}()")
+    run = Run(data=str(tmp_path_factory.mktemp("data")), backbone=TOWERS, fusion=f"{request.param}()")
     plan = check(run)
     towers = {name: add_prefix(BACKBONES.build(spec), name) for name, spec in plan.towers.items()}
     task = TASKS.build(parse_spec("classify(init='glorot', dropout=0.0)"), ClassLabels(("a", "b", "c"), (1, 1, 1), 3))

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from tfx_finetune.core import config, flagfile
+from tfx_finetune.core.options import iter_options, replace_options, validate
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
 
@@ -77,14 +78,14 @@ def test_wrong_flags_are_named(argument, message):
 def test_values_outside_what_is_allowed(values, message):
     """The Python API is checked as the flags are."""
     with pytest.raises(UserError) as error:
-        config.validate(config.replace_options(Run(), values))
+        validate(replace_options(Run(), values))
     assert message in str(error.value)
 
 
 def test_every_option_is_explained():
     """--helpfull has a line for each flag, and no flag's name begins with another one and a dot."""
-    names = [name for name, _, _ in config.iter_options(Run())]
-    assert all(item.metadata["help"] for _, item, _ in config.iter_options(Run()))
+    names = [name for name, _, _ in iter_options(Run())]
+    assert all(item.metadata["help"] for _, item, _ in iter_options(Run()))
     plain = {name for name in names if "." not in name}
     assert not {name.partition(".")[0] for name in names if "." in name} & plain
     assert "--finetune.epochs=5" in flagfile.format_usage("doc", Run(), full=True)

@@ -12,6 +12,7 @@ from PIL import Image
 from tests.helpers.commands import command, refused, shapes, within
 from tests.helpers.small_data import idx_folder, load, sizes, sounds
 from tfx_finetune.core import config
+from tfx_finetune.core.options import replace_options
 from tfx_finetune.core.config import Run
 from tfx_finetune.run.plan import check
 
@@ -91,7 +92,7 @@ def test_the_page_shows_it(cared):
 @pytest.mark.slow
 def test_the_cleaned_table_can_be_trained_on(cared):
     """It has the data's splits, and lacks what cannot be used, copies, leaks and contradictions."""
-    check(config.replace_options(Run(data=str(cared / "cleaned.csv")), {}))
+    check(replace_options(Run(data=str(cared / "cleaned.csv")), {}))
     loaded = load(cared / "cleaned.csv")
     names = {Path(file).name for file in loaded.table.file}
     assert not names & {"broken.png", "copy.png", "leak.png", "same.bmp", "conflict.jpg"}
@@ -178,7 +179,7 @@ def test_one_class_is_a_finding(tmp_path):
             "--near_duplicate_threshold is out of range; received: 2.0; allowed: 0 to 1",
         ),
         (["--data=.", "--fixx"], "did you mean --fix?"),
-        (["--data=.", "--towers=a=convnet(), b=convnet()"], "data are looked after one tower at a time"),
+        (["--data=.", "--backbone=a=convnet(), b=convnet()"], "data are looked after one tower at a time"),
         (["--data=.", "--backbone=convnett()"], "did you mean convnet"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 from tests.helpers.commands import SMALL, refused_before_writing, within
 from tests.helpers.small_data import class_folder, complaint, load, table
 from tfx_finetune.core import config
+from tfx_finetune.core.options import replace_options
 from tfx_finetune.core.config import Run
 from tfx_finetune.run.load_data import prepare_data
 from tfx_finetune.run.plan import check, open_run
@@ -36,7 +37,7 @@ def counted(found):
 def test_labels_are_renamed_and_left_out(tmp_path, capsys):
     """The classes are those of the new names; what becomes nothing is counted and listed."""
     path = names(tmp_path, "Katze,cat", "junk,")
-    found = load("", sources=sources(tmp_path), label_map=str(path))
+    found = load(sources(tmp_path), label_map=str(path))
     assert found.labels["label"].names == ("cat", "dog")
     assert counted(found) == {"cat": 16, "dog": 16}
     assert [why for _, why in found.table.errors] == ["--label_map leaves junk out"] * 3
@@ -48,7 +49,7 @@ def test_what_is_said_of_one_source_goes_first(tmp_path):
     """With --sources, and with a table that has a column source."""
     rows = ("dog,hound,", "dog,wolf,b", "Katze,cat,b")
     path = names(tmp_path, *rows, head="from,to,source")
-    found = load("", sources=sources(tmp_path), label_map=str(path))
+    found = load(sources(tmp_path), label_map=str(path))
     assert counted(found) == {"cat": 16, "hound": 8, "wolf": 8, "junk": 3}
     lines = [f"{n}.png,{('cat', 'dog')[n % 2]},{'ab'[n // 10]}" for n in range(20)]
     data = table(tmp_path, "\n".join(["path,label,source", *lines]))
@@ -62,7 +63,7 @@ def test_targets_are_those_of_the_new_names(tmp_path):
     data = table(tmp_path, "\n".join(["path,label", *lines]))
     path = names(tmp_path, "crimson,red")
     given = {"heads": "tag()", "label_map": str(path), "backbone": "convnet(size=8, channels=3, widths=(4,))"}
-    found = prepare_data(check(config.replace_options(Run(data=str(data)), given)), {"image": PretrainedCfg(size=8)})
+    found = prepare_data(check(replace_options(Run(data=str(data)), given)), {"image": PretrainedCfg(size=8)})
     assert found.tasks["label"].labels.names == ("big", "red")
     for split in ("train", "test"):
         targets = np.concatenate([y["label"] for _, y, _ in found.make_batches(split).as_numpy_iterator()])
@@ -81,13 +82,13 @@ def test_targets_are_those_of_the_new_names(tmp_path):
 def test_a_label_that_nobody_has(tmp_path, rows, said):
     """Is a misspelling."""
     path = names(tmp_path, *rows)
-    assert said in complaint(lambda: load("", sources=sources(tmp_path), label_map=str(path)))
+    assert said in complaint(lambda: load(sources(tmp_path), label_map=str(path)))
 
 
 def test_a_label_that_this_source_has_not(tmp_path):
     """Though another one has it."""
     path = names(tmp_path, "Katze,cat,a", head="from,to,source")
-    found = complaint(lambda: load("", sources=sources(tmp_path), label_map=str(path)))
+    found = complaint(lambda: load(sources(tmp_path), label_map=str(path)))
     assert "received: Katze (source a); allowed: cat, dog, junk" in found
 
 
@@ -108,13 +109,13 @@ def test_a_label_that_this_source_has_not(tmp_path):
 def test_tables_that_cannot_be_followed(tmp_path, head, rows, said):
     """Are refused before anything is read."""
     path = names(tmp_path, *rows, head=head)
-    given = f"--sources={sources(tmp_path)}"
+    given = f"--data={sources(tmp_path)}"
     refused_before_writing({(f"--label_map={path}",): said}, tmp_path / "run", given, *SMALL)
 
 
 def test_bad_flags(tmp_path):
     """No table, or no head that reads labels; different sources may rename to what is another one's."""
-    given = f"--sources={sources(tmp_path)}"
+    given = f"--data={sources(tmp_path)}"
     path = names(tmp_path, "Katze,cat")
     cases = {
         ("--label_map=gone.csv",): "cannot read the table; received: gone.csv",
@@ -122,7 +123,7 @@ def test_bad_flags(tmp_path):
     }
     refused_before_writing(cases, tmp_path / "run", given, *SMALL)
     path = names(tmp_path, "dog,cat,b", "cat,dog,a", "Katze,Katze,", head="from,to,source")
-    assert open_run(Run(sources=given.partition("=")[2], labels=config.Labels(str(path))))[1].label_map
+    assert open_run(Run(data=given.partition("=")[2], label_map=str(path)))[1].label_map
 
 
 @pytest.mark.slow

@@ -34,9 +34,9 @@ def folder(path):
     return f"folder({str(path)!r})"
 
 
-def loaded(heads="classify()", **sources):
+def loaded(heads="classify()", heads_by="", **sources):
     """The table and the labels of a run on several sources."""
-    found = load("", sources=said(**sources), heads=heads)
+    found = load(said(**sources), heads=heads, heads_by=heads_by)
     return found.table, found.labels
 
 
@@ -221,7 +221,7 @@ def test_classes_are_united_by_name(tmp_path, capsys):
     assert labels["label"].names == ("cat", "cow", "dgo", "dog")
     assert "2 of 3 classes of label are in the source b alone: cow, dgo" in table.warnings
     assert "1 of 2 classes of label are in the source a alone: dog" in capsys.readouterr().err
-    _, labels = loaded(heads="classify(heads_by='source', l2_to_shared=0)", **sources)
+    _, labels = loaded(heads="classify(l2_to_shared=0)", heads_by="source", **sources)
     assert {head: found.names for head, found in labels.items()} == {
         "shared": ("cat", "cow", "dgo", "dog"),
         "source": ("a", "b"),
@@ -251,11 +251,11 @@ def test_bad_flags(tmp_path):
     data = folder(class_folder(tmp_path / "a", cat=4, dog=4))
     refused_before_writing(
         {
-            (f"--sources={data}",): f"--sources wants names; received: {data}; allowed: a=folder('x'), b=tfds('mnist')",
-            (f"--sources=a={data}", f"--data={tmp_path / 'a'}"): "--data and --sources are two ways to say one thing",
-            ("--sources=a=foldr('x')",): "unknown source; received: foldr",
-            ("--sources=a='photos'",): "not a component spec",
-            (f"--sources=a={data}, a={data}",): "a name is given twice",
+            (f"--data={data}",): f"--sources wants names; received: {data}; allowed: a=folder('x'), b=tfds('mnist')",
+            (f"--data=a={data}", f"--data={tmp_path / 'a'}"): "--data and --sources are two ways to say one thing",
+            ("--data=a=foldr('x')",): "unknown source; received: foldr",
+            ("--data=a='photos'",): "not a component spec",
+            (f"--data=a={data}, a={data}",): "a name is given twice",
             (): "no data given",
         },
         tmp_path / "run",
@@ -278,7 +278,7 @@ def mixture(tmp_path):
 def test_a_run(mixture):
     """Scores by source, and a refusal where the data changed."""
     sources = said(a=folder(mixture / "a"), b=folder(mixture / "b"))
-    flags = (f"--sources={sources}", "--nocache.enabled", *SMALL, *TINY, f"--workdir={mixture / 'run'}")
+    flags = (f"--data={sources}", "--nocache.enabled", *SMALL, *TINY, f"--workdir={mixture / 'run'}")
     found = within("train", *flags, "--mixture.uniform", "--mixture.epoch_length=largest")
     assert found.returncode == 0, found.stderr
     bundle = mixture / "run" / "bundle"
@@ -299,7 +299,7 @@ def test_a_run(mixture):
 def test_inspect(mixture):
     """Walks a sample of several sources."""
     sources = said(a=folder(mixture / "a"), b=folder(mixture / "b"))
-    found = within("inspect", f"--sources={sources}", *SMALL, *TINY)
+    found = within("inspect", f"--data={sources}", *SMALL, *TINY)
     assert found.returncode == 0, found.stderr
     assert f"source     {sources}" in found.stdout
 
@@ -307,9 +307,9 @@ def test_inspect(mixture):
 @pytest.mark.slow
 def test_data_care(mixture):
     """A cleaned table is of sources that all are split, or none."""
-    given = (f"--sources={said(a=folder(mixture / 'a'), b=folder(mixture / 'b'))}", "--backbone=", "--fix")
+    given = (f"--data={said(a=folder(mixture / 'a'), b=folder(mixture / 'b'))}", "--backbone=", "--fix")
     assert "--fix wants sources that all came with splits, or none" in refused("data", *given)
-    given = (f"--sources={said(a=folder(mixture / 'a'), c=folder(mixture / 'b' / 'train'))}", "--backbone=", "--fix")
+    given = (f"--data={said(a=folder(mixture / 'a'), c=folder(mixture / 'b' / 'train'))}", "--backbone=", "--fix")
     found = within("data", *given, f"--workdir={mixture / 'care'}")
     assert found.returncode == 0, found.stderr
     with (mixture / "care" / "cleaned.csv").open() as stream:
@@ -319,4 +319,4 @@ def test_data_care(mixture):
 def test_the_default_work_folder(tmp_path):
     """Is named after the sources."""
     data = folder(class_folder(tmp_path, cat=4, dog=4))
-    assert str(check(Run(sources=said(one=data, two=data))).workdir) == "runs/one_two"
+    assert str(check(Run(data=said(one=data, two=data))).workdir) == "runs/one_two"

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tests.helpers.commands import SMALL, refused_before_writing
 from tests.helpers.small_data import class_folder, complaint, picture
 from tfx_finetune.core import config
+from tfx_finetune.core.options import replace_options
 from tfx_finetune.core.config import MixtureOptions, Run
 from tfx_finetune.datasets.mixture_weights import compute_mixture_weights, parse_weights
 from tfx_finetune.run.load_data import prepare_data
@@ -74,8 +75,8 @@ def prepared(places, folder, **given):
     """The plan and the data of a run."""
     options = {name.replace("__", "."): value for name, value in given.items()}
     backbone = "convnet(size=8, channels=3, widths=(4,))"
-    run = Run(sources=places, backbone=backbone, batch_size=8, workdir=str(folder), split=config.SplitOptions(val=0.0))
-    plan = check(config.replace_options(run, options | {"cache.enabled": False}))
+    run = Run(data=places, backbone=backbone, batch_size=8, workdir=str(folder), split=config.SplitOptions(val=0.0))
+    plan = check(replace_options(run, options | {"cache.enabled": False}))
     return plan, prepare_data(plan, {"image": PretrainedCfg(size=8)})
 
 
@@ -154,7 +155,7 @@ def test_languages_have_shares_too(tmp_path):
     data = prepare_data(check(run), {"text": PretrainedCfg(size=8, tokenizer="code_points()")})
     mine = data.table.columns["language"][data.table.split == "train"] == "fi"
     assert data.sampler.weights[mine].sum() == pytest.approx(0.5, abs=1e-5)
-    other = check(config.replace_options(run, {"mixture.column": "source"}))
+    other = check(replace_options(run, {"mixture.column": "source"}))
     said = complaint(prepare_data, other, {"text": PretrainedCfg(size=8, tokenizer="code_points()")})
     assert said.startswith("the data does not say the source of a sample, by which to mix")
 
@@ -174,6 +175,6 @@ def test_bad_flags(places, tmp_path):
             ("--mixture.column=colour",): "--mixture.column",
         },
         tmp_path / "run",
-        f"--sources={places}",
+        f"--data={places}",
         *SMALL,
     )

@@ -10,6 +10,7 @@ import pytest
 
 from scripts.reference import COMMANDS, started
 from tfx_finetune.core import config, flagfile
+from tfx_finetune.core.options import iter_options, validate
 from tfx_finetune.core.spec import parse_named_specs, parse_specs
 from tfx_finetune.types.components import AUGMENTS, BACKBONES, COMPRESSIONS, EXPORTS, FUSIONS, OBJECTIVES, TASKS
 
@@ -26,7 +27,7 @@ PAGES = [
 # Of benchmarks, and of OpenVINO's opt_in_out.
 OTHERS = {"seeds", "tables", "only", "rows", "config", "opt_out"}
 DEFAULTS = {name: started(name)[0] for name in COMMANDS}
-KNOWN = {flag for defaults in DEFAULTS.values() for flag, _, _ in config.iter_options(defaults)}
+KNOWN = {flag for defaults in DEFAULTS.values() for flag, _, _ in iter_options(defaults)}
 GROUPS = {flag.partition(".")[0] for flag in KNOWN if "." in flag}
 KINDS = {
     "backbone": (BACKBONES, parse_named_specs),
@@ -80,11 +81,11 @@ def test_every_command_is_understood(path, monkeypatch):
     for name, arguments in commands(path):
         assert all(word.strip("()") for word in arguments), "parentheses want quotes"
         found, _ = flagfile.parse_flags([name, *arguments], DEFAULTS[name])
-        config.validate(found)
+        validate(found)
         # Examples of plug-ins name what only they bring.
         for option, (registry, parse) in KINDS.items() if not getattr(found, "plugins", "") else ():
             value = getattr(found, option, "")
-            if value in ("", "usual", "as before"):
+            if value in ("", "default", "unchanged"):
                 continue
             specs = parse(value, "") if parse is parse_named_specs else parse(value)
             for spec in specs.values() if isinstance(specs, dict) else specs:
@@ -118,7 +119,7 @@ def test_help_fits_on_two_screens(name):
     uses = [line for line in shown[:10] if f"    python -m tfx_finetune.{name}" in line]
     assert len(uses) >= 3 or name == "doctor"
     whole = flagfile.format_usage(doc, defaults, full=True)
-    for flag, _, value in config.iter_options(defaults):
+    for flag, _, value in iter_options(defaults):
         assert f"--{flag}={value}" in whole
         assert any(f"--{flag}={value}" in line or f"--{flag.partition('.')[0]}. " in line for line in shown)
 

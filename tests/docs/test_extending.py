@@ -115,7 +115,7 @@ def test_series(home):
     flags = [
         f"--data={home / 'machines.csv'}",
         "--plugins=series, product, means",
-        "--towers=image=convnet(size=16, channels=3, widths=(4, 8)), series=series_net()",
+        "--backbone=image=convnet(size=16, channels=3, widths=(4, 8)), series=series_net()",
         "--fusion=product(dim=16)",
         "--auxiliary_losses=means()",
         "--finetune.epochs=0",

@@ -26,8 +26,8 @@ def trained(folder, data, *flags):
 def old(tmp_path_factory):
     """Heads for two languages, with an adapter below each."""
     root = tmp_path_factory.mktemp("growing")
-    heads = "--heads=classify(heads_by='language', l2_to_shared=0.0001, adapter_dim=4)"
-    return trained(root / "run", table(root / "t.csv", WORDS), heads)[0]
+    heads = ("--heads=classify(l2_to_shared=0.0001, adapter_dim=4)", "--heads_by=language")
+    return trained(root / "run", table(root / "t.csv", WORDS), *heads)[0]
 
 
 def outputs(bundle, format):

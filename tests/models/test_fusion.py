@@ -163,7 +163,7 @@ def test_towers_are_trained_one_after_another(tmp_path):
     """A phase a tower, of its groups alone."""
     run = Run(
         data=str(tmp_path),
-        towers=TOWERS,
+        backbone=TOWERS,
         frozen=Phase(),
         finetune=Phase(epochs=3, unfreeze="5", one_tower_at_a_time=True),
     )
@@ -199,7 +199,7 @@ def test_what_towers_know_is_measured_where_training_samples_are_new_in_every_ep
     (tmp_path / "t.csv").write_text("\n".join(rows))
     phase = Phase(epochs=2, unfreeze="all", gradient_modulation=1.0, learning_rate=0.01)
     options = {"augment": "flip()", "workdir": str(tmp_path / "run"), "tune": phase, "warm": Phase()}
-    plan = check(Run(data=str(tmp_path / "t.csv"), towers=TOWERS, **options))
+    plan = check(Run(data=str(tmp_path / "t.csv"), backbone=TOWERS, **options))
     data, network, context = set_up(plan)
     fed = prepare_phase_data({}, phase, data, training_context(plan))
     assert fed.train is None

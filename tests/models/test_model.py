@@ -43,8 +43,8 @@ def test_one_output_a_head(network):
 
 
 def test_towers_and_heads_have_the_names_they_were_given(tmp_path):
-    """`--towers=photo=convnet()` names the input, `--heads=fruit=classify()` the output."""
-    plan = check(Run(data=str(tmp_path), towers="photo=convnet(size=8)", heads="fruit=classify()"))
+    """`--backbone=photo=convnet()` names the input, `--heads=fruit=classify()` the output."""
+    plan = check(Run(data=str(tmp_path), backbone="photo=convnet(size=8)", heads="fruit=classify()"))
     tasks = {head: TASKS.build(spec, LABELS) for head, spec in plan.heads.items()}
     network = build_model(plan.architecture, build_towers(plan.architecture), tasks)
     assert list(network.model.input) == ["photo"]

@@ -195,7 +195,7 @@ def several(old, tmp_path_factory):
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    towers = f"--towers=image={TOWER}, text=bag_of_embeddings(size=8, dim=8)"
+    towers = f"--backbone=image={TOWER}, text=bag_of_embeddings(size=8, dim=8)"
     return [f"--data={root / 't.csv'}", towers, "--frozen.epochs=0", *old[2]]
 
 

@@ -249,7 +249,7 @@ def test_what_is_wrong_with_scenes_is_found_but_not_mended(tmp_path):
         (["--augment=mixup()"], "what is found in pictures cannot be mixed"),
         (["--heads=a=detect(), b=detect()"], "two heads that find the same in pictures"),
         (["--teacher=somewhere"], "a head that finds things in pictures cannot do this"),
-        (["--towers=image=convnet(), text=bag_of_embeddings()"], "takes one tower of pictures"),
+        (["--backbone=image=convnet(), text=bag_of_embeddings()"], "takes one tower of pictures"),
         (["--backbone=convnet(size=64, channels=3)"], "has no such level"),
         (["--backbone=convnet(size=68, channels=3, widths=(8, 8, 8, 8, 8, 8))"], "places do not divide"),
     ],

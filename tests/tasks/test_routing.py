@@ -46,7 +46,8 @@ def bundle(tmp_path_factory):
     data = table(root / "t.csv", WORDS | {"xx": WORDS["en"][::-1]})
     flags = (
         f"--data={data}",
-        "--heads=classify(heads_by='language', l2_to_shared=0.0001)",
+        "--heads=classify(l2_to_shared=0.0001)",
+        "--heads_by=language",
         f"--workdir={root / 'run'}",
     )
     found = within("train", *flags, *SMALL, "--frozen.epochs=10", "--exports=keras_file(), saved_model(), tflite()")
@@ -135,9 +136,9 @@ def test_named_heads_have_classes_of_their_own(tmp_path):
         (["--heads_by=language", "--heads=en=classify(), sv=classify()"], "a head for a language that the data lacks"),
         (["--heads_by=language", "--heads=en=classify()"], "80 of 160 samples have no head of their language"),
         (["--heads_by=country", "--heads=en=classify()"], "no such column"),
-        (["--heads=classify(heads_by='language', l2_to_shared=-1)"], "out of range"),
-        (["--heads=a=classify(heads_by='language'), b=classify()"], "a head with per= makes all heads"),
-        (["--heads=classify(heads_by='language')", "--heads_by=source"], "--heads_by is not what the head says"),
+        (["--heads_by=language", "--heads=classify(l2_to_shared=-1)"], "out of range"),
+        (["--heads=a=classify(heads_by='language'), b=classify()"], "is set by --heads_by"),
+        (["--heads=classify(heads_by='language')", "--heads_by=source"], "is set by --heads_by"),
     ],
 )
 def test_what_does_not_fit_is_said(tmp_path, flags, said):
@@ -160,7 +161,8 @@ def test_samples_without_a_head(tmp_path, policy):
     """Are left out and listed, or answered by the shared head alone."""
     data = table(tmp_path / "t.csv", WORDS | {"": ("ax bx", "cx dx")}, each=20)
     flags = (
-        "--heads=classify(heads_by='language')",
+        "--heads=classify()",
+        "--heads_by=language",
         f"--unknown_group={policy}",
         "--max_unreadable=0.5",
         "--exports=keras_file()",

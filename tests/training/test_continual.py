@@ -11,6 +11,7 @@ from tests.helpers.small_data import complaint
 from tests.tasks.test_routing import WORDS, table
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core import config
+from tfx_finetune.core.options import replace_options
 from tfx_finetune.core.config import Run
 from tfx_finetune.evaluation.continual_metrics import ContinualMetrics
 from tfx_finetune.models.backbones.bundle import load_keras_file
@@ -103,8 +104,8 @@ def test_merged_weights_are_the_mean_of_what_each_language_left(tmp_path):
 def test_a_head_of_one_language_is_merged_with_none(tmp_path):
     """It learns in its own turn alone, and is kept as that left it; the one that tells languages learns in none."""
     data = table(tmp_path / "t.csv", WORDS)
-    heads = "--heads=classify(heads_by='language', l2_to_shared=0.001)"
-    bundle, _ = trained(tmp_path / "run", data, heads, "--strategy=per_language_then_merge", "--finetune.epochs=1")
+    heads = ("--heads=classify(l2_to_shared=0.001)", "--heads_by=language")
+    bundle, _ = trained(tmp_path / "run", data, *heads, "--strategy=per_language_then_merge", "--finetune.epochs=1")
     model = load_keras_file(bundle.path, bundle.manifest)
     order = [id(weight) for weight in model.weights]
     phases = {name: kept(tmp_path / "run", name) for name in ("warm", "tune_1_en", "tune_2_fi")}
@@ -125,7 +126,7 @@ def test_turns(tmp_path):
     more = table(tmp_path / "more.csv", {"en": WORDS["en"]}, each=40).read_text().partition("\n")[2]
     data.write_text(data.read_text() + more)
     given = {"strategy": "sequential", "rehearsal": 0.25, "backbone": TOWER, "workdir": str(tmp_path / "run")}
-    plan = check(config.replace_options(Run(data=str(data)), given))
+    plan = check(replace_options(Run(data=str(data)), given))
     found, *_ = set_up(plan)
     first, second = make_language_tasks(found, plan.run, plan.heads_by)
     assert (first.language, second.language) == ("en", "fi")
@@ -167,7 +168,7 @@ def test_data_that_cannot_be_taken_apart(tmp_path, lanes, options, said):
     """On one line, before training."""
     data = table(tmp_path / "t.csv", lanes, each=10)
     given = {"strategy": "sequential", "backbone": TOWER, "workdir": str(tmp_path / "run")} | options
-    plan = check(config.replace_options(Run(data=str(data)), given))
+    plan = check(replace_options(Run(data=str(data)), given))
     found, *_ = set_up(plan)
     assert said in complaint(make_language_tasks, found, plan.run, plan.heads_by)
 

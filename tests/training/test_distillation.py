@@ -151,7 +151,7 @@ def test_behind_a_frozen_trunk(made, trained):
     """The top learns from answers to the views whose features are kept."""
     start = str(trained.workdir / "bundle")
     phase = Phase(epochs=4, augmented_views=2, learning_rate=0.01, unfreeze="1")
-    plan, data, network, context = made(backbone="usual", init=start, tune=phase, augment="flip(), mixup()")
+    plan, data, network, context = made(backbone="default", init=start, tune=phase, augment="flip(), mixup()")
     assert plan.towers["image"] == check(Run(data=str(trained.data), backbone=SAME)).towers["image"]
     trunks, _ = split_model(network, "1")
     fed = prepare_phase_data(trunks, phase, data, context)

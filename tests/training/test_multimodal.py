@@ -35,7 +35,7 @@ def run(tmp_path_factory):
         writer.writerows(rows)
     flags = [
         f"--data={root / 't.csv'}",
-        "--towers=image=convnet(size=16, channels=3, widths=(4, 8)), text=bag_of_embeddings(size=24, dim=16)",
+        "--backbone=image=convnet(size=16, channels=3, widths=(4, 8)), text=bag_of_embeddings(size=24, dim=16)",
         "--frozen.epochs=8",
         "--finetune.epochs=0",
         "--exports=saved_model(), tflite(), tflite(quantize='int8')",
@@ -132,7 +132,7 @@ def test_two_towers_of_one_column(run, tmp_path):
     """Both read the text, and each is scored alone; who asks the bundle gives it to both."""
     root, _ = run
     towers = "letters=bag_of_embeddings(size=24, dim=8, ngrams=1), groups=bag_of_embeddings(size=24, dim=16)"
-    flags = [f"--data={root / 't.csv'}", f"--towers={towers}", "--fusion=concat()", f"--workdir={tmp_path}"]
+    flags = [f"--data={root / 't.csv'}", f"--backbone={towers}", "--fusion=concat()", f"--workdir={tmp_path}"]
     found = within(
         "train",
         *flags,
@@ -155,6 +155,6 @@ def test_two_towers_of_one_column(run, tmp_path):
 def test_a_tower_for_what_the_data_lacks(run):
     """Is said before training."""
     root, _ = run
-    flags = ["--towers=audio=audio_net(), text=bag_of_embeddings()", f"--workdir={root / 'other'}"]
+    flags = ["--backbone=audio=audio_net(), text=bag_of_embeddings()", f"--workdir={root / 'other'}"]
     said = refused("train", f"--data={root / 't.csv'}", *flags)
     assert "the data has no audio for a tower; received: t; allowed: " in said

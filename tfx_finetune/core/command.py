@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfx_finetune.core import config, flagfile
+from tfx_finetune.core import flagfile
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.options import iter_options
 from tfx_finetune.core.quiet import capture_output
 
 # What a word without a flag was most likely meant for, where a command has one of these.
@@ -63,7 +64,7 @@ def run(
 
 def _stray_argument_error(name: str, word: str, defaults: Any) -> UserError:
     """What is wrong with a word that stands behind the flags of a command that takes flags alone."""
-    meant = [f"--{flag}={word}" for flag, _, _ in config.iter_options(defaults) if flag in _SUGGESTED_FLAGS]
+    meant = [f"--{flag}={word}" for flag, _, _ in iter_options(defaults) if flag in _SUGGESTED_FLAGS]
     return UserError(f"{name} takes flags alone", got=word, hint="say " + " or ".join(meant) if meant else "")
 
 

@@ -16,6 +16,7 @@ from absl import flags
 
 from tfx_finetune.core import config
 from tfx_finetune.core.errors import UserError, did_you_mean
+from tfx_finetune.core.options import iter_options, replace_options
 
 Config = TypeVar("Config")
 CONFIGS_FOLDER = Path(__file__).parent.parent / "configs"
@@ -42,7 +43,7 @@ def parse_flags(argv: Sequence[str], defaults: Config) -> tuple[Config, list[str
         UserError: A flag is unknown or has a value of a wrong type, or a flag file cannot be read.
     """
     values = flags.FlagValues()
-    leaves = list(config.iter_options(defaults))
+    leaves = list(iter_options(defaults))
     for name, item, value in leaves:
         _DEFINE[type(value)](name, value, item.metadata["help"], flag_values=values)
     try:
@@ -53,9 +54,9 @@ def parse_flags(argv: Sequence[str], defaults: Config) -> tuple[Config, list[str
     except flags.Error as error:
         raise UserError(f"bad flag: {error}") from None
     given = {name: values[name].value for name, _, _ in leaves if values[name].present}
-    if "budget" in given:
-        defaults = config.with_preset(defaults, given["budget"])
-    return config.replace_options(defaults, given), rest
+    if "preset" in given:
+        defaults = config.with_preset(defaults, given["preset"])
+    return replace_options(defaults, given), rest
 
 
 def resolve_flagfile(argument: str) -> str:
@@ -79,7 +80,7 @@ def format_command(path: Path) -> str:
 
 def format_flags(run: Any) -> list[str]:
     """Every option of a configuration as `--name=value`."""
-    return [f"--{name}={value}" for name, _, value in config.iter_options(run)]
+    return [f"--{name}={value}" for name, _, value in iter_options(run)]
 
 
 def format_usage(doc: str, defaults: Any, full: bool = False) -> str:
@@ -92,7 +93,7 @@ def format_usage(doc: str, defaults: Any, full: bool = False) -> str:
             screens at most.
     """
     shared = set() if type(defaults) is config.Run else {item.name for item in dataclasses.fields(config.Run)}
-    leaves = sorted(config.iter_options(defaults), key=lambda leaf: leaf[0].partition(".")[0] in shared)
+    leaves = sorted(iter_options(defaults), key=lambda leaf: leaf[0].partition(".")[0] in shared)
     shown = [strip_heading(doc), "", "flags:", "  --flagfile=FILE  read flags from a file, one --name=value a line"]
     if any("." in name for name, _, _ in leaves) and not full:
         shown[-1] += "; --helpfull explains all"

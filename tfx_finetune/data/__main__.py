@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tfx_finetune.core import command, progress
-from tfx_finetune.core.config import Run, extract_run, option, validate
+from tfx_finetune.core.config import Run, extract_run
+from tfx_finetune.core.options import option, validate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ class DataOptions(Run):
     """Options of the command: those of a run, whose data it is, and what counts as alike."""
 
     backbone: str = option(
-        "usual", "frozen tower that judges labels and finds outliers; usual for the modality's; empty for none"
+        "default", "frozen tower that judges labels and finds outliers; usual for the modality's; empty for none"
     )
     near_duplicate_threshold: float = option(
         0.0,

@@ -62,13 +62,12 @@ def open_dataset(run: Run, fix: bool = False) -> AuditedDataset:
         UserError: There is no such data, nothing of it can be read, the run has several towers, or no table holds what
             it is to become.
     """
-    if run.towers:
-        todo = "say --towers= --backbone=... for one of them"
-        raise UserError("data are looked after one tower at a time", got=run.towers, hint=todo)
     # What training alone needs plays no part, and may be for another modality than the data.
     bare = dataclasses.replace(run, augment="", compress="", exports="", constraints="")
-    named = run.backbone not in ("", "usual")
+    named = run.backbone not in ("", "default")
     plan, resources = open_run(bare if named else dataclasses.replace(bare, backbone=DEFAULT_BACKBONES["image"]))
+    if len(plan.modalities) > 1:
+        raise UserError("`data` checks one modality at a time", got=run.backbone, hint="name one backbone: --backbone=...")
     if fix and any(draft.localization for draft in plan.task_templates.values()):
         todo = "leave --fix out: data.html and findings.csv say what to mend"
         raise UserError("a cleaned table holds labels, no boxes or masks", got=run.heads, hint=todo)

@@ -30,9 +30,9 @@ def list_filter_columns(run: Run, existing: Container[str]) -> tuple[str, ...]:
             todo = "give the data one, or leave the option out"
             raise UserError("the data has no column language", got=f"{flag}={value}", hint=todo)
     found = [_LANGUAGE] if any(flags.values()) else []
-    column, _, value = run.evaluate.leave_out.rpartition("=")
+    column, _, value = run.leave_out.rpartition("=")
     if value and column and column not in existing:
-        received = f"--leave_out={run.evaluate.leave_out}"
+        received = f"--leave_out={run.leave_out}"
         raise UserError("the data has no such column", got=received, hint="say column=value")
     return (*found, *filter(None, [column]))
 
@@ -64,10 +64,10 @@ def filter_samples(table: Table, columns: Iterable[str], run: Run, keep_unlabele
         groups = table.columns["group"]
         held = set(groups[np.isin(table.split.astype(str), ["val", "test"])]) - {""}
         split[aside & ~np.isin(groups.astype(str), sorted(held))] = UNLABELED
-    if run.evaluate.leave_out:
-        split[_mask_leave_out(table, run.evaluate.leave_out) & (table.error == "")] = "test"
+    if run.leave_out:
+        split[_mask_leave_out(table, run.leave_out) & (table.error == "")] = "test"
     if not (split == "train").any():
-        received = f"--train_languages={run.train_languages} --leave_out={run.evaluate.leave_out}"
+        received = f"--train_languages={run.train_languages} --leave_out={run.leave_out}"
         raise UserError("no sample is left to learn from", got=received)
     return dataclasses.replace(table, split=split, warnings=(*table.warnings, *_report_changes(table.split, split)))
 

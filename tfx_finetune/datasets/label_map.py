@@ -80,17 +80,17 @@ def read_label_map(run: Run, task_templates: Mapping[str, Task], sources: Collec
     Args:
         run: The run.
         heads: As drafts.
-        sources: Names of `--sources`; one that is empty is a lone source, whose data may say `source`.
+        sources: Names of the sources of `--data`; empty string for a source without a name.
 
     Raises:
         UserError: It cannot be read, or what it says cannot be done.
     """
-    if not run.labels.label_map:
+    if not run.label_map:
         return None
     if all(task.column != _COLUMN for task in task_templates.values()):
         columns = sorted({task.column for task in task_templates.values()})
         raise UserError(f"{_FLAG} renames what no head reads", got=_COLUMN, expected=columns)
-    path = Path(run.labels.label_map).expanduser()
+    path = Path(run.label_map).expanduser()
     to: dict[LabelKey, str] = {}
     for line, row in read_rows(path):
         where = f"{path}, line {line}"

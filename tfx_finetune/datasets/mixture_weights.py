@@ -21,7 +21,7 @@ _WEIGHTS_FORMAT = "numbers above 0, such as a=1, b=2"
 
 def is_weighted(mixture: MixtureOptions) -> bool:
     """Whether shares are other than those that the samples have."""
-    return bool(mixture.weights or mixture.uniform or mixture.temperature != 1)
+    return bool(mixture.weights or mixture.temperature != 1)
 
 
 def check_mixture(mixture: MixtureOptions, sources: Collection[str]) -> None:
@@ -34,7 +34,7 @@ def check_mixture(mixture: MixtureOptions, sources: Collection[str]) -> None:
     Raises:
         UserError: The shares are said twice, or the weights are none, or none of these sources'.
     """
-    said = {"weights": mixture.weights, "temperature": mixture.temperature != 1, "balance": mixture.uniform}
+    said = {"weights": mixture.weights, "temperature": mixture.temperature != 1}
     if len(given := [f"--mixture.{name}" for name, value in said.items() if value]) > 1:
         raise UserError("shares are said twice", got=", ".join(given), hint="say one of them")
     weights = parse_weights(mixture.weights)
@@ -70,8 +70,6 @@ def compute_mixture_weights(sizes: Mapping[str, int], mixture: MixtureOptions) -
     """
     if weights := parse_weights(mixture.weights):
         _check_names(weights, sizes)
-    elif mixture.uniform:
-        weights = dict.fromkeys(sizes, 1.0)
     else:
         # Of sizes from 0 to 1, so that no power of them is too large.
         weights = {name: (size / max(sizes.values())) ** (1 / mixture.temperature) for name, size in sizes.items()}
@@ -93,11 +91,11 @@ def compute_sampling_weights(table: Table, tasks: Mapping[str, Task], run: Run) 
     """
     mix, train = run.mixture, table.split == "train"
     mixed = is_weighted(mix)
-    if not mixed and not run.split.class_balanced_sampling:
+    if not mixed and not run.class_balanced_sampling:
         return None, 0
     lanes = _get_source_values(table, mix.column)[train] if mixed else np.full(train.sum(), "", object)
     columns = (
-        [table.columns[task.column][train] for task in tasks.values()] if run.split.class_balanced_sampling else []
+        [table.columns[task.column][train] for task in tasks.values()] if run.class_balanced_sampling else []
     )
     kinds = list(zip(lanes, *columns, strict=True))
     counts, sizes = Counter(kinds), Counter(lanes.tolist())

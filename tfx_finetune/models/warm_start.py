@@ -52,8 +52,8 @@ def open_init_bundle(run: Run) -> InitBundle | None:
 
 def resolve_backbones(run: Run, init_bundle: InitBundle | None) -> str:
     """The backbones of a run as it names them; else those of the bundle that it starts from, or the usual one."""
-    if run.towers or run.backbone != "usual":
-        return run.towers or run.backbone
+    if run.backbone != "default":
+        return run.backbone
     return (
         ", ".join(f"{tower}={spec}" for tower, spec in init_bundle.towers.items()) if init_bundle else _DEFAULT_BACKBONE
     )

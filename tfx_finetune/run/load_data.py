@@ -57,7 +57,7 @@ def load_train_data(
         (*labels, *chosen_by, *compared),
         localization_targets.map_localization_columns(plan.task_templates),
     )
-    _check_unreadable(table, plan.run.split.max_unreadable, "--max_unreadable")
+    _check_unreadable(table, plan.run.max_unreadable, "--max_unreadable")
     table, called = apply_label_map(table, source, resources.label_map)
     specs = resolve_head_specs(plan, table, resources.language_extension)
     if plan.heads_by:

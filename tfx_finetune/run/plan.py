@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tfx_finetune.compression.chain import parse_compressions
-from tfx_finetune.core import assets, config, plugins
+from tfx_finetune.core import assets, plugins
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.options import validate
 from tfx_finetune.core.spec import Spec, parse_named_specs, parse_spec, parse_specs
 from tfx_finetune.datasets.label_map import read_label_map
 from tfx_finetune.datasets.mixture_weights import check_mixture
@@ -18,7 +19,7 @@ from tfx_finetune.models import warm_start
 from tfx_finetune.models.add_language import disable_unfreezing, make_language_extension
 from tfx_finetune.run.resources import Resources
 from tfx_finetune.tasks import localization
-from tfx_finetune.tasks.routing import make_task_template, resolve_heads_by
+from tfx_finetune.tasks.routing import make_task_template, check_heads_by
 from tfx_finetune.training.teacher import open_teachers
 from tfx_finetune.training.unfreezing_schedule import check_strategy, gradual_unfreezing
 from tfx_finetune.types.components import (
@@ -58,31 +59,33 @@ def open_run(run: Run) -> tuple[Plan, Resources]:
     Raises:
         UserError: The first error of the configuration.
     """
-    config.validate(run)
+    validate(run)
     check_strategy(run)
     plugins.load(run.plugins)
     assets.set_cache_dir(run.cache.dir)
-    sources = parse_sources(run.data, run.sources)
+    sources = parse_sources(run.data)
     check_mixture(run.mixture, [name for name in sources if name])
     if run.split.test + run.split.val >= 1:
         shares = f"{run.split.test} + {run.split.val}"
         raise UserError("--split.test and --split.val leave nothing to train on", got=shares)
     start = warm_start.open_init_bundle(run)
-    towers = _parse_towers(run, warm_start.resolve_backbones(run, start))
+    towers = _parse_towers(warm_start.resolve_backbones(run, start))
     warm_start.check_towers(start, towers)
     modalities = {name: BACKBONES.get_modality(spec.name) for name, spec in towers.items()}
     growth = make_language_extension(run, start)
-    heads = growth.heads if growth else _parse_heads(run.heads)
+    heads = growth.heads if growth else _parse_heads(run.heads, run.heads_by)
     if taken := set(heads) & _RESERVED_HEAD_NAMES:
         raise UserError("a head cannot have this name, which a prediction needs", got=min(taken))
     drafts = {head: make_task_template(spec) for head, spec in heads.items()}
+    if not growth:
+        check_heads_by(drafts, run.heads_by)
     built = {kind: build_modality(run, kind, PretrainedCfg(size=1)) for kind in dict.fromkeys(modalities.values())}
     augments, mixes = _build_augments(run, towers, built)
     localization.check_heads(run, heads, drafts, modalities, augments, mixes)
     compressions = parse_compressions(run.compress)
     if compressions and any(draft.zero_shot for draft in drafts.values()):
         raise UserError("--compress takes heads of fixed classes", got=run.heads, expected="classify() or tag()")
-    warm = gradual_unfreezing("warm", disable_unfreezing(run.frozen) if growth else run.frozen, towers)
+    warm = gradual_unfreezing("frozen", disable_unfreezing(run.frozen) if growth else run.frozen, towers)
     resources = Resources(
         init_bundle=start,
         teachers=open_teachers(run, modalities, drafts),
@@ -97,13 +100,13 @@ def open_run(run: Run) -> tuple[Plan, Resources]:
         fusion=FUSIONS.build(parse_spec(run.fusion)) if len(towers) > 1 else None,
         heads=heads,
         task_templates=drafts,
-        heads_by=growth.heads_by if growth else resolve_heads_by(heads, drafts, run.heads_by),
+        heads_by=growth.heads_by if growth else run.heads_by,
         augments=augments,
         batch_augments=mixes,
         compressions=compressions,
         exports=_build_exports(run, built, compressions),
         constraints=parse_constraints(run.constraints),
-        phases=warm if growth else warm | gradual_unfreezing("tune", run.finetune, towers),
+        phases=warm if growth else warm | gradual_unfreezing("finetune", run.finetune, towers),
         workdir=Path(run.workdir or Path("runs") / _make_slug(sources)),
         label_translations=infer_source(run.label_translations) if run.label_translations else None,
         auxiliary_losses=_build_auxiliary_losses(run.auxiliary_losses, mixes),
@@ -111,22 +114,35 @@ def open_run(run: Run) -> tuple[Plan, Resources]:
     return plan, resources
 
 
-def _parse_heads(specs: str) -> dict[str, Spec]:
-    """The heads by name; a lone one without a name has that of its column."""
+def _parse_heads(specs: str, heads_by: str) -> dict[str, Spec]:
+    """Return the heads by name; a single head without a name is named after its column.
+
+    With `--heads_by`, a single head without a name stands for one head per value of that column.
+    """
     heads = parse_named_specs(specs, default="")
     if not heads:
-        raise UserError("no head given", expected=sorted(TASKS))
+        raise UserError("No head given", expected=sorted(TASKS))
+    if typed := [str(spec) for spec in heads.values() if "heads_by" in spec.kwargs]:
+        raise UserError(
+            "The option heads_by of a head is set by --heads_by", got=typed[0], hint="say --heads_by=language"
+        )
+    if heads_by and list(heads) == [""]:
+        (spec,) = heads.values()
+        if "heads_by" in TASKS.get_signature(spec.name).parameters:
+            heads = {"": Spec(spec.name, spec.args, {**spec.kwargs, "heads_by": heads_by})}
     return {name or make_task_template(spec).column: spec for name, spec in heads.items()}
 
 
-def _parse_towers(run: Run, specs: str) -> dict[str, Spec]:
+def _parse_towers(specs: str) -> dict[str, Spec]:
     """The towers by name; a lone one without a name has that of its modality."""
     towers = parse_named_specs(specs, default="")
     if "" in towers:
         towers = {BACKBONES.get_modality(towers[""].name): towers[""]}
     if MODALITY_MASK in towers:
         raise UserError("a tower cannot have this name, which is that of another input", got=MODALITY_MASK)
-    return {name: _set_input_size(spec, run, BACKBONES.get_modality(spec.name)) for name, spec in towers.items()}
+    for spec in towers.values():
+        BACKBONES.resolve_options(spec)  # raises for a malformed spec
+    return towers
 
 
 def _build_exports(
@@ -134,7 +150,7 @@ def _build_exports(
 ) -> dict[str, Export]:
     """The files to write, by spec string, each once."""
     rounded = any(compression.name == "qat" for compression in compressions.values())
-    specs = _make_default_exports(modalities, rounded) if run.exports == "usual" else run.exports
+    specs = _make_default_exports(modalities, rounded) if run.exports == "default" else run.exports
     exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(specs)}
     formats = [export.format for export in exports.values()]
     if len(set(formats)) < len(formats):
@@ -159,7 +175,7 @@ def _build_augments(
 ) -> tuple[dict[str, tuple[str, SampleAugment]], tuple[BatchAugment, ...]]:
     """The changes of single samples, each with its modality, and those of batches."""
     usual = ", ".join(filter(None, (modality.default_augments for modality in modalities.values())))
-    specs = parse_specs(usual if run.augment == "usual" else run.augment)
+    specs = parse_specs(usual if run.augment == "default" else run.augment)
     found = {str(spec): (AUGMENTS.get_modality(spec.name), AUGMENTS.build(spec)) for spec in specs}
     mixes = tuple(augment for _, augment in found.values() if isinstance(augment, BatchAugment))
     if mixes and len(towers) > 1:
@@ -173,27 +189,6 @@ def _build_augments(
             what = "an augment for what no tower takes"
             raise UserError(what, got=f"{spec} ({kind})", expected=list(modalities), hint="leave it out")
     return singles, mixes
-
-
-def _set_input_size(tower: Spec, run: Run, modality: str) -> Spec:
-    """The tower with the size that `--image.size`, or that of its modality, asks for.
-
-    Raises:
-        UserError: The spec is malformed, or says another size.
-    """
-    options = BACKBONES.resolve_options(tower)
-    size = getattr(getattr(run, modality, None), "size", 0)
-    if not size:
-        return tower
-    signature = BACKBONES.get_signature(tower.name)
-    if "size" not in signature.parameters:
-        received = f"--{modality}.size={size} beside {tower}"
-        raise UserError("the size of this backbone cannot be chosen", got=received)
-    said = signature.bind(*tower.args, **tower.kwargs).arguments.get("size", 0)
-    if said not in (0, size):
-        received = f"--{modality}.size={size} beside {tower}"
-        raise UserError("two sizes of the input", got=received, hint="say it once")
-    return Spec(tower.name, (), options | {"size": size})
 
 
 def _build_auxiliary_losses(specs: str, batch_augments: tuple[BatchAugment, ...]) -> dict[str, Objective]:

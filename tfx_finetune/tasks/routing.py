@@ -14,22 +14,14 @@ from tfx_finetune.types.components import SHARED, TASKS, ClassLabels, Task
 from tfx_finetune.types.table import Table
 
 
-def resolve_heads_by(heads: Mapping[str, Spec], task_templates: Mapping[str, Task], heads_by: str) -> str:
-    """The column that tells which head answers a sample; empty where every head answers all.
+def check_heads_by(task_templates: Mapping[str, Task], heads_by: str) -> None:
+    """Check that `--heads_by` has a head that predicts one class per sample.
 
     Raises:
-        UserError: Heads and `--heads_by` do not go together.
+        UserError: If it has none.
     """
-    per = {head: task.heads_by for head, task in task_templates.items() if task.heads_by}
-    if per and len(heads) > 1:
-        todo = "give each language a head by its name, with --heads_by, or have this one alone"
-        raise UserError("a head with per= makes all heads", got=", ".join(map(str, heads.values())), hint=todo)
-    column = next(iter(per.values()), "")
-    if column and heads_by not in ("", column):
-        raise UserError("--heads_by is not what the head says", got=heads_by, expected=column)
-    if heads_by and not per and all(not task.single_label for task in task_templates.values()):
-        raise UserError("--heads_by takes heads of one class a sample", got=heads_by, expected="classify()")
-    return column or heads_by
+    if heads_by and not any(task.single_label for task in task_templates.values()):
+        raise UserError("--heads_by needs a head that predicts one class per sample", got=heads_by, expected="classify()")
 
 
 def expand_heads(heads: Mapping[str, Spec], heads_by: str, table: Table) -> dict[str, Spec]:

@@ -1,4 +1,4 @@
-"""A phase as it is run: as one, in stages from the top, or tower by tower."""
+"""Divides a phase into the phases of gradual unfreezing, or into one phase per tower."""
 
 import dataclasses
 import math
@@ -14,53 +14,74 @@ from tfx_finetune.types.components import ADAPTERS
 
 
 def gradual_unfreezing(name: str, phase: Phase, towers: Mapping[str, Spec]) -> dict[str, Phase]:
-    """The phase, or a phase a stage, each of which unfreezes some more groups from the top (gradual unfreezing,
-    Howard and Ruder, arXiv 1801.06146, section 3.3).
+    """Return the phases that a phase is trained in, by name.
+
+    A phase with `unfreezing_stages` becomes one phase per stage, each of which unfreezes more groups from the top
+    (gradual unfreezing, Howard and Ruder, arXiv 1801.06146, section 3.3). A phase with `one_tower_at_a_time` becomes
+    one phase per tower. A phase without epochs becomes none.
+
+    Args:
+        name: Name of the phase, `frozen` or `finetune`.
+        phase: Options of the phase.
+        towers: Backbone specs by tower.
+
+    Raises:
+        UserError: If options of the phase are malformed or contradict each other.
     """
-    wanted = parse_unfreeze(f"{name}.unfreeze", phase.unfreeze, towers)
-    parse_lr_multipliers(f"{name}.rates", phase.lr_multipliers, towers)
+    unfreeze = parse_unfreeze(f"{name}.unfreeze", phase.unfreeze, towers)
+    parse_lr_multipliers(f"{name}.lr_multipliers", phase.lr_multipliers, towers)
     if phase.clip_norm and phase.clip_value:
-        received = f"--{name}.clip_norm={phase.clip_norm}, --{name}.clip_value={phase.clip_value}"
-        raise UserError("gradients are clipped in one way", got=received, hint="set one of them to 0")
+        got = f"--{name}.clip_norm={phase.clip_norm}, --{name}.clip_value={phase.clip_value}"
+        raise UserError("Gradients are clipped by norm or by value, not by both", got=got, hint="set one of them to 0")
     if phase.adapter:
         ADAPTERS.build(parse_spec(phase.adapter))
     if not phase.epochs:
         return {}
-    if phase.unfreezing_stages > phase.epochs:
-        raise UserError(f"--{name}.stages is more than its epochs", got=phase.unfreezing_stages, expected=phase.epochs)
+    stages = phase.unfreezing_stages
+    if stages > phase.epochs:
+        raise UserError(
+            f"--{name}.unfreezing_stages is larger than --{name}.epochs", got=stages, expected=f"at most {phase.epochs}"
+        )
     if phase.one_tower_at_a_time and len(towers) > 1:
-        if phase.unfreezing_stages > 1:
-            raise UserError(f"--{name}.in_turn and --{name}.stages do not go together", got=phase.unfreezing_stages)
-        turns = {tower: f"{tower}={count}" for tower, count in wanted.items()}
-        return {f"{name}_{tower}": dataclasses.replace(phase, unfreeze=turn) for tower, turn in turns.items()}
-    each = phase.epochs // phase.unfreezing_stages
-    found = {}
-    for stage in range(1, phase.unfreezing_stages):
-        share = stage / phase.unfreezing_stages
-        parts = {tower: _scale_unfreeze(count, share) for tower, count in wanted.items()}
-        part = next(iter(parts.values())) if len(parts) == 1 else ", ".join("=".join(each) for each in parts.items())
-        found[f"{name}_{stage}"] = dataclasses.replace(phase, epochs=each, unfreeze=part)
-    return found | {name: dataclasses.replace(phase, epochs=phase.epochs - each * (phase.unfreezing_stages - 1))}
+        if stages > 1:
+            message = f"--{name}.one_tower_at_a_time cannot be combined with --{name}.unfreezing_stages"
+            raise UserError(message, got=stages, hint="leave one of them out")
+        return {
+            f"{name}_{tower}": dataclasses.replace(phase, unfreeze=f"{tower}={groups}")
+            for tower, groups in unfreeze.items()
+        }
+    epochs = phase.epochs // stages
+    phases = {}
+    for stage in range(1, stages):
+        scaled = {tower: _scale_unfreeze(groups, stage / stages) for tower, groups in unfreeze.items()}
+        option = next(iter(scaled.values())) if len(scaled) == 1 else ", ".join(map("=".join, scaled.items()))
+        phases[f"{name}_{stage}"] = dataclasses.replace(phase, epochs=epochs, unfreeze=option)
+    return phases | {name: dataclasses.replace(phase, epochs=phase.epochs - epochs * (stages - 1))}
 
 
 def check_strategy(run: Run) -> None:
-    """Raises a `UserError` where options of `--strategy` do not go together."""
+    """Check that the options of `--strategy` fit together.
+
+    Raises:
+        UserError: If an option is for another strategy, or phase `finetune` has no epochs.
+    """
     MERGES.build(parse_spec(run.merge))
-    goes = {"merge": "per_language_then_merge", "languages": "sequential", "rehearsal": "sequential"}
-    for name, strategy in goes.items():
+    strategies = {"merge": "per_language_then_merge", "language_order": "sequential", "rehearsal": "sequential"}
+    for name, strategy in strategies.items():
         if run.strategy != strategy and getattr(run, name) != getattr(Run(), name):
-            what = f"--{name} is for --strategy={strategy}"
-            raise UserError(what, got=f"--strategy={run.strategy}", hint="leave it out")
-    together = {"--mix": is_weighted(run.mixture), "--auxiliary_losses": run.auxiliary_losses}
-    for flag in (flag for flag, value in together.items() if value and run.strategy != "joint"):
-        what = f"{flag} has no part in --strategy={run.strategy}, which takes languages apart"
-        raise UserError(what, got=run.strategy, hint=f"leave {flag} out")
+            message = f"--{name} needs --strategy={strategy}"
+            raise UserError(message, got=f"--strategy={run.strategy}", hint=f"leave --{name} out")
+    joint_options = {"--mixture": is_weighted(run.mixture), "--auxiliary_losses": run.auxiliary_losses}
+    for flag in (flag for flag, value in joint_options.items() if value and run.strategy != "joint"):
+        message = f"{flag} needs --strategy=joint, which trains all languages together"
+        raise UserError(message, got=f"--strategy={run.strategy}", hint=f"leave {flag} out")
     if run.strategy != "joint" and not run.finetune.epochs:
-        what = f"--strategy={run.strategy} takes languages apart in phase tune, which has no epochs"
-        raise UserError(what, got=run.finetune.epochs, hint="raise --finetune.epochs")
+        message = f"--strategy={run.strategy} needs epochs in phase finetune, which trains the languages separately"
+        raise UserError(message, got=f"--finetune.epochs={run.finetune.epochs}", hint="raise --finetune.epochs")
 
 
 def _scale_unfreeze(unfreeze: str, fraction: float) -> str:
+    """Return the groups of a stage: `unfreeze` times `fraction`, rounded up if it is a number of groups."""
     if unfreeze.isdigit():
         return str(math.ceil(int(unfreeze) * fraction))
     return f"{(1.0 if unfreeze == 'all' else float(unfreeze)) * fraction:.4f}"

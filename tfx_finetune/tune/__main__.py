@@ -13,7 +13,8 @@ an interrupted search stopped, and a higher --trials adds to it.
 from dataclasses import dataclass
 
 from tfx_finetune.core import command
-from tfx_finetune.core.config import Run, extract_run, option
+from tfx_finetune.core.config import Run, extract_run
+from tfx_finetune.core.options import option
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tfx_finetune.core import config, files, flagfile, progress
+from tfx_finetune.core.options import iter_options, replace_options
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.extras import import_package
@@ -35,7 +36,7 @@ def parse_space(text: str) -> dict[str, Spec]:
     """
     dotted = re.sub(r"([\w.]+)(\s*=)", lambda found: found[1].replace(".", "__") + found[2], text)
     space = {name.replace("__", "."): spec for name, spec in parse_named_specs(dotted, "").items()}
-    known = [name for name, *_ in config.iter_options(Run())]
+    known = [name for name, *_ in iter_options(Run())]
     if not space:
         raise UserError("no space given", hint=f"say --space='{_RANGE_SYNTAX}'")
     for name, spec in space.items():
@@ -91,7 +92,7 @@ def search(run: Run, space: dict[str, Spec], trials: int, folder: Path) -> Path:
         shown = ", ".join(f"{name}={_format_value(value)}" for name, value in last.params.items())
         outcome = f"{last.value:.4f}" if last.state.name == "COMPLETE" else last.state.name.lower()
         progress.log(f"trial {done + 1} of {trials}: {outcome}  {shown}  (best {study.best_value:.4f})")
-    best = config.replace_options(run, study.best_params | {"workdir": str(folder / "run")})
+    best = replace_options(run, study.best_params | {"workdir": str(folder / "run")})
     path = folder / "best.cfg"
     with files.write_atomically(path) as draft:
         opening = f"Validation score {study.best_value:.4f}, the best of {trials} trials."
@@ -117,7 +118,7 @@ def _set_up_trials(run: Run) -> tuple[Data, Network, list]:
 def _run_trial(trial: Any, run: Run, space: dict[str, Spec], folder: Path, set_up_trials: Callable) -> float:
     """Trains with the proposed options and returns the validation score of what came out."""
     shutil.rmtree(folder, ignore_errors=True)
-    tried = config.replace_options(run, {name: _suggest(trial, name, spec) for name, spec in space.items()})
+    tried = replace_options(run, {name: _suggest(trial, name, spec) for name, spec in space.items()})
     plan, resources = open_run(dataclasses.replace(tried, workdir=str(folder)))
     data, network, start = set_up_trials(_strip_phase_options(tried, run))
     network.model.set_weights(start)
@@ -145,7 +146,7 @@ def _strip_phase_options(trial_run: Run, run: Run) -> Run:
         unfreeze = new.unfreeze if new.adapter else old.unfreeze
         return dataclasses.replace(old, adapter=new.adapter, unfreeze=unfreeze)
 
-    return dataclasses.replace(trial_run, frozen=phase("warm"), finetune=phase("tune"), workdir="")
+    return dataclasses.replace(trial_run, frozen=phase("frozen"), finetune=phase("finetune"), workdir="")
 
 
 def _suggest(trial: Any, name: str, spec: Spec) -> Any:
@@ -158,7 +159,7 @@ def _suggest(trial: Any, name: str, spec: Spec) -> Any:
 
 def _initial_params(run: Run, space: dict[str, Spec]) -> dict[str, Any]:
     """The run's own values where they are in the space."""
-    values = {name: value for name, _, value in config.iter_options(run)}
+    values = {name: value for name, _, value in iter_options(run)}
     inside = {
         name: values[name] in spec.args if spec.name == "choice" else spec.args[0] <= values[name] <= spec.args[1]
         for name, spec in space.items()
@@ -169,7 +170,7 @@ def _initial_params(run: Run, space: dict[str, Spec]) -> dict[str, Any]:
 def _make_study_name(run: Run, space: dict[str, Spec]) -> str:
     """A study goes on for the same options alone."""
     free = {*space, "workdir", "cache.dir", "cache.enabled", "cache.max_bytes"}
-    fixed = [f"{name}={value}" for name, _, value in config.iter_options(run) if name not in free]
+    fixed = [f"{name}={value}" for name, _, value in iter_options(run) if name not in free]
     text = "\n".join([*fixed, *(f"{name} in {spec}" for name, spec in sorted(space.items()))])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -29,7 +29,6 @@ def image(
     pretrained_cfg: PretrainedCfg,
     /,
     *,
-    size: int = 0,
     resize: Resize = "pad",
     background: str = "white",
     max_pixels: int = 100_000_000,
@@ -38,14 +37,13 @@ def image(
 
     Args:
         card: Says the size and the channels that the backbone wants.
-        size: Side of the square in pixels; 0 takes the card's.
         resize: `pad` keeps the whole picture and its proportions, `crop` its proportions, `stretch` the whole
             picture.
         background: Colour behind transparency and padding: white, black, gray or #rrggbb.
         max_pixels: Larger pictures are refused before they are decompressed.
     """
     colour = parse_color(background)
-    side = size or pretrained_cfg.size
+    side = pretrained_cfg.size
 
     # Twice the side leaves enough for a crop, and for the antialiasing of the rest of the way.
     decompressed = _make_decoder(colour, max_pixels, 2 * side)

@@ -27,7 +27,6 @@ def text(
     pretrained_cfg: PretrainedCfg,
     /,
     *,
-    size: int = 0,
     normalize: Literal["none", "nfc", "nfkc"] = "none",
     max_bytes: int = 1_000_000,
 ) -> Modality:
@@ -37,7 +36,6 @@ def text(
 
     Args:
         card: Says the number of tokens that the backbone takes, and how they are made.
-        size: Tokens; 0 takes the card's.
         normalize: Unicode normal form that the text is brought into (Unicode Standard Annex 15): `nfkc` makes
             full-width letters and ligatures ordinary ones. TensorFlow has no operation for it, so with one of them
             the text goes in tokenized into an exported model. Tokenizers of pretrained towers bring their own.
@@ -49,7 +47,7 @@ def text(
     if max_bytes < 1:
         raise UserError("max_bytes of text is out of range", got=max_bytes, expected="1 or more")
     tokenizer = TOKENIZERS.build(
-        parse_spec(pretrained_cfg.tokenizer or "code_points()"), pretrained_cfg.vocabulary, size or pretrained_cfg.size
+        parse_spec(pretrained_cfg.tokenizer or "code_points()"), pretrained_cfg.vocabulary, pretrained_cfg.size
     )
 
     def decode(raw: tf.Tensor) -> tf.Tensor:
@@ -64,8 +62,8 @@ def text(
     return Modality(
         column="text",
         decode=decode,
-        prepare=lambda decoded: tf.ensure_shape(tokenizer.encode(decoded), (size or pretrained_cfg.size,)),
-        shape=(size or pretrained_cfg.size,),
+        prepare=lambda decoded: tf.ensure_shape(tokenizer.encode(decoded), (pretrained_cfg.size,)),
+        shape=(pretrained_cfg.size,),
         empty_value=lambda: tf.constant(""),
         portable=tokenizer.portable and normalize == "none",
         dtype="int32",

@@ -1,5 +1,6 @@
-"""What `--data` and `--sources` mean: a path is recognized by its layout, anything else is a source spec."""
+"""Infers source specs from `--data`: the format of a path from its layout, everything else as specs."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from tfx_finetune.datasets.sources import coco, idx, masks, tfds, voc, yolo
 from tfx_finetune.datasets.sources.coco_file import is_coco_file
 from tfx_finetune.types.components import SOURCES
 
+_NAMED_SPEC = re.compile(r"\s*\w+\s*=\s*[a-z]\w*\s*\(")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 _FOLDER_FORMATS: dict[str, Callable[[Path], bool]] = {
     "idx": lambda path: idx.find_file(path, idx.FILES["train"][0]) is not None,
@@ -39,23 +41,23 @@ def infer_source(data: str) -> Spec:
     return spec
 
 
-def parse_sources(data: str, sources: str) -> dict[str, Spec]:
-    """Where the samples of a run come from, by name; a lone one, of `--data`, has none.
+def parse_sources(data: str) -> dict[str, Spec]:
+    """Return the source specs of `--data` by name; a source without a name has an empty one.
+
+    Args:
+        data: A path, a source spec, or several named source specs such as `a=folder('x'), b=tfds('mnist')`.
 
     Raises:
-        UserError: Neither is given, or both, or what is given is not understood.
+        UserError: If `data` is empty or malformed.
     """
-    if data and sources:
-        received = f"--data={data}, --sources={sources}"
-        raise UserError("--data and --sources are two ways to say one thing", got=received, hint="say one of them")
-    if data:
+    if not data:
+        raise UserError("No data given", hint="say --data=FOLDER, with a sub-folder for each class")
+    if not _NAMED_SPEC.match(data) or _exists(Path(data).expanduser()):
         return {"": infer_source(data)}
-    if not sources:
-        raise UserError("no data given", hint="say --data=FOLDER, with a sub-folder for each class")
-    named = parse_named_specs(sources, default="")
-    if not named or "" in named:
-        raise UserError("--sources wants names", got=sources, expected="a=folder('x'), b=tfds('mnist')")
-    return {name: infer_source(str(spec)) for name, spec in named.items()}
+    specs = parse_named_specs(data, default="")
+    if "" in specs:
+        raise UserError("--data names some sources only", got=data, expected="a=folder('x'), b=tfds('mnist')")
+    return {name: infer_source(str(spec)) for name, spec in specs.items()}
 
 
 def _infer_format(path: Path) -> str:
