@@ -11,7 +11,7 @@ import numpy as np
 from tfx_finetune.data.dataset import AuditedDataset
 from tfx_finetune.data.embeddings import FeatureSelectionScore
 from tfx_finetune.data.findings import FINDING_KINDS, EmbeddingFindings, Finding, count_classes, format_labels
-from tfx_finetune.data.fingerprints import SAMPLE_RATE, SampleStatistics, make_size_option
+from tfx_finetune.data.fingerprints import SAMPLE_RATE, SampleStatistics
 from tfx_finetune.datasets.modalities.build import build_modality
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.datasets.sampler import EpochSampler
@@ -181,7 +181,7 @@ def _load_previews(dataset: AuditedDataset, rows: set[int]) -> dict[int, SampleP
         "image": PretrainedCfg(size=_PREVIEW_SIDE),
         "audio": PretrainedCfg(size=_PREVIEW_SECONDS * SAMPLE_RATE, sample_rate=SAMPLE_RATE),
     }.get(kind, PretrainedCfg(1))
-    small = build_modality(dataset.plan.run, kind, card, **make_size_option(kind))
+    small = build_modality(dataset.plan.run, kind, card)
     samples = Data(dataset.source, dataset.table, {tower: small}, {tower: dataset.column}, {}, (), 32, EpochSampler(0))
     each = zip(
         np.flatnonzero(member).tolist(),

@@ -48,7 +48,7 @@ class SampleStatistics:
 def make_raw_modality(kind: str, plan: Plan) -> Modality:
     """The modality that decodes samples as they are, whatever a backbone would make of them."""
     as_is: dict[str, object] = {"loudness": "none", "trim": 0.0} if kind == "audio" else {}
-    return build_modality(plan.run, kind, _make_pretrained_cfg(kind), **as_is, **make_size_option(kind))
+    return build_modality(plan.run, kind, _make_pretrained_cfg(kind), **as_is)
 
 
 def compute_statistics(source: Source, decoder: Modality, column: str, table: Table) -> SampleStatistics:
@@ -157,11 +157,6 @@ _STATISTICS_FNS: Mapping[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]] = {
 
 def _make_pretrained_cfg(kind: str) -> PretrainedCfg:
     return PretrainedCfg(size=_FULL_SIZE if kind == "image" else 1, sample_rate=SAMPLE_RATE if kind == "audio" else 0)
-
-
-def make_size_option(kind: str) -> dict[str, object]:
-    """The option with which a modality has the size of its card, whatever the run says."""
-    return {"size": 0} if kind in ("image", "text") else {}
 
 
 def infer_modality(source: Source) -> str:
