@@ -53,7 +53,7 @@ def of_registry(registry: Registry) -> str:
     """The page of a registry: every entry as a user writes it, and its docstring; those that are alike together."""
     title = plural(registry.kind).capitalize()
     package = importlib.import_module(registry.package)
-    shown = [f"# {title}\n{_MADE}", flagfile.strip_heading(package.__doc__ or "")]
+    shown = [f"# {title}\n{_MADE}", (package.__doc__ or "").strip()]
     for name in registry:
         takes = f" ({registry.get_modality(name)})" if registry.kind in ("backbone", "augment") else ""
         shown.append(f"## {name}{takes}\n```python\n{registry.format_usage(name)}\n```\n{_markdown(registry, name)}")
@@ -63,7 +63,7 @@ def of_registry(registry: Registry) -> str:
 def of_command(name: str) -> str:
     """The page of a command: its docstring, and its flags; those of a run stand on the page of `train` alone."""
     defaults, doc = started(name)
-    shown = [f"# {name}\n{_MADE}", flagfile.strip_heading(doc)]
+    shown = [f"# {name}\n{_MADE}", (doc).strip()]
     shared = dict(_flags(Run())) if isinstance(defaults, Run) and name != "train" else {}
     if shared:
         shown.append("It has all flags of [train](train.md), and these, or these otherwise:")

@@ -1,45 +1,45 @@
-"""COMMAND and STATION: any predict function and batches -> scores.
+"""Evaluate a file of a bundle on labeled data, and print all scores as one JSON object.
 
     python -m tfx_finetune.evaluate --bundle=runs/tux/bundle --data=other/
     python -m tfx_finetune.evaluate --bundle=runs/tux/bundle --data=other/ --format=tflite_int8
     python -m tfx_finetune.evaluate --bundle=runs/mnist/bundle --data="idx(package='mnist')" --split=test
 
-prints one JSON object with every score of a bundle's file on labelled data, whole: nothing of it is held back.
+All labeled samples are scored, or those of one split. Exit status: 0 done, 2 an error to correct.
 """
 
 import json
 from dataclasses import dataclass
 
 from tfx_finetune.core import command, plugins
-from tfx_finetune.core.config import option
-from tfx_finetune.evaluation.scores import evaluate, predict_batches
+from tfx_finetune.core.options import option
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
     """Options of the command."""
 
-    bundle: str = option("", "the folder bundle/ of a finished run")
-    data: str = option("", "labelled data: a folder with a sub-folder a class, a table, or a source spec")
-    format: str = option("", "which of the bundle's files is evaluated, such as tflite_int8; by default the first")
-    split: str = option("", "train, val or test of data that comes split; by default everything")
-    max_unreadable: float = option(0.1, "share of unreadable samples above which the command fails", low=0, high=1)
+    bundle: str = option("", "folder bundle/ of a finished run")
+    data: str = option("", "labeled data: a folder with one sub-folder per class, a table, or a source spec")
+    format: str = option("", "file of the bundle to evaluate, such as tflite_int8; default: the first")
+    split: str = option("", "split to evaluate: train, val or test; default: all samples")
+    max_unreadable: float = option(0.1, "largest fraction of unreadable samples", low=0, high=1)
     plugins: str = option("", plugins.HELP)
 
 
 def main() -> None:
-    """Runs the command."""
+    """Run the command."""
     command.run(print_scores, EvaluateOptions(), __doc__ or "")
 
 
 def print_scores(options: EvaluateOptions) -> None:
-    """Prints every score of a bundle's file on labelled data as one JSON object.
+    """Print all scores of a file of a bundle on labeled data as one JSON object.
 
     Raises:
-        UserError: Bundle or data cannot be used, or the data has a label that the model does not know.
+        UserError: If the bundle or the data cannot be used, or the data has a label that the model does not have.
     """
     from tfx_finetune.bundle.bundle import Bundle
     from tfx_finetune.datasets.labeled import load_labeled_data
+    from tfx_finetune.evaluation.scores import evaluate, predict_batches
     from tfx_finetune.evaluation.slices import make_slice_masks
 
     plugins.load(options.plugins)

@@ -1,12 +1,12 @@
-"""COMMAND and MAIN PATH: data in, a verified bundle out.
+"""Train a model on your own data, export it and verify every file.
 
-    python -m tfx_finetune.train --data=photos/          a folder with a sub-folder for each class
+    python -m tfx_finetune.train --data=photos/          a folder with one sub-folder per class
     python -m tfx_finetune.train --flagfile=configs/tux_classify.cfg --workdir=runs/tux --finetune.epochs=3
-    python -m tfx_finetune.train --data=photos/ --preset=best --constraints="size<5MB, drop<0.01"
+    python -m tfx_finetune.train --data=photos/ --preset=best --constraints="size<5MB, score_drop<0.01"
 
-The work folder ends up with run.cfg (reproduces the run), checkpoints/, tensorboard/, report.html and bundle/.
-The same command goes on where an interrupted run stopped. Exit status: 0 done, 2 an error to mend, 3 a file that
-did not pass verification.
+The work folder then holds run.cfg (which reproduces the run), checkpoints/, tensorboard/, report.html and bundle/.
+The same command resumes an interrupted run. Exit status: 0 done, 2 an error to correct, 3 a file that failed
+verification.
 """
 
 import time
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tfx_finetune.core import command, progress
-from tfx_finetune.core.config import Run, extract_run, option
+from tfx_finetune.core.config import Run, extract_run
 from tfx_finetune.core.errors import GateError
+from tfx_finetune.core.options import option
 
 if TYPE_CHECKING:
     from tfx_finetune.bundle.bundle import Bundle
@@ -29,20 +30,26 @@ if TYPE_CHECKING:
 
 
 def train(run: Run) -> "Bundle":
-    """Trains, exports and verifies a model.
+    """Train, export and verify a model.
 
     Args:
-        run: All that determines it.
+        run: Options of the run.
 
     Returns:
-        The bundle, which also lies in `<workdir>/bundle`.
+        The bundle in `<workdir>/bundle`.
 
     Raises:
-        UserError: The configuration or the data cannot be used.
-        GateError: An exported file does not agree with the trained model, or none is within the limits of `choose`;
-            bundle and report are written all the same.
+        UserError: If the options or the data cannot be used.
+        GateError: If an exported file does not agree with the trained model, or no file meets the constraints. Bundle
+            and report are written all the same.
+
+    Examples:
+        Train on a folder with one sub-folder per class, and classify a picture:
+
+            bundle = train(Run(data="photos/"))
+            bundle.predict(["a.jpg"])
     """
-    # The stations import TensorFlow; a command answers --help without it.
+    # These modules import TensorFlow, which `--help` must not wait for.
     from tfx_finetune.compression.compress import check_layers, compress
     from tfx_finetune.deploy.selection import no_file_fits_error
     from tfx_finetune.report.html import write_report
@@ -54,38 +61,39 @@ def train(run: Run) -> "Bundle":
     from tfx_finetune.training.continual import fit
     from tfx_finetune.training.feature_cache import delete_store, evict
 
-    # Everything a configuration can have wrong, before weights or data are touched.
+    # All options are validated before weights or data are read.
     started = time.time()
     plan, resources = open_run(run)
     workspace.claim_workdir(plan, resources)
+
+    # The backbones determine the preparation of samples; the samples determine the classes of the heads.
     data, network, context = set_up(plan, resources)
     if plan.compressions:
         check_layers(network)
     workspace.check_same_data(plan.workdir, data.table)
 
-    # First the heads on the frozen tower, then the tower's top groups with them.
-    histories, transfer = fit(network, data, context, run, plan.heads_by)
+    # Phase `frozen` trains the heads on frozen towers; phase `finetune` trains the top groups of the towers as well.
+    histories, continual_metrics = fit(network, data, context, run, plan.heads_by)
 
-    # Without --compress, the network as it is.
-    compressed = compress(network, data, plan.compressions, context, run.calibration_samples)
-    histories += compressed.histories
+    # Without --compress the network stays as it is.
+    compression_result = compress(network, data, plan.compressions, context, run.calibration_samples)
+    histories += compression_result.histories
 
-    # Every file is held against the trained model.
-    outcome = _export_and_verify(plan, data, network, compressed, histories, transfer)
-    found = make_report(plan, data, outcome)
-    write_report(plan.workdir / "report.html", found)
+    # Every exported file is compared with the trained model.
+    result = _export_and_verify(plan, data, network, compression_result, histories, continual_metrics)
+    report = make_report(plan, data, result)
+    write_report(plan.workdir / "report.html", report)
     delete_store(plan.workdir / "features")
     if plan.features_folder:
         evict(plan.features_folder, run.cache.max_bytes, started)
 
-    checks = outcome.results
-    print_result(plan, outcome.scores, network.tasks, outcome.ablations, checks, outcome.selected, found.worst_groups)
-    if refused := [check for check in checks if check.failure_reason]:
-        reasons = "; ".join(f"{check.format} {check.failure_reason}" for check in refused)
-        raise GateError(f"{len(refused)} of {len(checks)} files did not pass verification", got=reasons)
-    if plan.constraints and not outcome.selected:
-        raise no_file_fits_error(plan.constraints, checks)
-    return outcome.bundle
+    print_result(plan.workdir, network.tasks, result, report.worst_groups)
+    if failures := [f"{file.format} {file.failure_reason}" for file in result.results if file.failure_reason]:
+        message = f"{len(failures)} of {len(result.results)} files did not pass verification"
+        raise GateError(message, got="; ".join(failures))
+    if plan.constraints and not result.selected:
+        raise no_file_fits_error(plan.constraints, result.results)
+    return result.bundle
 
 
 def _export_and_verify(
@@ -94,17 +102,17 @@ def _export_and_verify(
     network: "Network",
     compression_result: "CompressionResult",
     histories: "list[History]",
-    transfer: "ContinualMetrics | None",
+    continual_metrics: "ContinualMetrics | None",
 ) -> "RunResult":
-    """Writes the files of a trained model and holds each against it.
+    """Export the trained model to all formats, and compare every file with it.
 
     Args:
-        plan: The run.
-        data: Its samples.
-        network: As it was trained.
-        compressed: The same, smaller where that was asked for: what is exported.
-        histories: What each phase did.
-        transfer: How languages did that were learned one after another.
+        plan: Validated options of the run.
+        data: Samples of all splits.
+        network: The trained network.
+        compression_result: The network to export: the compressed one, or `network` itself without --compress.
+        histories: Histories of all phases.
+        continual_metrics: Scores after each language, if languages were trained one after another; else None.
     """
     from tfx_finetune.deploy.gate import with_validation_gate
     from tfx_finetune.deploy.golden import pick_samples
@@ -120,10 +128,10 @@ def _export_and_verify(
     from tfx_finetune.report.summary import RunResult
     from tfx_finetune.training.phase_data import cache_prepared_split
 
-    # The trained model's own answers are what every file has to give again.
-    run = plan.run
-    served = build_servable(
-        compression_result.network,
+    # The predictions of the trained model on the test split are the reference for all files.
+    run, compressed = plan.run, compression_result.network
+    servable = build_servable(
+        compressed,
         data.modalities,
         data.representative_dataset(run.calibration_samples),
         file_metadata(plan, network),
@@ -131,26 +139,32 @@ def _export_and_verify(
         compressed=bool(plan.compressions),
     )
     test = cache_prepared_split(data, "test", plan.workdir)
-    model = make_predict_fn(served.model)
-    reference = predict_batches(model, test.batches(64), network.tasks)
+    predict_fn = make_predict_fn(servable.model)
+    reference = predict_batches(predict_fn, test.batches(64), network.tasks)
     scores = evaluate(network.tasks, *reference, make_slice_masks(data.table, "test"))
 
-    # Of several towers, how well it does without some of them.
-    parts, shares = run_modality_ablation(compression_result.network, test, run_whole_model=bool(plan.compressions))
+    # Several towers: scores for every subset of the inputs.
+    ablations, gate_weights = run_modality_ablation(compressed, test, run_whole_model=bool(plan.compressions))
 
-    served = with_validation_gate(plan.exports.values(), data, served, plan.workdir, run.verify.max_drop)
-    bundle = create_bundle(plan.workdir / "bundle", make_manifest(plan, data, network), plan.exports, served)
-    golden = pick_samples(data, served, model)
-    checks = verify(
-        bundle, golden, test, reference, run.verify, tuple(plan.compressions.values()), compression_result.kernel_sizes
+    # Formats that choose layers by the score use validation samples; the test split only judges.
+    servable = with_validation_gate(plan.exports.values(), data, servable, plan.workdir, run.verify.max_drop)
+    bundle = create_bundle(plan.workdir / "bundle", make_manifest(plan, data, network), plan.exports, servable)
+    golden = pick_samples(data, servable, predict_fn)
+    compressions = tuple(plan.compressions.values())
+    results = verify(bundle, golden, test, reference, run.verify, compressions, compression_result.kernel_sizes)
+    selected = select_file(plan.constraints, results)
+    bundle = finalize_bundle(bundle, data.table, golden, scores, ablations, results, selected, continual_metrics)
+    return RunResult(
+        histories, test, reference, scores, ablations, gate_weights, results, selected, bundle, continual_metrics
     )
-    chosen = select_file(plan.constraints, checks)
-    bundle = finalize_bundle(bundle, data.table, golden, scores, parts, checks, chosen, transfer)
-    return RunResult(histories, test, reference, scores, parts, shares, checks, chosen, bundle, transfer)
 
 
 def find_learning_rates(run: Run) -> dict[str, float]:
-    """Runs a learning rate range test of every phase instead of training; see `tune/lr_finder.py`."""
+    """Run a learning rate range test for every phase and train nothing; see `tune/lr_finder.py`.
+
+    Returns:
+        The suggested learning rate of each phase by name.
+    """
     from tfx_finetune.run.plan import open_run
     from tfx_finetune.run.setup import set_up
     from tfx_finetune.tune import lr_finder
@@ -161,17 +175,18 @@ def find_learning_rates(run: Run) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class TrainOptions(Run):
-    """Options of the command: those of a run, and whether to look for its learning rates instead."""
+    """Options of the command."""
 
-    find_lr: bool = option(False, "train nothing; draw the loss over the learning rate into <workdir>/find_lr.svg")
+    find_lr: bool = option(False, "train nothing; plot the loss over the learning rate to <workdir>/find_lr.svg")
 
 
 def main() -> None:
-    """Runs the command."""
+    """Run the command."""
     command.run(_run_command, TrainOptions(), __doc__ or "")
 
 
 def _run_command(options: TrainOptions) -> None:
+    """Run the learning rate range test or the training."""
     run = extract_run(options)
     if options.find_lr:
         find_learning_rates(run)
@@ -179,7 +194,7 @@ def _run_command(options: TrainOptions) -> None:
     try:
         train(run)
     except KeyboardInterrupt:
-        progress.log("the same command goes on from the last epoch")
+        progress.log("the same command resumes after the last epoch")
         raise
 
 

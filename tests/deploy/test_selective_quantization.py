@@ -19,6 +19,7 @@ from tfx_finetune.deploy.formats.selective_quantization import compute_normalize
 from tfx_finetune.deploy.gate import with_validation_gate
 from tfx_finetune.deploy.verify import verify
 from tfx_finetune.ops import litert
+from tfx_finetune.report.summary import RunResult
 from tfx_finetune.report.terminal import print_result
 from tfx_finetune.run.load_data import prepare_data
 from tfx_finetune.run.plan import check
@@ -135,10 +136,9 @@ def test_layers_that_stay_float_are_named(model, tmp_path, capsys):
     assert mixed.float_ops == 2
     assert [name.split("_")[0].split("/")[0] for name in mixed.float_layers] == ["stage1a", "stage1b"]
     assert mixed.to_dict()["float_layers"] == mixed.float_layers
-    plan = check(Run(data=str(class_folder(tmp_path / "data", a=2)), workdir=str(tmp_path / "run")))
-    print_result(
-        plan, {"kind/accuracy": 1.0, "marks/mean_average_precision": 1.0}, model.tasks, (), [plain, mixed], None
-    )
+    scores = {"kind/accuracy": 1.0, "marks/mean_average_precision": 1.0}
+    result = RunResult([], test, (model.targets, model.answers), scores, (), None, [plain, mixed], None, None, None)
+    print_result(tmp_path / "run", model.tasks, result)
     lines = [line for line in capsys.readouterr().err.splitlines() if "computes in float" in line]
     assert lines == [f"tflite_int8_selective computes in float in {', '.join(mixed.float_layers)}"]
 

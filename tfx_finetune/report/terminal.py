@@ -1,7 +1,7 @@
-"""What a run found out, in the terminal."""
+"""Prints the result of a run to the terminal."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table as Grid
@@ -10,59 +10,70 @@ from tfx_finetune.core import hardware
 from tfx_finetune.deploy.checks import VerificationResult
 from tfx_finetune.deploy.selection import BEST_FILE
 from tfx_finetune.deploy.verify import compute_mean_score
-from tfx_finetune.evaluation import slices
 from tfx_finetune.evaluation.records import ModalityAblation
+from tfx_finetune.evaluation.slices import WorstGroup
+from tfx_finetune.report.summary import RunResult
 from tfx_finetune.types.components import Task
-from tfx_finetune.types.plan import Plan
 
 
 def print_result(
-    plan: Plan,
-    scores: Mapping[str, Any],
-    tasks: Mapping[str, Task],
-    ablations: Sequence[ModalityAblation],
-    results: Sequence[VerificationResult],
-    selected: VerificationResult | None,
-    worst_groups: Sequence[slices.WorstGroup] = (),
+    workdir: Path, tasks: Mapping[str, Task], result: RunResult, worst_groups: Sequence[WorstGroup] = ()
 ) -> None:
-    """Prints the scores and the table of files, and where everything lies."""
+    """Print the scores of the trained model, a table of the exported files, and the paths of the results.
+
+    Args:
+        workdir: Work folder of the run.
+        tasks: Heads by name.
+        result: Result of the run.
+        worst_groups: Groups with the lowest scores.
+    """
     console = Console(stderr=True, highlight=False)
-    known = (f"{head}/{task.monitor}" for head, task in tasks.items())
-    named = "  ".join(f"{name} {scores[name]:.4f}" for name in known if name in scores)
-    if ablations:
-        console.print(_make_ablation_table(tasks, ablations))
-    title, threads = f"trained model on the test split: {named}", hardware.detect().threads
+    if result.ablations:
+        console.print(_make_ablation_table(tasks, result.ablations))
+    monitors = (f"{head}/{task.monitor}" for head, task in tasks.items())
+    scores = "  ".join(f"{name} {result.scores[name]:.4f}" for name in monitors if name in result.scores)
+    console.print(_make_file_table(f"trained model on the test split: {scores}", result.results))
+    for group in worst_groups:
+        console.print(str(group), soft_wrap=True)
+    for file in result.results:
+        if file.float_layers:
+            console.print(f"{file.format} computes in float in {file.float_layers_text}", soft_wrap=True)
+    if result.selected:
+        console.print(f"selected: {result.selected.format}, as {BEST_FILE}")
+    console.print(f"bundle: {workdir / 'bundle'}\nreport: {workdir / 'report.html'}", soft_wrap=True)
+
+
+def _make_file_table(title: str, results: Sequence[VerificationResult]) -> Grid:
+    """Return the table of exported files; `-` stands for values that were not measured."""
     grid = Grid(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     grid.add_column("file")
-    for column in ("score", "drop", "same", "ms at 1", f"at {threads}", "MB", "zipped", "RAM", "float", "verified"):
+    latency = f"ms, {hardware.detect().threads} threads"
+    for column in ("score", "drop", "same", "ms, 1 thread", latency, "MB", "MB zip", "MB RAM", "float ops", "verified"):
         grid.add_column(column, justify="right")
-    for c in results:
-        speed = "-" if c.latency_1_thread is None else f"{c.latency_1_thread:.1f}", f"{c.latency:.1f}"
-        sizes = (
-            f"{c.bytes / 1e6:.1f}",
-            f"{c.compressed_bytes / 1e6:.1f}",
-            "-" if c.memory is None else f"{c.memory:.0f}",
+    for file in results:
+        grid.add_row(
+            file.format,
+            f"{file.score:.3f}",
+            f"{file.score_drop:+.3f}",
+            f"{file.agreement:.1%}",
+            "-" if file.latency_1_thread is None else f"{file.latency_1_thread:.1f}",
+            f"{file.latency:.1f}",
+            f"{file.bytes / 1e6:.1f}",
+            f"{file.compressed_bytes / 1e6:.1f}",
+            "-" if file.memory is None else f"{file.memory:.0f}",
+            "-" if file.total_ops is None else f"{file.float_ops}/{file.total_ops}",
+            "no" if file.failure_reason else "yes",
         )
-        floats = "-" if c.total_ops is None else f"{c.float_ops}/{c.total_ops}"
-        rates = f"{c.score:.3f}", f"{c.score_drop:+.3f}", f"{c.agreement:.1%}"
-        grid.add_row(c.format, *rates, *speed, *sizes, floats, "no" if c.failure_reason else "yes")
-    console.print(grid)
-    for gap in worst_groups:
-        console.print(str(gap), soft_wrap=True)
-    for c in results:
-        if c.float_layers:
-            console.print(f"{c.format} computes in float in {c.float_layers_text}", soft_wrap=True)
-    if selected:
-        console.print(f"fits best: {selected.format}, as {BEST_FILE}")
-    console.print(f"bundle: {plan.workdir / 'bundle'}\nreport: {plan.workdir / 'report.html'}", soft_wrap=True)
+    return grid
 
 
 def _make_ablation_table(tasks: Mapping[str, Task], ablations: Sequence[ModalityAblation]) -> Grid:
-    """The table of scores by what the model is shown."""
-    grid = Grid(title="what it is shown", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    """Return the table of scores for every subset of the inputs."""
+    grid = Grid(title="inputs", title_justify="left", box=None, padding=(0, 1, 0, 0))
     grid.add_column("towers")
     for column in ("score", "samples"):
         grid.add_column(column, justify="right")
-    for part in ablations:
-        grid.add_row(" + ".join(part.towers), f"{compute_mean_score(tasks, part.scores):.3f}", str(part.samples))
+    for ablation in ablations:
+        score = compute_mean_score(tasks, ablation.scores)
+        grid.add_row(" + ".join(ablation.towers), f"{score:.3f}", str(ablation.samples))
     return grid
