@@ -144,7 +144,7 @@ def _export_and_verify(
     scores = evaluate(network.tasks, *reference, make_slice_masks(data.table, "test"))
 
     # Several towers: scores for every subset of the inputs.
-    ablations, gate_weights = run_modality_ablation(compressed, test, run_whole_model=bool(plan.compressions))
+    ablations, gate_weights = run_modality_ablation(compressed, test, run_full_model=bool(plan.compressions))
 
     # Formats that choose layers by the score use validation samples; the test split only judges.
     servable = with_validation_gate(plan.exports.values(), data, servable, plan.workdir, run.verify.max_drop)

@@ -1,1 +1,1 @@
-"""The report of a run, as a page and in the terminal."""
+"""Report of a run: the page report.html and the summary in the terminal."""

@@ -1,4 +1,4 @@
-"""Held-out pictures for the report, with what is in them and what was found, right and wrong."""
+"""Example test images for the report: ground truth and predictions of detection and segmentation heads."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,59 +12,67 @@ from tfx_finetune.training.feature_cache import FeatureStore
 from tfx_finetune.types.aliases import Batch
 from tfx_finetune.types.components import Task
 
-# Of each head: those that went worst, and some from the worst to the best.
+# Per head: the images with the lowest scores, and others evenly spaced from the lowest to the highest score.
 _NUM_WORST, _NUM_SPREAD = 8, 8
 
 
 def collect_examples(data: Data, test: FeatureStore, targets: Batch, outputs: Batch) -> list[LocalizationExample]:
-    """Pictures of every head that finds things in them: the worst first, then others, evenly from worse to better.
+    """Return example images of every detection and segmentation head, lowest scores first.
 
     Args:
-        data: The samples.
+        data: Data of the run.
         test: Prepared test samples.
-        targets: By head.
-        outputs: What was found in them, `<head>/scores`.
+        targets: Targets by head, (n, ...).
+        outputs: Decoded outputs `<head>/scores` of the trained model, (n, ...).
     """
     files = data.table.file[data.table.split == "test"]
-    found = []
+    examples = []
     for head, task in data.tasks.items():
-        if task.localization:
-            right = task.per_sample_score(targets[head], outputs[f"{head}/scores"])
-            for row in _select_rows(right):
-                seen = next(iter(test.inputs[0].values()))[row]
-                truth, said = targets[head][row], outputs[f"{head}/scores"][row]
-                found.append(
-                    LocalizationExample(
-                        pictures=(_draw_jpeg(task, seen, truth, True), _draw_jpeg(task, seen, said, False)),
-                        file=str(files[row]),
-                        truth=_format_truth(data, task, row),
-                        predicted=_format_predicted(task.format_prediction(said)),
-                        score=float(right[row]),
-                        head=head,
-                    )
+        if not task.localization:
+            continue
+        truths, predictions = targets[head], outputs[f"{head}/scores"]
+        image_scores = task.per_sample_score(truths, predictions)
+        for row in _select_rows(image_scores):
+            image = next(iter(test.inputs[0].values()))[row]
+            examples.append(
+                LocalizationExample(
+                    images=(
+                        _draw_jpeg(task, image, truths[row], is_truth=True),
+                        _draw_jpeg(task, image, predictions[row], is_truth=False),
+                    ),
+                    file=str(files[row]),
+                    truth=_format_truth(data, task, row),
+                    predicted=_format_predicted(task.format_prediction(predictions[row])),
+                    score=float(image_scores[row]),
+                    head=head,
                 )
-    return found
+            )
+    return examples
 
 
-def _select_rows(right: np.ndarray) -> list[int]:
-    order = np.argsort(right, kind="stable")
+def _select_rows(image_scores: np.ndarray) -> list[int]:
+    """Return the rows of the lowest scores, then rows evenly spaced over the remaining scores."""
+    order = np.argsort(image_scores, kind="stable")
     rest = order[_NUM_WORST:]
     spread = np.unique(np.linspace(0, len(rest) - 1, min(_NUM_SPREAD, len(rest))).round().astype(int))
     return [int(row) for row in (*order[:_NUM_WORST], *rest[spread])]
 
 
-def _draw_jpeg(task: Task, image: np.ndarray, content: np.ndarray, truth: bool) -> bytes:
+def _draw_jpeg(task: Task, image: np.ndarray, annotation: np.ndarray, is_truth: bool) -> bytes:
+    """Draw a target or a prediction on an image and return it as a JPEG file."""
     if task.localization is None:
-        raise ValueError("a head that finds nothing in pictures")
-    pixels = task.localization.draw(np.asarray(image).astype(np.uint8), np.asarray(content), truth)
+        raise ValueError("only detection and segmentation heads can be drawn")
+    pixels = task.localization.draw(np.asarray(image).astype(np.uint8), np.asarray(annotation), is_truth)
     return bytes(tf.io.encode_jpeg(pixels, quality=85).numpy())
 
 
 def _format_truth(data: Data, task: Task, row: int) -> str:
-    held = data.table.columns[task.column][data.table.split == "test"]
-    return ", ".join(dict.fromkeys(filter(None, held[row].split("\n")))) or "nothing"
+    """Return the true class names of a test sample, or `nothing`."""
+    labels = data.table.columns[task.column][data.table.split == "test"]
+    return ", ".join(dict.fromkeys(filter(None, labels[row].split("\n")))) or "nothing"
 
 
 def _format_predicted(record: Mapping[str, Any]) -> str:
+    """Return the predicted class names of a formatted prediction, or `nothing`."""
     label = record["label"]
     return (", ".join(dict.fromkeys(label)) if isinstance(label, list) else str(label)) or "nothing"

@@ -1,4 +1,4 @@
-"""What a head scored on held-out samples, as report.html shows it: plain data."""
+"""Test results of one head, as report.html displays them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,23 +8,31 @@ import numpy as np
 from tfx_finetune.report.plots import Plot, plot_precision_recall
 
 MAX_CONFUSED_PAIRS = 20
+"""Maximum number of confused class pairs on the page."""
 ERROR_DESCRIPTIONS = {
-    "class": "the place is right, the class is another",
-    "localization": "the class is right, the box lies badly (IoU 0.1 to 0.5)",
-    "both": "near an object of another class",
-    "duplicate": "an object that a surer box has already",
-    "background": "nothing is there",
-    "missed": "an object about which no box is right or nearly so",
+    "class": "correct box, wrong class",
+    "localization": "correct class, IoU 0.1 to 0.5",
+    "both": "wrong class, IoU 0.1 to 0.5",
+    "duplicate": "correct, but the object is matched by a box with a higher score",
+    "background": "IoU below 0.1 with every object",
+    "missed": "object without a correct, misclassified or mislocalized box",
 }
-"""What can be wrong with boxes, the ends of the names of scores: see `tasks/error_analysis.py`."""
+"""Description of each TIDE error type (arXiv 2008.08115); see `tasks/error_analysis.py`."""
 _ERROR_PREFIX = "error_"
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class is told from the others.
+    """Test scores of one class.
 
-    `average_precision` where the head ranks, as tagging and detection do; `iou` where it tells pixels.
+    Attributes:
+        name: Name of the class.
+        precision: float in [0, 1].
+        recall: float in [0, 1].
+        f1: float in [0, 1].
+        support: int >= 0. Number of test samples (or pixels) of the class.
+        average_precision: float in [0, 1]; None if the head ranks no samples or boxes.
+        iou: float in [0, 1]. Intersection over union; None if the head does not segment.
     """
 
     name: str
@@ -38,7 +46,14 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """Two classes, how many samples of the first were taken for the second, and their share of the first's."""
+    """Pair of classes that a head confuses.
+
+    Attributes:
+        truth: True class.
+        predicted: Predicted class.
+        count: int > 0. Number of test samples.
+        fraction: float in (0, 1]. `count` divided by the number of test samples of the true class.
+    """
 
     truth: str
     predicted: str
@@ -48,18 +63,18 @@ class ConfusedPair:
 
 @dataclass(frozen=True, eq=False)
 class HeadResult:
-    """What one head scored on the held-out samples.
+    """Test results of one head.
 
     Attributes:
-        name: Its name.
-        score: Name of the score that it is judged by, a key of `scores`.
-        scores: Every score by name.
-        interval: 95 % interval of `score`.
+        name: Name of the head.
+        monitor: Name of the main metric, a key of `scores`.
+        scores: Scores by metric name.
+        interval: 95% confidence interval of the main metric as (low, high); None if it is unknown.
         classes: Class names, in the order of `confusion`.
-        confusion: Counts, (classes, classes), rows are the truth; None where a sample may have several classes.
-        counted: What those and the support of a class are, where that is not samples.
-        per_class: One row a class.
-        curves: Precision at rising recalls by class, where the head finds objects.
+        confusion: int array (classes, classes). Confusion matrix, rows are true classes; None for multi-label heads.
+        per_class: Scores of each class.
+        count_unit: Unit of the confusion matrix and of the support, such as `pixels`; empty for samples.
+        curves: Precision at evenly spaced recalls from 0 to 1, by class; empty if the head detects no objects.
     """
 
     name: str
@@ -74,12 +89,12 @@ class HeadResult:
 
     @property
     def classes_by_f1(self) -> list[ClassScore]:
-        """The classes by F1, those without a held-out sample last."""
+        """Scores of the classes by ascending F1; classes without a test sample come last."""
         return sorted(self.per_class, key=lambda row: (row.support == 0, row.f1))
 
     @property
     def other_scores(self) -> dict[str, float]:
-        """The scores without that which it is judged by, and without what is wrong with boxes."""
+        """Scores without the main metric and without detection errors."""
         return {
             key: value
             for key, value in self.scores.items()
@@ -88,22 +103,20 @@ class HeadResult:
 
     @property
     def errors(self) -> list[tuple[str, str, float]]:
-        """What is wrong with the boxes that were found: the kind, what that means, and how many there are an object."""
-        found = {
-            key.removeprefix(_ERROR_PREFIX): share
-            for key, share in self.scores.items()
-            if key.startswith(_ERROR_PREFIX)
+        """Detection errors: `(error type, description, errors per ground-truth object)`."""
+        rates = {
+            key.removeprefix(_ERROR_PREFIX): rate for key, rate in self.scores.items() if key.startswith(_ERROR_PREFIX)
         }
-        return [(kind, ERROR_DESCRIPTIONS.get(kind, ""), share) for kind, share in found.items()]
+        return [(kind, ERROR_DESCRIPTIONS.get(kind, ""), rate) for kind, rate in rates.items()]
 
     @property
     def precision_recall_plot(self) -> Plot | None:
-        """Its curves, drawn; nothing where it has none."""
+        """Plot of the precision-recall curves; None if the head has no curves."""
         return plot_precision_recall(self.name, self.curves) if self.curves else None
 
     @property
     def most_confused_pairs(self) -> list[ConfusedPair]:
-        """The pairs of classes that were confused most often, beginning with the worst."""
+        """Pairs of classes by descending number of confusions, up to `MAX_CONFUSED_PAIRS`."""
         if self.confusion is None:
             return []
         counts = np.asarray(self.confusion)

@@ -1,6 +1,6 @@
-"""STATION: report.html, all that a run found out, on one page that needs no network.
+"""Render report.html and data.html as single files that load nothing from the network.
 
-Whatever a class or a file may be called is shown as text.
+Class names and file names are escaped: whatever they contain is displayed as text.
 """
 
 import base64
@@ -14,35 +14,57 @@ from markupsafe import Markup
 from tfx_finetune.core import files
 from tfx_finetune.report.page import MAX_MISTAKES, Report
 
+_MIME_TYPES = {b"\x89P": "image/png", b"\xff\xd8": "image/jpeg", b"RI": "audio/wav"}
+"""MIME type of a file by its first two bytes."""
+
 
 def to_data_url(content: bytes) -> str:
-    """An encoded picture or sound as a data address."""
-    kinds = {b"\x89P": "image/png", b"\xff\xd8": "image/jpeg", b"RI": "audio/wav"}
-    return f"data:{kinds[content[:2]]};base64,{base64.b64encode(content).decode()}"
+    r"""Return the bytes of an encoded file as a `data:` URL.
+
+    Args:
+        content: bytes of a PNG, JPEG or WAV file.
+
+    Examples:
+        >>> to_data_url(b"\xff\xd8\xff")
+        'data:image/jpeg;base64,/9j/'
+    """
+    return f"data:{_MIME_TYPES[content[:2]]};base64,{base64.b64encode(content).decode()}"
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Writes the report as one HTML file that loads nothing; the same report gives the same bytes."""
-    write_page(path, "report.html.j2", report=report, most_mistakes=MAX_MISTAKES)
+    """Write the report of a run as one HTML file; equal reports give equal bytes.
+
+    Args:
+        path: Path of the HTML file.
+        report: Content of the page.
+    """
+    write_page(path, "report.html.j2", report=report, max_mistakes=MAX_MISTAKES)
 
 
 def write_page(path: Path, template: str, **values: object) -> None:
-    """Writes what a template makes of these values as one HTML file that loads nothing."""
+    """Render a template as one HTML file that loads nothing from the network.
+
+    Args:
+        path: Path of the HTML file.
+        template: File name of a template in `report/templates/`.
+        **values: Variables of the template.
+    """
     environment = _make_environment()
     script = environment.get_template("report.js").render()
-    # The page allows this script alone and no address at all, should a name ever slip through as markup.
+    # The content security policy of the page allows this script only and no URL, in case a name is not escaped.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = environment.get_template(template).render(script=Markup(script), script_hash=digest, **values)
     with files.write_atomically(path) as draft:
-        # A file name that is not UTF-8 arrives with lone surrogates, which cannot be encoded.
+        # A file name that is not UTF-8 contains lone surrogates, which UTF-8 cannot encode.
         draft.write_bytes(text.encode("utf-8", errors="backslashreplace"))
 
 
 @functools.cache
 def _make_environment() -> Environment:
-    """Templates, which are compiled once."""
-    # Autoescape: class and file names can hold anything.
-    environment = Environment(loader=PackageLoader("tfx_finetune"), autoescape=True, undefined=StrictUndefined)
+    """Return the Jinja environment; it is cached because it compiles every template once."""
+    # Autoescape: class names and file names can contain any characters.
+    loader = PackageLoader("tfx_finetune.report")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters["address"] = to_data_url
+    environment.filters["data_url"] = to_data_url
     return environment

@@ -1,4 +1,4 @@
-"""What a run found out, as report.html shows it: plain data."""
+"""Records that report.html displays; plain data without computations."""
 
 import math
 from collections.abc import Mapping
@@ -11,17 +11,24 @@ from tfx_finetune.report.head_results import HeadResult
 from tfx_finetune.report.plots import Metrics, Plot, plot_learning_curves, plot_trade_off
 from tfx_finetune.types.components import SamplePreview
 
+MAX_MISTAKES = 24
+"""Maximum number of mistakes on the page."""
+
 
 @dataclass(frozen=True)
 class HeadlineScore:
-    """The headline.
+    """Test score of the trained model, the headline of the page.
 
     Attributes:
-        score: The trained model's, in [0, 1].
-        name: Of the score, such as `accuracy`.
-        samples: Held-out samples that it was measured on.
-        noun: What a sample is, in the plural.
-        interval: 95 % interval of the score.
+        score: float in [0, 1]. Test score of the trained model.
+        metric: Name of the metric, such as `accuracy`.
+        samples: int >= 0. Number of test samples.
+        unit: Plural noun for the samples, such as `images`.
+        interval: 95% confidence interval of the score as (low, high); None if it is unknown.
+
+    Examples:
+        >>> print(HeadlineScore(0.859, "accuracy", 192, "images", interval=(0.81, 0.903)))
+        0.859 accuracy on 192 test images (95% CI 0.810 to 0.903)
     """
 
     score: float
@@ -31,13 +38,13 @@ class HeadlineScore:
     interval: tuple[float, float] | None = None
 
     def __str__(self) -> str:
-        known = f" (95 % interval {self.interval[0]:.3f} to {self.interval[1]:.3f})" if self.interval else ""
-        return f"{self.score:.3f} {self.metric.replace('_', ' ')} on {self.samples:,} held-out {self.unit}{known}"
+        interval = f" (95% CI {self.interval[0]:.3f} to {self.interval[1]:.3f})" if self.interval else ""
+        return f"{self.score:.3f} {self.metric.replace('_', ' ')} on {self.samples:,} test {self.unit}{interval}"
 
 
 @dataclass(frozen=True)
 class ClassCount:
-    """Samples of a class in each split."""
+    """Number of samples of one class in each split."""
 
     name: str
     train: int
@@ -47,15 +54,15 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What was learned from.
+    """Summary of the data set of a run.
 
     Attributes:
-        source: Name of the source.
-        splits: Samples by split.
-        classes: Samples by class, for each head.
-        skipped: `(file, reason)` of every sample that could not be used.
-        duplicates: Samples that are exact copies of another one.
-        notes: What a person should know about the data.
+        source: Name of the data source.
+        splits: Number of samples by split.
+        classes: Number of samples of each class and split, by head.
+        skipped_samples: `(file, reason)` of every sample that could not be used.
+        num_duplicates: int >= 0. Number of samples that are exact duplicates of another sample.
+        warnings: Warnings about the data, one sentence each.
     """
 
     source: str
@@ -68,16 +75,16 @@ class DataSummary:
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """What a phase of training did.
+    """Result of one training phase.
 
     Attributes:
-        phase: Its name.
-        seconds: Time it took.
-        trained: Numbers that were trained, of `parameters` in all.
-        parameters: Numbers in the model.
-        metrics: One value an epoch by name: `loss`, `val_loss`, scores with and without `val_`, `learning_rate`.
-        best_epoch: The epoch, counted from 0, of the best validation score; negative for none.
-        kept: What the result of the phase is made of.
+        phase: Name of the phase, such as `frozen` or `finetune`.
+        seconds: float >= 0. Duration of the phase.
+        trained_params: int >= 0. Number of trained parameters.
+        total_params: int >= 0. Number of parameters of the model.
+        metrics: One value per epoch, by name: `loss`, `val_loss`, metrics with and without `val_`, `learning_rate`.
+        best_epoch: int. Epoch (from 0) with the best validation score; negative if there is none.
+        selected: Weights that the phase returned, such as `epoch 5` or an average of epochs, as text.
     """
 
     phase: str
@@ -90,28 +97,29 @@ class PhaseResult:
 
     @property
     def num_epochs(self) -> int:
-        """Epochs that were run."""
+        """Number of epochs that the phase ran."""
         return max(map(len, self.metrics.values()), default=0)
 
     @property
     def plots(self) -> tuple[Plot, ...]:
-        """Its learning curves."""
+        """Learning curves of the phase."""
         return plot_learning_curves(self.phase, self.metrics, self.best_epoch)
 
 
 @dataclass(frozen=True)
 class LocalizationExample:
-    """A held-out picture with what is in it and what a head found.
+    """Test image with its ground truth and the prediction of a detection or segmentation head.
 
     Attributes:
-        pictures: The truth, and what was found, drawn.
-        file: What a person calls the sample.
-        truth, found: The classes, in words.
-        score: How right it is, in [0, 1].
-        head: The head.
+        images: Two JPEG files: the image with the ground truth and the image with the prediction.
+        file: File name of the sample.
+        truth: Class names of the ground truth, as text.
+        predicted: Class names of the prediction, as text.
+        score: float in [0, 1]. Score of the prediction for this image.
+        head: Name of the head.
     """
 
-    pictures: tuple[bytes, bytes]
+    images: tuple[bytes, bytes]
     file: str
     truth: str
     predicted: str
@@ -121,18 +129,18 @@ class LocalizationExample:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A held-out sample that the model got wrong.
+    """Misclassified test sample.
 
     Attributes:
-        exhibits: What there is to see and hear of it.
-        file: What a person calls the sample.
-        truth: Its classes.
-        predicted: The classes that the model gave it.
-        score: How sure of the wrong answer the model was, in [0, 1]; the surest are shown first.
-        top: `(class, score)` of the highest scores.
-        head: The head that erred; shown where there are several.
-        shares: How much each tower counted.
-        language: Of the sample, where it is known.
+        previews: Previews of the inputs of the sample.
+        file: File name of the sample.
+        truth: True class names.
+        predicted: Predicted class names.
+        score: float in [0, 1]. Probability of the top class; the page displays the highest first.
+        top_scores: `(class name, probability)` of the classes with the highest probabilities.
+        head: Name of the head.
+        gate_weights: Weight of each input in a gated fusion, by tower; empty without gates.
+        language: Language of the sample; empty if it is unknown.
     """
 
     previews: tuple[SamplePreview, ...]
@@ -148,7 +156,13 @@ class Mistake:
 
 @dataclass(frozen=True)
 class AblationRow:
-    """The score of a model that is shown some of its inputs alone, on the samples that have one of them."""
+    """Score of a multimodal model that receives a subset of its inputs.
+
+    Attributes:
+        towers: Names of the inputs in the subset.
+        samples: int >= 0. Number of test samples that have at least one of these inputs.
+        score: float in [0, 1]. Score on these samples.
+    """
 
     towers: tuple[str, ...]
     samples: int
@@ -157,42 +171,42 @@ class AblationRow:
 
 @dataclass(frozen=True)
 class ExportRow:
-    """What was found about one exported file, and its name inside the bundle."""
+    """Verification result of an exported file and the file's name in the bundle."""
 
     result: VerificationResult
     file: str
 
     @property
     def is_measured(self) -> bool:
-        """Whether the file gave answers that can be compared."""
+        """True if the file returned outputs that can be compared with the trained model's."""
         return math.isfinite(self.result.difference)
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows.
+    """Content of report.html.
 
     Attributes:
-        title: What the model is about.
-        command: The command line that makes the run again.
+        title: Title of the page, the name of the data.
+        command: Command line that repeats the run.
         config: Text of run.cfg.
-        created: When, as text.
-        seconds: How long it took.
-        environment: Versions, device and threads, by name.
-        seed: Of the run.
-        verdict: The headline.
-        data: What was learned from.
-        phases: Training, in order.
-        heads: What each head scored.
-        mistakes: Samples that the model got wrong, the surest first; `MOST_MISTAKES` are shown.
-        scenes: Pictures with what was found in them.
-        slices: Scores by language and source, where there are several.
-        gaps: Between the worst and the best of them.
-        subsets: Scores by what the model is shown, where it has several towers.
-        shares: How much each tower counted on the mean, where that is known.
-        transfer: How languages did that were learned one after another.
-        exports: The exported files.
-        best: Format of the file that `--constraints` chose.
+        created: Date and time of the report, as text.
+        seconds: float >= 0. Training time.
+        environment: Package versions, device and thread count, by name.
+        seed: Random seed of the run.
+        headline: Test score of the trained model.
+        data: Summary of the data set.
+        phases: Results of the training phases, in order.
+        heads: Test results of each head.
+        mistakes: Misclassified test samples; the page displays up to `MAX_MISTAKES`, highest probability first.
+        examples: Example images of detection and segmentation heads.
+        slices: Scores by language and by source; empty if there is only one.
+        worst_groups: Gap between the worst and the best language or source, for each head.
+        ablations: Scores for every subset of the inputs; empty for models with one tower.
+        gate_weights: Mean weight of each input in a gated fusion, by tower; empty without gates.
+        continual_metrics: Scores of sequential training; None for other strategies.
+        exports: Exported files.
+        selected_format: Format of the file that `--constraints` selected; empty if there is none.
     """
 
     title: str
@@ -218,13 +232,10 @@ class Report:
 
     @property
     def trade_off_svg(self) -> str:
-        """The files by size, score and time, drawn; nothing where there are too few to compare."""
+        """SVG plot of the files by size, score and latency; empty if fewer than two files were measured."""
         points = {
             row.result.format: (row.result.bytes, row.result.score, row.result.latency)
             for row in self.exports
             if row.is_measured and row.result.bytes and row.result.latency
         }
         return plot_trade_off(points, self.headline.metric.replace("_", " ")) if len(points) > 1 else ""
-
-
-MAX_MISTAKES = 24
