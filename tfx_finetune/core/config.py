@@ -174,8 +174,8 @@ class Run:
     )
     backbone: str = option(
         "default",
-        "pretrained backbone; several towers by name: image=efficientnet_lite0(), text=e5_small(); default: the backbone "
-        "of --init, else efficientnet_lite0()",
+        "pretrained backbone; several towers by name: image=efficientnet_lite0(), text=e5_small(); "
+        "default: the backbone of --init, else efficientnet_lite0()",
     )
     init: str = option("", "bundle whose backbone and matching class weights initialize the model")
     add_language: str = option("", "language for which the bundle of --init, trained with --heads_by, gets a new head")

@@ -1,4 +1,4 @@
-"""Packages that only some uses need, and the extra that installs them."""
+"""Imports optional packages, and names the extra that installs a missing one."""
 
 import importlib
 import importlib.util
@@ -7,43 +7,46 @@ from types import ModuleType
 from tfx_finetune.core.errors import UserError
 
 EXTRAS = {
-    "weights": "the weights of EfficientNet-Lite0 to 2, which are downloaded when wanted otherwise",
-    "tune": "tfx_finetune.tune, options found by trials",
-    "data": "the search for wrong labels in tfx_finetune.data",
-    "onnx": "onnx(), files for ONNX Runtime",
-    "openvino": "openvino(), files for OpenVINO",
-    "quantizer": "ai_edge(), TFLite files that are quantized by AI Edge Quantizer",
-    "serve": "tfx_finetune.serve, a bundle on HTTP",
-    "text": "the tokenizers of e5_small(), use_multilingual(), minilm() and keras_hub_text()",
-    "audio": "recordings",
+    "weights": "weights of EfficientNet-Lite0 to 2; without it they are downloaded when needed",
+    "tune": "tfx_finetune.tune, hyper-parameter search",
+    "data": "detection of label errors in tfx_finetune.data",
+    "onnx": "onnx(), export to ONNX Runtime",
+    "openvino": "openvino(), export to OpenVINO",
+    "quantizer": "ai_edge(), TFLite files quantized by AI Edge Quantizer",
+    "serve": "tfx_finetune.serve, predictions over HTTP",
+    "text": "tokenizers of e5_small(), use_multilingual(), minilm() and keras_hub_text()",
+    "audio": "decoding and resampling of recordings",
     "hub": "whisper(), minilm() and keras_hub_text()",
 }
-"""What each extra adds; which packages it installs stands in setup.cfg alone."""
+"""Description of each extra of setup.cfg."""
 
 
 def import_package(name: str, extra: str) -> ModuleType:
-    """An optional package.
+    """Import and return a module of an optional package.
 
     Args:
-        name: Of its module.
-        extra: Of this package, which installs it.
+        name: Name of the module.
+        extra: Name of the extra that installs its package.
 
     Raises:
-        UserError: It is not installed.
+        UserError: If the package is not installed.
     """
     try:
         return importlib.import_module(name)
-    except (ImportError, OSError):  # soundfile may find no libsndfile
+    except (ImportError, OSError):  # soundfile raises OSError without libsndfile
         raise missing_package_error(name, extra) from None
 
 
 def require_packages(extra: str, *names: str) -> None:
-    """Raises a `UserError` where modules of an extra are missing; imports none, which may take seconds."""
+    """Check that modules of an extra are installed, without importing them, which may take seconds.
+
+    Raises:
+        UserError: If a module is not installed.
+    """
     if absent := [name for name in names if importlib.util.find_spec(name) is None]:
         raise missing_package_error(", ".join(absent), extra)
 
 
 def missing_package_error(name: str, extra: str) -> UserError:
-    """What is wrong where a module is missing, and the extra that installs it."""
-    todo = f"pip install 'tfx_finetune[{extra}]'"
-    return UserError("a package that this needs is not installed", got=name, hint=todo)
+    """Return the error for a missing module, with the extra that installs it."""
+    return UserError("A required package is not installed", got=name, hint=f"run: pip install 'tfx_finetune[{extra}]'")

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and their checksums."""
+"""Atomic writes, checksums and sizes of files and folders."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ _PART_SUFFIX = ".part"
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's sorted relative paths and contents, in hexadecimal."""
+    """Return the SHA-256 of a file, or of the sorted relative paths and contents of a folder, in hexadecimal."""
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
@@ -29,12 +29,12 @@ def sha256(path: Path) -> str:
 
 
 def compute_size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Return the bytes of a file, or of all files in a folder."""
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
 
 
 def compute_compressed_size(path: Path) -> int:
-    """Bytes that a file, or the files of a folder, take when deflated, as an archive for download has them."""
+    """Return the bytes of a file, or of all files in a folder, after compression by deflate, as in a ZIP archive."""
     total = 0
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
@@ -44,12 +44,12 @@ def compute_compressed_size(path: Path) -> int:
 
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, moved there if the block succeeds, removed if it does not.
+    """Yield a temporary path that becomes `path` if the block succeeds, and is removed if it fails.
 
-    The block may write a file or a folder there. A reader never sees a half-written `path`.
+    The block may write a file or a folder there. A reader never sees an incomplete `path`.
 
     Raises:
-        UserError: The disk is full; libraries report that in many ways, or not at all.
+        UserError: If the disk is full, which libraries report in many ways, or not at all.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_PART_SUFFIX, dir=path.parent))
@@ -63,16 +63,15 @@ def write_atomically(path: Path) -> Iterator[Path]:
     except Exception as error:
         free = shutil.disk_usage(path.parent).free
         if free < _MIN_FREE_BYTES or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            what = f"no space left for {path.name}"
-            received = f"{free / 1e6:.0f} MB free in {path.parent}"
-            raise UserError(what, got=received, hint="make room, then run the command again") from error
+            message, got = f"The disk has no space left for {path.name}", f"{free / 1e6:.0f} MB free in {path.parent}"
+            raise UserError(message, got=got, hint="free some space, then run the command again") from error
         raise
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 
 
 def remove_stale_parts(folder: Path, seconds: float = 0) -> None:
-    """Removes what killed processes left half-written under a folder and did not touch for so many seconds."""
+    """Remove the temporary folders that killed processes left in a folder and did not change for some seconds."""
     for path in list(folder.rglob(f".*{_PART_SUFFIX}")):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime >= seconds:
@@ -80,15 +79,19 @@ def remove_stale_parts(folder: Path, seconds: float = 0) -> None:
 
 
 def make_writable_folder(path: Path, purpose: str) -> Path:
-    """Makes `path` and returns it.
+    """Create a folder if it does not exist, and return its path.
+
+    Args:
+        path: Path of the folder.
+        purpose: Use of the folder, for the error message.
 
     Raises:
-        UserError: It cannot be made or written.
+        UserError: If the folder cannot be created or written.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             return path
     except OSError as error:
-        todo = "choose another folder or mend its permissions"
-        raise UserError(f"cannot write to the {purpose}", got=f"{path} ({error.strerror})", hint=todo) from None
+        hint = "choose another folder or change its permissions"
+        raise UserError(f"The {purpose} cannot be written", got=f"{path} ({error.strerror})", hint=hint) from None

@@ -1,4 +1,4 @@
-"""The one place that decides precision, XLA, threads and engine from what the machine has."""
+"""Decides precision, XLA, threads and inference engine from the hardware of the machine."""
 
 import functools
 import os
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the machine has, and what follows from it.
+    """Hardware of the machine and the settings that follow from it.
 
     Attributes:
-        device: `cpu`, or the GPU's name.
-        threads: Threads for the work on the CPU.
-        precision: Keras dtype policy in which training runs.
-        jit_compile: Whether XLA compiles training steps. On a CPU XLA ran MobileNetV2 12 times slower.
-        engine: What runs frozen trunks: `litert` on a CPU (4 times faster than Keras there), else `keras`.
+        device: `cpu`, or the name of the GPU.
+        threads: Number of CPU threads.
+        precision: Keras dtype policy of training.
+        jit_compile: True if XLA compiles training steps. On a CPU, XLA ran MobileNetV2 12 times slower.
+        engine: Engine that runs frozen trunks: `litert` on a CPU, where it is 4 times faster than Keras, else `keras`.
     """
 
     device: str
@@ -26,11 +26,11 @@ class Hardware:
 
 @functools.cache
 def detect() -> Hardware:
-    """Looks at the machine, once."""
+    """Detect the hardware; the result is cached for the process."""
     import tensorflow as tf
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # TensorFlow's own variable; all else keeps to it too.
+    # The environment variable of TensorFlow limits the threads of all other work as well.
     threads = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or cores)
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:

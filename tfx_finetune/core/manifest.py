@@ -1,4 +1,4 @@
-"""A bundle's manifest.json: what was verified, read and checked without opening any of its files."""
+"""Reads and checks the manifest.json of a bundle without opening its model files."""
 
 import json
 from pathlib import Path
@@ -8,68 +8,68 @@ from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError
 
 VERSION = 2
-"""Of the manifest's form; a bundle of another version is refused."""
+"""Version of the manifest format; bundles of other versions are refused."""
 
 
 def require_bundle_path(path: str | Path) -> Path:
-    """The folder that a command is told of as its bundle.
+    """Return the path of `--bundle` with `~` expanded.
 
     Raises:
-        UserError: It is told of none.
+        UserError: If the path is empty.
     """
     if not path:
-        raise UserError("no bundle given", hint="say --bundle=FOLDER, the folder bundle/ of a finished run")
+        raise UserError("No bundle given", hint="say --bundle=FOLDER, the folder bundle/ of a finished run")
     return Path(path).expanduser()
 
 
 def read_manifest(path: str | Path) -> tuple[Path, dict[str, Any]]:
-    """Reads a bundle's manifest and checks that every file is there and unchanged.
+    """Read the manifest of a bundle and check that all files exist and have their checksums.
 
     Returns:
-        The bundle's folder, and the manifest.
+        The folder of the bundle, and the manifest.
 
     Raises:
-        UserError: None is given, it is no bundle, or a file is missing or altered.
+        UserError: If the folder is not a bundle, or a file is missing or changed.
     """
     path = require_bundle_path(path)
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         version = manifest["version"]
     except (OSError, ValueError, KeyError, TypeError):
-        todo = "name the folder bundle/ of a finished run"
-        raise UserError("not a bundle (it has no readable manifest.json)", got=path, hint=todo) from None
+        hint = "name the folder bundle/ of a finished run"
+        raise UserError("The folder has no readable manifest.json and is not a bundle", got=path, hint=hint) from None
     if version != VERSION:
-        todo = "use the tfx_finetune that wrote it"
-        raise UserError("a bundle of another version", got=version, expected=VERSION, hint=todo)
+        hint = "use the version of tfx_finetune that wrote it"
+        raise UserError("The bundle has another version", got=version, expected=VERSION, hint=hint)
     if "verified" not in manifest:
-        raise UserError("a bundle whose run has not finished", got=path, hint="run its command again")
+        raise UserError("The run of the bundle has not finished", got=path, hint="run its command again")
     for name, digest in manifest["sha256"].items():
         if not (path / name).is_file():
-            raise UserError("a file of the bundle is missing", got=path / name, hint="run its command again")
+            raise UserError("A file of the bundle is missing", got=path / name, hint="run its command again")
         if files.sha256(path / name) != digest:
-            todo = "it is not what was verified; run its command again"
-            raise UserError("a file of the bundle was altered", got=path / name, hint=todo)
+            hint = "run its command again: the file is not the verified one"
+            raise UserError("A file of the bundle was changed", got=path / name, hint=hint)
     return path, manifest
 
 
 def read_network_manifest(path: str | Path, purpose: str) -> tuple[Path, dict[str, Any]]:
-    """As `opened`, of a bundle whose Keras file is to be taken apart: `<path>/model.keras`, by manifest["network"].
+    """Read the manifest of a bundle from whose `model.keras` layers are taken by name; see `read_manifest`.
 
     Args:
-        path: The bundle's folder.
-        purpose: What wants it, for messages.
+        path: Folder of the bundle.
+        purpose: Option that needs the layers, such as `--init`, for error messages.
 
     Raises:
-        UserError: There is no such bundle, or it has no Keras file or does not say what this is made of.
+        UserError: If the folder is not a bundle, or the bundle has no Keras file, no layer names, or is compressed.
     """
     path, manifest = read_manifest(path)
     if "keras" not in manifest["files"]:
-        todo = f"python -m tfx_finetune.export --bundle={path} --exports=keras_file() writes it"
-        what = f"{purpose} needs the bundle's Keras file, which holds the weights"
-        raise UserError(what, got=f"{path} has {', '.join(manifest['files'])}", hint=todo)
+        hint = f'run: python -m tfx_finetune.export --bundle={path} --exports="keras_file()"'
+        message = f"{purpose} needs a bundle with a Keras file, which holds the weights"
+        raise UserError(message, got=f"{path} has {', '.join(manifest['files'])}", hint=hint)
     if manifest.get("compress"):
-        what = f"{purpose} cannot take a compressed model, whose normalization is folded away"
-        raise UserError(what, got=f"{path} ({manifest['compress']})", hint="train it without --compress")
+        message = f"{purpose} cannot use a compressed model, whose batch normalization is folded"
+        raise UserError(message, got=f"{path} ({manifest['compress']})", hint="train it without --compress")
     if "network" not in manifest:
         what = "a bundle that does not say what its network is made of"
         raise UserError(what, got=path, hint="run its command again in another work folder")

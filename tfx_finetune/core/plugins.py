@@ -1,4 +1,4 @@
-"""Components from outside of this package: modules that register them when they are imported."""
+"""Imports plug-ins: modules outside the package that register components when they are imported."""
 
 import importlib
 import sys
@@ -7,29 +7,34 @@ from pathlib import Path
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError
 
-HELP = "modules to import first, separated by commas; they register components of their own"
+HELP = "modules to import first, separated by commas, which register additional components"
 
 
 def load(names: str) -> None:
-    """Imports the modules of a comma-separated list.
+    """Import the modules of a comma-separated list.
 
     Raises:
-        UserError: There is no such module.
+        UserError: If a module cannot be imported.
     """
     for name in parse_names(names):
         try:
             importlib.import_module(name)
         except ImportError as error:
-            todo = "is it installed, or in this folder?"
-            raise UserError("cannot import a plug-in", got=f"{name} ({error})", hint=todo) from None
+            hint = "install it, or run the command in its folder"
+            raise UserError("A plug-in cannot be imported", got=f"{name} ({error})", hint=hint) from None
 
 
 def compute_digests(names: str) -> dict[str, str]:
-    """SHA-256 of the file of each module: what its earlier text gave is not taken for what it gives now."""
-    found = {name: getattr(sys.modules[name], "__file__", None) for name in parse_names(names)}
-    return {name: files.sha256(Path(file)) for name, file in found.items() if file}
+    """Return the SHA-256 of the file of each module, by which cached results of an older version are recognized."""
+    paths = {name: getattr(sys.modules[name], "__file__", None) for name in parse_names(names)}
+    return {name: files.sha256(Path(path)) for name, path in paths.items() if path}
 
 
 def parse_names(names: str) -> list[str]:
-    """The modules of a comma-separated list, each once."""
+    """Return the modules of a comma-separated list without duplicates.
+
+    Examples:
+        >>> parse_names("a, b,,a")
+        ['a', 'b']
+    """
     return list(dict.fromkeys(name for part in names.split(",") if (name := part.strip())))

@@ -1,8 +1,9 @@
-"""How fast LiteRT files are and how much memory they take, each in a process that does nothing else.
+"""Measures speed and memory of LiteRT files, each in a process of its own.
 
     python -m tfx_finetune.core.probe 50 1,2 model.tflite model_int8.tflite
 
-prints one JSON line a file and number of threads. This process holds no TensorFlow, which would hide what a file takes.
+The command prints one JSON line per file and number of threads. The process does not import TensorFlow, whose memory
+would hide the memory of a file.
 """
 
 import importlib
@@ -18,31 +19,31 @@ from typing import Any
 
 
 def probe(paths: Sequence[Path], threads: Sequence[int], repeats: int) -> list[dict[str, Any]]:
-    """Measures LiteRT files on random input, which takes as long as any other.
+    """Measure LiteRT files on random input.
 
     Args:
-        paths: The files; one that does not run is left out.
-        threads: Numbers of threads to measure with.
-        repeats: Calls, after one that warms up.
+        paths: Paths of the files; a file that does not run is skipped.
+        threads: Numbers of threads.
+        repeats: Number of timed calls, after one call for warmup.
 
     Returns:
-        For each file and number of threads: `path`, `threads`, and what `measure` gives.
+        For each file and number of threads: `path`, `threads`, and the values of `measure`.
     """
     command = [sys.executable, "-m", "tfx_finetune.core.probe", str(repeats), ",".join(map(str, threads))]
-    found = subprocess.run([*command, *map(str, paths)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
-    return [json.loads(line) for line in found.stdout.splitlines()]
+    child = subprocess.run([*command, *map(str, paths)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    return [json.loads(line) for line in child.stdout.splitlines()]
 
 
 def measure(open_fn: Callable[[], Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Speed and memory, by name.
+    """Measure speed and memory of a function.
 
     Args:
-        start: Opens what is measured, and returns the call.
-        repeats: Calls, after one that warms up.
+        open_fn: Opens the model and returns the function to measure.
+        repeats: Number of timed calls, after one call for warmup.
 
     Returns:
-        `opening` and `latency` in milliseconds (of a call, the median; 90 % are faster than `latency_p90`), and the
-        `memory` in MB that both took.
+        `opening`, the milliseconds of `open_fn`; `latency` and `latency_p90`, median and 90th percentile of the
+        milliseconds of a call; `memory`, the MB by which the peak memory of the process grew.
     """
     before, started = get_peak_memory(), time.perf_counter()
     call = open_fn()
@@ -57,7 +58,7 @@ def measure(open_fn: Callable[[], Callable[[], Any]], repeats: int) -> dict[str,
 
 
 def measure_latencies(call: Callable[[], Any], repeats: int) -> list[float]:
-    """Milliseconds of each of so many calls, after one that warms up."""
+    """Return the milliseconds of each of `repeats` calls, after one call for warmup."""
     call()
     times = []
     for _ in range(repeats):
@@ -68,10 +69,10 @@ def measure_latencies(call: Callable[[], Any], repeats: int) -> list[float]:
 
 
 def get_peak_memory() -> float:
-    """Largest memory that this process has had, in MB."""
+    """Return the peak memory of this process in MB."""
     status = Path("/proc/self/status")
     if status.exists():
-        # What getrusage says begins with the size of the process that started this one.
+        # The value of getrusage includes the size of the parent process before exec.
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1000
     import resource
@@ -95,20 +96,20 @@ def _open_interpreter(path: str, threads: int) -> Callable[[], Any]:
 
 
 def main() -> None:
-    """Measures the files of the command line."""
-    # Its own import is not the files' memory.
+    """Measure the files of the command line."""
+    # The imports must not count as memory of a file.
     for module in ("ai_edge_litert.interpreter", "numpy"):
         importlib.import_module(module)
     repeats, threads = int(sys.argv[1]), [int(number) for number in sys.argv[2].split(",")]
     for path in sys.argv[3:]:
         for number in threads:
-            # A copy of this process for each: what one file took is not given back for the next.
+            # Each measurement runs in a fork, since a process does not return memory to the system.
             if hasattr(os, "fork") and (child := os.fork()):
                 os.waitpid(child, 0)
                 continue
             try:
-                found = measure(lambda path=path, number=number: _open_interpreter(path, number), repeats)  # type: ignore[misc]
-                print(json.dumps({"path": path, "threads": number} | found), flush=True)
+                values = measure(lambda path=path, number=number: _open_interpreter(path, number), repeats)  # type: ignore[misc]
+                print(json.dumps({"path": path, "threads": number} | values), flush=True)
             finally:
                 if hasattr(os, "fork"):
                     os._exit(0)

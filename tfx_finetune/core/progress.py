@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar with the time left, or one plain line a stage where there is no terminal."""
+"""Progress of a run: a bar with the remaining time on a terminal, else one line per stage."""
 
 import contextlib
 import sys
@@ -12,39 +12,44 @@ _console = Console(stderr=True)
 
 
 def log(line: str) -> None:
-    """Prints one line to standard error, above any bar."""
+    """Print a line to standard error, above the progress bar."""
     _console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def shorten_list(names: Iterable[str], max_items: int = 6) -> str:
-    """Names as a list, at most so many, then the number of those left out."""
-    every = list(names)
-    left = len(every) - max_items
-    return ", ".join(every[:max_items]) + (f" and {left} more" if left > 0 else "")
+    """Return names separated by commas; after `max_items` names, the number of the remaining ones.
+
+    Examples:
+        >>> shorten_list("abcd", max_items=2)
+        'a, b and 2 more'
+    """
+    items = list(names)
+    remaining = len(items) - max_items
+    return ", ".join(items[:max_items]) + (f" and {remaining} more" if remaining > 0 else "")
 
 
 @contextlib.contextmanager
 def bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """Shows the progress of a stage.
+    """Show the progress of a stage.
 
     Args:
-        title: What the stage does.
-        total: Steps in all, None where that is not known.
+        title: Name of the stage.
+        total: Number of steps; None if it is unknown.
 
     Yields:
-        `advance(steps=1, note="")`, to be called as steps are done; the note stands beside the bar.
+        Function `advance(steps=1, note="")` that moves the bar forward and shows the note beside it.
     """
-    started, last = time.monotonic(), ""
+    started, last_note = time.monotonic(), ""
     columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    left = (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-    progress = Progress(*columns, *left, console=_console, transient=True, disable=not sys.stderr.isatty())
+    remaining = (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    progress = Progress(*columns, *remaining, console=_console, transient=True, disable=not sys.stderr.isatty())
 
     def advance(steps: int = 1, note: str = "") -> None:
-        nonlocal last
-        last = note or last
-        progress.update(task, advance=steps, note=last)
+        nonlocal last_note
+        last_note = note or last_note
+        progress.update(task, advance=steps, note=last_note)
 
     with progress:
         task = progress.add_task(title, total=total, note="")
         yield advance
-    log(f"{title:<9} {time.monotonic() - started:6.1f} s  {last}".rstrip())
+    log(f"{title:<9} {time.monotonic() - started:6.1f} s  {last_note}".rstrip())

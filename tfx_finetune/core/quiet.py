@@ -1,4 +1,4 @@
-"""Keeps from the terminal what others write there and our user need not read."""
+"""Suppresses the terminal output of other libraries."""
 
 import contextlib
 import logging
@@ -11,31 +11,31 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def capture_output() -> Iterator[Callable[[], str]]:
-    """Keeps what C++ code writes to the terminal, past Python's streams; yields a function that returns it."""
+    """Capture the output of C++ code, which bypasses the streams of Python; yields a function that returns the text."""
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = [os.dup(descriptor) for descriptor in (1, 2)]
+    originals = [os.dup(descriptor) for descriptor in (1, 2)]
     with tempfile.NamedTemporaryFile() as log:
         try:
             for descriptor in (1, 2):
                 os.dup2(log.fileno(), descriptor)
             yield lambda: Path(log.name).read_text(errors="replace")
         finally:
-            for descriptor, original in zip((1, 2), kept, strict=True):
+            for descriptor, original in zip((1, 2), originals, strict=True):
                 os.dup2(original, descriptor)
                 os.close(original)
 
 
 @contextlib.contextmanager
 def filter_log(logger: str, text: str) -> Iterator[None]:
-    """Keeps lines that have a text out of a log."""
+    """Drop the log records that contain a text."""
     log = logging.getLogger(logger)
 
-    def wanted(record: logging.LogRecord) -> bool:
+    def is_other(record: logging.LogRecord) -> bool:
         return text not in record.getMessage()
 
-    log.addFilter(wanted)
+    log.addFilter(is_other)
     try:
         yield
     finally:
-        log.removeFilter(wanted)
+        log.removeFilter(is_other)

@@ -1,4 +1,4 @@
-"""Registries: a folder of components, looked up by name, each component's signature being its schema."""
+"""Registry of component factories: their signatures are the schema of spec strings."""
 
 import importlib
 import inspect
@@ -14,14 +14,23 @@ Factory = Callable[..., Any]
 
 
 class Registry(Mapping[str, Factory]):
-    """Component factories by name.
+    """Mapping from names to component factories.
 
-    A factory's positional-only parameters are its context: what the caller hands it (labels, a weight card).
-    All its other parameters are what a user may write in a spec; their annotations are checked.
+    The positional-only parameters of a factory are its context, which the caller passes (labels, weight configuration).
+    All other parameters are the options of a spec; their annotations are checked.
 
     Args:
-        kind: What an entry is called in messages, such as `backbone`.
-        packages: Packages whose import registers the entries; imported at the first look-up.
+        kind: Kind of the components, such as `backbone`, for error messages.
+        packages: Packages or modules whose import registers the components; imported at the first look-up.
+
+    Examples:
+        >>> from tfx_finetune.core.spec import parse_spec
+        >>> registry = Registry("augment")
+        >>> @registry.register
+        ... def flip(*, probability: float = 0.5) -> float:
+        ...     return probability
+        >>> registry.build(parse_spec("flip(probability=0.1)"))
+        0.1
     """
 
     def __init__(self, kind: str, *packages: str) -> None:
@@ -32,12 +41,12 @@ class Registry(Mapping[str, Factory]):
         self._modalities: dict[str, str] = {}
 
     def register(self, factory: Factory, name: str = "", modality: str = "image") -> Factory:
-        """Adds `factory` under its own name or `name`; usable as a decorator.
+        """Register a factory and return it; usable as a decorator.
 
         Args:
-            factory: The component.
-            name: Its name; by default the factory's.
-            modality: Of what it takes, for backbones and augments.
+            factory: Factory of the component.
+            name: Name of the component; default: the name of the factory.
+            modality: Modality of the input, for backbones and augments.
         """
         name = name or factory.__name__
         if name in self._factories:
@@ -47,28 +56,28 @@ class Registry(Mapping[str, Factory]):
         return factory
 
     def register_for(self, modality: str) -> Callable[[Factory], Factory]:
-        """Decorator that registers a factory for a modality."""
+        """Return a decorator that registers a factory for a modality."""
         return lambda factory: self.register(factory, modality=modality)
 
     def get_modality(self, name: str) -> str:
-        """The modality that an entry was registered for.
+        """Return the modality that a component was registered for.
 
         Raises:
-            UserError: There is no such entry.
+            UserError: If there is no such component.
         """
         self[name]  # raises for an unknown name
         return self._modalities[self._aliases.get(name, name)]
 
     def add_alias(self, spelling: str, name: str) -> None:
-        """Accepts another spelling of an entry; it is not listed."""
+        """Accept another spelling of a component, which is not listed."""
         self._aliases[spelling] = name
 
     def __getitem__(self, name: str) -> Factory:
         self._load()
         name = self._aliases.get(name, name)
         if name not in self._factories:
-            todo = did_you_mean(name, self._factories)
-            raise UserError(f"unknown {self.kind}", got=name, expected=sorted(self._factories), hint=todo)
+            hint = did_you_mean(name, self._factories)
+            raise UserError(f"Unknown {self.kind}", got=name, expected=sorted(self._factories), hint=hint)
         return self._factories[name]
 
     def __contains__(self, name: object) -> bool:
@@ -84,42 +93,43 @@ class Registry(Mapping[str, Factory]):
         return len(self._factories)
 
     def get_signature(self, name: str) -> inspect.Signature:
-        """What a user may write: the factory's signature without its context."""
+        """Return the signature of a factory without its context: the options of a spec."""
         signature = inspect.signature(self[name])
-        kept = [p for p in signature.parameters.values() if p.kind is not p.POSITIONAL_ONLY]
-        return signature.replace(parameters=kept)
+        options = [p for p in signature.parameters.values() if p.kind is not p.POSITIONAL_ONLY]
+        return signature.replace(parameters=options)
 
     def format_usage(self, name: str) -> str:
-        """An entry as a user may write it, with types and defaults: `flip(probability: float = 0.5)`."""
+        """Return a component with the types and defaults of its options: `flip(probability: float = 0.5)`."""
         signature = self.get_signature(name).replace(return_annotation=inspect.Signature.empty)
         return f"{name}{signature}".replace(f"{Spec.__module__}.", "")
 
     def resolve_options(self, spec: Spec) -> dict[str, Any]:
-        """Returns all options of `spec`, defaults included.
+        """Return all options of a spec, with defaults.
 
         Raises:
-            UserError: The name is unknown, or an option is unknown, missing or of a wrong type.
+            UserError: If the name is unknown, or an option is unknown, missing or of the wrong type.
         """
         signature = self.get_signature(spec.name)
         usage = self.format_usage(spec.name)
         for key in spec.kwargs:
             if key not in signature.parameters:
-                todo = did_you_mean(key, signature.parameters)
-                raise UserError(f"unknown option of {self.kind} {spec.name}", got=key, expected=usage, hint=todo)
+                hint = did_you_mean(key, signature.parameters)
+                raise UserError(f"Unknown option of {self.kind} {spec.name}", got=key, expected=usage, hint=hint)
         try:
             bound = signature.bind(*spec.args, **spec.kwargs)
         except TypeError as error:
-            raise UserError(f"{self.kind} {spec.name}: {error}", got=spec, expected=usage) from None
+            message = f"Invalid options of {self.kind} {spec.name} ({error})"
+            raise UserError(message, got=spec, expected=usage) from None
         hints = typing.get_type_hints(self[spec.name])
         for key, value in bound.arguments.items():
             if key in hints and not _matches_type(value, hints[key]):
-                shown = inspect.formatannotation(signature.parameters[key].annotation)
-                raise UserError(f"wrong value for {key} of {self.kind} {spec.name}", got=repr(value), expected=shown)
+                expected = inspect.formatannotation(signature.parameters[key].annotation)
+                raise UserError(f"Wrong value for {key} of {self.kind} {spec.name}", got=repr(value), expected=expected)
         bound.apply_defaults()
         return dict(bound.arguments)
 
     def build(self, spec: Spec, *context: Any) -> Any:
-        """Calls the factory that `spec` names with `context` and the spec's options."""
+        """Call the factory that a spec names with the context and the options of the spec."""
         return self[spec.name](*context, **self.resolve_options(spec))
 
     def _load(self) -> None:

@@ -1,7 +1,7 @@
-"""Spec strings: `zero_shot(key=value)`, the form in which flags and files name a component.
+"""Spec strings such as `name(option=value)`, by which flags and files name a component and its options.
 
-They are parsed by Python's own `ast`; values are literals or further specs, nothing is evaluated.
-`str(spec)` parses back to an equal spec.
+Python's `ast` module parses them. Values are literals or specs; nothing is evaluated. `str(spec)` parses to an equal
+spec.
 """
 
 import ast
@@ -14,46 +14,77 @@ from tfx_finetune.core.errors import UserError
 
 @dataclass(frozen=True)
 class Spec:
-    """A component's name and the options given to it."""
+    """Name of a component and its options.
+
+    Examples:
+        >>> str(Spec("tflite", (), {"quantize": "int8"}))
+        "tflite(quantize='int8')"
+    """
 
     name: str
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        shown = [repr(value) for value in self.args]
-        shown += [f"{key}={value!r}" for key, value in self.kwargs.items()]
-        return f"{self.name}({', '.join(shown)})"
+        options = [repr(value) for value in self.args]
+        options += [f"{key}={value!r}" for key, value in self.kwargs.items()]
+        return f"{self.name}({', '.join(options)})"
 
     __repr__ = __str__
 
 
 def parse_spec(text: str) -> Spec:
-    """Parses one spec: `tflite(quantize='int8')`, or `tflite` for `tflite()`."""
+    """Parse one spec; parentheses without options may be left out.
+
+    Raises:
+        UserError: If the text is malformed or has several specs.
+
+    Examples:
+        >>> parse_spec("tflite(quantize='int8')").kwargs
+        {'quantize': 'int8'}
+        >>> parse_spec("tflite")
+        tflite()
+    """
     specs = parse_specs(text)
     if len(specs) != 1:
-        raise UserError("exactly one component is wanted here", got=repr(text), expected="zero_shot(option=value)")
+        raise UserError("One component is expected", got=repr(text), expected="name(option=value)")
     return specs[0]
 
 
 def parse_specs(text: str) -> tuple[Spec, ...]:
-    """Parses specs separated by commas: `saved_model(), tflite(quantize='int8')`."""
+    """Parse specs that are separated by commas.
+
+    Raises:
+        UserError: If the text is malformed or gives a spec a name.
+
+    Examples:
+        >>> parse_specs("saved_model(), tflite(quantize='int8')")
+        (saved_model(), tflite(quantize='int8'))
+    """
     call = _parse_call(text)
     if call.keywords:
-        raise UserError("these components take no name of their own", got=repr(text), expected="a(), b(key=1)")
+        raise UserError("These components have no names", got=repr(text), expected="a(), b(key=1)")
     return tuple(_parse_spec_node(node, text) for node in call.args)
 
 
 def parse_named_specs(text: str, default: str) -> dict[str, Spec]:
-    """Parses `fruit=classify(), ripe=tag()`; a lone unnamed spec is named `default`."""
+    """Parse specs with names; a single spec without a name gets the name `default`.
+
+    Raises:
+        UserError: If the text is malformed, or one of several specs has no name or the name of another one.
+
+    Examples:
+        >>> parse_named_specs("fruit=classify(), ripe=tag()", default="")
+        {'fruit': classify(), 'ripe': tag()}
+    """
     call = _parse_call(text)
     if len(call.args) == 1 and not call.keywords:
         return {default: _parse_spec_node(call.args[0], text)}
     if call.args:
-        raise UserError("several components need a name each", got=repr(text), expected="name=component(), ...")
-    named = [str(keyword.arg) for keyword in call.keywords]
-    if len(set(named)) < len(named):
-        raise UserError("a name is given twice", got=repr(text), expected="a name of its own for each component")
+        raise UserError("Several components need names", got=repr(text), expected="name=component(), ...")
+    names = [str(keyword.arg) for keyword in call.keywords]
+    if len(set(names)) < len(names):
+        raise UserError("A name is given twice", got=repr(text), expected="different names")
     return {str(keyword.arg): _parse_spec_node(keyword.value, text) for keyword in call.keywords}
 
 
@@ -86,5 +117,5 @@ def _parse_value(node: ast.expr, text: str) -> Any:
 
 
 def _malformed_spec_error(text: str, hint: str = "") -> UserError:
-    allowed = "zero_shot(option=value, ...), with text in quotes"
-    return UserError("not a component spec", got=repr(text), expected=allowed, hint=hint)
+    expected = "name(option=value, ...), with text in quotes"
+    return UserError("The text is not a component spec", got=repr(text), expected=expected, hint=hint)
