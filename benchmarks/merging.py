@@ -62,7 +62,7 @@ def measured(flags: list[str], workdir: Path, languages: list[str]) -> tuple[flo
     subprocess.run([sys.executable, "-m", "tfx_finetune.train", *flags], check=True)
     scores = json.loads((workdir / "bundle" / "scores.json").read_text())
     each = [scores["test"][f"label/accuracy[{language}]"] for language in languages]
-    return float(np.mean(each)), min(each), scores.get("transfer", {}).get("backward", float("nan"))
+    return float(np.mean(each)), min(each), scores.get("continual", {}).get("bwt", float("nan"))
 
 
 def table(found: dict[str, list[tuple[float, float, float]]]) -> str:

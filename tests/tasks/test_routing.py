@@ -98,7 +98,7 @@ def test_the_report_has_a_row_a_language(bundle):
     """With the shared head's score and its own."""
     page = (bundle.path.parent / "report.html").read_text()
     assert "Languages and sources" in page
-    assert "own accuracy" in page
+    assert "language head accuracy" in page
 
 
 @pytest.mark.slow

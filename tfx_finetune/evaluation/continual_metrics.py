@@ -1,4 +1,4 @@
-"""What a model that learns languages one after another knows of each after every one of them."""
+"""Continual-learning metrics of sequential training."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +8,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ContinualMetrics:
-    """Validation scores by turn.
+    """Validation scores of every language after each language of sequential training.
 
     Attributes:
-        languages: In the order in which they were learned.
-        start: Score of each before the first turn.
-        scores: Of each language (columns) after each turn (rows).
+        languages: Languages in the order of training.
+        initial_scores: Score of each language before the first language is trained.
+        scores: Matrix of scores. Row i is measured after training language i; column j is the score of language j.
+
+    Examples:
+        >>> metrics = ContinualMetrics(("en", "fi"), (0.5, 0.5), ((0.9, 0.6), (0.8, 0.9)))
+        >>> round(metrics.bwt, 3)
+        -0.1
     """
 
     languages: tuple[str, ...]
@@ -22,17 +27,18 @@ class ContinualMetrics:
 
     @property
     def bwt(self) -> float:
-        """Backward transfer: by how much languages became better since they were learned, on the mean over all but the
-        last one; below 0 where they were forgotten (Lopez-Paz and Ranzato, arXiv 1706.08840, equation 3).
+        """Backward transfer: mean score change of all languages but the last since each was trained.
+
+        Negative values mean forgetting (Lopez-Paz and Ranzato, arXiv 1706.08840, equation 3).
         """
-        found = np.asarray(self.scores)
-        return float(np.mean((found[-1] - np.diag(found))[:-1]))
+        scores = np.asarray(self.scores)
+        return float(np.mean((scores[-1] - np.diag(scores))[:-1]))
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in scores.json."""
+        """Return the entry `continual` of scores.json."""
         return {
             "languages": list(self.languages),
-            "start": list(self.initial_scores),
+            "initial_scores": list(self.initial_scores),
             "scores": [list(row) for row in self.scores],
-            "backward": self.bwt,
+            "bwt": self.bwt,
         }

@@ -1,4 +1,4 @@
-"""How the languages and sources of the held-out samples fare, and what a text tower makes of each language."""
+"""Scores of the languages and sources of the test split, and the tokenizer fertility of each language."""
 
 import dataclasses
 import re
@@ -13,23 +13,23 @@ from tfx_finetune.tasks.text_embeddings import RETRIEVAL_METRICS
 from tfx_finetune.types.components import Task
 from tfx_finetune.types.table import SLICE_COLUMNS, Table
 
-_MAX_TEXTS = 200  # texts of a language of which tokens are counted
-# Scripts that are written without blanks: Thai and Lao, Myanmar, Khmer, kana, Chinese characters.
+_MAX_TEXTS_PER_LANGUAGE = 200
+# Scripts that are written without spaces: Thai and Lao, Myanmar, Khmer, kana, Chinese characters.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 _SECONDARY_METRICS = {"precision": "precision_macro", "recall": "recall_macro", "F1": "f1_macro"}
-"""Scores that stand beside the one that a head is judged by, and their names in `scores.json`."""
+"""Scores that are reported in addition to the monitored score, by column title; the values are names in scores.json."""
 
 
 @dataclass(frozen=True)
 class SliceResult:
-    """How well the heads do on the samples of one language or source.
+    """Scores of the heads on the test samples of one language or source.
 
     Attributes:
-        name: Of the language or source.
-        samples: Held-out ones of it.
-        scores: By head, each by the score it is judged by; of a single head others too.
-        tokens: A word, of a language that a text tower reads.
+        name: Name of the language or source.
+        samples: Number of test samples.
+        scores: Monitored score by head. With a single head, precision, recall and F1 too.
+        tokenizer_fertility: Mean number of tokens per word (arXiv 2012.15613), or None without a text tower.
     """
 
     name: str
@@ -40,7 +40,21 @@ class SliceResult:
 
 @dataclass(frozen=True)
 class WorstGroup:
-    """By how much a head is worse on one language, or source, than on another: values of `column`, and their scores."""
+    """Gap between the best and the worst language or source of one head (worst-group accuracy, arXiv 1911.08731).
+
+    Attributes:
+        column: Column of the groups, `language` or `source`.
+        head: Name of the head.
+        metric: Name of the monitored score.
+        worst_group: Value of the column with the lowest score.
+        worst_score: The lowest score.
+        best_group: Value of the column with the highest score.
+        best_score: The highest score.
+
+    Examples:
+        >>> print(WorstGroup("language", "label", "accuracy", "fi", 0.5, "en", 0.9))
+        worst language by accuracy of label: fi 0.500, 0.400 below en
+    """
 
     column: str
     head: str
@@ -51,108 +65,160 @@ class WorstGroup:
     best_score: float
 
     def __str__(self) -> str:
-        told = f"{self.worst_group} {self.worst_score:.3f}, {self.best_score - self.worst_score:.3f} below {self.best_group}"
-        return f"worst {self.column} by {self.metric.replace('_', ' ')} of {self.head}: {told}"
+        gap = f"{self.best_score - self.worst_score:.3f} below {self.best_group}"
+        metric = self.metric.replace("_", " ")
+        return f"worst {self.column} by {metric} of {self.head}: {self.worst_group} {self.worst_score:.3f}, {gap}"
 
 
 def count_words(text: str) -> int:
-    """Words of a text as blanks part them; of scripts that are written without, its characters."""
+    """Count the words of a text; each character is a word in scripts that are written without spaces.
+
+    Examples:
+        >>> count_words("two words"), count_words("三花猫")
+        (2, 3)
+    """
     return len(_WORD.findall(text))
 
 
 def measure_tokenizer_fertility(data: Data) -> dict[str, float]:
-    """Tokens a word of each language, of up to 200 of its texts, as the first text tower takes them, cut at its size.
+    """Measure the mean number of tokens per word of each language (fertility, arXiv 2012.15613).
 
-    A tower has fewer of them in languages that it was pretrained on than in others.
+    Fertility is lower in languages on which the text tower was pretrained. The tokens are those of the first text
+    tower, truncated at its sequence length.
+
+    Args:
+        data: The samples, of which up to 200 texts per language are read.
+
+    Returns:
+        Fertility by language. Empty without a text tower or a column `language`.
     """
     tower = next((name for name, modality in data.modalities.items() if modality.column == "text"), "")
     languages = data.table.columns.get("language")
     if not tower or languages is None:
         return {}
-    there = (data.table.split != "") & (data.table.digests[tower] != "")
-    member = np.zeros(len(there), bool)
-    for language in set(languages[there]) - {""}:
-        member[np.flatnonzero(there & (languages == language))[:_MAX_TEXTS]] = True
-    if not member.any():
+    has_text = (data.table.split != "") & (data.table.digests[tower] != "")
+    mask = np.zeros(len(has_text), bool)
+    for language in set(languages[has_text]) - {""}:
+        mask[np.flatnonzero(has_text & (languages == language))[:_MAX_TEXTS_PER_LANGUAGE]] = True
+    if not mask.any():
         return {}
-    # What other towers take need not be read.
-    own = dataclasses.replace(
+    # Without the other towers, their files are not read.
+    text_data = dataclasses.replace(
         data, modalities={tower: data.modalities[tower]}, tower_columns={tower: data.tower_columns[tower]}
     )
-    read = (own.prepared_inputs(member)[tower] != 0).sum(axis=1)
-    said = np.array([count_words(raw[tower].decode("utf-8", "replace")) for raw in own.read_raw_contents(member)])
-    each = {language: languages[member] == language for language in sorted(set(languages[member]))}
-    return {language: float(read[mine].sum() / max(said[mine].sum(), 1)) for language, mine in each.items()}
+    token_counts = (text_data.prepared_inputs(mask)[tower] != 0).sum(axis=1)
+    texts = [raw[tower].decode("utf-8", "replace") for raw in text_data.read_raw_contents(mask)]
+    word_counts = np.array([count_words(text) for text in texts])
+    fertility = {}
+    for language in sorted(set(languages[mask])):
+        rows = languages[mask] == language
+        fertility[language] = float(token_counts[rows].sum() / max(word_counts[rows].sum(), 1))
+    return fertility
 
 
 def collect_slice_results(
     data: Data, scores: Mapping[str, Any], fertility_by_language: Mapping[str, float]
 ) -> tuple[SliceResult, ...]:
-    """What the heads score on the samples of each language and source: those that answer all, and its own.
+    """Collect the scores of each language and source of the test split.
 
     Args:
         data: The samples.
-        scores: Every score of the trained model.
-        known: Tokens a word, by language.
+        scores: All scores of the trained model, from `evaluate`.
+        fertility_by_language: Tokenizer fertility by language.
     """
     languages = data.table.columns.get("language", np.array([]))
     return tuple(
         SliceResult(
             value,
-            int(marked.sum()),
+            int(mask.sum()),
             _select_slice_scores(data.tasks, scores, value),
             fertility_by_language.get(value) if value in languages else None,
         )
-        for value, marked in make_slice_masks(data.table, "test").items()
+        for value, mask in make_slice_masks(data.table, "test").items()
     )
 
 
 def _select_slice_scores(tasks: Mapping[str, Task], scores: Mapping[str, Any], slice_value: str) -> dict[str, float]:
-    found = {}
+    """Return the scores of one slice by column title: of the heads of all samples, and of the head of this slice."""
+    columns = {}
     for head, task in tasks.items():
         if task.heads_by:
-            found[f"own {task.monitor}"] = scores.get(f"{slice_value}/{task.monitor}")
+            columns[f"language head {task.monitor}"] = scores.get(f"{slice_value}/{task.monitor}")
             continue
-        found[head] = scores.get(f"{head}/{task.monitor}[{slice_value}]")
+        columns[head] = scores.get(f"{head}/{task.monitor}[{slice_value}]")
         if len(tasks) == 1:
-            found |= {said: scores.get(f"{head}/{name}[{slice_value}]") for said, name in _SECONDARY_METRICS.items()}
-    return {name: score for name, score in found.items() if score is not None}
+            for title, name in _SECONDARY_METRICS.items():
+                columns[title] = scores.get(f"{head}/{name}[{slice_value}]")
+    return _without_none(columns)
 
 
 def collect_retrieval_results(
     tasks: Mapping[str, Task], scores: Mapping[str, Any], samples: int
 ) -> tuple[SliceResult, ...]:
-    """How often names of each language were found, by heads that name things."""
-    found = []
+    """Collect the retrieval scores of the class names of each language, for zero-shot heads.
+
+    Args:
+        tasks: Heads by name.
+        scores: All scores of the trained model, from `evaluate`.
+        samples: Number of test samples.
+    """
+    results = []
     for head, task in tasks.items():
         for language in task.labels.translations if task.zero_shot else ():
-            own = {score: scores.get(f"{head}/{score}[{language}]") for score in RETRIEVAL_METRICS}
-            found.append(
-                SliceResult(language, samples, {name: score for name, score in own.items() if score is not None})
-            )
-    return tuple(found)
+            columns = {metric: scores.get(f"{head}/{metric}[{language}]") for metric in RETRIEVAL_METRICS}
+            results.append(SliceResult(language, samples, _without_none(columns)))
+    return tuple(results)
+
+
+def _without_none(scores: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: score for name, score in scores.items() if score is not None}
 
 
 def find_worst_groups(table: Table, tasks: Mapping[str, Task], scores: Mapping[str, Any]) -> tuple[WorstGroup, ...]:
-    """Between the worst and the best language, and source, of each head that answers several."""
-    found = []
+    """Find the worst and the best language and source of each head that answers all samples.
+
+    Heads without two different scores are omitted.
+
+    Args:
+        table: Table of the samples.
+        tasks: Heads by name.
+        scores: All scores of the trained model, from `evaluate`.
+    """
+    worst_groups = []
     for column in SLICE_COLUMNS:
-        lanes = table.columns.get(column, np.full(len(table.split), ""))[table.split == "test"]
+        groups = sorted(set(_get_column(table, column, "test")) - {""})
         for head, task in tasks.items():
-            each = {value: scores.get(f"{head}/{task.monitor}[{value}]") for value in sorted(set(lanes) - {""})}
-            known = {value: score for value, score in each.items() if score is not None}
-            if not task.heads_by and len(set(known.values())) > 1:
-                worst, best = min(known, key=lambda name: known[name]), max(known, key=lambda name: known[name])
-                found.append(WorstGroup(column, head, task.monitor, worst, known[worst], best, known[best]))
-    return tuple(found)
+            by_group = _without_none({group: scores.get(f"{head}/{task.monitor}[{group}]") for group in groups})
+            if not task.heads_by and len(set(by_group.values())) > 1:
+                worst, best = (
+                    min(by_group, key=lambda name: by_group[name]),
+                    max(by_group, key=lambda name: by_group[name]),
+                )
+                worst_groups.append(
+                    WorstGroup(column, head, task.monitor, worst, by_group[worst], best, by_group[best])
+                )
+    return tuple(worst_groups)
 
 
 def make_slice_masks(table: Table, split: str) -> dict[str, np.ndarray]:
-    """Marks a split's samples of each language and source, where there are several of them, (n,)."""
-    found: dict[str, np.ndarray] = {}
+    """Return boolean masks of the samples of each language and source.
+
+    Args:
+        table: Table of the samples.
+        split: Name of the split.
+
+    Returns:
+        Masks (n,) over the samples of the split, by language or source. Columns with a single value are omitted.
+    """
+    masks: dict[str, np.ndarray] = {}
     for column in SLICE_COLUMNS:
-        lanes = table.columns.get(column, np.full(len(table.split), ""))[table.split == split]
-        names = sorted(set(lanes) - {""})
+        values = _get_column(table, column, split)
+        names = sorted(set(values) - {""})
         if len(names) > 1:
-            found |= {name: lanes == name for name in names}
-    return found
+            masks |= {name: values == name for name in names}
+    return masks
+
+
+def _get_column(table: Table, column: str, split: str) -> np.ndarray:
+    """Return the values of a column (n,) for the samples of a split; empty strings if the table lacks the column."""
+    return table.columns.get(column, np.full(len(table.split), ""))[table.split == split]

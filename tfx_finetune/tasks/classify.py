@@ -88,7 +88,7 @@ def classify(
         make_metrics=lambda: [keras.metrics.CategoricalAccuracy(name="accuracy")],
         monitor="accuracy",
         decode=lambda outputs: {"scores": keras.ops.softmax(outputs["logits"])},
-        compute_metrics=lambda targets, scores, whole=True: compute_classification_metrics(
+        compute_metrics=lambda targets, scores, full_report=True: compute_classification_metrics(
             labels.names, targets.argmax(-1), scores
         ),
         per_sample_score=lambda targets, scores: (targets.argmax(-1) == scores.argmax(-1)).astype(np.float64),

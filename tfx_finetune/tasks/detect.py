@@ -83,8 +83,8 @@ def detect(
         make_metrics=list,
         monitor="map",
         decode=decoding.decode,
-        compute_metrics=lambda targets, found, whole=True: _compute_metrics(
-            names, targets, found, display_threshold, whole
+        compute_metrics=lambda targets, found, full_report=True: _compute_metrics(
+            names, targets, found, display_threshold, full_report
         ),
         per_sample_score=lambda targets, found: error_analysis.compute_f1_per_image(targets, found, display_threshold),
         format_prediction=lambda found: _format_prediction(names, found, display_threshold),

@@ -71,7 +71,7 @@ def tag(
         make_metrics=lambda: [keras.metrics.BinaryAccuracy(name="accuracy", threshold=limit)],
         monitor="mean_average_precision",
         decode=lambda outputs: {"scores": keras.ops.sigmoid(outputs["logits"])},
-        compute_metrics=lambda targets, scores, whole=True: compute_tagging_metrics(
+        compute_metrics=lambda targets, scores, full_report=True: compute_tagging_metrics(
             labels.names, targets > 0.5, scores, threshold
         ),
         per_sample_score=label_ranking_average_precision if len(labels.names) > 1 else decided,

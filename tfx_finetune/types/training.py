@@ -1,26 +1,29 @@
-"""Layer 1: the types of what a phase learns: in place of a tower's weights, and beside the labels."""
+"""Types of adapters and auxiliary losses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import keras
 
-    Symbol: TypeAlias = keras.KerasTensor
+    from tfx_finetune.types.aliases import Symbol
 
 UNKNOWN_ID = -1
-"""The mark of a sample without a group, or without a value of the column."""
+"""ID of samples whose group or domain is unknown."""
 
 
 class Adapter(NamedTuple):
-    """What a phase trains inside the groups that it unfreezes, in place of all their weights.
+    """Parameter-efficient fine-tuning of a tower: the functions that add, merge and insert trainable weights.
 
-    attach: Adds weights to these layers, or chooses those that are trained.
-    merge: Makes the layers what they were, apart from the values of their weights and from which are trained.
-    insert: (a group's name, its output) -> what goes on in its place, for layers that stay: at first the identity.
+    Attributes:
+        attach: Function of a list of layers. Adds weights to the layers, or selects the weights that are trained.
+        merge: Function of the same list of layers. Merges the added weights into the layers, which then have their
+            original architecture and `trainable` flags.
+        insert: Function (group name, group output) -> tensor, or None. Inserts layers behind a layer group; they stay
+            in the network and are the identity before training.
     """
 
     attach: Callable[[Sequence[Any]], None]
@@ -29,12 +32,13 @@ class Adapter(NamedTuple):
 
 
 class AuxiliaryLoss(NamedTuple):
-    """A loss beside that of the labels.
+    """Loss that a phase adds to the loss of the labels.
 
-    output: What it is of, symbolic, (batch, ...).
-    loss: A Keras loss over (marks (batch, 2): numbers of the group and of the value of the column, `UNKNOWN` for none;
-        output) that gives (batch,).
-    weight: Beside the labels' loss, which has 1.
+    Attributes:
+        output: Symbolic tensor (batch, ...), the input of the loss.
+        loss: Keras loss of (IDs (batch, 2), output), of shape (batch,). Column 0 of the IDs is the group, column 1 the
+            domain; `UNKNOWN_ID` if a sample has none.
+        weight: float > 0. Weight of the loss in the total loss, in which the loss of the labels has weight 1.
     """
 
     output: Symbol
@@ -43,12 +47,13 @@ class AuxiliaryLoss(NamedTuple):
 
 
 class ObjectiveContext(NamedTuple):
-    """What an objective is made of.
+    """Inputs from which an objective builds its loss.
 
-    features: What the heads read, (batch, dim).
-    values: How many values its column has.
-    steps: Of the phase.
-    seed: Of the run.
+    Attributes:
+        features: Symbolic tensor (batch, dim), the features that the heads read.
+        num_domains: Number of distinct values in the domain column of the objective.
+        total_steps: Number of training steps of the phase.
+        seed: Seed of the run.
     """
 
     features: Symbol
@@ -59,14 +64,16 @@ class ObjectiveContext(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """What is learned beside the labels, of training samples with and without labels. Its layers leave with the phase.
+    """Auxiliary loss on the features of training samples with and without labels.
+
+    The layers of the loss are removed when the phase ends.
 
     Attributes:
-        column: Whose values it tells apart or brings together, such as `language`.
-        term: Its loss.
-        pairs: Whether it is of samples of one group with different values; else of any samples.
-        inherit: Whether what stands beside a sample of its group has its label.
-        company: How many stand beside each training sample of a batch.
+        column: Name of the domain column, such as `language`. The loss aligns or separates its values.
+        make_loss: Function that builds the loss of one phase.
+        needs_positives: True if the loss needs positive pairs: samples of the same group in different domains.
+        propagate_labels: True if a positive is trained with the label of its anchor.
+        num_positives: int >= 1. Number of samples that are added to a batch for each training sample.
     """
 
     column: str
