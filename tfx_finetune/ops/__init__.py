@@ -1,1 +1,1 @@
-"""Pure functions on arrays, tensors and graphs: boxes, masks, geometry, audio, tf.data, LiteRT."""
+"""Pure functions on arrays, tensors and graphs: boxes, masks, geometry, images, audio, tf.data and LiteRT files."""

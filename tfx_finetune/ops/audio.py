@@ -1,4 +1,4 @@
-"""Recordings as bytes: what several components read. soundfile decodes them, soxr resamples them."""
+"""Decoding and encoding of audio files with soundfile and soxr."""
 
 import io
 import re
@@ -7,71 +7,86 @@ import numpy as np
 
 from tfx_finetune.core.extras import import_package
 
-# Of telephones to those of studios; a header that says something else is broken.
-_RATES = (1_000, 768_000)
-# GSM 06.10 as telephone systems keep it has no header: frames of 33 bytes, each beginning with 1101.
-_GSM_FRAME, _GSM_MARK = 33, 0xD0
-_GSM = {"format": "RAW", "subtype": "GSM610", "samplerate": 8_000, "channels": 1}
-# Samples are read so many seconds at a time, so that the end of a long file is never decompressed.
+# Sample rates from telephone to studio. A header with any other rate is corrupt.
+_MIN_SAMPLE_RATE, _MAX_SAMPLE_RATE = 1_000, 768_000
+# GSM 06.10 files of telephone systems have no header: frames of 33 bytes, each of which starts with the bits 1101.
+_GSM_FRAME_BYTES, _GSM_SIGNATURE = 33, 0xD0
+_GSM_OPTIONS = {"format": "RAW", "subtype": "GSM610", "samplerate": 8_000, "channels": 1}
+# Files are read in blocks, so that the rest of a long file is never decompressed.
 _BLOCK_SECONDS = 10
 
 
 def decode_audio(raw: bytes, sample_rate: int, max_seconds: float) -> np.ndarray:
-    """Decodes a recording.
+    """Decode an audio file to a mono waveform.
 
     Args:
-        raw: Content of a file.
-        rate: Wanted samples a second.
-        max_seconds: Later samples are not read.
+        raw: Content of a WAV, FLAC, Ogg, MP3, AIFF or headerless GSM file.
+        sample_rate: int > 0. Sample rate of the result in Hz; soxr resamples if the file has another rate.
+        max_seconds: float > 0. Only the first `max_seconds` seconds are read.
 
     Returns:
-        float32 (samples,) of -1 to 1, the mean of the channels.
+        float32 (samples,) in -1 to 1: the mean of all channels.
 
     Raises:
-        ValueError: It is no recording, broken, empty, or holds what is not a number; says which.
-        UserError: soundfile or soxr is not installed.
+        ValueError: If the file is not audio, corrupt or empty, or if a sample is not finite. The message is a reason
+            of a few words.
+        UserError: If soundfile or soxr is not installed.
     """
     soundfile = import_package("soundfile", "audio")
     if not raw:
         raise ValueError("empty file")
-    how = _GSM if _is_gsm(raw) else {}
     try:
-        with soundfile.SoundFile(io.BytesIO(raw), **how) as file:
-            known = file.samplerate
-            if not _RATES[0] <= known <= _RATES[1]:
-                raise ValueError(f"a header that says {known} samples a second")
-            blocks, wanted = [], round(max_seconds * known)
-            while wanted > 0 and len(block := file.read(min(wanted, _BLOCK_SECONDS * known), "float32", True)):
+        with soundfile.SoundFile(io.BytesIO(raw), **_format_options(raw)) as file:
+            file_rate = file.samplerate
+            if not _MIN_SAMPLE_RATE <= file_rate <= _MAX_SAMPLE_RATE:
+                raise ValueError(f"invalid sample rate in the header: {file_rate} Hz")
+            blocks, remaining = [], round(max_seconds * file_rate)
+            while remaining > 0:
+                block = file.read(min(remaining, _BLOCK_SECONDS * file_rate), "float32", True)
+                if not len(block):
+                    break
                 blocks.append(block.mean(axis=1))
-                wanted -= len(block)
+                remaining -= len(block)
     except soundfile.LibsndfileError as error:
-        text = re.sub(r"^.*?BytesIO.*?>: ", "", str(error)).rstrip(".")
-        raise ValueError(f"not a recording that can be read ({text})") from None
+        detail = re.sub(r"^.*?BytesIO.*?>: ", "", str(error)).rstrip(".")
+        raise ValueError(f"not a readable audio file ({detail})") from None
     if not blocks:
-        raise ValueError("a recording without samples")
+        raise ValueError("audio without samples")
     samples = np.concatenate(blocks)
     if not np.isfinite(samples).all():
-        raise ValueError("a recording with samples that are not numbers")
-    if known != sample_rate:
-        samples = import_package("soxr", "audio").resample(samples, known, sample_rate)
+        raise ValueError("audio with samples that are not finite")
+    if file_rate != sample_rate:
+        samples = import_package("soxr", "audio").resample(samples, file_rate, sample_rate)
     if not len(samples):
-        raise ValueError("a recording without samples")
+        raise ValueError("audio without samples")
     return np.clip(samples, -1, 1).astype(np.float32)
 
 
 def get_duration(raw: bytes) -> float:
-    """Length of a recording that `read` can read, as its header has it."""
-    with import_package("soundfile", "audio").SoundFile(io.BytesIO(raw), **(_GSM if _is_gsm(raw) else {})) as file:
+    """Return the duration in seconds that the header of a decodable audio file states.
+
+    Examples:
+        >>> get_duration(encode_wav(np.zeros(8_000, np.float32), 16_000))
+        0.5
+    """
+    with import_package("soundfile", "audio").SoundFile(io.BytesIO(raw), **_format_options(raw)) as file:
         return file.frames / file.samplerate
 
 
 def encode_wav(samples: np.ndarray, sample_rate: int) -> bytes:
-    """A waveform, float32 (samples,) of -1 to 1, as a WAV file of 16 bits."""
+    """Encode a waveform as a 16-bit WAV file.
+
+    Args:
+        samples: float32 (samples,) in -1 to 1.
+        sample_rate: int > 0, in Hz.
+    """
     stream = io.BytesIO()
     import_package("soundfile", "audio").write(stream, samples, sample_rate, "PCM_16", format="WAV")
     return stream.getvalue()
 
 
-def _is_gsm(raw: bytes) -> bool:
-    marks = raw[::_GSM_FRAME]
-    return len(raw) % _GSM_FRAME == 0 and all(mark & 0xF0 == _GSM_MARK for mark in marks)
+def _format_options(raw: bytes) -> dict[str, str | int]:
+    """Return the options of `SoundFile` that describe headerless GSM; empty for files with a header."""
+    first_bytes = raw[::_GSM_FRAME_BYTES]
+    is_gsm = len(raw) % _GSM_FRAME_BYTES == 0 and all(byte & 0xF0 == _GSM_SIGNATURE for byte in first_bytes)
+    return _GSM_OPTIONS if is_gsm else {}

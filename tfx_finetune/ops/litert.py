@@ -1,4 +1,4 @@
-"""Keras model -> LiteRT file -> interpreter: what the TFLite export and the trunk engine share."""
+"""LiteRT (TFLite) files: conversion, interpreters, and inspection of operators and weights."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -16,108 +16,174 @@ Result = TypeVar("Result")
 
 
 def freeze(run: Callable[..., Any], inputs: Sequence[tf.TensorSpec]) -> Any:
-    """Traces a function and folds its weights into the graph as constants.
+    """Trace a function and turn its variables into constants of the graph.
 
-    A converter that is given the function of a Keras 3 model as it is writes a file without weights, whose outputs
-    are not numbers, and reports no error.
+    The converter writes a file without weights, and reports no error, for the function of a Keras 3 model that is not
+    frozen; the outputs of that file are NaN.
+
+    Args:
+        run: Function of tensors.
+        inputs: Specs of its arguments.
+
+    Returns:
+        Concrete function for `tf.lite.TFLiteConverter.from_concrete_functions`.
     """
     with capture_output():
         return convert_variables_to_constants_v2(tf.function(run, autograph=False).get_concrete_function(*inputs))
 
 
 def convert(make_converter: Callable[[], tf.lite.TFLiteConverter]) -> bytes:
-    """Makes a converter and runs it; see `quietly`."""
+    """Make a converter and run it.
+
+    Args:
+        make_converter: Returns a configured converter.
+
+    Returns:
+        Content of the LiteRT file.
+
+    Raises:
+        RuntimeError: If the converter does not support the graph.
+    """
     try:
         return run_quietly(lambda: make_converter().convert())
     finally:
-        # Graphs and their constants hold one another: without this, those of a large model stay until memory ends.
+        # Graphs and their constants reference each other: without a collection, those of large models fill the memory.
         gc.collect()
 
 
 def run_quietly(function: Callable[[], Result]) -> Result:
-    """Runs what converts, its chatter kept from the terminal.
+    """Run a conversion and hide its output from the terminal.
+
+    Args:
+        function: The conversion.
 
     Raises:
-        RuntimeError: The converter cannot take the graph; the message is the converter's own.
+        RuntimeError: If the conversion fails. The message is the first line of the converter's error.
     """
-    with capture_output() as said:
+    with capture_output() as read_output:
         try:
             return function()
         except Exception as error:
-            # It raises types of its own, of MLIR and of NumPy alike.
-            message = (str(error).strip() or said() or type(error).__name__).splitlines()[0]
+            # Converters raise error types of their own, of MLIR and of NumPy.
+            message = (str(error).strip() or read_output() or type(error).__name__).splitlines()[0]
             raise RuntimeError(message) from error
 
 
 def open_interpreter(content: bytes, threads: int) -> Interpreter:
-    """Opens a file's content, ready to run.
+    """Create an interpreter with allocated tensors.
+
+    Args:
+        content: Content of a LiteRT file.
+        threads: int >= 1. Number of CPU threads.
 
     Raises:
-        ValueError, RuntimeError: It is not a LiteRT file, or wants operators that are not builtin.
+        ValueError, RuntimeError: If the content is not a LiteRT file or needs operators that are not builtin.
     """
     with capture_output():
-        found = Interpreter(model_content=content, num_threads=threads)
-        found.allocate_tensors()
-    return found
+        interpreter = Interpreter(model_content=content, num_threads=threads)
+        interpreter.allocate_tensors()
+    return interpreter
 
 
 def read_input_names(content: bytes) -> list[str]:
-    """Names of the inputs of a file's signature, in the order in which they lie in it."""
-    found = open_interpreter(content, 1).get_signature_runner("serving_default").get_input_details()
-    return sorted(found, key=lambda name: found[name]["index"])
+    """Return the input names of a file's default signature, in the order of the tensor indices.
+
+    Args:
+        content: Content of a LiteRT file.
+    """
+    details = open_interpreter(content, 1).get_signature_runner("serving_default").get_input_details()
+    return sorted(details, key=lambda name: details[name]["index"])
 
 
 def parse_operators(content: bytes) -> tuple[Any, Any, list[tuple[Any, int]]]:
-    """A file's model and graph, as the schema's classes read them, and its operators with their kinds, in order."""
+    """Parse the flatbuffer of a LiteRT file.
+
+    Args:
+        content: Content of a LiteRT file.
+
+    Returns:
+        The model, its first subgraph, and the operators of the subgraph in order with their `BuiltinOperator` codes.
+    """
     model = schema.Model.GetRootAs(content)
     graph = model.Subgraphs(0)
-    found = [graph.Operators(position) for position in range(graph.OperatorsLength())]
-    codes = [model.OperatorCodes(call.OpcodeIndex()) for call in found]
-    return (
-        model,
-        graph,
-        [
-            (call, max(code.BuiltinCode(), code.DeprecatedBuiltinCode()))
-            for call, code in zip(found, codes, strict=True)
-        ],
-    )
+    operators = []
+    for index in range(graph.OperatorsLength()):
+        operator = graph.Operators(index)
+        code = model.OperatorCodes(operator.OpcodeIndex())
+        operators.append((operator, max(code.BuiltinCode(), code.DeprecatedBuiltinCode())))
+    return model, graph, operators
 
 
 def parse_layer_name(name: str) -> str:
-    """The layer that an operator belongs to, of its name, such as `model/conv_1/convolution;model/relu_1/Relu`."""
+    """Extract the Keras layer from the name of an operator's output.
+
+    Examples:
+        >>> parse_layer_name("model/conv_1/convolution;model/relu_1/Relu")
+        'conv_1'
+    """
     return "/".join(name.strip(";").split(";")[0].split("/")[1:-1]) or name
 
 
 def summarize_operators(content: bytes) -> tuple[int, list[str]]:
-    """How many operators a file has that compute, and the names of those that give floats."""
-    kinds, types = schema.BuiltinOperator, schema.TensorType
-    _, graph, found = parse_operators(content)
-    computing = [call for call, kind in found if kind not in (kinds.QUANTIZE, kinds.DEQUANTIZE)]
-    floats = [c for c in computing if graph.Tensors(c.Outputs(0)).Type() in (types.FLOAT32, types.FLOAT16)]
-    return len(computing), [graph.Tensors(call.Outputs(0)).Name().decode() for call in floats]
+    """Count the operators of a file and list those in floating point.
+
+    Args:
+        content: Content of a LiteRT file.
+
+    Returns:
+        Number of operators other than QUANTIZE and DEQUANTIZE, and names of the float32 or float16 outputs of them.
+    """
+    codes, types = schema.BuiltinOperator, schema.TensorType
+    _, graph, operators = parse_operators(content)
+    tensors = [
+        graph.Tensors(operator.Outputs(0))
+        for operator, code in operators
+        if code not in (codes.QUANTIZE, codes.DEQUANTIZE)
+    ]
+    float_names = [tensor.Name().decode() for tensor in tensors if tensor.Type() in (types.FLOAT32, types.FLOAT16)]
+    return len(tensors), float_names
 
 
 def read_kernels(content: bytes) -> list[np.ndarray]:
-    """Kernels of a file's convolutions and dense layers as they are stored, output channels first."""
-    operators = schema.BuiltinOperator
-    model, graph, every = parse_operators(content)
-    # A kernel of float16 is made float32 by an operation before its use.
-    sources = {call.Outputs(0): call.Inputs(0) for call, kind in every if kind == operators.DEQUANTIZE}
-    found = []
-    for call, kind in every:
-        if kind in (operators.CONV_2D, operators.FULLY_CONNECTED):
-            values = read_constant(model, graph, sources.get(call.Inputs(1), call.Inputs(1)))
-            if values is not None:
-                found.append(values)
-    return found
+    """Read the kernels of all convolutions and dense layers as they are stored.
+
+    Args:
+        content: Content of a LiteRT file.
+
+    Returns:
+        float32, float16 or int8 arrays with the output channels first.
+    """
+    codes = schema.BuiltinOperator
+    model, graph, operators = parse_operators(content)
+    # A float16 kernel is converted to float32 by a DEQUANTIZE operator before its use.
+    stored_tensors = {
+        operator.Outputs(0): operator.Inputs(0) for operator, code in operators if code == codes.DEQUANTIZE
+    }
+    kernels = []
+    for operator, code in operators:
+        if code in (codes.CONV_2D, codes.FULLY_CONNECTED):
+            index = operator.Inputs(1)
+            kernel = read_constant(model, graph, stored_tensors.get(index, index))
+            if kernel is not None:
+                kernels.append(kernel)
+    return kernels
 
 
 def read_constant(model: Any, graph: Any, index: int) -> np.ndarray | None:
-    """The values of a tensor that a file holds as float32, float16 or int8; None for any other tensor."""
+    """Read the values of a constant tensor.
+
+    Args:
+        model: Model of `parse_operators`.
+        graph: Subgraph of `parse_operators`.
+        index: int. Index of the tensor in the subgraph.
+
+    Returns:
+        float32, float16 or int8 array, or None if the tensor is not a constant of one of these types.
+    """
     types = schema.TensorType
-    stored = {types.FLOAT32: np.float32, types.FLOAT16: np.float16, types.INT8: np.int8}
+    dtypes = {types.FLOAT32: np.float32, types.FLOAT16: np.float16, types.INT8: np.int8}
     tensor = graph.Tensors(index)
     values = model.Buffers(tensor.Buffer()).DataAsNumpy()
-    if not isinstance(values, np.ndarray) or tensor.Type() not in stored:
+    if not isinstance(values, np.ndarray) or tensor.Type() not in dtypes:
         return None
-    return values.view(stored[tensor.Type()]).reshape(tensor.ShapeAsNumpy())
+    return values.view(dtypes[tensor.Type()]).reshape(tensor.ShapeAsNumpy())

@@ -1,4 +1,4 @@
-"""Layer 1: masks, PNG files whose grey values or palette indices are classes: read, examined, laid on the square."""
+"""Segmentation masks in PNG files, whose gray values or palette indices are class indices."""
 
 import functools
 import struct
@@ -10,16 +10,23 @@ import tensorflow as tf
 
 from tfx_finetune.types.localization import IGNORE_INDEX, Letterbox
 
-_MAGIC = b"\x89PNG\r\n\x1a\n"
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BYTES = [bytes([value]) for value in range(256)]
-# A checksum of CRC-32 is linear: a header whose kind is 0 (grey) and not 3 (palette) has one that differs by this.
+# CRC-32 is linear: the checksums of two headers that differ only in color type 0 (grayscale) and 3 (palette) always
+# differ by this value.
 _CRC_DIFFERENCE = struct.pack(">I", zlib.crc32(bytes(13) + b"\3" + bytes(3)) ^ zlib.crc32(bytes(17)))
 _GRAY, _PALETTE = 0, 3
-_COLOR_TYPES = {2: "colours", 4: "grey with transparency", 6: "colours with transparency"}
+_OTHER_COLOR_TYPES = {2: "RGB", 4: "grayscale with alpha", 6: "RGB with alpha"}
 
 
 class PngHeader(NamedTuple):
-    """What a PNG file says first: its size in pixels, bits of a value, and kind (0 grey, 3 palette)."""
+    """Header (IHDR chunk) of a PNG file.
+
+    Attributes:
+        width, height: Size in pixels.
+        bit_depth: Bits per value: 1, 2, 4, 8 or 16.
+        color_type: 0 for grayscale, 3 for a palette.
+    """
 
     width: int
     height: int
@@ -28,28 +35,50 @@ class PngHeader(NamedTuple):
 
 
 def read_png_header(raw: bytes) -> PngHeader:
-    """The header of a mask.
+    """Read the header of a mask.
+
+    Args:
+        raw: Content of a PNG file.
 
     Raises:
-        ValueError: It is no PNG file, or one of colours; the message says so in a few words.
+        ValueError: If the file is not a PNG, or neither grayscale nor palette. The message is a short reason.
+
+    Examples:
+        >>> read_png_header(tf.io.encode_png(tf.zeros((2, 3, 1), tf.uint8)).numpy())
+        PngHeader(width=3, height=2, bit_depth=8, color_type=0)
     """
-    if not raw.startswith(_MAGIC) or len(raw) < 33:
+    if not raw.startswith(_SIGNATURE) or len(raw) < 33:
         raise ValueError("the mask is not a PNG file")
-    found = PngHeader(*struct.unpack(">IIBB", raw[16:26]))
-    if found.color_type not in (_GRAY, _PALETTE):
-        raise ValueError(
-            f"the mask has {_COLOR_TYPES.get(found.color_type, 'values of an unknown kind')}, not grey or a palette"
-        )
-    return found
+    header = PngHeader(*struct.unpack(">IIBB", raw[16:26]))
+    if header.color_type not in (_GRAY, _PALETTE):
+        color_type = _OTHER_COLOR_TYPES.get(header.color_type, f"of unknown color type {header.color_type}")
+        raise ValueError(f"the mask is {color_type}, not grayscale or palette")
+    return header
 
 
 def read_mask_size(raw: bytes) -> tuple[int, int]:
-    """Width and height of a mask in pixels; see `header` for what it raises."""
+    """Read width and height of a mask in pixels.
+
+    Raises:
+        ValueError: As `read_png_header`.
+    """
     return read_png_header(raw)[:2]
 
 
-def examine(raw: bytes) -> tuple[str, str, tuple[str, ...]]:
-    """The values in a mask that tell a class, a line each, and why it cannot be used; see `Places.examine`."""
+def check_mask(raw: bytes) -> tuple[str, str, tuple[str, ...]]:
+    """List the classes in a mask and check that training can use it.
+
+    Args:
+        raw: Content of a PNG file.
+
+    Returns:
+        The class indices in the mask, one per line; the reason why the mask cannot be used, or an empty string; and an
+        empty tuple, since masks are never repaired (see `LocalizationTarget.check_annotations`).
+
+    Examples:
+        >>> check_mask(tf.io.encode_png(tf.constant([[[0], [2], [255]]], tf.uint8)).numpy())
+        ('0\\n2', '', ())
+    """
     try:
         read_png_header(raw)
         values = np.flatnonzero(np.bincount(_decode_numpy(raw).ravel(), minlength=IGNORE_INDEX))
@@ -59,73 +88,93 @@ def examine(raw: bytes) -> tuple[str, str, tuple[str, ...]]:
         return "", "truncated or corrupt mask", ()
     if values.max() > IGNORE_INDEX:
         return "", f"the mask has values above {IGNORE_INDEX}", ()
-    told = values[values != IGNORE_INDEX]
-    wrong = "" if len(told) else f"the mask is {IGNORE_INDEX} everywhere, which tells nothing"
-    return "\n".join(map(str, told)), wrong, ()
+    classes = values[values != IGNORE_INDEX]
+    error_message = "" if len(classes) else f"all pixels of the mask are {IGNORE_INDEX}, which means unlabeled"
+    return "\n".join(map(str, classes)), error_message, ()
 
 
-def read(raw: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
-    """A mask in the size of its picture, by the nearest of its pixels.
+def read_mask(raw: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    """Decode a mask and resize it to its image, by nearest neighbor.
 
     Args:
-        raw: Scalar string, a PNG file that `examine` has nothing against; empty where nothing is told.
-        shape: Height and width, (2,).
+        raw: Scalar string. Content of a PNG file that `check_mask` accepts, or empty for an unlabeled image.
+        shape: int32 (2,). Height and width of the image in pixels.
 
     Returns:
-        uint8 (height, width, 1).
+        uint8 (height, width, 1); `IGNORE_INDEX` everywhere if `raw` is empty.
     """
-    untold = tf.cast(tf.fill(tf.concat([shape, [1]], 0), IGNORE_INDEX), tf.uint8)
+    unlabeled = tf.cast(tf.fill(tf.concat([shape, [1]], 0), IGNORE_INDEX), tf.uint8)
     return tf.cond(
-        tf.strings.length(raw) > 0, lambda: resize_mask(tf.cast(decode_values(raw), tf.uint8), shape), lambda: untold
+        tf.strings.length(raw) > 0, lambda: resize_mask(tf.cast(decode_values(raw), tf.uint8), shape), lambda: unlabeled
     )
 
 
 def resize_mask(mask: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
-    """A decoded mask (height, width, 1) in another height and width, (2,), by the nearest of its pixels."""
-    own = tf.shape(mask)[:2]
-    rows, columns = ((2 * tf.range(shape[axis]) + 1) * own[axis] // (2 * shape[axis]) for axis in (0, 1))
+    """Resize a decoded mask by nearest neighbor, with the rounding of Pillow.
+
+    Args:
+        mask: (height, width, 1), of any type.
+        shape: int32 (2,). New height and width in pixels.
+
+    Examples:
+        >>> resize_mask(tf.constant([[[1], [2]]]), tf.constant([1, 4]))[0, :, 0].numpy().tolist()
+        [1, 1, 2, 2]
+    """
+    old_shape = tf.shape(mask)
+    rows, columns = ((2 * tf.range(shape[axis]) + 1) * old_shape[axis] // (2 * shape[axis]) for axis in (0, 1))
     return tf.gather(tf.gather(mask, rows), columns, axis=1)
 
 
 def letterbox_mask(mask: tf.Tensor, letterbox: Letterbox) -> tf.Tensor:
-    """A mask as its picture lies in the prepared one: each pixel has the value at its centre, and 255 beside it.
+    """Resize and pad a mask as its image was resized and padded for the model.
 
     Args:
         mask: uint8 (height, width, 1).
-        lay: How its picture lies.
+        letterbox: Scale and offset of the image in the model input.
 
     Returns:
-        uint8 (side, side).
+        uint8 (side, side). Each pixel has the mask value at its center; the padding is `IGNORE_INDEX`.
     """
-    centres = tf.range(letterbox.side, dtype=tf.float32) + 0.5
-    at = [tf.cast(tf.floor((centres - letterbox.offset[axis]) / letterbox.scale[axis]), tf.int32) for axis in (0, 1)]
-    inside = [(place >= 0) & (place < tf.shape(mask)[axis]) for axis, place in enumerate(at)]
-    rows, columns = (tf.clip_by_value(place, 0, tf.shape(mask)[axis] - 1) for axis, place in enumerate(at))
-    found = tf.gather(tf.gather(mask[..., 0], rows), columns, axis=1)
-    found = tf.where(inside[0][:, None] & inside[1][None, :], found, tf.constant(IGNORE_INDEX, tf.uint8))
-    return tf.ensure_shape(found, (letterbox.side, letterbox.side))
+    centers = tf.range(letterbox.side, dtype=tf.float32) + 0.5
+    indices = [
+        tf.cast(tf.floor((centers - letterbox.offset[axis]) / letterbox.scale[axis]), tf.int32) for axis in (0, 1)
+    ]
+    inside = [(index >= 0) & (index < tf.shape(mask)[axis]) for axis, index in enumerate(indices)]
+    rows, columns = (tf.clip_by_value(index, 0, tf.shape(mask)[axis] - 1) for axis, index in enumerate(indices))
+    values = tf.gather(tf.gather(mask[..., 0], rows), columns, axis=1)
+    values = tf.where(inside[0][:, None] & inside[1][None, :], values, tf.constant(IGNORE_INDEX, tf.uint8))
+    return tf.ensure_shape(values, (letterbox.side, letterbox.side))
 
 
 def decode_values(raw: tf.Tensor) -> tf.Tensor:
-    """What a PNG file stores of its pixels, grey values or palette indices of any depth: int32 (height, width, 1).
+    """Decode the gray values or palette indices that a PNG file stores.
 
-    TensorFlow gives the colours of a palette, and grey values of few bits as 0 to 255. So it is given a grey file of
-    the same content, without the chunks between header and content (PNG specification, 3rd edition, sections 5 and 11).
+    TensorFlow decodes a palette to colors and scales gray values of few bits to 0 to 255. It is therefore given a
+    grayscale file of the same pixel data, without the chunks between header and pixel data (PNG specification, 3rd
+    edition, sections 5 and 11).
+
+    Args:
+        raw: Scalar string. Content of a PNG file of any bit depth.
+
+    Returns:
+        int32 (height, width, 1).
     """
     crc = tf.bitwise.bitwise_xor(_read_bytes(raw, 29, 4), _read_bytes(tf.constant(_CRC_DIFFERENCE), 0, 4))
-    grey = tf.strings.join(
+    gray_header = tf.strings.join(
         [tf.strings.substr(raw, 0, 25), _BYTES[_GRAY], tf.strings.substr(raw, 26, 3), _join_bytes(crc)]
     )
-    start = tf.where(_read_bytes(raw, 25, 1)[0] == _PALETTE, grey, tf.strings.substr(raw, 0, 33))
-    file = tf.strings.join([start, tf.strings.substr(raw, _find_pixel_data(raw), -1)])
-    depth = tf.cast(_read_bytes(raw, 24, 1)[0], tf.int32)
+    header = tf.where(_read_bytes(raw, 25, 1)[0] == _PALETTE, gray_header, tf.strings.substr(raw, 0, 33))
+    gray_file = tf.strings.join([header, tf.strings.substr(raw, _find_pixel_data(raw), -1)])
+    bit_depth = tf.cast(_read_bytes(raw, 24, 1)[0], tf.int32)
 
-    def shallow() -> tf.Tensor:
-        greys = tf.cast(tf.io.decode_png(file, channels=1), tf.int32)
-        most = tf.bitwise.left_shift(1, depth) - 1
-        return greys * most // 255
+    def decode_up_to_8_bits() -> tf.Tensor:
+        scaled = tf.cast(tf.io.decode_png(gray_file, channels=1), tf.int32)
+        max_value = tf.bitwise.left_shift(1, bit_depth) - 1
+        return scaled * max_value // 255
 
-    return tf.cond(depth > 8, lambda: tf.cast(tf.io.decode_png(file, 1, tf.uint16), tf.int32), shallow)
+    return tf.cond(
+        bit_depth > 8, lambda: tf.cast(tf.io.decode_png(gray_file, 1, tf.uint16), tf.int32), decode_up_to_8_bits
+    )
 
 
 @functools.cache
@@ -138,24 +187,24 @@ def _decode_numpy(raw: bytes) -> np.ndarray:
 
 
 def _find_pixel_data(raw: tf.Tensor) -> tf.Tensor:
-    """Where the first chunk of pixels begins, or the file ends."""
+    """Return the offset of the first IDAT chunk, or the file length if there is none."""
     end = tf.strings.length(raw)
 
-    def other(at: tf.Tensor) -> tf.Tensor:
-        return (at + 8 < end) & (tf.strings.substr(raw, at + 4, 4) != b"IDAT")
+    def is_other_chunk(offset: tf.Tensor) -> tf.Tensor:
+        return (offset + 8 < end) & (tf.strings.substr(raw, offset + 4, 4) != b"IDAT")
 
-    def following(at: tf.Tensor) -> tf.Tensor:
-        length = tf.cast(_read_bytes(raw, at, 4), tf.int32)
-        return tf.minimum(at + 12 + tf.reduce_sum(length * [1 << 24, 1 << 16, 1 << 8, 1]), end)
+    def skip_chunk(offset: tf.Tensor) -> tf.Tensor:
+        length = tf.cast(_read_bytes(raw, offset, 4), tf.int32)
+        return tf.minimum(offset + 12 + tf.reduce_sum(length * [1 << 24, 1 << 16, 1 << 8, 1]), end)
 
-    return tf.while_loop(other, lambda at: (following(at),), (tf.constant(33),))[0]
+    return tf.while_loop(is_other_chunk, lambda offset: (skip_chunk(offset),), (tf.constant(33),))[0]
 
 
 def _read_bytes(raw: tf.Tensor, offset: int | tf.Tensor, count: int) -> tf.Tensor:
-    """Bytes as numbers, uint8 (count,)."""
+    """Read bytes as uint8 (count,)."""
     return tf.ensure_shape(tf.io.decode_raw(tf.strings.substr(raw, offset, count), tf.uint8), (count,))
 
 
-def _join_bytes(numbers: tf.Tensor) -> tf.Tensor:
-    """Numbers, uint8 (count,), as bytes."""
-    return tf.strings.reduce_join(tf.gather(tf.constant(_BYTES), tf.cast(numbers, tf.int32)))
+def _join_bytes(values: tf.Tensor) -> tf.Tensor:
+    """Join uint8 values (count,) to a scalar string."""
+    return tf.strings.reduce_join(tf.gather(tf.constant(_BYTES), tf.cast(values, tf.int32)))

@@ -1,16 +1,24 @@
-"""Layer 1: the objects of a picture as the text of a column, a line each.
+"""Text format of the `objects` column: one line per object.
 
-A line has, separated by tabs: the class, left, top, right and bottom in shares (0 to 1) of the width and height of the
-picture as a person sees it, and 1 where it is a crowd: a region of several that is neither learned nor scored, else 0.
-A picture without objects has an empty text.
+A line has six fields that are separated by tabs: class, left, top, right, bottom, crowd. The edges are fractions (0 to
+1) of the width and height of the upright image. `crowd` is 1 for a region of several objects (COCO `iscrowd`), which is
+neither trained nor scored, else 0. The text is empty for an image without objects.
 """
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from tfx_finetune.ops.annotations import normalize_class_name
+
 
 class Object(NamedTuple):
-    """One thing in a picture: its class, its box in shares of the picture, and whether it is a crowd."""
+    """Object in an image: class, box and crowd flag.
+
+    Attributes:
+        label: Class name.
+        left, top, right, bottom: Edges of the box as fractions of the image width and height, 0 to 1.
+        crowd: True for a region of several objects, which is neither trained nor scored.
+    """
 
     label: str
     left: float
@@ -21,24 +29,33 @@ class Object(NamedTuple):
 
 
 def format_objects(objects: Iterable[Object]) -> str:
-    """The text of a column; blanks of any kind in a class become spaces."""
+    """Write objects as the text of an `objects` column.
+
+    Examples:
+        >>> format_objects([Object("cat", 0.25, 0.5, 0.75, 1.0)])
+        'cat\\t0.25\\t0.5\\t0.75\\t1\\t0'
+    """
     return "\n".join(
-        "\t".join([" ".join(each.label.split()), *(f"{value:.6g}" for value in each[1:5]), str(int(each.crowd))])
-        for each in objects
+        "\t".join([normalize_class_name(item.label), *(f"{edge:.6g}" for edge in item[1:5]), str(int(item.crowd))])
+        for item in objects
     )
 
 
 def parse_objects(text: str) -> list[Object]:
-    """The objects of a column.
+    """Read the text of an `objects` column.
 
     Raises:
-        ValueError: A line is not such as `written` writes; the message says which.
+        ValueError: If a line does not have six fields, or if an edge is not a number.
+
+    Examples:
+        >>> parse_objects("cat\\t0.25\\t0.5\\t0.75\\t1\\t0")
+        [Object(label='cat', left=0.25, top=0.5, right=0.75, bottom=1.0, crowd=False)]
     """
-    found = []
+    objects = []
     for line in filter(None, text.split("\n")):
         label, *values = line.split("\t")
         if not label or len(values) != 5 or values[4] not in ("0", "1"):
             raise ValueError(f"not a line of class, left, top, right, bottom and crowd: {line!r}")
         left, top, right, bottom = map(float, values[:4])
-        found.append(Object(label, left, top, right, bottom, values[4] == "1"))
-    return found
+        objects.append(Object(label, left, top, right, bottom, values[4] == "1"))
+    return objects
