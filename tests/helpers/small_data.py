@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfx_finetune.core import config
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.options import replace_options
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.run import load_data
 from tfx_finetune.run.plan import check
@@ -77,7 +77,7 @@ def table(root: Path, text: str, name: str = "data.csv") -> Path:
 
 
 class Loaded(NamedTuple):
-    """What `opening.load` returns."""
+    """Source, table and classes of a run."""
 
     source: Source
     table: Table
@@ -87,10 +87,9 @@ class Loaded(NamedTuple):
 def load(data: Path, **options: object) -> Loaded:
     """Surveys and splits the data of a run with these options; a double underscore stands for the dot."""
     given = {name.replace("__", "."): value for name, value in options.items()}
-    plan = check(config.replace_options(Run(data=str(data)), given))
-    source, _, table, tasks = load_data.load_train_data(plan, {"image": modality(plan.run.image.max_pixels)})
-    found = table, {head: task.labels for head, task in tasks.items()}
-    return Loaded(source, *found)
+    plan = check(replace_options(Run(data=str(data)), given))
+    data = load_data.load_train_data(plan, {"image": modality(plan.run.image.max_pixels)})
+    return Loaded(data.source, data.table, {head: task.labels for head, task in data.tasks.items()})
 
 
 @functools.cache

@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.core import progress
-from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.datasets.sources.table import read_rows
 from tfx_finetune.ops.tf_data import parallel_map
@@ -74,23 +73,25 @@ class RelabeledSource:
         return parallel_map(self.source.read(part), called)
 
 
-def read_label_map(run: Run, task_templates: Mapping[str, Task], sources: Collection[str]) -> LabelMap | None:
-    """Reads the table of `--label_map`; None without one.
+def read_label_map(
+    label_map: str, task_templates: Mapping[str, Task], sources: Collection[str]
+) -> LabelMap | None:
+    """Read the table of `--label_map`; return None if its path is empty.
 
     Args:
-        run: The run.
+        label_map: Path of the table.
         heads: As drafts.
         sources: Names of the sources of `--data`; empty string for a source without a name.
 
     Raises:
         UserError: It cannot be read, or what it says cannot be done.
     """
-    if not run.label_map:
+    if not label_map:
         return None
     if all(task.column != _COLUMN for task in task_templates.values()):
         columns = sorted({task.column for task in task_templates.values()})
         raise UserError(f"{_FLAG} renames what no head reads", got=_COLUMN, expected=columns)
-    path = Path(run.label_map).expanduser()
+    path = Path(label_map).expanduser()
     to: dict[LabelKey, str] = {}
     for line, row in read_rows(path):
         where = f"{path}, line {line}"

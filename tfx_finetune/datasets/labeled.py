@@ -44,10 +44,10 @@ def survey_labeled_data(
         source,
         modalities,
         tower_columns,
-        _list_target_columns(tasks, route),
+        list_target_columns(tasks, route),
         localization_targets.map_localization_columns(tasks),
     )
-    _check_unreadable(table, max_unreadable, "--max_unreadable")
+    check_unreadable(table, max_unreadable, "--max_unreadable")
     wanted = (table.split != "") & ((table.split == part) | (part == ""))
     if not wanted.any():
         raise UserError("no sample of this split can be read", got=part)
@@ -62,12 +62,12 @@ def survey_labeled_data(
     return table
 
 
-def _list_target_columns(tasks: Mapping[str, Task], heads_by: str) -> tuple[str, ...]:
+def list_target_columns(tasks: Mapping[str, Task], heads_by: str) -> tuple[str, ...]:
     """Those that heads read, and that says which of them is asked."""
     return tuple(dict.fromkeys(filter(None, [*(task.column for task in tasks.values()), heads_by])))
 
 
-def _check_unreadable(table: Table, max_unreadable: float, flag: str) -> None:
+def check_unreadable(table: Table, max_unreadable: float, flag: str) -> None:
     bad, count = table.errors, len(table.file)
     if len(bad) / count > max_unreadable or len(bad) == count:
         shown = "; ".join(f"{file}: {why}" for file, why in bad[:3]) + (", ..." if len(bad) > 3 else "")

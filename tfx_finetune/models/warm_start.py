@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from tfx_finetune.core import manifest
-from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.types.components import BACKBONES, Backbone
@@ -41,19 +40,19 @@ class InitBundle:
         return str(self.manifest["sha256"][self.manifest["files"]["keras"]["path"]])
 
 
-def open_init_bundle(run: Run) -> InitBundle | None:
-    """Opens the bundle that a run starts from; None where it starts from pretrained weights.
+def open_init_bundle(path: str) -> InitBundle | None:
+    """Open the bundle of `--init`; return None if the path is empty.
 
     Raises:
         UserError: It is no bundle, was altered, or holds no weights that could be taken over.
     """
-    return InitBundle(*manifest.read_network_manifest(run.init, "--init")) if run.init else None
+    return InitBundle(*manifest.read_network_manifest(path, "--init")) if path else None
 
 
-def resolve_backbones(run: Run, init_bundle: InitBundle | None) -> str:
+def resolve_backbones(backbone: str, init_bundle: InitBundle | None) -> str:
     """The backbones of a run as it names them; else those of the bundle that it starts from, or the usual one."""
-    if run.backbone != "default":
-        return run.backbone
+    if backbone != "default":
+        return backbone
     return (
         ", ".join(f"{tower}={spec}" for tower, spec in init_bundle.towers.items()) if init_bundle else _DEFAULT_BACKBONE
     )

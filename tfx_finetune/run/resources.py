@@ -1,4 +1,4 @@
-"""What the options of a run open: earlier bundles and tables."""
+"""Bundles and tables that the options of a run open."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from tfx_finetune.training.teacher import Teacher
 
 @dataclass(frozen=True)
 class Resources:
-    """Opened bundles and tables of a run.
+    """Bundles and tables that the options of a run open.
 
     Attributes:
-        init: Bundle of `--init`, whose weights the run starts from; None for pretrained weights.
+        init_bundle: Bundle of `--init`, whose weights initialize the model; None for pretrained weights.
         teachers: Bundles of `--teacher`.
-        growth: The language that `--add_language` adds to the bundle of `--init`; None without one.
-        renaming: Table of `--label_map`; None without one.
+        language_extension: Language that `--add_language` adds to the bundle of `--init`; None without one.
+        label_map: Table of `--label_map`; None without one.
     """
 
     init_bundle: InitBundle | None = None

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfx_finetune.bundle.bundle import Bundle
-from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.types.aliases import Batch, PredictFn
 from tfx_finetune.types.components import Task
@@ -61,19 +60,19 @@ class Teacher:
                 )
 
 
-def open_teachers(run: Run, modalities: Mapping[str, str], heads: Mapping[str, Task]) -> tuple[Teacher, ...]:
+def open_teachers(paths: str, modalities: Mapping[str, str], heads: Mapping[str, Task]) -> tuple[Teacher, ...]:
     """Opens the teachers of a run.
 
     Args:
-        run: The run.
+        paths: Paths of bundles, separated by commas.
         modalities: What each of its towers takes.
         heads: Its heads; their labels need not be known yet.
 
     Raises:
         UserError: One is no bundle, was altered, takes something else than the run, or lacks one of its heads.
     """
-    paths = [path.strip() for path in run.teacher.split(",") if path.strip()]
-    return tuple(_open_teacher(Bundle.open(path), modalities, heads) for path in paths)
+    stripped = (path.strip() for path in paths.split(","))
+    return tuple(_open_teacher(Bundle.open(path), modalities, heads) for path in stripped if path)
 
 
 def _open_teacher(bundle: Bundle, modalities: Mapping[str, str], heads: Mapping[str, Task]) -> Teacher:

@@ -1,4 +1,4 @@
-"""A checked run: specs and numbers."""
+"""The validated options of a run: specs, settings and components that need neither data nor weights."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ from tfx_finetune.types.training import Objective
 
 @dataclass(frozen=True)
 class Architecture:
-    """The layers of a model, apart from its heads.
+    """Layers of a model below its heads.
 
     Attributes:
-        towers: Backbone specs by the name of the tower.
-        fusion: Combines the features of several towers; None for one tower.
-        phases: Training phases, whose adapters may insert layers.
+        towers: Backbone specs by tower.
+        fusion: Fusion of several towers; None for one tower.
+        phases: Training phases by name, whose adapters may insert layers.
     """
 
     towers: Mapping[str, Spec]
@@ -31,27 +31,26 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked run, its spec strings resolved.
+    """Validated options of a run, with spec strings resolved.
 
     Attributes:
-        run: The configuration as it was given.
-        sources: Where the samples come from, by name; a lone one has none.
-        towers: Backbone specs by the name of the tower, which is also that of the model's input.
-        modalities: What each tower takes, by name.
-        fusion: How several towers become one; None where there is one.
+        run: Options of the run.
+        sources: Source specs by name; a source without a name has an empty one.
+        towers: Backbone specs by tower, which is also the name of the model input.
+        modalities: Name of the modality of each tower.
+        fusion: Fusion of several towers; None for one tower.
         heads: Task specs by head.
-        drafts: Each head as it would be for two classes: what it reads is known before its classes are.
-        route: The column that says which head is asked about a sample; empty where all are.
-        augments: Changes of single training samples by spec string, in the order in which they are applied, each with
-            the modality that it changes.
-        mixes: Changes of whole training batches, likewise.
-        compressions: What makes the trained model smaller, by spec string, in order.
-        exports: The files to write, by spec string.
-        limits: What a file has to keep to be the chosen one.
-        phases: By name, in order, those of zero epochs left out.
-        workdir: The folder for everything the run writes.
-        names: Where the names of the classes in other languages are from; None for nowhere.
-        objectives: What is learned beside the labels, by name.
+        task_templates: Each head built for two classes: its column and inputs are known before its classes.
+        heads_by: Column that selects the head of a sample; empty if every head is trained on all samples.
+        augments: Augments of single samples by spec string, in order, each with its modality.
+        batch_augments: Augments of batches, in order.
+        compressions: Compressions by spec string, in order.
+        exports: Exported formats by spec string.
+        constraints: Constraints that select `model_best.tflite`.
+        phases: Training phases by name, in order, without phases of zero epochs.
+        workdir: Folder of all results.
+        label_translations: Source of class names in other languages; None without one.
+        auxiliary_losses: Auxiliary losses by name.
     """
 
     run: Run
@@ -74,15 +73,15 @@ class Plan:
 
     @property
     def source(self) -> str:
-        """Where the samples come from, as it is written."""
+        """Source specs as one string."""
         return ", ".join(f"{name}={spec}" if name else str(spec) for name, spec in self.sources.items())
 
     @property
-    def architecture(self) -> "Architecture":
-        """The part of the plan that determines the layers of the model."""
+    def architecture(self) -> Architecture:
+        """Layers of the model below its heads."""
         return Architecture(self.towers, self.fusion, self.phases)
 
     @property
     def features_folder(self) -> Path | None:
-        """Where a trunk's outputs are kept for the next run; None where they are not."""
+        """Folder of the feature cache that later runs use; None if the cache is disabled."""
         return assets.get_cache_dir() / "features" if self.run.cache.enabled else None
