@@ -1,12 +1,12 @@
-"""COMMAND: how fast the files of a bundle are on this machine, and how much memory they take.
+"""Measure the speed and memory of the files of a bundle on this machine.
 
     python -m tfx_finetune.benchmark --bundle=runs/tux/bundle
     python -m tfx_finetune.benchmark --bundle=runs/tux/bundle --format=tflite_int8 --threads=1
     python -m tfx_finetune.benchmark --bundle=runs/tux/bundle --format=saved_model --batch_size=8
 
-prints one JSON line a file and number of threads: `latency` of a call and `opening` of the file in milliseconds (the
-median; 90 % of the calls are faster than `latency_p90`), and `memory`, the MB by which both made a process of its own
-grow.
+The command prints one JSON line per file and number of threads: the milliseconds of a call (`latency`, median, and
+`latency_p90`, 90th percentile) and of opening the file (`opening`), and the MB of `memory` that both take.
+Exit status: 0 done, 2 an error to correct.
 """
 
 import json
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tfx_finetune.core import command, hardware, plugins
-from tfx_finetune.core.config import option
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.options import option
 from tfx_finetune.core.probe import measure, probe
 
 if TYPE_CHECKING:
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 class BenchmarkOptions:
     """Options of the command."""
 
-    bundle: str = option("", "the folder bundle/ of a finished run")
-    format: str = option("", "which of the bundle's files is measured, such as tflite_int8; by default each of them")
-    batch_size: int = option(1, "samples a call; TFLite files take one", low=1)
-    repeats: int = option(50, "calls, after one that warms up", low=1)
-    threads: int = option(0, "threads to measure with; 0 for one, and then all that the machine has", low=0)
+    bundle: str = option("", "folder bundle/ of a finished run")
+    format: str = option("", "file of the bundle to measure, such as tflite_int8; default: all files")
+    batch_size: int = option(1, "samples per call; TFLite files take one", low=1)
+    repeats: int = option(50, "timed calls, after one call for warmup", low=1)
+    threads: int = option(0, "number of threads; 0 for one thread, and then all threads of the machine", low=0)
     plugins: str = option("", plugins.HELP)
 
 
 def benchmark(options: BenchmarkOptions) -> None:
-    """Prints the measurements of one file, or has each measured in a process of its own.
+    """Print the measurements of one file, or measure every file in a process of its own.
 
     Raises:
-        UserError: The bundle, or a file of it, cannot be used.
+        UserError: If the bundle or one of its files cannot be used.
     """
     from tfx_finetune.bundle.bundle import Bundle
 
@@ -50,23 +50,24 @@ def benchmark(options: BenchmarkOptions) -> None:
     bundle = Bundle.open(options.bundle)
     if options.format:
         bundle.get_export(options.format)
-    mine = options.threads == hardware.detect().threads  # TensorFlow's number cannot be changed any more
-    if options.format and mine and bundle.get_path(options.format).suffix != ".tflite":
+    # The number of threads of TensorFlow is fixed once it is imported.
+    has_threads = options.threads == hardware.detect().threads
+    if options.format and has_threads and bundle.get_path(options.format).suffix != ".tflite":
         print(
             json.dumps(_make_record(bundle, options.format, options.threads) | measure_file(bundle, options)),
             flush=True,
         )
         return
-    every = [options.threads] if options.threads else sorted({1, hardware.detect().threads})
+    thread_counts = [options.threads] if options.threads else sorted({1, hardware.detect().threads})
     for format in [options.format] if options.format else bundle.formats:
         if (path := bundle.get_path(format)).suffix == ".tflite":
-            for found in probe([path], every, options.repeats):
-                del found["path"]
+            for values in probe([path], thread_counts, options.repeats):
+                del values["path"]
                 print(
-                    json.dumps(_make_record(bundle, format, found["threads"]) | {"batch_size": 1} | found), flush=True
+                    json.dumps(_make_record(bundle, format, values["threads"]) | {"batch_size": 1} | values), flush=True
                 )
             continue
-        for threads in every:
+        for threads in thread_counts:
             child = subprocess.run(
                 [
                     sys.executable,
@@ -82,12 +83,12 @@ def benchmark(options: BenchmarkOptions) -> None:
                 check=False,
             )
             if child.returncode:
-                raise UserError("a file could not be measured", got=format)
+                raise UserError("A file could not be measured", got=format)
             print(child.stdout, end="", flush=True)
 
 
 def measure_file(bundle: "Bundle", options: BenchmarkOptions) -> dict[str, float]:
-    """Latency and memory of one file of a bundle in this process, on random input, which takes as long as any other."""
+    """Measure latency and memory of one file of a bundle in this process, on random input."""
     import numpy as np
 
     from tfx_finetune.types.components import MODALITY_MASK
@@ -108,12 +109,12 @@ def measure_file(bundle: "Bundle", options: BenchmarkOptions) -> dict[str, float
 
 
 def _make_record(bundle: "Bundle", format: str, threads: int) -> dict[str, object]:
-    known = bundle.manifest["files"][format]
-    return {"format": format, "file": known["path"], "bytes": known["bytes"], "threads": threads}
+    entry = bundle.manifest["files"][format]
+    return {"format": format, "file": entry["path"], "bytes": entry["bytes"], "threads": threads}
 
 
 def main() -> None:
-    """Runs the command."""
+    """Run the command."""
     command.run(benchmark, BenchmarkOptions(), __doc__ or "")
 
 

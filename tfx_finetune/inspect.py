@@ -1,11 +1,11 @@
-"""COMMAND: walks one sample through every step of a run, with shapes, dtypes and ranges; trains nothing.
+"""Show one sample after every step of a run, with shapes, dtypes and ranges; trains nothing.
 
     python -m tfx_finetune.inspect --data=photos/
     python -m tfx_finetune.inspect --flagfile=configs/tux_classify.cfg
-    python -m tfx_finetune.inspect --list                every component with its options, and every config
-    python -m tfx_finetune.inspect model.tflite          what a TFLite file says about itself, as JSON
+    python -m tfx_finetune.inspect --list                list all components with their options, and all configs
+    python -m tfx_finetune.inspect model.tflite          metadata, inputs and outputs of a TFLite file, as JSON
 
-Exit status: 0 done, 2 an error to mend.
+Exit status: 0 done, 2 an error to correct.
 """
 
 import json
@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfx_finetune.core import command, flagfile, plugins
-from tfx_finetune.core.config import Run, option
+from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError, first_line
+from tfx_finetune.core.options import option
 
 if TYPE_CHECKING:
     from tfx_finetune.datasets.pipeline import Data
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InspectOptions(Run):
-    """Options of the command: those of a run, and whether to list the components instead."""
+    """Options of the command."""
 
-    list: bool = option(False, "print every component with its options")
+    list: bool = option(False, "list all components with their options")
 
 
 def inspect(options: InspectOptions, files: list[str]) -> None:
-    """Prints what files say about themselves, the registries, or the walk of one sample."""
+    """Print the metadata of files, the components, or one sample after every step."""
     if files:
         show_files(files)
     elif options.list:
@@ -44,10 +45,10 @@ def inspect(options: InspectOptions, files: list[str]) -> None:
 
 
 def show_files(paths: Sequence[str]) -> None:
-    """Prints a JSON line a TFLite file: its metadata, inputs and outputs.
+    """Print one JSON line per TFLite file: its metadata, inputs and outputs.
 
     Raises:
-        UserError: One cannot be read.
+        UserError: If a file cannot be read.
     """
     from tfx_finetune.deploy.formats import tflite_metadata
     from tfx_finetune.ops import litert
@@ -57,7 +58,7 @@ def show_files(paths: Sequence[str]) -> None:
             content = Path(path).read_bytes()
             reader = litert.open_interpreter(content, 1)
         except (OSError, ValueError, RuntimeError) as error:
-            raise UserError("not a TFLite file", got=f"{path} ({first_line(error)})") from None
+            raise UserError("The file is not a TFLite file", got=f"{path} ({first_line(error)})") from None
         tensors = {
             name: [f"{detail['name']} {detail['dtype'].__name__} {detail['shape'].tolist()}" for detail in details]
             for name, details in (("takes", reader.get_input_details()), ("gives", reader.get_output_details()))
@@ -70,7 +71,7 @@ def show_files(paths: Sequence[str]) -> None:
 
 
 def list_components(modules: str) -> None:
-    """Prints every registry: each component's signature and the first line of its docstring."""
+    """Print all components: their options and the first line of their docstrings."""
     from tfx_finetune.training.merging import MERGES
     from tfx_finetune.types.components import REGISTRIES
 
@@ -83,7 +84,7 @@ def list_components(modules: str) -> None:
 
 
 def list_configs() -> None:
-    """Prints the flag files that come with the package, and what the first sentence of each says."""
+    """Print the flag files of the package with their first sentences."""
     print("configs:")
     for path in sorted(flagfile.CONFIGS_FOLDER.glob("*.cfg")):
         opening = " ".join(
@@ -93,7 +94,7 @@ def list_configs() -> None:
 
 
 def walk_sample(run: Run) -> None:
-    """Prints what a run is made of, and what the first training sample is after every step."""
+    """Print the parts of a run, and the first training sample after every step."""
     from tfx_finetune.run.plan import open_run
     from tfx_finetune.run.setup import set_up
 
@@ -110,7 +111,7 @@ def walk_sample(run: Run) -> None:
 
 
 def _show_sample(plan: "Plan", data: "Data") -> "Batch":
-    """Shows the first training sample from its file to what towers take, which is returned."""
+    """Print the first training sample after every step of its preparation, and return its model inputs."""
     import tensorflow as tf
 
     from tfx_finetune.types.localization import MultiSampleAugment
@@ -126,7 +127,7 @@ def _show_sample(plan: "Plan", data: "Data") -> "Batch":
         print_summary("decoded", sample[modality.column].numpy())
         for position, (takes, augment) in enumerate(plan.augments.values()):
             if isinstance(augment, MultiSampleAugment):
-                print(f"augment {position + 1:<6} puts other samples into this one; not shown")
+                print(f"augment {position + 1:<6} combines several samples; not shown")
             elif takes == modality.column:
                 sample = augment(sample, tf.constant([plan.run.seed, position], tf.int64))
                 print_summary(f"augment {position + 1}", sample[modality.column].numpy())
@@ -135,7 +136,7 @@ def _show_sample(plan: "Plan", data: "Data") -> "Batch":
 
 
 def _show_network(plan: "Plan", network: "Network", prepared: "Batch") -> None:
-    """Shows what each phase trains, and what heads make of a prepared sample."""
+    """Print the part that each phase trains, and the outputs of the heads for a prepared sample."""
     from tfx_finetune.models.build import split_model
     from tfx_finetune.models.freezing import count_unfrozen_groups_per_tower
     from tfx_finetune.training.engine import make_inference_fn
@@ -156,7 +157,7 @@ def _show_network(plan: "Plan", network: "Network", prepared: "Batch") -> None:
 
 
 def print_summary(step: str, value: Any) -> None:
-    """Prints a value's shape, dtype and range."""
+    """Print the shape, dtype and range of a value."""
     import numpy as np
 
     if isinstance(value, (bytes, str)):
@@ -168,7 +169,7 @@ def print_summary(step: str, value: Any) -> None:
 
 
 def main() -> None:
-    """Runs the command."""
+    """Run the command."""
     command.run(inspect, InspectOptions(), __doc__ or "")
 
 
