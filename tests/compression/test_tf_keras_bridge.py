@@ -102,7 +102,7 @@ def test_a_weighted_neck_has_a_twin():
     model = keras.Model(list(pyramid.values()), NECKS.build(parse_spec("bifpn(dim=8, repeats=1)"), pyramid))
     data = [np.random.default_rng(0).normal(size=(2, *x.shape[1:])).astype(np.float32) for x in model.inputs]
     for layer in model.layers:
-        if type(layer).__name__ == "Fusion":
+        if type(layer).__name__ == "FastNormalizedFusion":
             layer.set_weights([np.linspace(0.2, 1.5, *layer.weights[0].shape)])
     ours = {level: value.numpy() for level, value in model(data, training=False).items()}
     copy = tf_keras_bridge.to_tf_keras(model)

@@ -101,7 +101,7 @@ def copy_weights_back(tf_keras_model: Any, model: keras.Model) -> None:
 def _iterate_layer_pairs(model: keras.Model, tf_keras_model: Any) -> Iterator[tuple[keras.Layer, Any]]:
     """Layers with weights and their counterparts; those of Normalization and Fusion have become numbers."""
     for layer in model.layers:
-        if layer.weights and type(layer).__name__ not in ("Normalization", "Fusion"):
+        if layer.weights and type(layer).__name__ not in ("Normalization", "FastNormalizedFusion"):
             yield layer, tf_keras_model.get_layer(layer.name)
 
 
@@ -112,7 +112,7 @@ def _find_conversion(operation: keras.Operation) -> str | None:
         # TFLite wants one scale for all that a maximum is taken of, which two tensors do not have.
         alone = all(len(node.input_tensors) == 1 for node in operation._inbound_nodes)
         return "arithmetic" if kind in ("Add", "Multiply") or (kind == "Maximum" and alone) else None
-    if kind in ("InputLayer", "Normalization", "Rescaling", "LayerScale", "CustomScaleLayer", "Fusion"):
+    if kind in ("InputLayer", "Normalization", "Rescaling", "LayerScale", "CustomScaleLayer", "FastNormalizedFusion"):
         return kind
     if kind not in _SAME_LAYERS:
         return None
@@ -153,8 +153,8 @@ def _convert_operation(operation: keras.Operation) -> Callable[..., Any]:
     if known == "CustomScaleLayer":  # of Inception-ResNet
         scaled = layers.Rescaling(operation.scale, name=f"{name}_scale")
         return lambda inputs: layers.Add(name=name)([inputs[0], scaled(inputs[1])])
-    if known == "Fusion":
-        return lambda inputs: _apply_weighted_sum(layers, name, inputs, operation.normalized())
+    if known == "FastNormalizedFusion":
+        return lambda inputs: _apply_weighted_sum(layers, name, inputs, operation.normalize_weights())
     if known in ("hard_silu", "hard_sigmoid"):
         return lambda x: _apply_hard_activation(layers, name, x, times_input=known == "hard_silu")
     cls = getattr(layers, type(operation).__name__)
