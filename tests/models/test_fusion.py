@@ -138,7 +138,7 @@ def test_a_slowed_tower_takes_smaller_steps(optimizer):
     )
     made = make_optimizer(phase, 1, [1.0] * 3, [w.numpy() for w in weights], ["image", "text", ""])
     made.build(weights)
-    made.slowed["image"].assign(0.25)
+    made.modulation_coefficients["image"].assign(0.25)
     made.apply_gradients([(tf.constant([[3.0, -1.0], [1.0, 2.0]]), weight) for weight in weights])
     image, text, both = (weight.numpy() for weight in weights)
     assert np.abs(text).min() > 0
@@ -207,7 +207,7 @@ def test_what_towers_know_is_measured_where_training_samples_are_new_in_every_ep
     (balance,) = make_modulation_callbacks(network.model, network, fed, phase)
     network.model.fit(fed.training_batches(0, 8), epochs=8, steps_per_epoch=1, shuffle=False, verbose=0)
     balance.on_epoch_begin(0)
-    slowed = {tower: float(factor) for tower, factor in network.model.optimizer.slowed.items()}
+    slowed = {tower: float(factor) for tower, factor in network.model.optimizer.modulation_coefficients.items()}
     assert set(slowed) == {"image", "text"}
     assert sorted(slowed.values())[1] == 1
     assert 0 < sorted(slowed.values())[0] < 1

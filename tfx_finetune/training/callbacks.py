@@ -1,8 +1,9 @@
-"""Scores every epoch of a phase, keeps what may be wanted, stops early, and makes runs resumable."""
+"""Validation, checkpointing and early stopping of a phase."""
 
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -19,20 +20,23 @@ from tfx_finetune.types.aliases import Batch
 from tfx_finetune.types.components import Task
 
 RankingKey = tuple[float, float]
+"""Validation score and negative validation loss; greater is better."""
+EpochCallback = Callable[[str, int, float], None]
+"""Function of (phase name, epoch from 0, validation score) that is called after every epoch."""
 
-# Of each there is an answer for every place.
-_DENSE_BATCH_SIZE = 32
+_VALIDATION_BATCH_SIZE = 256
+_DENSE_BATCH_SIZE = 32  # dense heads have outputs for every position, which need more memory
 
 
 class ValidationScorer:
-    """Tells how good weights are on the validation samples.
+    """Scorer of weights on the validation samples.
 
-    The score is the mean over heads of each task's own score, the one that the final evaluation reports.
+    The score is the mean over heads of the monitored score, which the final evaluation reports too.
 
     Args:
-        top: What is trained.
+        trainable_part: The model that the phase trains.
         network: The whole model.
-        val: What the top sees of the validation samples; None where there are none.
+        val: Inputs of the trainable part and targets of the validation samples, or None without validation samples.
     """
 
     def __init__(self, trainable_part: keras.Model, network: Network, val: FeatureStore | None) -> None:
@@ -40,160 +44,191 @@ class ValidationScorer:
         self._run = tf.function(lambda x: trainable_part(x, training=False), autograph=False)
 
     def __call__(self, weights: Weights) -> float:
-        """Score of these weights, which the top has afterwards."""
+        """Set the weights of the trainable part and return their validation score."""
         self.trainable_part.set_weights(weights)
         return self.validate()["val_score"]
 
     def validate(self) -> dict[str, float]:
-        """Those of the top as it is; see `judged`."""
+        """Return the validation metrics of the current weights."""
         return validate(self.predict, self.network.tasks, self.val)
 
     def predict(self, inputs: Batch) -> Batch:
-        """Inputs of the top, (batch, ...) -> its outputs as it is."""
-        found: Batch = self._run({name: tf.constant(values) for name, values in inputs.items()})
-        return found
+        """Return the outputs (batch, ...) of the trainable part for its inputs (batch, ...)."""
+        outputs: Batch = self._run({name: tf.constant(values) for name, values in inputs.items()})
+        return outputs
 
 
 def validate(predict: Callable, tasks: Mapping[str, Task], val: FeatureStore | None) -> dict[str, float]:
-    """`val_loss`, `val_score` and `val_<head>/<score>`; nothing without validation samples.
+    """Predict the validation samples and return the validation metrics.
 
     Args:
-        predict: Inputs by name, (batch, ...) -> {"<head>/logits": ...}.
+        predict: Function from inputs (batch, ...) by name to outputs `<head>/logits`.
         tasks: Heads by name.
-        val: What it takes.
+        val: Inputs and targets of the validation samples, or None without validation samples.
+
+    Returns:
+        `val_loss`, `val_score` and `val_<head>/<score>`; empty without validation samples.
     """
-    return compute_validation_metrics(tasks, *predict_batches(predict, val.batches(256))) if val else {}
+    if not val:
+        return {}
+    return compute_validation_metrics(tasks, *predict_batches(predict, val.batches(_VALIDATION_BATCH_SIZE)))
 
 
 def compute_validation_metrics(tasks: Mapping[str, Task], targets: Batch, outputs: Batch) -> dict[str, float]:
-    """`judged`, of targets by head and outputs by name that are known, (n, ...)."""
-    found: dict[str, float] = {}
+    """Compute the validation metrics of predictions.
+
+    Args:
+        tasks: Heads by name.
+        targets: Targets (n, ...) by head.
+        outputs: Outputs (n, ...) by `<head>/logits`.
+
+    Returns:
+        `val_loss`: sum over heads. `val_score`: mean over heads. `val_<head>/<score>`: monitored score of each head.
+    """
+    scores: dict[str, float] = {}
     losses = []
     for head, task in tasks.items():
-        mine = mask_labeled(task, targets[head])
-        if not mine.any():
+        mask = mask_labeled(task, targets[head])
+        if not mask.any():
             continue
-        target, logits = targets[head][mine], outputs[f"{head}/logits"][mine]
+        target, logits = targets[head][mask], outputs[f"{head}/logits"][mask]
         size = _DENSE_BATCH_SIZE if task.localization else len(target)
-        parts = [slice(at, at + size) for at in range(0, len(target), size)]
+        parts = [slice(start, start + size) for start in range(0, len(target), size)]
         losses.append(sum(float(task.loss(target[p], logits[p])) * len(target[p]) for p in parts) / len(target))
-        scores = np.concatenate([_postprocess_logits(task, logits[part]) for part in parts])
-        found[f"val_{head}/{task.monitor}"] = task.compute_metrics(target, scores, whole=False)[task.monitor]
-    return {"val_loss": sum(losses), "val_score": float(np.mean(list(found.values()))), **found}
+        predictions = np.concatenate([_postprocess_logits(task, logits[part]) for part in parts])
+        metrics = task.compute_metrics(target, predictions, full_report=False)
+        scores[f"val_{head}/{task.monitor}"] = metrics[task.monitor]
+    return {"val_loss": sum(losses), "val_score": float(np.mean(list(scores.values()))), **scores}
 
 
 def _postprocess_logits(task: Task, logits: np.ndarray) -> np.ndarray:
-    """Logits (n, ...) as scores are computed of them."""
+    """Convert logits (n, ...) to the predictions from which scores are computed."""
     decoded = task.decode({"logits": tf.constant(logits)})
     return task.postprocess({name: keras.ops.convert_to_numpy(values) for name, values in decoded.items()})
 
 
-def ranking_key(scores: dict[str, float]) -> RankingKey:
-    """Validation score and negative loss, which decides between equal scores: small validation sets often give them."""
-    return scores.get("val_score", -math.inf), -scores.get("val_loss", math.inf)
+def ranking_key(metrics: Mapping[str, float]) -> RankingKey:
+    """Return the validation score and the negative validation loss, which breaks ties of small validation sets."""
+    return metrics.get("val_score", -math.inf), -metrics.get("val_loss", math.inf)
 
 
 def one_standard_error(history: History, val: FeatureStore | None) -> float:
-    """By which a validation score has to be better than another one to say anything: the error of the best one."""
+    """Return the standard error of the best validation score; smaller score differences are ties."""
     return standard_error(history.best[0], len(val)) if val else 0.0
 
 
+@dataclass(frozen=True)
+class PhaseRun:
+    """One phase in training.
+
+    Attributes:
+        phase: Options of the phase.
+        seed: Seed of the run.
+        history: History, to which epochs are added.
+        checkpoint: Folder of the checkpoints.
+        start_time: `time.monotonic()` of the phase start, minus the seconds before a resume.
+    """
+
+    phase: Phase
+    seed: int
+    history: History
+    checkpoint: Checkpoint
+    start_time: float
+
+
 class CheckpointAndEarlyStopping(keras.callbacks.Callback):
-    """The callback of a phase.
+    """Callback of a phase that validates and saves every epoch, and stops early.
 
     Args:
-        top: What is trained.
-        judge: Tells how good it is.
-        history: What was done; goes on growing.
-        checkpoint: Where everything is kept.
-        phase: How to train.
-        seed: Of the run.
-        started: When the phase would have begun had it not been interrupted, in monotonic seconds.
-        advance: Moves the bar.
-        watch: Told the phase, the epoch and its validation score.
+        scorer: Scorer of the model that the phase trains.
+        run: The phase in training.
+        advance: Function that advances the progress bar.
+        epoch_callback: Called after every epoch. An exception that it raises stops the phase.
     """
 
     def __init__(
-        self,
-        trainable_part: keras.Model,
-        scorer: ValidationScorer,
-        history: History,
-        checkpoint: Checkpoint,
-        phase: Phase,
-        seed: int,
-        start_time: float,
-        advance: Callable[..., None],
-        epoch_callback: Callable[[str, int, float], None],
+        self, scorer: ValidationScorer, run: PhaseRun, advance: Callable[..., None], epoch_callback: EpochCallback
     ) -> None:
         super().__init__()
-        self.trainable_part, self.scorer, self.history, self.checkpoint = trainable_part, scorer, history, checkpoint
-        self.phase, self.seed, self.start_time = phase, seed, start_time
+        self.scorer, self.trainable_part = scorer, scorer.trainable_part
+        self.run, self.phase, self.history, self.checkpoint = run, run.phase, run.history, run.checkpoint
         self.advance, self.epoch_callback = advance, epoch_callback
 
     @property
     def should_stop(self) -> bool:
-        """Whether no epoch is left, or the last ones were no better."""
-        waited = self.history.epochs - 1 - self.history.best_epoch
-        return self.history.epochs >= self.phase.epochs or bool(self.phase.patience and waited >= self.phase.patience)
+        """True if no epoch is left, or the score has not improved for `patience` epochs."""
+        epochs_without_improvement = self.history.epochs - 1 - self.history.best_epoch
+        out_of_patience = bool(self.phase.patience and epochs_without_improvement >= self.phase.patience)
+        return self.history.epochs >= self.phase.epochs or out_of_patience
 
     def restore(self, state: tuple[History, Weights, Weights] | None) -> None:
-        """Scores the start, or loads weights and optimizer of the last complete epoch."""
+        """Restore weights and optimizer variables of a checkpoint, or validate the initial weights without one."""
         self.trainable_part.optimizer.build(self.trainable_part.trainable_variables)
         if state is None:
             self.history.start = self.history.best = ranking_key(self.scorer.validate())
             return
-        _, weights, optimizer = state
+        _, weights, optimizer_variables = state
         self.trainable_part.set_weights(weights)
-        for variable, value in zip(self.trainable_part.optimizer.variables, optimizer, strict=True):
+        for variable, value in zip(self.trainable_part.optimizer.variables, optimizer_variables, strict=True):
             variable.assign(value)
 
     @property
     def margin(self) -> float:
-        """See `margin`."""
+        """Standard error of the best validation score."""
         return one_standard_error(self.history, self.scorer.val)
 
     def selected_epochs(self) -> list[int]:
-        """The epochs whose weights may become the result, the preferred first; the last one where nothing is judged."""
+        """Return the epochs of the result by preference; the last epoch without validation samples."""
         scores = self.history.metrics.get("val_score")
-        return (
-            rank_epochs(scores, self.margin)[: max(self.phase.soup_epochs, 1)] if scores else [self.history.epochs - 1]
-        )
+        if not scores:
+            return [self.history.epochs - 1]
+        return rank_epochs(scores, self.margin)[: max(self.phase.soup_epochs, 1)]
 
     def epochs_to_keep(self) -> list[int]:
-        """The epochs that may still be wanted when the phase is over."""
+        """Return the epochs that may still be selected when the phase ends."""
         scores = self.history.metrics.get("val_score")
         return reachable_epochs(scores, max(self.phase.soup_epochs, 1)) if scores else [self.history.epochs - 1]
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Lets dropout depend on the seed and the epoch alone, so that a resumed run draws what it would have drawn."""
+        """Seed dropout by the seed of the run and the epoch, so that a resumed run has the same random numbers."""
         for position, layer in enumerate(self.trainable_part.layers):
             if generator := getattr(layer, "seed_generator", None):
-                generator.state.assign([self.seed + position, epoch << 16])
+                generator.state.assign([self.run.seed + position, epoch << 16])
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Moves the bar, by all steps that were run at once."""
+        """Advance the progress bar by the steps of one execution."""
         self.advance(self.trainable_part.steps_per_execution)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Scores, keeps and decides."""
+        """Validate the epoch, save it and decide whether to stop."""
         logs = logs if logs is not None else {}
         if not math.isfinite(logs["loss"]):
-            todo = f"lower --{self.history.phase}.learning_rate or --{self.history.phase}.clip_norm"
-            raise UserError(f"the loss of epoch {epoch + 1} is not a number", got=logs["loss"], hint=todo)
-        stepped = [weight.numpy() for weight in self.trainable_part.weights]
-        # With a moving average, that is what is judged and kept; training goes on from where it was.
+            hint = f"Lower --{self.history.phase}.learning_rate or --{self.history.phase}.clip_norm"
+            raise UserError(f"Loss of epoch {epoch + 1} is not a finite number", got=logs["loss"], hint=hint)
+        trained_weights = [weight.numpy() for weight in self.trainable_part.weights]
+        # With a moving average, the average is validated and saved; training continues from the trained weights.
         self.trainable_part.optimizer.finalize_variable_values(self.trainable_part.trainable_variables)
         logs |= self.scorer.validate()
         for name, value in logs.items():
             self.history.metrics.setdefault(name, []).append(float(value))
-        if (now := ranking_key(logs)) > self.history.best or not self.scorer.val:
-            self.history.best, self.history.best_epoch = now, epoch
+        if (key := ranking_key(logs)) > self.history.best or not self.scorer.val:
+            self.history.best, self.history.best_epoch = key, epoch
         self.checkpoint.save_epoch(epoch, self.trainable_part.weights)
-        self.trainable_part.set_weights(stepped)
-        self.history.seconds = time.monotonic() - self.start_time
-        self.checkpoint.save_state(self.history, stepped, self.trainable_part.optimizer.variables)
+        self.trainable_part.set_weights(trained_weights)
+        self.history.seconds = time.monotonic() - self.run.start_time
+        self.checkpoint.save_state(self.history, trained_weights, self.trainable_part.optimizer.variables)
         self.checkpoint.prune_epochs(self.epochs_to_keep())
-        note = f"epoch {epoch + 1}: " + "  ".join(f"{k} {v:.3f}" for k, v in logs.items() if k in ("loss", "val_score"))
-        self.advance(0, note)
+        self.advance(0, format_epoch(epoch, logs))
         self.model.stop_training = self.should_stop
-        self.epoch_callback(self.history.phase, epoch, now[0])
+        self.epoch_callback(self.history.phase, epoch, key[0])
+
+
+def format_epoch(epoch: int, metrics: Mapping[str, float]) -> str:
+    """Return loss and validation score of an epoch, counted from 0, for the progress bar.
+
+    Examples:
+        >>> format_epoch(0, {"loss": 0.5, "val_loss": 0.4, "val_score": 0.75})
+        'epoch 1: loss 0.500  val_score 0.750'
+    """
+    values = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name in ("loss", "val_score"))
+    return f"epoch {epoch + 1}: {values}"

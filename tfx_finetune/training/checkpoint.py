@@ -1,9 +1,9 @@
-"""What a phase keeps on disk, so that a run which was killed at any moment goes on as if it had not been.
+"""Checkpoints of a phase: a run that was killed at any time resumes without a difference in its result.
 
-state.npz       weights, optimizer and history after the last complete epoch: one file, so that they agree
-epoch_<n>.npz   weights of the epochs that may still be wanted
-weights.npz     the phase's result; its presence says that the phase is done
-history.json    the history once more, for people
+state.npz       weights, optimizer and history after the last complete epoch, in one file, so that they agree
+epoch_<n>.npz   weights of the epochs that may still be selected
+weights.npz     result of the phase; the phase is done if this file exists
+history.json    copy of the history, for people and scripts
 """
 
 import dataclasses
@@ -23,18 +23,19 @@ Weights = list[np.ndarray]
 
 @dataclass
 class History:
-    """What a phase did, epoch by epoch.
+    """Metrics and result of a phase.
 
     Attributes:
-        phase: Its name.
-        metrics: A list of one value an epoch for each metric.
-        best_epoch: The epoch (from 0) of the best score; -1 where none was better than the start.
-        best: Its validation score and negative validation loss, which decides between equal scores.
-        start: The same before the first epoch.
-        kept: What the phase's result is made of, in words.
-        result: Its validation score.
-        trained: Numbers that were trained, of `parameters` in all.
-        seconds: Time it took, the trunk's outputs included.
+        phase: Name of the phase.
+        metrics: One value per epoch, by metric.
+        best_epoch: Epoch, from 0, with the best validation score; -1 if no epoch is better than the initial weights.
+        best: Best validation score and its negative validation loss, which breaks ties.
+        start: Validation score and negative validation loss before the first epoch.
+        selection: Description of the weights that the phase returns.
+        val_score: Validation score of these weights.
+        trained_parameters: Number of trained parameters.
+        parameters: Number of all parameters.
+        seconds: Duration in seconds, including the features of the frozen part.
     """
 
     phase: str
@@ -50,24 +51,24 @@ class History:
 
     @property
     def epochs(self) -> int:
-        """Epochs that are complete."""
+        """Number of complete epochs."""
         return len(self.metrics.get("loss", ()))
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The folder of one phase."""
+    """Folder with the checkpoints of one phase."""
 
     folder: Path
 
     @classmethod
     def for_phase(cls, workdir: Path, phase: str) -> "Checkpoint":
-        """That of a phase of the run in a work folder."""
+        """Return the checkpoint of a phase of the run in `workdir`."""
         return cls(workdir / "checkpoints" / phase)
 
     @property
     def is_done(self) -> bool:
-        """Whether the phase has its result."""
+        """True if the phase has its result."""
         return self._result_path.exists()
 
     @property
@@ -75,42 +76,42 @@ class Checkpoint:
         return self.folder / "weights.npz"
 
     def save_epoch(self, epoch: int, weights: Sequence[Any]) -> None:
-        """Keeps the weights of an epoch; -1 is the start."""
+        """Save the weights of an epoch, counted from 0."""
         _write(self._epoch_path(epoch), weights=weights)
 
     def load_epoch(self, epoch: int) -> Weights:
-        """Reads the weights of a kept epoch."""
-        return _read_weights(self._epoch_path(epoch), "weights")
+        """Read the weights of an epoch that was not pruned."""
+        return _read_arrays(self._epoch_path(epoch), "weights")
 
     def prune_epochs(self, epochs_to_keep: Sequence[int]) -> None:
-        """Removes the weights of all epochs but the wanted ones."""
+        """Delete the weights of all epochs except `epochs_to_keep`."""
         for path in set(self.folder.glob("epoch_*.npz")) - {self._epoch_path(epoch) for epoch in epochs_to_keep}:
             path.unlink()
 
-    def save_state(self, history: History, weights: Sequence[Any], optimizer: Sequence[Any]) -> None:
-        """Keeps the state after an epoch, in place of the one before."""
-        _write(self.folder / "state.npz", history, weights=weights, optimizer=optimizer)
+    def save_state(self, history: History, weights: Sequence[Any], optimizer_variables: Sequence[Any]) -> None:
+        """Save the state after an epoch; it replaces the state of the previous epoch."""
+        _write(self.folder / "state.npz", history, weights=weights, optimizer=optimizer_variables)
         self._write_history(history)
 
     def load_state(self) -> tuple[History, Weights, Weights] | None:
-        """History, weights and optimizer after the last complete epoch, if there is one."""
+        """Read history, weights and optimizer variables after the last complete epoch; None before the first one."""
         path = self.folder / "state.npz"
-        return (
-            (_read_history(path), _read_weights(path, "weights"), _read_weights(path, "optimizer"))
-            if path.exists()
-            else None
-        )
+        if not path.exists():
+            return None
+        return _read_history(path), _read_arrays(path, "weights"), _read_arrays(path, "optimizer")
 
     def finish(self, history: History, weights: Sequence[Any]) -> None:
-        """Keeps the phase's result and removes all that led to it."""
+        """Save the result of the phase and delete its epochs and state."""
         _write(self._result_path, history, weights=weights)
         self._write_history(history)
         self.prune_epochs(())
         (self.folder / "state.npz").unlink(missing_ok=True)
 
     def load_result(self) -> tuple[History, Weights] | None:
-        """History and result of a phase that is done."""
-        return (_read_history(self._result_path), _read_weights(self._result_path, "weights")) if self.is_done else None
+        """Read history and weights of a phase that is done; None if it is not."""
+        if not self.is_done:
+            return None
+        return _read_history(self._result_path), _read_arrays(self._result_path, "weights")
 
     def _epoch_path(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch + 1}.npz"
@@ -121,6 +122,7 @@ class Checkpoint:
 
 
 def _write(path: Path, history: History | None = None, **lists: Sequence[Any]) -> None:
+    """Write lists of arrays, and the history as JSON, to an .npz file."""
     arrays: dict[str, Any] = {
         f"{name}_{i}": np.asarray(value) for name, values in lists.items() for i, value in enumerate(values)
     }
@@ -130,14 +132,16 @@ def _write(path: Path, history: History | None = None, **lists: Sequence[Any]) -
         np.savez(draft, **arrays)
 
 
-def _read_weights(path: Path, name: str) -> Weights:
-    with np.load(path) as found:
-        count = sum(key.startswith(f"{name}_") for key in found.files)
-        return [found[f"{name}_{i}"] for i in range(count)]
+def _read_arrays(path: Path, name: str) -> Weights:
+    """Read one list of arrays of an .npz file."""
+    with np.load(path) as arrays:
+        count = sum(key.startswith(f"{name}_") for key in arrays.files)
+        return [arrays[f"{name}_{i}"] for i in range(count)]
 
 
 def _read_history(path: Path) -> History:
-    with np.load(path) as found:
-        known: dict[str, Any] = json.loads(str(found["history"]))
-    pairs: dict[str, Any] = {name: tuple(known.pop(name)) for name in ("best", "start")}
-    return History(**known, **pairs)
+    with np.load(path) as arrays:
+        fields: dict[str, Any] = json.loads(str(arrays["history"]))
+    # JSON has no tuples.
+    ranking_keys: dict[str, Any] = {name: tuple(fields.pop(name)) for name in ("best", "start")}
+    return History(**fields, **ranking_keys)

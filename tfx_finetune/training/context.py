@@ -14,18 +14,19 @@ class TrainingContext:
     """Settings and opened bundles that all phases of a run share.
 
     Attributes:
-        workdir: Folder of checkpoints and logs.
-        phases: Phases by name, in order.
+        workdir: Work folder of the run, with the folders `checkpoints` and `tensorboard`.
+        phases: Options of the phases by name, in the order of training.
         seed: Seed of the run.
         features_folder: Folder of the feature cache.
-        precision: Type in which features are cached: `float32` or `float16`.
-        cache_keys: For each tower, what determines the features of its frozen part, apart from samples, graph and
-            weights; see `feature_cache.feature_cache_key`.
-        objectives: Auxiliary losses by name.
-        teachers: Bundles whose predictions the heads learn from.
+        precision: Type of cached features, `float32` or `float16`.
+        cache_keys: Settings that determine the features of the frozen part, by tower; see
+            `feature_cache.feature_cache_key`.
+        auxiliary_losses: Objectives of `--auxiliary_losses` by name.
+        teachers: Opened bundles of `--teacher`.
         distill: Options of distillation.
-        teacher_keys: For each tower, what determines its inputs; see `feature_cache.preprocessing_key`.
-        same_head_inputs: True if the heads see the features that they see in the bundle of `--init`.
+        teacher_keys: Settings that determine the predictions of a teacher, by tower; see
+            `feature_cache.preprocessing_key`.
+        same_head_inputs: True if the heads read the same features as in the bundle of `--init`.
     """
 
     workdir: Path

@@ -1,4 +1,4 @@
-"""The loss that pulls together what the towers make of one sample."""
+"""CLIP loss, which pulls the projections of the towers for the same sample together; and the losses of a network."""
 
 from typing import Any
 
@@ -8,14 +8,17 @@ import tensorflow as tf
 from tfx_finetune.models.network import PROJECTIONS, Network
 from tfx_finetune.ops.tf_data import parallel_map
 from tfx_finetune.types.components import MODALITY_MASK
+from tfx_finetune.types.training import WeightedLosses
 
 
 class CLIPLoss(keras.losses.Loss):
-    """Of the views of a batch, each tower's finds that of the same sample among another tower's: the mean over pairs of
-    towers of InfoNCE (van den Oord et al., arXiv 1807.03748, equation 4), both ways, as in CLIP (arXiv 2103.00020).
+    """Symmetric InfoNCE loss between the projections of every pair of towers, averaged over the pairs.
+
+    CLIP, arXiv 2103.00020; InfoNCE, van den Oord et al., arXiv 1807.03748, equation 4. The positive of a sample is the
+    other tower's projection of the same sample; the negatives are the other samples of the batch.
 
     Args:
-        temperature: By which cosines are divided.
+        temperature: float > 0. Divides the cosine similarities.
     """
 
     def __init__(self, temperature: float) -> None:
@@ -23,46 +26,51 @@ class CLIPLoss(keras.losses.Loss):
         self.temperature = temperature
 
     def call(self, modality_mask: Any, projections: Any) -> Any:
-        """Returns the loss of each sample, (batch,).
+        """Return the loss of each sample, (batch,).
 
         Args:
-            presence: Which towers have something to see, (batch, towers).
-            views: Points of unit length, (batch, towers, dim).
+            modality_mask: float tensor (batch, towers). 1 if the input of a tower is present, else 0.
+            projections: float tensor (batch, towers, dim) of unit vectors.
         """
         ops = keras.ops
         total = ops.zeros_like(modality_mask[:, 0])
-        towers = projections.shape[1]
-        for one in range(towers):
-            for other in range(towers):
-                if one == other:
+        num_towers = projections.shape[1]
+        for anchor in range(num_towers):
+            for other in range(num_towers):
+                if anchor == other:
                     continue
-                both = modality_mask[:, one] * modality_mask[:, other]
-                cosines = ops.matmul(projections[:, one], ops.transpose(projections[:, other])) / self.temperature
-                # What is not there is no candidate.
-                cosines = ops.where(both[None, :] > 0, cosines, -1e9)
-                total += -both * ops.diagonal(ops.log_softmax(cosines, axis=-1))
-        return total / (towers * (towers - 1))
+                has_both = modality_mask[:, anchor] * modality_mask[:, other]
+                cosines = ops.matmul(projections[:, anchor], ops.transpose(projections[:, other])) / self.temperature
+                # Samples with a missing input are not negatives.
+                cosines = ops.where(has_both[None, :] > 0, cosines, -1e9)
+                total += -has_both * ops.diagonal(ops.log_softmax(cosines, axis=-1))
+        return total / (num_towers * (num_towers - 1))
 
 
-def make_losses(network: Network) -> tuple[dict[str, Any], dict[str, float]]:
-    """The losses of a network's outputs, and the weight of each."""
-    found = {f"{head}/logits": task.loss for head, task in network.tasks.items()}
-    weights = dict.fromkeys(found, 1.0)
+def make_losses(network: Network) -> WeightedLosses:
+    """Return the losses of a network: one per head, and the CLIP loss if the fusion has projections."""
+    losses = {f"{head}/logits": task.loss for head, task in network.tasks.items()}
+    weights = dict.fromkeys(losses, 1.0)
     if PROJECTIONS in network.model.output and network.fusion:
-        found[PROJECTIONS] = CLIPLoss(network.fusion.temperature)
+        losses[PROJECTIONS] = CLIPLoss(network.fusion.temperature)
         weights[PROJECTIONS] = network.fusion.contrastive_weight
-    return found, weights
+    return WeightedLosses(losses, weights)
 
 
 def add_contrastive_targets(batches: tf.data.Dataset, network: Network) -> tf.data.Dataset:
-    """Training batches with what the loss of views takes, where the network has them."""
+    """Add the targets of the CLIP loss to training batches if the network has projections.
+
+    Args:
+        batches: Training batches (inputs, targets, weights).
+        network: The whole model.
+    """
     if PROJECTIONS not in network.model.output:
         return batches
     return parallel_map(
         batches,
-        lambda x, y, w: (
-            x,
-            y | {PROJECTIONS: x[MODALITY_MASK]},
-            w | {PROJECTIONS: tf.ones_like(x[MODALITY_MASK][:, 0])},
+        lambda inputs, targets, weights: (
+            inputs,
+            targets | {PROJECTIONS: inputs[MODALITY_MASK]},
+            weights | {PROJECTIONS: tf.ones_like(inputs[MODALITY_MASK][:, 0])},
         ),
     )

@@ -1,4 +1,4 @@
-"""How a phase steps: the optimizer, its schedule, and what single weights get of both."""
+"""Optimizer and learning rate schedule of a phase, with a learning rate and a decay target per weight."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ _OPTIMIZERS = {
     "lion": keras.optimizers.Lion,
     "muon": keras.optimizers.Muon,
 }
-RANGE_TEST = "range"
-"""A schedule for range tests alone: from a millionth of the peak up to it, exponentially."""
 _OPTIMIZER_OPTIONS = {"sgd": {"momentum": 0.9, "nesterov": True}}
+RANGE_TEST = "range"
+"""Schedule of learning rate range tests only: rises exponentially from a millionth of the peak to the peak."""
 
 
 def make_optimizer(
@@ -28,34 +28,36 @@ def make_optimizer(
     initial_weights: Sequence[np.ndarray],
     tower_of_weight: Sequence[str] = (),
 ) -> keras.Optimizer:
-    """Returns the optimizer of a phase.
+    """Build the optimizer of a phase.
 
-    Weight decay is decoupled (arXiv 1711.05101) and leaves out biases and normalization.
+    Weight decay is decoupled (arXiv 1711.05101) and exempts biases and normalization.
 
     Args:
-        phase: AdamW (arXiv 1711.05101), SGD with Nesterov's momentum of 0.9, Lion (arXiv 2302.06675), or Muon
-            (https://kellerjordan.github.io/posts/muon, AdamW for what is no matrix).
-        steps: Steps of an epoch.
-        rates: Factor of the learning rate for each trained weight.
-        start: Values of the trained weights when the phase began. `--<phase>.decay_to=start` decays towards them in
-            place of zero (L2-SP, arXiv 1802.01483).
-        owners: The tower that each trained weight belongs to, for what is done by tower: `clip_each` and `ogm`.
+        phase: Options of the phase. Optimizers: AdamW (arXiv 1711.05101), SGD with Nesterov momentum 0.9, Lion
+            (arXiv 2302.06675), and Muon (https://kellerjordan.github.io/posts/muon), which uses AdamW for weights that
+            are not matrices.
+        steps_per_epoch: Number of training steps per epoch.
+        lr_multipliers: Learning rate multiplier of each trained weight.
+        initial_weights: Values of the trained weights at the start of the phase. With `--<phase>.l2_sp`, weights decay
+            towards them instead of 0 (L2-SP, arXiv 1802.01483).
+        tower_of_weight: Name of the tower of each trained weight, for `clip_norm_per_tower` and `gradient_modulation`;
+            empty if a weight belongs to no tower.
 
     Returns:
-        The optimizer. Its `slowed` has the factor of the steps of each tower, 1 at first.
+        The optimizer. Its attribute `modulation_coefficients` holds a variable per tower, initially 1, which multiplies
+        the steps of the weights of the tower if `gradient_modulation` is on.
     """
-    options = _OPTIMIZER_OPTIONS.get(phase.optimizer, {}) | (
-        {"ema_momentum": phase.ema_momentum} if phase.ema_momentum else {}
-    )
+    options = dict(_OPTIMIZER_OPTIONS.get(phase.optimizer, {}))
+    if phase.ema_momentum:
+        options["ema_momentum"] = phase.ema_momentum
+    accumulation = phase.gradient_accumulation_steps
     optimizer = _make_optimizer_class(phase, lr_multipliers, initial_weights, tower_of_weight)(
         Schedule(phase, phase.epochs * steps_per_epoch),
         weight_decay=phase.weight_decay,
         global_clipnorm=phase.clip_norm or None,
         clipvalue=phase.clip_value or None,
         use_ema=bool(phase.ema_momentum),
-        gradient_accumulation_steps=phase.gradient_accumulation_steps
-        if phase.gradient_accumulation_steps > 1
-        else None,
+        gradient_accumulation_steps=accumulation if accumulation > 1 else None,
         name=phase.optimizer,
         **options,
     )
@@ -66,30 +68,30 @@ def make_optimizer(
 def _make_optimizer_class(
     phase: Phase, lr_multipliers: Sequence[float], initial_weights: Sequence[np.ndarray], tower_of_weight: Sequence[str]
 ) -> Any:
-    """The class of the phase's optimizer; the arguments are those of `make_optimizer`."""
-    factors = {tower: keras.Variable(1.0, trainable=False) for tower in dict.fromkeys(tower_of_weight) if tower}
-    anchors = [keras.Variable(value, trainable=False) for value in initial_weights] if phase.l2_sp == "start" else None
-    kind: Any = _OPTIMIZERS[phase.optimizer]
+    """Return the optimizer class of the phase; the arguments are those of `make_optimizer`."""
+    coefficients = {tower: keras.Variable(1.0, trainable=False) for tower in dict.fromkeys(tower_of_weight) if tower}
+    decay_targets = [keras.Variable(value, trainable=False) for value in initial_weights] if phase.l2_sp else None
+    base: Any = _OPTIMIZERS[phase.optimizer]
 
-    class Tailored(kind):
-        """The optimizer with a rate and an anchor of its own for each weight."""
+    class PerWeightOptimizer(base):
+        """Optimizer with a learning rate multiplier and a decay target per weight."""
 
-        slowed = factors
+        modulation_coefficients = coefficients
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            """Steps one weight."""
+            """Update one weight."""
             index = self._get_variable_index(variable)
-            rate = learning_rate * lr_multipliers[index]
+            learning_rate = learning_rate * lr_multipliers[index]
             if phase.gradient_modulation and tower_of_weight[index]:
-                # Of the step, not of the gradient: Adam and its kin divide by the gradients' own size.
-                rate *= factors[tower_of_weight[index]]
-            if kind is keras.optimizers.AdamW:
-                _fused_adam_step(self, gradient, variable, rate)
+                # The step is scaled, not the gradient: Adam and Lion are invariant to the size of gradients.
+                learning_rate *= coefficients[tower_of_weight[index]]
+            if base is keras.optimizers.AdamW:
+                _fused_adam_step(self, gradient, variable, learning_rate)
             else:
-                super().update_step(gradient, variable, rate)
+                super().update_step(gradient, variable, learning_rate)
 
         def _clip_gradients(self, gradients: Any) -> Any:
-            """Clips by norm all gradients together, or those of each tower."""
+            """Clip the global norm of all gradients, or the norm of each tower's gradients."""
             clip = super()._clip_gradients
             return _clip_per_tower(clip, gradients, tower_of_weight) if phase.clip_norm_per_tower else clip(gradients)
 
@@ -97,28 +99,28 @@ def _make_optimizer_class(
             for variable in variables:
                 if self._use_weight_decay(variable):
                     index = self._get_variable_index(variable)
-                    excess = variable - anchors[index] if anchors else variable
+                    excess = variable - decay_targets[index] if decay_targets else variable
                     variable.assign_sub(excess * (self.weight_decay * lr_multipliers[index] * self.learning_rate))
 
-    return Tailored
+    return PerWeightOptimizer
 
 
 def _clip_per_tower(
     clip: Callable[[list], list], gradients: Sequence[Any], tower_of_weight: Sequence[str]
 ) -> list[Any]:
-    """Gradients clipped, those of each owner by themselves."""
-    found = list(gradients)
-    for owner in dict.fromkeys(tower_of_weight):
-        rows = [row for row, one in enumerate(tower_of_weight) if one == owner]
-        for row, clipped in zip(rows, clip([gradients[row] for row in rows]), strict=True):
-            found[row] = clipped
-    return found
+    """Return the gradients, those of each tower clipped together."""
+    clipped = list(gradients)
+    for tower in dict.fromkeys(tower_of_weight):
+        indices = [index for index, name in enumerate(tower_of_weight) if name == tower]
+        for index, gradient in zip(indices, clip([gradients[index] for index in indices]), strict=True):
+            clipped[index] = gradient
+    return clipped
 
 
 def _fused_adam_step(optimizer: Any, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-    """Keras's step of Adam in one operation, not in a dozen passes over all weights.
+    """Update one weight with Keras's Adam step as a single TensorFlow operation.
 
-    That is a fifth of a step's time where the top is deep and pictures are small.
+    Keras uses about a dozen operations, which is a fifth of the step time for deep networks on small images.
     """
     index = optimizer._get_variable_index(variable)
     step = tf.cast(optimizer.iterations + 1, variable.dtype)
@@ -138,14 +140,19 @@ def _fused_adam_step(optimizer: Any, gradient: tf.Tensor, variable: tf.Variable,
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A rise from 0 to the peak, then a fall.
+    """Learning rate schedule: a rise from 0 to the peak, then a decay.
 
-    cosine (arXiv 1608.03983), linear and constant follow a linear rise over a share `warmup` of the steps; one_cycle
-    (arXiv 1708.07120) rises over 30 % of them along a cosine, whatever `warmup` says.
+    - `cosine` (arXiv 1608.03983), `linear` and `constant`: linear rise over the fraction `warmup_ratio` of the steps.
+    - `one_cycle` (arXiv 1708.07120): cosine rise over 30 % of the steps, whatever `warmup_ratio` is.
 
     Args:
-        phase: Names the schedule, its peak and its warm-up.
-        total: Steps of the whole phase.
+        phase: Options of the phase: schedule, peak learning rate and warmup ratio.
+        total_steps: Number of steps of the phase.
+
+    Examples:
+        >>> schedule = Schedule(Phase(learning_rate=0.1, schedule="linear", warmup_ratio=0.5), total_steps=10)
+        >>> [round(float(schedule(step)), 2) for step in (0, 5, 10)]
+        [0.0, 0.1, 0.0]
     """
 
     def __init__(self, phase: Phase, total_steps: int) -> None:
@@ -153,20 +160,28 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_steps = int((0.3 if self.kind == "one_cycle" else phase.warmup_ratio) * self.total_steps)
 
     def __call__(self, step: keras.KerasTensor) -> keras.KerasTensor:
-        """The learning rate of a step, counted from 0."""
+        """Return the learning rate of a step, counted from 0."""
         step = keras.ops.cast(step, "float32")
         if self.kind == RANGE_TEST:
             return self.peak_lr * 10 ** (-6 * (1 - step / self.total_steps))
-        up = step / max(self.warmup_steps, 1)
-        down = keras.ops.minimum((step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1), 1.0)
+        rise = step / max(self.warmup_steps, 1)
+        progress = keras.ops.minimum((step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1), 1.0)
         if self.kind == "one_cycle":
-            up = 1 - _cosine_decay(up)
-        fall = {"constant": keras.ops.ones_like(down), "linear": 1 - down}.get(self.kind, _cosine_decay(down))
-        return self.peak_lr * keras.ops.where(step < self.warmup_steps, up, fall)
+            rise = 1 - _cosine_decay(rise)
+        if self.kind == "constant":
+            decay = keras.ops.ones_like(progress)
+        else:
+            decay = 1 - progress if self.kind == "linear" else _cosine_decay(progress)
+        return self.peak_lr * keras.ops.where(step < self.warmup_steps, rise, decay)
 
     def get_config(self) -> dict:
-        """For Keras, which may serialize an optimizer."""
-        return {"kind": self.kind, "peak": self.peak_lr, "total": self.total_steps, "rise": self.warmup_steps}
+        """Return the configuration, which Keras needs to serialize an optimizer."""
+        return {
+            "kind": self.kind,
+            "peak_lr": self.peak_lr,
+            "total_steps": self.total_steps,
+            "warmup_steps": self.warmup_steps,
+        }
 
 
 def _cosine_decay(fraction: keras.KerasTensor) -> keras.KerasTensor:

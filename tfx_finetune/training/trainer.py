@@ -1,22 +1,23 @@
-"""STATION: run one phase of training on (trunk, top).
+"""Training of one phase.
 
-A tower's trunk is all that the phase leaves frozen below its cut. Its outputs do not change between epochs, so they are
-computed once a sample and view, and `fit` sees the top alone. Where everything is trained there is no trunk, and
-`fit` sees augmented batches from the pipeline: the same code.
+`split_model` cuts the network at the lowest unfrozen layer group into a frozen part per tower and a trainable part. The
+features of the frozen part do not change between epochs, so they are computed once per sample and augmented view, and
+`fit` trains the trainable part only. If a phase unfreezes everything, `fit` trains the whole network on augmented
+batches, by the same code.
 """
 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from tfx_finetune.core import hardware, progress
-from tfx_finetune.core.config import DistillOptions, Phase
+from tfx_finetune.core.config import Phase
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.models.build import (
@@ -34,26 +35,58 @@ from tfx_finetune.ops.depthwise import use_fast_depthwise_gradients
 from tfx_finetune.ops.tf_data import make_zeros
 from tfx_finetune.training import weight_averaging
 from tfx_finetune.training.auxiliary_losses import add_auxiliary_losses, build_auxiliary_losses, make_auxiliary_outputs
-from tfx_finetune.training.callbacks import CheckpointAndEarlyStopping, ValidationScorer
+from tfx_finetune.training.callbacks import CheckpointAndEarlyStopping, EpochCallback, PhaseRun, ValidationScorer
 from tfx_finetune.training.checkpoint import Checkpoint, History, Weights
 from tfx_finetune.training.context import TrainingContext
 from tfx_finetune.training.contrastive import add_contrastive_targets, make_losses
 from tfx_finetune.training.distillation import add_distillation_losses, build_student_model
 from tfx_finetune.training.gradient_modulation import MODULATION_SAMPLES, GradientModulation
 from tfx_finetune.training.optimizer import make_optimizer
+from tfx_finetune.training.pair_sampler import objective_output_name
 from tfx_finetune.training.phase_data import PhaseData, prepare_phase_data
 from tfx_finetune.types.components import ADAPTERS
-from tfx_finetune.types.training import AuxiliaryLoss
+from tfx_finetune.types.training import WeightedLosses
 
-EpochCallback = Callable[[str, int, float], None]
-_DEFAULT_DISTILL = DistillOptions()
-# Between two runs of them Keras goes through its callbacks, which takes as long as a step of a small top; the bar
-# moves with each run.
+# Keras runs its callbacks between executions, which takes as long as a step of a small model. The progress bar advances
+# once per execution.
 _MAX_STEPS_PER_EXECUTION = 8
 
 
 def _noop(phase: str, epoch: int, score: float) -> None:
-    """Watches nothing."""
+    """Do nothing after an epoch."""
+
+
+class PhaseModel(NamedTuple):
+    """Network of one phase, split into frozen and trainable parts.
+
+    Attributes:
+        trunks: Frozen part of each tower; towers without a frozen part are omitted.
+        trainable_part: Model from the features of the frozen parts to the outputs that have a loss.
+        losses: Losses of these outputs.
+    """
+
+    trunks: Mapping[str, keras.Model]
+    trainable_part: keras.Model
+    losses: WeightedLosses
+
+
+def build_phase_model(
+    network: Network, phase: Phase, data: Data, context: TrainingContext, total_steps: int
+) -> PhaseModel:
+    """Split the network for a phase, with the auxiliary losses and the distillation losses of the run.
+
+    Args:
+        network: The whole model.
+        phase: Options of the phase.
+        data: Samples of all splits.
+        context: Settings of the run.
+        total_steps: Number of training steps of the phase.
+    """
+    auxiliary_losses = build_auxiliary_losses(network, data, context.auxiliary_losses, total_steps, context.seed)
+    trunks, trainable_part = split_model(network, phase.unfreeze, make_auxiliary_outputs(auxiliary_losses))
+    trainable_part = build_student_model(trainable_part, network, bool(context.teachers))
+    losses = add_distillation_losses(make_losses(network), trainable_part, network, context.distill)
+    return PhaseModel(trunks, trainable_part, add_auxiliary_losses(losses, auxiliary_losses))
 
 
 def fit_phase(
@@ -64,84 +97,82 @@ def fit_phase(
     context: TrainingContext,
     epoch_callback: EpochCallback = _noop,
 ) -> History:
-    """Trains what a phase unfreezes and leaves the network with the best weights that the phase came by.
+    """Train a phase and leave the network with the selected weights.
 
-    The state after every epoch is kept in `workdir/checkpoints/<name>`; a phase that was interrupted goes on there.
+    The state after every epoch is saved in `workdir/checkpoints/<name>`; an interrupted phase resumes from there.
 
     Args:
         network: The whole model; its weights are changed in place.
-        name: The phase's name.
-        phase: How to train.
+        name: Name of the phase, such as `frozen` or `finetune`.
+        phase: Options of the phase.
         data: Samples of all splits.
         context: Settings of the run.
-        watch: Told the phase, the epoch (from 0) and its validation score after each; what it raises ends the phase.
+        epoch_callback: Called as f(phase name, epoch from 0, validation score) after every epoch. An exception that it
+            raises stops the phase.
 
     Raises:
-        UserError: The loss is not a number.
+        UserError: If the loss is not a finite number.
     """
     checkpoint = Checkpoint.for_phase(context.workdir, name)
     steps = data.steps
-    objectives = build_auxiliary_losses(network, data, context.auxiliary_losses, phase.epochs * steps, context.seed)
-    trunks, top = split_model(network, phase.unfreeze, make_auxiliary_outputs(objectives))
-    top = build_student_model(top, network, bool(context.teachers))
-    if done := checkpoint.load_result():
-        top.set_weights(done[1])
-        return done[0]
-    resumed = checkpoint.load_state()
-    history = resumed[0] if resumed else History(name)
-    started = time.monotonic() - history.seconds
-    fed = prepare_phase_data(trunks, phase, data, context)
-    # Later, or from a bundle, heads know already what they see.
-    if name.startswith(next(iter(context.phases), "")) and not context.same_head_inputs:
-        fit_centering(
-            network.model, network.backbones, find_cut_tensors_by_tower(network, phase.unfreeze), fed.sample_train_batch
-        )
+    trunks, model, losses = build_phase_model(network, phase, data, context, phase.epochs * steps)
+    if result := checkpoint.load_result():
+        history, weights = result
+        model.set_weights(weights)
+        return history
+    state = checkpoint.load_state()
+    history = state[0] if state else History(name)
+    start_time = time.monotonic() - history.seconds
+    phase_data = prepare_phase_data(trunks, phase, data, context)
+    is_first_phase = name.startswith(next(iter(context.phases), ""))
+    if is_first_phase and not context.same_head_inputs:
+        cut_tensors = find_cut_tensors_by_tower(network, phase.unfreeze)
+        fit_centering(network.model, network.backbones, cut_tensors, phase_data.sample_train_batch)
     set_stochastic_depth(network, phase.stochastic_depth)
-    with attach_adapter(network, phase), use_fast_depthwise_gradients(top):
-        start = top.get_weights()
-        compile_for_phase(top, network, phase, steps, context.distill, objectives, choose_steps_per_execution(steps))
-        history.trained_parameters, history.parameters = (
-            _count_parameters(top.trainable_weights),
-            _count_parameters(network.model.weights),
-        )
+    with attach_adapter(network, phase), use_fast_depthwise_gradients(model):
+        initial_weights = model.get_weights()
+        compile_for_phase(model, network, phase, steps, losses, choose_steps_per_execution(steps))
+        history.trained_parameters = _count_parameters(model.trainable_weights)
+        history.parameters = _count_parameters(network.model.weights)
         with progress.bar(name, phase.epochs * steps) as advance:
-            judge = ValidationScorer(top, network, fed.val)
-            keeper = CheckpointAndEarlyStopping(
-                top, judge, history, checkpoint, phase, context.seed, started, advance, epoch_callback
-            )
-            keeper.restore(resumed)
+            scorer = ValidationScorer(model, network, phase_data.val)
+            phase_run = PhaseRun(phase, context.seed, history, checkpoint, start_time)
+            callback = CheckpointAndEarlyStopping(scorer, phase_run, advance, epoch_callback)
+            callback.restore(state)
             advance(history.epochs * steps)
-            if not keeper.should_stop:
-                _fit_epochs(top, network, phase, fed, keeper, context.workdir / "tensorboard" / name, steps)
-            weights, history.selection, history.val_score = select_weights(keeper, start, phase)
-        top.set_weights(weights)
-    history.seconds = time.monotonic() - started
-    checkpoint.finish(history, top.get_weights())
+            if not callback.should_stop:
+                _fit_epochs(network, phase_data, callback, context.workdir / "tensorboard" / name, steps)
+            weights, history.selection, history.val_score = select_weights(callback, initial_weights, phase)
+        model.set_weights(weights)
+    history.seconds = time.monotonic() - start_time
+    checkpoint.finish(history, model.get_weights())
     return history
 
 
 def _fit_epochs(
-    trainable_part: keras.Model,
-    network: Network,
-    phase: Phase,
-    phase_data: PhaseData,
-    callback: CheckpointAndEarlyStopping,
-    log_dir: Path,
-    steps_per_epoch: int,
+    network: Network, phase_data: PhaseData, callback: CheckpointAndEarlyStopping, log_dir: Path, steps_per_epoch: int
 ) -> None:
-    """Trains the top, which is compiled, for the epochs that its history lacks; the keeper has what each came by."""
-    done = callback.history.epochs
-    batches = add_contrastive_targets(phase_data.training_batches(done, phase.epochs), network)
-    build_losses_and_metrics(trainable_part, batches)
-    trainable_part.fit(
+    """Train the compiled trainable part for the epochs that are not in the history yet.
+
+    Args:
+        network: The whole model.
+        phase_data: Training and validation data of the phase.
+        callback: Callback that validates and saves every epoch.
+        log_dir: Folder of TensorBoard logs.
+        steps_per_epoch: Number of training steps per epoch.
+    """
+    model, phase, first_epoch = callback.trainable_part, callback.phase, callback.history.epochs
+    batches = add_contrastive_targets(phase_data.training_batches(first_epoch, phase.epochs), network)
+    build_losses_and_metrics(model, batches)
+    model.fit(
         batches,
         epochs=phase.epochs,
-        initial_epoch=done,
+        initial_epoch=first_epoch,
         steps_per_epoch=steps_per_epoch,
         callbacks=[
             callback,
             keras.callbacks.TensorBoard(log_dir, write_graph=False),
-            *make_modulation_callbacks(trainable_part, network, phase_data, phase),
+            *make_modulation_callbacks(model, network, phase_data, phase),
         ],
         shuffle=False,
         verbose=0,
@@ -153,40 +184,45 @@ def compile_for_phase(
     network: Network,
     phase: Phase,
     steps_per_epoch: int,
-    distill: DistillOptions = _DEFAULT_DISTILL,
-    auxiliary_losses: Mapping[str, AuxiliaryLoss] | None = None,
+    losses: WeightedLosses | None = None,
     steps_per_execution: int = 1,
 ) -> None:
-    """Compiles the top, with the outputs of objectives, for a phase of `phase.epochs` epochs of `steps` steps.
+    """Compile the trainable part for a phase.
 
-    So many of them `at_once` are one call of TensorFlow.
+    Args:
+        trainable_part: The model that the phase trains.
+        network: The whole model.
+        phase: Options of the phase.
+        steps_per_epoch: Number of training steps per epoch.
+        losses: Losses of the outputs, or None for the losses of the network.
+        steps_per_execution: Number of training steps per call of TensorFlow. Default 1.
     """
-    start = [weight.numpy() for weight in trainable_part.trainable_weights]
-    loss, weights = add_auxiliary_losses(
-        add_distillation_losses(make_losses(network), trainable_part, network, distill), auxiliary_losses or {}
-    )
-    each = compute_lr_multipliers(
-        network,
-        trainable_part,
-        phase.layer_decay,
-        parse_lr_multipliers("rates", phase.lr_multipliers, network.backbones),
-    )
+    losses = losses or make_losses(network)
+    initial_weights = [weight.numpy() for weight in trainable_part.trainable_weights]
+    tower_multipliers = parse_lr_multipliers("lr_multipliers", phase.lr_multipliers, network.backbones)
+    lr_multipliers = compute_lr_multipliers(network, trainable_part, phase.layer_decay, tower_multipliers)
+    tower_of_weight = towers_of_weights(network, trainable_part)
     metrics = {f"{head}/logits": task.make_metrics() for head, task in network.tasks.items()}
+    has_auxiliary_loss = any(output.startswith(objective_output_name("")) for output in losses.losses)
     trainable_part.compile(
-        optimizer=make_optimizer(phase, steps_per_epoch, each, start, towers_of_weights(network, trainable_part)),
-        loss=loss,
-        loss_weights=weights,
-        # What stands beside samples without their labels is not counted.
-        **{"weighted_metrics" if auxiliary_losses else "metrics": metrics},
+        optimizer=make_optimizer(phase, steps_per_epoch, lr_multipliers, initial_weights, tower_of_weight),
+        loss=losses.losses,
+        loss_weights=losses.weights,
+        # Metrics are weighted, so that appended samples without a label do not count.
+        **{"weighted_metrics" if has_auxiliary_loss else "metrics": metrics},
         jit_compile=hardware.detect().jit_compile,
         steps_per_execution=steps_per_execution,
     )
 
 
 def build_losses_and_metrics(trainable_part: keras.Model, batches: tf.data.Dataset) -> None:
-    """Makes the variables of losses and metrics, which Keras would make in its first step.
+    """Create the variables of losses and metrics before the first step.
 
-    TensorFlow traces a function again that has made variables, as the losses of several heads do.
+    Keras creates them in the first step, after which TensorFlow would trace the step a second time.
+
+    Args:
+        trainable_part: The compiled model.
+        batches: Training batches (inputs, targets, weights).
     """
     inputs, targets, weights = make_zeros(batches.element_spec)
     outputs = make_zeros(trainable_part.output)
@@ -196,54 +232,69 @@ def build_losses_and_metrics(trainable_part: keras.Model, batches: tf.data.Datas
 
 
 def choose_steps_per_execution(steps_per_epoch: int) -> int:
-    """How many steps of an epoch are run at once: the most that divide it, else Keras would run into the next one."""
+    """Return the largest `steps_per_execution`, at most 8, that divides the number of steps per epoch.
+
+    With any other value, Keras would continue into the next epoch.
+
+    Examples:
+        >>> choose_steps_per_execution(12), choose_steps_per_execution(11)
+        (6, 1)
+    """
     return max(count for count in range(1, _MAX_STEPS_PER_EXECUTION + 1) if steps_per_epoch % count == 0)
 
 
 def make_modulation_callbacks(
     trainable_part: keras.Model, network: Network, phase_data: PhaseData, phase: Phase
 ) -> list[keras.callbacks.Callback]:
-    """What slows a tower that is ahead, where the phase wants that and there are several."""
+    """Return the gradient modulation callback if the phase has the option and the network several towers."""
     if not phase.gradient_modulation or len(network.backbones) == 1:
         return []
-    return [
-        GradientModulation(
-            trainable_part,
-            network,
-            *phase_data.sample_train_batch(MODULATION_SAMPLES),
-            trainable_part.optimizer.slowed,
-            phase.gradient_modulation,
-        )
-    ]
+    inputs, targets = phase_data.sample_train_batch(MODULATION_SAMPLES)
+    return [GradientModulation(trainable_part, network, inputs, targets, phase.gradient_modulation)]
 
 
 def select_weights(
     callback: CheckpointAndEarlyStopping, initial_weights: Weights, phase: Phase
 ) -> tuple[Weights, str, float]:
-    """Returns the weights that a phase leaves, in words what they are, and their validation score.
+    """Select the weights that a phase returns.
 
-    They are those of the last epoch, or an average of the last ones, moved towards the start where that is better; an
-    earlier epoch or the start where that is better. Better is what the validation samples tell beyond the margin.
+    Candidates are the selected epochs, their greedy soup, interpolations with the initial weights (`wise_ft`), and the
+    initial weights. Score differences below one standard error are ties, which the longest training wins.
+
+    Args:
+        callback: Callback of the phase, with its history and checkpoints.
+        initial_weights: Weights before the phase.
+        phase: Options of the phase.
+
+    Returns:
+        The weights, their description, and their validation score.
     """
-    judge, margin = callback.scorer, callback.margin
+    scorer, margin = callback.scorer, callback.margin
     epochs = callback.selected_epochs()
-    candidates, kept = [callback.checkpoint.load_epoch(epoch) for epoch in epochs], f"epoch {epochs[0] + 1}"
-    if not judge.val:
-        return candidates[0], kept, callback.history.val_score
-    weights, count, score = weight_averaging.greedy_soup(candidates, judge, margin)
-    kept = f"the average of {count} epochs" if count > 1 else kept
+    candidates, selection = [callback.checkpoint.load_epoch(epoch) for epoch in epochs], f"epoch {epochs[0] + 1}"
+    if not scorer.val:
+        return candidates[0], selection, callback.history.val_score
+    weights, count, score = weight_averaging.greedy_soup(candidates, scorer, margin)
+    if count > 1:
+        selection = f"average of {count} epochs"
     if phase.wise_ft:
-        weights, share, score = weight_averaging.interpolate(initial_weights, weights, score, judge, margin)
-        kept = kept if share == 1 else f"{share:.1f} of the way from the start to {kept}"
-    began = callback.history.start[0]
-    if score + margin < began:
-        return initial_weights, "the start, than which nothing was better", began
-    return weights, kept, score
+        weights, coefficient, score = weight_averaging.interpolate(initial_weights, weights, score, scorer, margin)
+        if coefficient != 1:
+            selection = f"interpolation, {coefficient:.1f} of the way from the initial weights to {selection}"
+    initial_score = callback.history.start[0]
+    if score + margin < initial_score:
+        return initial_weights, "initial weights (no epoch improved the validation score)", initial_score
+    return weights, selection, score
 
 
 @contextlib.contextmanager
 def attach_adapter(network: Network, phase: Phase) -> Iterator[None]:
-    """Has the phase's adapter, if it has one, in the layers that the phase unfreezes."""
+    """Attach the adapter of the phase to the unfrozen layers inside the `with` block, and merge it on exit.
+
+    Args:
+        network: The whole model.
+        phase: Options of the phase. Nothing happens without an adapter.
+    """
     if not phase.adapter:
         yield
         return

@@ -12,17 +12,20 @@ import numpy as np
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.config import Phase
 from tfx_finetune.datasets.pipeline import Data
-from tfx_finetune.models.build import split_model
 from tfx_finetune.models.network import Network
 from tfx_finetune.ops.depthwise import use_fast_depthwise_gradients
 from tfx_finetune.report.plots import plot_learning_rates
-from tfx_finetune.training.auxiliary_losses import build_auxiliary_losses, make_auxiliary_outputs
 from tfx_finetune.training.context import TrainingContext
 from tfx_finetune.training.contrastive import add_contrastive_targets
-from tfx_finetune.training.distillation import build_student_model
 from tfx_finetune.training.optimizer import RANGE_TEST, Schedule
 from tfx_finetune.training.phase_data import precompute_features, prepare_phase_data
-from tfx_finetune.training.trainer import attach_adapter, build_losses_and_metrics, compile_for_phase, fit_phase
+from tfx_finetune.training.trainer import (
+    attach_adapter,
+    build_losses_and_metrics,
+    build_phase_model,
+    compile_for_phase,
+    fit_phase,
+)
 
 NUM_STEPS = 120
 _SMOOTHING = 0.9
@@ -76,9 +79,7 @@ def _run_range_test(
     network: Network, phase: Phase, data: Data, context: TrainingContext
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rates and smoothed losses, up to where the loss exploded; the network is left as it was."""
-    objectives = build_auxiliary_losses(network, data, context.auxiliary_losses, NUM_STEPS, context.seed)
-    trunks, top = split_model(network, phase.unfreeze, make_auxiliary_outputs(objectives))
-    top = build_student_model(top, network, bool(context.teachers))
+    trunks, top, phase_losses = build_phase_model(network, phase, data, context, NUM_STEPS)
     start = top.get_weights()
     losses: list[float] = []
 
@@ -99,7 +100,7 @@ def _run_range_test(
     tested = dataclasses.replace(phase, epochs=1, schedule=RANGE_TEST, learning_rate=1.0)
     fed = prepare_phase_data(trunks, phase, data, context)
     with attach_adapter(network, phase), use_fast_depthwise_gradients(top):
-        compile_for_phase(top, network, tested, NUM_STEPS, context.distill, objectives)
+        compile_for_phase(top, network, tested, NUM_STEPS, phase_losses)
         batches = add_contrastive_targets(fed.training_batches(0, NUM_STEPS), network).take(NUM_STEPS)
         build_losses_and_metrics(top, batches)
         top.fit(batches, epochs=1, steps_per_epoch=NUM_STEPS, callbacks=[Watch()], verbose=0)

@@ -46,6 +46,18 @@ class AuxiliaryLoss(NamedTuple):
     weight: float
 
 
+class WeightedLosses(NamedTuple):
+    """Losses of a model and their weights in the total loss.
+
+    Attributes:
+        losses: Keras losses by output name, such as `label/logits`.
+        weights: Weight of each loss by output name.
+    """
+
+    losses: dict[str, Any]
+    weights: dict[str, float]
+
+
 class ObjectiveContext(NamedTuple):
     """Inputs from which an objective builds its loss.
 
