@@ -103,13 +103,13 @@ def test_tflite_computes_the_same(name):
 @pytest.mark.parametrize("name", NECKS)
 def test_no_channels_are_refused(name):
     """Where the spec is read, not as a traceback of Keras."""
-    with pytest.raises(UserError, match=f"the channels of {name} are out of range; received: 0; allowed: 1 or more"):
+    with pytest.raises(UserError, match=rf"Options of {name}\(\) are out of range: dim=0\. Expected: dim >= 1\."):
         NECKS.build(Spec(name, (), {"dim": 0}), {})
 
 
 def test_fusion_is_a_weighted_mean():
     """Fast normalized fusion by hand: weights below 0 count as 0."""
-    from tfx_finetune.models.necks.bifpn import FastNormalizedFusion
+    from tfx_finetune.models.necks import FastNormalizedFusion
 
     layer = FastNormalizedFusion()
     tensors = [np.full((1, 2, 2, 1), value, np.float32) for value in (1, 2, 4)]
