@@ -67,13 +67,13 @@ def test_tokens_a_word(run):
     for language in ("en", "fi"):
         own = [text for text, _, of in texts if of == language]
         expected = sum(min(len(text), 24) for text in own) / (4 * len(own))
-        assert manifest["tokens"][language] == pytest.approx(expected)
+        assert manifest["tokenizer_fertility"][language] == pytest.approx(expected)
 
 
 def test_the_report_has_them(run):
     """With precision, recall and F1 beside the accuracy."""
     found = report_data.Page((run / "report.html").read_text())
-    assert {"Tokens a word", "precision", "recall", "F1"} <= set(found.texts)
+    assert {"Tokenizer fertility", "precision", "recall", "F1"} <= set(found.texts)
     assert "Worst language by accuracy" in found.text
     scores = json.loads((run / "bundle" / "scores.json").read_text())["test"]
     for name in ("accuracy", "precision_macro", "recall_macro", "f1_macro"):
@@ -84,6 +84,6 @@ def test_texts_run_as_their_script_does(tmp_path):
     """From the right where it does, and in the glyphs of their language."""
     exhibit = SamplePreview(text="قطة صغيرة")
     mistake = page.Mistake((exhibit,), "a", ("x",), ("y",), 0.9, language="zh_TW")
-    report = dataclasses.replace(report_data.make(mistakes=0), mistakes=(mistake,))
-    (given,) = [given for tag, given in report_data.page(report, tmp_path).tags if tag == "blockquote"]
+    report = dataclasses.replace(report_data.make_report(mistakes=0), mistakes=(mistake,))
+    (given,) = [given for tag, given in report_data.render(report, tmp_path).tags if tag == "blockquote"]
     assert given == {"dir": "auto", "lang": "zh-TW"}

@@ -1,4 +1,4 @@
-"""A report of everything, made up, and what a reader finds on its page."""
+"""An invented report with every section, and a parser for its page."""
 
 import dataclasses
 import io
@@ -33,7 +33,7 @@ VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "met
 
 
 class Page(HTMLParser):
-    """Collects what a page holds and complains about a tag that is not closed where it should be."""
+    """Collects the tags and texts of a page and asserts that every tag is closed in order."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -45,7 +45,7 @@ class Page(HTMLParser):
         assert not self.open
 
     def handle_starttag(self, tag, attrs):
-        assert len({name for name, _ in attrs}) == len(attrs), f"<{tag}> has an attribute twice"
+        assert len({name for name, _ in attrs}) == len(attrs), f"<{tag}> has a duplicate attribute"
         self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
@@ -54,7 +54,7 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> closes nothing"
+        assert self.open, f"</{tag}> closes no tag"
         assert self.open.pop() == tag, f"</{tag}> is out of order"
 
     def handle_data(self, data):
@@ -63,24 +63,24 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        """All that a person can read."""
+        """The visible text of the page."""
         return "\n".join(self.texts)
 
     def count(self, tag: str) -> int:
-        """How many of these elements there are."""
+        """The number of elements with this tag."""
         return sum(name == tag for name, _ in self.tags)
 
 
-def thumbnail(rng, format="PNG", side=160):
-    """A noisy picture: the worst case for its size."""
+def make_noise_image(rng, format="PNG", side=160):
+    """An encoded image of noise, the largest file for its shape."""
     pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format)
     return stream.getvalue()
 
 
-def confusion(classes, rng, samples=15):
-    """Counts of a model that is right about five times in six, and sometimes takes a class for the next one."""
+def make_confusion_matrix(classes, rng, samples=15):
+    """The confusion matrix of a model with an accuracy of about 5/6 that confuses neighboring classes."""
     matrix = np.diag(rng.integers(samples // 2, samples, classes))
     for row in range(classes):
         matrix[row, (row + 1) % classes] += rng.integers(0, 4)
@@ -89,8 +89,8 @@ def confusion(classes, rng, samples=15):
 
 
 def single_label_head(names, rng, name="label"):
-    """A classifier's result with scores computed from a made-up confusion matrix."""
-    matrix = confusion(len(names), rng)
+    """The result of a classification head, with scores computed from an invented confusion matrix."""
+    matrix = make_confusion_matrix(len(names), rng)
     recall = matrix.diagonal() / matrix.sum(1)
     precision = matrix.diagonal() / np.maximum(matrix.sum(0), 1)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
@@ -107,15 +107,15 @@ def single_label_head(names, rng, name="label"):
 
 
 def tagging_head(names, rng, name="tags"):
-    """A tagger's result: no confusion matrix, an average precision for each class, one class never held out."""
+    """The result of a tagging head: average precision per class, no confusion matrix, one class without test samples."""
     values = rng.uniform(0.4, 1, (len(names), 4))
     rows = [ClassScore(n, *map(float, v[:3]), 12, float(v[3])) for n, v in zip(names, values, strict=True)]
     rows[-1] = ClassScore(names[-1], 0.0, 0.0, 0.0, 0, 0.0)
     return HeadResult(name, "mean_average_precision", {"mean_average_precision": 0.71}, per_class=tuple(rows))
 
 
-def curve(phase, epochs, rng, trained=16_653, best_epoch=None):
-    """Falling losses and rising scores, with one value missing."""
+def make_phase(phase, epochs, rng, trained=16_653, best_epoch=None):
+    """The result of a phase with falling losses and rising scores."""
     falling = np.exp(-np.arange(epochs) / max(epochs / 4, 1)) + rng.normal(0, 0.02, epochs)
     metrics = {
         "loss": list(0.4 + falling),
@@ -158,14 +158,14 @@ EXPORTS = (
 )
 
 
-def make(names=ANIMALS, seed=0, heads=None, mistakes=24, **changes):
-    """A whole report of a run that never was."""
+def make_report(names=ANIMALS, seed=0, heads=None, mistakes=24, **changes):
+    """The full report of an invented run."""
     rng = np.random.default_rng(seed)
     heads = (single_label_head(names, rng),) if heads is None else heads
     counts = tuple(ClassCount(n, *map(int, rng.integers(3, 40, 3))) for n in names)
-    errors = [
+    mistake_records = [
         Mistake(
-            (SamplePreview(image=thumbnail(rng, ("PNG", "JPEG")[i % 2])),),
+            (SamplePreview(image=make_noise_image(rng, ("PNG", "JPEG")[i % 2])),),
             f"photos/{names[i % len(names)]}/{i:04}.png",
             (names[i % len(names)],),
             (names[(i + 1) % len(names)],),
@@ -184,29 +184,29 @@ def make(names=ANIMALS, seed=0, heads=None, mistakes=24, **changes):
         seconds=151.2,
         environment={"python": "3.11.7", "tensorflow": "2.21.0", "device": "cpu", "threads": "2"},
         seed=0,
-        headline=HeadlineScore(0.8594, "accuracy", 192, "pictures", interval=(0.81, 0.903)),
+        headline=HeadlineScore(0.8594, "accuracy", 192, "images", interval=(0.81, 0.903)),
         data=DataSummary(
             source="photos",
             splits={"train": 519, "val": 58, "test": 192},
             classes={"label": counts},
-            skipped_samples=tuple((f"photos/bad{i}.png", "not a picture") for i in range(61)),
+            skipped_samples=tuple((f"photos/bad{i}.png", "not an image") for i in range(61)),
             num_duplicates=12,
-            warnings=("12 identical files were kept on one side",),
+            warnings=("12 identical files stay in one split",),
         ),
-        phases=(curve("warm", 12, rng), curve("tune", 8, rng, 1_203_456, 4)),
+        phases=(make_phase("frozen", 12, rng), make_phase("finetune", 8, rng, 1_203_456, 4)),
         heads=heads,
-        mistakes=tuple(errors),
+        mistakes=tuple(mistake_records),
         exports=EXPORTS,
     )
     return dataclasses.replace(report, **changes)
 
 
-def written(report, tmp_path):
-    """The report's bytes."""
+def render_bytes(report, tmp_path):
+    """The bytes of the rendered report."""
     write_report(tmp_path / "report.html", report)
     return (tmp_path / "report.html").read_bytes()
 
 
-def page(report, tmp_path):
-    """The report, parsed."""
-    return Page(written(report, tmp_path).decode())
+def render(report, tmp_path):
+    """The rendered report, parsed."""
+    return Page(render_bytes(report, tmp_path).decode())

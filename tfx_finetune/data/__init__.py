@@ -1,1 +1,1 @@
-"""The `data` command: duplicates, leaks, label issues and outliers of a data set."""
+"""Data set audit: duplicates, split leakage, label errors and outliers; the steps of the `data` command."""

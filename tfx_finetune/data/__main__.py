@@ -1,12 +1,12 @@
-"""COMMAND: looks after a data set before it is trained on: what is broken, double, wrongly labelled or odd.
+"""Find duplicates, split leakage, label errors and outliers in a data set before training.
 
     python -m tfx_finetune.data --data=photos/
-    python -m tfx_finetune.data --data=photos/ --backbone=    without a tower: quicker, wrong labels stay unseen
-    python -m tfx_finetune.data --data=photos/ --fix      then: train --data=runs/photos-data/cleaned.csv
+    python -m tfx_finetune.data --data=photos/ --backbone=    no backbone: faster, without label errors and outliers
+    python -m tfx_finetune.data --data=photos/ --fix          then: train --data=runs/photos-data/cleaned.csv
 
-The work folder ends up with data.html (counts, statistics, findings with their pictures), findings.csv (a finding a
-row, with what to do) and, with --fix, cleaned.csv: the same samples without those that cannot be used, without copies
-and leaks, near copies in one group. The data itself is never touched. Exit status: 0 done, 2 an error to mend.
+Writes data.html (issues with previews, counts, statistics) and issues.csv (one issue per row) to the work folder. With
+--fix, also writes cleaned.csv: the same samples without unusable samples, duplicates and leakage, with near-duplicates
+in one group. The data set itself is never changed. Exit status: 0 success, 2 user error.
 """
 
 from dataclasses import dataclass
@@ -22,80 +22,85 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataOptions(Run):
-    """Options of the command: those of a run, whose data it is, and what counts as alike."""
+    """Options of the `data` command: the options of a run, which define its data, and options of the audit."""
 
     backbone: str = option(
-        "default", "frozen tower that judges labels and finds outliers; usual for the modality's; empty for none"
+        "default",
+        "frozen backbone whose features find label errors and outliers; "
+        "default: a backbone for the modality; empty: none",
     )
     near_duplicate_threshold: float = option(
         0.0,
-        "likeness from which two samples are near copies; 0 for 0.95 of pictures and sounds, 0.8 of texts",
+        "similarity above which two samples are near-duplicates; 0: 0.95 for images and audio, 0.8 for text",
         low=0,
         high=1,
     )
-    fix: bool = option(False, "write cleaned.csv, which can be trained on")
+    fix: bool = option(False, "write cleaned.csv, a table for training without the issues")
 
 
 def audit_data(options: DataOptions) -> "Path":
-    """Examines a data set, and writes what was found.
+    """Audit a data set and write the issues.
 
     Args:
-        options: The run whose data it is; `near` and `fix` beside it.
+        options: Options of the run that the data set is for, and options of the audit.
 
     Returns:
-        The folder with data.html, findings.csv and, where asked for, cleaned.csv.
+        The folder with data.html, issues.csv and, with `fix`, cleaned.csv.
 
     Raises:
-        UserError: There is no such data, or nothing of it can be read.
+        UserError: If the data set does not exist or contains no readable sample.
     """
-    from tfx_finetune.data import findings as found_by
+    from tfx_finetune.data import issues
     from tfx_finetune.data.cleaned import assign_groups, select_rows_to_drop, write_cleaned_table
     from tfx_finetune.data.data_page import write_data_page
     from tfx_finetune.data.dataset import open_dataset
     from tfx_finetune.data.duplicates import find_near_duplicate_pairs
-    from tfx_finetune.data.embeddings import embed_samples
+    from tfx_finetune.data.embeddings import EmbeddingAnalysis, analyze_embeddings, embed_samples, find_outliers
     from tfx_finetune.data.fingerprints import compute_statistics
 
     validate(options)
-    # The data as a run would have it; then every sample that can be read once more, as it is.
-    data = open_dataset(extract_run(options), options.fix)
-    table, rows = data.table, data.readable_rows
-    looks = compute_statistics(data.source, data.modality, data.column, table)
+    # The survey reads the data as a run does; the statistics read every readable sample again, without preprocessing.
+    dataset = open_dataset(extract_run(options), options.fix)
+    table, rows = dataset.table, dataset.readable_rows
+    statistics = compute_statistics(dataset.source, dataset.modality, dataset.column, table)
 
-    # What needs no model.
-    findings = [
-        *found_by.find_table_issues(table, data.label_column, data.single_label),
-        *found_by.find_duplicates(table, data.label_column, rows, looks),
-        *found_by.find_near_duplicates(table, rows, find_near_duplicate_pairs(looks, options.near_duplicate_threshold)),
-        *found_by.find_blank_and_odd_sizes(rows, looks),
+    # Issues that need no model.
+    near_duplicates = find_near_duplicate_pairs(statistics, options.near_duplicate_threshold)
+    data_issues = [
+        *issues.find_table_issues(table, dataset.label_column, dataset.single_label),
+        *issues.find_duplicates(table, dataset.label_column, rows, statistics),
+        *issues.find_near_duplicates(table, rows, near_duplicates),
+        *issues.find_blank_and_odd_sizes(rows, statistics),
     ]
-    group = assign_groups(table, findings)
+    sample_groups = assign_groups(table, data_issues)
 
-    # What a frozen tower sees in them.
-    judged = found_by.EmbeddingFindings((), (), "no backbone: labels, outliers and features were not judged")
-    if data.uses_backbone:
-        points = embed_samples(data.plan, data.source, data.column, table)
-        judged = found_by.analyze_embeddings(table, data.label_column, rows, points, group, options.seed)
-        findings += [*judged.findings, *found_by.find_outliers(rows, points, looks)]
+    # Issues that the features of a frozen backbone show.
+    analysis = EmbeddingAnalysis(warning="No backbone: label errors, outliers and features were not checked.")
+    if dataset.uses_backbone:
+        embeddings = embed_samples(dataset.plan, dataset.source, dataset.column, table)
+        analysis = analyze_embeddings(table, dataset.label_column, rows, embeddings, sample_groups, options.seed)
+        data_issues += [*analysis.issues, *find_outliers(rows, embeddings, statistics)]
 
-    folder = data.plan.workdir
-    found_by.write_findings(folder / "findings.csv", table, data.label_column, findings)
-    write_data_page(folder / "data.html", data, looks, findings, judged)
+    folder = dataset.plan.workdir
+    issues.write_issues(folder / "issues.csv", table, dataset.label_column, data_issues)
+    write_data_page(folder / "data.html", dataset, statistics, data_issues, analysis)
     if options.fix:
-        write_cleaned_table(folder / "cleaned.csv", data.source, ~select_rows_to_drop(findings, table), group)
+        keep_mask = ~select_rows_to_drop(data_issues, table)
+        write_cleaned_table(folder / "cleaned.csv", dataset.source, keep_mask, sample_groups)
     return folder
 
 
 def main() -> None:
-    """Runs the command."""
-    command.run(_run, DataOptions(), __doc__ or "")
+    """Run the command."""
+    command.run(_run_command, DataOptions(), __doc__ or "")
 
 
-def _run(options: DataOptions) -> None:
+def _run_command(options: DataOptions) -> None:
+    """Audit the data set and print the paths of the results."""
     folder = audit_data(options)
-    progress.log(f"page: {folder / 'data.html'}\nfindings: {folder / 'findings.csv'}")
+    progress.log(f"page: {folder / 'data.html'}\nissues: {folder / 'issues.csv'}")
     if options.fix:
-        progress.log(f"cleaned: python -m tfx_finetune.train --data={folder / 'cleaned.csv'}")
+        progress.log(f"train on the cleaned data: python -m tfx_finetune.train --data={folder / 'cleaned.csv'}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""The page data.html: what a data set is and what is wrong with it, with its pictures, in the look of report.html."""
+"""Write data.html: issues of a data set with previews, class counts and statistics."""
 
+import dataclasses
 import datetime
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from tfx_finetune.data.dataset import AuditedDataset
-from tfx_finetune.data.embeddings import FeatureSelectionScore
-from tfx_finetune.data.findings import FINDING_KINDS, EmbeddingFindings, Finding, count_classes, format_labels
+from tfx_finetune.data.embeddings import EmbeddingAnalysis, FeatureSelectionScore
 from tfx_finetune.data.fingerprints import SAMPLE_RATE, SampleStatistics
+from tfx_finetune.data.issues import ISSUE_HINTS, DataIssue, count_classes, format_labels
 from tfx_finetune.datasets.modalities.build import build_modality
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.datasets.sampler import EpochSampler
@@ -19,15 +20,27 @@ from tfx_finetune.report.html import write_page
 from tfx_finetune.types.components import PretrainedCfg, SamplePreview
 
 MAX_EXAMPLES = 12
+"""Maximum number of examples per kind of issue."""
 _QUANTILES = (0, 0.05, 0.5, 0.95, 1)
 _PREVIEW_SIDE, _PREVIEW_SECONDS = 160, 5
 
 
 @dataclass(frozen=True)
-class FindingExample:
-    """A finding as a person sees it: what there is to see and hear of the sample, and of the other one."""
+class IssueExample:
+    """Issue with previews of its samples.
 
-    finding: Finding
+    Attributes:
+        issue: The issue.
+        file: File name of the sample; empty for an issue of a class.
+        split: Split of the sample.
+        label: Label of the sample, as text.
+        preview: Preview of the sample.
+        other_file: File name of the other sample of a pair; empty for none.
+        other_split: Split of the other sample.
+        other_preview: Preview of the other sample; None for none.
+    """
+
+    issue: DataIssue
     file: str
     split: str
     label: str
@@ -38,32 +51,39 @@ class FindingExample:
 
 
 @dataclass(frozen=True)
-class FindingSection:
-    """All findings of a kind: how many, what to do, and the first of them."""
+class IssueSection:
+    """Issues of one kind.
+
+    Attributes:
+        kind: Kind of the issues, a key of `ISSUE_HINTS`.
+        count: int > 0. Number of issues.
+        hint: What to do about them.
+        examples: Up to `MAX_EXAMPLES` of the issues.
+    """
 
     kind: str
     count: int
     hint: str
-    examples: tuple[FindingExample, ...]
+    examples: tuple[IssueExample, ...]
 
 
 @dataclass(frozen=True)
 class DataPage:
-    """All that the page shows.
+    """Content of data.html.
 
     Attributes:
-        title: Name of the data.
-        command: The command line.
-        created: When, as text.
-        noun: What a sample is, in the plural.
-        readable: Samples that can be used.
-        splits: Samples of each part.
-        counts: Of label, source and language: samples of each value in each part.
-        measures: `(name, values at the quantiles)`.
-        channels: `(channel, mean, standard deviation)` of pixels, 0 to 255.
-        selections: What feature selection does to the score.
-        chapters: What was found.
-        notes: What a person should know.
+        title: Name of the data set.
+        command: Command line of the audit.
+        created: Date and time of the audit, as text.
+        unit: Plural noun for the samples, such as `images`.
+        num_readable: int >= 0. Number of readable samples.
+        splits: Number of samples by split.
+        counts: Number of samples by column (label, source, language), value and split.
+        measurement_quantiles: `(measurement, values at the quantiles 0, 0.05, 0.5, 0.95 and 1)`.
+        channel_statistics: `(channel, mean, standard deviation)` of pixels in [0, 255]; empty for audio and text.
+        feature_selections: Accuracy of a linear classifier on selections of the features.
+        sections: Issues by kind.
+        warnings: Warnings about the data and the audit.
     """
 
     title: str
@@ -76,7 +96,7 @@ class DataPage:
     measurement_quantiles: tuple[tuple[str, tuple[float, ...]], ...]
     channel_statistics: tuple[tuple[str, float, float], ...]
     feature_selections: tuple[FeatureSelectionScore, ...]
-    sections: tuple[FindingSection, ...]
+    sections: tuple[IssueSection, ...]
     warnings: tuple[str, ...]
 
 
@@ -84,17 +104,17 @@ def write_data_page(
     path: Path,
     dataset: AuditedDataset,
     statistics: SampleStatistics,
-    findings: Sequence[Finding],
-    embedding_findings: EmbeddingFindings,
+    issues: Sequence[DataIssue],
+    analysis: EmbeddingAnalysis,
 ) -> None:
-    """Writes data.html.
+    """Write data.html.
 
     Args:
-        path: The file.
-        data: The data.
-        looks: Of the samples that can be read.
-        findings: What is wrong with them.
-        judged: What a frozen tower's features tell.
+        path: Path of the HTML file.
+        dataset: Audited data set.
+        statistics: Statistics of the readable samples.
+        issues: All issues.
+        analysis: Analysis of the backbone features.
     """
     table = dataset.table
     columns = [dataset.label_column, *(name for name in table.columns if name not in (dataset.label_column, "group"))]
@@ -104,21 +124,25 @@ def write_data_page(
         created=datetime.datetime.now().isoformat(" ", timespec="minutes"),
         unit=dataset.modality.unit,
         num_readable=len(dataset.readable_rows),
-        splits={part: table.size(part) for part in dataset.source.sizes},
+        splits={split: table.size(split) for split in dataset.source.sizes},
         counts={name: counts for name in columns if (counts := _count_values(dataset, name))},
         measurement_quantiles=tuple(
             (name, tuple(np.quantile(values, _QUANTILES))) for name, values in statistics.measurements.items()
         ),
         channel_statistics=compute_channel_statistics(statistics),
-        feature_selections=embedding_findings.feature_selections,
-        sections=_make_sections(dataset, findings),
-        warnings=(*table.warnings, *filter(None, [embedding_findings.warning])),
+        feature_selections=analysis.feature_selections,
+        sections=_make_sections(dataset, issues),
+        warnings=(*table.warnings, *filter(None, [analysis.warning])),
     )
     write_page(path, "data.html.j2", page=page)
 
 
 def compute_channel_statistics(statistics: SampleStatistics) -> tuple[tuple[str, float, float], ...]:
-    """Mean and standard deviation of each channel over all pictures, each counting alike, 0 to 255."""
+    """Return (channel, mean, standard deviation) of the pixels in [0, 255]; every image has the same weight.
+
+    Args:
+        statistics: Statistics of the readable samples.
+    """
     if not statistics.channel_moments:
         return ()
     mean, square = (values.astype(np.float64).mean(0) for values in statistics.channel_moments)
@@ -129,64 +153,70 @@ def compute_channel_statistics(statistics: SampleStatistics) -> tuple[tuple[str,
 
 
 def _count_values(dataset: AuditedDataset, column: str) -> dict[str, dict[str, int]]:
-    """Samples of each value of a column in each part."""
+    """Return the number of samples of each value of a column in each split."""
     values = dataset.table.columns[column]
-    parts = {part: count_classes(values[dataset.table.split == part]) for part in dataset.source.sizes}
-    names = sorted({name for counts in parts.values() for name in counts})
-    return {name: {part: counts.get(name, 0) for part, counts in parts.items()} for name in names}
+    by_split = {split: count_classes(values[dataset.table.split == split]) for split in dataset.source.sizes}
+    names = sorted({name for counts in by_split.values() for name in counts})
+    return {name: {split: counts.get(name, 0) for split, counts in by_split.items()} for name in names}
 
 
-def _make_sections(dataset: AuditedDataset, findings: Sequence[Finding]) -> tuple[FindingSection, ...]:
-    by_kind: dict[str, list[Finding]] = {}
-    for finding in findings:
-        by_kind.setdefault(finding.kind, []).append(finding)
-    first = [finding for found in by_kind.values() for finding in found[:MAX_EXAMPLES]]
-    exhibits = _load_previews(
-        dataset, {row for finding in first for row in (finding.row, finding.other_row) if row >= 0}
-    )
+def _make_sections(dataset: AuditedDataset, issues: Sequence[DataIssue]) -> tuple[IssueSection, ...]:
+    """Return the issues by kind, each with examples."""
+    by_kind: dict[str, list[DataIssue]] = {}
+    for issue in issues:
+        by_kind.setdefault(issue.kind, []).append(issue)
+    examples = [issue for kind_issues in by_kind.values() for issue in kind_issues[:MAX_EXAMPLES]]
+    previews = _load_previews(dataset, {row for issue in examples for row in (issue.row, issue.other_row) if row >= 0})
     return tuple(
-        FindingSection(
-            kind, len(found), todo, tuple(_make_example(dataset, finding, exhibits) for finding in found[:MAX_EXAMPLES])
+        IssueSection(
+            kind,
+            len(kind_issues),
+            hint,
+            tuple(_make_example(dataset, issue, previews) for issue in kind_issues[:MAX_EXAMPLES]),
         )
-        for kind, todo in FINDING_KINDS.items()
-        if (found := by_kind.get(kind, []))
+        for kind, hint in ISSUE_HINTS.items()
+        if (kind_issues := by_kind.get(kind, []))
     )
 
 
-def _make_example(dataset: AuditedDataset, finding: Finding, previews: Mapping[int, SamplePreview]) -> FindingExample:
-    table = dataset.table
-    if finding.row < 0:
-        return FindingExample(finding, "", "", "", SamplePreview())
-    own = (
-        str(table.file[finding.row]),
-        str(table.split[finding.row]),
-        format_labels(table.columns[dataset.label_column][finding.row]),
+def _make_example(dataset: AuditedDataset, issue: DataIssue, previews: Mapping[int, SamplePreview]) -> IssueExample:
+    """Return an issue with the previews of its samples."""
+    table, row, other_row = dataset.table, issue.row, issue.other_row
+    if row < 0:
+        return IssueExample(issue, "", "", "", SamplePreview())
+    label = format_labels(table.columns[dataset.label_column][row])
+    example = IssueExample(
+        issue, str(table.file[row]), str(table.split[row]), label, previews.get(row, SamplePreview())
     )
-    exhibit = previews.get(finding.row, SamplePreview())
-    if finding.other_row < 0:
-        return FindingExample(finding, *own, exhibit)
-    other = str(table.file[finding.other_row]), str(table.split[finding.other_row])
-    return FindingExample(finding, *own, exhibit, *other, previews.get(finding.other_row))
+    if other_row < 0:
+        return example
+    return dataclasses.replace(
+        example,
+        other_file=str(table.file[other_row]),
+        other_split=str(table.split[other_row]),
+        other_preview=previews.get(other_row),
+    )
 
 
 def _load_previews(dataset: AuditedDataset, rows: set[int]) -> dict[int, SamplePreview]:
-    """What there is to see and hear of these samples, as far as they can be read."""
-    member = np.zeros(len(dataset.table.file), bool)
-    member[list(rows)] = True
-    member &= dataset.table.error == ""
-    if not member.any():
+    """Return previews of the readable samples among `rows`."""
+    mask = np.zeros(len(dataset.table.file), bool)
+    mask[list(rows)] = True
+    mask &= dataset.table.error == ""
+    if not mask.any():
         return {}
-    ((tower, kind),) = dataset.plan.modalities.items()
-    card = {
+    ((tower, modality_name),) = dataset.plan.modalities.items()
+    pretrained_cfg = {
         "image": PretrainedCfg(size=_PREVIEW_SIDE),
         "audio": PretrainedCfg(size=_PREVIEW_SECONDS * SAMPLE_RATE, sample_rate=SAMPLE_RATE),
-    }.get(kind, PretrainedCfg(1))
-    small = build_modality(dataset.plan.run, kind, card)
-    samples = Data(dataset.source, dataset.table, {tower: small}, {tower: dataset.column}, {}, (), 32, EpochSampler(0))
-    each = zip(
-        np.flatnonzero(member).tolist(),
-        samples.read_raw_contents(member),
-        samples.prepared_inputs(member)[tower],
+    }.get(modality_name, PretrainedCfg(1))
+    modality = build_modality(dataset.plan.run, modality_name, pretrained_cfg)
+    columns, sampler = {tower: dataset.column}, EpochSampler(0)
+    data = Data(dataset.source, dataset.table, {tower: modality}, columns, {}, (), 32, sampler)
+    samples = zip(
+        np.flatnonzero(mask).tolist(),
+        data.read_raw_contents(mask),
+        data.prepared_inputs(mask)[tower],
         strict=True,
     )
-    return {row: small.preview(raw[tower], np.asarray(prepared)) for row, raw, prepared in each}
+    return {row: modality.preview(contents[tower], np.asarray(prepared)) for row, contents, prepared in samples}

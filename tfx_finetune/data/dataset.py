@@ -1,4 +1,4 @@
-"""The data set that is looked after: which one it is, what a sample of it is, and which can be read."""
+"""Open the data set to audit, with the modality and the columns that the options of the run define."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -18,22 +18,22 @@ from tfx_finetune.types.plan import Plan
 from tfx_finetune.types.table import Table
 
 DEFAULT_BACKBONES = {"image": "efficientnet_lite0()", "audio": "speech_embedding()", "text": "e5_small()"}
-"""The tower that judges samples, by what they are."""
+"""Default backbone of the audit, by modality."""
 
 
 @dataclass(frozen=True)
 class AuditedDataset:
-    """A data set, surveyed.
+    """Data set to audit.
 
     Attributes:
-        plan: The run that it is for, of one tower.
-        judge: Whether that tower is to be run.
-        source: The samples.
-        modality: What decodes them as they are.
-        column: The column of the data that it decodes.
-        table: All samples; the source's own parts are its splits, `all` where it has none.
-        label: The column of the label.
-        single: Whether each sample has one label.
+        plan: Plan of the run that the data set is for; it has one tower.
+        uses_backbone: bool. True if the audit computes features with the tower.
+        source: Data source.
+        modality: Modality that decodes the samples without preprocessing.
+        column: Name of the data column that the modality decodes.
+        table: Table of all samples. Its splits are those of the source, or `all` if the source has no splits.
+        label_column: Name of the label column.
+        single_label: bool. True if every sample has one label.
     """
 
     plan: Plan
@@ -47,54 +47,67 @@ class AuditedDataset:
 
     @property
     def readable_rows(self) -> np.ndarray:
-        """The samples that can be read, by their place in the table."""
+        """Rows of the readable samples, int (n,)."""
         return np.flatnonzero(self.table.error == "")
 
 
 def open_dataset(run: Run, fix: bool = False) -> AuditedDataset:
-    """Opens and surveys the data of a run.
+    """Open and survey the data of a run.
 
     Args:
-        run: Its backbone may be `usual`, or empty for one that is never run.
-        fix: Whether it is to become one table.
+        run: Options of the run. Its backbone may be `default`, or empty for an audit without features.
+        fix: bool. True if the audit writes a cleaned table. Default False.
 
     Raises:
-        UserError: There is no such data, nothing of it can be read, the run has several towers, or no table holds what
-            it is to become.
+        UserError: If the data does not exist, no sample can be read, the run has several towers, or `fix` is set and
+            a table cannot hold the annotations.
     """
-    # What training alone needs plays no part, and may be for another modality than the data.
-    bare = dataclasses.replace(run, augment="", compress="", exports="", constraints="")
-    named = run.backbone not in ("", "default")
-    plan, resources = open_run(bare if named else dataclasses.replace(bare, backbone=DEFAULT_BACKBONES["image"]))
+    # Options of training only are dropped: they may not fit the modality of the data.
+    data_run = dataclasses.replace(run, augment="", compress="", exports="", constraints="")
+    has_named_backbone = run.backbone not in ("", "default")
+    first_backbone = run.backbone if has_named_backbone else DEFAULT_BACKBONES["image"]
+    plan, resources = open_run(dataclasses.replace(data_run, backbone=first_backbone))
     if len(plan.modalities) > 1:
-        raise UserError("`data` checks one modality at a time", got=run.backbone, hint="name one backbone: --backbone=...")
-    if fix and any(draft.localization for draft in plan.task_templates.values()):
-        todo = "leave --fix out: data.html and findings.csv say what to mend"
-        raise UserError("a cleaned table holds labels, no boxes or masks", got=run.heads, hint=todo)
+        raise UserError(
+            "`data` checks one modality at a time", got=run.backbone, hint="Name one backbone: --backbone=..."
+        )
+    if fix and any(task.localization for task in plan.task_templates.values()):
+        raise UserError(
+            "--fix writes labels only; it cannot write boxes or masks",
+            got=run.heads,
+            hint="Remove --fix and correct the issues that data.html and issues.csv list",
+        )
     source = open_sources(plan.sources)
-    if not named and (usual := DEFAULT_BACKBONES.get(infer_modality(source))):
-        plan, resources = open_run(dataclasses.replace(bare, backbone=usual))
-    ((tower, kind),) = plan.modalities.items()
-    modality = make_raw_modality(kind, plan)
-    places = assign_columns(source, {tower: modality})
-    check_tower_columns(source, places)
+    if not has_named_backbone and (backbone := DEFAULT_BACKBONES.get(infer_modality(source))):
+        plan, resources = open_run(dataclasses.replace(data_run, backbone=backbone))
+    ((tower, modality_name),) = plan.modalities.items()
+    modality = make_raw_modality(modality_name, plan)
+    tower_columns = assign_columns(source, {tower: modality})
+    check_tower_columns(source, tower_columns)
     if fix:
         check_same_splits(source)
-    draft = next(iter(plan.task_templates.values()))
-    labels = dict.fromkeys(task.column for task in plan.task_templates.values())
+    tasks = plan.task_templates
+    label_columns = dict.fromkeys(task.column for task in tasks.values())
     table = survey(
         source,
         {tower: modality},
-        places,
-        tuple(labels),
-        localization_targets.map_localization_columns(plan.task_templates),
+        tower_columns,
+        tuple(label_columns),
+        localization_targets.map_localization_columns(tasks),
     )
     if not (table.error == "").any():
-        shown = "; ".join(f"{file}: {why}" for file, why in table.errors[:3])
-        raise UserError("no sample can be read", got=shown, hint="mend them")
+        errors = "; ".join(f"{file}: {reason}" for file, reason in table.errors[:3])
+        raise UserError("No sample can be read", got=errors, hint="Repair or replace the files")
     table, source = apply_label_map(table, source, resources.label_map)
+    first_task = next(iter(tasks.values()))
     folder = plan.workdir if run.workdir else plan.workdir.with_name(f"{plan.workdir.name}-data")
-    plan = dataclasses.replace(plan, workdir=folder)
     return AuditedDataset(
-        plan, run.backbone != "", source, modality, places[tower], table, draft.column, draft.single_label
+        plan=dataclasses.replace(plan, workdir=folder),
+        uses_backbone=run.backbone != "",
+        source=source,
+        modality=modality,
+        column=tower_columns[tower],
+        table=table,
+        label_column=first_task.column,
+        single_label=first_task.single_label,
     )

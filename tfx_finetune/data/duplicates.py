@@ -1,4 +1,4 @@
-"""Which samples are the same, or nearly: pictures and recordings by their thumbnails, texts by their words."""
+"""Find near-duplicates: images and audio by aligned thumbnails, texts by shared character shingles."""
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,13 +12,14 @@ from tfx_finetune.data.fingerprints import SampleStatistics
 from tfx_finetune.ops.ecc import downsample_by_two, ecc_similarity
 
 DEFAULT_THRESHOLD, DEFAULT_TEXT_THRESHOLD = 0.95, 0.8
+"""Minimum similarity of near-duplicate images or audio, and of near-duplicate texts."""
 _NUM_NEIGHBORS = 10
-# Alignment takes about a millisecond a pair.
+# The alignment of a pair takes about 1 ms.
 _MAX_PAIRS = 30_000
-# Below this correlation of whole thumbnails, of which a crop has 0.7 and more, nothing was found.
+# Pairs with a lower correlation of their unaligned thumbnails are skipped; crops have a correlation of 0.7 or more.
 _MIN_CORRELATION = 0.6
-# How far apart a pair may be: as a share of the distance to the likest one that is no copy (the ratio test of Lowe,
-# IJCV 60(2), 2004), and to the tenth neighbour. Where all are alike, as digits are, being near says little.
+# Maximum distance of a pair, relative to the distance to the most similar sample that is no near-duplicate (ratio test
+# of Lowe, IJCV 60(2), 2004), and to the tenth neighbor. In data sets such as digits, all samples are similar.
 _NEAREST_RATIO, _TENTH_RATIO = 0.4, 0.3
 _NUM_COMPONENTS = 64
 _SHINGLE_LENGTH = 5
@@ -26,21 +27,24 @@ _NUM_HASHES, _ROWS_PER_BAND = 128, 4
 _PRIME = (1 << 31) - 1
 
 SimilarPairs = list[tuple[int, int, float]]
-"""(sample, another one behind it, likeness of 0 to 1)."""
+"""(index of a sample, larger index of another sample, similarity in [0, 1])."""
 
 
 def find_near_duplicate_pairs(statistics: SampleStatistics, threshold: float) -> SimilarPairs:
-    """Pairs that are nearly the same, but not the same: scaled, compressed again, cut a little, brighter; reworded.
+    """Return pairs of near-duplicates: rescaled, recompressed, cropped, brightened images and audio; reworded texts.
+
+    Exact duplicates are no near-duplicates. A sample with ten or more near-duplicates is regarded as one of many
+    similar samples; its near-duplicates are not found.
 
     Args:
-        looks: Of all samples.
-        threshold: Likeness from which a pair is one: the correlation of aligned thumbnails, or the share of common
-            pieces of five characters. 0 for what is usual.
+        statistics: Statistics of the samples.
+        threshold: float in [0, 1]. Minimum similarity: the correlation of aligned thumbnails, or the Jaccard index of
+            5-character shingles. 0: the default of the modality.
 
     Returns:
-        The pairs, the likest first. Of a picture with ten near copies or more, they are usual, and not found.
+        The pairs, the most similar first.
     """
-    # One of each content: copies would be one another's neighbours.
+    # One sample per content, because exact duplicates would be one another's nearest neighbors.
     rows = np.sort(np.unique(statistics.content_hashes.astype(str), return_index=True)[1])
     if statistics.thumbnails is not None:
         pairs = _find_near_images(statistics.thumbnails[rows], threshold or DEFAULT_THRESHOLD)
@@ -52,134 +56,158 @@ def find_near_duplicate_pairs(statistics: SampleStatistics, threshold: float) ->
 
 
 def group_pairs(count: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
-    """Number of the connected group of each sample, (count,)."""
-    # SciPy before 1.12 takes indices of 32 bits alone.
+    """Return the connected component of each sample, int (count,).
+
+    Args:
+        count: int >= 0. Number of samples.
+        pairs: Pairs of sample indices to connect.
+
+    Examples:
+        >>> group_pairs(5, [(0, 1), (1, 3)]).tolist()
+        [0, 0, 1, 0, 2]
+    """
+    # SciPy before 1.12 requires 32-bit indices.
     edges = np.array(list(pairs), np.int32).reshape(-1, 2)
     graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(count, count))
     return connected_components(graph, directed=False)[1]
 
 
 def group_equal(keys: Sequence[str] | np.ndarray) -> list[list[int]]:
-    """Positions of equal keys, of those that occur more than once; an empty key equals none."""
-    found: dict[str, list[int]] = {}
-    for position, key in enumerate(keys):
+    """Return the indices of equal keys, one list for every key that occurs more than once; empty keys are skipped.
+
+    Args:
+        keys: Keys of the samples.
+
+    Examples:
+        >>> group_equal(["a", "", "b", "a", ""])
+        [[0, 3]]
+    """
+    indices_by_key: dict[str, list[int]] = {}
+    for index, key in enumerate(keys):
         if key:
-            found.setdefault(key, []).append(position)
-    return [positions for positions in found.values() if len(positions) > 1]
+            indices_by_key.setdefault(key, []).append(index)
+    return [indices for indices in indices_by_key.values() if len(indices) > 1]
 
 
 def _find_near_images(thumbnails: np.ndarray, threshold: float) -> SimilarPairs:
-    """Neighbours by the whole thumbnail, then what aligning makes of those that stand out most."""
-    if (thumbnails == thumbnails[..., :1]).all():  # grey
+    """Find nearest neighbors by unaligned thumbnails, then align and compare the most prominent pairs."""
+    if (thumbnails == thumbnails[..., :1]).all():  # grayscale
         thumbnails = thumbnails[..., :1]
-    # A picture of one colour is like any other one.
-    drawn = np.flatnonzero(thumbnails.reshape(len(thumbnails), -1).std(1) > 2)
-    if len(drawn) < 2:
+    # Images of one color correlate with any other image.
+    rows = np.flatnonzero(thumbnails.reshape(len(thumbnails), -1).std(1) > 2)
+    if len(rows) < 2:
         return []
-    thumbnails = thumbnails[drawn]
-    points = _embed_thumbnails(thumbnails)
-    around = _find_neighbors(points)
-    pairs = _rank_candidates(points, around)
+    thumbnails = thumbnails[rows]
+    embeddings = _embed_thumbnails(thumbnails)
+    neighbors = _find_neighbors(embeddings)
+    pairs = _rank_candidates(embeddings, neighbors)
     if len(pairs) > _MAX_PAIRS:
-        progress.log(f"of {len(pairs)} pairs of neighbours the {_MAX_PAIRS} that stand out most are compared")
+        progress.log(f"compares the {_MAX_PAIRS} most prominent of {len(pairs)} pairs of neighbors")
     pairs = pairs[:_MAX_PAIRS]
-    score = _compute_similarity(thumbnails, pairs, "compare")
-    pairs, score = pairs[score >= threshold], score[score >= threshold]
-    ends, place = np.unique(pairs, return_inverse=True)
-    if not len(ends):
+    similarities = _compute_similarity(thumbnails, pairs, "compare")
+    pairs, similarities = pairs[similarities >= threshold], similarities[similarities >= threshold]
+    members, member_ids = np.unique(pairs, return_inverse=True)
+    if not len(members):
         return []
-    beside = np.stack([np.repeat(ends, around.shape[1]), around[ends].ravel()], 1)
-    others = _compute_similarity(thumbnails, beside, "others").reshape(len(ends), -1)
-    # The likest one that is no copy; where all around are copies, nothing speaks against them.
-    likest = 1 - np.where(others < threshold, others, -np.inf).max(1)
-    reach = np.minimum(_NEAREST_RATIO * likest, _TENTH_RATIO * (1 - _tenth_similarity(points, around)[ends]))
-    apart = 1 - score < reach[place.reshape(pairs.shape)].min(1)
-    return [(int(drawn[i]), int(drawn[j]), float(s)) for (i, j), s in zip(pairs[apart], score[apart], strict=True)]
+    neighbor_pairs = np.stack([np.repeat(members, neighbors.shape[1]), neighbors[members].ravel()], 1)
+    neighbor_similarities = _compute_similarity(thumbnails, neighbor_pairs, "verify").reshape(len(members), -1)
+    # Distance to the most similar neighbor that is no near-duplicate; infinite if all neighbors are near-duplicates.
+    nearest_distances = 1 - np.where(neighbor_similarities < threshold, neighbor_similarities, -np.inf).max(1)
+    tenth_distances = 1 - _tenth_similarity(embeddings, neighbors)[members]
+    max_distances = np.minimum(_NEAREST_RATIO * nearest_distances, _TENTH_RATIO * tenth_distances)
+    is_prominent = 1 - similarities < max_distances[member_ids.reshape(pairs.shape)].min(1)
+    return [
+        (int(rows[i]), int(rows[j]), float(similarity))
+        for (i, j), similarity in zip(pairs[is_prominent], similarities[is_prominent], strict=True)
+    ]
 
 
 def _rank_candidates(embeddings: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
-    """Pairs of neighbours (pairs, 2), each once, those first that are nearest, by what is usual around them."""
-    each = np.stack([np.repeat(np.arange(len(embeddings)), neighbors.shape[1]), neighbors.ravel()], 1)
-    each = np.unique(np.sort(each[each[:, 0] != each[:, 1]], axis=1), axis=0)
-    near = np.einsum("ij,ij->i", embeddings[each[:, 0]], embeddings[each[:, 1]])
-    usual = _tenth_similarity(embeddings, neighbors)[each].min(1)
-    order = np.argsort((1 - near) / np.maximum(1 - usual, 1e-6), kind="stable")
-    return each[order[near[order] > _MIN_CORRELATION]]
+    """Return each pair of neighbors once, (pairs, 2), sorted by distance relative to the tenth neighbor's."""
+    pairs = np.stack([np.repeat(np.arange(len(embeddings)), neighbors.shape[1]), neighbors.ravel()], 1)
+    pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
+    similarities = np.einsum("ij,ij->i", embeddings[pairs[:, 0]], embeddings[pairs[:, 1]])
+    tenth_similarities = _tenth_similarity(embeddings, neighbors)[pairs].min(1)
+    order = np.argsort((1 - similarities) / np.maximum(1 - tenth_similarities, 1e-6), kind="stable")
+    return pairs[order[similarities[order] > _MIN_CORRELATION]]
 
 
 def _tenth_similarity(embeddings: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
-    """How near the last of its neighbours is to each point, unless all points are its neighbours, (n,)."""
+    """Return the similarity of each sample to its tenth neighbor, (n,); 0 if there are fewer than ten neighbors."""
     if neighbors.shape[1] < _NUM_NEIGHBORS:
         return np.zeros(len(embeddings), np.float32)
     return np.einsum("ij,ij->i", embeddings, embeddings[neighbors[:, -1]])
 
 
 def _compute_similarity(thumbnails: np.ndarray, pairs: np.ndarray, title: str) -> np.ndarray:
-    """Likeness of pairs of thumbnails once aligned, (pairs,)."""
-    found = [np.zeros(0, np.float32)]
+    """Return the correlation of aligned thumbnails for each pair, float32 (pairs,)."""
+    similarities = [np.zeros(0, np.float32)]
     with progress.bar(title, len(pairs)) as advance:
         for start in range(0, len(pairs), 1_024):
-            block = pairs[start : start + 1_024]
-            found.append(ecc_similarity(thumbnails[block[:, 0]], thumbnails[block[:, 1]]))
-            advance(len(block), f"{len(pairs)} pairs")
-    return np.concatenate(found)
+            batch = pairs[start : start + 1_024]
+            similarities.append(ecc_similarity(thumbnails[batch[:, 0]], thumbnails[batch[:, 1]]))
+            advance(len(batch), f"{len(pairs)} pairs")
+    return np.concatenate(similarities)
 
 
 def _embed_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
-    """Thumbnails of a quarter of the size, without mean and contrast, float32 (n, dim) of length 1."""
+    """Return downsampled thumbnails as unit vectors with mean 0, float32 (n, dim)."""
     flat = downsample_by_two(thumbnails).reshape(len(thumbnails), -1)
     flat = flat - flat.mean(1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 
 def _find_neighbors(embeddings: np.ndarray) -> np.ndarray:
-    """The nearest ten of each point, the nearest first, (n, 10)."""
+    """Return the ten nearest neighbors of each sample, nearest first, int (n, 10)."""
     from sklearn.decomposition import PCA
     from sklearn.neighbors import NearestNeighbors
 
-    flat = embeddings
+    components = embeddings
     if min(embeddings.shape) > _NUM_COMPONENTS:
-        flat = (
-            PCA(_NUM_COMPONENTS, svd_solver="randomized", random_state=0).fit_transform(embeddings).astype(np.float32)
-        )
-    finder = NearestNeighbors(n_neighbors=min(_NUM_NEIGHBORS, len(embeddings) - 1), algorithm="brute").fit(flat)
-    return finder.kneighbors(return_distance=False)
+        pca = PCA(_NUM_COMPONENTS, svd_solver="randomized", random_state=0)
+        components = pca.fit_transform(embeddings).astype(np.float32)
+    num_neighbors = min(_NUM_NEIGHBORS, len(embeddings) - 1)
+    index = NearestNeighbors(n_neighbors=num_neighbors, algorithm="brute").fit(components)
+    return index.kneighbors(return_distance=False)
 
 
 def _find_near_texts(texts: Sequence[str], threshold: float) -> SimilarPairs:
-    """Candidates by MinHash in bands (Broder 1997; Leskovec et al., Mining of Massive Datasets, section 3.4), then the
-    Jaccard index of their pieces of five characters.
+    """Find candidate pairs by MinHash with banding, then compare them by the Jaccard index of their shingles.
+
+    Sources: Broder, 1997; Leskovec et al., Mining of Massive Datasets, section 3.4.
     """
-    pieces = [_hash_shingles(text) for text in texts]
-    signatures = (
-        np.stack([_compute_minhash(piece) for piece in pieces]) if pieces else np.zeros((0, _NUM_HASHES), np.int64)
-    )
-    tried = set()
+    shingles = [_hash_shingles(text) for text in texts]
+    signatures = np.zeros((0, _NUM_HASHES), np.int64)
+    if shingles:
+        signatures = np.stack([_compute_minhash(hashes) for hashes in shingles])
+    candidates = set()
     for band in range(0, _NUM_HASHES, _ROWS_PER_BAND):
         keys = [row.tobytes() for row in signatures[:, band : band + _ROWS_PER_BAND]]
-        for positions in group_equal(keys):
-            # Of a crowd, each with the next ones.
-            tried |= set(_iter_pairs(positions))
-    scored = ((i, j, _jaccard(pieces[i], pieces[j])) for i, j in tried)
-    return [pair for pair in scored if pair[2] >= threshold]
+        for indices in group_equal(keys):
+            candidates |= set(_iter_pairs(indices))
+    pairs = ((i, j, _jaccard(shingles[i], shingles[j])) for i, j in candidates)
+    return [pair for pair in pairs if pair[2] >= threshold]
 
 
-def _iter_pairs(positions: list[int], max_partners: int = 30) -> Iterator[tuple[int, int]]:
-    for at, first in enumerate(positions):
-        yield from ((first, second) for second in positions[at + 1 : at + 1 + max_partners])
+def _iter_pairs(indices: list[int], max_partners: int = 30) -> Iterator[tuple[int, int]]:
+    """Yield pairs of each index with the next `max_partners` indices, which bounds the pairs of large groups."""
+    for start, first in enumerate(indices, 1):
+        yield from ((first, second) for second in indices[start : start + max_partners])
 
 
 def _hash_shingles(text: str) -> np.ndarray:
-    """Hashes of all pieces of five characters, sorted, each once."""
+    """Return the sorted unique hashes of all 5-character shingles of a text."""
     count = max(len(text) - _SHINGLE_LENGTH + 1, 1)
-    return np.unique([zlib.crc32(text[at : at + _SHINGLE_LENGTH].encode()) % _PRIME for at in range(count)])
+    return np.unique([zlib.crc32(text[start : start + _SHINGLE_LENGTH].encode()) % _PRIME for start in range(count)])
 
 
 def _compute_minhash(shingles: np.ndarray) -> np.ndarray:
+    """Return the MinHash signature of a set of shingle hashes, int64 (128,)."""
     factors, terms = np.random.default_rng(0).integers(1, _PRIME, (2, _NUM_HASHES, 1))
     return ((shingles * factors + terms) % _PRIME).min(1)
 
 
 def _jaccard(a: np.ndarray, b: np.ndarray) -> float:
-    both = len(np.intersect1d(a, b, assume_unique=True))
-    return both / (len(a) + len(b) - both)
+    """Return the Jaccard index of two sets."""
+    intersection = len(np.intersect1d(a, b, assume_unique=True))
+    return intersection / (len(a) + len(b) - intersection)

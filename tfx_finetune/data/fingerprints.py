@@ -1,4 +1,4 @@
-"""What every readable sample looks or sounds like: a thumbnail, a fingerprint, sizes and levels."""
+"""Content hash, thumbnail and measurements of every readable sample."""
 
 import re
 import unicodedata
@@ -17,25 +17,26 @@ from tfx_finetune.types.plan import Plan
 from tfx_finetune.types.table import Table
 
 THUMBNAIL_SIDE = 32
-"""Of a thumbnail."""
+"""Height and width of a thumbnail in pixels."""
 SAMPLE_RATE = 16_000
-# So large that no picture is decoded at a fraction of its size.
+"""Sample rate of decoded audio in Hz."""
+# Large enough that no JPEG file is decoded at a reduced size.
 _FULL_SIZE = 1 << 20
-# Quieter than this everything is one silence: 80 decibels below the loudest.
+# RMS level that counts as silence: -80 dB.
 _MIN_LEVEL = 1e-4
 
 
 @dataclass(frozen=True)
 class SampleStatistics:
-    """One row a readable sample, in the table's order.
+    """Statistics of the readable samples, in the order of the table.
 
     Attributes:
-        prints: Fingerprint of the decoded content: of the pixels, of the waveform, of the words in lower case. Files
-            of one content in two formats have one.
-        thumbnails: uint8 (n, side, side, channels) of pictures; of recordings the spectrogram; None of texts.
-        texts: Words in lower case, one blank between them; empty for others.
-        measures: float (n,) by name: width, height, ...; seconds, ...; characters, words.
-        channels: Of pictures, mean and mean square of each channel, (n, 3) each; None of others.
+        content_hashes: object array (n,). Hash of the decoded content: pixels, waveform or normalized words. Equal
+            content in two file formats has equal hashes.
+        thumbnails: uint8 array (n, 32, 32, channels). Thumbnails of images, spectrograms of audio; None for text.
+        texts: Normalized texts, see `normalize_words`; empty for images and audio.
+        measurements: float array (n,) by name, such as width and height, seconds, or characters and words.
+        channel_moments: Mean and mean square of each color channel of images, float (n, 3) each; None for others.
     """
 
     content_hashes: np.ndarray
@@ -45,77 +46,105 @@ class SampleStatistics:
     channel_moments: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def make_raw_modality(kind: str, plan: Plan) -> Modality:
-    """The modality that decodes samples as they are, whatever a backbone would make of them."""
-    as_is: dict[str, object] = {"loudness": "none", "trim": 0.0} if kind == "audio" else {}
-    return build_modality(plan.run, kind, _make_pretrained_cfg(kind), **as_is)
-
-
-def compute_statistics(source: Source, decoder: Modality, column: str, table: Table) -> SampleStatistics:
-    """Reads every sample that the survey could read, once more, and keeps what it looks like.
+def make_raw_modality(modality_name: str, plan: Plan) -> Modality:
+    """Return a modality that decodes samples without the preprocessing of a backbone.
 
     Args:
-        source: The data.
-        decoder: See `seen`.
-        column: The data's column that it decodes.
-        table: Of the survey.
+        modality_name: `image`, `audio`, `text` or the name of a plugin's modality.
+        plan: Plan of the run.
     """
-    whole = table.error == ""
-    count = int(whole.sum())
-    work = _STATISTICS_FNS.get(decoder.column, _compute_other_statistics)
+    options: dict[str, object] = {"loudness": "none", "trim": 0.0} if modality_name == "audio" else {}
+    return build_modality(plan.run, modality_name, _make_pretrained_cfg(modality_name), **options)
 
-    def each(_: tf.Tensor, sample: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+
+def compute_statistics(source: Source, modality: Modality, column: str, table: Table) -> SampleStatistics:
+    """Read every readable sample and compute its statistics.
+
+    Args:
+        source: Data source.
+        modality: Modality from `make_raw_modality`.
+        column: Name of the data column that the modality decodes.
+        table: Table of all samples.
+    """
+    is_readable = table.error == ""
+    count = int(is_readable.sum())
+    statistics_fn = _STATISTICS_FNS.get(modality.column, _compute_other_statistics)
+
+    def decode_and_measure(_: tf.Tensor, sample: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         content = tf.io.read_file(sample[column]) if column in source.paths else sample[column]
-        return work(decoder.decode(content))
+        return statistics_fn(modality.decode(content))
 
-    found: dict[str, list[np.ndarray]] = {}
-    with progress.bar("look at", count) as advance:
-        for batch in with_prefetch(parallel_map(select_samples(source, whole), each).batch(64)).as_numpy_iterator():
+    batches: dict[str, list[np.ndarray]] = {}
+    samples = parallel_map(select_samples(source, is_readable), decode_and_measure)
+    with progress.bar("measure", count) as advance:
+        for batch in with_prefetch(samples.batch(64)).as_numpy_iterator():
             for name, values in batch.items():
-                found.setdefault(name, []).append(values)
-            advance(len(batch["print"]), f"{count} {decoder.unit}")
-    return _make_statistics({name: np.concatenate(values) for name, values in found.items()})
-
-
-def _make_statistics(found: dict[str, Any]) -> SampleStatistics:
-    texts = tuple(normalize_words(text.decode()) for text in found.pop("text", ()))
-    prints = [bytes(value).hex() for value in found.pop("print")]
-    channels = (found.pop("mean"), found.pop("square")) if "mean" in found else None
-    thumbnails = found.pop("thumbnail", None)
-    measures = {name: values.astype(float) for name, values in found.items()}
-    if texts:
-        prints = list(texts)
-        measures["words"] = np.array([len(text.split()) for text in texts], float)
-    if channels:
-        measures["brightness"] = channels[0].mean(1)
-        measures["contrast"] = np.sqrt(np.maximum(channels[1].mean(1) - channels[0].mean(1) ** 2, 0))
-    return SampleStatistics(np.array(prints, object), thumbnails, texts, measures, channels)
+                batches.setdefault(name, []).append(values)
+            advance(len(batch["hash"]), f"{count} {modality.unit}")
+    return _make_statistics({name: np.concatenate(values) for name, values in batches.items()})
 
 
 def normalize_words(text: str) -> str:
-    """What stays the same of a text when case, marks and blanks change; the text itself where that is nothing."""
+    """Return the words of a text in lower case, separated by spaces; the lower-case text if it has no words.
+
+    Args:
+        text: Text in any script.
+
+    Examples:
+        >>> normalize_words("Hello,  WORLD!")
+        'hello world'
+    """
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(re.findall(r"\w+", folded)) or folded
 
 
+def infer_modality(source: Source) -> str:
+    """Return the first of `image`, `audio` and `text` that is a column of the data; empty if there is none.
+
+    Args:
+        source: Data source.
+    """
+    columns = get_schema(source)
+    return next((name for name in ("image", "audio", "text") if name in columns), "")
+
+
+def _make_statistics(columns: dict[str, Any]) -> SampleStatistics:
+    """Return the record of the statistics that the TensorFlow functions computed."""
+    texts = tuple(normalize_words(text.decode()) for text in columns.pop("text", ()))
+    hashes = [bytes(value).hex() for value in columns.pop("hash")]
+    channel_moments = (columns.pop("mean"), columns.pop("square")) if "mean" in columns else None
+    thumbnails = columns.pop("thumbnail", None)
+    measurements = {name: values.astype(float) for name, values in columns.items()}
+    if texts:
+        hashes = list(texts)
+        measurements["words"] = np.array([len(text.split()) for text in texts], float)
+    if channel_moments:
+        mean, square = channel_moments
+        measurements["brightness"] = mean.mean(1)
+        measurements["contrast"] = np.sqrt(np.maximum(square.mean(1) - mean.mean(1) ** 2, 0))
+    return SampleStatistics(np.array(hashes, object), thumbnails, texts, measurements, channel_moments)
+
+
 def _compute_image_statistics(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Return the statistics of uint8 pixels (height, width, channels)."""
     values = tf.cast(pixels, tf.float32)
-    small = tf.image.resize(values, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), antialias=True)
+    thumbnail = tf.image.resize(values, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), antialias=True)
     return {
-        "print": _hash_content(pixels),
-        "thumbnail": tf.cast(tf.clip_by_value(tf.round(small), 0, 255), tf.uint8),
+        "hash": _hash_content(pixels),
+        "thumbnail": tf.cast(tf.clip_by_value(tf.round(thumbnail), 0, 255), tf.uint8),
         "mean": tf.reduce_mean(values, (0, 1)),
         "square": tf.reduce_mean(tf.square(values), (0, 1)),
         "width": tf.shape(pixels)[1],
         "height": tf.shape(pixels)[0],
-        "colour": tf.reduce_mean(tf.reduce_max(values, -1) - tf.reduce_min(values, -1)),
+        "chroma": tf.reduce_mean(tf.reduce_max(values, -1) - tf.reduce_min(values, -1)),
     }
 
 
 def _compute_audio_statistics(samples: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Return the statistics of a waveform (samples,) in [-1, 1]."""
     level = tf.sqrt(tf.reduce_mean(tf.square(samples)))
     return {
-        "print": _hash_content(tf.cast(tf.round(samples * 32_767), tf.int32)),
+        "hash": _hash_content(tf.cast(tf.round(samples * 32_767), tf.int32)),
         "thumbnail": _make_spectrogram(samples),
         "seconds": tf.size(samples) / SAMPLE_RATE,
         "decibels": 20 * tf.math.log(tf.maximum(level, _MIN_LEVEL)) / tf.math.log(10.0),
@@ -124,26 +153,28 @@ def _compute_audio_statistics(samples: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def _make_spectrogram(samples: tf.Tensor) -> tf.Tensor:
-    """Mel bands over time, loudness over 60 decibels as grey, uint8 (side, side, 1)."""
+    """Return a mel spectrogram with a dynamic range of 60 dB as a thumbnail, uint8 (side, side, 1)."""
     frames = tf.abs(tf.signal.stft(samples, 512, 160, pad_end=True))
     mel = tf.signal.linear_to_mel_weight_matrix(THUMBNAIL_SIDE, 257, SAMPLE_RATE, 80.0, 7_600.0)
-    loud = tf.math.log(tf.matmul(frames, mel) + 1e-5) / tf.math.log(10.0) * 20
-    grey = 255 * tf.clip_by_value((loud - tf.reduce_max(loud)) / 60 + 1, 0, 1)
+    decibels = tf.math.log(tf.matmul(frames, mel) + 1e-5) / tf.math.log(10.0) * 20
+    gray = 255 * tf.clip_by_value((decibels - tf.reduce_max(decibels)) / 60 + 1, 0, 1)
     return tf.cast(
-        tf.image.resize(tf.transpose(grey)[..., None], (THUMBNAIL_SIDE, THUMBNAIL_SIDE), antialias=True), tf.uint8
+        tf.image.resize(tf.transpose(gray)[..., None], (THUMBNAIL_SIDE, THUMBNAIL_SIDE), antialias=True), tf.uint8
     )
 
 
 def _compute_text_statistics(text: tf.Tensor) -> dict[str, tf.Tensor]:
-    return {"print": tf.fingerprint([text])[0], "text": text, "characters": tf.strings.length(text, "UTF8_CHAR")}
+    """Return the statistics of a UTF-8 text."""
+    return {"hash": tf.fingerprint([text])[0], "text": text, "characters": tf.strings.length(text, "UTF8_CHAR")}
 
 
 def _compute_other_statistics(decoded: tf.Tensor) -> dict[str, tf.Tensor]:
-    return {"print": _hash_content(decoded)}
+    """Return the content hash of a sample of a plugin's modality."""
+    return {"hash": _hash_content(decoded)}
 
 
 def _hash_content(decoded: tf.Tensor) -> tf.Tensor:
-    """128 bits of shape and content; 64 of content alone would take flat pictures of two shapes for one."""
+    """Return a 128-bit hash of shape and content: images of one color with different shapes get different hashes."""
     shape = tf.fingerprint(tf.shape(decoded)[None])[0]
     return tf.concat([shape, tf.fingerprint(decoded[None])[0]], 0)
 
@@ -155,11 +186,8 @@ _STATISTICS_FNS: Mapping[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]] = {
 }
 
 
-def _make_pretrained_cfg(kind: str) -> PretrainedCfg:
-    return PretrainedCfg(size=_FULL_SIZE if kind == "image" else 1, sample_rate=SAMPLE_RATE if kind == "audio" else 0)
-
-
-def infer_modality(source: Source) -> str:
-    """The first of image, audio and text that the data has; empty where it has none."""
-    known = get_schema(source)
-    return next((kind for kind in ("image", "audio", "text") if kind in known), "")
+def _make_pretrained_cfg(modality_name: str) -> PretrainedCfg:
+    """Return input settings that keep the full size of a sample."""
+    if modality_name == "image":
+        return PretrainedCfg(size=_FULL_SIZE)
+    return PretrainedCfg(size=1, sample_rate=SAMPLE_RATE if modality_name == "audio" else 0)

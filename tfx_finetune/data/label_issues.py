@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, and samples unlike all others, by what a frozen tower sees."""
+"""Label errors and outliers by the features of a frozen backbone."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,8 @@ import numpy as np
 from tfx_finetune.core.extras import import_package
 
 NUM_FOLDS = 5
-_REGULARIZATION_STRENGTHS = (0.1, 0.01, 0.001)
+"""Number of folds of the cross-validation."""
+_REGULARIZATION_STRENGTHS = (0.1, 0.01, 0.001)  # values of C of scikit-learn's LogisticRegression
 _MAX_TUNING_SAMPLES = 3_000
 _NUM_NEIGHBORS = 20
 _NUM_COMPONENTS = 50
@@ -15,12 +16,12 @@ _NUM_COMPONENTS = 50
 
 @dataclass(frozen=True)
 class LabelIssue:
-    """A label that is probably wrong.
+    """Label that is probably wrong.
 
     Attributes:
-        row: Position of the sample.
-        score: The chance of its own label, in [0, 1], by classifiers that did not see it.
-        better: Position of the class that they hold for likelier.
+        row: int >= 0. Row of the sample.
+        score: float in [0, 1]. Out-of-fold probability of the sample's label.
+        predicted_label: int >= 0. Index of the other class with the highest probability.
     """
 
     row: int
@@ -29,74 +30,77 @@ class LabelIssue:
 
 
 def assign_folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """Fold of each sample, (n,): stratified, a group never divided.
+    """Return the fold of each sample, int (n,); folds are stratified and never split a group.
 
     Args:
-        labels: Class of each, (n,).
-        groups: Number of the group of each, (n,).
-        seed: Another seed gives other folds.
+        labels: int array (n,). Class of each sample.
+        groups: array (n,). Group of each sample.
+        seed: Random seed.
     """
     from sklearn.model_selection import StratifiedKFold
 
-    _, first, member = np.unique(groups, return_index=True, return_inverse=True)
-    fold = np.zeros(len(first), int)
-    count = min(NUM_FOLDS, int(np.bincount(labels[first])[np.unique(labels[first])].min()))
-    cut = StratifiedKFold(count, shuffle=True, random_state=seed).split(first, labels[first])
-    for number, (_, out) in enumerate(cut):
-        fold[out] = number
-    return fold[member]
+    _, first_rows, group_ids = np.unique(groups, return_index=True, return_inverse=True)
+    fold_of_group = np.zeros(len(first_rows), int)
+    group_labels = labels[first_rows]
+    num_folds = min(NUM_FOLDS, int(np.bincount(group_labels)[np.unique(group_labels)].min()))
+    splits = StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(first_rows, group_labels)
+    for fold, (_, test_groups) in enumerate(splits):
+        fold_of_group[test_groups] = fold
+    return fold_of_group[group_ids]
 
 
-def predict_out_of_fold(embeddings: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Chances of the classes for each sample, by a logistic regression that was fitted on the other folds.
+def predict_out_of_fold(embeddings: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Return class probabilities of each sample by a logistic regression that is fitted on the other folds.
 
-    Its strength of regularization is the one with the least log loss on samples held out, of a part of the data.
+    The regularization strength is the one with the lowest out-of-fold log loss on up to 3,000 samples.
 
     Args:
-        points: (n, dim).
-        labels: Class of each, 0 to classes - 1, (n,).
-        fold: See `folds`.
+        embeddings: float array (n, dim). Features of the samples.
+        labels: int array (n,). Class of each sample, 0 to classes - 1.
+        folds: int array (n,). Fold of each sample, see `assign_folds`.
 
     Returns:
-        float (n, classes).
+        Class probabilities, float (n, classes).
     """
-    part = np.random.default_rng(0).permutation(len(embeddings))[:_MAX_TUNING_SAMPLES]
+    subset = np.random.default_rng(0).permutation(len(embeddings))[:_MAX_TUNING_SAMPLES]
     losses = {
-        strength: _compute_log_loss(embeddings[part], labels[part], fold[part], strength)
+        strength: _compute_log_loss(embeddings[subset], labels[subset], folds[subset], strength)
         for strength in _REGULARIZATION_STRENGTHS
     }
-    return _predict_probs(embeddings, labels, fold, min(losses, key=lambda strength: losses[strength]))
+    return _predict_probs(embeddings, labels, folds, min(losses, key=lambda strength: losses[strength]))
 
 
 def find_label_issues(labels: np.ndarray, pred_probs: np.ndarray) -> list[LabelIssue]:
-    """Labels that are probably wrong, the surest first: confident learning (Northcutt et al., arXiv 1911.00068).
+    """Return labels that are probably wrong, the most certain first, by confident learning (arXiv 1911.00068).
 
     Args:
-        labels: Class of each sample, (n,).
-        chances: See `out_of_fold`.
+        labels: int array (n,). Class of each sample.
+        pred_probs: float array (n, classes). Out-of-fold class probabilities, see `predict_out_of_fold`.
 
     Raises:
-        UserError: cleanlab is not installed.
+        UserError: If cleanlab is not installed.
     """
-    cleanlab = import_package("cleanlab.filter", "data")
-    rows = cleanlab.find_label_issues(
+    cleanlab_filter = import_package("cleanlab.filter", "data")
+    rows = cleanlab_filter.find_label_issues(
         labels, pred_probs, filter_by="both", return_indices_ranked_by="normalized_margin", n_jobs=1
     )
-    others = pred_probs.copy()
-    others[np.arange(len(labels)), labels] = -1
-    return [LabelIssue(int(row), float(pred_probs[row, labels[row]]), int(others[row].argmax())) for row in rows]
+    other_probs = pred_probs.copy()
+    other_probs[np.arange(len(labels)), labels] = -1
+    return [LabelIssue(int(row), float(pred_probs[row, labels[row]]), int(other_probs[row].argmax())) for row in rows]
 
 
 def find_embedding_outliers(embeddings: np.ndarray) -> list[tuple[int, float]]:
-    """Samples that lie far from their nearest ones, by the local outlier factor (Breunig et al., SIGMOD 2000).
+    """Return samples that are far from their nearest neighbors, by the local outlier factor.
+
+    The local outlier factor (Breunig et al., SIGMOD 2000) is 1 for a sample that is as close to its neighbors as these
+    are to theirs. A sample is an outlier if the logarithm of its factor is more than three interquartile ranges above
+    the upper quartile (Tukey, Exploratory Data Analysis, 1977).
 
     Args:
-        points: (n, dim).
+        embeddings: float array (n, dim). Features of the samples.
 
     Returns:
-        (position, factor) of those above the upper quartile by three times the distance between the quartiles (Tukey,
-        Exploratory Data Analysis, 1977) of the factor's logarithm; the farthest first. 1 is the factor of a sample
-        that lies as close as its neighbours do.
+        (row, factor) of each outlier, the largest factor first; empty for fewer than 40 samples.
     """
     from sklearn.decomposition import PCA
     from sklearn.neighbors import LocalOutlierFactor
@@ -105,29 +109,31 @@ def find_embedding_outliers(embeddings: np.ndarray) -> list[tuple[int, float]]:
     if len(embeddings) < 2 * _NUM_NEIGHBORS:
         return []
     scaled = StandardScaler().fit_transform(embeddings)
-    size = min(_NUM_COMPONENTS, *scaled.shape)
-    flat = PCA(size, svd_solver="randomized", random_state=0).fit_transform(scaled)
-    factor = -LocalOutlierFactor(_NUM_NEIGHBORS).fit(flat).negative_outlier_factor_
-    low, high = np.quantile(np.log(factor), (0.25, 0.75))
-    far = np.flatnonzero(np.log(factor) > high + 3 * (high - low))
-    return sorted(((int(row), float(factor[row])) for row in far), key=lambda found: -found[1])
+    num_components = min(_NUM_COMPONENTS, *scaled.shape)
+    components = PCA(num_components, svd_solver="randomized", random_state=0).fit_transform(scaled)
+    factors = -LocalOutlierFactor(_NUM_NEIGHBORS).fit(components).negative_outlier_factor_
+    low, high = np.quantile(np.log(factors), (0.25, 0.75))
+    rows = np.flatnonzero(np.log(factors) > high + 3 * (high - low))
+    return sorted(((int(row), float(factors[row])) for row in rows), key=lambda outlier: -outlier[1])
 
 
-def _predict_probs(embeddings: np.ndarray, labels: np.ndarray, fold: np.ndarray, strength: float) -> np.ndarray:
+def _predict_probs(embeddings: np.ndarray, labels: np.ndarray, folds: np.ndarray, strength: float) -> np.ndarray:
+    """Return out-of-fold class probabilities for one regularization strength."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    found = np.zeros((len(embeddings), labels.max() + 1))
-    for number in np.unique(fold):
-        out = fold == number
+    probs = np.zeros((len(embeddings), labels.max() + 1))
+    for fold in np.unique(folds):
+        test_mask = folds == fold
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=200))
-        model.fit(embeddings[~out], labels[~out])
-        # The others may lack a class.
-        found[np.ix_(out, model.classes_)] = model.predict_proba(embeddings[out])
-    return found
+        model.fit(embeddings[~test_mask], labels[~test_mask])
+        # A class that only this fold contains has probability 0.
+        probs[np.ix_(test_mask, model.classes_)] = model.predict_proba(embeddings[test_mask])
+    return probs
 
 
-def _compute_log_loss(embeddings: np.ndarray, labels: np.ndarray, fold: np.ndarray, strength: float) -> float:
-    chances = _predict_probs(embeddings, labels, fold, strength)[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(chances, 1e-6)).mean())
+def _compute_log_loss(embeddings: np.ndarray, labels: np.ndarray, folds: np.ndarray, strength: float) -> float:
+    """Return the out-of-fold log loss for one regularization strength."""
+    label_probs = _predict_probs(embeddings, labels, folds, strength)[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(label_probs, 1e-6)).mean())

@@ -27,7 +27,7 @@ def make_manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
             "labels": list(task.labels.names),
             "counts": list(task.labels.counts),
             "samples": task.labels.num_samples,
-            "names": {language: list(names) for language, names in task.labels.translations.items()},
+            "translations": {language: list(names) for language, names in task.labels.translations.items()},
         }
         for head, task in network.tasks.items()
     }
@@ -45,9 +45,9 @@ def make_manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
         "teacher": plan.run.teacher,
         "plugins": plan.run.plugins,
         "towers": towers,
-        "network": list_layer_names(network),
+        "layer_names": list_layer_names(network),
         "data": {"source": plan.source} | {split: data.table.size(split) for split in SPLITS},
-        "tokens": slices.measure_tokenizer_fertility(data),
+        "tokenizer_fertility": slices.measure_tokenizer_fertility(data),
         "versions": describe_environment(),
     }
 
@@ -61,15 +61,15 @@ def describe_environment() -> dict[str, str]:
 
 
 def file_metadata(plan: Plan, network: Network) -> dict[str, str]:
-    """Return what exported files say about themselves: name, description, version, author, licence."""
+    """Return what exported files say about themselves: name, description, version, author, license."""
     about = plan.run.metadata
-    licences = dict.fromkeys(backbone.pretrained_cfg.license for backbone in network.backbones.values())
+    licenses = dict.fromkeys(backbone.pretrained_cfg.license for backbone in network.backbones.values())
     return {
         "name": about.name or plan.workdir.name,
         "description": f"{_join_specs(plan.heads)} on {_join_specs(plan.towers)}, by tfx_finetune",
         "version": about.version,
         "author": about.author,
-        "licence": about.license or ", ".join(filter(None, licences)),
+        "license": about.license or ", ".join(filter(None, licenses)),
     }
 
 

@@ -49,10 +49,10 @@ def create_bundle(path: Path, manifest: dict[str, Any], exports: Mapping[str, Ex
         for program in servable.helper_files:
             shutil.copyfile(program, draft / Path(program).name)
         for tower, entry in towers.items():
-            if vocabulary := entry["card"]["vocabulary"]:
+            if vocabulary := entry["pretrained_cfg"]["vocabulary"]:
                 name = f"vocabulary.{tower}{Path(vocabulary).suffix}"
                 shutil.copyfile(vocabulary, draft / name)
-                entry["card"] = entry["card"] | {"vocabulary": name}
+                entry["pretrained_cfg"] = entry["pretrained_cfg"] | {"vocabulary": name}
         bundle = Bundle(draft, manifest | {"version": VERSION, "files": known, "towers": towers})
         bundle.write_json("manifest.json", bundle.manifest)
     return dataclasses.replace(bundle, path=path)
@@ -98,15 +98,15 @@ def finalize_bundle(
     if selected:
         link_best_file(bundle.get_path(selected.format))
     bundle.write_json("golden/outputs.json", write_golden(golden, bundle.path / "golden"))
-    known: dict[str, Any] = {"subsets": [part.to_dict() for part in ablations]} if ablations else {}
-    known |= {"transfer": continual_metrics.to_dict()} if continual_metrics else {}
+    known: dict[str, Any] = {"ablations": [part.to_dict() for part in ablations]} if ablations else {}
+    known |= {"continual": continual_metrics.to_dict()} if continual_metrics else {}
     bundle.write_json("scores.json", {"test": scores} | known | {check.format: check.to_dict() for check in results})
     with (bundle.path / "split.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["file", "split", "sha256", *table.columns])
         writer.writerows(zip(table.file, table.split, table.digest, *table.columns.values(), strict=True))
     verified = {check.format: not check.failure_reason for check in results}
-    best = {"best": selected.format} if selected else {}
+    best = {"selected_format": selected.format} if selected else {}
     done = dict(bundle.manifest) | {"verified": verified} | best | {"sha256": _compute_digests(bundle.path)}
     bundle.write_json("manifest.json", done)
     return dataclasses.replace(bundle, manifest=done)
@@ -114,7 +114,7 @@ def finalize_bundle(
 
 def describe_tower(modality: str, options: dict[str, Any], pretrained_cfg: PretrainedCfg) -> dict[str, Any]:
     """The manifest's entry of a tower, from which its modality is built again."""
-    return {"modality": modality, "options": options, "card": dataclasses.asdict(pretrained_cfg)}
+    return {"modality": modality, "options": options, "pretrained_cfg": dataclasses.asdict(pretrained_cfg)}
 
 
 def _compute_digests(folder: Path) -> dict[str, str]:

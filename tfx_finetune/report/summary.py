@@ -1,4 +1,4 @@
-"""What a run found out, for the bundle's manifest and for report.html."""
+"""Collect the content of report.html from the result of a run."""
 
 import datetime
 from collections.abc import Mapping, Sequence
@@ -32,19 +32,19 @@ from tfx_finetune.types.plan import Plan
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to.
+    """Result of a training run.
 
     Attributes:
-        histories: What each phase did.
+        histories: Training history of each phase.
         test: Prepared test samples.
-        reference: The trained model's (targets, decoded outputs) on them.
-        scores: Every score of the trained model.
-        parts: Those for subsets of its towers.
-        shares: How much each tower counts for each test sample, (n, towers); None where that is not known.
-        checks: What was found about every file.
-        chosen: That of the best file within `--constraints`; None where there is none.
-        bundle: The files.
-        transfer: How languages did that were learned one after another.
+        reference: (targets, decoded outputs) of the trained model on the test samples.
+        scores: Test scores of the trained model, `<head>/<metric>`.
+        ablations: Scores for every subset of the inputs; empty for a model with one tower.
+        gate_weights: float array (n, towers). Gate weights of each test sample; None without sample-dependent gates.
+        results: Verification result of each exported file.
+        selected: Verification result of the file that `--constraints` selected; None if no file meets them.
+        bundle: Bundle with the exported files.
+        continual_metrics: Scores of sequential training; None for other strategies.
     """
 
     histories: Sequence[History]
@@ -60,10 +60,16 @@ class RunResult:
 
 
 def make_report(plan: Plan, data: Data, result: RunResult) -> page.Report:
-    """Collects the content of report.html."""
+    """Collect the content of report.html.
+
+    Args:
+        plan: Plan of the run.
+        data: Data of the run.
+        result: Result of the run.
+    """
     targets, outputs = result.reference
-    bundle = result.bundle.manifest
-    shares = (
+    manifest = result.bundle.manifest
+    gate_weights = (
         {}
         if result.gate_weights is None
         else dict(zip(data.modalities, result.gate_weights.mean(0).tolist(), strict=True))
@@ -81,9 +87,15 @@ def make_report(plan: Plan, data: Data, result: RunResult) -> page.Report:
         data=_summarize_data(data, plan.heads_by),
         phases=tuple(
             page.PhaseResult(
-                h.phase, h.seconds, h.trained_parameters, h.parameters, h.metrics, h.best_epoch, h.selection
+                history.phase,
+                history.seconds,
+                history.trained_parameters,
+                history.parameters,
+                history.metrics,
+                history.best_epoch,
+                history.selection,
             )
-            for h in result.histories
+            for history in result.histories
         ),
         heads=heads,
         mistakes=tuple(
@@ -93,64 +105,66 @@ def make_report(plan: Plan, data: Data, result: RunResult) -> page.Report:
             for mistake in _collect_mistakes(data, head, result)
         ),
         examples=tuple(collect_examples(data, result.test, targets, outputs)),
-        slices=slices.collect_slice_results(data, result.scores, bundle["tokens"])
+        slices=slices.collect_slice_results(data, result.scores, manifest["tokenizer_fertility"])
         + slices.collect_retrieval_results(data.tasks, result.scores, len(result.test)),
         worst_groups=slices.find_worst_groups(data.table, data.tasks, result.scores),
         ablations=tuple(
-            page.AblationRow(part.towers, part.samples, compute_mean_score(data.tasks, part.scores))
-            for part in result.ablations
+            page.AblationRow(ablation.towers, ablation.samples, compute_mean_score(data.tasks, ablation.scores))
+            for ablation in result.ablations
         ),
-        gate_weights=shares,
+        gate_weights=gate_weights,
         continual_metrics=result.continual_metrics,
-        exports=tuple(page.ExportRow(check, result.bundle.get_path(check.format).name) for check in result.results),
-        selected_format=bundle.get("best", ""),
+        exports=tuple(page.ExportRow(file, result.bundle.get_path(file.format).name) for file in result.results),
+        selected_format=manifest.get("selected_format", ""),
     )
 
 
 def _make_headline(data: Data, result: RunResult, heads: Sequence[head_results.HeadResult]) -> page.HeadlineScore:
-    """The score in one line; how far it may be off is known where a head alone is right or wrong about each sample."""
-    task, *others = data.tasks.values()
+    """Return the headline: the main metric of the only head, or the mean over heads, which has no interval."""
+    task, *other_tasks = data.tasks.values()
     return page.HeadlineScore(
         score=compute_mean_score(data.tasks, result.scores),
-        metric="mean score" if others else task.monitor,
+        metric="mean score" if other_tasks else task.monitor,
         samples=len(result.test),
         unit=next(iter(data.modalities.values())).unit if len(data.modalities) == 1 else "samples",
-        interval=heads[0].interval if heads and not others else None,
+        interval=heads[0].interval if heads and not other_tasks else None,
     )
 
 
 def _summarize_data(data: Data, heads_by: str) -> page.DataSummary:
+    """Count the samples of each split and class, the skipped samples and the duplicates."""
     table = data.table
     classes = {}
     for head, task in data.tasks.items():
         if task.l2_to_shared:
             continue
-        mine = select_head_samples(table, task, head, heads_by)
-        sides = {split: mine.split == split for split in SPLITS}
-        values = [set(value.split(LABEL_SEPARATOR)) for value in table.columns[task.column]]
-        has = {name: np.array([name in value for value in values]) for name in task.labels.names}
+        head_table = select_head_samples(table, task, head, heads_by)
+        split_masks = [head_table.split == split for split in SPLITS]
+        labels = [set(value.split(LABEL_SEPARATOR)) for value in table.columns[task.column]]
+        class_masks = {name: np.array([name in label for label in labels]) for name in task.labels.names}
         classes[head] = tuple(
-            page.ClassCount(name, *(int((has[name] & sides[split]).sum()) for split in SPLITS))
-            for name in task.labels.names
+            page.ClassCount(name, *(int((class_mask & split_mask).sum()) for split_mask in split_masks))
+            for name, class_mask in class_masks.items()
         )
-    used = table.digest[table.split != ""]
+    digests = table.digest[table.split != ""]
     return page.DataSummary(
         source=data.source.name,
         splits={split: table.size(split) for split in SPLITS},
         classes=classes,
         skipped_samples=tuple(table.errors),
-        num_duplicates=len(used) - len(set(used)),
+        num_duplicates=len(digests) - len(set(digests)),
         warnings=table.warnings,
     )
 
 
 def _make_head_results(data: Data, result: RunResult) -> tuple[head_results.HeadResult, ...]:
+    """Return the test results of every head that has test samples."""
     targets, outputs = result.reference
     groups = data.table.columns["group"][data.table.split == "test"]
     return tuple(
         _make_head_result(head, task, result.scores, targets[head], outputs[f"{head}/scores"], groups)
         for head, task in data.tasks.items()
-        # What a language adds to a shared head is one number of a table; a head may be asked nothing here.
+        # Heads of one language that share weights have a row in the table of languages instead.
         if not task.l2_to_shared and f"{head}/{task.monitor}" in result.scores
     )
 
@@ -158,66 +172,70 @@ def _make_head_results(data: Data, result: RunResult) -> tuple[head_results.Head
 def _make_head_result(
     head: str, task: Task, scores: Mapping[str, Any], targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray
 ) -> head_results.HeadResult:
-    mine = select_head_outputs(scores, head)
-    rows_asked = mask_labeled(task, targets)
-    rows = [head_results.ClassScore(name, **values) for name, values in mine["per_class"].items()]
+    """Return the test results of one head."""
+    metrics = select_head_outputs(scores, head)
+    is_labeled = mask_labeled(task, targets)
+    per_class = [head_results.ClassScore(name, **values) for name, values in metrics["per_class"].items()]
     return head_results.HeadResult(
         name=head,
         monitor=task.monitor,
-        scores={name: value for name, value in mine.items() if isinstance(value, float) and "[" not in name},
-        # What is right of a picture by itself is not what the score is of all.
+        # Names with a bracket, such as accuracy[es], are scores of one language or source.
+        scores={name: value for name, value in metrics.items() if isinstance(value, float) and "[" not in name},
+        # The score of a detection or segmentation head is no mean over images.
         interval=None
         if task.localization
-        else wilson_interval(task.per_sample_score(targets, outputs)[rows_asked], groups[rows_asked]),
+        else wilson_interval(task.per_sample_score(targets, outputs)[is_labeled], groups[is_labeled]),
         classes=task.labels.names,
-        confusion=np.asarray(mine["confusion"]) if "confusion" in mine else None,
-        per_class=tuple(rows),
-        curves=mine.get("curves", {}),
-        count_unit="pixels" if task.localization and "confusion" in mine else "",
+        confusion=np.asarray(metrics["confusion"]) if "confusion" in metrics else None,
+        per_class=tuple(per_class),
+        curves=metrics.get("curves", {}),
+        count_unit="pixels" if task.localization and "confusion" in metrics else "",
     )
 
 
 def _collect_mistakes(data: Data, head: str, result: RunResult) -> list[page.Mistake]:
-    """The test samples that the head got wrong and was surest of."""
-    task, shares = data.tasks[head], result.gate_weights
+    """Return the misclassified test samples of a head, highest probability first."""
+    task, gate_weights = data.tasks[head], result.gate_weights
     targets, scores = result.reference[0][head], result.reference[1][f"{head}/scores"]
     names = np.array(task.labels.names, dtype=object)
-    tested = data.table.split == "test"
-    files = data.table.file[tested]
-    languages = data.table.columns.get("language", np.full(len(tested), "", object))[tested]
-    wrong = np.flatnonzero(mask_labeled(task, targets) & (task.per_sample_score(targets, scores) < 1))
-    wrong = wrong[np.argsort(-scores[wrong].max(-1))][:MAX_MISTAKES]
-    shown = _load_previews(data, result.test, wrong)
-    found = []
-    for row in wrong.tolist():
-        said = task.format_prediction(scores[row])["label"]
-        order = np.argsort(-scores[row])[:3]
-        found.append(
+    is_test = data.table.split == "test"
+    files = data.table.file[is_test]
+    languages = data.table.columns.get("language", np.full(len(is_test), "", object))[is_test]
+    rows = np.flatnonzero(mask_labeled(task, targets) & (task.per_sample_score(targets, scores) < 1))
+    rows = rows[np.argsort(-scores[rows].max(-1))][:MAX_MISTAKES]
+    previews = _load_previews(data, result.test, rows)
+    mistakes = []
+    for row in rows.tolist():
+        label = task.format_prediction(scores[row])["label"]
+        top_classes = np.argsort(-scores[row])[:3]
+        mistakes.append(
             page.Mistake(
-                previews=shown[row],
+                previews=previews[row],
                 file=str(files[row]),
                 truth=tuple(names[targets[row] > 0.5]),
-                predicted=tuple(said) if isinstance(said, list) else (said,),
+                predicted=tuple(label) if isinstance(label, list) else (label,),
                 score=float(scores[row].max()),
-                top_scores=tuple((str(names[i]), float(scores[row][i])) for i in order),
+                top_scores=tuple((str(names[i]), float(scores[row][i])) for i in top_classes),
                 head=head,
-                gate_weights={} if shares is None else dict(zip(data.modalities, shares[row].tolist(), strict=True)),
+                gate_weights={}
+                if gate_weights is None
+                else dict(zip(data.modalities, gate_weights[row].tolist(), strict=True)),
                 language=str(languages[row]),
             )
         )
-    return found
+    return mistakes
 
 
-def _load_previews(data: Data, test: FeatureStore, chosen: np.ndarray) -> dict[int, tuple[SamplePreview, ...]]:
-    """What there is to see of some test samples, by their position in the test split."""
-    rows = np.sort(chosen)
-    member = np.zeros(len(data.table.split), bool)
-    member[np.flatnonzero(data.table.split == "test")[rows]] = True
+def _load_previews(data: Data, test: FeatureStore, test_rows: np.ndarray) -> dict[int, tuple[SamplePreview, ...]]:
+    """Return previews of test samples by their row in the test split, one preview per input."""
+    rows = np.sort(test_rows)
+    mask = np.zeros(len(data.table.split), bool)
+    mask[np.flatnonzero(data.table.split == "test")[rows]] = True
     return {
         row: tuple(
-            modality.preview(raw[tower], np.asarray(test.inputs[0][tower][row]))
+            modality.preview(contents[tower], np.asarray(test.inputs[0][tower][row]))
             for tower, modality in data.modalities.items()
-            if raw[tower]
+            if contents[tower]
         )
-        for row, raw in zip(rows.tolist(), data.read_raw_contents(member), strict=True)
+        for row, contents in zip(rows.tolist(), data.read_raw_contents(mask), strict=True)
     }

@@ -56,7 +56,7 @@ def _make_file_table(title: str, results: Sequence[VerificationResult]) -> Grid:
             f"{file.score:.3f}",
             f"{file.score_drop:+.3f}",
             f"{file.agreement:.1%}",
-            "-" if file.latency_1_thread is None else f"{file.latency_1_thread:.1f}",
+            "-" if file.single_thread_latency is None else f"{file.single_thread_latency:.1f}",
             f"{file.latency:.1f}",
             f"{file.bytes / 1e6:.1f}",
             f"{file.compressed_bytes / 1e6:.1f}",
