@@ -89,14 +89,14 @@ def run(workdir: Path, flags: list[str]) -> dict:
     known = json.loads((workdir / "bundle" / "manifest.json").read_text())["files"]
     for format, entry in known.items():
         path = workdir / "bundle" / entry["path"]
-        scores[format] |= {"bytes": entry["bytes"], "zipped": files.compute_compressed_size(path)}
+        scores[format] |= {"bytes": entry["bytes"], "compressed_bytes": files.compute_compressed_size(path)}
     return scores
 
 
 def compared(file: dict, base: dict) -> list[float]:
     """Points of score gained, ratios of size and zipped size, and the share of zeros."""
-    ratios = [file[key] / base[key] for key in ("bytes", "zipped")]
-    return [100 * (file["score"] - base["score"]), *ratios, file["zeros"]]
+    ratios = [file[key] / base[key] for key in ("bytes", "compressed_bytes")]
+    return [100 * (file["score"] - base["score"]), *ratios, file["sparsity"]]
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def measure(flags: list[str]) -> tuple[dict[str, tuple[float, int]], dict[str, t
             sys.exit(status)
         bundle = Bundle.open(f"{folder}/run/bundle")
         scores = json.loads((bundle.path / "scores.json").read_text())
-        parts = scores["subsets"]
+        parts = scores["ablations"]
         shown = {
             " + ".join(part["towers"]): (compute_mean_score(bundle.tasks, part), part["samples"]) for part in parts
         }

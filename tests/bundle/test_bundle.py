@@ -93,7 +93,7 @@ def test_scores_are_those_of_the_model_and_of_every_file(folder):
     assert scores["test"] == {"kind/accuracy": 0.75}
     assert scores["keras"]["kind/accuracy"] == scores["keras"]["score"] == 0.75
     assert scores["tflite"]["difference"] is None
-    assert scores["tflite"]["reason"] == "empty or broken"
+    assert scores["tflite"]["failure_reason"] == "empty or broken"
 
 
 def test_golden_samples_are_raw_pictures_with_their_answers(folder, model):

@@ -88,7 +88,7 @@ def test_multimodal_notebook(tmp_path):
     notebook = nbformat.read(ROOT / "notebooks" / "multimodal.ipynb", as_version=4)
     NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
     scores = json.loads((tmp_path / "runs" / "multimodal" / "bundle" / "scores.json").read_text())
-    accuracy = {" ".join(part["towers"]): part["label/accuracy"] for part in scores["subsets"]}
+    accuracy = {" ".join(part["towers"]): part["label/accuracy"] for part in scores["ablations"]}
     assert accuracy["image audio text"] > max(accuracy[tower] for tower in ("image", "audio", "text")) > 0.5
     (without,) = notebook.cells[-1].outputs
     assert without.text.startswith("without the picture: ")

@@ -50,8 +50,8 @@ def test_files_are_smaller_and_as_good(trained, compressed):
     """Every file is verified; half its weights are zero, and zipped it is far smaller."""
     before, after = trained.workdir / "bundle", scores(compressed)
     for name in ("keras", "tflite", "tflite_float16", "tflite_int8"):
-        assert after[name]["zeros"] > 0.48
-        assert not after[name]["reason"]
+        assert after[name]["sparsity"] > 0.48
+        assert not after[name]["failure_reason"]
     for name in ("model.tflite", "model_int8.tflite"):
         assert files.compute_compressed_size(compressed / "bundle" / name) < 0.65 * files.compute_compressed_size(
             before / name
@@ -282,4 +282,4 @@ def test_behind_bottlenecks(tmp_path):
     model = load_keras_model(tmp_path / "run/bundle/model.keras")
     kernels = [layer.kernel for layer in model.layers if layer.name.startswith("adapter") and layer.weights]
     assert len(kernels) == 4 and all(0 < np.mean(kernel == 0) < 0.9 for kernel in kernels)
-    assert scores(tmp_path / "run")["tflite_int8"]["zeros"] >= 0.5
+    assert scores(tmp_path / "run")["tflite_int8"]["sparsity"] >= 0.5

@@ -126,7 +126,7 @@ def test_three_towers_are_compressed(tmp_path):
     scores = json.loads((tmp_path / "run" / "bundle" / "scores.json").read_text())
     assert scores["test"]["label/accuracy"] > 0.6
     for name in ("keras", "tflite", "tflite_int8"):
-        assert scores[name]["zeros"] > 0.48
-        assert not scores[name]["reason"]
-    assert scores["tflite_int8"]["floats"] < scores["tflite"]["floats"]
-    assert len(scores["subsets"]) == 7
+        assert scores[name]["sparsity"] > 0.48
+        assert not scores[name]["failure_reason"]
+    assert scores["tflite_int8"]["float_ops"] < scores["tflite"]["float_ops"]
+    assert len(scores["ablations"]) == 7

@@ -37,7 +37,7 @@ def test_plain_openvino_runs_and_describes_it(model, tmp_path):
         "pixels = np.load(sys.argv[2])\n"
         "assert run({'image': pixels[:1]})['kind/scores'].shape == (1, 3)\n"
         "found = run({'image': pixels})\n"
-        "about = {key: model.get_rt_info(['tfx_finetune', key]).astype(str) for key in ('labels', 'name', 'licence')}\n"
+        "about = {key: model.get_rt_info(['tfx_finetune', key]).astype(str) for key in ('labels', 'name', 'license')}\n"
         "names = [output.get_any_name() for output in model.outputs]\n"
         "scores = {name: found[name].tolist() for name in names}\n"
         "print(json.dumps([scores, about, model.input('image').get_partial_shape().to_string()]))"
@@ -51,7 +51,7 @@ def test_plain_openvino_runs_and_describes_it(model, tmp_path):
     for name, values in scores.items():
         np.testing.assert_allclose(values, model.answers[name][:3], atol=1e-5)
     assert json.loads(about["labels"]) == {"kind": list(NAMES), "marks": list(NAMES)}
-    assert (about["name"], about["licence"]) == ("fält", "Apache-2.0")
+    assert (about["name"], about["license"]) == ("fält", "Apache-2.0")
 
 
 @pytest.mark.parametrize(("name", "keep"), [("model.xml", 0.5), ("model.bin", 0.5), ("model.bin", 0)])

@@ -10,11 +10,11 @@ from tfx_finetune.deploy.checks import VerificationResult
 
 FLOAT = VerificationResult(
     "tflite", {}, 0.90, 0.0, 0.0, 0.0, 1e-6, 8.0, "", agreement=1.0, bytes=8_000_000, compressed_bytes=7_000_000,
-    latency_1_thread=12.0, memory=30.0, total_ops=60, float_ops=60,
+    single_thread_latency=12.0, memory=30.0, total_ops=60, float_ops=60,
 )  # fmt: skip
-HALF = dataclasses.replace(FLOAT, format="tflite_float16", bytes=4_000_000, zipped=3_600_000)
+HALF = dataclasses.replace(FLOAT, format="tflite_float16", bytes=4_000_000, compressed_bytes=3_600_000)
 INT8 = dataclasses.replace(
-    FLOAT, format="tflite_int8", score=0.89, drop=0.01, bytes=2_000_000, zipped=1_500_000, latency=4.0, latency_one=5.0,
+    FLOAT, format="tflite_int8", score=0.89, score_drop=0.01, bytes=2_000_000, compressed_bytes=1_500_000, latency=4.0, single_thread_latency=5.0,
     memory=12.0, agreement=0.97, floats=0,
 )  # fmt: skip
 BROKEN = dataclasses.replace(INT8, format="tflite_int16x8", bytes=1_000, reason="loses too much")
@@ -28,12 +28,12 @@ ALL = [KERAS, FLOAT, HALF, INT8, BROKEN]
         ("size<10MB", "tflite_float16"),  # as good as the float file, and smaller
         ("size<3.9MB", "tflite_int8"),
         ("size<=2MB", "tflite_int8"),
-        ("size<2MiB, drop<2%", "tflite_int8"),
-        ("zipped<3.5MB", "tflite_int8"),
+        ("size<2MiB, score_drop<2%", "tflite_int8"),
+        ("compressed_size<3.5MB", "tflite_int8"),
         ("latency<5ms", "tflite_int8"),
-        ("latency_one<0.006s", "tflite_int8"),
+        ("single_thread_latency<0.006s", "tflite_int8"),
         ("memory<20MB", "tflite_int8"),
-        ("drop<0.005", "tflite_float16"),
+        ("score_drop<0.005", "tflite_float16"),
         ("agreement>99%", "tflite_float16"),
         ("score>=0.89, size<3e0MB", "tflite_int8"),
         ("difference<1e-5", "tflite_float16"),
@@ -53,9 +53,9 @@ def test_nothing_is_chosen_where_nothing_was_asked():
 @pytest.mark.parametrize(
     ("text", "closest"),
     [
-        ("size<1MB, drop<0.02", "tflite_int8 comes closest with size 2MB"),
-        ("latency_one<4ms, size<5MB", "tflite_int8 comes closest with latency_one 5ms"),
-        ("drop<0.5%, size<3.9MB", "tflite_float16 comes closest with size 4MB"),
+        ("size<1MB, score_drop<0.02", "tflite_int8 comes closest with size 2MB"),
+        ("single_thread_latency<4ms, size<5MB", "tflite_int8 comes closest with single_thread_latency 5ms"),
+        ("score_drop<0.5%, size<3.9MB", "tflite_float16 comes closest with size 4MB"),
     ],
 )
 def test_what_comes_closest(text, closest):
@@ -80,7 +80,7 @@ def test_without_a_file_to_choose():
     [
         ("sise<2MB", "did you mean size?"),
         ("size<2", "wants a unit of size"),
-        ("drop<2MB", "wants a unit of drop"),
+        ("score_drop<2MB", "wants a unit of score_drop"),
         ("size", "is not understood"),
         ("size=2MB", "is not understood"),
         ("size<2.2.2MB", "is not understood"),

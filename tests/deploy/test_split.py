@@ -48,7 +48,7 @@ def bundle(tmp_path_factory):
             writer.writerow([f"{row}.png", "ab" * (1 + 3 * (row % 2)) + chr(97 + row % 20), ("short", "long")[row % 2]])
     flags = [
         f"--data={root / 't.csv'}",
-        "--towers=image=convnet(size=16, channels=3, widths=(4, 8)), text=odd()",
+        "--backbone=image=convnet(size=16, channels=3, widths=(4, 8)), text=odd()",
         "--plugins=odd_tower",
         "--frozen.epochs=3",
         "--finetune.epochs=0",
@@ -80,7 +80,7 @@ def test_features_go_in(bundle):
     """By hand: the SavedModel of the tower, then the file, give what the bundle's reader gives, and the model's."""
     path, _ = bundle
     content = (path / "model_split" / "model.tflite").read_bytes()
-    assert set(litert.read_input_names(content)) == {"image", "text", "presence"}
+    assert set(litert.read_input_names(content)) == {"image", "text", "modality_mask"}
     runner = litert.open_interpreter(content, 1).get_signature_runner("serving_default")
     details = runner.get_input_details()
     assert details["text"]["shape"].tolist() == [1, 8]
@@ -89,9 +89,9 @@ def test_features_go_in(bundle):
     presence = np.ones((1, 2), np.float32)
     tower = tf.saved_model.load(str(path / "model_split" / "text"))
     features = tower.signatures["serving_default"](inputs=tf.constant(text))["features"].numpy()
-    found = runner(image=image, text=features, presence=presence)["label/scores"]
+    found = runner(image=image, text=features, modality_mask=presence)["label/scores"]
     whole = tf.saved_model.load(str(path / "saved_model")).signatures["tensor"]
-    expected = whole(image=tf.constant(image), text=tf.constant(text), presence=tf.constant(presence))
+    expected = whole(image=tf.constant(image), text=tf.constant(text), modality_mask=tf.constant(presence))
     np.testing.assert_allclose(found, expected["label/scores"], atol=1e-5)
     assert np.abs(features).max() > 0
     assert Bundle.open(path).formats == ["saved_model", "tflite_split"]

@@ -61,7 +61,7 @@ def test_inspect_prints_it(file, trained):
     found = within("inspect", file, trained.workdir / "bundle" / "model.tflite")
     assert found.returncode == 0, found.stderr
     first, second = map(json.loads, found.stdout.splitlines())
-    assert first["metadata"]["licence"] == "Apache-2.0"
+    assert first["metadata"]["license"] == "Apache-2.0"
     assert "uint8 [1, 16, 16, 3]" in first["takes"][0]
     assert second["metadata"]["labels"]["label"] == ["bar", "disc", "square"]
     assert second["metadata"]["name"] == trained.workdir.name

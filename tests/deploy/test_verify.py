@@ -135,7 +135,7 @@ def test_every_format_of_the_trained_model_passes(original, model):
         "tflite_int8": 0,
         **dict.fromkeys(("tflite", "tflite_float16", "tflite_dynamic"), found["tflite"].total_ops),
     }
-    assert found["tflite"].latency_1_thread > 0
+    assert found["tflite"].single_thread_latency > 0
     assert 0 < found["tflite"].memory < 100
     assert 1e-5 < found["tflite_float16"].difference < 0.02
     assert found["tflite_int8"].difference > found["tflite_float16"].difference

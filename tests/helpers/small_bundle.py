@@ -34,7 +34,7 @@ def tower_bundle(folder: Path, spec: str, labels: tuple[str, ...] = ("a", "b", "
         "heads": {"label": {"task": "classify()", "labels": list(labels), "counts": [1] * len(labels), "samples": 9}},
         "backbones": {tower: spec},
         "towers": {tower: describe_tower(tower, {}, backbone.card)},
-        "network": list_layer_names(network),
+        "layer_names": list_layer_names(network),
     }
     servable = Servable(model, {tower: modality}, {"label": task.labels.names}, {})
     bundle = create_bundle(folder, manifest, {"keras_file()": EXPORTS.build(Spec("keras_file"))}, servable)

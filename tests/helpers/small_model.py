@@ -26,7 +26,7 @@ from tfx_finetune.types.components import (
 from tfx_finetune.types.deployment import Servable
 from tfx_finetune.types.table import Table
 
-ABOUT = {"name": "fält", "description": "flat fields", "version": "2", "author": "", "licence": "Apache-2.0"}
+ABOUT = {"name": "fält", "description": "flat fields", "version": "2", "author": "", "license": "Apache-2.0"}
 NAMES = ("ägg", "bär und café", "猫")
 
 

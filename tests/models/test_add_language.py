@@ -40,7 +40,7 @@ def outputs(bundle, format):
 
 def weights(bundle):
     """Weights of each head, in the order of its layers, and of the tower."""
-    model, network = load_keras_file(bundle.path, bundle.manifest), bundle.manifest["network"]
+    model, network = load_keras_file(bundle.path, bundle.manifest), bundle.manifest["layer_names"]
     lists = network["heads"] | {"tower": network["towers"]["text"]["layers"]}
     return {
         name: [value for layer in layers for value in model.get_layer(layer).get_weights()]

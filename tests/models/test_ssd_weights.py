@@ -51,7 +51,7 @@ def test_every_layer_gives_what_the_file_gives():
     file = opened(photograph() / 127.5 - 1)
     backbone = BACKBONES["ssd_mobilenet_v2"](size=300)
     assert backbone.card.origin == "@mediapipe/objectron 0.4.1675468480 (npm), detector of Open Images v4"
-    assert backbone.card.licence == "Apache-2.0"
+    assert backbone.pretrained_cfg.license == "Apache-2.0"
     model = keras.Model(backbone.inputs, backbone.features.pooled)
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.ReLU) or "project_BN" in layer.name]
     assert len(layers) == 52

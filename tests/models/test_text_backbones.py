@@ -67,7 +67,7 @@ def test_e5_small_is_its_engines_model(monkeypatch):
     assert mine[len(CAT)] @ mine[0] < 0.74
     passage = BACKBONES["e5_small"](size=32, prefix="passage: ")
     assert (embedded(passage, prepared(passage, SENTENCES)) * theirs.passage(SENTENCES)).sum(1).min() > 0.999
-    assert backbone.card.licence == "MIT"
+    assert backbone.pretrained_cfg.license == "MIT"
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_minilm_is_keras_hubs_model():
     theirs = pytest.importorskip("keras_hub").models.Backbone.from_preset(str(asset("minilm")))
     mean = mean_of_rows(theirs, tokens, tokens != 0)
     assert np.abs(mine - mean / np.linalg.norm(mean, axis=1, keepdims=True)).max() < 1e-5
-    assert backbone.card.licence == "Apache-2.0"
+    assert backbone.pretrained_cfg.license == "Apache-2.0"
     # Letters with accents are in the vocabulary without them.
     assert np.array_equal(prepared(backbone, ["wörld"]), prepared(backbone, ["world"]))
 

@@ -173,7 +173,7 @@ def test_a_trunk_is_a_tower(old, tmp_path):
     towers = [BACKBONES["bundle"](path=str(folder)) for folder in (path, frozen.path)]
     assert np.array_equal(*(features(backbone, data) for backbone in towers))
     assert json.loads((frozen.path / "scores.json").read_text())["test"]["label/accuracy"] > 0.7
-    assert tuned.manifest["towers"]["image"]["card"]["origin"] == str(path)
+    assert tuned.manifest["towers"]["image"]["pretrained_cfg"]["origin"] == str(path)
     history = json.loads((tmp_path / "tuned" / "checkpoints" / "tune" / "history.json").read_text())
     # The last convolution, which is the top group, and the head; normalization stays.
     assert history["trained"] == 9 * 32 * 32 + 32 * 5 + 5
@@ -238,7 +238,7 @@ def test_bundles_that_a_run_cannot_start_from(old, tmp_path):
     with (altered / "model.keras").open("ab") as stream:
         stream.write(b"more")
     older = json.loads((path / "manifest.json").read_text())
-    older.pop("network")
+    older.pop("layer_names")
     unsaid = shutil.copytree(path, tmp_path / "unsaid")
     (unsaid / "manifest.json").write_text(json.dumps(older))
     cases = {

@@ -22,7 +22,7 @@ from tfx_finetune.training.feature_cache import preprocessing_key
             "a head cannot have this name, which a prediction needs; received: file",
         ),
         ({"heads": "classify(drop=1)"}, "unknown option of task classify; received: drop"),
-        ({"towers": "presence=convnet()"}, "a tower cannot have this name"),
+        ({"towers": "modality_mask=convnet()"}, "a tower cannot have this name"),
         ({"exports": "tflite(), tflite(inputs='uint8')"}, "--exports writes a file twice"),
         (
             {"exports": "tflite(), tflite(quantize='int8', selective=True)", "compress": "prune(), qat()"},

@@ -63,12 +63,12 @@ def test_one_language_after_another_is_forgotten(tmp_path):
     data = table(tmp_path / "t.csv", AGAINST)
     flags = ("--strategy=sequential", "--language_order=en,xx", "--finetune.learning_rate=0.1")
     bundle, said = trained(tmp_path / "run", data, *flags)
-    found = scores(bundle)["transfer"]
+    found = scores(bundle)["continual"]
     assert found["languages"] == ["en", "xx"]
     (first, _), (then, second) = found["scores"]
     assert min(first, second) > 0.9
     assert then < 0.5
-    assert found["backward"] == pytest.approx(then - first)
+    assert found["bwt"] == pytest.approx(then - first)
     assert f"backward transfer: {then - first:+.3f}" in said
     assert "One language after another" in (tmp_path / "run" / "report.html").read_text()
     for gone in ("checkpoints/tune_2_xx", "bundle"):
@@ -76,7 +76,7 @@ def test_one_language_after_another_is_forgotten(tmp_path):
     again, said = trained(tmp_path / "run", data, *flags)
     assert "tune_1_en" not in said
     assert scores(again)["test"] == scores(bundle)["test"]
-    assert scores(again)["transfer"] == found
+    assert scores(again)["continual"] == found
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_a_head_of_one_language_is_merged_with_none(tmp_path):
     phases = {name: kept(tmp_path / "run", name) for name in ("warm", "tune_1_en", "tune_2_fi")}
     learned = {"en": "tune_1_en", "fi": "tune_2_fi", "language": "warm"}
     for head, phase in learned.items():
-        (name,) = bundle.manifest["network"]["heads"][head]
+        (name,) = bundle.manifest["layer_names"]["heads"][head]
         for weight in model.get_layer(name).weights:
             at = order.index(id(weight))
             values = {phase: weights[at] for phase, weights in phases.items()}

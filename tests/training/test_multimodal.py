@@ -52,7 +52,7 @@ def test_every_subset_is_scored(run):
     """In scores.json, in the terminal and in the report; the text tells the classes, the picture does not."""
     root, said = run
     scores = json.loads((root / "run" / "bundle" / "scores.json").read_text())
-    subsets = {tuple(part["towers"]): part for part in scores["subsets"]}
+    subsets = {tuple(part["towers"]): part for part in scores["ablations"]}
     assert list(subsets) == [("image",), ("text",), ("image", "text")]
     both = subsets["image", "text"]
     assert both["label/accuracy"] == pytest.approx(scores["test"]["label/accuracy"])
@@ -108,7 +108,7 @@ def test_requests_go_without_some_inputs(run):
     columns, _ = rest.parse_predict_request({"inputs": {"text": ["wheel", "line"], "image": [None, None]}}, served)
     for name, values in rows.items():
         assert np.array_equal(values, columns[name])
-    assert rows["presence"].tolist() == [[0, 1], [0, 1]]
+    assert rows["modality_mask"].tolist() == [[0, 1], [0, 1]]
     with pytest.raises(rest.RequestError, match="has none of image, text"):
         rest.parse_predict_request({"instances": [{"text": ""}]}, served)
     with pytest.raises(rest.RequestError, match="a sample is an object of some of"):
@@ -145,7 +145,7 @@ def test_two_towers_of_one_column(run, tmp_path):
     assert found.returncode == 0, found.stderr
     assert "letters and groups read the same column: text" in found.stderr
     scores = json.loads((tmp_path / "bundle" / "scores.json").read_text())
-    assert [part["towers"] for part in scores["subsets"]] == [["letters"], ["groups"], ["letters", "groups"]]
+    assert [part["towers"] for part in scores["ablations"]] == [["letters"], ["groups"], ["letters", "groups"]]
     assert scores["test"]["label/accuracy"] > 0.9
     (answer,) = Bundle.open(tmp_path / "bundle").predict([{"letters": "stick line", "groups": "stick line"}])
     assert answer["label"] == "bar"

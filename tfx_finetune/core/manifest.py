@@ -70,7 +70,7 @@ def read_network_manifest(path: str | Path, purpose: str) -> tuple[Path, dict[st
     if manifest.get("compress"):
         message = f"{purpose} cannot use a compressed model, whose batch normalization is folded"
         raise UserError(message, got=f"{path} ({manifest['compress']})", hint="train it without --compress")
-    if "network" not in manifest:
+    if "layer_names" not in manifest:
         what = "a bundle that does not say what its network is made of"
         raise UserError(what, got=path, hint="run its command again in another work folder")
     return path, manifest

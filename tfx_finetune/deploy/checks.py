@@ -47,7 +47,7 @@ class VerificationResult:
     bytes: int = 0
     compressed_bytes: int = 0
     sparsity: float = 0.0
-    latency_1_thread: float | None = None
+    single_thread_latency: float | None = None
     memory: float | None = None
     total_ops: int | None = None
     float_ops: int | None = None

@@ -1,4 +1,4 @@
-"""The file that fits where it is to run: --constraints="size<2MB, drop<0.01"."""
+"""The file that fits where it is to run: --constraints="size<2MB, score_drop<0.01"."""
 
 import re
 import shutil
@@ -27,11 +27,11 @@ class _Measure:
 
 _MEASURES = {
     "size": _Measure(lambda check: check.bytes, _SIZE_UNITS),
-    "zipped": _Measure(lambda check: check.compressed_bytes, _SIZE_UNITS),
+    "compressed_size": _Measure(lambda check: check.compressed_bytes, _SIZE_UNITS),
     "memory": _Measure(lambda check: None if check.memory is None else 1e6 * check.memory, _SIZE_UNITS),
     "latency": _Measure(lambda check: check.latency, _TIME_UNITS),
-    "latency_one": _Measure(lambda check: check.latency_1_thread, _TIME_UNITS),
-    "drop": _Measure(lambda check: check.score_drop, _FRACTION_UNITS),
+    "single_thread_latency": _Measure(lambda check: check.single_thread_latency, _TIME_UNITS),
+    "score_drop": _Measure(lambda check: check.score_drop, _FRACTION_UNITS),
     "score": _Measure(lambda check: check.score, _FRACTION_UNITS),
     "agreement": _Measure(lambda check: check.agreement, _FRACTION_UNITS),
     "difference": _Measure(lambda check: check.difference, _FRACTION_UNITS),
@@ -42,7 +42,7 @@ def parse_constraints(text: str) -> tuple[Constraint, ...]:
     """Reads the conditions of `--constraints`.
 
     Args:
-        text: Such as `size<2MB, drop<0.01, latency_one<20ms`; `<` and `<=` mean the same, so do `>` and `>=`.
+        text: Such as `size<2MB, score_drop<0.01, single_thread_latency<20ms`; `<` and `<=` mean the same, so do `>` and `>=`.
 
     Raises:
         UserError: It names no measure, or a limit in no unit of it.
@@ -50,7 +50,7 @@ def parse_constraints(text: str) -> tuple[Constraint, ...]:
     limits = []
     for part in filter(None, map(str.strip, text.split(","))):
         found = re.fullmatch(r"(\w+)\s*([<>])=?\s*([\d.]+(?:e-?\d+)?)\s*([A-Za-z%]*)", part)
-        allowed = "conditions such as size<2MB, drop<0.01"
+        allowed = "conditions such as size<2MB, score_drop<0.01"
         if not found:
             raise UserError("--constraints is not understood", got=part, expected=allowed)
         name, sign, number, unit = found.groups()

@@ -171,15 +171,15 @@ def _measure_files(bundle: Bundle, results: Sequence[VerificationResult]) -> lis
         if not path.exists():
             done.append(check)
             continue
-        sizes: dict[str, Any] = {"bytes": files.compute_size(path), "zipped": files.compute_compressed_size(path)}
+        sizes: dict[str, Any] = {"bytes": files.compute_size(path), "compressed_bytes": files.compute_compressed_size(path)}
         if (str(path), threads) in found:
             alone, whole = found[str(path), 1], found[str(path), threads]
             operators, floats = litert.summarize_operators(path.read_bytes())
             # A float file has operators that compute in integers where it looks up tokens.
             mixed = len(floats) < operators and bundle.get_export(check.format).quantized
             named = tuple(dict.fromkeys(map(litert.parse_layer_name, floats))) if mixed else ()
-            counts = {"operators": operators, "floats": len(floats), "float_layers": named}
-            speed = {"latency": whole["latency"], "latency_one": alone["latency"], "memory": whole["memory"]}
+            counts = {"total_ops": operators, "float_ops": len(floats), "float_layers": named}
+            speed = {"latency": whole["latency"], "single_thread_latency": alone["latency"], "memory": whole["memory"]}
             sizes |= counts | speed
         done.append(dataclasses.replace(check, **sizes))
     return done

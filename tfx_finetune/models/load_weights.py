@@ -43,7 +43,7 @@ def load_pretrained(
     if not init_bundle:
         return data
     source = BundleWeights(init_bundle)
-    mine, theirs = list_layer_names(network), source.init_bundle.manifest["network"]
+    mine, theirs = list_layer_names(network), source.init_bundle.manifest["layer_names"]
     both = [tower for tower in mine["towers"] if tower in theirs["towers"]]
     for tower in both:
         _load_tower(network, source, tower, mine["towers"][tower]["layers"], list_tower_layer_names(backbones[tower]))
@@ -85,7 +85,7 @@ def _load_tower(
 ) -> None:
     """Takes a tower over, `mine`; where the bundle's has no adapters, `bare`: they begin as the identity."""
     known = [layer.name for layer in network.model.layers]
-    theirs: Sequence[str] = bundle_weights.init_bundle.manifest["network"]["towers"][tower]["layers"]
+    theirs: Sequence[str] = bundle_weights.init_bundle.manifest["layer_names"]["towers"][tower]["layers"]
     names_without_adapters = [name for name in names_without_adapters if name in known]
     if not (
         _copy_layers(network, bundle_weights, target_names, theirs)
@@ -121,7 +121,7 @@ def _load_head(network: Network, bundle_weights: BundleWeights, head: str, targe
     both = [name for name in new if name in old]
     if not both:
         return f"{head} begins anew: none of its {len(new)} labels is one of the bundle's {len(old)}"
-    theirs = bundle_weights.init_bundle.manifest["network"]["heads"][head]
+    theirs = bundle_weights.init_bundle.manifest["layer_names"]["heads"][head]
     own: list[keras.Layer] = [network.model.get_layer(name) for name in target_names]
     pairs = zip(own, theirs, strict=False)
     sides = [

@@ -52,7 +52,7 @@ def add_translations(labels: ClassLabels, names: NamesByLanguage) -> ClassLabels
 
 def parse_manifest_labels(entry: Mapping[str, Any]) -> ClassLabels:
     """The classes of a head, from its entry in a manifest."""
-    named = {language: tuple(names) for language, names in entry.get("names", {}).items()}
+    named = {language: tuple(names) for language, names in entry.get("translations", {}).items()}
     return ClassLabels(tuple(entry["labels"]), tuple(entry["counts"]), entry["samples"], named)
 
 

@@ -66,7 +66,7 @@ class PretrainedCfg:
         mean, std: Per channel, in pixel values of 0 to 255, in the order red, green, blue.
         channels: 3, or 1 for grey.
         origin: Where the weights come from; empty for weights initialized at random.
-        licence, sha256: Of the weights and of their file, where they are known.
+        license, sha256: Of the weights and of their file, where they are known.
         rate: Of a waveform, in samples a second.
         tokenizer: How text becomes tokens, as a spec such as `code_points()`; see `datasets/modalities/tokenizers.py`.
         vocabulary: File that the tokenizer reads; a bundle has a copy of it. Empty where it needs none.
@@ -84,7 +84,7 @@ class PretrainedCfg:
     vocabulary: str = ""
 
 
-MODALITY_MASK = "presence"
+MODALITY_MASK = "modality_mask"
 """Input of a model of several towers: which of them have something to see, float32 (batch, towers), 1 or 0."""
 
 

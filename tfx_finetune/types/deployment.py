@@ -28,7 +28,7 @@ class Servable:
         modalities: How raw content becomes its inputs, by tower.
         labels: Class names by head.
         examples: Prepared training inputs for calibration, (n, ...).
-        about: What files say about themselves: name, description, version, author, licence.
+        about: What files say about themselves: name, description, version, author, license.
         rounded: Prepared inputs (batch, ...) -> decoded outputs, with the rounding of int8 in the graph as
             quantization-aware training left it; None where there was none.
         drop: Score that a predict function loses against the trained model on validation samples, for exports that
@@ -139,7 +139,7 @@ class Compression:
 def load_pretrained_cfg(tower: Mapping[str, Any], folder: Path) -> PretrainedCfg:
     """The card in a tower's entry of a manifest, its vocabulary where it lies in the bundle's folder."""
     # JSON has no tuples.
-    values: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in tower["card"].items()}
+    values: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in tower["pretrained_cfg"].items()}
     card = PretrainedCfg(**values)
     return replace(card, vocabulary=str(folder / card.vocabulary)) if card.vocabulary else card
 

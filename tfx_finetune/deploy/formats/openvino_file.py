@@ -29,7 +29,7 @@ def openvino(precision: Precision = "float32") -> Export:
     """`openvino/model.xml` and its weights beside it, `model.bin`, for OpenVINO's runtime; any batch size.
 
     Prepared inputs, such as pictures, (batch, height, width, channels) floats of 0 to 255 -> scores. The section
-    `tfx_finetune` of its rt_info has the labels of each head, as JSON, and name, version, author and licence of
+    `tfx_finetune` of its rt_info has the labels of each head, as JSON, and name, version, author and license of
     `--about`.
     Written and read by OpenVINO (pip install 'tfx_finetune[openvino]').
 

@@ -46,7 +46,7 @@ def tflite(
 ) -> Export:
     """A TFLite file of builtin operators, for one sample at a time.
 
-    It carries its labels, and name, version, author and licence of `--about`, as TFLite metadata.
+    It carries its labels, and name, version, author and license of `--about`, as TFLite metadata.
 
     Args:
         quantize: `none`; `float16` and `dynamic` (8-bit) weights; `int8` weights and activations, calibrated on

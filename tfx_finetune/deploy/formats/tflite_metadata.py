@@ -35,7 +35,7 @@ def add_metadata(
 
     Args:
         content: A TFLite file with a signature.
-        about: `name`, `description`, `version`, `author`, `licence`; those that are missing are left out.
+        about: `name`, `description`, `version`, `author`, `license`; those that are missing are left out.
         channels: Of each input that is a picture, by name: 3 is RGB, 1 grey; 0 for what is none.
         labels: Class names by output.
     """
@@ -44,7 +44,7 @@ def add_metadata(
     files = make_label_files(labels)
     sources = [_describe_input(name, channels[name]) for name in _list_input_names(model)]
     sinks = [_describe_output(name, _make_associated_files(files, name)) for name in outputs]
-    said = [metadata.get(key) or None for key in ("name", "description", "version", "author", "licence")]
+    said = [metadata.get(key) or None for key in ("name", "description", "version", "author", "license")]
     root = (*said[:3], [(None, None, sources, sinks)], *said[3:], None, "1.0.0")
     model.buffers.append(schema.BufferT(data=np.frombuffer(_encode(root), np.uint8)))
     model.metadata = [*(model.metadata or ()), schema.MetadataT(name=_NAME, buffer=len(model.buffers) - 1)]
@@ -59,7 +59,7 @@ def read_metadata(content: bytes) -> dict[str, Any]:
     """What a TFLite file says about itself; empty where it says nothing.
 
     Returns:
-        `name`, `description`, `version`, `author`, `licence`, `inputs` and `outputs` (names), and `labels` by output.
+        `name`, `description`, `version`, `author`, `license`, `inputs` and `outputs` (names), and `labels` by output.
     """
     model = schema.Model.GetRootAs(content)
     found = [model.Metadata(position) for position in range(model.MetadataLength())]
@@ -69,7 +69,7 @@ def read_metadata(content: bytes) -> dict[str, Any]:
     packed = model.Buffers(place).DataAsNumpy().tobytes()
     root = Table(packed, flatbuffers.encode.Get(flatbuffers.packer.uoffset, packed, 0))
     (graph,) = _read_tables(root, 3)
-    slots = {"name": 0, "description": 1, "version": 2, "author": 4, "licence": 5}
+    slots = {"name": 0, "description": 1, "version": 2, "author": 4, "license": 5}
     said = {key: text for key, slot in slots.items() if (text := _read_text(root, slot))}
     inputs, outputs = ([_read_text(tensor, 0) for tensor in _read_tables(graph, slot)] for slot in (2, 3))
     labels = {}

@@ -54,7 +54,7 @@ def load_tower(path: str, tower: str, modality: str) -> Backbone:
         raise UserError(f"the bundle has no such tower for {modality}", got=received, expected=mine or None)
     model = load_keras_file(folder, known)
     made = {operation.name: operation._inbound_nodes[0].outputs[0] for operation in model.operations}
-    said = known["network"]["towers"][tower]
+    said = known["layer_names"]["towers"][tower]
     for operation in model.operations:
         operation.name = f"{_PREFIX}{operation.name}"
     inputs = model.input[tower]

