@@ -1,1 +1,1 @@
-"""What a phase of training is made of: the steps behind `phases.py`."""
+"""Training of the phases of a run: data, optimizer, losses, checkpoints, and the order of languages."""

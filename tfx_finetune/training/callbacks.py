@@ -1,4 +1,4 @@
-"""Validation, checkpointing and early stopping of a phase."""
+"""Validation, checkpointing, early stopping and weight selection of a phase."""
 
 import math
 import time
@@ -15,7 +15,13 @@ from tfx_finetune.evaluation.scores import mask_labeled, predict_batches
 from tfx_finetune.models.network import Network
 from tfx_finetune.training.checkpoint import Checkpoint, History, Weights
 from tfx_finetune.training.feature_cache import FeatureStore
-from tfx_finetune.training.weight_averaging import rank_epochs, reachable_epochs, standard_error
+from tfx_finetune.training.weight_averaging import (
+    greedy_soup,
+    interpolate,
+    rank_epochs,
+    reachable_epochs,
+    standard_error,
+)
 from tfx_finetune.types.aliases import Batch
 from tfx_finetune.types.components import Task
 
@@ -232,3 +238,37 @@ def format_epoch(epoch: int, metrics: Mapping[str, float]) -> str:
     """
     values = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name in ("loss", "val_score"))
     return f"epoch {epoch + 1}: {values}"
+
+
+def select_weights(
+    callback: CheckpointAndEarlyStopping, initial_weights: Weights, phase: Phase
+) -> tuple[Weights, str, float]:
+    """Select the weights that a phase returns.
+
+    Candidates are the selected epochs, their greedy soup, interpolations with the initial weights (`wise_ft`), and the
+    initial weights. Score differences below one standard error are ties, which the longest training wins.
+
+    Args:
+        callback: Callback of the phase, with its history and checkpoints.
+        initial_weights: Weights before the phase.
+        phase: Options of the phase.
+
+    Returns:
+        The weights, their description, and their validation score.
+    """
+    scorer, margin = callback.scorer, callback.margin
+    epochs = callback.selected_epochs()
+    candidates, selection = [callback.checkpoint.load_epoch(epoch) for epoch in epochs], f"epoch {epochs[0] + 1}"
+    if not scorer.val:
+        return candidates[0], selection, callback.history.val_score
+    weights, count, score = greedy_soup(candidates, scorer, margin)
+    if count > 1:
+        selection = f"average of {count} epochs"
+    if phase.wise_ft:
+        weights, coefficient, score = interpolate(initial_weights, weights, score, scorer, margin)
+        if coefficient != 1:
+            selection = f"interpolation, {coefficient:.1f} of the way from the initial weights to {selection}"
+    initial_score = callback.history.start[0]
+    if score + margin < initial_score:
+        return initial_weights, "initial weights (no epoch improved the validation score)", initial_score
+    return weights, selection, score

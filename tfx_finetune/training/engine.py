@@ -51,7 +51,7 @@ def _make_fastest_fn(trunk: keras.Model, num_samples: int) -> _MultiOutputFn:
             return _make_litert_fn(trunk)
         except (RuntimeError, ValueError) as error:
             # Keras computes the same features, only slower.
-            progress.log(f"The frozen part runs in Keras because LiteRT cannot convert it ({error}).")
+            progress.log(f"the frozen part runs in Keras because LiteRT cannot convert it ({error})")
     return _make_keras_fn(trunk)
 
 

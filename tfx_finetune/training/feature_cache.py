@@ -36,7 +36,7 @@ class FeatureStore:
         targets: Targets (n, ...) by head.
         weights: Sample weights (n,) by head.
         view_targets: For each view, the targets by head that depend on the view, such as boxes; empty if none does.
-        teacher_targets: For each view, probabilities (n, labels) of the teachers by output name; empty without teachers.
+        teacher_targets: For each view, teacher probabilities (n, labels) by output name; empty without teachers.
     """
 
     inputs: tuple[Batch, ...]

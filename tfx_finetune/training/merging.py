@@ -48,7 +48,7 @@ def ties(density: float = 0.2, scale: float = 0.0) -> Merge:
     """Trim task vectors, elect signs, and average agreeing values (TIES, Yadav et al., arXiv 2306.01708, algorithm 1).
 
     Args:
-        density: float, above 0, at most 1. Fraction of the values of each task vector that is not set to 0. Default 0.2.
+        density: float, above 0, at most 1. Fraction of each task vector that is not set to 0. Default 0.2.
         scale: float >= 0. Factor of the merged vector. 0: the factor with the best validation score. Default 0.
     """
     if not 0 < density <= 1:

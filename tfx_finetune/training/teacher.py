@@ -1,7 +1,4 @@
-"""Bundles whose answers a run learns from, as far as their manifests tell: `--teacher`.
-
-`teach.py` asks them. Distillation is that of Hinton et al., arXiv 1503.02531.
-"""
+"""Teachers of `--teacher`: bundles whose predictions a run learns from."""
 
 import functools
 from collections.abc import Mapping
@@ -10,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfx_finetune.bundle.bundle import Bundle
+from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.types.aliases import Batch, PredictFn
 from tfx_finetune.types.components import Task
@@ -17,11 +15,11 @@ from tfx_finetune.types.components import Task
 
 @dataclass(frozen=True)
 class Teacher:
-    """One of the bundles.
+    """Bundle whose predictions are the targets of distillation.
 
     Attributes:
-        bundle: The bundle.
-        towers: Its towers, in order, each with the run's tower that sees the same.
+        bundle: The opened bundle.
+        towers: Tower of the run with the same input, by tower of the bundle and in its order.
     """
 
     bundle: Bundle
@@ -29,75 +27,91 @@ class Teacher:
 
     @functools.cached_property
     def _predict_fn(self) -> PredictFn:
-        # A compressed or int8 file would do; that of Keras runs on a GPU too.
+        # Every exported file would do; the Keras file runs on a GPU too.
         return self.bundle.load_model("keras" if "keras" in self.bundle.formats else "").predict
 
     def predict_probs(self, inputs: Batch, tasks: Mapping[str, Task]) -> Batch:
-        """Its scores for the run's labels, float32 (batch, labels) by head; of a classifier they sum to one.
+        """Predict the probabilities of the labels of the run.
 
         Args:
-            inputs: Prepared for this teacher, by the names of its towers.
-            tasks: The run's heads.
+            inputs: Inputs (batch, ...) that are preprocessed for this teacher, by tower of the bundle.
+            tasks: Heads of the run by name.
+
+        Returns:
+            float32 arrays (batch, labels) by head. The probabilities of single-label heads sum to 1.
         """
-        outputs, found = self._predict_fn(inputs), {}
+        outputs, probs_by_head = self._predict_fn(inputs), {}
         for head, task in tasks.items():
-            at = {name: position for position, name in enumerate(self.bundle.tasks[head].labels.names)}
-            chosen = outputs[f"{head}/scores"][:, [at[name] for name in task.labels.names]]
-            chosen = np.asarray(chosen, np.float32)
-            found[head] = chosen / np.maximum(chosen.sum(-1, keepdims=True), 1e-12) if task.single_label else chosen
-        return found
+            columns = {name: column for column, name in enumerate(self.bundle.tasks[head].labels.names)}
+            probs = outputs[f"{head}/scores"][:, [columns[name] for name in task.labels.names]]
+            probs = np.asarray(probs, np.float32)
+            if task.single_label:
+                probs = probs / np.maximum(probs.sum(-1, keepdims=True), 1e-12)
+            probs_by_head[head] = probs
+        return probs_by_head
 
     def check_labels(self, tasks: Mapping[str, Task]) -> None:
-        """Raises a `UserError` where the teacher lacks a head, or a head has labels that it does not know."""
+        """Check that the teacher has the heads of the run and all their labels.
+
+        Raises:
+            UserError: If a head or a label is missing.
+        """
         _check_heads(self.bundle, tasks)
         for head, task in tasks.items():
-            known = self.bundle.tasks[head].labels.names
-            if missing := [name for name in task.labels.names if name not in known]:
+            teacher_labels = self.bundle.tasks[head].labels.names
+            if missing := [name for name in task.labels.names if name not in teacher_labels]:
                 raise UserError(
-                    f"the teacher does not know all labels of {head}",
-                    got=f"{', '.join(missing)} of the data, which {self.bundle.path} lacks",
-                    hint="take a teacher of these labels, or leave --teacher out",
+                    f"Bundle of --teacher lacks labels of head {head}",
+                    got=f"{', '.join(missing)} ({self.bundle.path})",
+                    hint="Choose a teacher with these labels, or leave --teacher out",
                 )
 
 
-def open_teachers(paths: str, modalities: Mapping[str, str], heads: Mapping[str, Task]) -> tuple[Teacher, ...]:
-    """Opens the teachers of a run.
+def open_teachers(run: Run, modalities: Mapping[str, str], heads: Mapping[str, Task]) -> tuple[Teacher, ...]:
+    """Open the teachers of a run.
 
     Args:
-        paths: Paths of bundles, separated by commas.
-        modalities: What each of its towers takes.
-        heads: Its heads; their labels need not be known yet.
+        run: Options of the run.
+        modalities: Modality of each tower of the run.
+        heads: Heads of the run by name, with or without labels.
 
     Raises:
-        UserError: One is no bundle, was altered, takes something else than the run, or lacks one of its heads.
+        UserError: If a path is not an intact bundle, or if a bundle has other inputs or heads than the run.
     """
-    stripped = (path.strip() for path in paths.split(","))
-    return tuple(_open_teacher(Bundle.open(path), modalities, heads) for path in stripped if path)
+    paths = [path.strip() for path in run.teacher.split(",") if path.strip()]
+    return tuple(_open_teacher(Bundle.open(path), modalities, heads) for path in paths)
 
 
 def _open_teacher(bundle: Bundle, modalities: Mapping[str, str], heads: Mapping[str, Task]) -> Teacher:
-    theirs = {tower: entry["modality"] for tower, entry in bundle.manifest["towers"].items()}
-    # A lone tower may bear another name.
-    towers = (
-        dict(zip(theirs, modalities, strict=True)) if len(theirs) == len(modalities) == 1 else {t: t for t in theirs}
-    )
-    if {towers[tower]: kind for tower, kind in theirs.items()} != dict(modalities):
-        what = "the teacher takes something else than this run"
-        raise UserError(what, got=f"{_format_towers(theirs)} ({bundle.path})", expected=_format_towers(modalities))
-    # Heads by language have their names from the data.
+    teacher_modalities = {tower: entry["modality"] for tower, entry in bundle.manifest["towers"].items()}
+    # The names of single towers may differ.
+    if len(teacher_modalities) == len(modalities) == 1:
+        towers = dict(zip(teacher_modalities, modalities, strict=True))
+    else:
+        towers = {tower: tower for tower in teacher_modalities}
+    if {towers[tower]: modality for tower, modality in teacher_modalities.items()} != dict(modalities):
+        got = f"{_format_towers(teacher_modalities)} ({bundle.path})"
+        raise UserError(
+            "Bundle of --teacher has other inputs than this run", got=got, expected=_format_towers(modalities)
+        )
+    # The names of per-language heads come from the data, which is not read yet.
     _check_heads(bundle, {head: task for head, task in heads.items() if not task.heads_by})
     return Teacher(bundle, towers)
 
 
 def _check_heads(bundle: Bundle, heads: Mapping[str, Task]) -> None:
+    """Raise a `UserError` if the bundle lacks a head or has a head of another kind."""
     for head, task in heads.items():
         if head not in bundle.tasks:
-            received = f"{', '.join(bundle.tasks)} of {bundle.path}"
-            raise UserError(f"the teacher has no head {head}", got=received, hint="name the heads alike")
+            got = f"{', '.join(bundle.tasks)} ({bundle.path})"
+            raise UserError(
+                f"Bundle of --teacher has no head {head}", got=got, hint="Give the heads of --heads its names"
+            )
         if bundle.tasks[head].single_label != task.single_label:
-            received = f"{bundle.manifest['heads'][head]['task']} of {bundle.path}"
-            raise UserError(f"the teacher's head {head} is of another kind", got=received)
+            got = f"{bundle.manifest['heads'][head]['task']} ({bundle.path})"
+            expected = "a single-label head" if task.single_label else "a multi-label head"
+            raise UserError(f"Head {head} of --teacher has another kind of task", got=got, expected=expected)
 
 
 def _format_towers(modalities: Mapping[str, str]) -> str:
-    return ", ".join(f"{tower} ({kind})" for tower, kind in modalities.items())
+    return ", ".join(f"{tower} ({modality})" for tower, modality in modalities.items())

@@ -33,10 +33,15 @@ from tfx_finetune.models.mean_centering import fit_centering
 from tfx_finetune.models.network import Network
 from tfx_finetune.ops.depthwise import use_fast_depthwise_gradients
 from tfx_finetune.ops.tf_data import make_zeros
-from tfx_finetune.training import weight_averaging
 from tfx_finetune.training.auxiliary_losses import add_auxiliary_losses, build_auxiliary_losses, make_auxiliary_outputs
-from tfx_finetune.training.callbacks import CheckpointAndEarlyStopping, EpochCallback, PhaseRun, ValidationScorer
-from tfx_finetune.training.checkpoint import Checkpoint, History, Weights
+from tfx_finetune.training.callbacks import (
+    CheckpointAndEarlyStopping,
+    EpochCallback,
+    PhaseRun,
+    ValidationScorer,
+    select_weights,
+)
+from tfx_finetune.training.checkpoint import Checkpoint, History
 from tfx_finetune.training.context import TrainingContext
 from tfx_finetune.training.contrastive import add_contrastive_targets, make_losses
 from tfx_finetune.training.distillation import add_distillation_losses, build_student_model
@@ -251,40 +256,6 @@ def make_modulation_callbacks(
         return []
     inputs, targets = phase_data.sample_train_batch(MODULATION_SAMPLES)
     return [GradientModulation(trainable_part, network, inputs, targets, phase.gradient_modulation)]
-
-
-def select_weights(
-    callback: CheckpointAndEarlyStopping, initial_weights: Weights, phase: Phase
-) -> tuple[Weights, str, float]:
-    """Select the weights that a phase returns.
-
-    Candidates are the selected epochs, their greedy soup, interpolations with the initial weights (`wise_ft`), and the
-    initial weights. Score differences below one standard error are ties, which the longest training wins.
-
-    Args:
-        callback: Callback of the phase, with its history and checkpoints.
-        initial_weights: Weights before the phase.
-        phase: Options of the phase.
-
-    Returns:
-        The weights, their description, and their validation score.
-    """
-    scorer, margin = callback.scorer, callback.margin
-    epochs = callback.selected_epochs()
-    candidates, selection = [callback.checkpoint.load_epoch(epoch) for epoch in epochs], f"epoch {epochs[0] + 1}"
-    if not scorer.val:
-        return candidates[0], selection, callback.history.val_score
-    weights, count, score = weight_averaging.greedy_soup(candidates, scorer, margin)
-    if count > 1:
-        selection = f"average of {count} epochs"
-    if phase.wise_ft:
-        weights, coefficient, score = weight_averaging.interpolate(initial_weights, weights, score, scorer, margin)
-        if coefficient != 1:
-            selection = f"interpolation, {coefficient:.1f} of the way from the initial weights to {selection}"
-    initial_score = callback.history.start[0]
-    if score + margin < initial_score:
-        return initial_weights, "initial weights (no epoch improved the validation score)", initial_score
-    return weights, selection, score
 
 
 @contextlib.contextmanager
