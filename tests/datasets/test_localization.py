@@ -18,7 +18,7 @@ from tfx_finetune.core.spec import Spec
 from tfx_finetune.data.dataset import open_dataset
 from tfx_finetune.deploy.golden import GoldenSamples, read_golden, write_golden
 from tfx_finetune.models.build import build_model, build_towers, split_model
-from tfx_finetune.ops.exif import read_image_size as exif_size
+from tfx_finetune.ops.image import read_image_size as exif_size
 from tfx_finetune.run.plan import check
 from tfx_finetune.tasks.outputs import to_original_image
 from tfx_finetune.types.components import MODALITIES, TASKS, ClassLabels, PretrainedCfg
@@ -155,7 +155,7 @@ def test_boxes_and_masks_are_in_no_cleaned_table(tmp_path):
     """Said before the data is opened."""
     for heads in ("detect()", "segment()"):
         told = complaint(lambda heads=heads: open_dataset(Run(data=str(tmp_path), heads=heads), fix=True))
-        assert told.startswith(f"a cleaned table holds labels, no boxes or masks; received: {heads}; leave --fix out")
+        assert told.startswith(f"--fix writes labels only; it cannot write boxes or masks: {heads}. Remove --fix")
 
 
 @functools.cache

@@ -174,7 +174,7 @@ def test_precision_recall_plot_displays_the_worst_classes(tmp_path):
         page = render(make_report(heads=(head,), mistakes=0, phases=(), exports=()), tmp_path)
         texts = page.texts[page.texts.index("Precision and recall") :]
         legends.append([text for text in texts if re.fullmatch(r"c\d|mean of all classes| ?\d\.\d{3}", text)])
-        assert (f"of the worst of {count} classes" in page.text) == (count > 4)
+        assert (f"of the 4 worst of {count} classes" in page.text) == (count > 4)
         widths = [head.precision_recall_plot.svg.count(f"stroke-width: {width}") for width in (1.6, 2.4)]
         assert widths == [min(count, 4), count > 1]
     mean, worst = "mean of all classes", ["c1", " 0.100", "c2", " 0.200", "c3", " 0.300", "c4", " 0.400"]

@@ -221,11 +221,11 @@ def test_a_server_is_told_what_counts(bundle, pictures):
 def test_the_report_shows_pictures(bundle):
     """With what is in them and what was found, for both heads."""
     page = (bundle.parent / "report.html").read_text()
-    assert 'id="pictures"' in page
+    assert 'id="examples"' in page
     assert page.count('<div class="both">') == 16
     assert page.count("<h3>Precision and recall</h3>") == 1
     scores = json.loads((bundle / "scores.json").read_text())["test"]
-    (wrong,) = re.findall(r"<h3>What is wrong</h3>.*?</table>", page, re.DOTALL)
+    (wrong,) = re.findall(r"<h3>Detection errors</h3>.*?</table>", page, re.DOTALL)
     shown = dict(re.findall(r'<th scope="row">(\w+)</th><td class="n">([\d.]+)</td>', wrong))
     assert list(shown) == ["class", "localization", "both", "duplicate", "background", "missed"]
     for kind, share in shown.items():
@@ -240,7 +240,7 @@ def test_what_is_wrong_with_scenes_is_found_but_not_mended(tmp_path):
     assert (tmp_path / "data.html").is_file()
     done = within("data", f"--data={DATA}", f"--heads={HEADS}", "--backbone=", f"--workdir={tmp_path}", "--fix")
     assert done.returncode == 2
-    assert "a cleaned table holds labels" in done.stderr
+    assert "--fix writes labels only" in done.stderr
 
 
 @pytest.mark.parametrize(

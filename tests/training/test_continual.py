@@ -70,7 +70,7 @@ def test_one_language_after_another_is_forgotten(tmp_path):
     assert then < 0.5
     assert found["bwt"] == pytest.approx(then - first)
     assert f"backward transfer: {then - first:+.3f}" in said
-    assert "One language after another" in (tmp_path / "run" / "report.html").read_text()
+    assert "Sequential training" in (tmp_path / "run" / "report.html").read_text()
     for gone in ("checkpoints/tune_2_xx", "bundle"):
         shutil.rmtree(tmp_path / "run" / gone)
     again, said = trained(tmp_path / "run", data, *flags)

@@ -62,7 +62,7 @@ def test_every_subset_is_scored(run):
     assert "1 of 91 samples cannot be read" in said
     report = (root / "run" / "report.html").read_text()
     assert "has none of image, text" in report
-    assert "It is shown" in report
+    assert "Modality ablation" in report
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_it_answers_with_what_it_is_given(run):
             assert one["scores"] == pytest.approx(other["scores"], abs=1e-4)
     assert each[0][1]["label"] == "disc"
     assert each[0][3]["error"] == "has none of image, text"
-    assert each[0][4]["error"] == "image: not a JPEG, PNG, GIF, BMP or WebP picture"
+    assert each[0][4]["error"] == "image: not a JPEG, PNG, GIF, BMP or WebP image"
     argument = json.dumps({"text": "stick line"})
     found = within("predict", f"--bundle={bundle.path}", argument)
     assert json.loads(found.stdout)["label"] == "bar"
