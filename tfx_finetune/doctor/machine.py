@@ -1,4 +1,4 @@
-"""What a machine has, seen without TensorFlow: memory, room on its disks, its GPU's driver, and the cache."""
+"""Checks of the machine without TensorFlow: memory, disk space, GPU driver and cache."""
 
 import os
 import shutil
@@ -11,95 +11,99 @@ from tfx_finetune.core import assets, files
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.doctor.diagnosis import Diagnosis
 
-_MIN_MEMORY = 2e9  # a whole run over 16,000 pictures took 1.1 GB
-# A work folder with its exports and checkpoints has some 100 MB, and packages are unpacked beside their files.
+_MIN_MEMORY = 2e9  # A run on 16,000 images took 1.1 GB.
+# A work folder with exports and checkpoints takes about 100 MB; downloaded packages take more while they are unpacked.
 _MIN_FREE_BYTES = 1e9
 _CGROUP_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def check_processors() -> Diagnosis:
-    """Processors and memory, as a container limits them."""
+    """Check processors and memory within the limits of a container."""
     memory = min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_read_memory_limits()])
-    found = f"{os.cpu_count()} processors, {memory / 1e9:.1f} GB of memory"
+    message = f"{os.cpu_count()} processors, {memory / 1e9:.1f} GB of memory"
     if memory >= _MIN_MEMORY:
-        return Diagnosis("machine", "ok", found)
-    return Diagnosis(
-        "machine", "warning", found, "close other programs; smaller --batch_size and --image.size take less"
-    )
+        return Diagnosis("machine", "ok", message)
+    hint = "close other programs, or use a smaller --batch_size and a smaller size= of the backbone"
+    return Diagnosis("machine", "warning", message, hint)
 
 
 def check_disk_space() -> Diagnosis:
-    """Room for work folders on the disk of the current folder."""
+    """Check the free space for work folders on the disk of the current folder."""
     free = shutil.disk_usage(".").free
-    found = f"{free / 1e9:.1f} GB free in {Path.cwd()}"
+    message = f"{free / 1e9:.1f} GB free in {Path.cwd()}"
     if free >= _MIN_FREE_BYTES:
-        return Diagnosis("disk", "ok", found)
-    return Diagnosis("disk", "warning", found, "make room, or write elsewhere with --workdir")
+        return Diagnosis("disk", "ok", message)
+    return Diagnosis("disk", "warning", message, "free some space, or set --workdir to another disk")
 
 
 def check_cache(max_bytes: int) -> Diagnosis:
-    """Whether the cache can be written, how large it is, and whether what it may grow to has room.
+    """Check that the cache can be written, and that the disk has room for its largest size.
 
     Args:
-        most: Bytes of frozen features that it may keep; 0 for no limit.
+        max_bytes: Largest size of the feature cache in bytes; 0 for no limit.
     """
     folder = assets.get_cache_dir()
     try:
         files.make_writable_folder(folder, "cache")
     except UserError as error:
-        return Diagnosis("cache", "broken", str(error), "say --cache.dir, or set TFX_FINETUNE_CACHE")
-    kept, fetched = (
+        return Diagnosis("cache", "broken", str(error), "set --cache.dir or TFX_FINETUNE_CACHE")
+    features, packages = (
         files.compute_size(part) if part.is_dir() else 0 for part in (folder / "features", folder / "packages")
     )
-    limit, free = f"at most {max_bytes / 1e9:.1f}" if max_bytes else "without a limit", shutil.disk_usage(folder).free
-    found = (
-        f"{folder}: GB of features {kept / 1e9:.1f}, {limit}; of packages {fetched / 1e9:.1f}; free {free / 1e9:.1f}"
+    limit, free = (
+        f"at most {max_bytes / 1e9:.1f} GB" if max_bytes else "without a limit",
+        shutil.disk_usage(folder).free,
     )
-    if free + kept >= max(max_bytes, _MIN_FREE_BYTES):
-        return Diagnosis("cache", "ok", found)
-    return Diagnosis("cache", "warning", found, "it may fill the disk: make room, or lower --cache.max_bytes")
+    message = (
+        f"{folder}: {features / 1e9:.1f} GB of features, {limit}; {packages / 1e9:.1f} GB of packages; "
+        f"{free / 1e9:.1f} GB free"
+    )
+    if free + features >= max(max_bytes, _MIN_FREE_BYTES):
+        return Diagnosis("cache", "ok", message)
+    hint = "free some space, or lower --cache.max_bytes: the cache may fill the disk"
+    return Diagnosis("cache", "warning", message, hint)
 
 
 def list_nvidia_gpus() -> tuple[str, str]:
-    """The GPUs that NVIDIA's driver knows, and otherwise why there are none: one of the two is empty."""
+    """Return the GPUs of the NVIDIA driver, or the reason why there are none: one of both is empty."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        said = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+        output = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
     except FileNotFoundError:
-        return "", "no nvidia-smi, hence no driver of NVIDIA"
+        return "", "no nvidia-smi, so no NVIDIA driver"
     except (OSError, subprocess.TimeoutExpired) as error:
         return "", f"nvidia-smi does not run: {error}"
-    lines = (said.stdout.strip() or said.stderr.strip() or "it says nothing").splitlines()
-    return ("", f"nvidia-smi: {lines[0]}") if said.returncode else ("; ".join(lines), "")
+    lines = (output.stdout.strip() or output.stderr.strip() or "no output").splitlines()
+    return ("", f"nvidia-smi: {lines[0]}") if output.returncode else ("; ".join(lines), "")
 
 
 def check_gpu(tensorflow_info: Mapping[str, Any] | None) -> Diagnosis:
-    """Whether TensorFlow sees a GPU, and otherwise why not.
+    """Check that TensorFlow sees a GPU, and find the reason if it does not.
 
     Args:
-        tensorflow: What the self-test has of it: its `device`, `precision`, and the version of `cuda` that it is built
-            with, empty for none; None where TensorFlow does not run.
+        tensorflow_info: `device`, `precision`, `version` and `cuda` of the self-test; `cuda` is the version of CUDA
+            that TensorFlow is built with, empty for none. None if TensorFlow does not run.
     """
     if tensorflow_info and tensorflow_info["device"] != "cpu":
         return Diagnosis("GPU", "ok", f"{tensorflow_info['device']}, trains in {tensorflow_info['precision']}")
-    cards, reason = list_nvidia_gpus()
-    if not cards:
+    gpus, reason = list_nvidia_gpus()
+    if not gpus:
         return Diagnosis("GPU", "optional", f"none ({reason}); training runs on the CPU")
     if tensorflow_info is None:
-        return Diagnosis("GPU", "warning", f"{cards}; TensorFlow does not run", "mend TensorFlow first")
+        return Diagnosis("GPU", "warning", f"{gpus}; TensorFlow does not run", "correct TensorFlow first")
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None and hidden.strip() in ("", "-1"):
         return Diagnosis(
-            "GPU", "warning", f"{cards}; hidden by CUDA_VISIBLE_DEVICES={hidden}", "unset it to use the GPU"
+            "GPU", "warning", f"{gpus}; hidden by CUDA_VISIBLE_DEVICES={hidden}", "unset it to use the GPU"
         )
     if not tensorflow_info["cuda"]:
-        todo = "use Linux or WSL2, and pip install 'tensorflow[and-cuda]' in place of tensorflow-cpu"
-        return Diagnosis("GPU", "warning", f"{cards}; this TensorFlow is built without CUDA", todo)
-    found = f"{cards}; TensorFlow finds no libraries of CUDA {tensorflow_info['cuda']}, or the driver is too old for it"
-    return Diagnosis("GPU", "warning", found, f"pip install 'tensorflow[and-cuda]=={tensorflow_info['version']}'")
+        hint = "use Linux or WSL2, and run pip install 'tensorflow[and-cuda]' instead of tensorflow-cpu"
+        return Diagnosis("GPU", "warning", f"{gpus}; this TensorFlow is built without CUDA", hint)
+    message = f"{gpus}; CUDA {tensorflow_info['cuda']} is not installed, or the driver is too old for it"
+    return Diagnosis("GPU", "warning", message, f"run pip install 'tensorflow[and-cuda]=={tensorflow_info['version']}'")
 
 
 def _read_memory_limits() -> list[int]:
-    """Bytes of memory that the process's control group may take; nothing where it has no limit."""
+    """Return the memory limits of the control group in bytes; empty if there is none."""
     texts = [Path(path).read_text().strip() for path in _CGROUP_FILES if Path(path).is_file()]
     return [int(text) for text in texts if text.isdigit()]

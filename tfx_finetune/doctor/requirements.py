@@ -1,4 +1,4 @@
-"""What this package's own metadata asks of an environment, and what of that is installed."""
+"""Checks of the installed packages against the requirements of this package."""
 
 import platform
 from collections.abc import Iterable, Mapping
@@ -25,102 +25,105 @@ _SHOWN_PACKAGES = (
 
 
 def check_all() -> list[Diagnosis]:
-    """Python, this package, the packages that it always needs, and those of its extras."""
+    """Check Python, this package, its required packages and the packages of its extras."""
     if _get_version(PACKAGE_NAME) is None:
-        todo = "pip install . in its folder, so that what it needs is known and installed"
-        return [Diagnosis(PACKAGE_NAME, "warning", f"{tfx_finetune.__version__} runs, but is not installed", todo)]
+        hint = "run pip install . in its folder, which installs the required packages as well"
+        return [Diagnosis(PACKAGE_NAME, "warning", f"{tfx_finetune.__version__} runs, but is not installed", hint)]
     return [check_python(), check_package(), *check_packages(), *map(check_extra, EXTRAS)]
 
 
 def check_python() -> Diagnosis:
-    """Whether this is a Python that the package is for."""
+    """Check the version of Python."""
     from packaging.specifiers import SpecifierSet
 
     version = platform.python_version()
-    found = f"{version} on {platform.system()} {platform.machine()}"
-    wanted = metadata.metadata(PACKAGE_NAME)["Requires-Python"] or ""
-    if SpecifierSet(wanted).contains(version, prereleases=True):
-        return Diagnosis("Python", "ok", found)
-    return Diagnosis("Python", "broken", f"{found}; {wanted} is needed", "make an environment of another Python")
+    message = f"{version} on {platform.system()} {platform.machine()}"
+    specifier = metadata.metadata(PACKAGE_NAME)["Requires-Python"] or ""
+    if SpecifierSet(specifier).contains(version, prereleases=True):
+        return Diagnosis("Python", "ok", message)
+    return Diagnosis("Python", "broken", f"{message}; {specifier} is needed", "create an environment of that Python")
 
 
 def check_package() -> Diagnosis:
-    """Whether what is installed is what runs."""
+    """Check that the installed version is the running version."""
     running, installed = tfx_finetune.__version__, _get_version(PACKAGE_NAME)
     if running == installed:
         return Diagnosis(PACKAGE_NAME, "ok", running)
-    todo = f"install it again: pip install --upgrade {PACKAGE_NAME}, or pip install -e . in a checkout"
-    return Diagnosis(PACKAGE_NAME, "warning", f"{running} runs, {installed} is installed", todo)
+    hint = f"run pip install --upgrade {PACKAGE_NAME}, or pip install -e . in a checkout"
+    return Diagnosis(PACKAGE_NAME, "warning", f"{running} runs, {installed} is installed", hint)
 
 
 def check_packages() -> list[Diagnosis]:
-    """The packages that are always needed: one line where all fit, and one for each that does not.
+    """Check the required packages: one diagnosis if all fit, else one per package that does not.
 
-    What they need themselves is a warning: many of them claim more than they use.
+    Unmet requirements of the packages themselves are warnings: many packages require more than they use.
     """
-    wanted = read_requirements(PACKAGE_NAME)
-    found = [
-        Diagnosis(need.name, "broken", said, _make_install_command(need)) for need, said in find_unmet(wanted).items()
+    requirements = read_requirements(PACKAGE_NAME)
+    diagnoses = [
+        Diagnosis(requirement.name, "broken", problem, _make_install_command(requirement))
+        for requirement, problem in find_unmet(requirements).items()
     ]
-    found += [
-        Diagnosis(owner, "warning", f"{owner} wants {said}", _make_install_command(need))
-        for owner in sorted(_collect_dependencies(wanted))
-        for need, said in find_unmet(read_requirements(owner)).items()
+    diagnoses += [
+        Diagnosis(package, "warning", f"{package} requires {problem}", _make_install_command(requirement))
+        for package in sorted(_collect_dependencies(requirements))
+        for requirement, problem in find_unmet(read_requirements(package)).items()
     ]
     versions = ", ".join(f"{name} {version}" for name in _SHOWN_PACKAGES if (version := _get_version(name)))
-    return found or [Diagnosis("packages", "ok", f"{len(wanted)} as required: {versions}")]
+    return diagnoses or [Diagnosis("packages", "ok", f"{len(requirements)} as required: {versions}")]
 
 
 def check_extra(name: str) -> Diagnosis:
-    """Which packages of an extra are missing, and what the extra adds."""
-    what, wanted = f"extra {name}", read_requirements(PACKAGE_NAME, name)
-    if missing := find_unmet(wanted):
-        absent = [need.name for need in missing if not _get_version(need.name)]
-        said = [f"not installed: {', '.join(absent)}"] * bool(absent)
-        said += [why for need, why in missing.items() if need.name not in absent]
-        return Diagnosis(what, "optional", "; ".join(said), f"pip install '{PACKAGE_NAME}[{name}]' adds {EXTRAS[name]}")
-    return Diagnosis(what, "ok", ", ".join(f"{need.name} {_get_version(need.name)}" for need in wanted))
+    """Check the packages of an extra."""
+    subject, requirements = f"extra {name}", read_requirements(PACKAGE_NAME, name)
+    if unmet := find_unmet(requirements):
+        absent = [requirement.name for requirement in unmet if not _get_version(requirement.name)]
+        problems = [f"not installed: {', '.join(absent)}"] * bool(absent)
+        problems += [problem for requirement, problem in unmet.items() if requirement.name not in absent]
+        hint = f"run pip install '{PACKAGE_NAME}[{name}]' to add {EXTRAS[name]}"
+        return Diagnosis(subject, "optional", "; ".join(problems), hint)
+    versions = ", ".join(f"{requirement.name} {_get_version(requirement.name)}" for requirement in requirements)
+    return Diagnosis(subject, "ok", versions)
 
 
 def read_requirements(name: str, extra: str = "") -> list["Requirement"]:
-    """What the metadata of an installed package asks for on this machine: always, or for one extra alone."""
+    """Return the requirements of an installed package on this machine, without extras or of one extra alone."""
     from packaging.requirements import Requirement
 
-    needs = [Requirement(text) for text in metadata.requires(name) or []]
-    always = [need for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    requirements = [Requirement(text) for text in metadata.requires(name) or []]
+    without_extra = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
     if not extra:
-        return always
-    return [need for need in needs if need not in always and need.marker and need.marker.evaluate({"extra": extra})]
+        return without_extra
+    return [r for r in requirements if r not in without_extra and r.marker and r.marker.evaluate({"extra": extra})]
 
 
-def find_unmet(needs: Iterable["Requirement"]) -> Mapping["Requirement", str]:
-    """The requirements that what is installed does not meet, and in which way."""
-    found = {}
-    for need in needs:
-        version = _get_version(need.name)
+def find_unmet(requirements: Iterable["Requirement"]) -> Mapping["Requirement", str]:
+    """Return the unmet requirements, each with its problem."""
+    problems = {}
+    for requirement in requirements:
+        version = _get_version(requirement.name)
         if version is None:
-            found[need] = f"{need.name}{need.specifier}, which is not installed"
-        elif not need.specifier.contains(version, prereleases=True):
-            found[need] = f"{need.name}{need.specifier}, {version} is installed"
-    return found
+            problems[requirement] = f"{requirement.name}{requirement.specifier}, which is not installed"
+        elif not requirement.specifier.contains(version, prereleases=True):
+            problems[requirement] = f"{requirement.name}{requirement.specifier}, {version} is installed"
+    return problems
 
 
-def _make_install_command(need: "Requirement") -> str:
-    return f"pip install {f'{need.name}{need.specifier}'!r}"
+def _make_install_command(requirement: "Requirement") -> str:
+    return f"run pip install {f'{requirement.name}{requirement.specifier}'!r}"
 
 
-def _collect_dependencies(needs: Iterable["Requirement"]) -> set[str]:
-    """The installed packages that are needed, those that they need, and so on."""
+def _collect_dependencies(requirements: Iterable["Requirement"]) -> set[str]:
+    """Return the installed packages that are required, directly or indirectly."""
     from packaging.utils import canonicalize_name
 
-    found: set[str] = set()
-    queue = list(needs)
+    names: set[str] = set()
+    queue = list(requirements)
     while queue:
         name = canonicalize_name(queue.pop().name)
-        if name not in found and _get_version(name):
-            found.add(name)
+        if name not in names and _get_version(name):
+            names.add(name)
             queue += read_requirements(name)
-    return found
+    return names
 
 
 def _get_version(name: str) -> str | None:

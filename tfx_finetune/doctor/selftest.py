@@ -1,8 +1,8 @@
-"""STATION: whether TensorFlow and LiteRT work here, tried in a process of its own, since they may end theirs.
+"""Self-test of TensorFlow and LiteRT in a process of its own, which they may crash.
 
     python -m tfx_finetune.doctor.selftest
 
-prints a JSON line for each of the two.
+The command prints one JSON line for each of both.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from tfx_finetune.core.errors import first_line
 from tfx_finetune.doctor.diagnosis import Diagnosis
 
 _TIMEOUT = 180
-_MAX_DIFFERENCE = 1e-4  # between two float32 computations of numbers around 1
+_MAX_DIFFERENCE = 1e-4  # of two float32 computations of numbers around 1
 
 
 def start_selftest() -> subprocess.Popen:
-    """Begins the test, which takes as long as importing TensorFlow does."""
+    """Start the self-test, which takes as long as importing TensorFlow."""
     return subprocess.Popen(
         [sys.executable, "-m", "tfx_finetune.doctor.selftest"],
         stdout=subprocess.PIPE,
@@ -32,74 +32,77 @@ def start_selftest() -> subprocess.Popen:
 
 
 def wait_for_results(process: subprocess.Popen) -> dict[str, dict[str, Any]]:
-    """Waits for the test: what was found of `tensorflow` and of `litert`, as `error` where it failed."""
+    """Wait for the self-test, and return its results for `tensorflow` and `litert`; a failure has the key `error`."""
     try:
-        said, errors = process.communicate(timeout=_TIMEOUT)
-        end = _describe_exit(process.returncode, errors)
+        output, errors = process.communicate(timeout=_TIMEOUT)
+        failure = _describe_exit(process.returncode, errors)
     except subprocess.TimeoutExpired:
         process.kill()
-        said, _ = process.communicate()
-        end = f"no answer in {_TIMEOUT} s"
-    found: dict[str, dict[str, Any]] = {}
-    for line in said.splitlines():
-        with contextlib.suppress(ValueError):  # what a library said on its way
-            found |= json.loads(line)
-    # It ended while it tried the first of which nothing is known.
+        output, _ = process.communicate()
+        failure = f"no result within {_TIMEOUT} s"
+    results: dict[str, dict[str, Any]] = {}
+    for line in output.splitlines():
+        with contextlib.suppress(ValueError):  # output of a library
+            results |= json.loads(line)
+    # The process ended in the first step without a result.
     for name in STEPS:
-        found.setdefault(name, {"error": end})
-    return found
+        results.setdefault(name, {"error": failure})
+    return results
 
 
-def make_diagnoses(found: dict[str, dict[str, Any]]) -> list[Diagnosis]:
-    """What the steps say; LiteRT is fed by TensorFlow."""
-    first = diagnose_tensorflow(found["tensorflow"])
-    return [first] if first.state == "broken" else [first, diagnose_litert(found["litert"])]
+def make_diagnoses(results: dict[str, dict[str, Any]]) -> list[Diagnosis]:
+    """Return the diagnoses of both steps; LiteRT needs a working TensorFlow."""
+    tensorflow = diagnose_tensorflow(results["tensorflow"])
+    return [tensorflow] if tensorflow.state == "broken" else [tensorflow, diagnose_litert(results["litert"])]
 
 
-def diagnose_tensorflow(found: dict[str, Any]) -> Diagnosis:
-    """What the first step says."""
-    if "error" in found:
-        todo = found.get(
-            "todo", "pip install --upgrade --force-reinstall tfx_finetune, in a new environment if need be"
-        )
-        return Diagnosis("TensorFlow", "broken", found["error"], todo)
-    said = "{version}: device {device}, {threads} threads, {precision}, frozen parts run in {engine}"
-    return Diagnosis("TensorFlow", "ok", said.format(**found))
+def diagnose_tensorflow(result: dict[str, Any]) -> Diagnosis:
+    """Return the diagnosis of TensorFlow."""
+    if "error" in result:
+        hint = result.get("hint", "run pip install --upgrade --force-reinstall tfx_finetune in a new environment")
+        return Diagnosis("TensorFlow", "broken", result["error"], hint)
+    message = "{version}: device {device}, {threads} threads, {precision}, frozen parts run in {engine}"
+    return Diagnosis("TensorFlow", "ok", message.format(**result))
 
 
-def diagnose_litert(found: dict[str, Any]) -> Diagnosis:
-    """What the second step says."""
-    if "error" in found:
-        return Diagnosis("LiteRT", "broken", found["error"], "pip install --upgrade ai-edge-litert")
-    if found["difference"] > _MAX_DIFFERENCE:
-        said = f"a small network's answers differ by {found['difference']:.2g} from TensorFlow's"
-        return Diagnosis("LiteRT", "broken", said, "pip install --upgrade ai-edge-litert")
-    said = f"a small network converted and run, largest difference {found['difference']:.1e}"
-    if not found["xnnpack"]:
-        todo = "TFLite files run, but slowly; is there an ai-edge-litert for this processor?"
-        return Diagnosis("LiteRT", "warning", f"{said}, without XNNPACK", todo)
-    return Diagnosis("LiteRT", "ok", f"{said}, by XNNPACK")
+def diagnose_litert(result: dict[str, Any]) -> Diagnosis:
+    """Return the diagnosis of LiteRT."""
+    hint = "run pip install --upgrade ai-edge-litert"
+    if "error" in result:
+        return Diagnosis("LiteRT", "broken", result["error"], hint)
+    if result["difference"] > _MAX_DIFFERENCE:
+        message = f"the outputs of a small network differ by {result['difference']:.2g} from those of TensorFlow"
+        return Diagnosis("LiteRT", "broken", message, hint)
+    message = f"a small network was converted and run, largest difference {result['difference']:.1e}"
+    if not result["xnnpack"]:
+        hint = "look for an ai-edge-litert for this processor: TFLite files run, but slowly"
+        return Diagnosis("LiteRT", "warning", f"{message}, without XNNPACK", hint)
+    return Diagnosis("LiteRT", "ok", f"{message}, by XNNPACK")
 
 
 def _describe_exit(status: int, errors: str) -> str:
     if status == -signal.SIGILL:
-        return "it ended by SIGILL: this processor lacks instructions, such as AVX, that its builds need"
+        return "the process ended by SIGILL: this processor lacks instructions that TensorFlow needs, such as AVX"
     lines = errors.strip().splitlines()
     last = f": {lines[-1]}" if lines else ""
-    return f"it ended by {signal.Signals(-status).name}{last}" if status < 0 else f"it ended with status {status}{last}"
+    return (
+        f"the process ended by {signal.Signals(-status).name}{last}"
+        if status < 0
+        else f"the process ended with status {status}{last}"
+    )
 
 
 def _try_tensorflow() -> dict[str, Any]:
-    # With another one Keras may not even be imported.
+    # Another backend may not be installed, so that importing Keras would fail.
     if (backend := os.environ["KERAS_BACKEND"]) != "tensorflow":
-        return {"error": f"Keras computes with {backend}, by KERAS_BACKEND", "todo": "unset KERAS_BACKEND"}
+        return {"error": f"KERAS_BACKEND sets another backend of Keras: {backend}", "hint": "unset KERAS_BACKEND"}
     import keras  # noqa: F401  (as every command does, before TensorFlow)
     import tensorflow as tf
 
     from tfx_finetune.core import hardware
 
-    found = hardware.detect()
-    return {"version": tf.__version__, "cuda": tf.sysconfig.get_build_info().get("cuda_version", "")} | vars(found)
+    cuda = tf.sysconfig.get_build_info().get("cuda_version", "")
+    return {"version": tf.__version__, "cuda": cuda} | vars(hardware.detect())
 
 
 def _try_litert() -> dict[str, Any]:
@@ -119,21 +122,21 @@ def _try_litert() -> dict[str, Any]:
     frozen = litert.freeze(lambda inputs: network(inputs, training=False), [tf.TensorSpec((1, 16, 16, 3), tf.float32)])
     content = litert.convert(lambda: tf.lite.TFLiteConverter.from_concrete_functions([frozen]))
     sample = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
-    with capture_output() as said:
+    with capture_output() as read_output:
         runner = litert.Interpreter(model_content=content)
         runner.allocate_tensors()
-        xnnpack = "XNNPACK" in said()
+        xnnpack = "XNNPACK" in read_output()
     runner.set_tensor(runner.get_input_details()[0]["index"], sample)
     runner.invoke()
-    answer = runner.get_tensor(runner.get_output_details()[0]["index"])
-    return {"difference": float(np.abs(answer - network(sample).numpy()).max()), "xnnpack": xnnpack}
+    outputs = runner.get_tensor(runner.get_output_details()[0]["index"])
+    return {"difference": float(np.abs(outputs - network(sample).numpy()).max()), "xnnpack": xnnpack}
 
 
 STEPS: dict[str, Callable[[], dict[str, Any]]] = {"tensorflow": _try_tensorflow, "litert": _try_litert}
 
 
 def main() -> None:
-    """Tries one after the other."""
+    """Run both steps, and print the result of each."""
     from tfx_finetune.core.quiet import capture_output
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -141,10 +144,10 @@ def main() -> None:
     for name, step in STEPS.items():
         try:
             with capture_output():
-                found = step()
+                result = step()
         except Exception as error:
-            found = {"error": f"{type(error).__name__}: {first_line(error)}"}
-        print(json.dumps({name: found}), flush=True)
+            result = {"error": f"{type(error).__name__}: {first_line(error)}"}
+        print(json.dumps({name: result}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""COMMAND: finds good values of options by trials; writes the flag file of the best run.
+"""Search for hyper-parameters by trials, and write the flag file of the best trial.
 
     python -m tfx_finetune.tune --data=photos/
     python -m tfx_finetune.tune --data=photos/ --trials=50 --workdir=runs/photos-tune
     python -m tfx_finetune.tune --flagfile=configs/quickstart.cfg --trials=20 \\
         --space="finetune.learning_rate=log(1e-5, 1e-2), finetune.unfreeze=choice('3', '5', '7')"
 
-Trials are judged on the validation samples; the test samples play no part. The frozen part of the network is computed
-once for all of them. The work folder ends up with best.cfg, trials.svg and trials.db; the same command goes on where
-an interrupted search stopped, and a higher --trials adds to it.
+Trials are compared on the validation split; the test split is not used. The features of the frozen part are computed
+once for all trials. The work folder then holds best.cfg, trials.svg and trials.db. The same command resumes an
+interrupted search, and a larger --trials continues it. Exit status: 0 done, 2 an error to correct.
 """
 
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ from tfx_finetune.core.options import option
 
 @dataclass(frozen=True)
 class TuneOptions(Run):
-    """Options of the command: those of a run, and what to try."""
+    """Options of the command."""
 
-    trials: int = option(20, "trials in all, those of an earlier call included", low=1)
+    trials: int = option(20, "total number of trials, those of earlier calls included", low=1)
     space: str = option(
         "finetune.learning_rate=log(3e-5, 3e-3), frozen.learning_rate=log(3e-4, 3e-2)",
-        "options to vary: name=log(least, most), uniform(...), int(...) or choice('a', 'b'), ...",
+        "options to search: name=log(min, max), uniform(min, max), int(min, max) or choice('a', 'b'), ...",
     )
 
 
 def tune(options: TuneOptions) -> None:
-    """Searches and says where the result lies."""
+    """Run the search and print the path of the best flag file."""
     from tfx_finetune.run.plan import check
     from tfx_finetune.tune.search import parse_space, search
 
@@ -41,7 +41,7 @@ def tune(options: TuneOptions) -> None:
 
 
 def main() -> None:
-    """Runs the command."""
+    """Run the command."""
     command.run(tune, TuneOptions(), __doc__ or "")
 
 
