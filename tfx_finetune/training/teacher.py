@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfx_finetune.bundle.bundle import Bundle
-from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.types.aliases import Batch, PredictFn
 from tfx_finetune.types.components import Task
@@ -67,19 +66,19 @@ class Teacher:
                 )
 
 
-def open_teachers(run: Run, modalities: Mapping[str, str], heads: Mapping[str, Task]) -> tuple[Teacher, ...]:
+def open_teachers(paths: str, modalities: Mapping[str, str], heads: Mapping[str, Task]) -> tuple[Teacher, ...]:
     """Open the teachers of a run.
 
     Args:
-        run: Options of the run.
+        paths: Paths of bundles, separated by commas.
         modalities: Modality of each tower of the run.
         heads: Heads of the run by name, with or without labels.
 
     Raises:
         UserError: If a path is not an intact bundle, or if a bundle has other inputs or heads than the run.
     """
-    paths = [path.strip() for path in run.teacher.split(",") if path.strip()]
-    return tuple(_open_teacher(Bundle.open(path), modalities, heads) for path in paths)
+    stripped = (path.strip() for path in paths.split(","))
+    return tuple(_open_teacher(Bundle.open(path), modalities, heads) for path in stripped if path)
 
 
 def _open_teacher(bundle: Bundle, modalities: Mapping[str, str], heads: Mapping[str, Task]) -> Teacher:
