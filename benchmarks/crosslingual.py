@@ -23,8 +23,8 @@ from sklearn.model_selection import GridSearchCV
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
 from tfx_finetune.datasets.pipeline import Data
-from tfx_finetune.models.build import split_model
 from tfx_finetune.models.network import Network
+from tfx_finetune.models.split import split_model
 from tfx_finetune.report.modality_ablation import run_towers
 from tfx_finetune.run.plan import check
 from tfx_finetune.run.setup import set_up, training_context

@@ -23,8 +23,8 @@ from sklearn.pipeline import make_pipeline
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
 from tfx_finetune.datasets.pipeline import Data
-from tfx_finetune.models.build import find_cut_tensors_by_tower, split_model
 from tfx_finetune.models.network import Network
+from tfx_finetune.models.split import find_cut_tensors_by_tower, split_model
 from tfx_finetune.run.plan import check
 from tfx_finetune.run.setup import set_up
 from tfx_finetune.training.phase_data import cache_prepared_split, precompute_features

@@ -23,8 +23,9 @@ from tfx_finetune.core.config import Run
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.deploy.servable import build_servable
 from tfx_finetune.evaluation.scores import predict_batches
-from tfx_finetune.models.build import build_model, build_towers, split_model
+from tfx_finetune.models.build import build_model, build_towers
 from tfx_finetune.models.network import Network
+from tfx_finetune.models.split import split_model
 from tfx_finetune.ops.functional import make_predict_fn
 from tfx_finetune.run.load_data import prepare_data
 from tfx_finetune.run.plan import check

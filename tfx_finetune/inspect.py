@@ -137,8 +137,8 @@ def _show_sample(plan: "Plan", data: "Data") -> "Batch":
 
 def _show_network(plan: "Plan", network: "Network", prepared: "Batch") -> None:
     """Print the part that each phase trains, and the outputs of the heads for a prepared sample."""
-    from tfx_finetune.models.build import split_model
     from tfx_finetune.models.freezing import count_unfrozen_groups_per_tower
+    from tfx_finetune.models.split import split_model
     from tfx_finetune.training.engine import make_inference_fn
 
     for name, phase in plan.phases.items():

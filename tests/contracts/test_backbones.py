@@ -12,8 +12,8 @@ from tests.helpers.small_bundle import tower_bundle
 from tests.helpers.towers import batch
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.models.build import find_cut_tensors_by_tower, split_model
 from tfx_finetune.models.network import Network
+from tfx_finetune.models.split import find_cut_tensors_by_tower, split_model
 from tfx_finetune.types.components import BACKBONES, MODALITIES, Fusion, FusionOutput
 
 # Built and run within about a second; every other one is slow.

@@ -11,7 +11,8 @@ from tests.helpers.towers import batch
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.models.backbones.graph import add_prefix
-from tfx_finetune.models.build import build_model, split_model
+from tfx_finetune.models.build import build_model
+from tfx_finetune.models.split import split_model
 from tfx_finetune.ops import litert
 from tfx_finetune.run.plan import check
 from tfx_finetune.types.components import BACKBONES, FUSIONS, MODALITY_MASK, TASKS, ClassLabels

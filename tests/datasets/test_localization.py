@@ -17,7 +17,8 @@ from tfx_finetune.core.config import Run
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.data.dataset import open_dataset
 from tfx_finetune.deploy.golden import GoldenSamples, read_golden, write_golden
-from tfx_finetune.models.build import build_model, build_towers, split_model
+from tfx_finetune.models.build import build_model, build_towers
+from tfx_finetune.models.split import split_model
 from tfx_finetune.ops.image import read_image_size as exif_size
 from tfx_finetune.run.plan import check
 from tfx_finetune.tasks.outputs import to_original_image

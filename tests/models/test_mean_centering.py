@@ -8,8 +8,8 @@ import pytest
 
 from tests.helpers.towers import batch
 from tfx_finetune.models.backbones.graph import add_prefix
+from tfx_finetune.models.cut import find_cut_tensors
 from tfx_finetune.models.mean_centering import add_centering, fit_centering, list_centering_layers
-from tfx_finetune.models.split import find_cut_tensors
 from tfx_finetune.ops.functional import build_submodel
 from tfx_finetune.types.components import BACKBONES, MODALITY_MASK
 

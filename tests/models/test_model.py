@@ -9,8 +9,9 @@ import pytest
 from tests.helpers.assets import asset
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.models.build import build_model, build_towers, set_stochastic_depth, split_model
+from tfx_finetune.models.build import build_model, build_towers, set_stochastic_depth
 from tfx_finetune.models.freezing import count_unfrozen_groups
+from tfx_finetune.models.split import split_model
 from tfx_finetune.run.plan import check
 from tfx_finetune.types.components import TASKS, Backbone, ClassLabels, LayerGroup, PretrainedCfg
 

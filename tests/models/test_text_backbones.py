@@ -16,8 +16,8 @@ from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.models.backbones.bag_of_embeddings import NGrams
 from tfx_finetune.models.backbones.graph import insert_layers
 from tfx_finetune.models.backbones.transformer import EncoderConfig, build_encoder
-from tfx_finetune.models.build import split_model
 from tfx_finetune.models.network import Network
+from tfx_finetune.models.split import split_model
 from tfx_finetune.ops import litert
 from tfx_finetune.types.components import ADAPTERS, BACKBONES, MODALITIES, PretrainedCfg
 

@@ -12,7 +12,7 @@ from tests.helpers.small_bundle import tower_bundle
 from tests.training.test_resume import killed
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.config import CacheOptions, DistillOptions, Phase, Run, SplitOptions
-from tfx_finetune.models.build import split_model
+from tfx_finetune.models.split import split_model
 from tfx_finetune.run.plan import check, open_run
 from tfx_finetune.run.setup import set_up
 from tfx_finetune.training.distillation import DISTILLATION, LogitsDistillation, compute_teacher_probs

@@ -11,7 +11,8 @@ from tests.helpers.assets import asset
 from tests.helpers.commands import shapes
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.models.build import build_model, build_towers, split_model
+from tfx_finetune.models.build import build_model, build_towers
+from tfx_finetune.models.split import split_model
 from tfx_finetune.run.load_data import prepare_data
 from tfx_finetune.run.plan import check
 from tfx_finetune.run.setup import training_context

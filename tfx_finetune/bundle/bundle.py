@@ -25,8 +25,8 @@ from tfx_finetune.tasks import routing
 from tfx_finetune.tasks.outputs import postprocess_outputs
 from tfx_finetune.tasks.translations import check_language, parse_manifest_labels, select_outputs, translate_predictions
 from tfx_finetune.types.aliases import Batch, PredictFn
-from tfx_finetune.types.components import EXPORTS, MODALITIES, MODALITY_MASK, TASKS, Modality, Task
-from tfx_finetune.types.deployment import Export, LoadedModel, load_pretrained_cfg
+from tfx_finetune.types.components import EXPORTS, MODALITIES, MODALITY_MASK, TASKS, Modality, PretrainedCfg, Task
+from tfx_finetune.types.deployment import Export, LoadedModel
 
 # In float16, the largest difference among 90,000 probabilities of a segmenter was 0.022.
 _DENSE_TOLERANCE_FACTOR = 3
@@ -78,7 +78,7 @@ class Bundle:
 
     def _build_modality(self, entry: Mapping[str, Any]) -> Modality:
         return self._build_component(
-            MODALITIES, Spec(entry["modality"], (), entry["options"]), load_pretrained_cfg(entry, self.path)
+            MODALITIES, Spec(entry["modality"], (), entry["options"]), PretrainedCfg.from_manifest(entry, self.path)
         )
 
     @functools.cached_property

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 
 from tfx_finetune.evaluation.scores import decode_outputs
-from tfx_finetune.models.build import collect_tower_outputs, to_float32
+from tfx_finetune.models.build import to_float32
 from tfx_finetune.models.network import Network
+from tfx_finetune.models.split import collect_tower_outputs
 from tfx_finetune.ops.functional import build_submodel
 from tfx_finetune.tasks import localization
 from tfx_finetune.types.aliases import Batch

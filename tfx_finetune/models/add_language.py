@@ -1,6 +1,6 @@
-"""A language is added to a bundle with heads by language, as far as its manifest tells: `--add_language`.
+"""Extension of a bundle that has one head per language by the head of a new language (`--add_language`).
 
-All that the bundle has stays as it is, to the last bit; `held.py` sees to that when the network is built.
+The towers and all existing heads keep their weights; `frozen_heads.py` freezes them in the network.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from tfx_finetune.types.table import Table
 
 @dataclass(frozen=True)
 class LanguageExtension:
-    """What a bundle becomes.
+    """Heads and classes of a bundle with an added language.
 
     Attributes:
-        language: The one that is added: also the name of its head.
-        route: The column that tells which head is asked.
+        language: The added language, which is also the name of its head.
+        heads_by: Column whose value selects the head of a sample.
         heads: Task specs by head: those of the bundle, then the new one.
         labels: Classes of the bundle's heads.
     """
@@ -35,95 +35,121 @@ class LanguageExtension:
     labels: Mapping[str, ClassLabels]
 
     def check(self, table: Table) -> None:
-        """Raises a `UserError` where the data has no sample of the language."""
-        found = sorted(set(table.columns[self.heads_by][table.error == ""]) - {""})
-        if self.language not in found:
-            todo = did_you_mean(self.language, found)
-            what = f"the data has no sample of the {self.heads_by} that is added"
-            raise UserError(what, got=self.language, expected=found, hint=todo)
-
-    def get_fixed_labels(self, head: str, task: Task, head_table: Table) -> ClassLabels | None:
-        """The classes of a head as the bundle fixes them; None where the data does.
-
-        The head that tells the language learns the new one where the data has others that it can be told from;
-        else it stays without it.
+        """Check that the data has samples of the added language.
 
         Args:
-            head: Its name.
-            task: The head, for any classes.
-            own: The samples that it is asked about.
+            table: Table of all samples.
 
         Raises:
-            UserError: A sample has a class that the head cannot have.
+            UserError: If no readable sample has the language.
+        """
+        languages = sorted(set(table.columns[self.heads_by][table.error == ""]) - {""})
+        if self.language not in languages:
+            message = f"The data has no sample of the {self.heads_by} of --add_language"
+            hint = did_you_mean(self.language, languages)
+            raise UserError(message, got=self.language, expected=languages, hint=hint)
+
+    def get_fixed_labels(self, head: str, task: Task, head_table: Table) -> ClassLabels | None:
+        """Return the classes of a head if the bundle fixes them, or None if the data determines them.
+
+        The head that identifies the language gets the new language as a class if the data also has samples of other
+        languages.
+
+        Args:
+            head: Name of the head.
+            task: Task of the head, for any classes.
+            head_table: Table of the samples that the head is trained on.
+
+        Raises:
+            UserError: If a sample has a class that the bundle's head does not have.
         """
         values = head_table.columns[task.column]
+        train_values = values[head_table.split == "train"]
         if head == self.language:
             if not task.l2_to_shared:
                 return None
-            names, counts = self.labels[SHARED].names, list(iterate_classes(values[head_table.split == "train"]))
-            found = self.labels[SHARED]._replace(counts=tuple(map(counts.count, names)), num_samples=len(counts))
+            labels, classes = self.labels[SHARED], list(iterate_classes(train_values))
+            labels = labels._replace(counts=tuple(map(classes.count, labels.names)), num_samples=len(classes))
         else:
-            found = self.labels[head]
+            labels = self.labels[head]
         if head == self.heads_by:
-            trained = list(values[head_table.split == "train"])
-            if set(trained) & set(found.names):
-                count = trained.count(self.language)
-                named = {language: (*names, "") for language, names in found.translations.items()}
-                found = ClassLabels(
-                    (*found.names, self.language), (*found.counts, count), found.num_samples + count, named
+            languages = list(train_values)
+            if set(languages) & set(labels.names):
+                labels = _append_class(labels, self.language, languages.count(self.language))
+        elif task.heads_by:
+            labeled_values = values[head_table.split != ""]
+            if unknown := set(iterate_classes(labeled_values)) - set(labels.names):
+                bundle_head = SHARED if task.l2_to_shared else head
+                hint = "add the language to a bundle of heads with l2_to_shared=0, which have their own classes"
+                raise UserError(
+                    f"The head {bundle_head} of the bundle does not have a class of the data",
+                    got=min(unknown),
+                    expected=labels.names,
+                    hint=hint if task.l2_to_shared else "",
                 )
-        elif task.heads_by and (unknown := set(iterate_classes(values[head_table.split != ""])) - set(found.names)):
-            todo = "add the language to a bundle of heads with pool=0, which have classes of their own"
-            what = f"a class that the bundle's head {SHARED if task.l2_to_shared else head} does not know"
-            raise UserError(what, got=min(unknown), expected=found.names, hint=todo if task.l2_to_shared else "")
-        return found
+        return labels
 
 
 def make_language_extension(run: Run, init_bundle: InitBundle | None) -> LanguageExtension | None:
-    """What the bundle of `--init` becomes by `--add_language`; None where no language is added.
+    """Return the bundle of `--init` extended by `--add_language`, or None if no language is added.
+
+    Args:
+        run: Options of the run.
+        init_bundle: Bundle of `--init`, or None.
 
     Raises:
-        UserError: There is no such bundle, it has no heads by language or that one already, or the run asks for what
-            would change what it has.
+        UserError: If there is no bundle, it has no heads by language, it has the language already, or an option would
+            change its existing heads.
     """
     language = run.add_language
     if not language:
         return None
     if not init_bundle:
-        raise UserError("--add_language wants a bundle", got=language, hint="name it with --init=old/bundle")
-    known: Mapping[str, Any] = init_bundle.manifest["heads"]
-    heads = {head: parse_spec(entry["task"]) for head, entry in known.items()}
-    own = {head: spec for head, spec in heads.items() if spec.kwargs.get("per")}
-    if not own:
-        todo = "train one with --heads=\"classify(heads_by='language')\""
-        raise UserError("the bundle has no heads by language", got=init_bundle.path, hint=todo)
+        raise UserError("--add_language needs a bundle", got=language, hint="name it with --init=FOLDER")
+    entries: Mapping[str, Any] = init_bundle.manifest["heads"]
+    heads = {head: parse_spec(entry["task"]) for head, entry in entries.items()}
+    group_heads = {head: spec for head, spec in heads.items() if spec.kwargs.get("heads_by")}
+    if not group_heads:
+        hint = "train one with --heads=\"classify(heads_by='language')\""
+        raise UserError("The bundle of --init has no heads by language", got=init_bundle.path, hint=hint)
     if language in heads:
-        what = "the bundle has a head of this name" + (f"; it has the languages {', '.join(own)}" if own else "")
-        raise UserError(what, got=language, hint="leave --add_language out to train it on")
-    spec = next(iter(own.values()))
-    route = str(spec.kwargs["per"])
-    _check_options_unchanged(run, init_bundle, route)
-    labels = {head: parse_manifest_labels(entry) for head, entry in known.items()}
-    return LanguageExtension(language, route, heads | {language: spec}, labels)
+        message = f"The bundle of --init has a head of this name; its languages are {', '.join(group_heads)}"
+        raise UserError(message, got=language, hint="leave out --add_language to train this head further")
+    spec = next(iter(group_heads.values()))
+    heads_by = str(spec.kwargs["heads_by"])
+    _check_options_unchanged(run, init_bundle, heads_by)
+    labels = {head: parse_manifest_labels(entry) for head, entry in entries.items()}
+    return LanguageExtension(language, heads_by, heads | {language: spec}, labels)
 
 
 def disable_unfreezing(phase: Phase) -> Phase:
-    """The phase `warm` where a language is added: towers stay frozen, so there is no other."""
+    """Return the `frozen` phase of a language extension: the towers stay frozen, so it has no further phases."""
     return dataclasses.replace(phase, unfreeze="0", adapter="", one_tower_at_a_time=False, unfreezing_stages=1)
 
 
+def _append_class(labels: ClassLabels, name: str, count: int) -> ClassLabels:
+    """Append a class without translations, with its number of training samples."""
+    translations = {language: (*names, "") for language, names in labels.translations.items()}
+    return ClassLabels((*labels.names, name), (*labels.counts, count), labels.num_samples + count, translations)
+
+
 def _check_options_unchanged(run: Run, init_bundle: InitBundle, heads_by: str) -> None:
-    """Raises a `UserError` for what would change the heads that are there."""
+    """Check that no option changes the inputs or outputs of the bundle's heads.
+
+    Raises:
+        UserError: If an option would change them.
+    """
     fusion = init_bundle.manifest.get("fusion", "")
     if fusion and fusion != run.fusion:
-        raise UserError("--fusion is not the bundle's", got=run.fusion, expected=fusion)
+        raise UserError("--fusion differs from the fusion of the bundle of --init", got=run.fusion, expected=fusion)
     for entry in init_bundle.manifest["towers"].values():
-        kind, theirs = entry["modality"], entry["options"]
-        mine = dataclasses.asdict(group) if (group := getattr(run, kind, None)) else theirs
-        for name in [name for name in mine if mine[name] != theirs.get(name)]:
-            what = f"--{kind}.{name} is not the bundle's, whose heads would see other inputs"
-            raise UserError(what, got=mine[name], expected=theirs.get(name))
-    refused = {
+        modality, bundle_options = entry["modality"], entry["options"]
+        group = getattr(run, modality, None)
+        options = dataclasses.asdict(group) if group else bundle_options
+        for name in [name for name in options if options[name] != bundle_options.get(name)]:
+            message = f"--{modality}.{name} differs from the bundle, whose heads would read other inputs"
+            raise UserError(message, got=options[name], expected=bundle_options.get(name))
+    changes = {
         "--heads": run.heads if run.heads != Run().heads else "",
         "--heads_by": run.heads_by if run.heads_by != heads_by else "",
         "--compress": run.compress,
@@ -131,7 +157,7 @@ def _check_options_unchanged(run: Run, init_bundle: InitBundle, heads_by: str) -
         "--strategy": run.strategy if run.strategy != "joint" else "",
         "--frozen.ema_momentum": run.frozen.ema_momentum or "",
     }
-    for option, value in refused.items():
+    for option, value in changes.items():
         if value:
-            what = f"{option} does not go with --add_language, which leaves all that the bundle has as it is"
-            raise UserError(what, got=value, hint="leave it out")
+            message = f"{option} cannot be combined with --add_language, which keeps the bundle's heads unchanged"
+            raise UserError(message, got=value, hint="leave it out")

@@ -1,6 +1,6 @@
-"""What a network is made of, by the names of its layers, as the manifest of its bundle says it.
+"""Layer names of a network by tower, fusion and head: the entry `layer_names` of a bundle's manifest.
 
-From these names another run takes the weights over (`inherit.py`), or a tower as it is (`models/backbones/bundle.py`).
+By these names, `load_weights.py` copies weights of a bundle, and `backbones/bundle.py` extracts a tower.
 """
 
 from collections.abc import Iterable
@@ -14,63 +14,75 @@ from tfx_finetune.types.components import Backbone
 
 
 def list_layer_names(network: Network) -> dict[str, Any]:
-    """The layers with weights of each tower, of the fusion, and of each head, in the order of the graph.
+    """List the layers with weights of each tower, of the fusion and of each head, in graph order.
+
+    Args:
+        network: The whole model.
 
     Returns:
-        `towers`: for each, `layers`, the `groups` by name with all their layers, and which operation gives `pooled`,
-        `tokens`, `mask` and each level of the `pyramid`, as far as the model has them. `fusion`: layers of no tower and
-        no head. `heads`: layers by head.
+        Dictionary with the keys `towers`, `fusion` and `heads`:
+
+        - `towers`: for each tower, its `layers`; its layer `groups` by name, with all their layers; and the names of
+          the operations whose outputs are `pooled`, `tokens`, `mask` and the levels of `pyramid`, if the model has
+          them.
+        - `fusion`: layers of no tower and no head.
+        - `heads`: layers of each head.
     """
-    known = {operation.name for operation in network.model.operations}
-    towers = {tower: _describe_tower(backbone, known) for tower, backbone in network.backbones.items()}
-    taken = {name for tower in towers.values() for name in tower["layers"]}
+    operation_names = {operation.name for operation in network.model.operations}
+    towers = {tower: _describe_tower(backbone, operation_names) for tower, backbone in network.backbones.items()}
+    tower_layers = {name for tower in towers.values() for name in tower["layers"]}
     heads = {
-        head: [name for name in names if name not in taken] for head, names in _list_head_layer_names(network).items()
+        head: [name for name in names if name not in tower_layers]
+        for head, names in _list_head_layer_names(network).items()
     }
-    taken |= {name for names in heads.values() for name in names}
-    fusion = [name for name in _list_names_with_weights(network.model.layers) if name not in taken]
+    head_layers = {name for names in heads.values() for name in names}
+    names_with_weights = _list_names_with_weights(network.model.layers)
+    fusion = [name for name in names_with_weights if name not in tower_layers | head_layers]
     return {"towers": towers, "fusion": fusion, "heads": heads}
 
 
+def list_tower_layer_names(backbone: Backbone) -> list[str]:
+    """List the layers of a tower that have weights, in graph order."""
+    outputs = [x for x in (backbone.features.pooled, backbone.features.tokens) if x is not None]
+    return _list_names_with_weights(keras.Model(backbone.inputs, outputs).layers)
+
+
 def _list_head_layer_names(network: Network) -> dict[str, list[str]]:
-    """Layers that each head has above what it sees; those of a head on which others stand are its own."""
+    """List the layers of each head above the features; a shared head's layers are not those of heads above it."""
     inputs = network.model.input
-    below = {
-        layer.name for layer in build_submodel(inputs, [features.pooled for features in network.head_inputs]).layers
+    feature_model = build_submodel(inputs, [features.pooled for features in network.head_inputs])
+    feature_layers = {layer.name for layer in feature_model.layers}
+    layers = {}
+    for head in network.tasks:
+        head_model = build_submodel(inputs, network.model.output[f"{head}/logits"])
+        layers[head] = [name for name in _list_names_with_weights(head_model.layers) if name not in feature_layers]
+    shared_layers = {
+        head: {name for other in layers.values() if set(other) < set(names) for name in other}
+        for head, names in layers.items()
     }
-    above = {
-        head: _list_names_with_weights(build_submodel(inputs, network.model.output[f"{head}/logits"]).layers)
-        for head in network.tasks
-    }
-    found = {head: [name for name in names if name not in below] for head, names in above.items()}
-    under = {
-        head: {name for other in found.values() if set(other) < set(names) for name in other}
-        for head, names in found.items()
-    }
-    return {head: [name for name in names if name not in under[head]] for head, names in found.items()}
+    return {head: [name for name in names if name not in shared_layers[head]] for head, names in layers.items()}
 
 
 def _describe_tower(backbone: Backbone, operation_names: set[str]) -> dict[str, Any]:
-    """What is said of a tower; `known` are the operations of the model, in which a tower's tokens may have no place."""
+    """Return the manifest entry of a tower.
+
+    Args:
+        backbone: The tower.
+        operation_names: Names of the model's operations; tokens, for example, may not be part of the model.
+    """
     features = backbone.features
-    given = {"pooled": features.pooled, "tokens": features.tokens, "mask": features.mask}
-    named = {name: _get_operation_name(tensor) for name, tensor in given.items() if tensor is not None}
+    tensors = {"pooled": features.pooled, "tokens": features.tokens, "mask": features.mask}
+    operations = {key: _get_operation_name(tensor) for key, tensor in tensors.items() if tensor is not None}
     levels = {level: _get_operation_name(tensor) for level, tensor in features.pyramid.items()}
     return {
         "layers": [name for name in list_tower_layer_names(backbone) if name in operation_names],
         "groups": {group.name: list(group.layers) for group in backbone.groups},
-        "pyramid": {level: maker for level, maker in levels.items() if maker in operation_names},
-    } | {name: maker for name, maker in named.items() if maker in operation_names}
-
-
-def list_tower_layer_names(backbone: Backbone) -> list[str]:
-    """Layers with weights of a tower, in the order of its graph."""
-    ends = [x for x in (backbone.features.pooled, backbone.features.tokens) if x is not None]
-    return _list_names_with_weights(keras.Model(backbone.inputs, ends).layers)
+        "pyramid": {level: name for level, name in levels.items() if name in operation_names},
+    } | {key: name for key, name in operations.items() if name in operation_names}
 
 
 def _get_operation_name(tensor: keras.KerasTensor) -> str:
-    """Name of the operation that gives a tensor."""
+    """Return the name of the operation whose output is the tensor."""
     return str(tensor._keras_history.operation.name)
 
 

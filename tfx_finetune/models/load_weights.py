@@ -1,4 +1,4 @@
-"""A network takes over the weights of an earlier bundle: its towers, and of its heads the labels both have."""
+"""Initialization of a network with the weights of an earlier bundle: its towers, its fusion and matching classes."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -21,148 +21,165 @@ from tfx_finetune.types.plan import Architecture
 def load_pretrained(
     network: Network, backbones: Mapping[str, Backbone], data: Data, init_bundle: InitBundle | None, fusion: str
 ) -> Data:
-    """Gives an untrained network the weights of the bundle that the run starts from, if it does.
+    """Copy the weights of the bundle of `--init` into an untrained network.
 
-    A tower takes over the tower of its name. Of the head of its name, a head takes over the weights of the labels that
-    both have; new labels begin as in any run. Where towers or fusion are not the same, what heads see is another thing,
-    and they begin as in any run too.
+    A tower gets the weights of the bundle's tower with its name. A head gets the weights of the bundle's head with its
+    name, for the classes that both have; weights of new classes keep their initialization. If towers or fusion differ,
+    the heads read other features, and fusion and heads keep their initialization.
 
     Args:
-        network: Its weights are changed in place.
-        backbones: Its towers, without what adapters add to their graphs.
-        data: The samples.
-        init: The bundle; None to keep the weights.
+        network: The whole model; its weights are changed in place.
+        backbones: Backbones by tower, without the layers that adapters insert.
+        data: Samples of all splits.
+        init_bundle: Bundle of `--init`, or None to keep the weights.
         fusion: Spec of the fusion.
 
     Returns:
-        The samples, with what was taken over in the notes of their table.
+        The samples, with a list of the copied weights in the warnings of their table.
 
     Raises:
-        UserError: A tower of the bundle has other layers, as adapters that stay leave them.
+        UserError: If a tower of the bundle has other layers, such as those of an adapter that stays in the model.
     """
     if not init_bundle:
         return data
-    source = BundleWeights(init_bundle)
-    mine, theirs = list_layer_names(network), source.init_bundle.manifest["layer_names"]
-    both = [tower for tower in mine["towers"] if tower in theirs["towers"]]
-    for tower in both:
-        _load_tower(network, source, tower, mine["towers"][tower]["layers"], list_tower_layer_names(backbones[tower]))
-    notes = [f"starts from {source.init_bundle.path}: {', '.join(both)} taken over"]
-    if why := _describe_mismatch(network.architecture, fusion, init_bundle):
-        notes.append(f"all heads begin anew: {why}")
+    bundle_weights = BundleWeights(init_bundle)
+    names, bundle_names = list_layer_names(network), init_bundle.manifest["layer_names"]
+    towers = [tower for tower in names["towers"] if tower in bundle_names["towers"]]
+    for tower in towers:
+        names_without_adapters = list_tower_layer_names(backbones[tower])
+        _load_tower(network, bundle_weights, tower, names["towers"][tower]["layers"], names_without_adapters)
+    notes = [f"Initialized from {init_bundle.path}: {', '.join(towers)}"]
+    if mismatch := _describe_mismatch(network.architecture, fusion, init_bundle):
+        notes.append(f"All heads are new: {mismatch}")
     else:
-        _copy_layers(network, source, mine["fusion"], theirs["fusion"])
-        notes += [_load_head(network, source, head, mine["heads"][head]) for head in network.tasks]
+        _copy_layers(network, bundle_weights, names["fusion"], bundle_names["fusion"])
+        notes += [_load_head(network, bundle_weights, head, names["heads"][head]) for head in network.tasks]
     for note in notes:
         progress.log(note)
     return dataclasses.replace(data, table=dataclasses.replace(data.table, warnings=(*data.table.warnings, *notes)))
 
 
 def has_same_head_inputs(architecture: Architecture, fusion: str, init_bundle: InitBundle | None) -> bool:
-    """Whether what heads see is what they see in the bundle that the run starts from."""
+    """Return True if the heads read the same features as in the bundle of `--init`.
+
+    Args:
+        architecture: Towers of the run.
+        fusion: Spec of the fusion.
+        init_bundle: Bundle of `--init`, or None.
+    """
     return init_bundle is not None and not _describe_mismatch(architecture, fusion, init_bundle)
 
 
 class BundleWeights:
-    """The weights of a bundle, by layer."""
+    """Weights of a bundle's Keras file by layer.
+
+    Args:
+        init_bundle: The bundle.
+    """
 
     def __init__(self, init_bundle: InitBundle) -> None:
         self.init_bundle = init_bundle
         self._layers = {layer.name: layer for layer in load_keras_file(init_bundle.path, init_bundle.manifest).layers}
 
     def get_layer_weights(self, layer: str) -> list[np.ndarray]:
-        """Those of a layer."""
-        found: list[np.ndarray] = self._layers[layer].get_weights()
-        return found
+        """Return the weights of a layer."""
+        weights: list[np.ndarray] = self._layers[layer].get_weights()
+        return weights
 
 
 def _load_tower(
     network: Network,
     bundle_weights: BundleWeights,
     tower: str,
-    target_names: Sequence[str],
+    layer_names: Sequence[str],
     names_without_adapters: Sequence[str],
 ) -> None:
-    """Takes a tower over, `mine`; where the bundle's has no adapters, `bare`: they begin as the identity."""
-    known = [layer.name for layer in network.model.layers]
-    theirs: Sequence[str] = bundle_weights.init_bundle.manifest["layer_names"]["towers"][tower]["layers"]
-    names_without_adapters = [name for name in names_without_adapters if name in known]
+    """Copy the weights of a tower; if the bundle's tower has no adapters, those of the run stay the identity."""
+    model_layers = [layer.name for layer in network.model.layers]
+    bundle = bundle_weights.init_bundle
+    bundle_names: Sequence[str] = bundle.manifest["layer_names"]["towers"][tower]["layers"]
+    names_without_adapters = [name for name in names_without_adapters if name in model_layers]
     if not (
-        _copy_layers(network, bundle_weights, target_names, theirs)
-        or _copy_layers(network, bundle_weights, names_without_adapters, theirs)
+        _copy_layers(network, bundle_weights, layer_names, bundle_names)
+        or _copy_layers(network, bundle_weights, names_without_adapters, bundle_names)
     ):
         raise UserError(
-            "the bundle's tower has other layers, as phases with an adapter that stays leave them",
-            got=f"{tower} of {bundle_weights.init_bundle.path} ({len(theirs)} layers with weights)",
-            expected=f"the {len(target_names)} of this run",
-            hint=f"give the phases the same adapter, or take --backbone=bundle(path='{bundle_weights.init_bundle.path}')",
+            "The tower of the bundle has other layers, such as those of an adapter that stays in the model",
+            got=f"{tower} of {bundle.path} ({len(bundle_names)} layers with weights)",
+            expected=f"the {len(layer_names)} layers of this run",
+            hint=f"give the phases the same adapter, or use --backbone=bundle(path='{bundle.path}')",
         )
 
 
 def _copy_layers(
-    network: Network, bundle_weights: BundleWeights, target_names: Sequence[str], bundle_names: Sequence[str]
+    network: Network, bundle_weights: BundleWeights, layer_names: Sequence[str], bundle_names: Sequence[str]
 ) -> bool:
-    """Takes layers over, one after the other; whether they are the same. Else nothing is changed."""
-    own: list[keras.Layer] = [network.model.get_layer(name) for name in target_names]
-    found = [bundle_weights.get_layer_weights(name) for name in bundle_names]
-    if [_list_shapes(layer.get_weights()) for layer in own] != [_list_shapes(weights) for weights in found]:
+    """Copy the weights of layers one by one; return False and change nothing if their shapes differ."""
+    layers: list[keras.Layer] = [network.model.get_layer(name) for name in layer_names]
+    bundle_values = [bundle_weights.get_layer_weights(name) for name in bundle_names]
+    if [_list_shapes(layer.get_weights()) for layer in layers] != list(map(_list_shapes, bundle_values)):
         return False
-    for layer, weights in zip(own, found, strict=True):
-        layer.set_weights(weights)
+    for layer, values in zip(layers, bundle_values, strict=True):
+        layer.set_weights(values)
     return True
 
 
-def _load_head(network: Network, bundle_weights: BundleWeights, head: str, target_names: Sequence[str]) -> str:
-    """Takes a head over as far as its labels are the bundle's too; says how far, in words."""
-    known = bundle_weights.init_bundle.manifest["heads"]
-    if head not in known:
-        return f"{head} begins anew: the bundle has {', '.join(known)}"
-    new, old = network.tasks[head].labels.names, known[head]["labels"]
-    both = [name for name in new if name in old]
-    if not both:
-        return f"{head} begins anew: none of its {len(new)} labels is one of the bundle's {len(old)}"
-    theirs = bundle_weights.init_bundle.manifest["layer_names"]["heads"][head]
-    own: list[keras.Layer] = [network.model.get_layer(name) for name in target_names]
-    pairs = zip(own, theirs, strict=False)
-    sides = [
-        ([np.array(value) for value in layer.get_weights()], bundle_weights.get_layer_weights(name))
-        for layer, name in pairs
-    ]
-    if len(target_names) != len(theirs) or not all(_differ_only_in_labels(*side, len(new), len(old)) for side in sides):
-        return f"{head} begins anew: the bundle's has other layers"
-    to, taken = [new.index(name) for name in both], [old.index(name) for name in both]
-    for layer, (weights, found) in zip(own, sides, strict=True):
-        for value, other in zip(weights, found, strict=True):
-            if value.shape[-1:] == (len(new),):
-                value[..., to] = other[..., taken]
+def _load_head(network: Network, bundle_weights: BundleWeights, head: str, layer_names: Sequence[str]) -> str:
+    """Copy the weights of the classes that a head and the bundle's head both have, and return a note about it."""
+    manifest = bundle_weights.init_bundle.manifest
+    if head not in manifest["heads"]:
+        return f"Head {head} is new: the bundle has {', '.join(manifest['heads'])}"
+    classes, bundle_classes = network.tasks[head].labels.names, manifest["heads"][head]["labels"]
+    common = [name for name in classes if name in bundle_classes]
+    if not common:
+        return f"Head {head} is new: none of its {len(classes)} classes is one of the bundle's {len(bundle_classes)}"
+    bundle_names = manifest["layer_names"]["heads"][head]
+    layers: list[keras.Layer] = [network.model.get_layer(name) for name in layer_names]
+    weights = [[np.array(values) for values in layer.get_weights()] for layer in layers]
+    bundle_values = [bundle_weights.get_layer_weights(name) for name in bundle_names]
+    if len(layers) != len(bundle_names) or not all(
+        _differ_only_in_classes(*pair, len(classes), len(bundle_classes))
+        for pair in zip(weights, bundle_values, strict=True)
+    ):
+        return f"Head {head} is new: the bundle's head has other layers"
+    indexes, bundle_indexes = [classes.index(name) for name in common], [bundle_classes.index(name) for name in common]
+    for layer, layer_weights, layer_values in zip(layers, weights, bundle_values, strict=True):
+        for target, source in zip(layer_weights, layer_values, strict=True):
+            if target.shape[-1:] == (len(classes),):
+                target[..., indexes] = source[..., bundle_indexes]
             else:
-                value[...] = other
-        layer.set_weights(weights)
-    fresh = [name for name in new if name not in both]
-    gone = [name for name in old if name not in both]
+                target[...] = source
+        layer.set_weights(layer_weights)
+    added = [name for name in classes if name not in common]
+    dropped = [name for name in bundle_classes if name not in common]
     return (
-        f"{head}: {len(both)} of {len(new)} labels taken over"
-        + (f"; new: {progress.shorten_list(fresh)}" if fresh else "")
-        + (f"; left out: {progress.shorten_list(gone)}" if gone else "")
+        f"Head {head}: {len(common)} of {len(classes)} classes initialized"
+        + (f"; new: {progress.shorten_list(added)}" if added else "")
+        + (f"; dropped: {progress.shorten_list(dropped)}" if dropped else "")
     )
 
 
 def _describe_mismatch(architecture: Architecture, fusion: str, init_bundle: InitBundle) -> str:
-    """Why what the heads see is another thing than in the bundle; empty where it is the same."""
+    """Return why the heads read other features than in the bundle, or an empty string if they read the same."""
     if list(architecture.towers) != list(init_bundle.towers):
         return f"the bundle has the towers {', '.join(init_bundle.towers)}"
-    other = init_bundle.manifest.get("fusion", "")
-    return f"the bundle's fusion is {other}" if len(architecture.towers) > 1 and other != fusion else ""
+    bundle_fusion = init_bundle.manifest.get("fusion", "")
+    if len(architecture.towers) > 1 and bundle_fusion != fusion:
+        return f"the bundle's fusion is {bundle_fusion}"
+    return ""
 
 
-def _differ_only_in_labels(
-    weights: Sequence[np.ndarray], bundle_weights: Sequence[np.ndarray], num_labels: int, num_bundle_labels: int
+def _differ_only_in_classes(
+    weights: Sequence[np.ndarray], bundle_weights: Sequence[np.ndarray], num_classes: int, num_bundle_classes: int
 ) -> bool:
-    """Whether two layers differ in the number of labels alone, which is the last axis."""
+    """Return True if the weights of two layers have equal shapes, apart from the number of classes on the last axis."""
     return len(weights) == len(bundle_weights) and all(
-        own.shape == other.shape
-        or (own.shape[:-1] == other.shape[:-1] and (own.shape[-1], other.shape[-1]) == (num_labels, num_bundle_labels))
-        for own, other in zip(weights, bundle_weights, strict=True)
+        values.shape == bundle_values.shape
+        or (
+            values.shape[:-1] == bundle_values.shape[:-1]
+            and (values.shape[-1], bundle_values.shape[-1]) == (num_classes, num_bundle_classes)
+        )
+        for values, bundle_values in zip(weights, bundle_weights, strict=True)
     )
 
 

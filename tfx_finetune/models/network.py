@@ -1,4 +1,4 @@
-"""The model that is trained, with its parts."""
+"""Record of a trainable network and its parts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,22 +8,24 @@ import keras
 from tfx_finetune.types.components import Backbone, Features, Fusion, LayerGroup, Task
 from tfx_finetune.types.plan import Architecture
 
-PROJECTIONS = "fusion/views"
-"""Output of a model whose towers are pulled together in training: see `Fused.views`."""
+PROJECTIONS = "fusion/projections"
+"""Model output of a fusion with a contrastive loss: `FusionOutput.projections`."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """The model that is trained, with the parts that it was made of.
+    """Trainable model with the parts that it was built from.
 
     Attributes:
-        model: {tower: prepared input} -> {"<head>/logits": ...}.
-        backbones: The pretrained parts, by tower.
-        tasks: Heads by name.
-        architecture: Specs of the layers below the heads, from which the model can be built again.
-        shares: The model's inputs -> how much each tower counts, (batch, towers); None where that cannot be told.
-        seen: What the heads see.
-        held: Layers that no phase trains.
+        model: Keras model {tower: prepared input} -> {"<head>/logits": ...}. A model of several towers also has the
+            input `MODALITY_MASK`.
+        backbones: Backbones by tower.
+        tasks: Tasks by head.
+        architecture: Specs of the layers below the heads, from which the model can be rebuilt.
+        gate_weights: Keras model from the same inputs to the gate weights (batch, towers), or None if the fusion has
+            none.
+        head_inputs: Features that the heads read.
+        frozen_layers: Names of layers that no phase trains.
     """
 
     model: keras.Model
@@ -36,14 +38,14 @@ class Network:
 
     @property
     def fusion(self) -> Fusion | None:
-        """The fusion of several towers; None for one tower."""
+        """Return the fusion of several towers, or None for one tower."""
         return self.architecture.fusion
 
     @property
     def groups(self) -> list[tuple[str, int, LayerGroup]]:
-        """Every group of every tower: (tower, its height: 1 for the top one, group)."""
+        """Return the layer groups of all towers as (tower, height, group); the top group has height 1."""
         return [
-            (tower, len(backbone.groups) - position, group)
+            (tower, len(backbone.groups) - index, group)
             for tower, backbone in self.backbones.items()
-            for position, group in enumerate(backbone.groups)
+            for index, group in enumerate(backbone.groups)
         ]

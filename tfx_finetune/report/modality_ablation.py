@@ -8,9 +8,9 @@ import numpy as np
 
 from tfx_finetune.evaluation.records import ModalityAblation
 from tfx_finetune.evaluation.scores import decode_outputs, evaluate
-from tfx_finetune.models.build import find_cut_tensors_by_tower, split_model
+from tfx_finetune.models.cut import build_trainable_part
 from tfx_finetune.models.network import Network
-from tfx_finetune.models.split import build_trainable_part
+from tfx_finetune.models.split import find_cut_tensors_by_tower, split_model
 from tfx_finetune.ops import arrays
 from tfx_finetune.training.engine import make_inference_fn
 from tfx_finetune.training.feature_cache import FeatureStore

@@ -15,10 +15,10 @@ from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.evaluation.continual_metrics import ContinualMetrics
 from tfx_finetune.evaluation.scores import predict_batches
-from tfx_finetune.models.build import split_model
 from tfx_finetune.models.frozen_heads import freeze_heads
 from tfx_finetune.models.layer_names import list_layer_names
 from tfx_finetune.models.network import Network
+from tfx_finetune.models.split import split_model
 from tfx_finetune.ops.arrays import take
 from tfx_finetune.training.callbacks import RankingKey, ValidationScorer, compute_validation_metrics, ranking_key
 from tfx_finetune.training.checkpoint import History, Weights

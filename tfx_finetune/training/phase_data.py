@@ -15,9 +15,9 @@ import tensorflow as tf
 from tfx_finetune.core import files
 from tfx_finetune.core.config import Phase
 from tfx_finetune.datasets.pipeline import Data
-from tfx_finetune.models.build import split_model
 from tfx_finetune.models.freezing import count_unfrozen_groups_per_tower
 from tfx_finetune.models.network import Network
+from tfx_finetune.models.split import split_model
 from tfx_finetune.ops.arrays import evenly_spaced, take
 from tfx_finetune.ops.tf_data import parallel_map
 from tfx_finetune.training import distillation, feature_cache

@@ -20,17 +20,12 @@ from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.config import Phase
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.datasets.pipeline import Data
-from tfx_finetune.models.build import (
-    compute_lr_multipliers,
-    find_cut_tensors_by_tower,
-    list_unfrozen_layers,
-    set_stochastic_depth,
-    split_model,
-    towers_of_weights,
-)
+from tfx_finetune.models.build import set_stochastic_depth
 from tfx_finetune.models.freezing import parse_lr_multipliers
+from tfx_finetune.models.lr_multipliers import compute_lr_multipliers, find_weight_towers
 from tfx_finetune.models.mean_centering import fit_centering
 from tfx_finetune.models.network import Network
+from tfx_finetune.models.split import find_cut_tensors_by_tower, list_unfrozen_layers, split_model
 from tfx_finetune.ops.depthwise import use_fast_depthwise_gradients
 from tfx_finetune.ops.tf_data import make_zeros
 from tfx_finetune.training.auxiliary_losses import add_auxiliary_losses, build_auxiliary_losses, make_auxiliary_outputs
@@ -206,7 +201,7 @@ def compile_for_phase(
     initial_weights = [weight.numpy() for weight in trainable_part.trainable_weights]
     tower_multipliers = parse_lr_multipliers("lr_multipliers", phase.lr_multipliers, network.backbones)
     lr_multipliers = compute_lr_multipliers(network, trainable_part, phase.layer_decay, tower_multipliers)
-    tower_of_weight = towers_of_weights(network, trainable_part)
+    tower_of_weight = find_weight_towers(network, trainable_part)
     metrics = {f"{head}/logits": task.make_metrics() for head, task in network.tasks.items()}
     has_auxiliary_loss = any(output.startswith(objective_output_name("")) for output in losses.losses)
     trainable_part.compile(

@@ -1,11 +1,14 @@
-"""Layer 1: the types that components and stations exchange, and the registries of components: functions that return
-one of the records below. Positional-only parameters are what the caller hands them, all others what a user may write.
+"""Records that components return, and the registries of components.
+
+In a factory function, positional-only parameters are arguments of the caller, and keyword-only parameters are options
+that a user may write in a spec.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -16,31 +19,34 @@ from tfx_finetune.types.aliases import Batch
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
     import tensorflow as tf
 
     from tfx_finetune.types.aliases import Symbol, Tensor
     from tfx_finetune.types.localization import Letterbox, LocalizationTarget
 
 Sample = dict[str, Any]
-"""Raw columns of one sample, scalar tensors unless said: `image` (encoded bytes, or uint8 pixels of shape
-(height, width, channels)), `audio` (encoded bytes), `text` (UTF-8), each empty where a sample lacks it, `label` (one
-class name, or several joined by `LABEL_SEPARATOR`), `objects` (`ops/objects.py`), `mask` (a PNG whose values are
-places in `Source.labels`, or `places.UNTOLD`), `file` (what a person would call it: a path, or an id), and, where the
-data has them, `split`, `group`, `source`, `language`. A column in `Source.paths` holds the path of a file."""
+"""Raw columns of one sample, mostly scalar tensors; a missing input is an empty string.
+
+- `image`: encoded bytes, or uint8 pixels (height, width, channels). `audio`: encoded bytes. `text`: UTF-8.
+- `label`: one class name, or several joined by `LABEL_SEPARATOR`. `objects`: see `ops/objects.py`.
+- `mask`: PNG whose values are indices of `Source.labels` or `IGNORE_INDEX`.
+- `file`: path or ID for messages.
+- Optional: `split`, `group`, `source`, `language`.
+
+A column in `Source.paths` contains the path of a file instead of its content."""
 
 LABEL_SEPARATOR = "\n"
 SPLITS = ("train", "val", "test")
 
 
 class Source(Protocol):
-    """Where samples come from.
+    """Source of samples.
 
     Attributes:
-        name: Short name, for the report and the default work folder.
-        sizes: Samples in each part: `train`, `val`, `test` where the data is split already, else `all`.
-        labels: Class names in order where the data fixes it; empty where they are to be collected and sorted.
-        paths: Columns that hold the path of a file and not yet its content.
+        name: Short name for the report and the default work folder.
+        sizes: Number of samples in each part: `train`, `val`, `test` if the data set has splits, otherwise `all`.
+        labels: Class names in the order of the data set; empty if they are collected from the samples and sorted.
+        paths: Columns that contain the path of a file instead of its content.
     """
 
     @property
@@ -53,23 +59,26 @@ class Source(Protocol):
     def paths(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def read(self, part: str) -> tf.data.Dataset:
-        """Returns the part's raw samples, unbatched, always in the same order."""
+        """Return the raw samples of a part, unbatched, always in the same order."""
         ...
 
 
 @dataclass(frozen=True)
 class PretrainedCfg:
-    """What feeds pretrained weights correctly: of a picture the network sees `(pixel - mean) / std`.
+    """Input format and origin of the weights of a backbone, as in timm.
 
     Attributes:
-        size: Of the input: the side of the square in pixels, the waveform's samples, or a text's tokens.
-        mean, std: Per channel, in pixel values of 0 to 255, in the order red, green, blue.
-        channels: 3, or 1 for grey.
-        origin: Where the weights come from; empty for weights initialized at random.
-        license, sha256: Of the weights and of their file, where they are known.
-        rate: Of a waveform, in samples a second.
-        tokenizer: How text becomes tokens, as a spec such as `code_points()`; see `datasets/modalities/tokenizers.py`.
-        vocabulary: File that the tokenizer reads; a bundle has a copy of it. Empty where it needs none.
+        size: int. Input size: side of the square image in pixels, length of the waveform in samples, or number of
+            tokens.
+        mean: Per channel (red, green, blue), in pixel values 0 to 255. The network computes (pixel - mean) / std.
+        std: Per channel, like `mean`.
+        channels: int. 3 for RGB, 1 for grayscale.
+        origin: Source of the weights, such as a URL or a package; empty for randomly initialized weights.
+        license: License of the weights; empty if unknown.
+        sha256: Checksum of the file of the weights; empty if unknown.
+        sample_rate: int. Sample rate of a waveform in Hz.
+        tokenizer: Spec of the tokenizer, such as `code_points()`; see `datasets/modalities/tokenizers.py`.
+        vocabulary: Path of the tokenizer's vocabulary file, which bundles copy; empty if there is none.
     """
 
     size: int
@@ -83,13 +92,26 @@ class PretrainedCfg:
     tokenizer: str = ""
     vocabulary: str = ""
 
+    @classmethod
+    def from_manifest(cls, tower: Mapping[str, Any], folder: Path) -> PretrainedCfg:
+        """Return the configuration in a tower's entry of a manifest.
+
+        Args:
+            tower: Entry of the tower in the manifest of a bundle.
+            folder: Folder of the bundle, which has a copy of the vocabulary.
+        """
+        entry: Mapping[str, Any] = tower["pretrained_cfg"]
+        # JSON has no tuples.
+        cfg = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
+        return replace(cfg, vocabulary=str(folder / cfg.vocabulary)) if cfg.vocabulary else cfg
+
 
 MODALITY_MASK = "modality_mask"
-"""Input of a model of several towers: which of them have something to see, float32 (batch, towers), 1 or 0."""
+"""Input of a model with several towers: float32 (batch, towers), 1 if the sample has the tower's input, else 0."""
 
 
 class SamplePreview(NamedTuple):
-    """What a person sees and hears of a sample: an encoded picture, a WAV file, a text, empty where there is none."""
+    """Preview of a sample for the report: an encoded image, a WAV file, a text; empty for what the sample lacks."""
 
     image: bytes = b""
     audio: bytes = b""
@@ -98,24 +120,25 @@ class SamplePreview(NamedTuple):
 
 @dataclass(frozen=True)
 class Modality:
-    """How one column of a sample becomes model input.
+    """Conversion of one column of a sample to model input.
 
     Attributes:
-        column: The modality's name, and the sample's column unless a tower is named after another one.
-        decode: Raw content -> decoded, in TensorFlow operations. Image: encoded bytes -> uint8 (height, width,
-            channels). Audio: encoded bytes -> float32 (samples,) of -1 to 1. Text: UTF-8 -> normalized UTF-8.
-        prepare: Decoded -> what the model takes: uint8 (size, size, channels), float32 (size,), int32 (size,) tokens.
-        shape: Shape of what the model takes, without the batch.
-        blank: The decoded value of a missing sample, in a model of several towers.
-        portable: Whether decode and prepare can stand inside a SavedModel.
-        dtype: Of what prepare gives.
-        noun: What a sample is, in the plural.
-        usual: The augments of a run that names none, as specs.
-        inline: Whether people write the content itself where others have the path of a file.
-        reason: Why something cannot be decoded, in a few words, from what decoding raised.
-        show: (raw content, prepared) -> what a person sees and hears.
-        remark: Raw content -> what a person should know of it, to be read behind `is` or `are`; mostly empty.
-        lay: Height and width of a decoded picture, (2,) -> how `prepare` lays it, in TensorFlow operations.
+        column: Name of the modality, and of the sample's column unless a tower is named after another column.
+        decode: Raw content -> decoded content, in TensorFlow operations. Image: encoded bytes -> uint8 (height, width,
+            channels). Audio: encoded bytes -> float32 (samples,), -1 to 1. Text: UTF-8 -> normalized UTF-8.
+        prepare: Decoded content -> model input: uint8 (size, size, channels), float32 (size,), or int32 (size,) tokens.
+        shape: Shape of the model input without the batch axis.
+        empty_value: Returns the decoded value of a missing input, for models with several towers.
+        portable: bool. True if a SavedModel can contain `decode` and `prepare`.
+        dtype: Dtype of the output of `prepare`.
+        unit: Plural noun for the samples, such as `images`.
+        default_augments: Augment specs of `--augment=default`.
+        inline: bool. True if a sample contains the content itself, such as a text, instead of the path of a file.
+        error_message: Exception raised by `decode` -> short reason.
+        preview: (raw content, model input) -> `SamplePreview`.
+        warning: Raw content -> short remark that completes the sentence "<file> is ..."; empty for a normal file.
+        letterbox: Height and width of a decoded image (2,) -> its `Letterbox`, in TensorFlow operations; None for
+            other modalities.
     """
 
     column: str
@@ -135,15 +158,18 @@ class Modality:
 
     @property
     def input_dtype(self) -> str:
-        """The type in which models take it: pixels as floats, so that what comes next need not convert them."""
+        """Dtype of the model input: float32 for uint8 pixels, otherwise `dtype`."""
         return "float32" if self.dtype == "uint8" else self.dtype
 
 
 class Features(NamedTuple):
-    """What a tower gives a head, symbolic.
+    """Symbolic outputs of a backbone that heads and fusions read.
 
-    pooled: (batch, dim). pyramid: {"P2": (batch, height/4, width/4, channels), ...}, level n at stride 2^n.
-    tokens: (batch, time, dim) and mask: (batch, time), for text and audio.
+    Attributes:
+        pooled: (batch, dim). Global feature vector.
+        pyramid: Feature maps by level: {"P2": (batch, height / 4, width / 4, channels), ...}; level n has stride 2^n.
+        tokens: (batch, time, dim). Sequence features of text and audio, or None.
+        mask: (batch, time). Valid positions of `tokens`, or None.
     """
 
     pooled: Symbol
@@ -153,7 +179,7 @@ class Features(NamedTuple):
 
 
 class LayerGroup(NamedTuple):
-    """Layers of a tower that are frozen or trained together, and the one tensor that leaves them."""
+    """Named group of layers that are frozen or trained together, and the single tensor that leaves the group."""
 
     name: str
     layers: tuple[str, ...]
@@ -162,15 +188,18 @@ class LayerGroup(NamedTuple):
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained tower as a flat functional graph.
+    """Pretrained encoder as a flat functional graph.
 
     Attributes:
-        modality, card: Name of the modality it takes, and its weight card.
-        inputs: Its input, as `Modality.fed`: pictures (batch, size, size, channels), pixel values of 0 to 255, which
-            the graph's first layer normalizes; waveforms (batch, size); tokens int32 (batch, size).
-        features: What it gives.
-        groups: From the input to the top, the graph one tensor wide after each. What is below them is never trained.
-        scratch: Whether the bundle that a run starts from trained it from scratch.
+        modality: Name of the modality.
+        pretrained_cfg: Input format and origin of the weights.
+        inputs: Symbolic input with the dtype `Modality.input_dtype`: images (batch, size, size, channels) with pixel
+            values 0 to 255, which the first layer of the graph normalizes; waveforms (batch, size); or tokens, int32
+            (batch, size).
+        features: Outputs.
+        groups: Layer groups from input to output. One tensor connects consecutive groups. Layers before the first
+            group are never trained.
+        from_scratch: bool. True if the bundle of `--init` trained this backbone from scratch. Default False.
     """
 
     modality: str
@@ -182,11 +211,13 @@ class Backbone:
 
 
 class FusionOutput(NamedTuple):
-    """What several towers give together, symbolic.
+    """Symbolic outputs of a fusion.
 
-    features: What a head sees. Of several, it has weights for each, and their logits are averaged by `shares`.
-    shares: How much each tower counts, (batch, towers), summing to 1; None where that cannot be told.
-    views: What each tower gives, as points of unit length in one space, (batch, towers, dim); None where none is.
+    Attributes:
+        features: Inputs of a head. If there are several, the head has weights for each, and `gate_weights` averages
+            the logits.
+        gate_weights: (batch, towers), sum 1. Weight of each tower, or None.
+        projections: (batch, towers, dim). L2-normalized projections into a shared space, or None.
     """
 
     features: tuple[Features, ...]
@@ -196,12 +227,13 @@ class FusionOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Fusion:
-    """How several towers become one.
+    """Combination of the features of several towers.
 
     Attributes:
-        fuse: (features by tower, `PRESENCE`) -> what they give together; what is absent makes no difference.
-        tokens: Whether it takes tokens; else the pooled features are all that it takes.
-        contrast, temperature: Weight and temperature of the loss that pulls the views of one sample together.
+        fuse: (features by tower, `modality_mask` input) -> `FusionOutput`. Missing inputs must not change the output.
+        needs_tokens: bool. True if `fuse` reads `Features.tokens`; otherwise it reads pooled features only.
+        contrastive_weight: float >= 0. Weight of the contrastive loss between the projections of a sample.
+        temperature: float > 0. Temperature of the contrastive loss.
     """
 
     fuse: Callable[[Mapping[str, Features], Symbol], FusionOutput]
@@ -211,8 +243,14 @@ class Fusion:
 
 
 class ClassLabels(NamedTuple):
-    """The classes of a head: names in order, how many training samples each has, the training samples in all, and the
-    names in other languages, in the same order, empty where one is not known."""
+    """Classes of a head.
+
+    Attributes:
+        names: Class names in index order.
+        counts: Number of training samples of each class.
+        num_samples: Number of all training samples.
+        translations: Class names by language, in the same order; empty for a missing name.
+    """
 
     names: tuple[str, ...]
     counts: tuple[int, ...]
@@ -222,27 +260,28 @@ class ClassLabels(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """A head with the loss, metrics, decoding and scores that belong to it, made together so that they agree.
+    """Head with its loss, metrics, decoding and scores.
 
     Attributes:
-        labels: The classes.
-        column: The sample's column with the target.
-        single: Whether each sample has exactly one of the classes.
+        labels: Classes of the head.
+        column: Column of the sample with the target.
+        single_label: bool. True if each sample has exactly one class.
         encode: Raw column -> target tensor, in TensorFlow operations.
-        weight: One target -> its sample weight (scalar), from the class weights, in TensorFlow operations.
-        head: Features -> outputs by name (`logits`).
-        loss: A Keras loss over (target, logits).
-        metrics: Makes fresh Keras metrics over (target, logits), for the progress bar and early stopping.
-        score: Name of the score that early stopping and the gate read; higher is better.
-        decode: Outputs -> decoded outputs (`logits` -> `scores`), in `keras.ops`, part of every export.
-        scores: (targets (n, ...), scores (n, classes), whole=True) -> all scores by name, or `score` and what it needs.
-        correct: (targets, scores) -> value in [0, 1] of each sample, (n,); the mean is `score` or near it.
-        predict: One sample's scores -> the fields of its JSON line: label, score, scores.
-        per: Column whose value names the one head that is asked (`tasks/routing.py`); empty where it always is.
-        pool: How much such a head is held to the shared one on which it stands; 0 where it stands by itself.
-        space: What tells names that no training sample has, and those given at prediction; None for fixed classes.
-        read: Decoded outputs of a batch -> what `scores`, `correct` and `predict` take, of its samples.
-        places: Of a target that says where something is, which then is what makes it, not `encode`; else None.
+        weight: One target -> scalar sample weight from the class weights, in TensorFlow operations.
+        head: Features -> outputs by name, with `logits` among them.
+        loss: Keras loss of (target, logits).
+        make_metrics: Returns new Keras metrics of (target, logits), for the progress bar.
+        monitor: Name of the score that early stopping and the verification gate use; higher is better.
+        decode: Outputs -> decoded outputs (`logits` -> `scores`), in `keras.ops`; part of every exported file.
+        compute_metrics: (targets (n, ...), scores (n, classes), full_report=True) -> scores by name. With
+            full_report=False, slow scores may be missing, but not `monitor`.
+        per_sample_score: (targets, scores) -> score of each sample, 0 to 1, (n,); the mean approximates `monitor`.
+        format_prediction: Scores of one sample -> fields of its JSON line: label, score, scores.
+        heads_by: Column whose value selects the head of a sample (`tasks/routing.py`); empty if all heads apply.
+        l2_to_shared: float >= 0. L2 penalty of a per-group head's difference from the shared head; 0: independent head.
+        zero_shot: Functions for classes that are given at prediction; None for fixed classes.
+        postprocess: Decoded outputs of a batch -> the argument `scores` of the functions above.
+        localization: Target with a position in the image, which replaces `encode`; None for other tasks.
     """
 
     labels: ClassLabels
@@ -269,7 +308,7 @@ AugmentedBatch: TypeAlias = tuple[Any, dict[str, Any], dict[str, Any]]
 
 
 class BatchAugment(NamedTuple):
-    """An augment of whole batches: (inputs, targets by head, weights by head, stateless seed (2,)) -> all but that."""
+    """Augment of batches: (inputs, targets by head, weights by head, stateless seed (2,)) -> changed first three."""
 
     apply: Callable[[Any, dict[str, Any], dict[str, Any], Any], AugmentedBatch]
 
@@ -293,14 +332,15 @@ REGISTRIES = (
 
 
 SHARED = "shared"
-"""The head that answers all samples, where others answer those of one language or source."""
+"""Name of the head for all samples, beside the heads for one language or source each."""
 
 
 class ZeroShotSpace(NamedTuple):
-    """Where a head puts a sample, and the names that are near it.
+    """Functions of a head that embeds samples in the space of class names.
 
-    among: Names -> (the sample's point (dim,) -> the fields of its JSON line), for names that are given at prediction.
-    retrieval: (targets (n, classes), points (n, dim)) -> scores by name.
+    Attributes:
+        zero_shot_classifier: Class names -> (embedding of a sample (dim,) -> fields of its JSON line).
+        retrieval_metrics: (targets (n, classes), embeddings (n, dim)) -> scores by name.
     """
 
     zero_shot_classifier: Callable[[Sequence[str]], Callable[[np.ndarray], dict[str, Any]]]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tfx_finetune.types.aliases import Batch, PostprocessFn, PredictFn
-from tfx_finetune.types.components import MODALITY_MASK, PretrainedCfg
+from tfx_finetune.types.components import MODALITY_MASK
 
 if TYPE_CHECKING:
     import keras
@@ -134,14 +134,6 @@ class Compression:
     float_layers: tuple[str, ...] = ()
     sparsity: float = 0.0
     num_clusters: int = 0
-
-
-def load_pretrained_cfg(tower: Mapping[str, Any], folder: Path) -> PretrainedCfg:
-    """The card in a tower's entry of a manifest, its vocabulary where it lies in the bundle's folder."""
-    # JSON has no tuples.
-    values: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in tower["pretrained_cfg"].items()}
-    card = PretrainedCfg(**values)
-    return replace(card, vocabulary=str(folder / card.vocabulary)) if card.vocabulary else card
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from tfx_finetune.core import manifest
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.ops.functional import load_keras_model
 from tfx_finetune.types.components import BACKBONES, Backbone, Features, LayerGroup, PretrainedCfg
-from tfx_finetune.types.deployment import load_pretrained_cfg
 
 # A head names its layers `dense`, `dropout` and so on, as the tower's own layers may be named too.
 _PREFIX = "own_"
@@ -91,5 +90,5 @@ def _make_pretrained_cfg(folder: Path, manifest_data: Mapping[str, Any], tower: 
     """The tower's card; its weights come from the bundle, and their licence from where they came before."""
     digest = manifest_data["sha256"][manifest_data["files"]["keras"]["path"]]
     return dataclasses.replace(
-        load_pretrained_cfg(manifest_data["towers"][tower], folder), origin=str(folder), sha256=digest
+        PretrainedCfg.from_manifest(manifest_data["towers"][tower], folder), origin=str(folder), sha256=digest
     )
