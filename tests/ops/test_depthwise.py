@@ -1,4 +1,4 @@
-"""The gradient of wide depthwise kernels by columns, beside TensorFlow's own."""
+"""Kernel gradients of wide depthwise convolutions against those of TensorFlow."""
 
 import contextlib
 
@@ -13,17 +13,17 @@ from tfx_finetune.ops.depthwise import depthwise_conv2d, use_fast_depthwise_grad
 GRADIENT = "DepthwiseConv2dNativeBackpropFilter"
 
 
-def drawn(*shape):
+def random_tensor(*shape):
     return tf.constant(np.random.default_rng(0).normal(size=shape), tf.float32)
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("kernel", [(5, 5), (7, 7), (3, 4), (1, 6), (5, 2)])
-def test_gradients_are_those_of_tensorflow(kernel, stride, padding):
-    """Of what goes in and of the kernel, where sides are odd and even, and no multiple of the stride."""
-    x, weights = drawn(3, 8, 11, 4), drawn(*kernel, 4, 1)
-    found = []
+def test_gradients_equal_those_of_tensorflow(kernel, stride, padding):
+    """Output, input gradient and kernel gradient agree for odd and even sides that are no multiple of the stride."""
+    x, weights = random_tensor(3, 8, 11, 4), random_tensor(*kernel, 4, 1)
+    results = []
     for run in (
         lambda x, weights: depthwise_conv2d(x, weights, stride, padding),
         lambda x, weights: tf.nn.depthwise_conv2d(x, weights, [1, stride, stride, 1], padding),
@@ -31,14 +31,14 @@ def test_gradients_are_those_of_tensorflow(kernel, stride, padding):
         with tf.GradientTape() as tape:
             tape.watch([x, weights])
             y = run(x, weights)
-            loss = tf.reduce_sum(y * drawn(*y.shape))
-        found.append((y, *tape.gradient(loss, [x, weights])))
-    for mine, theirs in zip(*found, strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
+            loss = tf.reduce_sum(y * random_tensor(*y.shape))
+        results.append((y, *tape.gradient(loss, [x, weights])))
+    for value, reference in zip(*results, strict=True):
+        np.testing.assert_allclose(value, reference, rtol=1e-4, atol=1e-4)
 
 
-def network():
-    """A wide depthwise convolution that is trained, a frozen one, and a narrow one."""
+def build_network():
+    """A model with a frozen wide, a trainable wide and a trainable narrow depthwise convolution."""
     inputs = x = keras.Input((9, 10, 6))
     x = keras.layers.DepthwiseConv2D(5, padding="same", trainable=False)(x)
     x = keras.layers.DepthwiseConv2D(5, strides=2, padding="same", activation="relu6", name="wide")(x)
@@ -46,8 +46,8 @@ def network():
     return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
 
 
-def widths(model):
-    """Columns of the kernel gradients in the graph of a training step; that of the frozen kernel is never computed."""
+def gradient_widths(model):
+    """Return the columns of the kernel gradients in the graph of a training step; frozen kernels have none."""
 
     @tf.function
     def step(x):
@@ -59,28 +59,28 @@ def widths(model):
     return sorted(int(tf.get_static_value(op.inputs[1])[1]) for op in graph.get_operations() if op.type == GRADIENT)
 
 
-@pytest.mark.skipif(hardware.detect().device != "cpu", reason="a graphics card has its own way")
-def test_a_phase_has_them_and_leaves_nothing_behind():
-    """Of the kernels that are trained and wide; afterwards, and for exports, layers are what they were."""
-    model = network()
-    before = widths(model)
+@pytest.mark.skipif(hardware.detect().device != "cpu", reason="only replaced on a CPU")
+def test_fast_gradients_are_used_inside_the_block_only():
+    """Only trainable wide kernels are split into columns, and the layers are restored afterwards."""
+    model = build_network()
+    before = gradient_widths(model)
     with use_fast_depthwise_gradients(model):
-        during = widths(model)
-    assert (before, during, widths(model)) == ([3, 5, 5], [2, 3, 3, 5], [3, 5, 5])
+        during = gradient_widths(model)
+    assert (before, during, gradient_widths(model)) == ([3, 5, 5], [2, 3, 3, 5], [3, 5, 5])
     assert all("call" not in vars(layer) for layer in model.layers)
 
 
-def test_training_comes_to_the_same_weights():
-    """Three epochs of Keras's own loop."""
-    model = network()
-    start, ends = model.get_weights(), []
-    for quick in (False, True):
-        model.set_weights(start)
+def test_training_with_fast_gradients_gives_the_same_weights():
+    """Three epochs of `fit` give the same weights with and without fast gradients."""
+    model = build_network()
+    initial, results = model.get_weights(), []
+    for is_fast in (False, True):
+        model.set_weights(initial)
         model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
-        with use_fast_depthwise_gradients(model) if quick else contextlib.nullcontext():
-            model.fit(drawn(64, 9, 10, 6), drawn(64, 6), epochs=3, shuffle=False, verbose=0)
-        ends.append(model.get_weights())
-    moved = [np.abs(end - begin).max() for end, begin in zip(ends[0], start, strict=True)]
-    assert sum(change > 1e-3 for change in moved) == 3
-    for one, other in zip(*ends, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+        with use_fast_depthwise_gradients(model) if is_fast else contextlib.nullcontext():
+            model.fit(random_tensor(64, 9, 10, 6), random_tensor(64, 6), epochs=3, shuffle=False, verbose=0)
+        results.append(model.get_weights())
+    changes = [np.abs(after - before).max() for after, before in zip(results[0], initial, strict=True)]
+    assert sum(change > 1e-3 for change in changes) == 3
+    for weights, fast_weights in zip(*results, strict=True):
+        np.testing.assert_allclose(weights, fast_weights, atol=1e-6)

@@ -1,51 +1,10 @@
-"""Random changes of training samples: one file an augment.
+"""Random augmentations of training data.
 
-Each changes one decoded sample: uint8 pixels (height, width, channels) together with boxes and mask, float32 samples
-(samples,) of -1 to 1, or UTF-8; `mixup` and `cutmix` change batches. The same seed gives the same change.
+Most augments change one decoded sample: an image, uint8 (height, width, channels), together with its boxes and mask; a
+waveform, float32 (samples,) in -1 to 1; or a UTF-8 text. Augments of several samples (`mosaic`, `mixup_scenes`,
+`copy_paste`) combine images, and `mixup` and `cutmix` change batches. The same seed gives the same result.
 """
 
-from tfx_finetune.datasets.augments import (
-    augmix,
-    background,
-    blur,
-    color,
-    copy_paste,
-    crop,
-    erase,
-    flip,
-    gain,
-    gray,
-    mixing,
-    noise,
-    rand_augment,
-    rotate,
-    scenes,
-    shift,
-    spec_augment,
-    speed,
-    words,
-    zoom,
-)
+from tfx_finetune.datasets.augments import audio, geometric, mixing, multi_sample, photometric, policies, text
 
-__all__ = [
-    "augmix",
-    "background",
-    "blur",
-    "color",
-    "copy_paste",
-    "crop",
-    "erase",
-    "flip",
-    "gain",
-    "gray",
-    "mixing",
-    "noise",
-    "rand_augment",
-    "rotate",
-    "scenes",
-    "shift",
-    "spec_augment",
-    "speed",
-    "words",
-    "zoom",
-]
+__all__ = ["audio", "geometric", "mixing", "multi_sample", "photometric", "policies", "text"]

@@ -1,7 +1,6 @@
-"""Pictures: encoded bytes -> pixels -> model input, in TensorFlow operations.
+"""Image modality: encoded file -> pixels -> model input, in TensorFlow operations.
 
-The same operations stand in the training pipeline and in the exported SavedModel, so that a model sees the same
-pixels everywhere.
+The training pipeline and the exported SavedModel run the same operations, so that a model always gets the same pixels.
 """
 
 import functools
@@ -13,14 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.datasets.modalities.formats import decode_image
-from tfx_finetune.ops.pixels import luma
+from tfx_finetune.datasets.modalities.image_decoding import Color, decode_image
+from tfx_finetune.ops.image import rgb_to_luma
 from tfx_finetune.types.components import MODALITIES, Modality, PretrainedCfg, SamplePreview
 from tfx_finetune.types.localization import Letterbox
 
 Resize = Literal["pad", "crop", "stretch"]
 
-_THUMBNAIL = 160
+_THUMBNAIL_SIDE = 160
 _COLORS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128), "grey": (128, 128, 128)}
 
 
@@ -33,44 +32,47 @@ def image(
     background: str = "white",
     max_pixels: int = 100_000_000,
 ) -> Modality:
-    """Pictures as JPEG, PNG, GIF, BMP or WebP, or as pixels, made square.
+    """Images as JPEG, PNG, GIF, BMP or WebP, or as pixels, resized to a square.
 
     Args:
-        card: Says the size and the channels that the backbone wants.
-        resize: `pad` keeps the whole picture and its proportions, `crop` its proportions, `stretch` the whole
-            picture.
-        background: Colour behind transparency and padding: white, black, gray or #rrggbb.
-        max_pixels: Larger pictures are refused before they are decompressed.
+        pretrained_cfg: Side and number of channels of the model input.
+        resize: `pad` keeps the whole image and its aspect ratio, `crop` keeps the aspect ratio, `stretch` keeps the
+            whole image. Default `pad`.
+        background: white, black, gray or #rrggbb. Color behind transparent pixels and of the padding. Default white.
+        max_pixels: int. Images with more pixels are rejected before they are decompressed. Default 100 million.
+
+    Raises:
+        UserError: If the color is unknown.
     """
-    colour = parse_color(background)
+    color = parse_color(background)
     side = pretrained_cfg.size
 
-    # Twice the side leaves enough for a crop, and for the antialiasing of the rest of the way.
-    decompressed = _make_decoder(colour, max_pixels, 2 * side)
+    # Twice the side leaves enough pixels for a crop and for the antialiasing of the final resize.
+    decode_file = _make_decoder(color, max_pixels, 2 * side)
 
-    def to_pixels(raw: tf.Tensor) -> tf.Tensor:
+    def decode(raw: tf.Tensor) -> tf.Tensor:
         if raw.dtype == tf.string:
-            pixels = decompressed(raw)
+            pixels = decode_file(raw)
         else:
             pixels = raw if raw.shape.rank == 3 else raw[..., None]
             pixels = tf.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
-        return pixels if pretrained_cfg.channels == 3 else luma(pixels)
+        return pixels if pretrained_cfg.channels == 3 else rgb_to_luma(pixels)
 
-    back = tf.constant(
-        colour if pretrained_cfg.channels == 3 else luma(tf.constant([[colour]], tf.uint8))[0, 0], tf.uint8
+    background_pixel = tf.constant(
+        color if pretrained_cfg.channels == 3 else rgb_to_luma(tf.constant([[color]], tf.uint8))[0, 0], tf.uint8
     )
 
-    def blank() -> tf.Tensor:
-        return tf.zeros((side, side, pretrained_cfg.channels), tf.uint8) + back
+    def make_empty() -> tf.Tensor:
+        return tf.zeros((side, side, pretrained_cfg.channels), tf.uint8) + background_pixel
 
     return Modality(
         column="image",
-        decode=to_pixels,
-        prepare=lambda pixels: resize_to_square(pixels, side, resize, back),
+        decode=decode,
+        prepare=lambda pixels: resize_to_square(pixels, side, resize, background_pixel),
         shape=(side, side, pretrained_cfg.channels),
-        empty_value=blank,
+        empty_value=make_empty,
         portable=True,
-        unit="pictures",
+        unit="images",
         default_augments="flip()",
         error_message=describe_error,
         preview=lambda raw, prepared: SamplePreview(image=encode_thumbnail(prepared)),
@@ -79,38 +81,44 @@ def image(
 
 
 @functools.cache
-def _make_decoder(
-    background: tuple[int, int, int], max_pixels: int, sufficient_side: int
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    """`decode`, traced once, not by every pipeline and bundle: the branches for all formats take most of a second."""
+def _make_decoder(background: Color, max_pixels: int, sufficient_side: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Trace `decode_image` once for all pipelines and bundles: its branches take most of a second."""
     spec = tf.TensorSpec((), tf.string)
     return tf.function(lambda raw: decode_image(raw, background, max_pixels, sufficient_side), [spec], autograph=False)
 
 
 def resize_to_square(pixels: tf.Tensor, side: int, resize: Resize, background: tf.Tensor) -> tf.Tensor:
-    """Makes a picture square by antialiased bilinear resizing.
+    """Resize an image to a square, antialiased bilinear.
 
     Args:
         pixels: uint8 (height, width, channels).
-        side: Of the result.
-        resize: See `image`.
-        background: uint8 (channels,), for padding.
+        side: int >= 1. Side of the square in pixels.
+        resize: `pad`, `crop` or `stretch`, as in `image`.
+        background: uint8 (channels,). Color of the padding.
 
     Returns:
         uint8 (side, side, channels).
+
+    Examples:
+        >>> pixels = tf.constant([[[7], [7]]], tf.uint8)
+        >>> resize_to_square(pixels, 2, "stretch", tf.constant([0], tf.uint8))[..., 0].numpy().tolist()
+        [[7, 7], [7, 7]]
+        >>> resize_to_square(pixels, 2, "pad", tf.constant([0], tf.uint8))[..., 0].numpy().tolist()
+        [[7, 7], [0, 0]]
     """
     shape = tf.shape(pixels)[:2]
     target = _compute_resized_shape(shape, side, resize)
-    as_it_is = tf.reduce_all(tf.equal(shape, target))
-    resized = tf.cond(as_it_is, lambda: pixels, lambda: _resize(pixels, target))
-    square = tf.reduce_all(tf.equal(target, side))
-    shaped = {"pad": _pad_to_square, "crop": _center_crop}.get(resize)
-    fitted = tf.cond(square, lambda: resized, lambda: shaped(resized, side, background)) if shaped else resized
-    return tf.ensure_shape(fitted, (side, side, background.shape[0]))
+    has_target_shape = tf.reduce_all(tf.equal(shape, target))
+    resized = tf.cond(has_target_shape, lambda: pixels, lambda: _resize(pixels, target))
+    is_square = tf.reduce_all(tf.equal(target, side))
+    pad_or_crop = {"pad": _pad_to_square, "crop": _center_crop}.get(resize)
+    square = (
+        tf.cond(is_square, lambda: resized, lambda: pad_or_crop(resized, side, background)) if pad_or_crop else resized
+    )
+    return tf.ensure_shape(square, (side, side, background.shape[0]))
 
 
 def _pad_to_square(pixels: tf.Tensor, side: int, background: tf.Tensor) -> tf.Tensor:
-    """In the middle of a square."""
     height, width, channels = tf.unstack(tf.shape(pixels))
     above, left = (side - height) // 2, (side - width) // 2
 
@@ -122,13 +130,23 @@ def _pad_to_square(pixels: tf.Tensor, side: int, background: tf.Tensor) -> tf.Te
 
 
 def _center_crop(pixels: tf.Tensor, side: int, background: tf.Tensor) -> tf.Tensor:
-    """The middle square."""
     before = (tf.shape(pixels)[:2] - side) // 2
     return pixels[before[0] : before[0] + side, before[1] : before[1] + side]
 
 
 def compute_letterbox(shape: tf.Tensor, side: int, resize: Resize) -> Letterbox:
-    """How `fit` lays a picture of this height and width, (2,)."""
+    """Compute the scale and offset by which `resize_to_square` maps an image to the square.
+
+    Args:
+        shape: int32 (2,). Height and width of the image in pixels.
+        side: int >= 1. Side of the square in pixels.
+        resize: `pad`, `crop` or `stretch`, as in `image`.
+
+    Examples:
+        >>> letterbox = compute_letterbox(tf.constant([50, 100]), 200, "pad")
+        >>> letterbox.scale.numpy().tolist(), letterbox.offset.numpy().tolist()
+        ([2.0, 2.0], [50.0, 0.0])
+    """
     target = _compute_resized_shape(shape, side, resize)
     before = tf.cast(tf.abs(side - target) // 2, tf.float32)
     scale = tf.cast(target, tf.float32) / tf.cast(shape, tf.float32)
@@ -136,7 +154,7 @@ def compute_letterbox(shape: tf.Tensor, side: int, resize: Resize) -> Letterbox:
 
 
 def _compute_resized_shape(shape: tf.Tensor, side: int, resize: Resize) -> tf.Tensor:
-    """Height and width to which a picture of this height and width is resized, int32 (2,)."""
+    """Compute height and width int32 (2,) of the resized image, before padding or cropping."""
     if resize == "stretch":
         return tf.constant([side, side])
     size = tf.cast(shape, tf.float32)
@@ -144,39 +162,57 @@ def _compute_resized_shape(shape: tf.Tensor, side: int, resize: Resize) -> tf.Te
     return tf.maximum(tf.cast(tf.round(size * scale), tf.int32), 1)
 
 
-def parse_color(text: str) -> tuple[int, int, int]:
-    """Red, green and blue of a colour's name or #rrggbb.
+def parse_color(text: str) -> Color:
+    """Parse a color name or #rrggbb.
+
+    Args:
+        text: white, black, gray, grey or #rrggbb.
+
+    Returns:
+        Red, green and blue, 0 to 255.
 
     Raises:
-        UserError: It is neither.
+        UserError: If the text is neither.
+
+    Examples:
+        >>> parse_color("white"), parse_color("#204060")
+        ((255, 255, 255), (32, 64, 96))
     """
     if text.lower() in _COLORS:
         return _COLORS[text.lower()]
     if not re.fullmatch("#[0-9a-fA-F]{6}", text):
-        raise UserError("unknown colour", got=text, expected=[*_COLORS, "#rrggbb"])
+        raise UserError("Unknown color", got=text, expected=[*_COLORS, "#rrggbb"])
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
 
 
 def encode_thumbnail(pixels: np.ndarray) -> bytes:
-    """A JPEG file of pixels, uint8 (side, side, channels), made smaller where it is large."""
-    side = min(_THUMBNAIL, pixels.shape[0])
-    small = tf.cast(tf.image.resize(pixels, (side, side), antialias=True), tf.uint8)
-    return tf.io.encode_jpeg(small, quality=80).numpy()
+    """Encode an image as a JPEG of at most 160 pixels a side.
+
+    Args:
+        pixels: uint8 (side, side, channels).
+    """
+    side = min(_THUMBNAIL_SIDE, pixels.shape[0])
+    thumbnail = tf.cast(tf.image.resize(pixels, (side, side), antialias=True), tf.uint8)
+    return tf.io.encode_jpeg(thumbnail, quality=80).numpy()
 
 
 def describe_error(error: Exception) -> str:
-    """Why a picture cannot be decoded, in a few words, from the exception that decoding raised."""
-    text = getattr(error, "message", str(error))
-    if "assertion failed: " in text:
-        return "".join(re.findall(r"\[(.*?)\]", text.split("assertion failed: ")[1].splitlines()[0])).strip("'")
-    # Where the graph was made stands there too, in files and functions that may be called anything.
-    text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith('File "')) or text
-    for kind in ("JPEG", "PNG", "GIF", "BMP", "WebP"):
-        if kind.lower() in text.lower():
-            return f"truncated or corrupt {kind}"
-    return text.splitlines()[0].removeprefix("{{").strip()[:200]
+    """Return a short reason for an exception that TensorFlow raised while it decoded an image or text.
+
+    Args:
+        error: Exception of `Modality.decode`.
+    """
+    message = getattr(error, "message", str(error))
+    if "assertion failed: " in message:
+        return "".join(re.findall(r"\[(.*?)\]", message.split("assertion failed: ")[1].splitlines()[0])).strip("'")
+    # The message also has a traceback of the graph, whose files and functions may be named after a format.
+    message = "\n".join(line for line in message.splitlines() if not line.lstrip().startswith('File "')) or message
+    for image_format in ("JPEG", "PNG", "GIF", "BMP", "WebP"):
+        if image_format.lower() in message.lower():
+            return f"truncated or corrupt {image_format}"
+    return message.splitlines()[0].removeprefix("{{").strip()[:200]
 
 
 def _resize(pixels: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     resized = tf.image.resize(pixels, target, antialias=True)
-    return tf.cast(tf.round(resized), tf.uint8)  # a mean of pixels is never outside of 0 to 255
+    return tf.cast(tf.round(resized), tf.uint8)  # an average of pixels is always within 0 to 255

@@ -1,7 +1,7 @@
-"""Texts: UTF-8 -> normalized UTF-8 -> tokens.
+"""Text modality: UTF-8 -> normalized UTF-8 -> tokens.
 
-All but the normal forms of Unicode and the tokenizers of some towers are TensorFlow's own operations, which stand in
-the training pipeline and in the exported SavedModel alike.
+Everything except the Unicode normal forms and the tokenizers of some backbones runs in TensorFlow operations, in the
+training pipeline and in the exported SavedModel alike.
 """
 
 import unicodedata
@@ -16,9 +16,9 @@ from tfx_finetune.datasets.modalities.image import describe_error
 from tfx_finetune.datasets.modalities.tokenizers import TOKENIZERS
 from tfx_finetune.types.components import MODALITIES, Modality, PretrainedCfg, SamplePreview
 
-_MAX_PREVIEW_CHARS = 1_000  # characters
+_MAX_PREVIEW_CHARS = 1_000
 _BYTE_ORDER_MARK = "^\ufeff"
-# Blanks of any script, line breaks and control characters, a zero among them, which stands for no token.
+# Spaces of any script, line breaks and control characters, including U+0000, since token 0 means padding.
 _WHITESPACE = r"[\p{Z}\p{Cc}]+"
 
 
@@ -30,40 +30,41 @@ def text(
     normalize: Literal["none", "nfc", "nfkc"] = "none",
     max_bytes: int = 1_000_000,
 ) -> Modality:
-    """Texts in UTF-8, any run of blanks and control characters made one blank.
+    """Texts in UTF-8; every run of white space and control characters becomes one space.
 
-    A text of more tokens than the backbone takes is cut at its end.
+    A text with more tokens than the model input is cut at its end.
 
     Args:
-        card: Says the number of tokens that the backbone takes, and how they are made.
-        normalize: Unicode normal form that the text is brought into (Unicode Standard Annex 15): `nfkc` makes
-            full-width letters and ligatures ordinary ones. TensorFlow has no operation for it, so with one of them
-            the text goes in tokenized into an exported model. Tokenizers of pretrained towers bring their own.
-        max_bytes: Longer texts are refused; 1 or more.
+        pretrained_cfg: Number of tokens of the model input, and the tokenizer with its vocabulary.
+        normalize: Unicode normal form (Unicode Standard Annex 15): `nfkc` also replaces full-width letters and
+            ligatures by ordinary ones. TensorFlow has no operation for it, so an exported model then takes tokens
+            instead of text. Tokenizers of pretrained backbones have their own normalization. Default `none`.
+        max_bytes: int >= 1. Longer texts are rejected. Default 1 million.
 
     Raises:
-        UserError: An option is out of range, or a package for the card's tokenizer is missing.
+        UserError: If an option is out of range, or if the package or vocabulary of the tokenizer is missing.
     """
     if max_bytes < 1:
-        raise UserError("max_bytes of text is out of range", got=max_bytes, expected="1 or more")
+        raise UserError("Options of text() are out of range", got=f"max_bytes={max_bytes}", expected="max_bytes >= 1")
+    size = pretrained_cfg.size
     tokenizer = TOKENIZERS.build(
-        parse_spec(pretrained_cfg.tokenizer or "code_points()"), pretrained_cfg.vocabulary, pretrained_cfg.size
+        parse_spec(pretrained_cfg.tokenizer or "code_points()"), pretrained_cfg.vocabulary, size
     )
 
     def decode(raw: tf.Tensor) -> tf.Tensor:
-        checked = _check_text(raw, max_bytes)
+        content = _check_text(raw, max_bytes)
         if normalize != "none":
-            checked = _normalize_unicode(checked, "NFC" if normalize == "nfc" else "NFKC")
-        plain = tf.strings.regex_replace(tf.strings.regex_replace(checked, _BYTE_ORDER_MARK, ""), _WHITESPACE, " ")
-        plain = tf.strings.strip(plain)
-        with tf.control_dependencies([tf.debugging.Assert(plain != "", ["nothing but white space"])]):
-            return tf.identity(plain)
+            content = _normalize_unicode(content, "NFC" if normalize == "nfc" else "NFKC")
+        content = tf.strings.regex_replace(content, _BYTE_ORDER_MARK, "")
+        content = tf.strings.strip(tf.strings.regex_replace(content, _WHITESPACE, " "))
+        with tf.control_dependencies([tf.debugging.Assert(content != "", ["only white space"])]):
+            return tf.identity(content)
 
     return Modality(
         column="text",
         decode=decode,
-        prepare=lambda decoded: tf.ensure_shape(tokenizer.encode(decoded), (pretrained_cfg.size,)),
-        shape=(pretrained_cfg.size,),
+        prepare=lambda content: tf.ensure_shape(tokenizer.encode(content), (size,)),
+        shape=(size,),
         empty_value=lambda: tf.constant(""),
         portable=tokenizer.portable and normalize == "none",
         dtype="int32",
@@ -76,17 +77,17 @@ def text(
 
 def _check_text(raw: tf.Tensor, max_bytes: int) -> tf.Tensor:
     length = tf.strings.length(raw)
-    some = tf.debugging.Assert(length > 0, ["an empty text"])
-    fits = tf.debugging.Assert(length <= max_bytes, ["a text of ", length, f" bytes, at most {max_bytes}"])
-    with tf.control_dependencies([some, fits]):
+    is_not_empty = tf.debugging.Assert(length > 0, ["empty text"])
+    is_within_limit = tf.debugging.Assert(length <= max_bytes, ["text of ", length, f" bytes, at most {max_bytes}"])
+    with tf.control_dependencies([is_not_empty, is_within_limit]):
         raw = tf.identity(raw)
-    same = tf.strings.unicode_transcode(raw, "UTF-8", "UTF-8", errors="replace") == raw
-    with tf.control_dependencies([tf.debugging.Assert(same, ["not UTF-8"])]):
+    is_utf8 = tf.strings.unicode_transcode(raw, "UTF-8", "UTF-8", errors="replace") == raw
+    with tf.control_dependencies([tf.debugging.Assert(is_utf8, ["not UTF-8"])]):
         return tf.identity(raw)
 
 
-def _normalize_unicode(checked: tf.Tensor, form: Literal["NFC", "NFKC"]) -> tf.Tensor:
-    def normal(value: bytes | np.ndarray) -> bytes:
+def _normalize_unicode(content: tf.Tensor, form: Literal["NFC", "NFKC"]) -> tf.Tensor:
+    def normalize(value: bytes | np.ndarray) -> bytes:
         return unicodedata.normalize(form, np.asarray(value, object).item().decode()).encode()
 
-    return tf.ensure_shape(tf.numpy_function(normal, [checked], tf.string, stateful=False), ())
+    return tf.ensure_shape(tf.numpy_function(normalize, [content], tf.string, stateful=False), ())

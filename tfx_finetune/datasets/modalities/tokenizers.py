@@ -1,7 +1,7 @@
-"""Text -> tokens: what a weight card's `tokenizer` names.
+"""Tokenizers, which a backbone's `PretrainedCfg.tokenizer` names.
 
-Every tokenizer keeps 0 for the absence of a token. Its positional-only parameters are the file that the card names as
-its vocabulary, and how many tokens it gives.
+Token 0 is padding in every tokenizer. The positional-only parameters are the vocabulary file and the number of tokens,
+both of which the `PretrainedCfg` gives.
 """
 
 import functools
@@ -19,9 +19,11 @@ TOKENIZERS = Registry("tokenizer", __name__)
 
 
 class Tokenizer(NamedTuple):
-    """encode: Normalized UTF-8, scalar -> int32 (size,), cut or filled with zeros.
+    """Conversion of text to tokens.
 
-    portable: Whether that is made of TensorFlow's own operations, and so can stand inside a SavedModel.
+    Attributes:
+        encode: Normalized UTF-8, scalar string -> int32 (size,), cut or padded with 0.
+        portable: True if `encode` consists of TensorFlow operations, so that a SavedModel can contain it.
     """
 
     encode: Callable[[tf.Tensor], tf.Tensor]
@@ -30,18 +32,18 @@ class Tokenizer(NamedTuple):
 
 @TOKENIZERS.register
 def code_points(vocabulary: str, size: int, /, lower: bool = True) -> Tokenizer:
-    """Characters as numbers of Unicode.
+    """Unicode code points of the characters.
 
     Args:
-        vocabulary: None is needed.
-        size: Tokens.
-        lower: Whether capitals become small letters first, in all scripts that have them.
+        vocabulary: Not used.
+        size: int >= 1. Number of tokens.
+        lower: If True, text is converted to lower case first, in all scripts that have it. Default True.
     """
 
     def encode(text: tf.Tensor) -> tf.Tensor:
-        front = tf.strings.substr(text, 0, size, unit="UTF8_CHAR")
-        front = tf.strings.lower(front, encoding="utf-8") if lower else front
-        points = tf.strings.unicode_decode(front, "UTF-8")[:size]
+        start = tf.strings.substr(text, 0, size, unit="UTF8_CHAR")
+        start = tf.strings.lower(start, encoding="utf-8") if lower else start
+        points = tf.strings.unicode_decode(start, "UTF-8")[:size]
         return tf.pad(points, [[0, size - tf.shape(points)[0]]])
 
     return Tokenizer(encode, portable=True)
@@ -49,38 +51,44 @@ def code_points(vocabulary: str, size: int, /, lower: bool = True) -> Tokenizer:
 
 @TOKENIZERS.register
 def hugging_face(vocabulary: str, size: int, /, prefix: str = "", shift: int = 0) -> Tokenizer:
-    """A `tokenizer.json` of Hugging Face: WordPiece, Unigram, byte pairs, with normalization and special tokens.
+    """Tokenizer of a Hugging Face `tokenizer.json`: WordPiece, Unigram or BPE, with normalization and special tokens.
 
     Args:
-        vocabulary: The file.
-        size: Tokens, special ones among them.
-        prefix: What is put in front of every text, such as `query: `.
-        shift: Is added to the tokens, where the file's 0 is a token like others.
+        vocabulary: Path of the `tokenizer.json`.
+        size: int >= 1. Number of tokens, including special tokens.
+        prefix: Text in front of every input, such as `query: `. Default empty.
+        shift: int. Added to every token, for files in which 0 is an ordinary token. Default 0.
+
+    Raises:
+        UserError: If the file is not a vocabulary, or if the package tokenizers is not installed.
     """
 
-    def ids(text: str) -> Sequence[int]:
+    def encode_ids(text: str) -> Sequence[int]:
         return _load_hugging_face(vocabulary, size).encode(prefix + text).ids
 
-    return _wrap_python_tokenizer(ids, size, shift)
+    return _wrap_python_tokenizer(encode_ids, size, shift)
 
 
 @TOKENIZERS.register
 def sentence_piece(vocabulary: str, size: int, /, prefix: str = "", shift: int = 1) -> Tokenizer:
-    """A model of SentencePiece (Kudo and Richardson, arXiv 1808.06226), its tokens between begin and end.
+    """SentencePiece model (Kudo and Richardson, arXiv 1808.06226) with begin and end tokens.
 
     Args:
-        vocabulary: The model's file.
-        size: Tokens, begin and end among them.
-        prefix: What is put in front of every text.
-        shift: Is added to the tokens, whose first is 0.
+        vocabulary: Path of the model file.
+        size: int >= 2. Number of tokens, including begin and end.
+        prefix: Text in front of every input. Default empty.
+        shift: int. Added to every token, since 0 is an ordinary token of the model. Default 1.
+
+    Raises:
+        UserError: If the file is not a vocabulary, or if the package sentencepiece is not installed.
     """
 
-    def ids(text: str) -> Sequence[int]:
+    def encode_ids(text: str) -> Sequence[int]:
         model = _load_sentence_piece(vocabulary)
-        found = model.encode(prefix + text)[: size - 2]
-        return [model.bos_id(), *found, model.eos_id()]
+        pieces = model.encode(prefix + text)[: size - 2]
+        return [model.bos_id(), *pieces, model.eos_id()]
 
-    return _wrap_python_tokenizer(ids, size, shift)
+    return _wrap_python_tokenizer(encode_ids, size, shift)
 
 
 @functools.lru_cache(maxsize=8)
@@ -104,20 +112,20 @@ def _open_vocabulary(read: Callable[[str], Any], path: str) -> Any:
     except UserError:
         raise
     except Exception as error:
-        # The libraries raise types of their own, and plain Exception.
-        raise UserError("not a vocabulary of this tokenizer", got=f"{path} ({error})") from None
+        # The libraries raise error types of their own, and plain Exception.
+        raise UserError("The file is not a vocabulary of this tokenizer", got=f"{path} ({error})") from None
 
 
-def _wrap_python_tokenizer(ids: Callable[[str], Sequence[int]], size: int, shift: int) -> Tokenizer:
-    """A tokenizer that a Python library runs. A missing package or file shows at once, not in the pipeline."""
-    ids("")
+def _wrap_python_tokenizer(encode_ids: Callable[[str], Sequence[int]], size: int, shift: int) -> Tokenizer:
+    """Wrap a Python tokenizer, and encode an empty text at once so that a missing package or file is reported early."""
+    encode_ids("")
 
     def encode(text: bytes | np.ndarray) -> np.ndarray:
-        plain = np.asarray(text, object).item().decode()
-        # A missing text has no token at all, not those for begin and end either.
-        found = ids(plain) if plain else []
+        content = np.asarray(text, object).item().decode()
+        # A missing text has no tokens at all, not even begin and end.
+        ids = encode_ids(content) if content else []
         tokens = np.zeros(size, np.int32)
-        tokens[: len(found)] = np.array(found, np.int32) + shift
+        tokens[: len(ids)] = np.array(ids, np.int32) + shift
         return tokens
 
     return Tokenizer(lambda text: tf.numpy_function(encode, [text], tf.int32, stateful=False), portable=False)
