@@ -11,7 +11,8 @@ from tests.helpers.annotated_data import annotation, coco_file
 from tfx_finetune.bundle.coco_results import CocoResults
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
-from tfx_finetune.types.components import TASKS, ClassLabels
+from tfx_finetune.types.components import TASKS
+from tfx_finetune.types.task import ClassLabels
 
 IMAGES = [
     {"id": 7, "file_name": "a.png", "width": 20, "height": 10},

@@ -15,7 +15,8 @@ from tfx_finetune.models.build import build_model
 from tfx_finetune.models.split import split_model
 from tfx_finetune.ops import litert
 from tfx_finetune.run.plan import check
-from tfx_finetune.types.components import BACKBONES, FUSIONS, MODALITY_MASK, TASKS, ClassLabels
+from tfx_finetune.types.components import BACKBONES, FUSIONS, MODALITY_MASK, TASKS
+from tfx_finetune.types.task import ClassLabels
 
 TOWERS = "image=convnet(size=16, channels=3, widths=(4, 8)), text=bag_of_embeddings(size=12, dim=8, buckets=64)"
 COUNT = 6

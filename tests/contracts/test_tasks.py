@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.types.components import TASKS, ClassLabels, Features
+from tfx_finetune.types.components import TASKS, Features
+from tfx_finetune.types.task import ClassLabels
 
 NAMES = ("ägg", "bär und café", "猫", "🦊")
 LABELS = ClassLabels(NAMES, (40, 30, 20, 10), 100)

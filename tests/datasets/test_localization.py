@@ -22,8 +22,9 @@ from tfx_finetune.models.split import split_model
 from tfx_finetune.ops.image import read_image_size as exif_size
 from tfx_finetune.run.plan import check
 from tfx_finetune.tasks.outputs import to_original_image
-from tfx_finetune.types.components import MODALITIES, TASKS, ClassLabels, PretrainedCfg
+from tfx_finetune.types.components import MODALITIES, TASKS, PretrainedCfg
 from tfx_finetune.types.localization import IGNORE_INDEX
+from tfx_finetune.types.task import ClassLabels
 
 SIDE = 64
 # A bright rectangle of (left, top, right, bottom) on black pictures of (height, width).

@@ -22,7 +22,8 @@ from tfx_finetune.datasets.sources.in_memory import InMemorySource
 from tfx_finetune.datasets.survey import survey
 from tfx_finetune.ops.objects import Object, format_objects
 from tfx_finetune.run.plan import check
-from tfx_finetune.types.components import AUGMENTS, MODALITIES, TASKS, ClassLabels, PretrainedCfg
+from tfx_finetune.types.components import AUGMENTS, MODALITIES, TASKS, PretrainedCfg
+from tfx_finetune.types.task import ClassLabels
 
 SEEDS = st.integers(0, 10**6)
 TOLD = {

@@ -12,7 +12,7 @@ from tfx_finetune.datasets.labeled import load_labeled_data
 from tfx_finetune.deploy import golden
 from tfx_finetune.ops.functional import make_predict_fn
 from tfx_finetune.tasks.classify import classify
-from tfx_finetune.types.components import ClassLabels
+from tfx_finetune.types.task import ClassLabels
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from tfx_finetune.deploy.verify import max_abs_difference
 from tfx_finetune.evaluation.intervals import paired_interval, wilson_interval
 from tfx_finetune.tasks.classify import classify
 from tfx_finetune.tasks.tag import tag
-from tfx_finetune.types.components import ClassLabels
+from tfx_finetune.types.task import ClassLabels
 
 
 def outputs(right):

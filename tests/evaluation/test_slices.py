@@ -12,8 +12,9 @@ from tests.tasks.test_routing import SMALL, WORDS, table
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.evaluation import slices
 from tfx_finetune.report import page
-from tfx_finetune.types.components import TASKS, ClassLabels, SamplePreview
+from tfx_finetune.types.components import TASKS, SamplePreview
 from tfx_finetune.types.table import Table
+from tfx_finetune.types.task import ClassLabels
 
 
 @pytest.mark.parametrize(

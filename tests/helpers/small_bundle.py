@@ -10,8 +10,9 @@ from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.deploy.pack import create_bundle, describe_tower
 from tfx_finetune.models.layer_names import list_layer_names
 from tfx_finetune.models.network import Network
-from tfx_finetune.types.components import BACKBONES, EXPORTS, MODALITIES, TASKS, ClassLabels
+from tfx_finetune.types.components import BACKBONES, EXPORTS, MODALITIES, TASKS
 from tfx_finetune.types.deployment import Servable
+from tfx_finetune.types.task import ClassLabels
 
 
 def tower_bundle(folder: Path, spec: str, labels: tuple[str, ...] = ("a", "b", "c")) -> Bundle:

@@ -18,8 +18,9 @@ from tfx_finetune.core.options import replace_options
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.run import load_data
 from tfx_finetune.run.plan import check
-from tfx_finetune.types.components import MODALITIES, SPLITS, ClassLabels, Modality, PretrainedCfg, Source
+from tfx_finetune.types.components import MODALITIES, SPLITS, Modality, PretrainedCfg, Source
 from tfx_finetune.types.table import Table
+from tfx_finetune.types.task import ClassLabels
 
 
 def picture(path: Path, seed: int = 0) -> Path:

@@ -13,18 +13,10 @@ from tfx_finetune.core.spec import parse_spec, parse_specs
 from tfx_finetune.deploy.golden import GoldenSamples
 from tfx_finetune.deploy.pack import create_bundle, describe_tower
 from tfx_finetune.types.aliases import Batch, PredictFn
-from tfx_finetune.types.components import (
-    BACKBONES,
-    EXPORTS,
-    MODALITIES,
-    TASKS,
-    ClassLabels,
-    Modality,
-    PretrainedCfg,
-    Task,
-)
+from tfx_finetune.types.components import BACKBONES, EXPORTS, MODALITIES, TASKS, Modality, PretrainedCfg
 from tfx_finetune.types.deployment import Servable
 from tfx_finetune.types.table import Table
+from tfx_finetune.types.task import ClassLabels, Task
 
 ABOUT = {"name": "fält", "description": "flat fields", "version": "2", "author": "", "license": "Apache-2.0"}
 NAMES = ("ägg", "bär und café", "猫")

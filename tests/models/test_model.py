@@ -13,7 +13,8 @@ from tfx_finetune.models.build import build_model, build_towers, set_stochastic_
 from tfx_finetune.models.freezing import count_unfrozen_groups
 from tfx_finetune.models.split import split_model
 from tfx_finetune.run.plan import check
-from tfx_finetune.types.components import TASKS, Backbone, ClassLabels, LayerGroup, PretrainedCfg
+from tfx_finetune.types.components import TASKS, Backbone, LayerGroup, PretrainedCfg
+from tfx_finetune.types.task import ClassLabels
 
 LABELS = ClassLabels(("cat", "dog", "owl"), (3, 4, 5), 12)
 

@@ -15,8 +15,9 @@ from tfx_finetune.ops import detections
 from tfx_finetune.serve import rest
 from tfx_finetune.serve.model_version import ModelVersion
 from tfx_finetune.tasks import localization
-from tfx_finetune.types.components import BACKBONES, EXPORTS, MODALITIES, TASKS, ClassLabels
+from tfx_finetune.types.components import BACKBONES, EXPORTS, MODALITIES, TASKS
 from tfx_finetune.types.deployment import Servable
+from tfx_finetune.types.task import ClassLabels
 
 NAMES = ("ägg", "猫")
 ASKED = [(0.0, 0.6, 100), (0.0, 0.1, 100), (None, 0.6, 100), (0.0, 0.9, 3), (1.0, 0.5, 100), (0.0, 0.6, 0)]

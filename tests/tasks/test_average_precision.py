@@ -9,7 +9,7 @@ from pycocotools.cocoeval import COCOeval
 
 from tfx_finetune.tasks import average_precision, error_analysis
 from tfx_finetune.tasks.detect import detect
-from tfx_finetune.types.components import ClassLabels
+from tfx_finetune.types.task import ClassLabels
 
 NAMES = ("ägg", "猫", "🦊")
 TASK = detect(ClassLabels(NAMES, (6, 3, 1), 10), threshold=0.5)

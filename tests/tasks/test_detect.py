@@ -13,8 +13,9 @@ from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.ops.objects import Object, format_objects
 from tfx_finetune.tasks import dense_head
 from tfx_finetune.tasks.detect import detect
-from tfx_finetune.types.components import BACKBONES, ClassLabels, Features
+from tfx_finetune.types.components import BACKBONES, Features
 from tfx_finetune.types.localization import Letterbox
+from tfx_finetune.types.task import ClassLabels
 
 LABELS = ClassLabels(("ägg", "猫", "🦊"), (6, 3, 1), 10)
 TWO = ClassLabels(("a", "b"), (8, 8), 16)
@@ -75,11 +76,11 @@ def test_what_a_crop_leaves_out_is_cut_away():
     ("box", "left", "finding"),
     [
         ((0.5, 0, 0.5, 1), None, "boxes without area, left out"),
-        ((1.1, 0, 1.2, 1), None, "boxes outside of their picture, left out"),
-        (("nan", 0, 1, 1), None, "boxes whose edges are no numbers, left out"),
-        (("inf", 0, 1, 1), None, "boxes whose edges are no numbers, left out"),
-        ((0.5, 0.25, 0, 0), (0, 0, 32, 16), "boxes with their corners the other way round, put right"),
-        ((-0.5, 0.25, 0.5, 0.5), (0, 16, 32, 32), "boxes that reach beyond their picture, clipped"),
+        ((1.1, 0, 1.2, 1), None, "boxes outside the image, left out"),
+        (("nan", 0, 1, 1), None, "boxes with coordinates that are not finite, left out"),
+        (("inf", 0, 1, 1), None, "boxes with coordinates that are not finite, left out"),
+        ((0.5, 0.25, 0, 0), (0, 0, 32, 16), "boxes with swapped corners, repaired"),
+        ((-0.5, 0.25, 0.5, 0.5), (0, 16, 32, 32), "boxes beyond the image edge, clipped"),
         ((0.25, 0.25, 0.25001, 0.5), (16, 16, 17, 32), None),
         ((0.99999, 0.25, 1, 0.5), (63, 16, 64, 32), None),
     ],
@@ -125,7 +126,7 @@ def test_examine_says_which_classes_and_what_is_wrong():
     examine = detect(LABELS, max_objects=3).places.examine
     assert examine(format_objects([*good[:2], Object("🦊", 0, 0, 1, 1, crowd=True)]).encode()) == (
         *("猫\nägg", ""),
-        ("boxes that reach beyond their picture, clipped",),
+        ("boxes beyond the image edge, clipped",),
     )
     assert examine(b"") == ("", "", ())
     assert examine(format_objects([*good, good[0]]).encode())[1] == "has 4 objects, more than max_objects=3"

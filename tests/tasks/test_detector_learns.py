@@ -6,7 +6,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.types.components import BACKBONES, TASKS, ClassLabels, Features
+from tfx_finetune.types.components import BACKBONES, TASKS, Features
+from tfx_finetune.types.task import ClassLabels
 
 SIDE, MOST = 128, 6
 SHAPES = ("ellipse", "rectangle", "triangle")

@@ -11,7 +11,8 @@ from tests.tasks.test_segment import blobs, built
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.evaluation.scores import evaluate
 from tfx_finetune.training.callbacks import compute_validation_metrics
-from tfx_finetune.types.components import TASKS, ClassLabels
+from tfx_finetune.types.components import TASKS
+from tfx_finetune.types.task import ClassLabels
 
 LABELS = ClassLabels(("ä", "b", "c", "d", "e", "f"), (5,) * 6, 30)
 LATER = {

@@ -13,7 +13,8 @@ from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.evaluation.intervals import paired_interval
 from tfx_finetune.evaluation.scores import evaluate, mask_labeled
-from tfx_finetune.types.components import TASKS, ClassLabels
+from tfx_finetune.types.components import TASKS
+from tfx_finetune.types.task import ClassLabels
 
 WORDS = {"en": ("dog cat cow", "red blue pink"), "fi": ("koira kissa lehmä", "punainen sini pinkki")}
 """Words of two classes by language; `xx` below says the opposite of English."""

@@ -11,7 +11,7 @@ from sklearn import metrics
 
 from tfx_finetune.tasks.classify import compute_classification_metrics
 from tfx_finetune.tasks.tag import compute_tagging_metrics, label_ranking_average_precision, tag
-from tfx_finetune.types.components import ClassLabels
+from tfx_finetune.types.task import ClassLabels
 
 
 def names(count):

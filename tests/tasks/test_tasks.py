@@ -14,7 +14,8 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.tasks.classify import classify
 from tfx_finetune.tasks.head import compute_class_weights
 from tfx_finetune.tasks.tag import tag
-from tfx_finetune.types.components import ClassLabels, Features
+from tfx_finetune.types.components import Features
+from tfx_finetune.types.task import ClassLabels
 
 ABC = ClassLabels(("a", "b", "c"), (6, 3, 1), 10)
 LN2 = math.log(2)

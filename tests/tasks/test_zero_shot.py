@@ -12,7 +12,8 @@ from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.tasks import text_embeddings
 from tfx_finetune.tasks.translations import add_translations, get_names_in_language, load_translations, make_label_files
-from tfx_finetune.types.components import TASKS, ClassLabels
+from tfx_finetune.types.components import TASKS
+from tfx_finetune.types.task import ClassLabels
 
 NAMES = "label,language,text\nbar,es,raya\ndisc,es,disco\nsquare,es,cuadrado\ndisc,ja,円\nsquare,ja,四角\n"
 TOWER = "use_multilingual(size=16)"

@@ -25,8 +25,9 @@ from tfx_finetune.tasks import routing
 from tfx_finetune.tasks.outputs import postprocess_outputs
 from tfx_finetune.tasks.translations import check_language, parse_manifest_labels, select_outputs, translate_predictions
 from tfx_finetune.types.aliases import Batch, PredictFn
-from tfx_finetune.types.components import EXPORTS, MODALITIES, MODALITY_MASK, TASKS, Modality, PretrainedCfg, Task
+from tfx_finetune.types.components import EXPORTS, MODALITIES, MODALITY_MASK, TASKS, Modality, PretrainedCfg
 from tfx_finetune.types.deployment import Export, LoadedModel
+from tfx_finetune.types.task import Task
 
 # In float16, the largest difference among 90,000 probabilities of a segmenter was 0.022.
 _DENSE_TOLERANCE_FACTOR = 3

@@ -14,7 +14,7 @@ from tfx_finetune.core import files, progress
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.datasets.sources import coco_file
 from tfx_finetune.ops.annotations import normalize_class_name
-from tfx_finetune.types.components import Task
+from tfx_finetune.types.task import Task
 
 
 class CocoResults:

@@ -11,9 +11,10 @@ from PIL import Image, ImageOps
 
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.ops.exif import read_image_size
-from tfx_finetune.types.components import Modality, Task
+from tfx_finetune.ops.image import read_image_size
+from tfx_finetune.types.components import Modality
 from tfx_finetune.types.localization import IGNORE_INDEX
+from tfx_finetune.types.task import Task
 
 
 def to_original_pixels(output: np.ndarray, raw: bytes, modality: Modality) -> np.ndarray:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.types.components import LABEL_SEPARATOR, SPLITS, ClassLabels, Source, Task
+from tfx_finetune.types.components import LABEL_SEPARATOR, SPLITS, Source
 from tfx_finetune.types.table import Table
+from tfx_finetune.types.task import ClassLabels, Task
 
 
 def collect_labels(table: Table, source: Source, task: Task) -> ClassLabels:

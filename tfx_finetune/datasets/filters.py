@@ -8,8 +8,8 @@ import numpy as np
 from tfx_finetune.core import progress
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError, did_you_mean
-from tfx_finetune.types.components import Task
 from tfx_finetune.types.table import SLICE_COLUMNS, UNLABELED, Table
+from tfx_finetune.types.task import Task
 
 _LANGUAGE = "language"
 

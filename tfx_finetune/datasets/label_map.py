@@ -12,8 +12,9 @@ from tfx_finetune.core import progress
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.datasets.sources.table import read_rows
 from tfx_finetune.ops.tf_data import parallel_map
-from tfx_finetune.types.components import LABEL_SEPARATOR, Source, Task
+from tfx_finetune.types.components import LABEL_SEPARATOR, Source
 from tfx_finetune.types.table import Table
+from tfx_finetune.types.task import Task
 
 _FLAG = "--label_map"
 _COLUMN, _SOURCE_COLUMN = "label", "source"

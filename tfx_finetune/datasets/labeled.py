@@ -12,8 +12,9 @@ from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.datasets.sampler import EpochSampler
 from tfx_finetune.datasets.sources.infer_source import infer_source
 from tfx_finetune.datasets.survey import assign_columns, survey
-from tfx_finetune.types.components import SOURCES, Modality, Source, Task
+from tfx_finetune.types.components import SOURCES, Modality, Source
 from tfx_finetune.types.table import Table
+from tfx_finetune.types.task import Task
 
 
 def survey_labeled_data(

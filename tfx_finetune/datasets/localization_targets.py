@@ -5,8 +5,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfx_finetune.types.components import Modality, Source, Task
+from tfx_finetune.types.components import Modality, Source
 from tfx_finetune.types.localization import LocalizationTarget
+from tfx_finetune.types.task import Task
 
 
 def map_localization_columns(tasks: Mapping[str, Task]) -> dict[str, LocalizationTarget]:

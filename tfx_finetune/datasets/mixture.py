@@ -116,12 +116,15 @@ class MixtureSource:
 class RandomAccessMixture(MixtureSource):
     """The same of sources that can be read in any order."""
 
+    def __len__(self) -> int:
+        return sum(self.sizes.values())
+
     def __getitem__(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the sample at a place, a scalar, among those of all parts in order."""
         owner, own = (tf.gather(values, index) for values in self._member_indices)
 
         def reads(name: str, member: RandomAccessSource) -> Callable[[], dict[str, tf.Tensor]]:
-            return lambda: self._make_unify_fn(name)(member.at(own))
+            return lambda: self._make_unify_fn(name)(member[own])
 
         each = [reads(name, cast(RandomAccessSource, member)) for name, member in self.members.items()]
         sample: dict[str, tf.Tensor] = tf.switch_case(owner, each)

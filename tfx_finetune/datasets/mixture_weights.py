@@ -13,8 +13,8 @@ import numpy as np
 from tfx_finetune.core import progress
 from tfx_finetune.core.config import MixtureOptions, Run
 from tfx_finetune.core.errors import UserError, did_you_mean
-from tfx_finetune.types.components import Task
 from tfx_finetune.types.table import Table
+from tfx_finetune.types.task import Task
 
 _WEIGHTS_FORMAT = "numbers above 0, such as a=1, b=2"
 

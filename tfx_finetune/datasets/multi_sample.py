@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.ops.geometry import select_movable_fields
-from tfx_finetune.types.components import Source, Task
+from tfx_finetune.types.components import Source
 from tfx_finetune.types.localization import BACKGROUND, MultiSampleAugment, RandomAccessSource, SampleAugment
+from tfx_finetune.types.task import Task
 
 
 def check_augments(augments: Mapping[str, tuple[str, SampleAugment]], task_templates: Mapping[str, Task]) -> None:

@@ -26,9 +26,10 @@ from tfx_finetune.ops.tf_data import (
     without_autograph,
 )
 from tfx_finetune.types.aliases import Batch
-from tfx_finetune.types.components import MODALITY_MASK, Modality, Source, Task
+from tfx_finetune.types.components import MODALITY_MASK, Modality, Source
 from tfx_finetune.types.localization import MultiSampleAugment, RandomAccessSource, SampleAugment
 from tfx_finetune.types.table import Table
+from tfx_finetune.types.task import Task
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class Data:
     def _read_partner(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """A sample by its place in the source, with what moves beside its picture, neither of them changed."""
         ((tower, modality),) = self.modalities.items()
-        sample = cast(RandomAccessSource, self.source).at(index)
+        sample = cast(RandomAccessSource, self.source)[index]
         decoded = self._decode_towers(sample, [tower])
         return {modality.column: decoded[tower]} | localization_targets.read_annotations(
             self.tasks, self.source, sample, decoded

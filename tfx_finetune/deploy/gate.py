@@ -18,8 +18,8 @@ from tfx_finetune.ops.functional import make_predict_fn
 from tfx_finetune.tasks.outputs import postprocess_outputs
 from tfx_finetune.training.phase_data import cache_prepared_split
 from tfx_finetune.types.aliases import PredictFn
-from tfx_finetune.types.components import Task
 from tfx_finetune.types.deployment import Export, Servable
+from tfx_finetune.types.task import Task
 
 # A file is judged a dozen times and more.
 _MAX_SAMPLES = 256

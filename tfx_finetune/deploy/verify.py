@@ -22,8 +22,8 @@ from tfx_finetune.ops import litert
 from tfx_finetune.tasks.outputs import replace_outputs
 from tfx_finetune.training.feature_cache import FeatureStore
 from tfx_finetune.types.aliases import Batch, HeadFn
-from tfx_finetune.types.components import Task
 from tfx_finetune.types.deployment import Compression, LoadedModel
+from tfx_finetune.types.task import Task
 
 _REPEATS = 50
 

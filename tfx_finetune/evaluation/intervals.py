@@ -6,7 +6,7 @@ import numpy as np
 
 from tfx_finetune.evaluation.scores import mask_labeled
 from tfx_finetune.types.aliases import Batch
-from tfx_finetune.types.components import Task
+from tfx_finetune.types.task import Task
 
 _Z = 1.96  # quantile of the normal distribution for 95 %
 

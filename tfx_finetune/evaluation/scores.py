@@ -7,7 +7,7 @@ import numpy as np
 
 from tfx_finetune.tasks.outputs import postprocess_outputs, select_head_outputs
 from tfx_finetune.types.aliases import Batch
-from tfx_finetune.types.components import Task
+from tfx_finetune.types.task import Task
 
 
 def predict_batches(

@@ -10,8 +10,8 @@ import numpy as np
 
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.tasks.text_embeddings import RETRIEVAL_METRICS
-from tfx_finetune.types.components import Task
 from tfx_finetune.types.table import SLICE_COLUMNS, Table
+from tfx_finetune.types.task import Task
 
 _MAX_TEXTS_PER_LANGUAGE = 200
 # Scripts that are written without spaces: Thai and Lao, Myanmar, Khmer, kana, Chinese characters.

@@ -14,8 +14,8 @@ from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.datasets.class_names import iterate_classes
 from tfx_finetune.models.warm_start import InitBundle
 from tfx_finetune.tasks.translations import parse_manifest_labels
-from tfx_finetune.types.components import SHARED, ClassLabels, Task
 from tfx_finetune.types.table import Table
+from tfx_finetune.types.task import SHARED, ClassLabels, Task
 
 
 @dataclass(frozen=True)

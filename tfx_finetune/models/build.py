@@ -17,17 +17,9 @@ from tfx_finetune.models.network import PROJECTIONS, Network
 from tfx_finetune.models.warm_start import InitBundle
 from tfx_finetune.ops.functional import build_submodel
 from tfx_finetune.tasks import localization
-from tfx_finetune.types.components import (
-    ADAPTERS,
-    BACKBONES,
-    MODALITY_MASK,
-    SHARED,
-    Backbone,
-    Features,
-    FusionOutput,
-    Task,
-)
+from tfx_finetune.types.components import ADAPTERS, BACKBONES, MODALITY_MASK, Backbone, Features, FusionOutput
 from tfx_finetune.types.plan import Architecture
+from tfx_finetune.types.task import SHARED, Task
 
 
 def build_towers(architecture: Architecture, init_bundle: InitBundle | None = None) -> dict[str, Backbone]:

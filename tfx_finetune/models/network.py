@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 import keras
 
-from tfx_finetune.types.components import Backbone, Features, Fusion, LayerGroup, Task
+from tfx_finetune.types.components import Backbone, Features, Fusion, LayerGroup
 from tfx_finetune.types.plan import Architecture
+from tfx_finetune.types.task import Task
 
 PROJECTIONS = "fusion/projections"
 """Model output of a fusion with a contrastive loss: `FusionOutput.projections`."""

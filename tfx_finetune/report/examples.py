@@ -10,7 +10,7 @@ from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.report.page import LocalizationExample
 from tfx_finetune.training.feature_cache import FeatureStore
 from tfx_finetune.types.aliases import Batch
-from tfx_finetune.types.components import Task
+from tfx_finetune.types.task import Task
 
 # Per head: the images with the lowest scores, and others evenly spaced from the lowest to the highest score.
 _NUM_WORST, _NUM_SPREAD = 8, 8

@@ -26,8 +26,9 @@ from tfx_finetune.tasks.outputs import select_head_outputs
 from tfx_finetune.training.checkpoint import History
 from tfx_finetune.training.feature_cache import FeatureStore
 from tfx_finetune.types.aliases import Batch
-from tfx_finetune.types.components import LABEL_SEPARATOR, SPLITS, SamplePreview, Task
+from tfx_finetune.types.components import LABEL_SEPARATOR, SPLITS, SamplePreview
 from tfx_finetune.types.plan import Plan
+from tfx_finetune.types.task import Task
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tfx_finetune.deploy.verify import compute_mean_score
 from tfx_finetune.evaluation.records import ModalityAblation
 from tfx_finetune.evaluation.slices import WorstGroup
 from tfx_finetune.report.summary import RunResult
-from tfx_finetune.types.components import Task
+from tfx_finetune.types.task import Task
 
 
 def print_result(

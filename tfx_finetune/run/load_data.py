@@ -23,9 +23,10 @@ from tfx_finetune.run.resources import Resources
 from tfx_finetune.tasks import routing
 from tfx_finetune.tasks.routing import make_task_template
 from tfx_finetune.tasks.translations import add_translations, load_translations
-from tfx_finetune.types.components import TASKS, ClassLabels, Modality, PretrainedCfg, Source, Task
+from tfx_finetune.types.components import TASKS, Modality, PretrainedCfg, Source
 from tfx_finetune.types.plan import Plan
 from tfx_finetune.types.table import SLICE_COLUMNS, Table
+from tfx_finetune.types.task import ClassLabels, Task
 
 _NONE = Resources()
 

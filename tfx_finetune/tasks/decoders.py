@@ -9,7 +9,8 @@ import numpy as np
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.ops.levels import apply_batch_norm, apply_separable_conv, upsample
-from tfx_finetune.types.components import NECKS, ClassLabels, Features
+from tfx_finetune.types.components import NECKS, Features
+from tfx_finetune.types.task import ClassLabels
 
 Decoder = Literal["summed", "gated"]
 

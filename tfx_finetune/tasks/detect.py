@@ -13,7 +13,8 @@ from tfx_finetune.tasks.assigner import BoxLoss, DetectionLoss, TaskAlignedAssig
 from tfx_finetune.tasks.dense_head import make_dense_head
 from tfx_finetune.tasks.detection_targets import make_detection_target
 from tfx_finetune.tasks.postprocess import NMS_INPUTS, DetectionPostprocess
-from tfx_finetune.types.components import TASKS, ClassLabels, Task
+from tfx_finetune.types.components import TASKS
+from tfx_finetune.types.task import ClassLabels, Task
 
 
 @TASKS.register

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.types.components import ClassLabels, Features
+from tfx_finetune.types.components import Features
+from tfx_finetune.types.task import ClassLabels
 
 Init = Literal["zeros", "glorot", "he", "prior"]
 ClassWeights = Literal["none", "balanced"]

@@ -6,8 +6,9 @@ from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.datasets import multi_sample
-from tfx_finetune.types.components import Backbone, BatchAugment, Task
+from tfx_finetune.types.components import Backbone, BatchAugment
 from tfx_finetune.types.localization import SampleAugment
+from tfx_finetune.types.task import Task
 
 
 def check_heads(

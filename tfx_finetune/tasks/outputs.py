@@ -13,7 +13,8 @@ from tfx_finetune.types.localization import Letterbox
 
 if TYPE_CHECKING:
     from tfx_finetune.types.aliases import HeadFn, PostprocessFn, Tensor
-    from tfx_finetune.types.components import Modality, Task
+    from tfx_finetune.types.components import Modality
+    from tfx_finetune.types.task import Task
 
 
 def select_head_outputs(outputs: Mapping[str, Any], head: str) -> dict[str, Any]:

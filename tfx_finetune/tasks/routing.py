@@ -10,8 +10,9 @@ from tfx_finetune.core import progress
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.datasets.filters import get_heads_by
-from tfx_finetune.types.components import SHARED, TASKS, ClassLabels, Task
+from tfx_finetune.types.components import TASKS
 from tfx_finetune.types.table import Table
+from tfx_finetune.types.task import SHARED, ClassLabels, Task
 
 
 def check_heads_by(task_templates: Mapping[str, Task], heads_by: str) -> None:

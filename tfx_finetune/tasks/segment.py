@@ -17,8 +17,9 @@ from tfx_finetune.tasks.decoders import Decoder, make_segmentation_head
 from tfx_finetune.tasks.head import ClassWeights, check_options, compute_class_weights
 from tfx_finetune.tasks.segmentation_loss import CrossEntropyDice, check_sides
 from tfx_finetune.tasks.segmentation_metrics import compute_miou_per_image, compute_segmentation_metrics
-from tfx_finetune.types.components import NECKS, TASKS, ClassLabels, Task
+from tfx_finetune.types.components import NECKS, TASKS
 from tfx_finetune.types.localization import BACKGROUND, IGNORE_INDEX, Letterbox, LocalizationTarget
+from tfx_finetune.types.task import ClassLabels, Task
 
 
 @TASKS.register
@@ -89,9 +90,9 @@ def segment(
         postprocess=lambda outputs: np.asarray(outputs["mask"]).astype(np.uint8),
         localization=LocalizationTarget(
             levels=levels,
-            read_annotations=lambda raw, shape: {"mask": masks.read(raw, shape)},
+            read_annotations=lambda raw, shape: {"mask": masks.read_mask(raw, shape)},
             encode=encode,
-            check_annotations=masks.examine,
+            check_annotations=masks.check_mask,
             postprocess_fn=lambda outputs, limits=None: {"mask": outputs["mask"]},
             draw=lambda pixels, mask, truth: draw_mask(pixels, mask, colours, clear),
             has_class_indices=True,

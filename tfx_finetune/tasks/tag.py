@@ -11,7 +11,8 @@ from sklearn import metrics
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.tasks.head import ClassWeights, Init, check_options, compute_class_weights, make_classification_head
 from tfx_finetune.tasks.precision_recall import precision_recall_f1
-from tfx_finetune.types.components import LABEL_SEPARATOR, TASKS, ClassLabels, Task
+from tfx_finetune.types.components import LABEL_SEPARATOR, TASKS
+from tfx_finetune.types.task import ClassLabels, Task
 
 
 @TASKS.register

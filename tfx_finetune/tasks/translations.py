@@ -10,7 +10,8 @@ from tfx_finetune.core.spec import Spec
 from tfx_finetune.datasets.sources.in_memory import convert_to_text
 from tfx_finetune.ops.tf_data import as_numpy, get_schema
 from tfx_finetune.tasks.text_embeddings import EMBEDDING
-from tfx_finetune.types.components import SOURCES, ClassLabels, Task
+from tfx_finetune.types.components import SOURCES
+from tfx_finetune.types.task import ClassLabels, Task
 
 NamesByLanguage = Mapping[str, Mapping[str, str]]
 """Language -> class -> name."""

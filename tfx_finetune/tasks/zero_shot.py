@@ -18,7 +18,8 @@ from tfx_finetune.tasks.text_embeddings import (
     embed_texts,
     get_embedding_dim,
 )
-from tfx_finetune.types.components import BACKBONES, TASKS, ClassLabels, Features, Task, ZeroShotSpace
+from tfx_finetune.types.components import BACKBONES, TASKS, Features
+from tfx_finetune.types.task import ClassLabels, Task, ZeroShotSpace
 
 _MAX_SHOWN = 10
 

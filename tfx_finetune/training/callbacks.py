@@ -23,7 +23,7 @@ from tfx_finetune.training.weight_averaging import (
     standard_error,
 )
 from tfx_finetune.types.aliases import Batch
-from tfx_finetune.types.components import Task
+from tfx_finetune.types.task import Task
 
 RankingKey = tuple[float, float]
 """Validation score and negative validation loss; greater is better."""

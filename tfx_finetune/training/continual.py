@@ -27,7 +27,7 @@ from tfx_finetune.training.language_tasks import LanguageTask, get_sample_langua
 from tfx_finetune.training.merging import MERGES, SCALE_CANDIDATES
 from tfx_finetune.training.phase_data import precompute_features, prepare_validation_data
 from tfx_finetune.training.trainer import fit_phase
-from tfx_finetune.types.components import Task
+from tfx_finetune.types.task import Task
 
 
 def fit(

@@ -9,7 +9,7 @@ import numpy as np
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.types.aliases import Batch, PredictFn
-from tfx_finetune.types.components import Task
+from tfx_finetune.types.task import Task
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,17 @@ if TYPE_CHECKING:
     Symbol: TypeAlias = keras.KerasTensor
 
 HeadFn: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
-"""A head's own outputs, by their names alone -> what is made of them."""
+"""Function from the outputs of one head to other outputs of it; names have no prefix `<head>/`."""
 
 PostprocessFn: TypeAlias = Callable[..., dict[str, Any]]
-"""The same of a head that finds things in pictures, which may be told limits beside; see `Places.found`."""
+"""`HeadFn` of a detection or segmentation head, with an optional second argument `nms_inputs`; see
+`LocalizationTarget.postprocess_fn`."""
 
 Batch = dict[str, Any]
-"""Model inputs or outputs by name, NumPy arrays whose first axis is the sample."""
+"""Model inputs or outputs by name: NumPy arrays whose first axis is the sample."""
 
 PredictFn = Callable[[Batch], Batch]
-"""Prepared inputs -> decoded outputs, whatever runs them: Keras, a SavedModel, TFLite."""
+"""Function from prepared inputs to decoded outputs, run by Keras, a SavedModel, TFLite or another runtime."""
 
 AugmentFn = Callable[[dict[str, Any], Any], dict[str, Any]]
-"""(decoded sample, stateless seed of shape (2,)) -> sample, in TensorFlow operations; moves everything together."""
+"""(decoded sample, stateless seed (2,)) -> sample, in TensorFlow operations; annotations move with the image."""

@@ -1,4 +1,4 @@
-"""Layer 1: targets that say where in a picture something is, and how a picture lies in what a model sees of it."""
+"""Types of targets that are located in an image: boxes and masks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ if TYPE_CHECKING:
     from tfx_finetune.types.aliases import AugmentFn, PostprocessFn, Tensor
 
 IGNORE_INDEX = 255
-"""Value of a mask where nothing is learned and nothing is scored."""
+"""Mask value of pixels that have no label: they count in no loss and no score."""
 BACKGROUND = "background"
-"""The class of masks that is no thing."""
+"""Class name of mask pixels that belong to no object."""
 
 
 class Letterbox(NamedTuple):
-    """How a picture lies in the prepared one, a square of `side` pixels.
+    """Position of an image in the square model input: a point (y, x) of the image lies at (y, x) * scale + offset.
 
-    A point at (y, x) pixels of the picture comes to (y, x) * scale + offset, each (2,).
+    Attributes:
+        scale: float (2,). Factors in y and x.
+        offset: float (2,). Offsets in y and x, in pixels of the square.
+        side: int. Side of the square in pixels.
     """
 
     scale: Tensor
@@ -30,16 +33,17 @@ class Letterbox(NamedTuple):
 
 @dataclass(frozen=True)
 class MultiSampleAugment:
-    """An augment that puts other training samples into one.
+    """Augment that combines a training sample with other training samples.
 
     Attributes:
-        count: How many it takes.
-        probability: Share of the samples that it changes, 0 to 1.
-        apply: (sample, partners, stateless seed (2,)) -> sample, in TensorFlow operations. All are decoded and have
-            what moves beside the picture; partners are not augmented. Beside a mask, the sample has `things` bool
-            (256,), which of its values are no background, and beside boxes, too, `values` int32 (classes,), the value
-            of each of their classes, -1 of those that masks do not tell.
-        masked: Whether masks have to say whose the pixels are.
+        num_samples: int >= 1. Number of other samples that one call receives.
+        probability: float, 0 to 1. Fraction of the samples that are changed.
+        apply: (sample, other samples, stateless seed (2,)) -> sample, in TensorFlow operations. All samples are
+            decoded and have the fields of `LocalizationTarget.read_annotations`; the other samples are not augmented.
+            A sample with a mask also has `things`, bool (256,): True for mask values that are not background. A sample
+            with a mask and boxes also has `values`, int32 (classes,): the mask value of each box class, -1 for a class
+            that masks do not have.
+        needs_masks: bool. True if the augment cuts objects out by their masks. Default False.
     """
 
     num_samples: int
@@ -49,38 +53,45 @@ class MultiSampleAugment:
 
 
 SampleAugment: TypeAlias = "AugmentFn | MultiSampleAugment"
-"""An augment of single samples, with or without others."""
+"""Augment of single samples, or of a sample with other samples."""
 
 
 @runtime_checkable
 class RandomAccessSource(Protocol):
-    """A source that can be read in any order, as `Partners` need it."""
+    """Source whose samples can be read by index, as a `MultiSampleAugment` needs."""
 
-    def at(self, place: Tensor) -> dict[str, Tensor]:
-        """Returns the sample at a place, a scalar, among those of all parts in order."""
+    def __len__(self) -> int:
+        """Return the number of samples in all parts."""
+        ...
+
+    def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
+        """Return the sample at a scalar index, counted over all parts in order."""
         ...
 
 
 @dataclass(frozen=True)
 class LocalizationTarget:
-    """What makes a target that moves with its picture. `read` and `encode` are TensorFlow operations.
+    """Functions of a target that moves with its image. `read_annotations` and `encode` are TensorFlow operations.
 
     Attributes:
-        levels: What the head sees of `Features.pyramid`, from fine to coarse, such as P3, P4, P5.
-        read: (raw column, decoded picture's height and width (2,)) -> what augments move beside the picture: `mask`
-            uint8 (height, width, 1); or `boxes` float32 (n, 4) of left, top, right, bottom in shares of the picture's
-            width and height, `classes` int32 (n,), and `crowd` bool (n,), of what is neither learned nor scored.
-        encode: (what `read` gave, moved; the picture's height and width then, (2,); how it lies) -> target.
-        examine: Raw column -> the classes in it, joined by `LABEL_SEPARATOR`; why it cannot be used, or nothing; and
-            what `read` mends or leaves out of it, each in the words by which it is counted.
-        found: Decoded outputs (batch, ...) -> what a person wants of them, without the head's name, in TensorFlow
-            operations: `boxes` (batch, most, 4) of left, top, right, bottom in shares of the prepared picture,
-            `scores` and `labels` (batch, most); or `mask` uint8 (batch, side, side). It may be told `limits` by name.
-        draw: (pixels (height, width, channels), what is in them, whether that is a target, else what `Task.read` gave)
-            -> drawn pixels.
-        indexed: Whether those classes are places in `Source.labels`, as numbers.
-        program: A Python file that makes of a file's answers what was found; a bundle has a copy.
-        limits: What `found` may be told beside, (batch,) by name, with the type: thresholds in place of the head's own.
+        levels: Levels of `Features.pyramid` that the head reads, from fine to coarse, such as P3, P4, P5.
+        read_annotations: (raw column, height and width of the decoded image (2,)) -> fields that augments move with
+            the image. Either `mask`, uint8 (height, width, 1); or `boxes`, float32 (n, 4), left, top, right and bottom
+            as fractions of the image's width and height, `classes`, int32 (n,), and `crowd`, bool (n,), True for boxes
+            that count in no loss and no score.
+        encode: (augmented fields of `read_annotations`, height and width of the augmented image (2,), `Letterbox`) ->
+            target tensor.
+        check_annotations: Raw column -> (class names joined by `LABEL_SEPARATOR`, error or "", repairs that
+            `read_annotations` makes, each as a phrase that is counted).
+        postprocess_fn: (decoded outputs (batch, ...), optional `nms_inputs`) -> predictions without the head's prefix,
+            in TensorFlow operations. Either `boxes` (batch, n, 4), left, top, right and bottom as fractions of the
+            model input, with `scores` and `labels` (batch, n); or `mask`, uint8 (batch, side, side).
+        draw: (pixels (height, width, channels), target or output of `Task.postprocess`, True for a target) -> pixels
+            with the annotations drawn.
+        has_class_indices: bool. True if classes in annotations are indices of `Source.labels`. Default False.
+        helper_file: Path of a Python file, copied into bundles, that postprocesses outputs of an exported file.
+        nms_inputs: Name -> dtype of the optional inputs of `postprocess_fn`, each (batch,): thresholds that replace the
+            head's options.
     """
 
     levels: tuple[str, ...]

@@ -8,9 +8,10 @@ from pathlib import Path
 from tfx_finetune.core import assets
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.types.components import BatchAugment, Fusion, Task
+from tfx_finetune.types.components import BatchAugment, Fusion
 from tfx_finetune.types.deployment import Compression, Constraint, Export
 from tfx_finetune.types.localization import SampleAugment
+from tfx_finetune.types.task import Task
 from tfx_finetune.types.training import Objective
 
 

@@ -1,26 +1,35 @@
-"""Layer 1: what a survey finds of every sample of a source."""
+"""The table of all samples of a source, and the names of its splits and slice columns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-UNLABELED = "beside"
-"""The split of training samples whose labels are not learned: they stand beside others for `--auxiliary_losses` alone."""
+UNLABELED = "unlabeled"
+"""Split of training samples that have no labels for training; only `--auxiliary_losses` use them."""
+
+SLICE_COLUMNS = ("language", "source", "script")
+"""Columns whose values divide the test samples into slices; scores are computed for each slice."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """One row a sample of the source, in the order in which it is read; all arrays are (n,).
+    """Table with one row per sample of a source, in reading order. All arrays have the shape (n,).
 
     Attributes:
-        file: What a person would call the sample.
-        digest: Hash of the content, of all that any tower takes; empty where it cannot be read.
-        reason: Why the sample cannot be used; empty where it can.
-        split: `train`, `val`, `test`, `BESIDE`, or empty for a sample that is not used.
+        file: str array. Path or ID of each sample.
+        digest: str array. Hash of all inputs of each sample; empty if the sample cannot be read.
+        error: str array. Reason why a sample cannot be used; empty for a valid sample.
+        split: str array. `train`, `val`, `test`, `unlabeled`, or empty for a sample that is not used.
         columns: Label columns by name.
-        contents: Hash of what each tower takes; empty where a sample lacks it.
-        notes: What a person should know about the split.
+        digests: Hashes of each tower's input, by tower; empty if a sample lacks this input.
+        warnings: Remarks on the split, for the user.
+
+    Examples:
+        >>> rows = {"file": ["a.png", "b.png"], "digest": ["01", ""], "error": ["", "empty file"], "split": ["val", ""]}
+        >>> table = Table(**{name: np.array(values) for name, values in rows.items()}, columns={})
+        >>> table.size("val"), table.errors
+        (1, [('b.png', 'empty file')])
     """
 
     file: np.ndarray
@@ -32,14 +41,10 @@ class Table:
     warnings: tuple[str, ...] = ()
 
     def size(self, split: str) -> int:
-        """Samples of a split."""
+        """Return the number of samples in a split."""
         return int((self.split == split).sum())
 
     @property
     def errors(self) -> list[tuple[str, str]]:
-        """`(file, reason)` of every sample that cannot be used."""
-        return [(str(f), str(r)) for f, r in zip(self.file, self.error, strict=True) if r]
-
-
-SLICE_COLUMNS = ("language", "source", "script")
-"""Columns that say where a sample comes from; scores are given for each of their values."""
+        """`(file, error)` of every sample that cannot be used."""
+        return [(str(file), str(error)) for file, error in zip(self.file, self.error, strict=True) if error]
