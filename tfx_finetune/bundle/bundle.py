@@ -19,7 +19,7 @@ from tfx_finetune.core.manifest import read_manifest
 from tfx_finetune.core.registry import Registry
 from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.datasets import filters
-from tfx_finetune.datasets.sources.in_memory import find_files, format_path
+from tfx_finetune.datasets.sources.data_files import find_files, format_path
 from tfx_finetune.ops.tf_data import decode_or_empty
 from tfx_finetune.tasks import routing
 from tfx_finetune.tasks.outputs import postprocess_outputs

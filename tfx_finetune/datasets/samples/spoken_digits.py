@@ -1,4 +1,4 @@
-"""Spoken digits and letters: the prompts of the Asterisk telephone system, as Debian packages bring them."""
+"""Sample data: spoken digits and letters, from the Debian packages of prompts of the Asterisk telephone system."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,12 @@ from tfx_finetune.types.components import SOURCES, Source
 
 
 class Voice(NamedTuple):
-    """A person who recorded a package: the language, and what the names of the files end in."""
+    """Speaker of a package.
+
+    Attributes:
+        language: Language tag.
+        suffix: Suffix of the audio files.
+    """
 
     language: str
     suffix: str = ".wav"
@@ -42,36 +47,36 @@ def spoken_digits(
     test: str | tuple[str, ...] = (),
     val: str | tuple[str, ...] = (),
 ) -> Source:
-    """The digits 0 to 9 as eight people say them, once each, over the telephone (8,000 samples a second).
+    """Read the digits 0 to 9 as recorded by eight speakers, once each, in telephone quality (8 kHz).
 
-    The packages are used where they are installed, else downloaded into the cache without root. `group` is the voice,
-    so no voice stands on both sides of a split; `text` is the word.
+    Installed packages are used; others are downloaded into the cache without root. The column `group` is the voice,
+    which stays in one split. The column `text` is the word.
 
     Args:
-        languages: en, es, fr, it, ru; Spanish, French and Italian have two voices each.
-        letters: The letters a to z too, of the seven voices that recorded them.
-        test: A voice to test on, or several, the others being the training part: allison, allison_mx, july, june,
-            armelle, menardi, carlo, ivrvoice.
-        val: A voice to choose the best epoch on, or several.
+        languages: Languages of en, es, fr, it, ru. Spanish, French and Italian have two voices each. Default: all.
+        letters: If True, read the letters a to z too, which seven voices recorded. Default False.
+        test: Voice or voices of the test split; all others are training samples: allison, allison_mx, july, june,
+            armelle, menardi, carlo, ivrvoice. Default: no splits.
+        val: Voice or voices of the validation split. Default: none.
 
     Raises:
-        UserError: There is no such language or voice, or a package cannot be had.
+        UserError: If a language or voice does not exist, or a package cannot be downloaded.
     """
     for language in languages:
         if language not in WORDS:
-            todo = did_you_mean(language, WORDS)
-            raise UserError("no spoken digits in this language", got=language, expected=WORDS, hint=todo)
+            hint = did_you_mean(language, WORDS)
+            raise UserError("spoken_digits() has no such language", got=language, expected=WORDS, hint=hint)
     voices = [name for name, voice in VOICES.items() if voice.language in languages]
     if not voices:
-        raise UserError("spoken_digits without a language", expected=WORDS)
-    held = [(part, voice) for part, said in (("test", test), ("val", val)) for voice in _convert_to_tuple(said)]
-    named = [voice for _, voice in held]
-    for voice in named:
-        if voice not in voices or named.count(voice) > 1 or len(named) >= len(voices):
-            allowed = voices if len(voices) > 1 else "languages with several voices"
-            raise UserError("not a voice of these languages to hold out", got=voice, expected=allowed)
-    part = dict.fromkeys(voices, "train" if held else "all") | {voice: part for part, voice in held}
-    records = [record | {"split": part[name]} for name in voices for record in _make_records(name, letters)]
+        raise UserError("spoken_digits() needs a language", expected=WORDS)
+    held_out = [(part, voice) for part, value in (("test", test), ("val", val)) for voice in _convert_to_tuple(value)]
+    held_out_voices = [voice for _, voice in held_out]
+    for voice in held_out_voices:
+        if voice not in voices or held_out_voices.count(voice) > 1 or len(held_out_voices) >= len(voices):
+            expected = voices if len(voices) > 1 else "languages with several voices"
+            raise UserError("spoken_digits() cannot hold out the voice", got=voice, expected=expected)
+    part_of_voice = dict.fromkeys(voices, "train" if held_out else "all") | {voice: part for part, voice in held_out}
+    records = [record | {"split": part_of_voice[name]} for name in voices for record in _make_records(name, letters)]
     labels = (*map(str, range(10)), *(_LETTERS if letters else ()))
     return InMemorySource("spoken_digits", labels, ("audio",), group_columns_by_split(records))
 
@@ -82,8 +87,8 @@ def _convert_to_tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
 
 def _make_records(name: str, letters: bool) -> list[dict[str, str]]:
     voice, root = VOICES[name], assets.fetch(f"digits-{name}")
-    said = [("digits", str(digit), WORDS[voice.language][digit]) for digit in range(10)]
-    said += [("letters", letter, letter) for letter in _LETTERS if letters]
+    prompts = [("digits", str(digit), WORDS[voice.language][digit]) for digit in range(10)]
+    prompts += [("letters", letter, letter) for letter in _LETTERS if letters]
     return [
         {
             "audio": str(root / folder / f"{label}{voice.suffix}"),
@@ -93,6 +98,6 @@ def _make_records(name: str, letters: bool) -> list[dict[str, str]]:
             "group": name,
             "file": f"{name}/{folder}/{label}{voice.suffix}",
         }
-        for folder, label, word in said
+        for folder, label, word in prompts
         if (root / folder / f"{label}{voice.suffix}").is_file()
     ]

@@ -1,4 +1,4 @@
-"""Tux Paint's stamps on photographs of OpenCV's documentation, of two Debian packages: scenes known to the pixel."""
+"""Sample data: scenes of Tux Paint's stamps on photographs of OpenCV's documentation, from two Debian packages."""
 
 import hashlib
 import json
@@ -13,14 +13,21 @@ from PIL import Image
 
 from tfx_finetune.core import assets, files, hardware, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
-from tfx_finetune.datasets.samples.scene_generator import Scene, SceneGenerator, clear_caches, is_cut_out
-from tfx_finetune.datasets.sources.in_memory import InMemorySource, find_images
+from tfx_finetune.datasets.samples.scene_generator import (
+    Scene,
+    SceneGenerator,
+    SceneOptions,
+    clear_caches,
+    is_cut_out,
+)
+from tfx_finetune.datasets.sources.data_files import find_images
+from tfx_finetune.datasets.sources.in_memory import InMemorySource
 from tfx_finetune.ops.objects import format_objects
 from tfx_finetune.types.components import SOURCES, SPLITS, Source
 from tfx_finetune.types.localization import BACKGROUND
 
 CLASSES = ("animals/birds", "animals/mammals", "food/fruit", "plants/flowers", "symbols/money", "vehicles")
-# One photograph of each place, without drawings, overlays, and things of the classes above.
+# One photograph of each location, without drawings, overlays and objects of the classes above.
 PHOTOGRAPHS = (
     "examples/alphamat/input_images/plant.jpg",
     *(f"examples/data/{name}" for name in ("aero1.jpg", "basketball1.png", "board.jpg", "box_in_scene.png")),
@@ -38,11 +45,11 @@ PHOTOGRAPHS = (
     "opencv4/html/studentsSample_input.jpg",
 )
 _HELD_OUT_FRACTIONS = {"test": 0.25, "val": 0.15}
-"""Shares of things and photographs that no training scene has."""
-# Of what is drawn with the same options: scenes of another version are made anew.
+"""Fractions of the stamps and photographs that are held out from the training split."""
+# Raise this if the same options give other scenes, so that cached scenes are not used.
 _VERSION = 1
 _QUALITY = 95
-_Thing = TypeVar("_Thing", Path, str)
+_Item = TypeVar("_Item", Path, str)
 
 
 @SOURCES.register
@@ -58,72 +65,74 @@ def tux_scenes(
     min_visible: float = 0.25,
     seed: int = 0,
 ) -> Source:
-    """Scenes with boxes and masks that are exact: Tux Paint's cut-outs pasted on photographs of OpenCV's documentation.
+    """Generate scenes with exact boxes and masks: Tux Paint's stamps on photographs of OpenCV's documentation.
 
-    Stamps and photographs of one split are in no other one, and of a numbered series, as of coins, all are on one side.
-    A thing is boxed as far as it is not covered. Scenes are made once and kept in the cache; the packages
-    tuxpaint-stamps-default and opencv-doc are used where they are installed, else downloaded there without root.
+    No stamp or photograph is in two splits; a numbered series, such as coins, stays in one split. A box contains the
+    visible part of an object. Scenes are generated once, into the cache. The packages tuxpaint-stamps-default and
+    opencv-doc are used if they are installed, else downloaded into the cache without root.
 
     Args:
-        train, val, test: Scenes of each split; 0 leaves val or test out.
-        classes: Folders of the stamps; each is a class, called as its last part.
-        side: Of the square scenes, in pixels, 32 or more.
-        objects: Fewest and most things in a scene, 0 to 50.
-        scale: Range of a thing's longer side as a share of the scene's, within 0 to 1.
-        degrees: Most that a thing is turned, in either direction, 0 to 180.
-        min_visible: A thing of which a smaller share can be seen, 0 to 1, is a crowd, neither learned nor scored as a
-            box; in the mask it stands as what it is.
-        seed: Of splits and scenes alike. That of the run has no part in it, so that runs are compared on one data set.
+        train, val, test: int >= 0 (train: >= 1). Number of scenes of each split. Defaults 1500, 200, 400.
+        classes: Folders of stamps. Each is a class, named by the last part of the folder. Default: six folders.
+        side: int >= 32. Side of the square scenes in pixels. Default 320.
+        objects: Minimum and maximum number of objects in a scene, 0 to 50. Default (1, 6).
+        scale: Range of the longer side of an object as a fraction of the side of the scene, 0 to 1. Default
+            (0.15, 0.6).
+        degrees: float, 0 to 180. Maximum rotation of an object in either direction. Default 30.
+        min_visible: float, 0 to 1. An object with a smaller visible fraction is a crowd, whose box is neither trained
+            nor scored; the mask still contains it. Default 0.25.
+        seed: int >= 0. Seed of splits and scenes. It is independent of the seed of the run, so that runs can be
+            compared on the same data. Default 0.
 
     Raises:
-        UserError: An option is out of range, there is no such folder, or it has too few cut-outs.
+        UserError: If an option is out of range, a folder does not exist, or a folder has too few cut-outs.
     """
     counts = {"train": train, "val": val, "test": test}
     if train < 1 or min(val, test, seed) < 0 or side < 32 or not 0 <= degrees <= 180 or not 0 <= min_visible <= 1:
-        received = f"{counts}, side={side}, degrees={degrees}, min_visible={min_visible}, seed={seed}"
-        allowed = "1 or more of train, a side of 32 or more, degrees of 0 to 180, min_visible of 0 to 1"
-        raise UserError("tux_scenes is out of range", got=received, expected=allowed)
+        got = f"{counts}, side={side}, degrees={degrees}, min_visible={min_visible}, seed={seed}"
+        expected = "train of 1 or more, a side of 32 or more, degrees of 0 to 180, min_visible of 0 to 1"
+        raise UserError("An option of tux_scenes() is out of range", got=got, expected=expected)
     if not (0 <= objects[0] <= objects[1] <= 50 and 0 < scale[0] <= scale[1] <= 1):
-        allowed = "0 <= fewest <= most <= 50, and 0 < least <= most <= 1"
-        raise UserError("the ranges of tux_scenes are not ranges", got=f"{objects}, {scale}", expected=allowed)
-    made = make_generators(classes, side, objects, scale, degrees, min_visible, seed)
+        expected = "0 <= minimum <= maximum <= 50, and 0 < minimum <= maximum <= 1"
+        raise UserError("objects or scale of tux_scenes() is not a range", got=f"{objects}, {scale}", expected=expected)
+    generators = make_generators(classes, SceneOptions(side, objects, scale, degrees, min_visible), seed)
     parts = {part: count for part, count in counts.items() if count}
     labels = tuple(_get_class_name(folder) for folder in classes)
-    return InMemorySource(
-        "tux_scenes", (BACKGROUND, *labels), ("image", "mask"), _load_or_make_columns(made, parts, labels)
-    )
+    columns = _load_or_make_columns(generators, parts, labels)
+    return InMemorySource("tux_scenes", (BACKGROUND, *labels), ("image", "mask"), columns)
 
 
-def make_generators(
-    classes: Sequence[str],
-    side: int,
-    objects: tuple[int, int],
-    scale: tuple[float, float],
-    degrees: float,
-    min_visible: float,
-    seed: int,
-) -> dict[str, SceneGenerator]:
-    """What makes the scenes of each split; the options are those of `tux_scenes`."""
+def make_generators(classes: Sequence[str], options: SceneOptions, seed: int) -> dict[str, SceneGenerator]:
+    """Make the scene generator of each split.
+
+    Args:
+        classes: Folders of stamps; see `tux_scenes`.
+        options: Options of the scenes.
+        seed: int >= 0. Seed of splits and scenes.
+
+    Raises:
+        UserError: If a folder does not exist, has too few cut-outs, or two folders have the same class name.
+    """
     stamps, photographs = assets.fetch("tux-stamps"), assets.fetch("opencv-photographs")
     labels = [_get_class_name(folder) for folder in classes]
     if not labels or len(set(labels)) < len(labels) or BACKGROUND in labels:
-        raise UserError("classes of tux_scenes need names of their own", got=", ".join(classes) or "none")
-    places = _assign_splits({name: name for name in PHOTOGRAPHS}, seed)
-    things = {_get_class_name(folder): _find_cut_outs_by_split(stamps, folder, seed) for folder in classes}
-    return {
-        part: SceneGenerator(
-            {label: split[part] for label, split in things.items()},
-            # Debian 13 has all but one of them.
-            tuple(file for name in PHOTOGRAPHS if places[name] == part and (file := photographs / name).is_file()),
-            *(side, objects, scale, degrees, min_visible, (seed, number)),
-        )
-        for number, part in enumerate(SPLITS)
-    }
+        expected = "folders with different last parts"
+        raise UserError("classes of tux_scenes() are not unique", got=", ".join(classes) or "none", expected=expected)
+    photograph_splits = _assign_splits({name: name for name in PHOTOGRAPHS}, seed)
+    cut_outs = {_get_class_name(folder): _find_cut_outs_by_split(stamps, folder, seed) for folder in classes}
+    generators = {}
+    for index, part in enumerate(SPLITS):
+        names = [name for name in PHOTOGRAPHS if photograph_splits[name] == part]
+        # One of the photographs is missing in Debian 13.
+        files = tuple(file for name in names if (file := photographs / name).is_file())
+        class_files = {label: files_by_split[part] for label, files_by_split in cut_outs.items()}
+        generators[part] = SceneGenerator(class_files, files, options, (seed, index))
+    return generators
 
 
 def make_class_mask(scene: Scene, labels: Sequence[str]) -> np.ndarray:
-    """The classes of a scene, uint8 (side, side): 0 is the background, n the nth label."""
-    values = np.array([0, *(1 + labels.index(thing.label) for thing in scene.objects)], np.uint8)
+    """Return the class mask of a scene, uint8 (side, side): 0 for the background, n for the nth label."""
+    values = np.array([0, *(1 + labels.index(item.label) for item in scene.objects)], np.uint8)
     return values[scene.instances]
 
 
@@ -132,108 +141,103 @@ def _get_class_name(folder: str) -> str:
 
 
 def _find_cut_outs_by_split(root: Path, folder: str, seed: int) -> dict[str, tuple[Path, ...]]:
-    """Files of a class by split."""
+    """Return the cut-outs of a class by split."""
     if not folder.strip("/") or not (root / folder).is_dir():
-        known = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_dir())
-        todo = did_you_mean(folder, known)
-        raise UserError("no such folder of stamps", got=folder, expected=progress.shorten_list(known), hint=todo)
-    cut = [
-        path
-        for path in find_images(root / folder)
-        if path.suffix == ".png" and "_mirror" not in path.stem and is_cut_out(path)
-    ]
-    series = {path: _get_series_name(path.relative_to(root)) for path in cut}
-    if len(set(series.values())) < len(SPLITS):
-        received = f"{folder}: {len(set(series.values()))}"
-        raise UserError("too few cut-outs in a folder of stamps", got=received, expected="3 or more")
-    sides = _assign_splits(series, seed)
-    return {part: tuple(path for path in cut if sides[path] == part) for part in SPLITS}
+        folders = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_dir())
+        expected, hint = progress.shorten_list(folders), did_you_mean(folder, folders)
+        raise UserError("tux_scenes() has no such folder of stamps", got=folder, expected=expected, hint=hint)
+    stamps = [path for path in find_images(root / folder) if path.suffix == ".png" and "_mirror" not in path.stem]
+    cut_outs = [path for path in stamps if is_cut_out(path)]
+    series = {path: _get_series_name(path.relative_to(root)) for path in cut_outs}
+    if (count := len(set(series.values()))) < len(SPLITS):
+        got = f"{folder}: {count}"
+        raise UserError("A folder of stamps has too few cut-outs", got=got, expected=f"{len(SPLITS)} or more")
+    split_of_path = _assign_splits(series, seed)
+    return {part: tuple(path for path in cut_outs if split_of_path[path] == part) for part in SPLITS}
 
 
 def _get_series_name(path: Path) -> str:
-    """What numbered stamps of a folder have in common: `coins/` of 010.png and 020.png, which differ in the number."""
+    """Return the path of a stamp without its number, which all stamps of a series share: `coins/` for coins/010.png."""
     return (path.parent / re.sub(r"[-_]?\d+$|^\d+$", "", path.stem)).as_posix()
 
 
-def _assign_splits(series: Mapping[_Thing, str], seed: int) -> dict[_Thing, str]:
-    """The split of each thing: of their series in the order of hashes, those that fit into a share, one at least."""
-    members: dict[str, list[_Thing]] = {}
-    for thing, name in series.items():
-        members.setdefault(name, []).append(thing)
-    left = sorted(members, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
-    sides = dict.fromkeys(series, "train")
-    for part, share in _HELD_OUT_FRACTIONS.items():
-        room, taken = round(share * len(series)), []
-        for name in left:
-            if len(members[name]) <= room:
-                room -= len(members[name])
-                taken.append(name)
-        for name in taken or [min(left, key=lambda name: len(members[name]))]:
-            sides |= dict.fromkeys(members[name], part)
-            left.remove(name)
-    return sides
+def _assign_splits(series: Mapping[_Item, str], seed: int) -> dict[_Item, str]:
+    """Assign a split to each item; all items of a series get the same one.
+
+    Series are taken in the order of their hashes while they fit into the fraction of a held-out split. Every held-out
+    split gets at least one series.
+    """
+    members: dict[str, list[_Item]] = {}
+    for item, name in series.items():
+        members.setdefault(name, []).append(item)
+    remaining = sorted(members, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+    splits = dict.fromkeys(series, "train")
+    for part, fraction in _HELD_OUT_FRACTIONS.items():
+        capacity, names = round(fraction * len(series)), []
+        for name in remaining:
+            if len(members[name]) <= capacity:
+                capacity -= len(members[name])
+                names.append(name)
+        for name in names or [min(remaining, key=lambda name: len(members[name]))]:
+            splits |= dict.fromkeys(members[name], part)
+            remaining.remove(name)
+    return splits
 
 
 def _load_or_make_columns(
     generators: Mapping[str, SceneGenerator], parts: Mapping[str, int], labels: tuple[str, ...]
 ) -> dict[str, dict[str, list[str]]]:
-    """The columns of each part, whose scenes are made where the cache does not have them."""
-    folder = files.make_writable_folder(assets.get_cache_dir() / "scenes", "cache") / _compute_cache_key(
-        generators, parts, labels
-    )
+    """Return the columns of each part; generate the scenes if they are not in the cache."""
+    cache = files.make_writable_folder(assets.get_cache_dir() / "scenes", "cache")
+    folder = cache / _compute_cache_key(generators, parts, labels)
     if not folder.is_dir():
         with files.write_atomically(folder) as draft:
             _write_scenes(draft, generators, parts, labels)
-    texts = json.loads((folder / "objects.json").read_text("utf-8"))
-    found = {}
+    objects = json.loads((folder / "objects.json").read_text("utf-8"))
+    columns = {}
     for part, count in parts.items():
         names = [f"{part}/{number:05d}" for number in range(count)]
         paths = {
             "image": [f"{folder / name}.jpg" for name in names],
             "mask": [f"{folder / name}.png" for name in names],
         }
-        found[part] = paths | {"objects": texts[part], "file": names}
-    return found
+        columns[part] = paths | {"objects": objects[part], "file": names}
+    return columns
 
 
 def _write_scenes(
     folder: Path, generators: Mapping[str, SceneGenerator], parts: Mapping[str, int], labels: tuple[str, ...]
 ) -> None:
-    def one(part: str, number: int) -> str:
+    def write_scene(part: str, number: int) -> str:
         scene, path = generators[part].make_scene(number), folder / part / f"{number:05d}"
         Image.fromarray(scene.image).save(f"{path}.jpg", quality=_QUALITY, subsampling=0)
         Image.fromarray(make_class_mask(scene, labels)).save(f"{path}.png")
         return format_objects(scene.objects)
 
-    texts: dict[str, list[str]] = {}
+    objects: dict[str, list[str]] = {}
     with progress.bar("scenes", sum(parts.values())) as advance, ThreadPoolExecutor(hardware.detect().threads) as pool:
         for part, count in parts.items():
             (folder / part).mkdir(parents=True)
-            texts[part] = []
-            for text in pool.map(one, [part] * count, range(count)):
-                texts[part].append(text)
+            objects[part] = []
+            for text in pool.map(write_scene, [part] * count, range(count)):
+                objects[part].append(text)
                 advance()
     clear_caches()
-    (folder / "objects.json").write_text(json.dumps(texts), "utf-8")
+    (folder / "objects.json").write_text(json.dumps(objects), "utf-8")
 
 
 def _compute_cache_key(
     generators: Mapping[str, SceneGenerator], parts: Mapping[str, int], labels: tuple[str, ...]
 ) -> str:
-    """What determines the scenes: how they are made, and the content of what they are made of."""
-    used = {path for part in parts for path in _list_input_files(generators[part])}
-    contents = sorted((str(path.name), files.sha256(path)) for path in used)
-    how = [
-        [
-            part,
-            count,
-            *(str(value) for name, value in vars(generators[part]).items() if name not in ("things", "photographs")),
-        ]
-        for part, count in parts.items()
+    """Hash everything that determines the scenes: options, and names and contents of the input files."""
+    paths = {path for part in parts for path in _list_input_files(generators[part])}
+    contents = sorted((str(path.name), files.sha256(path)) for path in paths)
+    options = [
+        [part, count, *map(str, (*generators[part].options, generators[part].seed))] for part, count in parts.items()
     ]
-    sides = [[path.name for path in _list_input_files(generators[part])] for part in parts]
-    return hashlib.sha256(json.dumps([_VERSION, labels, how, contents, sides]).encode()).hexdigest()[:16]
+    names = [[path.name for path in _list_input_files(generators[part])] for part in parts]
+    return hashlib.sha256(json.dumps([_VERSION, labels, options, contents, names]).encode()).hexdigest()[:16]
 
 
 def _list_input_files(generator: SceneGenerator) -> list[Path]:
-    return [*generator.photographs, *(path for paths in generator.things.values() for path in paths)]
+    return [*generator.photographs, *(path for paths in generator.cut_outs.values() for path in paths)]

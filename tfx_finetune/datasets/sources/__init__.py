@@ -1,8 +1,8 @@
-"""Where samples come from: one file a source, registered by being imported here.
+"""Sources of samples, one file per source. Importing this package registers them.
 
-A sample has what a tower takes, `image` (encoded bytes, a path, or uint8 pixels of shape (height, width, channels)),
-`audio` (encoded bytes or a path) or `text` (UTF-8), and `label`, `objects` or `mask`; some have `split`, `group`,
-`source` and `language`. `--data` takes a path, too, of which it knows what lies there.
+A sample has content: `image` (encoded bytes, a path, or uint8 pixels (height, width, channels)), `audio` (encoded bytes
+or a path) or `text` (UTF-8). It has a target: `label`, `objects` or `mask`. Optional columns are `split`, `group`,
+`source` and `language`.
 """
 
 from tfx_finetune.datasets.sources import coco, folder, idx, masks, paired, table, tfds, voc, yolo

@@ -1,43 +1,26 @@
-"""A source whose samples are rows of columns in memory: paths, texts and labels, or small arrays."""
+"""Source of samples whose columns are in memory: paths, texts and labels, or small arrays."""
 
 import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Spellings of the splits, in lower case."""
-FILE_SUFFIXES = {
-    "image": (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp"),
-    "audio": (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
-    "text": (".txt",),
-}
-"""What files of each modality end in."""
-# Files that cannot be read are samples too: reading them fails, so that they are counted and listed, not overlooked.
-_UNSUPPORTED_SUFFIXES = {
-    "image": (".heic", ".heif", ".avif", ".tif", ".tiff", ".jp2", ".jxl"),
-    "audio": (".m4a", ".aac", ".wma", ".amr"),
-    "text": (),
-}
-# Copies and thumbnails that macOS archives and Synology drives put among a person's files.
-_SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")
-
 
 @dataclass(frozen=True)
 class InMemorySource:
-    """A `Source` of columns held as arrays of one length.
+    """A `Source` of columns in memory.
 
     Attributes:
         name: Short name of the data.
-        labels: Class names in order, where the data fixes it.
+        labels: Class names in order; empty if they are to be collected from the samples.
         paths: Columns that hold the path of a file.
-        parts: Columns by part: {"all": {"image": ..., "label": ..., "file": ...}}; an empty text is a gap.
-        notes: What was found in annotations, mended or left out, as it was said.
+        parts: Columns by part, such as {"all": {"image": ..., "label": ..., "file": ...}}. All columns of a part have
+            the same length. An empty string is a missing value.
+        warnings: Issues that were found in the annotations.
     """
 
     name: str
@@ -48,27 +31,45 @@ class InMemorySource:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Samples in each part."""
+        """Number of samples of each part."""
         return {part: len(columns["file"]) for part, columns in self.parts.items()}
 
     def read(self, part: str) -> tf.data.Dataset:
-        """Returns the samples of a part, in order."""
+        """Return the samples of a part, in order."""
         columns = {name: _convert_to_tensor(values) for name, values in self.parts[part].items()}
         return tf.data.Dataset.from_tensor_slices(columns)
 
+    def __len__(self) -> int:
+        return sum(self.sizes.values())
+
     def __getitem__(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns the sample at a place, a scalar, among those of all parts in order."""
+        """Return one sample.
+
+        Args:
+            index: int scalar. Position of the sample if all parts are read in order.
+        """
         return {name: tf.gather(values, index) for name, values in self._columns.items()}
 
     @functools.cached_property
     def _columns(self) -> dict[str, tf.Tensor]:
         parts = list(self.parts.values())
-        with tf.init_scope():  # outside of a graph that asks first, as others will ask too
+        with tf.init_scope():  # not in the graph of the first caller, because other graphs use the tensors too
             return {name: tf.concat([_convert_to_tensor(part[name]) for part in parts], 0) for name in parts[0]}
 
 
 def group_columns_by_split(records: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[str]]]:
-    """Turns records into columns by part: the parts of their `split` values, or `all` where no record has one."""
+    """Convert records to columns by part.
+
+    Args:
+        records: One record per sample. The value of `split` is its part; a record without a split belongs to `all`.
+
+    Returns:
+        Columns by part, in the order train, val, test, all. Missing values are empty strings.
+
+    Examples:
+        >>> group_columns_by_split([{"split": "test", "file": "a"}, {"split": "train", "file": "b"}])
+        {'train': {'file': ['b']}, 'test': {'file': ['a']}}
+    """
     parts: dict[str, list[Mapping[str, str]]] = {}
     for record in records:
         parts.setdefault(record.get("split") or "all", []).append(record)
@@ -77,54 +78,14 @@ def group_columns_by_split(records: Sequence[Mapping[str, str]]) -> dict[str, di
     return {part: {name: [record.get(name, "") for record in parts[part]] for name in names} for part in ordered}
 
 
-def find_files(folder: Path) -> dict[str, list[Path]]:
-    """Files below a folder by modality, sorted; links are followed, hidden and system files left out."""
-    files: dict[str, list[Path]] = {modality: [] for modality in FILE_SUFFIXES}
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=_raise_error):
-        folders[:] = [name for name in folders if not is_hidden(name) and not _is_loop(Path(place, name))]
-        for name in names:
-            if not is_hidden(name) and (modality := infer_modality(name)):
-                files[modality].append(Path(place, name))
-    return {modality: sorted(paths) for modality, paths in files.items()}
-
-
-def find_images(folder: Path) -> list[Path]:
-    """Picture files below a folder; see `found`."""
-    return find_files(folder)["image"]
-
-
-def list_split_folders(folder: Path) -> list[Path]:
-    """The sub-folders, sorted, where all of them are named after splits; else none."""
-    below = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
-    return below if all(path.name.lower() in SPLIT_NAMES for path in below) else []
-
-
-def map_files_by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
-    """Files by their path in a folder, without ending."""
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
-
-
-def infer_modality(name: str) -> str:
-    """The modality of a file, by its ending; empty where that says nothing."""
-    ending = Path(name).suffix.lower()
-    return next(
-        (modality for modality, own in FILE_SUFFIXES.items() if ending in own + _UNSUPPORTED_SUFFIXES[modality]), ""
-    )
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name was put there by a program, not by a person."""
-    return name.startswith(".") or name in _SYSTEM_FOLDERS
-
-
 def convert_to_text(value: Any) -> str:
-    """A column's value, which TensorFlow gives as bytes where it is a text."""
+    """Convert a value of a column to text; TensorFlow gives strings as bytes.
+
+    Examples:
+        >>> convert_to_text(b"cat"), convert_to_text(3)
+        ('cat', '3')
+    """
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def format_path(name: str) -> str:
-    """A file's name as text: names that are not UTF-8 (archives made on Windows) get replacement characters."""
-    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _convert_to_tensor(values: Any) -> Any:
@@ -132,17 +93,9 @@ def _convert_to_tensor(values: Any) -> Any:
 
 
 def _encode_path(value: str) -> bytes:
-    # Names of files that are not UTF-8 come as surrogates, which TensorFlow cannot encode by itself. JSON may hold any
-    # other half of a pair, which stays broken, so that the survey tells of it.
+    # File names that are not UTF-8 contain surrogates, which TensorFlow cannot encode. JSON may contain lone surrogates
+    # of other kinds: they stay invalid UTF-8, so that the survey lists the sample.
     try:
         return os.fsencode(value)
     except UnicodeEncodeError:
         return value.encode("utf-8", "surrogatepass")
-
-
-def _is_loop(folder: Path) -> bool:
-    return folder.is_symlink() and folder.resolve() in (parent.resolve() for parent in folder.absolute().parents)
-
-
-def _raise_error(error: OSError) -> None:
-    raise error

@@ -1,4 +1,4 @@
-"""Several sources of one kind each, joined by label: pictures of one, sounds of another, texts of a third."""
+"""Source of pairs: images, audio files and texts of different sources, joined by label."""
 
 import contextlib
 import hashlib
@@ -23,14 +23,13 @@ from tfx_finetune.types.components import SOURCES, SPLITS, Source
 
 @dataclass(frozen=True)
 class Member:
-    """What one source contributes.
+    """Samples of one of the sources.
 
     Attributes:
-        content: Its column, a tensor (n, ...).
-        is_path: Whether that holds paths.
-        label: (n,) array.
-        file: (n,) array of names.
-        side: (n,) array: the part in which each stands, empty for none.
+        content: Tensor (n, ...) of the column that is paired.
+        is_path: True if the column holds paths.
+        label, file: Object arrays (n,) of labels and sample names.
+        split: Object array (n,) of splits; empty for samples that are left out.
     """
 
     content: tf.Tensor
@@ -42,13 +41,13 @@ class Member:
 
 @dataclass(frozen=True)
 class PairedSource:
-    """A `Source` of rows of its members, of which each part has its own.
+    """A `Source` of pairs of samples.
 
     Attributes:
-        name: Of the data.
-        labels: Class names in order.
-        members: By column.
-        parts: For each part, (n, members): which row of each member.
+        name: Name of the data.
+        labels: Class names in order; empty if they are to be collected from the samples.
+        members: Samples of each source, by column.
+        parts: int array (pairs, members) of each part: the row of each member.
     """
 
     name: str
@@ -58,7 +57,7 @@ class PairedSource:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Pairs in each part."""
+        """Number of pairs of each part."""
         return {part: len(rows) for part, rows in self.parts.items()}
 
     @property
@@ -67,19 +66,23 @@ class PairedSource:
         return tuple(name for name, member in self.members.items() if member.is_path)
 
     def read(self, part: str) -> tf.data.Dataset:
-        """Returns the pairs of a part, in order."""
+        """Return the pairs of a part, in order."""
         labels = tf.constant(next(iter(self.members.values())).label)
         files = [tf.constant(member.file) for member in self.members.values()]
 
-        def pair(rows: tf.Tensor) -> dict[str, tf.Tensor]:
-            each = tf.unstack(rows, len(self.members))
-            found = {name: tf.gather(m.content, row) for (name, m), row in zip(self.members.items(), each, strict=True)}
-            label = tf.gather(labels, each[0])
-            file = tf.strings.join([tf.gather(*one) for one in zip(files, each, strict=True)], " + ")
-            # Pairs share what they are made of, so none can leave its part.
-            return found | {"label": label, "file": file, "group": tf.strings.join([f"{part}/", label])}
+        def make_sample(rows: tf.Tensor) -> dict[str, tf.Tensor]:
+            indices = tf.unstack(rows, len(self.members))
+            contents = {
+                name: tf.gather(member.content, index)
+                for (name, member), index in zip(self.members.items(), indices, strict=True)
+            }
+            label = tf.gather(labels, indices[0])
+            names = [tf.gather(file, index) for file, index in zip(files, indices, strict=True)]
+            # Pairs of a part share samples, so that none of them may leave its part: they are one group per label.
+            group = tf.strings.join([f"{part}/", label])
+            return contents | {"label": label, "file": tf.strings.join(names, " + "), "group": group}
 
-        return parallel_map(tf.data.Dataset.from_tensor_slices(self.parts[part]), pair)
+        return parallel_map(tf.data.Dataset.from_tensor_slices(self.parts[part]), make_sample)
 
 
 @SOURCES.register
@@ -92,56 +95,57 @@ def paired(
     limit: int = 0,
     seed: int = 0,
 ) -> Source:
-    """Pictures, sounds and texts of different sources, put together at random where their label is the same.
+    """Pair images, audio files and texts of different sources at random within each label.
 
-    Each source is split by itself first: into the parts that it comes with, the others cut out of its training part by
-    its groups. Only then are samples paired, within a part, so that nothing stands on two sides of the split. Of a
-    held-out part is left out what an earlier one has too, such as a word that two languages share.
+    Each source is split first: its own splits are kept, missing ones are cut from its training part by its groups.
+    Samples are then paired within a split, so that no sample is in two splits. Content that an earlier split has too,
+    such as a word that two languages share, is left out of the later one.
 
-    Every sample of the source that has most of a label comes once, those of the others are repeated. What a source
-    gives besides paths, such as texts and small arrays, is kept in memory.
+    Within each label, every sample of the source with most samples is used once; those of other sources are repeated.
+    Content other than paths, such as texts and small arrays, is kept in memory.
 
     Args:
-        image: A source of pictures: a spec such as idx(package='mnist'), or a path in quotes.
-        audio: A source of sounds.
-        text: A source of texts.
-        test: Share to test on, of sources without such a part, between 0 and 1.
-        val: Share to choose the best epoch on, likewise, together less than 1; 0 for none.
-        limit: Most pairs of a label in each part; 0 for as many as there are samples.
-        seed: Of the splits and of the pairing.
+        image: Source of images: a spec such as idx(package='mnist'), or a path in quotes.
+        audio: Source of audio files.
+        text: Source of texts.
+        test: float, 0 to 1. Fraction of the test split, for sources without one. Default 0.25.
+        val: float, 0 to 1. Fraction of the validation split, for sources without one; 0 for none. Default 0.1.
+        limit: int >= 0. Maximum number of pairs per label and split. Default 0: no limit.
+        seed: int >= 0. Seed of the splits and of the pairs. Default 0.
 
     Raises:
-        UserError: There are fewer than two sources, one lacks what it is named after, or their labels differ.
+        UserError: If there are fewer than two sources, a source lacks the column that it is named after, or the labels
+            of the sources differ.
     """
-    wanted = {name: data for name, data in {"image": image, "audio": audio, "text": text}.items() if data}
-    if len(wanted) < 2:
-        allowed = "two or more of image, audio and text"
-        raise UserError("paired wants several sources", got=", ".join(wanted) or "none", expected=allowed)
+    specs = {name: spec for name, spec in {"image": image, "audio": audio, "text": text}.items() if spec}
+    if len(specs) < 2:
+        expected = "two or more of image, audio and text"
+        raise UserError("paired() needs several sources", got=", ".join(specs) or "none", expected=expected)
     if not (0 < test < 1 and 0 <= val < 1 and test + val < 1) or limit < 0 or seed < 0:
-        received = f"test={test}, val={val}, limit={limit}, seed={seed}"
-        raise UserError("paired is out of range", got=received, expected="shares of less than 1, others from 0")
-    sources = {name: SOURCES.build(infer_source(str(data))) for name, data in wanted.items()}
-    shares = {"test": test} | ({"val": val} if val else {})
-    members = {name: _read_member(name, source, shares, seed) for name, source in sources.items()}
+        got = f"test={test}, val={val}, limit={limit}, seed={seed}"
+        expected = "fractions whose sum is less than 1, and other numbers of 0 or more"
+        raise UserError("An option of paired() is out of range", got=got, expected=expected)
+    sources = {name: SOURCES.build(infer_source(str(spec))) for name, spec in specs.items()}
+    fractions = {"test": test} | ({"val": val} if val else {})
+    members = {name: _read_member(name, source, fractions, seed) for name, source in sources.items()}
     _check_labels({name: set(member.label) for name, member in members.items()}, "")
     parts = {}
-    for position, part in enumerate(SPLITS):
-        sides = {name: set(member.label[member.split == part]) for name, member in members.items()}
-        if part == "val" and not val and not all(sides.values()):
+    for index, part in enumerate(SPLITS):
+        labels_by_source = {name: set(member.label[member.split == part]) for name, member in members.items()}
+        if part == "val" and not val and not all(labels_by_source.values()):
             continue
-        _check_labels(sides, part)
-        rng = np.random.default_rng((seed, position))
-        parts[part] = _sample_pairs(list(members.values()), part, limit, rng)
-    label = set(next(iter(members.values())).label)
-    ordered = next((source.labels for source in sources.values() if set(source.labels) == label), ())
-    return PairedSource("_".join(source.name for source in sources.values()), ordered, members, parts)
+        _check_labels(labels_by_source, part)
+        parts[part] = _sample_pairs(list(members.values()), part, limit, np.random.default_rng((seed, index)))
+    used_labels = set(next(iter(members.values())).label)
+    labels = next((source.labels for source in sources.values() if set(source.labels) == used_labels), ())
+    return PairedSource("_".join(source.name for source in sources.values()), labels, members, parts)
 
 
 def _read_member(name: str, source: Source, fractions: Mapping[str, float], seed: int) -> Member:
-    """Reads a source and splits it."""
-    known = get_schema(source)
-    if name not in known:
-        raise UserError(f"this source has no {name} to pair", got=source.name, expected=list(known))
+    """Read all samples of a source and split them."""
+    schema = get_schema(source)
+    if name not in schema:
+        raise UserError(f"A source of paired() has no column {name}", got=source.name, expected=list(schema))
     rows = [
         (sample[name], *(convert_to_text(sample.get(column, b"")) for column in ("label", "file", "group")), part)
         for part in source.sizes
@@ -149,65 +153,68 @@ def _read_member(name: str, source: Source, fractions: Mapping[str, float], seed
         if not isinstance(sample[name], bytes) or sample[name]
     ]
     if not rows:
-        raise UserError(f"this source has no {name} to pair", got=source.name)
-    content, *others = zip(*rows, strict=True)
-    label, file, group, side = (np.array(column, object) for column in others)
-    part = "all" if "all" in source.sizes else "train"
-    lacking = {held: share for held, share in fractions.items() if held not in source.sizes}
-    cut = np.flatnonzero(side == part)
-    # By groups and names, not by content: equal words would tie all languages together.
-    side[cut] = splits.split_by_stratified_groups(file[cut], label[cut], group[cut], lacking, seed)
+        raise UserError(f"A source of paired() has no values in the column {name}", got=source.name)
+    contents, *others = zip(*rows, strict=True)
+    label, file, group, split = (np.array(column, object) for column in others)
+    train_part = "all" if "all" in source.sizes else "train"
+    missing_splits = {held_out: fraction for held_out, fraction in fractions.items() if held_out not in source.sizes}
+    train_rows = np.flatnonzero(split == train_part)
+    # By group and file name, not by content: equal words would connect all languages.
+    split[train_rows] = splits.split_by_stratified_groups(
+        file[train_rows], label[train_rows], group[train_rows], missing_splits, seed
+    )
     is_path = name in source.paths
-    _drop_duplicates(name, [_compute_content_digest(value, is_path) for value in content], side)
-    values = np.array(content, object) if isinstance(content[0], bytes) else np.stack(content)
-    return Member(tf.constant(values), is_path, label, file, side)
+    _drop_duplicates(name, [_compute_content_digest(content, is_path) for content in contents], split)
+    values = np.array(contents, object) if isinstance(contents[0], bytes) else np.stack(contents)
+    return Member(tf.constant(values), is_path, label, file, split)
 
 
 def _drop_duplicates(name: str, digests: Sequence[str], split: np.ndarray) -> None:
-    """Takes out of each part what an earlier one has."""
-    seen: set[str] = set()
+    """Clear, in place, the split of samples whose content is in an earlier split."""
+    earlier_digests: set[str] = set()
     for part in SPLITS:
         rows = np.flatnonzero(split == part).tolist()
-        copies = [row for row in rows if digests[row] in seen]
-        split[copies] = ""
-        if copies:
-            said = f"{len(copies)} of {len(rows)} samples of {name} in {part} are left out"
-            progress.log(f"{said}: an earlier part has the same")
-        seen |= {digests[row] for row in rows}
+        duplicates = [row for row in rows if digests[row] in earlier_digests]
+        split[duplicates] = ""
+        if duplicates:
+            counts = f"{len(duplicates)} of {len(rows)} samples of {name} in {part}"
+            progress.log(f"{counts} are left out, because an earlier split has the same content")
+        earlier_digests |= {digests[row] for row in rows}
 
 
 def _check_labels(labels_by_source: Mapping[str, set[str]], part: str) -> None:
-    """Raises a `UserError` that names what differs where sources do not have the same labels."""
-    every = set().union(*labels_by_source.values())
-    where = f" in {part}" if part else ""
-    todo = "hold out more of them" if part else "leave them out of the others"
-    if not every:
-        raise UserError(f"the sources to pair have nothing{where}", got=", ".join(labels_by_source), hint=todo)
-    lacking = {name: sorted(every - labels) for name, labels in labels_by_source.items() if labels != every}
-    if lacking:
-        received = "; ".join(f"{name} lacks {', '.join(labels)}" for name, labels in lacking.items())
-        raise UserError(f"the sources to pair have different labels{where}", got=received, hint=todo)
+    """Raise a `UserError` if the sources do not have the same labels."""
+    all_labels = set().union(*labels_by_source.values())
+    in_part = f" in the split {part}" if part else ""
+    hint = "hold out more of them" if part else "leave these labels out of the other sources"
+    if not all_labels:
+        raise UserError(f"The sources of paired() have no samples{in_part}", got=", ".join(labels_by_source), hint=hint)
+    missing = {name: sorted(all_labels - labels) for name, labels in labels_by_source.items() if labels != all_labels}
+    if missing:
+        got = "; ".join(f"{name} lacks {', '.join(labels)}" for name, labels in missing.items())
+        raise UserError(f"The sources of paired() have different labels{in_part}", got=got, hint=hint)
 
 
 def _sample_pairs(members: Sequence[Member], part: str, limit: int, rng: np.random.Generator) -> np.ndarray:
-    """Rows of the members (pairs, members), those of one label together, in random order."""
-    found = []
+    """Return rows of the members, int array (pairs, members), in random order."""
+    pairs = []
     for label in sorted(set(members[0].label[members[0].split == part])):
-        each = [np.flatnonzero((member.split == part) & (member.label == label)) for member in members]
-        most = max(map(len, each))
-        found.append(np.stack([_sample_rows(rows, min(limit or most, most), rng) for rows in each], 1))
-    rows = np.concatenate(found)
+        rows_by_member = [np.flatnonzero((member.split == part) & (member.label == label)) for member in members]
+        max_count = max(map(len, rows_by_member))
+        count = min(limit or max_count, max_count)
+        pairs.append(np.stack([_sample_rows(rows, count, rng) for rows in rows_by_member], 1))
+    rows = np.concatenate(pairs)
     return rows[rng.permutation(len(rows))]
 
 
 def _sample_rows(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """So many of the rows, each as often as the others but for one time."""
+    """Return `count` of the rows in random order; counts of two rows differ by at most one."""
     rounds = -(-count // len(rows))
     return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:count]
 
 
 def _compute_content_digest(content: Any, is_path: bool) -> str:
-    """Hash of a content; of a file that cannot be read, which the survey tells of, that of its path."""
+    """Hash a content; for a file that cannot be read, which the survey reports, hash its path."""
     if is_path:
         with contextlib.suppress(OSError, ValueError):
             content = Path(os.fsdecode(content)).read_bytes()

@@ -1,23 +1,18 @@
-"""A CSV or JSON-lines file of pictures, sounds and texts, and their labels."""
+"""Source of a CSV or JSON-lines table of images, audio files and texts with their labels."""
 
 import csv
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from tfx_finetune.core.errors import UserError, did_you_mean
-from tfx_finetune.datasets.sources.in_memory import (
-    FILE_SUFFIXES,
-    SPLIT_NAMES,
-    InMemorySource,
-    group_columns_by_split,
-    infer_modality,
-)
+from tfx_finetune.datasets.sources.data_files import FILE_SUFFIXES, SPLIT_NAMES, infer_modality
+from tfx_finetune.datasets.sources.in_memory import InMemorySource, group_columns_by_split
 from tfx_finetune.types.components import LABEL_SEPARATOR, SOURCES, SPLITS, Source
 
-# A long text is a sample like others, which its modality takes or refuses; by itself Python refuses the whole table.
+# A long text is one sample, which its modality accepts or rejects; by default, Python rejects the whole table.
 csv.field_size_limit(2**31 - 1)
 
 _PATH_NAMES = ("path", "file", "filename")
@@ -27,125 +22,139 @@ _OTHER_NAMES = ("split", "group", "source", "language")
 
 @SOURCES.register
 def table(path: str, image: str = "", label: str = "", separator: str = ";", audio: str = "", text: str = "") -> Source:
-    """A table of samples: CSV (also with semicolons or tabs, as spreadsheets write it), TSV or JSON lines.
+    """Read a table of samples: CSV (with commas, semicolons or tabs), TSV or JSON lines.
 
-    Columns: what the sample consists of, which is the path of a picture, the path of a sound, the text itself, or
-    several of these; its label (several joined by `separator`, or a list in JSON), and, where they are there, `split`
-    (train, val, test), `group` (samples of a group stay together), `source` and `language`. Paths are relative to
-    the table. All further columns are kept, so that a head may name one as its `column`.
+    Columns:
 
-    A cell is empty where the sample has no picture, sound or text. The survey leaves out and lists a row in which
-    all are empty.
+    - content: path of an image, path of an audio file, the text itself, or several of these. An empty cell is a missing
+      value. The survey leaves out rows without any content.
+    - label: one label, or several joined by `separator`; in JSON also a list.
+    - split: train, val or test. Optional.
+    - group: samples of a group stay in one split. Optional.
+    - source, language: optional.
+
+    Paths are relative to the table. Other columns are kept, so that a head may use one as its `column`.
 
     Args:
-        path: The table.
-        image: Column with the path of a picture; by default the first of path, file, filename, image.
-        label: Column with the label; by default the first of label, labels, class.
-        separator: Between several labels of one sample; empty where a label may hold it.
-        audio: Column with the path of a sound; by default `audio`, or path, file, filename where those end so.
-        text: Column with the text; by default `text`, or path, file, filename where those end in .txt.
+        path: Table file.
+        image: Column of image paths. Default: the first of path, file, filename, image.
+        label: Column of labels. Default: the first of label, labels, class.
+        separator: Separator of several labels of a sample; empty if labels may contain it. Default `;`.
+        audio: Column of audio paths. Default: audio; or path, file, filename if its values have the suffix of audio
+            files.
+        text: Column of texts. Default: text; or path, file, filename if its values end with .txt.
 
     Raises:
-        UserError: The table cannot be read, or lacks a column or a value.
+        UserError: If the table cannot be read, or if a column or a value is missing.
     """
-    place = Path(path).expanduser()
-    rows = list(read_rows(place))
+    file = Path(path).expanduser()
+    rows = list(read_rows(file))
     if not rows:
-        raise UserError("an empty table", got=path)
+        raise UserError("The table is empty", got=path)
     columns = list(dict.fromkeys(name for _, row in rows for name in row))
-    content, paths = _find_content_columns(place, columns, rows, {"image": image, "audio": audio, "text": text})
-    label = _require_column(place, columns, label, _LABEL_NAMES, "label")
-    records = [_make_record(place, line, row, content, paths, label, separator) for line, row in rows]
+    content, paths = _find_content_columns(file, columns, rows, {"image": image, "audio": audio, "text": text})
+    label = _require_column(file, columns, label, _LABEL_NAMES, "label")
+    layout = _Layout(file, content, paths, label, separator)
+    records = [_make_record(layout, line, row) for line, row in rows]
     parts = group_columns_by_split(records)
     if "all" in parts and len(parts) > 1:
         line = next(line for (line, _), record in zip(rows, records, strict=True) if not record["split"])
-        raise UserError("some rows have a split and some have none", got=f"{place}, line {line}", expected=SPLITS)
-    return InMemorySource(place.stem, (), paths, parts)
+        raise UserError("A row has no split, but other rows have one", got=f"{file}, line {line}", expected=SPLITS)
+    return InMemorySource(file.stem, (), paths, parts)
+
+
+class _Layout(NamedTuple):
+    """Meaning of the columns of a table.
+
+    Attributes:
+        file: Table file.
+        content: Column of each modality that the table has.
+        paths: Modalities whose column holds paths.
+        label: Column of the labels.
+        separator: Separator of several labels.
+    """
+
+    file: Path
+    content: Mapping[str, str]
+    paths: tuple[str, ...]
+    label: str
+    separator: str
 
 
 def _find_content_columns(
-    path: Path, columns: list[str], rows: Sequence[tuple[int, Mapping[str, Any]]], column_options: Mapping[str, str]
+    file: Path, columns: list[str], rows: Sequence[tuple[int, Mapping[str, Any]]], column_options: Mapping[str, str]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The table's column for each modality that it has, and the modalities that are given by paths."""
+    """Return the column of each modality that the table has, and the modalities whose columns hold paths."""
     names = {modality: _find_column(columns, (modality,)) for modality in FILE_SUFFIXES}
-    paths = {"image", "audio"}
-    taken = [name for name in column_options.values() if name]
-    if general := _find_column([column for column in columns if column not in taken], _PATH_NAMES):
-        example = next((str(row[general]) for _, row in rows if row.get(general)), "")
+    path_modalities = {"image", "audio"}
+    chosen_columns = [name for name in column_options.values() if name]
+    if path_column := _find_column([column for column in columns if column not in chosen_columns], _PATH_NAMES):
+        example = next((str(row[path_column]) for _, row in rows if row.get(path_column)), "")
         modality = infer_modality(example) or "image"
-        names[modality] = general
+        names[modality] = path_column
         if not column_options[modality]:
-            paths.add(modality)
+            path_modalities.add(modality)
     for modality, name in column_options.items():
-        names[modality] = _require_column(path, columns, name, (), modality) if name else names[modality]
+        names[modality] = _require_column(file, columns, name, (), modality) if name else names[modality]
     content = {modality: name for modality, name in names.items() if name}
     if not content:
-        raise UserError(
-            f"{path.name} has no column for the path or the text", got=columns, expected=[*_PATH_NAMES, *FILE_SUFFIXES]
-        )
-    return content, tuple(modality for modality in content if modality in paths)
+        expected = [*_PATH_NAMES, *FILE_SUFFIXES]
+        raise UserError(f"{file.name} has no column of paths or texts", got=", ".join(columns), expected=expected)
+    return content, tuple(modality for modality in content if modality in path_modalities)
 
 
-def _make_record(
-    path: Path,
-    line: int,
-    row: Mapping[str, Any],
-    content: Mapping[str, str],
-    paths: tuple[str, ...],
-    label: str,
-    separator: str,
-) -> dict[str, str]:
-    where = f"{path}, line {line}"
-    values = {modality: str(row.get(name) or "") for modality, name in content.items()}
+def _make_record(layout: _Layout, line: int, row: Mapping[str, Any]) -> dict[str, str]:
+    location = f"{layout.file}, line {line}"
+    values = {modality: str(row.get(name) or "") for modality, name in layout.content.items()}
     values = {modality: value if value.strip() else "" for modality, value in values.items()}
-    # Of several, any may be missing; if all are, the survey says so.
+    # With several modalities, any may be missing; the survey reports samples without any.
     if len(values) == 1 and not all(values.values()):
-        raise UserError(f"no value in column {next(iter(content.values()))}", got=where)
-    values |= {modality: str(path.parent / values[modality]) for modality in paths if values[modality]}
+        raise UserError(f"The column {next(iter(layout.content.values()))} has no value", got=location)
+    values |= {modality: str(layout.file.parent / values[modality]) for modality in layout.paths if values[modality]}
     split = str(row.get("split") or "").strip().lower()
     if split and split not in SPLIT_NAMES:
-        raise UserError("unknown split", got=f"{split} ({where})", expected=SPLITS)
-    used = {*content.values(), label, "split"}
-    kept = {name: _join_labels(value, separator) for name, value in row.items() if name not in used}
-    file = values[paths[0]] if len(values) == len(paths) == 1 else where
-    named = values | {"label": _join_labels(row.get(label), separator), "file": file}
-    return kept | named | {"split": SPLIT_NAMES.get(split, "")}
+        raise UserError("Unknown split", got=f"{split} ({location})", expected=SPLITS)
+    used_columns = {*layout.content.values(), layout.label, "split"}
+    others = {name: _join_labels(value, layout.separator) for name, value in row.items() if name not in used_columns}
+    file = values[layout.paths[0]] if len(values) == len(layout.paths) == 1 else location
+    label = _join_labels(row.get(layout.label), layout.separator)
+    return others | values | {"label": label, "file": file, "split": SPLIT_NAMES.get(split, "")}
 
 
 def _join_labels(value: Any, separator: str) -> str:
-    """One text of a list, or of text with separators: the form that heads understand."""
+    """Join the labels of a list, or of a text with separators, by `LABEL_SEPARATOR`."""
     text = "" if value is None else str(value)
-    parts = value if isinstance(value, list) else text.split(separator) if separator else [text]
-    # White space is one blank, since a line break stands between labels.
-    return LABEL_SEPARATOR.join(name for part in parts if (name := " ".join(str(part).split())))
+    labels = value if isinstance(value, list) else text.split(separator) if separator else [text]
+    # Every run of white space becomes one space, because LABEL_SEPARATOR is a line break.
+    return LABEL_SEPARATOR.join(name for label in labels if (name := " ".join(str(label).split())))
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line number, row).
+    """Yield (line number, row) of a CSV, TSV or JSON-lines file.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: If the file cannot be read.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             is_json = path.suffix.lower() in (".jsonl", ".json", ".ndjson")
             for line, row in _read_json_lines(path, stream) if is_json else _read_csv(path, stream):
-                # The names that mean something are understood in any case, as spreadsheets like to have them.
+                # Spreadsheets write names such as Split or GROUP.
                 yield line, {low if (low := name.strip().lower()) in _OTHER_NAMES else name: row[name] for name in row}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        allowed = "CSV, TSV or JSON lines in UTF-8"
-        raise UserError("cannot read the table", got=f"{path} ({error})", expected=allowed) from None
+        expected = "CSV, TSV or JSON lines in UTF-8"
+        raise UserError("Cannot read the table", got=f"{path} ({error})", expected=expected) from None
 
 
 def _read_csv(path: Path, stream: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
-    head = stream.readline()
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else next((mark for mark in ",;\t" if mark in head), ",")
-    lines = itertools.chain([head], stream)
+    header = stream.readline()
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else next((mark for mark in ",;\t" if mark in header), ",")
+    lines = itertools.chain([header], stream)
     reader = csv.DictReader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
     for row in reader:
         if None in row or None in row.values():
-            what = "a row has another number of cells than the head"
-            raise UserError(what, got=f"{path}, line {reader.line_num}")
+            location = f"{path}, line {reader.line_num}"
+            raise UserError("The number of cells of a row differs from the header", got=location)
         yield reader.line_num, row
 
 
@@ -156,21 +165,21 @@ def _read_json_lines(path: Path, stream: TextIO) -> Iterator[tuple[int, dict[str
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise UserError("not a JSON object", got=f"{path}, line {number}", expected="one object a line")
+            raise UserError("Not a JSON object", got=f"{path}, line {number}", expected="one JSON object per line")
         if row:
             yield number, row
 
 
-def _require_column(path: Path, columns: list[str], name: str, names: tuple[str, ...], description: str) -> str:
+def _require_column(file: Path, columns: list[str], name: str, names: tuple[str, ...], description: str) -> str:
     if name and name not in columns:
-        todo = did_you_mean(name, columns)
-        raise UserError(f"{path.name} has no such column", got=name, expected=columns, hint=todo)
-    found = name or _find_column(columns, names)
-    if not found:
-        raise UserError(f"{path.name} has no column for the {description}", got=columns, expected=names)
-    return found
+        hint = did_you_mean(name, columns)
+        raise UserError(f"{file.name} has no such column", got=name, expected=columns, hint=hint)
+    column = name or _find_column(columns, names)
+    if not column:
+        raise UserError(f"{file.name} has no column of the {description}", got=", ".join(columns), expected=names)
+    return column
 
 
 def _find_column(columns: list[str], names: tuple[str, ...]) -> str:
-    """The column of the first of these names, in any case; empty where there is none."""
+    """Return the first column that has one of the names in any case; empty if there is none."""
     return next((column for name in names for column in columns if column.strip().lower() == name), "")

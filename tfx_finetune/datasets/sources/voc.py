@@ -1,24 +1,24 @@
-"""Data sets in the format of Pascal VOC: an XML file with the boxes of each picture, and masks as palette PNGs."""
+"""Source of data sets in Pascal VOC's format: boxes in one XML file per image, and masks as palette PNGs."""
 
 import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.datasets.sources.frames import make_annotation_frame
-from tfx_finetune.datasets.sources.in_memory import (
+from tfx_finetune.datasets.sources.annotation_frame import make_annotation_frame
+from tfx_finetune.datasets.sources.data_files import (
     FILE_SUFFIXES,
     SPLIT_NAMES,
-    InMemorySource,
     find_images,
     format_path,
-    group_columns_by_split,
     list_split_folders,
     map_files_by_name,
+    resolve_folder,
 )
-from tfx_finetune.datasets.sources.mask_colors import read_color_map
-from tfx_finetune.datasets.sources.mask_files import MaskPair, read_masks
+from tfx_finetune.datasets.sources.in_memory import InMemorySource, group_columns_by_split
+from tfx_finetune.datasets.sources.mask_files import MaskPair, read_color_map, read_masks
 from tfx_finetune.datasets.sources.voc_file import VocAnnotation, read_voc_file
 from tfx_finetune.ops.annotations import AnnotationIssues, are_normalized, repair_box
 from tfx_finetune.ops.objects import Object, format_objects
@@ -29,163 +29,162 @@ CLASSES = (
     *(BACKGROUND, "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-"""What the values of VOC's own masks are."""
+"""Classes of VOC's own masks, in the order of their values."""
 _IMAGE_FOLDERS = ("JPEGImages", "images")
 _SPLIT_FILES = ("train", "val", "trainval", "test")
 
 
 @SOURCES.register
 def voc(path: str, masks: bool = False) -> Source:
-    """Boxes or masks in the format of Pascal VOC, such as voc('VOCdevkit/VOC2012').
+    """Read boxes or segmentation masks in Pascal VOC's format, such as voc('VOCdevkit/VOC2012').
 
-    A folder with Annotations/*.xml, JPEGImages/ (or images/) and, where there are splits, ImageSets/Main/train.txt and
-    so on; or XML files beside their pictures, in one folder or in one a split. Objects that are `difficult` are neither
-    learned nor scored. Pictures whose file has no object are kept: there is nothing to be found in them.
+    The folder has Annotations/*.xml, JPEGImages/ (or images/) and, for splits, ImageSets/Main/train.txt, val.txt,
+    test.txt. XML files next to their images are read too, in one folder or in one folder per split. `difficult`
+    objects are neither trained nor scored. Images without objects are kept.
 
     Args:
-        path: The folder.
-        masks: Masks of SegmentationClass/, with the splits of ImageSets/Segmentation, in place of boxes. Their values
-            are VOC's twenty classes, or those of a labelmap.txt (see the source `masks`); 255 is untold.
+        path: Folder of the data.
+        masks: If True, read the masks of SegmentationClass/, with the splits of ImageSets/Segmentation, instead of the
+            boxes. Mask values are VOC's twenty classes, or those of a labelmap.txt (see the source `masks`); the value
+            255 is ignored.
 
     Raises:
-        UserError: It is not such a folder, or no annotation can be read.
+        UserError: If the folder has another layout, or if no annotation can be read.
     """
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        raise UserError("not a folder" if root.exists() else "no such folder", got=path)
-    care, name = AnnotationIssues(), format_path(root.resolve().name)
+    root = resolve_folder(path)
+    issues, name = AnnotationIssues(), format_path(root.resolve().name)
     if masks:
-        known = read_color_map(root) or dict.fromkeys(CLASSES)
-        labels, records = read_masks(list(_find_mask_pairs(root, care)), known, care)
-        notes = care.report()
+        color_map = read_color_map(root) or dict.fromkeys(CLASSES)
+        labels, records = read_masks(list(_find_mask_pairs(root, issues)), color_map, issues)
+        warnings = issues.report()
         if not records:
-            raise UserError("no mask of this folder can be used", got=path, expected="SegmentationClass/*.png")
-        return InMemorySource(name, labels, ("image", "mask"), group_columns_by_split(records), notes)
-    found = list(_iterate_annotated_images(root, care))
-    records = list(_make_records(found, care))
-    notes = care.report()
-    if not any(annotation for *_, annotation in found):
-        allowed = "Annotations/*.xml and JPEGImages/, or XML files beside their pictures"
-        raise UserError("no annotation of this folder can be read", got=path, expected=allowed)
-    return InMemorySource(name, (), ("image",), group_columns_by_split(records), notes)
+            raise UserError("The folder has no usable mask", got=path, expected="SegmentationClass/*.png")
+        return InMemorySource(name, labels, ("image", "mask"), group_columns_by_split(records), warnings)
+    annotated_images = list(_iterate_annotated_images(root, issues))
+    records = list(_make_records(annotated_images, issues))
+    warnings = issues.report()
+    if not any(image.annotation for image in annotated_images):
+        layout = "Annotations/*.xml and JPEGImages/, or XML files next to their images"
+        raise UserError("The folder has no readable annotation", got=path, expected=layout)
+    return InMemorySource(name, (), ("image",), group_columns_by_split(records), warnings)
 
 
 def is_voc_folder(folder: Path) -> bool:
-    """Whether a folder is laid out like Pascal VOC's."""
+    """Return True if a folder has the layout of Pascal VOC, or XML files next to images."""
     if (folder / "Annotations").is_dir() and _find_image_folder(folder):
         return any((folder / "Annotations").glob("*.xml"))
-    files = (
-        file for holder in list_split_folders(folder) or [folder] for file in itertools.islice(holder.glob("*.xml"), 20)
-    )
-    return any(file.with_suffix(ending).is_file() for file in files for ending in FILE_SUFFIXES["image"])
+    folders = list_split_folders(folder) or [folder]
+    files = (file for parent in folders for file in itertools.islice(parent.glob("*.xml"), 20))
+    return any(file.with_suffix(suffix).is_file() for file in files for suffix in FILE_SUFFIXES["image"])
 
 
-AnnotatedImage = tuple[str, Path, VocAnnotation | None]
-"""The split, the picture, and what is in it, nothing where it has no file."""
+class AnnotatedImage(NamedTuple):
+    """Image of a VOC data set.
+
+    Attributes:
+        split: Split of the image; empty for none.
+        path: Image file.
+        annotation: Content of its annotation file; None if there is no file.
+    """
+
+    split: str
+    path: Path
+    annotation: VocAnnotation | None
 
 
 def _iterate_annotated_images(root: Path, issues: AnnotationIssues) -> Iterator[AnnotatedImage]:
-    holder = _find_image_folder(root)
-    if (root / "Annotations").is_dir() and holder:
-        yield from _iterate_images_in_splits(root, holder, issues)
+    image_folder = _find_image_folder(root)
+    if (root / "Annotations").is_dir() and image_folder:
+        yield from _iterate_images_in_splits(root, image_folder, issues)
         return
-    for each in list_split_folders(root) or [root]:
-        split = SPLIT_NAMES.get(each.name.lower(), "") if each != root else ""
-        yield from _match_annotations(
-            split,
-            map_files_by_name(each, find_images(each)),
-            each,
-            map_files_by_name(each, sorted(each.rglob("*.xml"))),
-            issues,
-        )
+    for folder in list_split_folders(root) or [root]:
+        split = SPLIT_NAMES.get(folder.name.lower(), "") if folder != root else ""
+        images = map_files_by_name(folder, find_images(folder))
+        annotation_files = map_files_by_name(folder, sorted(folder.rglob("*.xml")))
+        yield from _match_annotations(split, images, folder, annotation_files, issues)
 
 
 def _iterate_images_in_splits(root: Path, image_folder: Path, issues: AnnotationIssues) -> Iterator[AnnotatedImage]:
-    folder = root / "Annotations"
-    by_stem, annotated = (
-        map_files_by_name(image_folder, find_images(image_folder)),
-        map_files_by_name(folder, sorted(folder.rglob("*.xml"))),
-    )
-    sets = _read_splits(root / "ImageSets" / "Main")
-    if not sets:
-        yield from _match_annotations("", by_stem, image_folder, annotated, issues)
-    for split, names in sets.items():
-        own = {name: by_stem.get(name, image_folder / f"{name}.jpg") for name in names}
-        if files := {name: annotated[name] for name in names if name in annotated}:
-            yield from _match_annotations(split, own, image_folder, files, issues)
+    annotation_folder = root / "Annotations"
+    images = map_files_by_name(image_folder, find_images(image_folder))
+    annotation_files = map_files_by_name(annotation_folder, sorted(annotation_folder.rglob("*.xml")))
+    splits = _read_splits(root / "ImageSets" / "Main")
+    if not splits:
+        yield from _match_annotations("", images, image_folder, annotation_files, issues)
+    for split, names in splits.items():
+        split_images = {name: images.get(name, image_folder / f"{name}.jpg") for name in names}
+        if split_files := {name: annotation_files[name] for name in names if name in annotation_files}:
+            yield from _match_annotations(split, split_images, image_folder, split_files, issues)
         else:
-            issues.count("splits whose pictures have no annotations, left out", split)
+            issues.count("splits without annotations, left out", split)
 
 
 def _match_annotations(
     split: str, images: dict[str, Path], image_folder: Path, annotation_files: dict[str, Path], issues: AnnotationIssues
 ) -> Iterator[AnnotatedImage]:
-    """The pictures of one split: those that files are about, and those that no file is about."""
-    without = dict(images)
+    """Yield the images of one split: those with an annotation file, then those without."""
+    unmatched = dict(images)
     for name, file in annotation_files.items():
-        place = without.pop(name, None)
+        path = unmatched.pop(name, None)
         annotation = read_voc_file(file, issues)
         if annotation is None:
             continue
-        if place is None and annotation.file:
-            place = without.pop(Path(name).with_name(annotation.file).with_suffix("").as_posix(), None)
-        # A picture that is not there is a sample that cannot be read: the survey lists it.
-        yield split, place or image_folder / (annotation.file or f"{name}.jpg"), annotation
-    for place in without.values():
-        issues.count("pictures without an annotation file, taken for empty", format_path(str(place)))
-        yield split, place, None
+        if path is None and annotation.file:
+            path = unmatched.pop(Path(name).with_name(annotation.file).with_suffix("").as_posix(), None)
+        # A missing image is a sample that cannot be read: the survey lists it.
+        yield AnnotatedImage(split, path or image_folder / (annotation.file or f"{name}.jpg"), annotation)
+    for path in unmatched.values():
+        issues.count("images without an annotation file, read as images without objects", format_path(str(path)))
+        yield AnnotatedImage(split, path, None)
 
 
 def _make_records(annotated_images: list[AnnotatedImage], issues: AnnotationIssues) -> Iterator[dict[str, str]]:
-    boxes = [each.box for *_, annotation in annotated_images if annotation for each in annotation.objects]
-    shares = are_normalized(boxes)
-    # VOC counts pixels from 1, and a box contains its last one; most programs count from 0.
-    first = 0 if shares or any(min(edges[:2]) < 1 for edges in boxes) else 1
-    if shares:
-        issues.count("boxes in shares of their picture where VOC has pixels, taken as shares", "all", len(boxes))
-    elif boxes and not first:
-        issues.count("boxes that count pixels from 0, not from 1 as VOC does, read so", "all", len(boxes))
+    boxes = [item.box for image in annotated_images if image.annotation for item in image.annotation.objects]
+    normalized = are_normalized(boxes)
+    # VOC counts pixels from 1, and a box includes its last pixel; most programs count from 0.
+    first_pixel = 0 if normalized or any(min(box[:2]) < 1 for box in boxes) else 1
+    if normalized:
+        issues.count("boxes as fractions of the image instead of pixels, read as fractions", "all", len(boxes))
+    elif boxes and not first_pixel:
+        issues.count("boxes that count pixels from 0 instead of 1, read as such", "all", len(boxes))
     for split, path, annotation in annotated_images:
         file = format_path(str(path))
         objects = []
-        sized = make_annotation_frame(path, annotation.size, issues) if annotation else None
-        if annotation and sized:
-            sized = sized._replace(width=1.0, height=1.0) if shares else sized
+        frame = make_annotation_frame(path, annotation.size, issues) if annotation else None
+        if annotation and frame:
+            frame = frame._replace(width=1.0, height=1.0) if normalized else frame
             for label, (left, top, right, bottom), difficult in annotation.objects:
-                edges = sized.normalize_box((left - first, top - first, right, bottom))
-                if inside := repair_box(edges, issues, file):
-                    objects.append(Object(label, *inside, difficult))
-        record = {"image": str(path), "file": file, "objects": format_objects(objects)}
-        yield record | ({"split": split} if split else {})
+                box = frame.normalize_box((left - first_pixel, top - first_pixel, right, bottom))
+                if repaired := repair_box(box, issues, file):
+                    objects.append(Object(label, *repaired, difficult))
+        yield {"image": str(path), "file": file, "objects": format_objects(objects), "split": split}
 
 
 def _find_mask_pairs(root: Path, issues: AnnotationIssues) -> Iterator[MaskPair]:
-    holder, folder = _find_image_folder(root), root / "SegmentationClass"
-    if not holder or not folder.is_dir():
+    image_folder, mask_folder = _find_image_folder(root), root / "SegmentationClass"
+    if not image_folder or not mask_folder.is_dir():
         return
-    by_stem, masks = (
-        map_files_by_name(holder, find_images(holder)),
-        map_files_by_name(folder, sorted(folder.rglob("*.png"))),
-    )
+    images = map_files_by_name(image_folder, find_images(image_folder))
+    masks = map_files_by_name(mask_folder, sorted(mask_folder.rglob("*.png")))
     for split, names in (_read_splits(root / "ImageSets" / "Segmentation") or {"": list(masks)}).items():
         for name in names:
             if name in masks:
-                yield split, by_stem.get(name, holder / f"{name}.jpg"), masks[name]
+                yield split, images.get(name, image_folder / f"{name}.jpg"), masks[name]
             else:
-                issues.count("pictures without a mask, left out", name)
+                issues.count("images without a mask, left out", name)
 
 
 def _read_splits(folder: Path) -> dict[str, list[str]]:
-    """Names of pictures by split. A `trainval.txt` counts where nothing finer is there."""
-    found = {}
+    """Read the image names of each split; `trainval.txt` is the training split if there is no `train.txt`."""
+    splits = {}
     for name in _SPLIT_FILES:
         if (folder / f"{name}.txt").is_file():
-            # A flag may stand behind a name.
+            # A flag may follow the name of an image.
             lines = (folder / f"{name}.txt").read_text("utf-8", errors="replace").splitlines()
-            found[name] = list(dict.fromkeys(re.split(r"\s+", line.strip())[0] for line in lines if line.strip()))
-    if trainval := found.pop("trainval", None):
-        found = found if "train" in found else {"train": trainval} | found
-    return {name: names for name, names in found.items() if names}
+            splits[name] = list(dict.fromkeys(re.split(r"\s+", line.strip())[0] for line in lines if line.strip()))
+    if trainval := splits.pop("trainval", None):
+        splits = splits if "train" in splits else {"train": trainval} | splits
+    return {name: names for name, names in splits.items() if names}
 
 
 def _find_image_folder(root: Path) -> Path | None:

@@ -1,18 +1,24 @@
-"""An annotation file of Pascal VOC, which LabelImg and others write too."""
+"""Parser of annotation files of Pascal VOC, which LabelImg and other tools write too."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from tfx_finetune.datasets.sources.in_memory import format_path
+from tfx_finetune.datasets.sources.data_files import format_path
 from tfx_finetune.ops.annotations import AnnotationIssues, BoxXYXY, normalize_class_name, parse_numbers
 
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
 class VocObject(NamedTuple):
-    """One object: its class, its box in pixels as the file has it, and whether it is neither learned nor scored."""
+    """Object in an image.
+
+    Attributes:
+        label: Class name.
+        box: Box in the units of the file.
+        difficult: True if the object is neither trained nor scored.
+    """
 
     label: str
     box: BoxXYXY
@@ -21,43 +27,49 @@ class VocObject(NamedTuple):
 
 @dataclass
 class VocAnnotation:
-    """What a file says of its picture: its name, its width and height where they are said, and what is in it."""
+    """Annotation of an image.
+
+    Attributes:
+        file: File name of the image; may be empty.
+        size: Width and height in pixels that the file states, or None.
+        objects: Objects in the image.
+    """
 
     file: str
     size: tuple[float, float] | None
     objects: list[VocObject] = field(default_factory=list)
 
 
-class _Builder(ElementTree.TreeBuilder):
-    """Takes no document type, in which a few bytes can be made to mean gigabytes."""
+class _TreeBuilder(ElementTree.TreeBuilder):
+    """Tree builder that refuses document types, because a few bytes of entities can expand to gigabytes."""
 
-    def doctype(self, *declared: Any) -> None:
-        raise ElementTree.ParseError("it declares a document type")
+    def doctype(self, *args: Any) -> None:
+        raise ElementTree.ParseError("document types are not supported")
 
 
 def read_voc_file(path: Path, issues: AnnotationIssues) -> VocAnnotation | None:
-    """Reads an annotation file; nothing, and a finding, where it is not one."""
-    where = format_path(str(path))
+    """Read an annotation file; return None and count an issue if it cannot be read."""
+    location = format_path(str(path))
     try:
-        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_Builder()))
+        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_TreeBuilder()))
     except (OSError, ValueError, LookupError, ElementTree.ParseError):
         root = None
     if root is None or root.tag != "annotation":
-        issues.count("annotation files that cannot be read, left out with their pictures", where)
+        issues.count("unreadable annotation files, left out with their images", location)
         return None
-    size = root.find("size")
-    found = VocAnnotation(_read_text(root, "filename"), _read_numbers(size, ("width", "height")))  # type: ignore[arg-type]
-    for each in root.iter("object"):
-        label, edges = normalize_class_name(_read_text(each, "name")), _read_numbers(each.find("bndbox"), _CORNERS)
-        if not label or edges is None:
-            issues.count("objects without a class or four corners, left out", where)
+    size = _read_numbers(root.find("size"), ("width", "height"))
+    annotation = VocAnnotation(_read_text(root, "filename"), size)  # type: ignore[arg-type]
+    for element in root.iter("object"):
+        label, box = normalize_class_name(_read_text(element, "name")), _read_numbers(element.find("bndbox"), _EDGES)
+        if not label or box is None:
+            issues.count("objects without a class or four edges, left out", location)
             continue
-        marked = VocObject(label, edges, _read_text(each, "difficult") not in ("", "0"))  # type: ignore[arg-type]
-        if marked in found.objects:
-            issues.count("annotations that are there twice, left out", where)
+        item = VocObject(label, box, _read_text(element, "difficult") not in ("", "0"))  # type: ignore[arg-type]
+        if item in annotation.objects:
+            issues.count("duplicate annotations, left out", location)
             continue
-        found.objects.append(marked)
-    return found
+        annotation.objects.append(item)
+    return annotation
 
 
 def _read_text(element: ElementTree.Element, name: str) -> str:

@@ -1,114 +1,125 @@
-"""Data sets in the format of YOLO: a text file with the boxes of each picture."""
+"""Source of data sets in YOLO's format: one text file with the boxes of each image."""
 
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.datasets.sources.in_memory import (
-    SPLIT_NAMES,
-    InMemorySource,
-    find_images,
-    format_path,
-    group_columns_by_split,
-)
+from tfx_finetune.datasets.sources.data_files import SPLIT_NAMES, find_images, format_path
+from tfx_finetune.datasets.sources.in_memory import InMemorySource, group_columns_by_split
 from tfx_finetune.datasets.sources.yolo_file import YoloObject, parse_class_names, parse_yolo_lines, read_settings
 from tfx_finetune.ops.annotations import AnnotationIssues, repair_box
-from tfx_finetune.ops.exif import read_image_header
+from tfx_finetune.ops.image import read_image_header
 from tfx_finetune.ops.objects import Object, format_objects
 from tfx_finetune.types.components import SOURCES, Source
 
 SETTINGS_FILES = ("data.yaml", "data.yml", "dataset.yaml")
 _CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "train/labels/classes.txt")
-# Shares reach a little beyond 1 where boxes reach beyond their picture, pixels far beyond.
+# Fractions exceed 1 slightly if a box exceeds its image, pixels exceed 1 by far.
 _MAX_NORMALIZED = 2.0
 
 
 @SOURCES.register
 def yolo(path: str) -> Source:
-    """Boxes, or outlines, whose boxes are taken, in the format of YOLO: yolo('shop') or yolo('shop/data.yaml').
+    """Read boxes in YOLO's format, such as yolo('shop') or yolo('shop/data.yaml'); polygons become their boxes.
 
-    A folder with images/ and labels/, with train/, val/ and test/ below or above them, or as its data.yaml says. The
-    names of the classes are those of data.yaml, else of classes.txt, else numbers. Pictures without a file of labels
-    are kept: there is nothing to be found in them.
+    The folder has images/ and labels/, with train/, val/ and test/ above or below them, or as its data.yaml says. Class
+    names are those of data.yaml, else of classes.txt, else numbers. Images without a label file are samples without
+    objects.
 
     Args:
-        path: The folder, or its data.yaml.
+        path: Folder of the data, or its data.yaml.
 
     Raises:
-        UserError: It is not such a folder, or holds no labels.
+        UserError: If the folder has another layout or no labels.
     """
-    place = Path(path).expanduser()
-    if not place.exists():
-        raise UserError("no such folder or file", got=path)
-    root = place.parent if place.is_file() else place
-    file = place if place.is_file() else _find_first_file(root, SETTINGS_FILES)
-    said = read_settings(file) if file else {}
-    labels = _read_class_names(root, file, said)
-    care = AnnotationIssues()
-    found: list[tuple[str, Path, list[YoloObject]]] = []
-    files = 0
-    for split, own in _find_label_files_by_split(root, said, care).items():
-        for picture, beside in own:
-            lines: list[YoloObject] = []
-            if beside.is_file():
-                files += 1
-                text = beside.read_text("utf-8-sig", errors="replace")
-                lines = parse_yolo_lines(text, "kpt_shape" in said, care, format_path(str(beside)))
+    given_path = Path(path).expanduser()
+    if not given_path.exists():
+        raise UserError("No such file or folder", got=path)
+    root = given_path.parent if given_path.is_file() else given_path
+    settings_file = given_path if given_path.is_file() else _find_first_file(root, SETTINGS_FILES)
+    settings = read_settings(settings_file) if settings_file else {}
+    labels = _read_class_names(root, settings_file, settings)
+    issues = AnnotationIssues()
+    images: list[AnnotatedImage] = []
+    num_label_files = 0
+    for split, pairs in _find_label_files_by_split(root, settings, issues).items():
+        for image, label_file in pairs:
+            objects: list[YoloObject] = []
+            if label_file.is_file():
+                num_label_files += 1
+                text = label_file.read_text("utf-8-sig", errors="replace")
+                objects = parse_yolo_lines(text, "kpt_shape" in settings, issues, format_path(str(label_file)))
             else:
-                care.count("pictures without a file of labels, taken for empty", format_path(str(picture)))
-            found.append((split, picture, lines))
-    numbers = [line.class_id for *_, lines in found for line in lines]
-    labels = labels or tuple(str(number) for number in range(max(numbers, default=-1) + 1))
-    records = list(_make_records(found, labels, care)) if files else []
-    notes = care.report()
+                issues.count("images without a label file, read as images without objects", format_path(str(image)))
+            images.append(AnnotatedImage(split, image, objects))
+    max_class_id = max((item.class_id for image in images for item in image.objects), default=-1)
+    labels = labels or tuple(str(number) for number in range(max_class_id + 1))
+    records = list(_make_records(images, labels, issues)) if num_label_files else []
+    warnings = issues.report()
     if not records:
-        allowed = "images/1.jpg and labels/1.txt, or what data.yaml says"
-        raise UserError("no labels in this folder", got=path, expected=allowed)
-    return InMemorySource(format_path(root.resolve().name), labels, ("image",), group_columns_by_split(records), notes)
+        layout = "images/1.jpg and labels/1.txt, or the layout of a data.yaml"
+        raise UserError("The folder has no labels", got=path, expected=layout)
+    name = format_path(root.resolve().name)
+    return InMemorySource(name, labels, ("image",), group_columns_by_split(records), warnings)
 
 
 def is_yolo_folder(folder: Path) -> bool:
-    """Whether a folder has pictures and labels as YOLO wants them."""
+    """Return True if a folder has a data.yaml, or images and labels in the layout of YOLO."""
     if _find_first_file(folder, SETTINGS_FILES):
         return True
-    holders = (folder, *(folder / name for name in _list_split_folder_names(folder)))
-    both = (each / "labels" for each in holders if (each / "images").is_dir())
-    return any(next(labels.glob(pattern), None) for labels in both for pattern in ("*.txt", "*/*.txt"))
+    parents = (folder, *(folder / name for name in _list_split_folder_names(folder)))
+    label_folders = (parent / "labels" for parent in parents if (parent / "images").is_dir())
+    return any(next(labels.glob(pattern), None) for labels in label_folders for pattern in ("*.txt", "*/*.txt"))
+
+
+class AnnotatedImage(NamedTuple):
+    """Image of a YOLO data set.
+
+    Attributes:
+        split: Split of the image; empty for none.
+        path: Image file.
+        objects: Objects of its label file.
+    """
+
+    split: str
+    path: Path
+    objects: list[YoloObject]
 
 
 def _find_first_file(root: Path, names: tuple[str, ...]) -> Path | None:
     return next((root / name for name in names if (root / name).is_file()), None)
 
 
-def _read_class_names(root: Path, file: Path | None, settings: dict[str, Any]) -> tuple[str, ...]:
-    if file and settings.get("names"):
-        return parse_class_names(settings["names"], file)
-    if place := _find_first_file(root, _CLASS_FILES):
-        return parse_class_names(list(filter(None, map(str.strip, place.read_text("utf-8-sig").splitlines()))), place)
+def _read_class_names(root: Path, settings_file: Path | None, settings: dict[str, Any]) -> tuple[str, ...]:
+    if settings_file and settings.get("names"):
+        return parse_class_names(settings["names"], settings_file)
+    if path := _find_first_file(root, _CLASS_FILES):
+        return parse_class_names(list(filter(None, map(str.strip, path.read_text("utf-8-sig").splitlines()))), path)
     return ()
 
 
 def _find_label_files_by_split(
     root: Path, settings: dict[str, Any], issues: AnnotationIssues
 ) -> dict[str, list[tuple[Path, Path]]]:
-    """Pictures and the files of their labels, by split; an empty name where there are none."""
-    places: dict[str, list[Path]] = {}
+    """Return pairs of an image and its label file by split; data without splits have the split ''."""
+    image_folders: dict[str, list[Path]] = {}
+    base = str(settings.get("path") or "")
     for key in settings:
         if key in SPLIT_NAMES and settings[key]:
-            every = settings[key] if isinstance(settings[key], list) else [settings[key]]
-            places[SPLIT_NAMES[key]] = [_resolve_path(root, str(settings.get("path") or ""), each) for each in every]
-    if not places:
-        below = _list_split_folder_names(root / "images") if (root / "images").is_dir() else []
-        places = {SPLIT_NAMES[name.lower()]: [root / "images" / name] for name in below}
-        places = places or {
+            values = settings[key] if isinstance(settings[key], list) else [settings[key]]
+            image_folders[SPLIT_NAMES[key]] = [_resolve_path(root, base, str(value)) for value in values]
+    if not image_folders:
+        names = _list_split_folder_names(root / "images") if (root / "images").is_dir() else []
+        image_folders = {SPLIT_NAMES[name.lower()]: [root / "images" / name] for name in names}
+        image_folders = image_folders or {
             SPLIT_NAMES[name.lower()]: [root / name / "images"] for name in _list_split_folder_names(root)
         }
-        places = places or {"": [root / "images" if (root / "images").is_dir() else root]}
+        image_folders = image_folders or {"": [root / "images" if (root / "images").is_dir() else root]}
     return {
-        split: [pair for each in own for pair in _iterate_image_label_pairs(each, issues)]
-        for split, own in places.items()
+        split: [pair for folder in folders for pair in _iterate_image_label_pairs(folder, issues)]
+        for split, folders in image_folders.items()
     }
 
 
@@ -117,32 +128,33 @@ def _list_split_folder_names(folder: Path) -> list[str]:
 
 
 def _resolve_path(root: Path, base: str, value: str) -> Path:
-    """What a data.yaml names: from its `path`, from itself, or, as exported files have it, from a folder within."""
+    """Find a path of a data.yaml: relative to its `path`, to itself or, as in exported files, to a sub-folder."""
     value = value.rstrip("/")
-    tries = [root / base / value, root / value, root / value.removeprefix("../"), root / value.removeprefix("./")]
-    found = next((place for place in tries if place.exists()), None)
-    if found is None:
-        raise UserError("no such folder or file", got=tries[0], hint="mend `path` or the splits of data.yaml")
-    return found
+    candidates = [root / base / value, root / value, root / value.removeprefix("../"), root / value.removeprefix("./")]
+    path = next((candidate for candidate in candidates if candidate.exists()), None)
+    if path is None:
+        hint = "correct `path` or the splits in data.yaml"
+        raise UserError("No such file or folder", got=candidates[0], hint=hint)
+    return path
 
 
 def _iterate_image_label_pairs(path: Path, issues: AnnotationIssues) -> Iterator[tuple[Path, Path]]:
-    """The pictures of a folder, or of a list, and where the labels of each are."""
+    """Yield the images of a folder or of a list file, each with the path of its label file."""
     if path.is_file():
         lines = filter(None, map(str.strip, path.read_text("utf-8-sig").splitlines()))
         yield from ((path.parent / line, _get_label_file(path.parent / line)) for line in lines)
         return
-    pairs = [(picture, _get_label_file(picture)) for picture in find_images(path)]
+    pairs = [(image, _get_label_file(image)) for image in find_images(path)]
     yield from pairs
-    known = {labels for _, labels in pairs}
-    for folder in {labels.parent for labels in known}:
-        for labels in folder.glob("*.txt"):
-            if labels not in known and labels.name != "classes.txt":
-                issues.count("files of labels without a picture, left out", format_path(str(labels)))
+    label_files = {label_file for _, label_file in pairs}
+    for folder in {label_file.parent for label_file in label_files}:
+        for file in folder.glob("*.txt"):
+            if file not in label_files and file.name != "classes.txt":
+                issues.count("label files without an image, left out", format_path(str(file)))
 
 
 def _get_label_file(image: Path) -> Path:
-    """The file of a picture's labels: in `labels` in place of the last `images` of its path, else beside it."""
+    """Return the label file of an image: the last `images` of its path becomes `labels`."""
     parts = list(image.parts)
     if "images" in parts[:-1]:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
@@ -150,24 +162,23 @@ def _get_label_file(image: Path) -> Path:
 
 
 def _make_records(
-    annotated_images: list[tuple[str, Path, list[YoloObject]]], labels: tuple[str, ...], issues: AnnotationIssues
+    images: list[AnnotatedImage], labels: tuple[str, ...], issues: AnnotationIssues
 ) -> Iterator[dict[str, str]]:
-    edges = [max(map(abs, line.box)) for *_, lines in annotated_images for line in lines]
-    pixels = bool(edges) and statistics.median(edges) > _MAX_NORMALIZED
-    if pixels:
-        issues.count("boxes in pixels where YOLO has shares of the picture, taken as pixels", "all", len(edges))
-    for split, picture, lines in annotated_images:
-        file = format_path(str(picture))
-        kept = []
-        sized = read_image_header(picture) if pixels else None
-        for line in lines:
-            width, height = sized[:2] if sized else (1, 1)
-            left, top, right, bottom = line.box
-            if not 0 <= line.class_id < len(labels):
-                issues.count("objects of an unknown class, left out", f"{file}: {line.class_id}")
-            elif not pixels and max(map(abs, line.box)) > _MAX_NORMALIZED:
-                issues.count("boxes far outside of their picture, perhaps in pixels, left out", file)
-            elif inside := repair_box((left / width, top / height, right / width, bottom / height), issues, file):
-                kept.append(Object(labels[line.class_id], *inside))
-        record = {"image": str(picture), "file": file, "objects": format_objects(kept)}
-        yield record | ({"split": split} if split else {})
+    max_coordinates = [max(map(abs, item.box)) for image in images for item in image.objects]
+    in_pixels = bool(max_coordinates) and statistics.median(max_coordinates) > _MAX_NORMALIZED
+    if in_pixels:
+        issue = "boxes in pixels instead of fractions of the image, read as pixels"
+        issues.count(issue, "all", len(max_coordinates))
+    for split, path, yolo_objects in images:
+        file = format_path(str(path))
+        objects = []
+        header = read_image_header(path) if in_pixels else None
+        width, height = header[:2] if header else (1, 1)
+        for class_id, (left, top, right, bottom) in yolo_objects:
+            if not 0 <= class_id < len(labels):
+                issues.count("objects of an unknown class, left out", f"{file}: {class_id}")
+            elif not in_pixels and max(map(abs, (left, top, right, bottom))) > _MAX_NORMALIZED:
+                issues.count("boxes far outside the image, perhaps in pixels, left out", file)
+            elif box := repair_box((left / width, top / height, right / width, bottom / height), issues, file):
+                objects.append(Object(labels[class_id], *box))
+        yield {"image": str(path), "file": file, "objects": format_objects(objects), "split": split}
