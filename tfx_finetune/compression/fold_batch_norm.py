@@ -1,7 +1,7 @@
-"""A network as deployment runtimes compute it: normalization inside convolutions, separable convolutions in two.
+"""Folding of batch normalization into convolutions, and division of separable convolutions, as runtimes compute them.
 
-Weights that are compressed are then the weights that are deployed: folded later, each of a layer's 16 cluster values
-would become as many as it has channels.
+A network is folded before compression, so that the compressed weights are the deployed weights. Folding after
+clustering would multiply the number of cluster values by the number of channels.
 """
 
 from typing import Any
@@ -11,24 +11,27 @@ import numpy as np
 
 from tfx_finetune.ops.functional import build_submodel
 
-# Layers with a kernel whose last axes are the channels that it gives.
+# The last axes of the kernels of these layers are the output channels.
 _FOLDABLE_LAYERS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense")
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
-    """A copy of a functional model in which no layer with a kernel is followed by BatchNormalization.
+    """Return a copy of a model with batch normalization folded into the layers before it.
 
-    The copy gives the same answers in inference. A normalization that follows something else stays, and so does one
-    that is not alone behind its layer. Jacob et al., arXiv 1712.05877, section 3.2. A separable convolution becomes a
-    depthwise one, `<name>_depthwise`, and one of 1 x 1 under its own name.
+    BN folding, Jacob et al., arXiv 1712.05877, section 3.2. The copy has the same outputs in inference. A normalization
+    stays if it does not follow a layer with a kernel, or if the output of that layer has other uses. A separable
+    convolution becomes a depthwise convolution `<name>_depthwise` and a 1 x 1 convolution `<name>`.
+
+    Args:
+        model: Functional model without nested models.
     """
     pairs = _find_foldable_pairs(model)
-    gone = {normalization.name for normalization in pairs.values()}
+    folded_names = {normalization.name for normalization in pairs.values()}
     weights: dict[str, list[np.ndarray]] = {}
 
     def copy(layer: keras.Operation) -> keras.Operation:
         if not isinstance(layer, keras.Layer):
-            return layer  # a sum, say, has nothing to be copied
+            return layer  # operations such as a sum have no state
         config, values = layer.get_config(), layer.get_weights()
         if layer.name in pairs:
             config, values = config | {"use_bias": True}, _fold_weights(layer, pairs[layer.name])
@@ -38,28 +41,28 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         return type(layer).from_config(config)
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        if operation.name in gone:
+        if operation.name in folded_names:
             return args[0]
         if isinstance(operation, keras.layers.SeparableConv2D):
             depthwise, pointwise = _split_separable(operation)
             return pointwise(depthwise(*args))
         return operation(*args, **kwargs)
 
-    # A model of its own, for cloning takes along what a model was compiled with.
+    # Without this, cloning would copy the compilation of the model.
     graph = keras.Model(model.inputs, model.outputs)
     clone = keras.models.clone_model(graph, clone_function=copy, call_function=call)
     inputs = keras.tree.pack_sequence_as(model.input, clone.inputs)
-    found = build_submodel(inputs, keras.tree.pack_sequence_as(model.output, clone.outputs))
+    folded = build_submodel(inputs, keras.tree.pack_sequence_as(model.output, clone.outputs))
     trainable = {layer.name: layer.trainable for layer in model.layers}
-    for layer in found.layers:
-        if layer.name in weights:  # inputs are made anew
+    for layer in folded.layers:
+        if layer.name in weights:  # input layers are not
             layer.set_weights(weights[layer.name])
             layer.trainable = trainable.get(layer.name, trainable.get(layer.name.removesuffix("_depthwise")))
-    return found
+    return folded
 
 
 def _split_separable(layer: keras.layers.SeparableConv2D) -> tuple[keras.Layer, keras.Layer]:
-    """The depthwise and the pointwise part of a separable convolution."""
+    """Return the depthwise and the pointwise convolution of a separable convolution, without weights."""
     shared = {"padding": layer.padding, "dtype": layer.dtype_policy}
     depthwise = keras.layers.DepthwiseConv2D(
         layer.kernel_size,
@@ -77,41 +80,42 @@ def _split_separable(layer: keras.layers.SeparableConv2D) -> tuple[keras.Layer, 
 
 
 def _find_foldable_pairs(model: keras.Model) -> dict[str, keras.layers.BatchNormalization]:
-    """Normalizations that can be folded, by the name of the layer before them."""
+    """Return the normalizations that can be folded, by the name of the layer before them."""
     nodes = [node for depth in model._nodes_by_depth.values() for node in depth if not node.is_input]
     calls: dict[int, int] = {}
     uses: dict[int, int] = {id(tensor): 1 for tensor in keras.tree.flatten(model.output)}
-    makers = {id(tensor): node.operation for node in nodes for tensor in node.outputs}
+    producers = {id(tensor): node.operation for node in nodes for tensor in node.outputs}
     for node in nodes:
         calls[id(node.operation)] = calls.get(id(node.operation), 0) + 1
         for tensor in node.input_tensors:
             uses[id(tensor)] = uses.get(id(tensor), 0) + 1
-    found = {}
+    pairs = {}
     for node in nodes:
-        if not isinstance(node.operation, keras.layers.BatchNormalization):
+        normalization = node.operation
+        if not isinstance(normalization, keras.layers.BatchNormalization):
             continue
-        (before,) = node.input_tensors
-        if (maker := makers.get(id(before))) is None:
+        (tensor,) = node.input_tensors
+        layer = producers.get(id(tensor))
+        if layer is None or type(layer).__name__ not in _FOLDABLE_LAYERS:
             continue
-        alone = uses[id(before)] == 1 and calls[id(node.operation)] == calls.get(id(maker), 0) == 1
-        last = node.operation.axis in (-1, len(before.shape) - 1)
-        if alone and last and type(maker).__name__ in _FOLDABLE_LAYERS and maker.activation is keras.activations.linear:
-            found[maker.name] = node.operation
-    return found
+        is_only_use = uses[id(tensor)] == 1 and calls[id(normalization)] == calls[id(layer)] == 1
+        is_last_axis = normalization.axis in (-1, len(tensor.shape) - 1)
+        if is_only_use and is_last_axis and layer.activation is keras.activations.linear:
+            pairs[layer.name] = normalization
+    return pairs
 
 
 def compute_scale_and_offset(normalization: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and offset of each channel that a BatchNormalization, of Keras or tf_keras, is in inference."""
+    """Return scale and offset per channel of a BatchNormalization of Keras or tf_keras in inference."""
     mean, variance = (np.asarray(value) for value in (normalization.moving_mean, normalization.moving_variance))
-    scale = (np.asarray(normalization.gamma) if normalization.scale else 1.0) / np.sqrt(
-        variance + normalization.epsilon
-    )
-    shift = np.asarray(normalization.beta) if normalization.center else np.zeros_like(scale)
-    return scale, shift - mean * scale
+    gamma = np.asarray(normalization.gamma) if normalization.scale else 1.0
+    scale = gamma / np.sqrt(variance + normalization.epsilon)
+    beta = np.asarray(normalization.beta) if normalization.center else np.zeros_like(scale)
+    return scale, beta - mean * scale
 
 
 def _fold_weights(layer: keras.Layer, normalization: keras.layers.BatchNormalization) -> list[np.ndarray]:
-    """The layer's weights with the normalization in them."""
+    """Return the weights of a layer with a normalization folded into them."""
     weights = layer.get_weights()
     scale, offset = compute_scale_and_offset(normalization)
     bias = weights.pop() if layer.use_bias else np.zeros_like(scale)

@@ -1,5 +1,7 @@
-"""Where a network is divided for `--compress`: what has no counterpart in Keras 2 stays as it is, and with it
-all that lies below, such as the spectrogram of an audio tower or the tokens of a text tower.
+"""Division of a network into a prefix that stays unchanged and a suffix that is compressed.
+
+Layers that Keras 2 lacks, and all layers below them, belong to the prefix, such as the spectrogram of an audio tower or
+the tokenizer of a text tower.
 """
 
 from collections import Counter
@@ -18,63 +20,64 @@ from tfx_finetune.ops.functional import build_submodel
 
 @dataclass(frozen=True)
 class Partition:
-    """A network in two.
+    """Network that is divided into two models.
 
     Attributes:
-        below: Inputs by name -> what `above` takes, by name; None where that is the inputs themselves.
-        above: What has a counterpart -> {"<head>/logits": ...}.
+        prefix: Model from the inputs by name to the inputs of the suffix by name; None if they are the same.
+        suffix: Model of layers that Keras 2 has, to the outputs `<head>/logits`.
     """
 
     prefix: keras.Model | None
     suffix: keras.Model
 
     def compute_suffix_inputs(self, inputs: Mapping[str, Any]) -> list[tf.Tensor]:
-        """What the upper part takes of prepared inputs, in the order in which its twin takes it."""
-        given = {name: tf.convert_to_tensor(x) for name, x in inputs.items()}
-        given = {name: tf.cast(x, tf.float32) if x.dtype == tf.uint8 else x for name, x in given.items()}
-        found = given if self.prefix is None else self.prefix(given, training=False)
-        return [tf.cast(found[name], tf.float32) for name in sorted(self.suffix.input)]
+        """Return the inputs of the suffix for preprocessed inputs by name, in the order of the tf_keras model."""
+        tensors = {name: tf.convert_to_tensor(x) for name, x in inputs.items()}
+        tensors = {name: tf.cast(x, tf.float32) if x.dtype == tf.uint8 else x for name, x in tensors.items()}
+        if self.prefix is not None:
+            tensors = self.prefix(tensors, training=False)
+        return [tf.cast(tensors[name], tf.float32) for name in sorted(self.suffix.input)]
 
     @property
     def output_names(self) -> list[str]:
-        """The outputs, in the order in which the twin of the upper part gives them."""
+        """Names of the outputs in the order of the tf_keras model."""
         return sorted(self.suffix.output)
 
     @property
     def kernel_sizes(self) -> Counter[int]:
-        """How many kernels of each size, in weights, can be compressed."""
+        """Number of compressible kernels by number of weights."""
         return Counter(int(np.prod(layer.kernel.shape)) for layer in list_compressible_layers(self.suffix))
 
 
 def list_compressible_layers(model: keras.Model) -> list[keras.Layer]:
-    """The convolutions and dense layers of a model that compressions are for."""
+    """Return the convolutions and dense layers of a model, which compressions change."""
     return [layer for layer in model.layers if type(layer).__name__ in KERNEL_LAYERS]
 
 
 def partition_model(model: keras.Model) -> Partition:
-    """Divides a flat functional model as high as it has to be.
+    """Divide a model so that the prefix is as small as possible.
 
     Args:
-        model: Inputs and outputs by name.
+        model: Functional model without nested models, with inputs and outputs by name.
     """
     outputs = {name: tensor for name, tensor in model.output.items() if name.endswith("/logits")}
     if not tf_keras_bridge.list_unsupported_layers(model):
         return Partition(None, model if len(outputs) == len(model.output) else build_submodel(model.input, outputs))
     nodes = [node for depth in sorted(model._nodes_by_depth) for node in model._nodes_by_depth[depth]]
-    users: dict[int, list[Any]] = {}
+    consumers: dict[int, list[Any]] = {}
     for node in nodes:
         for tensor in node.input_tensors:
-            users.setdefault(id(tensor), []).append(node)
-    fixed: set[int] = set()
-    for node in nodes:  # from the outputs down
-        after = [user for tensor in node.outputs for user in users.get(id(tensor), [])]
-        if tf_keras_bridge.is_unsupported(node.operation) or any(id(user) in fixed for user in after):
-            fixed.add(id(node))
-    makers = {id(tensor): node for node in nodes for tensor in node.outputs}
+            consumers.setdefault(id(tensor), []).append(node)
+    prefix: set[int] = set()
+    for node in nodes:  # from the outputs to the inputs
+        following = [consumer for tensor in node.outputs for consumer in consumers.get(id(tensor), [])]
+        if tf_keras_bridge.is_unsupported(node.operation) or any(id(consumer) in prefix for consumer in following):
+            prefix.add(id(node))
+    producers = {id(tensor): node for node in nodes for tensor in node.outputs}
     names = {id(tensor): name for name, tensor in model.input.items()}
-    joints: dict[str, Any] = {}
+    cut_tensors: dict[str, Any] = {}
     for node in nodes:
-        for tensor in () if id(node) in fixed else node.input_tensors:
-            if makers[id(tensor)].is_input or id(makers[id(tensor)]) in fixed:
-                joints.setdefault(names.setdefault(id(tensor), f"below_{len(names)}"), tensor)
-    return Partition(build_submodel(model.input, joints), build_submodel(joints, outputs))
+        for tensor in () if id(node) in prefix else node.input_tensors:
+            if producers[id(tensor)].is_input or id(producers[id(tensor)]) in prefix:
+                cut_tensors.setdefault(names.setdefault(id(tensor), f"cut_{len(names)}"), tensor)
+    return Partition(build_submodel(model.input, cut_tensors), build_submodel(cut_tensors, outputs))

@@ -1,9 +1,9 @@
-"""A layer with other weights, of which many are zero or which are few in value, gives nearly what it gave.
+"""Layer-wise reconstruction: sparse or clustered weights with which a layer has nearly the same outputs as before.
 
-Magnitude alone says what may go, and training brings the rest back; but a network loses far less, and needs less
-training, where each layer's weights are those that give the same outputs on calibration samples (Hassibi and Stork,
-Optimal brain surgeon, NIPS 1992; Hubara et al., Accelerated sparse neural training, arXiv 2102.08124, for whole
-networks). `thinned` and `rounded` say which weights those are.
+Pruning and clustering by magnitude alone need much training afterwards. A network loses far less if the weights of each
+layer reproduce its outputs on calibration samples (Hassibi and Stork, Optimal brain surgeon, NIPS 1992; Hubara et al.,
+Accelerated sparse neural training, arXiv 2102.08124, for whole networks). `admm_prune` and `quantease` find such
+weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,115 +15,129 @@ import tensorflow as tf
 from tfx_finetune.core import progress
 
 KERNEL_LAYERS = ("Conv2D", "Dense")
-# Training samples that layers are fitted on. On Tux Paint's stamps a pruned network's answers are twice as far (KL)
-# from those of the whole one with 64 of them, and no nearer with 580.
 NUM_SAMPLES = 192
-# Positions of feature maps that a kernel is fitted on, of all samples.
+"""Number of training samples on which layers are reconstructed. On Tux Paint's stamps, the outputs of a pruned network
+are twice as far (KL divergence) from the original outputs with 64 samples, and no closer with 580."""
+# Number of positions in the feature maps of all samples on which a kernel is fitted.
 _MAX_POSITIONS = 50_000
-# Inputs of a kernel, which has an equation for each: so many take half a gigabyte. Kernels with more stay as they are.
+# The equations of a kernel with this many inputs take half a gigabyte. Kernels with more inputs stay unchanged.
 _MAX_INPUTS = 8192
-# Share of the mean power of an input that is added to each: it holds weights near what they were where data is scarce.
+# Fraction of the mean power of the inputs that is added to each input. It keeps weights near their old values if there
+# is little data.
 _RIDGE = 0.05
-# Of conjugate gradients, which solve a column exactly after as many steps as it has weights, and nearly long before.
+# Conjugate gradients converge exactly after as many steps as a column has weights, and nearly long before.
 _CG_STEPS = 60
-# In which zeros are chosen, more in each, and in which they settle.
+# ADMM increases the number of zeros in the first half of the iterations, and settles in the second half.
 _ADMM_ITERATIONS = 30
-# Over the inputs of a kernel while it is rounded, so many of them before the others hear of it.
+# Passes over the inputs of a kernel in quantease, and number of inputs per block update.
 _SWEEPS, _BLOCK = 3, 128
 
 Solver = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""How the weights of a kernel are found: (power, wanted, weights) -> those for which `power @ found` is near `wanted`.
+"""Function (gram, cross_gram, weights) -> new weights for which `gram @ new_weights` is close to `cross_gram`.
 
-power: Inputs times inputs, the mean over positions, positive definite (inputs, inputs).
-wanted: Inputs times wanted outputs, likewise (inputs, outputs).
-weights: As they were (inputs, outputs).
+gram: float array (inputs, inputs), positive definite. Mean of inputs x inputs over positions.
+cross_gram: float array (inputs, outputs). Mean of inputs x original outputs over positions.
+weights: float array (inputs, outputs). Weights before.
 """
 
 
 def reconstruct_layers(
     tf_keras_model: Any, choose_solver: Callable[[Any], Solver | None], calibration_inputs: Sequence[np.ndarray]
 ) -> None:
-    """Gives layers of a tf_keras network other weights, with which each gives nearly what it gave.
+    """Replace the weights of layers so that each layer has nearly the same outputs as before.
 
-    A layer is fitted to its outputs in the whole network, on its inputs in the network so far, so that it also mends
-    what the layers before it lost.
+    A layer is fitted to its outputs in the original network, on its inputs in the network with the new weights so far.
+    So it also compensates the errors of the layers before it.
 
     Args:
-        twin: A functional model; changed in place.
-        how: A layer of `KERNELS` -> what finds its weights; None leaves it alone, as are grouped convolutions and
-            layers of more than 8,192 inputs.
-        examples: What the model takes of samples, one (n, ...) an input.
+        tf_keras_model: Functional model; changed in place.
+        choose_solver: Function from a layer of `KERNEL_LAYERS` to its solver, or to None to leave the layer unchanged.
+            Grouped convolutions and layers with more than 8,192 inputs per output always stay unchanged.
+        calibration_inputs: Inputs (n, ...) of the model for calibration samples, in its order.
     """
-    solves = {
-        layer.name: solve
+    solvers = {
+        layer.name: solver
         for layer in tf_keras_model.layers
-        if _is_reconstructable(layer) and (solve := choose_solver(layer)) is not None
+        if _is_reconstructable(layer) and (solver := choose_solver(layer)) is not None
     }
-    step = -(-len(calibration_inputs[0]) // NUM_SAMPLES)
-    samples = [tf.constant(x[::step].astype(np.float32)) for x in calibration_inputs]
-    uses = dict(tf_keras_model._tensor_usage_count)
-    # Each value is there as often as it is used, and gone when it is not needed any more.
-    sources = [str(id(tensor)) for tensor in tf_keras_model.inputs]
-    whole, now = ({source: [x] * uses[source] for source, x in zip(sources, samples, strict=True)} for _ in range(2))
+    stride = -(-len(calibration_inputs[0]) // NUM_SAMPLES)
+    samples = [tf.constant(x[::stride].astype(np.float32)) for x in calibration_inputs]
+    usage_count = dict(tf_keras_model._tensor_usage_count)
+    # A tensor is listed as often as it is used; each use removes it, so that memory is freed early.
+    input_ids = [str(id(tensor)) for tensor in tf_keras_model.inputs]
+    original, current = (
+        {input_id: [x] * usage_count[input_id] for input_id, x in zip(input_ids, samples, strict=True)}
+        for _ in range(2)
+    )
     nodes = [
         node
         for depth in sorted(tf_keras_model._nodes_by_depth, reverse=True)
         for node in tf_keras_model._nodes_by_depth[depth]
     ]
-    count = len(solves)
-    with progress.bar("refit", count) as advance:
+    num_layers = len(solvers)
+    with progress.bar("reconstruct", num_layers) as advance:
         for node in nodes:
             if node.is_input:
                 continue
-            before, after = (node.map_arguments(values) for values in (whole, now))
-            wanted = node.layer(*before[0], **before[1])
-            if solve := solves.pop(node.layer.name, None):  # a layer that stands in several places, in the first
-                _reconstruct_layer(node.layer, before[0][0], after[0][0], solve)
-                advance(1, f"{count} layers, {len(samples[0])} samples")
-            found = node.layer(*after[0], **after[1])
-            for values, outputs in ((whole, wanted), (now, found)):
-                for name, tensor in zip(node.flat_output_ids, tf.nest.flatten(outputs), strict=True):
-                    values[str(name)] = [tensor] * uses[str(name)]
+            original_args, current_args = (node.map_arguments(tensors) for tensors in (original, current))
+            original_outputs = node.layer(*original_args[0], **original_args[1])
+            # A layer that is called several times is fitted to its first call.
+            if solver := solvers.pop(node.layer.name, None):
+                _reconstruct_layer(node.layer, original_args[0][0], current_args[0][0], solver)
+                advance(1, f"{num_layers} layers, {len(samples[0])} samples")
+            current_outputs = node.layer(*current_args[0], **current_args[1])
+            for tensors, outputs in ((original, original_outputs), (current, current_outputs)):
+                for output_id, tensor in zip(node.flat_output_ids, tf.nest.flatten(outputs), strict=True):
+                    tensors[str(output_id)] = [tensor] * usage_count[str(output_id)]
 
 
 def _is_reconstructable(layer: Any) -> bool:
-    # The channels of a grouped convolution have inputs of their own.
-    known = type(layer).__name__ in KERNEL_LAYERS and getattr(layer, "groups", 1) == 1
-    return known and int(np.prod(layer.kernel.shape[:-1])) <= _MAX_INPUTS
+    # The groups of a grouped convolution have different inputs.
+    is_supported = type(layer).__name__ in KERNEL_LAYERS and getattr(layer, "groups", 1) == 1
+    return is_supported and int(np.prod(layer.kernel.shape[:-1])) <= _MAX_INPUTS
 
 
 def _reconstruct_layer(layer: Any, original_inputs: tf.Tensor, inputs: tf.Tensor, solver: Solver) -> None:
-    """Gives a layer the weights that are found, and the bias that belongs to them.
+    """Replace the weights and the bias of a layer.
 
-    What it gave is that in front of its activation, which the equations of weights are about.
+    The layer is fitted to its outputs before the activation.
+
+    Args:
+        layer: tf_keras layer of `KERNEL_LAYERS`.
+        original_inputs: Inputs (n, ...) of the layer in the original network.
+        inputs: Inputs (n, ...) of the layer in the network with the new weights so far.
+        solver: Solver of the new weights.
     """
     kernel = layer.kernel.numpy()
     weights = kernel.reshape(-1, kernel.shape[-1])
     bias = layer.bias.numpy() if layer.use_bias else 0.0
-    rng, share = np.random.default_rng(0), -(-_MAX_POSITIONS // len(inputs))
-    count, power, product = 0, np.zeros((len(weights),) * 2), np.zeros(weights.shape)
-    mean, middle = np.zeros(len(weights)), np.zeros(weights.shape[1])
-    # Sample by sample: the patches of all would not fit into memory.
-    for one, other in zip(inputs, original_inputs, strict=True):
-        rows, whole = (tf.reshape(_extract_patches(layer, x[None]), (-1, len(weights))).numpy() for x in (one, other))
-        some = rng.permutation(len(rows))[:share]
-        rows, outputs = rows[some], whole[some] @ weights + bias
-        count += len(rows)
-        mean, middle = mean + rows.sum(0), middle + outputs.sum(0)
-        power, product = power + rows.T @ rows, product + rows.T @ outputs
+    rng, max_positions = np.random.default_rng(0), -(-_MAX_POSITIONS // len(inputs))
+    count, gram, cross_gram = 0, np.zeros((len(weights),) * 2), np.zeros(weights.shape)
+    input_mean, output_mean = np.zeros(len(weights)), np.zeros(weights.shape[1])
+    # The patches of all samples together would need too much memory.
+    for sample, original_sample in zip(inputs, original_inputs, strict=True):
+        patches, original_patches = (
+            tf.reshape(_extract_patches(layer, x[None]), (-1, len(weights))).numpy() for x in (sample, original_sample)
+        )
+        positions = rng.permutation(len(patches))[:max_positions]
+        patches, outputs = patches[positions], original_patches[positions] @ weights + bias
+        count += len(patches)
+        input_mean, output_mean = input_mean + patches.sum(0), output_mean + outputs.sum(0)
+        gram, cross_gram = gram + patches.T @ patches, cross_gram + patches.T @ outputs
     weights = weights.astype(np.float64)
-    mean, middle, power, product = (total / count for total in (mean, middle, power, product))
+    input_mean, output_mean, gram, cross_gram = (total / count for total in (input_mean, output_mean, gram, cross_gram))
     if layer.use_bias:
-        # It gives the outputs their means, so that the kernel has to care for what is left alone.
-        power -= np.outer(mean, mean)
-        product -= np.outer(mean, middle)
-    ridge = _RIDGE * np.diag(power).mean() + 1e-12
-    found = solver(power + ridge * np.eye(len(power)), product + ridge * weights, weights)
-    layer.set_weights([found.reshape(kernel.shape), *([middle - mean @ found] if layer.use_bias else [])])
+        # The bias reproduces the means of the outputs, so that the kernel has to fit the deviations only.
+        gram -= np.outer(input_mean, input_mean)
+        cross_gram -= np.outer(input_mean, output_mean)
+    ridge = _RIDGE * np.diag(gram).mean() + 1e-12
+    new_weights = solver(gram + ridge * np.eye(len(gram)), cross_gram + ridge * weights, weights)
+    new_bias = [output_mean - input_mean @ new_weights] if layer.use_bias else []
+    layer.set_weights([new_weights.reshape(kernel.shape), *new_bias])
 
 
 def _extract_patches(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
-    """What a kernel is multiplied with at each position, on the last axis."""
+    """Return the inputs of a kernel at each position, on the last axis."""
     if layer.kernel.shape.rank == 2:
         return inputs
     height, width = layer.kernel_size
@@ -135,99 +149,105 @@ def _extract_patches(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
 def solve_least_squares(
     gram: np.ndarray, cross_gram: np.ndarray, weights: np.ndarray, keep_mask: np.ndarray
 ) -> np.ndarray:
-    """A `Solve` of least squares, by conjugate gradients from the weights as they were.
+    """Solve the least-squares problem for a fixed pattern of zeros, by conjugate gradients from the old weights.
 
     Args:
-        power: See `Solve`.
-        wanted: Likewise.
-        weights: Likewise.
-        kept: Which weights may be other than zero (inputs, outputs).
+        gram: float array (inputs, inputs); see `Solver`.
+        cross_gram: float array (inputs, outputs); see `Solver`.
+        weights: float array (inputs, outputs); see `Solver`.
+        keep_mask: bool array (inputs, outputs). False where the new weights are zero.
     """
-    # The equations of all columns at once: each has its own weights that stay, and so a matrix of its own.
-    scale = 1 / np.diag(gram)[:, None]
-    found = np.where(keep_mask, weights, 0.0)
-    rest = keep_mask * (cross_gram - gram @ found)
-    step = scale * rest
-    size = (rest * step).sum(0)
+    # All columns are solved at once; the mask gives each column its own matrix.
+    preconditioner = 1 / np.diag(gram)[:, None]
+    solution = np.where(keep_mask, weights, 0.0)
+    residual = keep_mask * (cross_gram - gram @ solution)
+    direction = preconditioner * residual
+    squared_norm = (residual * direction).sum(0)
     for _ in range(_CG_STEPS):
-        pushed = keep_mask * (gram @ step)
-        length = size / np.maximum((step * pushed).sum(0), 1e-30)
-        found += length * step
-        rest -= length * pushed
-        before, size = size, (rest * scale * rest).sum(0)
-        step = scale * rest + size / np.maximum(before, 1e-30) * step
-    return found
+        product = keep_mask * (gram @ direction)
+        step_size = squared_norm / np.maximum((direction * product).sum(0), 1e-30)
+        solution += step_size * direction
+        residual -= step_size * product
+        previous_norm, squared_norm = squared_norm, (residual * preconditioner * residual).sum(0)
+        direction = preconditioner * residual + squared_norm / np.maximum(previous_norm, 1e-30) * direction
+    return solution
 
 
 def admm_prune(gram: np.ndarray, cross_gram: np.ndarray, weights: np.ndarray, num_zeros: int) -> np.ndarray:
-    """A `Solve` that chooses which weights are zero: alternately the nearest weights of all, and of so many zeros
-    (the alternating direction method of multipliers: Boža, Fast and effective weight update for pruned large language
-    models, arXiv 2401.02938).
+    """Find weights with a number of zeros, by ADMM, which also chooses the positions of the zeros.
+
+    Alternating direction method of multipliers (Boža, Fast and effective weight update for pruned large language
+    models, arXiv 2401.02938). The number of zeros grows in the first half of the iterations.
 
     Args:
-        power: See `Solve`.
-        wanted: Likewise.
-        weights: Likewise.
-        zeros: How many are zero.
+        gram: float array (inputs, inputs); see `Solver`.
+        cross_gram: float array (inputs, outputs); see `Solver`.
+        weights: float array (inputs, outputs); see `Solver`.
+        num_zeros: Number of zeros.
     """
-    # As if all inputs were equally loud: only so are weights small that matter little.
+    # Inputs are scaled to the same power, so that small weights are unimportant weights.
     scale = np.sqrt(np.diag(gram))[:, None]
-    found, gap = weights * scale, np.zeros(weights.shape)
-    # The method's own strength of 1 is added to what the inputs have.
-    inverse, product = np.linalg.inv(gram / (scale * scale.T) + np.eye(len(gram))), cross_gram / scale
-    kept = np.ones(weights.shape, bool)
-    for round_ in range(_ADMM_ITERATIONS):
-        if round_ < _ADMM_ITERATIONS // 2:
-            share = 1 - (1 - 2 * (round_ + 1) / _ADMM_ITERATIONS) ** 3
-            order = np.abs(found + gap).ravel().argsort(kind="stable").argsort()
-            kept = (order >= round(share * num_zeros)).reshape(weights.shape)
-        sparse = np.where(kept, found + gap, 0.0)
-        gap += found - sparse
-        found = inverse @ (product + sparse - gap)
-    return solve_least_squares(gram, cross_gram, sparse / scale, kept)
+    solution, dual = weights * scale, np.zeros(weights.shape)
+    # The identity is the penalty term of ADMM with penalty parameter 1.
+    inverse, target = np.linalg.inv(gram / (scale * scale.T) + np.eye(len(gram))), cross_gram / scale
+    keep_mask = np.ones(weights.shape, bool)
+    for iteration in range(_ADMM_ITERATIONS):
+        if iteration < _ADMM_ITERATIONS // 2:
+            fraction = 1 - (1 - 2 * (iteration + 1) / _ADMM_ITERATIONS) ** 3
+            rank = np.abs(solution + dual).ravel().argsort(kind="stable").argsort()
+            keep_mask = (rank >= round(fraction * num_zeros)).reshape(weights.shape)
+        sparse = np.where(keep_mask, solution + dual, 0.0)
+        dual += solution - sparse
+        solution = inverse @ (target + sparse - dual)
+    return solve_least_squares(gram, cross_gram, sparse / scale, keep_mask)
 
 
 def quantease(gram: np.ndarray, cross_gram: np.ndarray, weights: np.ndarray, max_values: int) -> np.ndarray:
-    """A `Solve` of few values: one input after the other, each of its weights takes the value that is best beside the
-    others as they are, some times over (coordinate descent: Behdin et al., QuantEase, arXiv 2309.01885). Weights of
-    zero stay so.
+    """Find weights with few distinct values, by coordinate descent.
+
+    One input after the other, each weight gets the value that is best given all other weights; several passes
+    (Behdin et al., QuantEase, arXiv 2309.01885). Zeros stay zeros. The values are centroids of k-means.
 
     Args:
-        power: See `Solve`.
-        wanted: Likewise.
-        weights: Likewise.
-        count: How many values; they are the means of k-means.
+        gram: float array (inputs, inputs); see `Solver`.
+        cross_gram: float array (inputs, outputs); see `Solver`.
+        weights: float array (inputs, outputs); see `Solver`.
+        max_values: int >= 2. Maximum number of distinct values.
     """
-    kept = weights != 0
-    if not kept.any():  # a head that was not trained
+    keep_mask = weights != 0
+    if not keep_mask.any():  # the head was not trained
         return weights
-    found = solve_least_squares(gram, cross_gram, weights, kept)
-    values = fit_kmeans_centroids(found, max_values)
-    between = (values[1:] + values[:-1]) / 2
-    found = np.where(kept, values[np.searchsorted(between, found)], 0.0)
+    solution = solve_least_squares(gram, cross_gram, weights, keep_mask)
+    values = fit_kmeans_centroids(solution, max_values)
+    boundaries = (values[1:] + values[:-1]) / 2
+    solution = np.where(keep_mask, values[np.searchsorted(boundaries, solution)], 0.0)
     for _ in range(_SWEEPS):
-        for start in range(0, len(found), _BLOCK):
+        for start in range(0, len(solution), _BLOCK):
             block = slice(start, start + _BLOCK)
-            inside, rest = gram[block, block], cross_gram[block] - gram[block] @ found
-            for row, mine in enumerate(found[block]):
-                best = values[np.searchsorted(between, mine + rest[row] / inside[row, row])]
-                best = np.where(kept[start + row], best, 0.0)
-                rest -= np.outer(inside[row], best - mine)
-                mine[:] = best
-    return found
+            block_gram, residual = gram[block, block], cross_gram[block] - gram[block] @ solution
+            for index, row in enumerate(solution[block]):
+                best = values[np.searchsorted(boundaries, row + residual[index] / block_gram[index, index])]
+                best = np.where(keep_mask[start + index], best, 0.0)
+                residual -= np.outer(block_gram[index], best - row)
+                row[:] = best
+    return solution
 
 
 def fit_kmeans_centroids(weights: np.ndarray, max_values: int) -> np.ndarray:
-    """Values that are nearest to weights of any shape, by k-means: so many at most, ascending.
+    """Fit the centroids of k-means to weights.
 
-    Zero is one of them where it is one of the weights.
+    Args:
+        weights: float array of any shape.
+        max_values: int >= 2. Maximum number of centroids.
+
+    Returns:
+        Centroids in ascending order; 0 is one of them if a weight is 0.
     """
     from sklearn.cluster import KMeans
 
-    there = weights[weights != 0]
-    zero = [0.0] * (there.size < weights.size)
-    some = np.random.default_rng(0).permutation(there)[:20_000, None]
-    found = (
-        KMeans(min(max_values - len(zero), len(np.unique(some))), n_init=1, random_state=0).fit(some).cluster_centers_
-    )
-    return np.sort([*zero, *found.ravel()])
+    nonzero = weights[weights != 0]
+    zero = [0.0] * (nonzero.size < weights.size)
+    subset = np.random.default_rng(0).permutation(nonzero)[:20_000, None]
+    num_clusters = min(max_values - len(zero), len(np.unique(subset)))
+    kmeans = KMeans(num_clusters, n_init=1, random_state=0).fit(subset)
+    return np.sort([*zero, *kmeans.cluster_centers_.ravel()])

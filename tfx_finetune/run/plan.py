@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tfx_finetune.compression.chain import parse_compressions
+from tfx_finetune.compression import parse_compressions
 from tfx_finetune.core import assets, plugins
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
