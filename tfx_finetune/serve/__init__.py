@@ -1,1 +1,1 @@
-"""The `serve` command: predictions over HTTP."""
+"""Prediction server: TensorFlow Serving's REST protocol on FastAPI; the steps of the `serve` command."""

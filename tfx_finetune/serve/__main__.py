@@ -1,13 +1,14 @@
-"""COMMAND: answers requests over HTTP with a bundle, by TensorFlow Serving's REST protocol.
+"""Serve the predictions of a bundle over HTTP with the REST protocol of TensorFlow Serving.
 
     python -m tfx_finetune.serve --bundle=runs/tux/bundle
     python -m tfx_finetune.serve --bundle=runs/tux/bundle --port=8080 --format=tflite_int8
     python -m tfx_finetune.serve --bundle=models/ --host=0.0.0.0
     curl -d '{"instances": [{"b64": "'$(base64 -w0 a.jpg)'"}]}' http://localhost:8501/v1/models/default:predict
 
---bundle may also be a folder of bundles named 1, 2, ...: the highest number answers. A new number, or a bundle put in
-the place of the one that answers, takes over without a request lost, once it gives its golden answers. SIGTERM: /readyz
-says 503, what comes is still answered for --drain_timeout seconds, and the process ends. docs/deployment.md has the rest.
+--bundle is a bundle or a folder of bundles named 1, 2, ..., of which the highest number is served. A new number, or a
+bundle that replaces the served one, is loaded without downtime after it reproduces its golden outputs. On SIGTERM,
+/readyz returns 503, requests are answered for another --drain_timeout seconds, and the process ends. See
+docs/deployment.md. Exit status: 0 success, 2 user error.
 """
 
 import asyncio
@@ -19,10 +20,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tfx_finetune.core import command, plugins, progress
-from tfx_finetune.core.config import option
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.extras import missing_package_error
 from tfx_finetune.core.manifest import require_bundle_path
+from tfx_finetune.core.options import option
 
 if TYPE_CHECKING:
     import uvicorn
@@ -32,33 +33,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Options of the command."""
+    """Options of the `serve` command."""
 
     bundle: str = option("", "the folder bundle/ of a finished run, or a folder of bundles named 1, 2, ...")
-    host: str = option("127.0.0.1", "address to listen at; 0.0.0.0 for every one of the machine")
-    port: int = option(8501, "port to listen at; 0 for any that is free", low=0, high=65535)
-    model_name: str = option("default", "name of the model in its addresses")
-    format: str = option(
-        "", "which of the bundle's files answers; by default the fastest here that is as exact as the trained model"
-    )
-    batch_size: int = option(32, "samples of concurrent requests that are predicted together", low=1)
-    max_queue_size: int = option(256, "samples in work above which requests are refused with 503", low=1)
-    max_request_bytes: int = option(16_000_000, "bytes of a request above which it is refused with 413", low=1)
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all addresses of the machine")
+    port: int = option(8501, "port to listen on; 0: any free port", low=0, high=65535)
+    model_name: str = option("default", "name of the model in URLs")
+    format: str = option("", "format of the file to serve; empty: the fastest verified file with float precision")
+    batch_size: int = option(32, "maximum number of samples of concurrent requests per batch", low=1)
+    max_queue_size: int = option(256, "maximum number of samples in progress; more are rejected with 503", low=1)
+    max_request_bytes: int = option(16_000_000, "maximum size of a request in bytes; more is rejected with 413", low=1)
     max_pixels: int = option(
         40_000_000,
-        "pixels above which a picture is refused with 400; by default fewer than in training, as anybody may send one",
+        "maximum number of pixels of an image; more are rejected with 400 (lower than in training by default, because "
+        "clients are not trusted)",
         low=1,
     )
-    poll_interval: float = option(1.0, "seconds between two looks for a new version", low=0.05)
+    poll_interval: float = option(1.0, "seconds between checks for a new version", low=0.05)
     drain_timeout: float = option(5.0, "seconds in which requests are still answered after SIGTERM", low=0)
     plugins: str = option("", plugins.HELP)
 
 
 def serve(options: ServeOptions) -> None:
-    """Serves until it is stopped.
+    """Serve a bundle until the process is stopped.
+
+    Args:
+        options: Options of the command.
 
     Raises:
-        UserError: An extra is missing, the bundle cannot be used, or the port is taken.
+        UserError: If a package is missing, the bundle cannot be served, or the port is in use.
     """
     try:
         import uvicorn
@@ -73,23 +76,20 @@ def serve(options: ServeOptions) -> None:
     limits = RequestLimits(options.max_request_bytes, options.max_pixels, options.max_queue_size, options.batch_size)
     service = Service(options.model_name, folder, options.format, limits)
 
-    config = uvicorn.Config(
-        make_app(service), log_level="warning", access_log=False, server_header=False, lifespan="off"
-    )
+    app = make_app(service)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
+    server = _make_server(config, service, options.drain_timeout)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(
-            _serve_requests(
-                _make_server(config, service, options.drain_timeout), listener, service, options.poll_interval
-            )
-        )
-    progress.log("stopped, every request answered")
+        runner.run(_serve_requests(server, listener, service, options.poll_interval))
+    progress.log("stopped after all requests were answered")
 
 
 def _make_server(config: "uvicorn.Config", service: "Service", drain_timeout: float) -> "uvicorn.Server":
+    """Return a server that answers all accepted requests before it stops."""
     import uvicorn
 
     class Server(uvicorn.Server):
-        """Stops at once at SIGINT, and once others know of it at SIGTERM; in both cases with every answer given."""
+        """Server that stops at once on SIGINT, and after the drain timeout on SIGTERM."""
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -111,30 +111,32 @@ def _make_server(config: "uvicorn.Config", service: "Service", drain_timeout: fl
 async def _serve_requests(
     server: "uvicorn.Server", listener: socket.socket, service: "Service", poll_interval: float
 ) -> None:
-    watching = asyncio.create_task(service.watch_versions(poll_interval))
+    """Serve requests and watch for new versions until the server stops."""
+    watch_task = asyncio.create_task(service.watch_versions(poll_interval))
     host, port = listener.getsockname()[:2]
-    progress.log(
-        f"version {service.model_version.version} of {service.name} answers at http://{host}:{port}/v1/models/"
-    )
+    progress.log(f"serves version {service.model_version.version} of {service.name} at http://{host}:{port}/v1/models/")
     await server.serve([listener])
-    watching.cancel()
+    watch_task.cancel()
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
-        # Or the system would hold the second part of an answer back until the first one is acknowledged: 40 ms.
+        # Nagle's algorithm would delay the second packet of a response by 40 ms.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except OSError as error:
-        todo = "stop what listens there, or take another --port"
-        received = f"{host}:{port} ({error.strerror})"
-        raise UserError("cannot listen there", got=received, hint=todo) from None
+        raise UserError(
+            "Cannot listen on this address and port",
+            got=f"{host}:{port} ({error.strerror})",
+            hint="Stop the process that uses the port, or choose another --port",
+        ) from None
 
 
 def main() -> None:
-    """Runs the command."""
+    """Run the command."""
     command.run(serve, ServeOptions(), __doc__ or "")
 
 

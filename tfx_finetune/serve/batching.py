@@ -1,4 +1,4 @@
-"""Samples of concurrent requests, predicted together."""
+"""Dynamic batching: predict the samples of concurrent requests together."""
 
 import asyncio
 from collections import deque
@@ -10,16 +10,16 @@ from tfx_finetune.types.aliases import Batch, PredictFn
 
 
 class Batcher:
-    """Makes one batch of all that waits when the batch before is done.
+    """Batches all queued samples as soon as the previous batch is finished.
 
-    A request that comes alone is predicted at once; nobody waits for a batch to fill (as Orca does it for language
-    models: Yu et al., OSDI 2022).
+    A request never waits for a batch to fill: a single request is predicted immediately (continuous batching as in
+    Orca, Yu et al., OSDI 2022).
 
     Args:
-        predict: Prepared inputs by name, (n, ...) -> outputs by name, (n, ...).
-        executor: A thread that predictions run in, one at a time.
-        most: Samples a batch.
-        observe: Called with the size of every batch.
+        predict: Function from preprocessed inputs by name, (n, ...), to outputs by name, (n, ...).
+        executor: Executor with one thread, which runs one prediction at a time.
+        max_batch_size: int > 0. Maximum number of samples per batch.
+        on_batch: Called with the size of every batch.
     """
 
     def __init__(
@@ -29,27 +29,29 @@ class Batcher:
         max_batch_size: int,
         on_batch: Callable[[int], object] = lambda size: None,
     ) -> None:
-        self._predict, self._executor, self._max_batch_size, self._on_batch = (
-            predict,
-            executor,
-            max_batch_size,
-            on_batch,
-        )
+        self._predict, self._executor = predict, executor
+        self._max_batch_size, self._on_batch = max_batch_size, on_batch
         self._queue: deque[tuple[Batch, asyncio.Future[Batch]]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
     async def predict(self, samples: Batch) -> Batch:
-        """Outputs of one request's samples; raises whatever the prediction raised."""
+        """Return the outputs of the samples of one request; raise the exception of a failed prediction.
+
+        Args:
+            samples: Preprocessed inputs by name, (n, ...).
+        """
         starts = range(0, count_rows(samples), self._max_batch_size)
-        parts = [{name: rows[at : at + self._max_batch_size] for name, rows in samples.items()} for at in starts]
+        parts = [
+            {name: rows[start : start + self._max_batch_size] for name, rows in samples.items()} for start in starts
+        ]
         futures = [asyncio.get_running_loop().create_future() for _ in parts]
         self._queue += zip(parts, futures, strict=True)
         if self._worker is None:
             self._worker = asyncio.create_task(self._run())
-        found = await asyncio.gather(*futures)
-        return concatenate(found)
+        return concatenate(await asyncio.gather(*futures))
 
     async def _run(self) -> None:
+        """Predict batches until the queue is empty."""
         loop = asyncio.get_running_loop()
         while self._queue:
             batch = self._pop_batch()
@@ -58,7 +60,7 @@ class Batcher:
             outputs: Batch | Exception
             try:
                 outputs = await loop.run_in_executor(self._executor, self._predict, samples)
-            except Exception as error:  # Whatever it is, it is the answer to these requests, and others go on.
+            except Exception as error:  # fails the requests of this batch only
                 outputs = error
             start = 0
             for part, future in batch:
@@ -72,7 +74,7 @@ class Batcher:
         self._worker = None
 
     def _pop_batch(self) -> list[tuple[Batch, asyncio.Future[Batch]]]:
-        """What waits longest, as much as makes a batch."""
+        """Remove the oldest parts from the queue, as many as fit into a batch."""
         batch = [self._queue.popleft()]
         count = count_rows(batch[0][0])
         while self._queue and count + count_rows(self._queue[0][0]) <= self._max_batch_size:
@@ -82,5 +84,13 @@ class Batcher:
 
 
 def count_rows(batch: Batch) -> int:
-    """Samples of a batch."""
+    """Return the number of samples of a batch.
+
+    Args:
+        batch: Arrays by name, (n, ...).
+
+    Examples:
+        >>> count_rows({"image": [[0.0], [1.0], [2.0]]})
+        3
+    """
     return len(next(iter(batch.values())))

@@ -1,4 +1,4 @@
-"""The version of a model that is served, and how the next one is found and tried before it takes over."""
+"""Find and load the model version to serve, and verify it on its golden samples."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,12 @@ from tfx_finetune.types.components import Modality
 
 
 class VersionPath(NamedTuple):
-    """Where a version lies; `stamp` changes when it is replaced."""
+    """Folder of a model version.
+
+    version: int >= 0. Version number; 0 if the folder is not numbered.
+    folder: Folder of the bundle.
+    stamp: Modification time and inode of the manifest, which change when the bundle is replaced.
+    """
 
     version: int
     folder: Path
@@ -29,17 +34,17 @@ class VersionPath(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A version that answers.
+    """Loaded model version.
 
     Attributes:
-        version: Its number.
-        modalities: How raw content becomes its inputs, by tower.
-        labels: Class names by head, of those that tell the classes of whole samples.
-        found: Of heads that find things in pictures: see `Places.found`.
-        limits: Of those heads: see `Places.limits`.
-        golden: Outputs of one sample by name, (1, ...): what kind of values each has.
-        prepare: See `Bundle.prepare`.
-        predict: Prepared inputs (n, ...) -> outputs by name, (n, ...): `<head>/scores`, a score a class.
+        version: int >= 0. Version number.
+        modalities: Modalities, which decode and preprocess samples, by tower.
+        labels: Class names of classification heads, by head.
+        postprocess_fns: Postprocessing of detection and segmentation heads, by head.
+        nms_inputs: dtype of each detection threshold that a request may set, by name.
+        example_outputs: Outputs of one sample by name, (1, ...); they show the type and shape of each output.
+        preprocess: Function from raw contents by tower to preprocessed inputs, (1, ...); see `Bundle.preprocess`.
+        predict: Function from preprocessed inputs (n, ...) to outputs by name, (n, ...).
     """
 
     version: int
@@ -53,81 +58,97 @@ class ModelVersion:
 
 
 def find_latest_version(path: Path) -> VersionPath | None:
-    """The version to be served: a bundle itself, or the highest number among folders that hold one each.
+    """Return the bundle at a path, or the bundle with the highest number in a folder; None if there is none.
 
     Args:
-        path: A bundle, or a folder like TensorFlow Serving's base path: 1/, 2/, ...
+        path: Bundle, or a folder of bundles named 1, 2, ... (the base path of TensorFlow Serving).
     """
     if stamp := _read_stamp(path):
         return VersionPath(0, path, stamp)
-    numbered = [folder for folder in path.glob("[0-9]*") if folder.name.isdecimal()]
-    for folder in sorted(numbered, key=lambda folder: -int(folder.name)):
+    numbered_folders = [folder for folder in path.glob("[0-9]*") if folder.name.isdecimal()]
+    for folder in sorted(numbered_folders, key=lambda folder: -int(folder.name)):
         if stamp := _read_stamp(folder):
             return VersionPath(int(folder.name), folder, stamp)
     return None
 
 
 def load_version(version_path: VersionPath, format: str, max_pixels: int, batch_size: int) -> ModelVersion:
-    """Opens a version and has it predict its golden samples, alone and in the largest batch, which warms it up too.
+    """Load a version and verify it on its golden samples, one by one and in a batch of maximum size.
 
     Args:
-        place: Where it lies.
-        format: Which of its files answers; see `_quickest`.
-        max_pixels: Larger pictures are refused before they are decompressed.
-        batch_size: Samples a batch at most.
+        version_path: Folder of the version.
+        format: Format of the file to serve. Empty: the fastest verified file, see `_select_fastest`.
+        max_pixels: int > 0. Larger images are rejected before they are decoded.
+        batch_size: int > 0. Maximum number of samples per batch.
 
     Raises:
-        UserError: It is no whole bundle, or does not give its golden answers here.
+        UserError: If the bundle is incomplete, or its outputs on this machine differ from the golden outputs.
     """
     bundle = Bundle.open(version_path.folder)
     verified = bundle.manifest["verified"]
     format = format or _select_fastest([format for format in bundle.formats if verified[format]] or bundle.formats)
     if not verified.get(format, True):
-        raise UserError("a file that did not pass verification is not served", got=format)
-    reader, tolerance = bundle.load_model(format), bundle.get_tolerance(format)
+        raise UserError("The file did not pass verification", got=format, hint="Choose another --format")
+    model, tolerance = bundle.load_model(format), bundle.get_tolerance(format)
     bundle = dataclasses.replace(bundle, manifest=_limit_pixels(bundle.manifest, max_pixels))
-    raw, outputs = read_golden(bundle.path / "golden")
+    contents, golden_outputs = read_golden(bundle.path / "golden")
     try:
-        samples = concatenate([bundle.preprocess(content) for content in raw])
+        samples = concatenate([bundle.preprocess(content) for content in contents])
     except UnreadableError as error:
-        raise UserError("a golden sample cannot be prepared", got=f"{version_path.folder} ({error})") from None
-    reader.predict({name: np.resize(rows, (batch_size, *rows.shape[1:])) for name, rows in samples.items()})
-    alone = reader.predict(_take_first(samples))
-    apart = max(max_abs_difference(outputs, reader.predict(samples)), max_abs_difference(_take_first(outputs), alone))
-    if apart > tolerance:
-        received = f"{version_path.folder}, {format}: {apart:.2g} apart"
-        raise UserError("a bundle that does not give its golden answers here", got=received, expected=tolerance)
-    labels = {head: task.labels.names for head, task in bundle.tasks.items() if not task.localization}
-    found = {head: task.localization.postprocess_fn for head, task in bundle.tasks.items() if task.localization}
-    limits = localization.collect_nms_inputs(bundle.tasks)
-    answers = _take_first(outputs), bundle.preprocess, reader.predict
-    return ModelVersion(version_path.version, bundle.modalities, labels, found, limits, *answers)
+        message = f"Cannot preprocess a golden sample of {version_path.folder}"
+        raise UserError(message, got=error) from None
+    # The largest batch is predicted once, so that the first requests do not wait for memory allocation.
+    model.predict({name: np.resize(rows, (batch_size, *rows.shape[1:])) for name, rows in samples.items()})
+    first_output = model.predict(_take_first(samples))
+    difference = max(
+        max_abs_difference(golden_outputs, model.predict(samples)),
+        max_abs_difference(_take_first(golden_outputs), first_output),
+    )
+    if difference > tolerance:
+        raise UserError(
+            f"{version_path.folder}: outputs of {format} on this machine differ from the golden outputs",
+            got=f"{difference:.2g}",
+            expected=f"at most {tolerance}",
+        )
+    tasks = bundle.tasks
+    return ModelVersion(
+        version=version_path.version,
+        modalities=bundle.modalities,
+        labels={head: task.labels.names for head, task in tasks.items() if not task.localization},
+        postprocess_fns={head: task.localization.postprocess_fn for head, task in tasks.items() if task.localization},
+        nms_inputs=localization.collect_nms_inputs(tasks),
+        example_outputs=_take_first(golden_outputs),
+        preprocess=bundle.preprocess,
+        predict=model.predict,
+    )
 
 
 def _select_fastest(formats: Sequence[str]) -> str:
-    """The file that answers fastest with all of the trained model's precision."""
+    """Return the format with float precision that is fastest on this machine; the first format if there is none."""
     order = ("tflite", "saved_model") if hardware.detect().engine == "litert" else ("saved_model", "keras")
     return next((format for format in order if format in formats), formats[0])
 
 
 def _read_stamp(folder: Path) -> tuple[int, int] | None:
-    """Tells one bundle at a place from the next; None where there is none."""
+    """Return the modification time and inode of a bundle's manifest; None if there is no bundle."""
     try:
-        found = (folder / "manifest.json").stat()
+        status = (folder / "manifest.json").stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino
+    return status.st_mtime_ns, status.st_ino
 
 
 def _limit_pixels(manifest: Mapping[str, Any], max_pixels: int) -> dict[str, Any]:
+    """Return the manifest with a lower pixel limit of its image modalities."""
     towers = {}
-    for tower, known in manifest["towers"].items():
-        options = dict(known["options"])
+    for tower, entry in manifest["towers"].items():
+        options = dict(entry["options"])
         if "max_pixels" in options:
             options["max_pixels"] = min(max_pixels, options["max_pixels"])
-        towers[tower] = known | {"options": options}
+        towers[tower] = entry | {"options": options}
     return dict(manifest) | {"towers": towers}
 
 
-def _take_first(outputs: Batch) -> Batch:
-    return {name: values[:1] for name, values in outputs.items()}
+def _take_first(batch: Batch) -> Batch:
+    """Return the first sample of a batch as a batch."""
+    return {name: values[:1] for name, values in batch.items()}

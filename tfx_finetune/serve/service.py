@@ -1,4 +1,4 @@
-"""A model that answers requests: how many at a time, and how its next version takes over."""
+"""Served model: request limits, batching, metrics and updates to new versions."""
 
 import asyncio
 import contextlib
@@ -13,20 +13,20 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.serve import rest
 from tfx_finetune.serve.batching import Batcher
 from tfx_finetune.serve.model_version import VersionPath, find_latest_version, load_version
+from tfx_finetune.serve.requests import REQUEST_PARSERS, RequestError, count_samples
 
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class RequestLimits(NamedTuple):
-    """What may be asked for.
+    """Limits of requests.
 
-    body: Bytes a request.
-    pixels: Pixels a picture.
-    waiting: Samples in work; further ones are refused until there is room again.
-    batch: Samples that are predicted together.
+    max_request_bytes: int > 0. Maximum size of a request in bytes.
+    max_pixels: int > 0. Maximum number of pixels of an image.
+    max_queue_size: int > 0. Maximum number of samples in progress; further requests are rejected.
+    max_batch_size: int > 0. Maximum number of samples per batch.
     """
 
     max_request_bytes: int
@@ -36,20 +36,20 @@ class RequestLimits(NamedTuple):
 
 
 class BusyError(Exception):
-    """There is no room for a request now."""
+    """Error of a request that exceeds the number of samples in progress."""
 
 
 class Service:
-    """One model in its newest version.
+    """Model that answers requests with its latest version.
 
     Args:
-        name: Of the model, in its addresses.
-        path: A bundle, or a folder of numbered ones.
-        format: The file that answers; by default the fastest here that is exact.
-        limits: What may be asked for.
+        name: Name of the model in URLs.
+        path: Bundle, or a folder of bundles named 1, 2, ...
+        format: Format of the file to serve. Empty: the fastest verified file.
+        limits: Limits of requests.
 
     Raises:
-        UserError: There is no bundle, or none that can be served.
+        UserError: If there is no bundle, or the bundle cannot be served.
     """
 
     def __init__(self, name: str, path: Path, format: str, limits: RequestLimits) -> None:
@@ -61,54 +61,64 @@ class Service:
 
         disable_created_metrics()
         self.registry = CollectorRegistry()
-        told: dict[str, Any] = {"namespace": "tfx_finetune", "registry": self.registry}
-        self.answer_counter = Counter("answers", "Answers by method and HTTP status", ("method", "status"), **told)
-        self.answer_seconds = Histogram("answer_seconds", "Time from request to answer", ("method",), **told)
-        self._batch_sizes = Histogram("batch_samples", "Samples predicted together", buckets=_BATCH_BUCKETS, **told)
-        self._load_counter = Counter("loads", "Versions by what became of them", ("result",), **told)
-        self._version_gauge = Gauge("version", "Version that answers", **told)
-        Gauge("waiting_samples", "Samples in work", **told).set_function(lambda: self._num_in_flight)
+        options: dict[str, Any] = {"namespace": "tfx_finetune", "registry": self.registry}
+        self.answer_counter = Counter("answers", "Responses by method and HTTP status", ("method", "status"), **options)
+        self.answer_seconds = Histogram("answer_seconds", "Time from request to response", ("method",), **options)
+        self._batch_sizes = Histogram("batch_samples", "Samples per batch", buckets=_BATCH_BUCKETS, **options)
+        self._load_counter = Counter("loads", "Loaded versions by result", ("result",), **options)
+        self._version_gauge = Gauge("version", "Served version", **options)
+        Gauge("waiting_samples", "Samples in progress", **options).set_function(lambda: self._num_in_flight)
 
-        place = find_latest_version(path)
-        if not place:
-            todo = "name the folder bundle/ of a finished run, or a folder of bundles named 1, 2, ..."
-            raise UserError("nothing to serve", got=path, hint=todo)
-        self._load(place, 1)
+        version_path = find_latest_version(path)
+        if not version_path:
+            hint = "Name the folder bundle/ of a finished run, or a folder of bundles named 1, 2, ..."
+            raise UserError("The folder contains no bundle", got=path, hint=hint)
+        self._load(version_path, 1)
 
     def _load(self, version_path: VersionPath, number: int) -> None:
-        """Lets a version answer from now on; `number` is that of a bundle that lies in no numbered folder."""
-        self._version_path = version_path  # Also where it fails: it is not tried again until it changes.
-        served = load_version(version_path, self.format, self.limits.max_pixels, self.limits.max_batch_size)
-        self.model_version = dataclasses.replace(served, version=version_path.version or number)
+        """Load a version and serve it; `number` is the version number of a bundle that is not numbered."""
+        self._version_path = version_path  # set first, so that a version that fails is not loaded again
+        loaded = load_version(version_path, self.format, self.limits.max_pixels, self.limits.max_batch_size)
+        self.model_version = dataclasses.replace(loaded, version=version_path.version or number)
         self._batcher = Batcher(
-            served.predict, self._model_executor, self.limits.max_batch_size, self._batch_sizes.observe
+            loaded.predict, self._model_executor, self.limits.max_batch_size, self._batch_sizes.observe
         )
         self._load_counter.labels("loaded").inc()
         self._version_gauge.set(self.model_version.version)
 
     async def watch_versions(self, seconds: float) -> None:
-        """Looks for another version ever so many seconds; requests that came before are answered by the one before."""
+        """Check for a new version periodically; earlier requests are answered by the earlier version.
+
+        Args:
+            seconds: float > 0. Interval between checks.
+        """
         while True:
             await asyncio.sleep(seconds)
-            place = find_latest_version(self.path)
-            if place is None or place == self._version_path:
+            version_path = find_latest_version(self.path)
+            if version_path is None or version_path == self._version_path:
                 continue
             try:
-                await asyncio.to_thread(self._load, place, self.model_version.version + 1)
-                progress.log(f"version {self.model_version.version} answers from now on")
-            except Exception as error:  # Whatever is wrong with it, the version that works goes on.
+                await asyncio.to_thread(self._load, version_path, self.model_version.version + 1)
+                progress.log(f"serves version {self.model_version.version}")
+            except Exception as error:  # the served version continues, whatever the error is
                 self._load_counter.labels("refused").inc()
-                progress.log(f"version {self.model_version.version} goes on, {place.folder} cannot be served: {error}")
+                version = self.model_version.version
+                progress.log(f"cannot serve {version_path.folder}, continues with version {version}: {error}")
 
     @contextlib.contextmanager
     def admit(self, samples: int = 1) -> Iterator[None]:
-        """Counts samples as in work meanwhile.
+        """Count samples as in progress inside the `with` block.
+
+        Args:
+            samples: int >= 0. Number of samples.
 
         Raises:
-            BusyError: There is no room for them.
+            BusyError: If more than `max_queue_size` samples would be in progress.
         """
         if self._num_in_flight + samples > self.limits.max_queue_size:
-            raise BusyError(f"{self._num_in_flight} samples are in work, at most {self.limits.max_queue_size}")
+            raise BusyError(
+                f"Server is busy: {self._num_in_flight} samples in progress, at most {self.limits.max_queue_size}."
+            )
         self._num_in_flight += samples
         try:
             yield
@@ -116,27 +126,29 @@ class Service:
             self._num_in_flight -= samples
 
     async def answer(self, method: str, body: bytes) -> bytes:
-        """The answer to a request's body.
+        """Return the response to a request as JSON text.
 
         Args:
-            method: One of `rest.METHODS`.
-            body: JSON text; see `rest.py`.
+            method: Key of `requests.REQUEST_PARSERS`.
+            body: JSON text of the request, see `requests.py`.
 
         Raises:
-            RequestError: What is wrong with the request.
-            BusyError: There is no room for it now.
+            RequestError: If the request is invalid.
+            BusyError: If there are too many samples in progress.
         """
-        served, batcher = self.model_version, self._batcher
+        model_version, batcher = self.model_version, self._batcher
         run = asyncio.get_running_loop().run_in_executor
         try:
             message = await run(self._reader_executor, orjson.loads, body)
         except orjson.JSONDecodeError as error:
-            raise rest.RequestError(f"the request is not JSON: {error}") from None
-        count = rest.count_samples(message)
+            raise RequestError("The request is not JSON", got=error) from None
+        count = count_samples(message)
         if count > self.limits.max_queue_size:
-            raise rest.RequestError(f"{count} samples in one request; allowed: {self.limits.max_queue_size}")
-        # The request itself is counted already.
+            raise RequestError(
+                "Too many samples in one request", got=count, expected=f"at most {self.limits.max_queue_size}"
+            )
+        # The request itself is already counted as one sample.
         with self.admit(count - 1):
-            samples, told = await run(self._reader_executor, rest.REQUEST_PARSERS[method], message, served)
-            scores = await batcher.predict(samples)
-            return orjson.dumps(told(scores), option=orjson.OPT_SERIALIZE_NUMPY)
+            inputs, make_response = await run(self._reader_executor, REQUEST_PARSERS[method], message, model_version)
+            outputs = await batcher.predict(inputs)
+            return orjson.dumps(make_response(outputs), option=orjson.OPT_SERIALIZE_NUMPY)
