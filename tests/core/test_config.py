@@ -52,8 +52,8 @@ def test_configs_come_along(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--dta=x", "did you mean --data?"),
-        ("--finetune.epoch=3", "did you mean --finetune.epochs?"),
+        ("--dta=x", "Did you mean --data?"),
+        ("--finetune.epoch=3", "Did you mean --finetune.epochs?"),
         ("--finetune.epochs=many", "invalid literal"),
         ("--flagfile=/nowhere/x.cfg", "flagfile"),
     ],
@@ -68,10 +68,10 @@ def test_wrong_flags_are_named(argument, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"finetune.epochs": -1}, "--finetune.epochs is out of range; received: -1; allowed: at least 0"),
-        ({"split.test": 2.0}, "allowed: 0.01 to 0.9"),
-        ({"image.resize": "squash"}, "allowed: pad, crop, stretch"),
-        ({"seed": "x"}, "--seed has a wrong type; received: 'x'; allowed: int"),
+        ({"finetune.epochs": -1}, "--finetune.epochs is out of range: -1. Expected: at least 0."),
+        ({"split.test": 2.0}, "Expected: 0.01 to 0.9."),
+        ({"image.resize": "squash"}, "Expected: pad, crop, stretch."),
+        ({"seed": "x"}, "--seed has the wrong type: 'x'. Expected: int."),
         ({"verify.max_drop": float("nan")}, "out of range"),
     ],
 )
@@ -89,7 +89,7 @@ def test_every_option_is_explained():
     plain = {name for name in names if "." not in name}
     assert not {name.partition(".")[0] for name in names if "." in name} & plain
     assert "--finetune.epochs=5" in flagfile.format_usage("doc", Run(), full=True)
-    assert "--frozen. --finetune.  One stage of training: what is unfrozen, for how long, how fast: epochs=20|5" in (
+    assert "--frozen. --finetune.  Options of one training phase: epochs=20|5" in (
         flagfile.format_usage("doc", Run())
     )
 

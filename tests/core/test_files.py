@@ -41,5 +41,5 @@ def test_checksum_of_a_folder_sees_names_and_contents(tmp_path):
 def test_unwritable_folder(tmp_path):
     """The message names the folder and why; a file in the way is the case that root meets too."""
     (tmp_path / "taken").write_text("")
-    with pytest.raises(UserError, match=r"cannot write to the work folder; received: .*taken/x"):
+    with pytest.raises(UserError, match=r"The work folder cannot be written: .*taken/x"):
         files.make_writable_folder(tmp_path / "taken" / "x", "work folder")

@@ -35,20 +35,20 @@ def test_builds_with_context_and_options(registry):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tflit()", "unknown export; received: tflit; allowed: tflite; did you mean tflite?"),
-        ("tflite(quantise='int8')", "did you mean quantize?"),
-        ("tflite(quantize='int4')", "allowed: Literal['none', 'int8']"),
-        ("tflite(count='3')", "received: '3'; allowed: int"),
-        ("tflite(count=True)", "received: True; allowed: int"),
-        ("tflite(scale=(1, 'x'))", "wrong value for scale"),
+        ("tflit()", "Unknown export: tflit. Expected: tflite. Did you mean tflite?"),
+        ("tflite(quantise='int8')", "Did you mean quantize?"),
+        ("tflite(quantize='int4')", "Expected: Literal['none', 'int8']."),
+        ("tflite(count='3')", ": '3'. Expected: int."),
+        ("tflite(count=True)", ": True. Expected: int."),
+        ("tflite(scale=(1, 'x'))", "Wrong value for scale"),
         ("tflite('none', 1, (0, 1), 4)", "too many positional arguments"),
-        ("tflite(context=1)", "unknown option"),
+        ("tflite(context=1)", "Unknown option"),
     ],
 )
 def test_wrong_specs_say_what_is_right(registry, text, message):
     """A typo in a config ends in one line that names the mend."""
     with pytest.raises(UserError) as error:
-        registry.options(parse_spec(text))
+        registry.resolve_options(parse_spec(text))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -65,5 +65,5 @@ def test_every_component_documents_and_types_its_options(registry):
     assert len(registry) > 0
     for name in registry:
         assert (registry[name].__doc__ or "").strip(), f"{registry.kind} {name} has no docstring"
-        for parameter in registry.signature(name).parameters.values():
+        for parameter in registry.get_signature(name).parameters.values():
             assert parameter.annotation is not parameter.empty, f"{registry.kind} {name}: {parameter.name} has no type"

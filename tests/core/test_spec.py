@@ -9,7 +9,7 @@ SPECS = [
     ("tflite", Spec("tflite")),
     ("tflite()", Spec("tflite")),
     ("tflite(quantize='int8')", Spec("tflite", (), {"quantize": "int8"})),
-    ("random_resized_crop(scale=(0.6, 1))", Spec("crop", (), {"scale": (0.6, 1)})),
+    ("random_resized_crop(scale=(0.6, 1))", Spec("random_resized_crop", (), {"scale": (0.6, 1)})),
     ("folder('a b/ü')", Spec("folder", ("a b/ü",))),
     ("detect(neck=fpn(dim=64))", Spec("detect", (), {"neck": Spec("fpn", (), {"dim": 64})})),
     ("f(x=-1.5, y=None, z=True, w=[1, 'a'])", Spec("f", (), {"x": -1.5, "y": None, "z": True, "w": [1, "a"]})),
@@ -47,11 +47,11 @@ def test_lists_and_names():
 )
 def test_what_is_no_spec_is_refused(text):
     """Anything but a component with literal options is a user's error, and is never run."""
-    with pytest.raises(UserError, match="not a component spec"):
+    with pytest.raises(UserError, match="The text is not a component spec"):
         parse_spec(text)
 
 
 def test_unnamed_heads_are_refused():
     """Two heads without names would overwrite each other."""
-    with pytest.raises(UserError, match="need a name each"):
+    with pytest.raises(UserError, match="Several components need names"):
         parse_named_specs("classify(), tag()", "label")

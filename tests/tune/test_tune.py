@@ -25,17 +25,17 @@ def test_a_space_names_ranges_of_options():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no space given; say --space='name=log(least, most)"),
-        ("tune.learning_rat=log(1e-5, 1e-2)", "did you mean finetune.learning_rate?"),
-        ("finetune.learning_rate=log(0, 1)", "not a range of finetune.learning_rate; received: log(0, 1)"),
-        ("finetune.learning_rate=log(1, 0.5)", "not a range of finetune.learning_rate"),
-        ("finetune.learning_rate=lgo(1, 2)", "not a range of finetune.learning_rate"),
-        ("finetune.unfreeze=choice()", "not a range of finetune.unfreeze"),
-        ("finetune.learning_rate", "not a component spec"),
+        ("", "--space is empty. Say --space='name=log(min, max)"),
+        ("finetune.learning_rat=log(1e-5, 1e-2)", "Did you mean finetune.learning_rate?"),
+        ("finetune.learning_rate=log(0, 1)", "Invalid range of finetune.learning_rate: log(0, 1)."),
+        ("finetune.learning_rate=log(1, 0.5)", "Invalid range of finetune.learning_rate"),
+        ("finetune.learning_rate=lgo(1, 2)", "Invalid range of finetune.learning_rate"),
+        ("finetune.unfreeze=choice()", "Invalid range of finetune.unfreeze"),
+        ("finetune.learning_rate", "The text is not a component spec"),
     ],
 )
 def test_what_is_no_space_is_named(text, message):
-    """With what was received and what is allowed."""
+    """Errors name the value and the valid syntax."""
     assert message in complaint(parse_space, text)
 
 
@@ -64,4 +64,4 @@ def test_a_search_goes_on_and_writes_the_best_run(trained, tmp_path):
 def test_a_search_without_validation_samples_is_refused(trained, tmp_path):
     """Trials would have nothing to be judged by."""
     arguments = (*trained.flags, SPACE, "--split.val=0", f"--workdir={tmp_path / 'search'}")
-    assert "trials are judged by validation samples" in refused("tune", *arguments)
+    assert "`tune` needs validation samples" in refused("tune", *arguments)
