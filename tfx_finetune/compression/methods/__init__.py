@@ -1,7 +1,4 @@
-"""Ways of making a trained model smaller, by TF-MOT.
-
-Named by `--compress`, in order; each trains on, at a rate that falls as a cosine.
-"""
+"""Compressions of `--compress`, in order: TF-MOT methods that train the model with a cosine learning rate schedule."""
 
 from tfx_finetune.compression.methods import cluster, prune, qat
 

@@ -1,4 +1,4 @@
-"""Clustering: the weights of a kernel take a few values only (Han et al., Deep Compression, arXiv 1510.00149)."""
+"""Clustering: the weights of a kernel have few distinct values (Han et al., Deep Compression, arXiv 1510.00149)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,27 +15,28 @@ from tfx_finetune.types.deployment import Compression
 
 @COMPRESSIONS.register
 def cluster(num_clusters: int = 16, epochs: int = 2, learning_rate: float = 1e-4) -> Compression:
-    """Trains on with the weights of each convolution and dense layer at one of a few values, which are trained.
+    """Restrict each kernel of a convolution or dense layer to few distinct values, and train the values.
 
-    They start where each layer gives nearly what it gave (`compression/reconstruction.py`). Depthwise kernels and biases are left as
-    they are. Zeros of `prune()` stay zeros. The files are as large as before and compress better.
+    Training starts from values with which each layer has nearly the same outputs as before. Depthwise kernels and
+    biases stay unchanged. Zeros of `prune()` stay zeros. Exported files have the same size and compress better.
 
     Args:
-        clusters: Values a kernel, 2 or more.
-        epochs: Passes over the training samples; 0 trains nothing.
-        learning_rate: Peak of the cosine.
+        num_clusters: int >= 2. Number of distinct values per kernel. Default 16.
+        epochs: int >= 0. Number of training epochs; 0 for no training. Default 2.
+        learning_rate: float > 0. Peak of the cosine schedule. Default 1e-4.
     """
     if num_clusters < 2 or epochs < 0:
-        received = f"clusters={num_clusters}, epochs={epochs}"
-        raise UserError("cluster is out of range", got=received, expected="clusters from 2, epochs from 0")
+        got = f"num_clusters={num_clusters}, epochs={epochs}"
+        raise UserError("Option of cluster() is out of range", got=got, expected="num_clusters from 2, epochs from 0")
 
-    def wrap(twin: Any, steps: int, examples: Sequence[np.ndarray], earlier: Sequence[str]) -> Any:
+    def wrap(tf_keras_model: Any, steps: int, calibration_inputs: Sequence[np.ndarray], previous: Sequence[str]) -> Any:
+        solver = partial(quantease, max_values=num_clusters)
         reconstruct_layers(
-            twin,
-            lambda layer: partial(quantease, max_values=num_clusters) if _is_clusterable(layer, num_clusters) else None,
-            examples,
+            tf_keras_model,
+            lambda layer: solver if _is_clusterable(layer, num_clusters) else None,
+            calibration_inputs,
         )
-        return _wrap(twin, num_clusters, "prune" in earlier)
+        return _wrap(tf_keras_model, num_clusters, "prune" in previous)
 
     return Compression(
         "cluster", epochs, learning_rate, wrap, _strip, list, restore_best_weights=True, num_clusters=num_clusters
@@ -46,17 +47,18 @@ def _is_clusterable(layer: Any, num_clusters: int) -> bool:
     return type(layer).__name__ in KERNEL_LAYERS and layer.kernel.shape.num_elements() > num_clusters
 
 
-def _wrap(tf_keras_model: Any, num_clusters: int, sparse: bool) -> Any:
+def _wrap(tf_keras_model: Any, num_clusters: int, preserve_sparsity: bool) -> Any:
+    """Return a copy of a model whose clusterable layers train their cluster values."""
     import tf_keras
     from tensorflow_model_optimization.python.core.clustering.keras.cluster_wrapper import ClusterWeights
     from tensorflow_model_optimization.python.core.clustering.keras.experimental import cluster as experimental
 
-    def wrapped(layer: Any) -> Any:
+    def wrap_layer(layer: Any) -> Any:
         if not _is_clusterable(layer, num_clusters):
             return layer
-        return experimental.cluster_weights(layer, num_clusters, preserve_sparsity=sparse)
+        return experimental.cluster_weights(layer, num_clusters, preserve_sparsity=preserve_sparsity)
 
-    model = tf_keras.models.clone_model(tf_keras_model, clone_function=wrapped)
+    model = tf_keras.models.clone_model(tf_keras_model, clone_function=wrap_layer)
     for layer in model.layers:
         if isinstance(layer, ClusterWeights):
             _set_centroids(layer)
@@ -64,10 +66,10 @@ def _wrap(tf_keras_model: Any, num_clusters: int, sparse: bool) -> Any:
 
 
 def _set_centroids(wrapper: Any) -> None:
-    """Gives a layer the values that its kernel has, where TF-MOT drew some of its weights."""
+    """Set the cluster values of a layer to the values of its kernel; TF-MOT would sample weights as values."""
     kernel, centroids = wrapper.original_clusterable_weights["kernel"].numpy(), wrapper.cluster_centroids["kernel"]
     values = np.unique(kernel)
-    if len(values) > centroids.shape[0]:  # of a kernel that was not refitted
+    if len(values) > centroids.shape[0]:  # the kernel was not reconstructed
         values = fit_kmeans_centroids(kernel, centroids.shape[0])
     centroids.assign(np.pad(values, (0, centroids.shape[0] - len(values)), mode="edge"))
     if wrapper.preserve_sparsity:
@@ -76,6 +78,7 @@ def _set_centroids(wrapper: Any) -> None:
 
 
 def _strip(wrapped_model: Any, tf_keras_model: Any) -> None:
+    """Copy the trained weights to the tf_keras model."""
     from tensorflow_model_optimization.clustering import keras as clustering
 
     for layer in clustering.strip_clustering(wrapped_model).layers:
