@@ -100,7 +100,8 @@ class PretrainedCfg:
         """
         entry: Mapping[str, Any] = tower["pretrained_cfg"]
         # JSON has no tuples.
-        cfg = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
+        values: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in entry.items()}
+        cfg = cls(**values)
         return replace(cfg, vocabulary=str(folder / cfg.vocabulary)) if cfg.vocabulary else cfg
 
 

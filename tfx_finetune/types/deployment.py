@@ -1,4 +1,4 @@
-"""Layer 1: what a trained model becomes: types of compressions, exports and the stations behind training."""
+"""Records of compression and export, and of the constraints on exported files."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Servable:
-    """What every export writes: raw or prepared input in, decoded output out.
+    """Trained model with everything that an export writes.
 
     Attributes:
-        model: Keras model, {tower: prepared input} -> {"<head>/scores": ...}; with several towers it takes `PRESENCE`
-            too.
-        modalities: How raw content becomes its inputs, by tower.
+        model: Keras model, {tower: prepared input} -> {"<head>/scores": ...}. A model with several towers also has the
+            input `modality_mask`.
+        modalities: Preprocessing by tower.
         labels: Class names by head.
-        examples: Prepared training inputs for calibration, (n, ...).
-        about: What files say about themselves: name, description, version, author, license.
-        rounded: Prepared inputs (batch, ...) -> decoded outputs, with the rounding of int8 in the graph as
-            quantization-aware training left it; None where there was none.
-        drop: Score that a predict function loses against the trained model on validation samples, for exports that
-            choose by it; None where none does.
-        allowed: What it may lose there.
-        ends: What each tower gives, of the model's own graph, by tower.
-        routed: Heads that answer one language or source.
-        found: Of heads that find things in pictures: see `Places.found`.
-        limits: Of those heads: see `Places.limits`.
-        programs: Files that belong to those heads: see `Places.program`.
+        representative_dataset: Prepared training inputs for calibration, (n, ...) by input.
+        metadata: Metadata for the exported files: name, description, version, author, license.
+        qat_fn: Prepared inputs (batch, ...) -> decoded outputs, with the fake quantization of quantization-aware
+            training in the graph; None without such training.
+        score_drop_fn: Predict function -> loss of validation score relative to the trained model, for selective
+            exports; None if there are none.
+        max_score_drop: float >= 0. Maximum result of `score_drop_fn` for a selective export.
+        tower_outputs: Symbolic output of each tower in the graph of `model`.
+        per_group_heads: Heads for one language or source each.
+        postprocess_fns: `LocalizationTarget.postprocess_fn` by head.
+        nms_inputs: `LocalizationTarget.nms_inputs` of all heads.
+        helper_files: `LocalizationTarget.helper_file` of all heads.
     """
 
     model: keras.Model
@@ -57,21 +57,22 @@ class Servable:
 
     @property
     def input_specs(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape, without the batch, and type of each input."""
-        found = {tower: (modality.shape, modality.input_dtype) for tower, modality in self.modalities.items()}
-        return found | ({MODALITY_MASK: ((len(found),), "float32")} if len(found) > 1 else {})
+        """Shape without the batch axis, and dtype, of each input."""
+        specs = {tower: (modality.shape, modality.input_dtype) for tower, modality in self.modalities.items()}
+        return specs | ({MODALITY_MASK: ((len(specs),), "float32")} if len(specs) > 1 else {})
 
     @property
     def portable(self) -> bool:
-        """Whether raw content can be prepared inside of a SavedModel."""
+        """True if a SavedModel can contain the preprocessing of all towers."""
         return all(modality.portable for modality in self.modalities.values())
 
 
 class LoadedModel(NamedTuple):
-    """An exported file, opened.
+    """Functions of an exported file.
 
-    predict: Prepared inputs -> decoded outputs.
-    serve: Raw inputs ({tower: list of bytes}) -> decoded outputs, for files that decode by themselves.
+    Attributes:
+        predict: Prepared inputs -> decoded outputs.
+        predict_raw: Raw inputs ({tower: list of bytes}) -> decoded outputs; None if the file does not preprocess.
     """
 
     predict: PredictFn
@@ -80,19 +81,21 @@ class LoadedModel(NamedTuple):
 
 @dataclass(frozen=True)
 class Export:
-    """One exported file.
+    """Format of an exported file.
 
     Attributes:
-        format: Its name to users, such as `tflite_int8`.
-        file: Its name inside the bundle.
-        write: (servable, path) -> None.
-        load: path -> Reader.
-        tolerance: Largest difference of a decoded output from the trained model's on a golden sample.
-        quantized: Whether rounding changes its outputs, so that the wider gate applies.
-        kernels: path -> the kernels of the file's convolutions and dense layers as they are stored, output channels
-            first, depthwise ones left out; None where they cannot be read.
-        selective: Whether `write` chooses by `Servable.drop` what it rounds.
-        instead: What is written of a model of several towers where this cannot be, as a spec; empty for nothing.
+        format: Name of the format, such as `tflite_int8`.
+        file_name: Name of the file or folder in the bundle.
+        write: (servable, path) -> None. Writes the file.
+        load: path -> `LoadedModel`. Opens the file.
+        tolerance: float. Maximum absolute difference of a decoded output from the trained model's on golden samples.
+        quantized: bool. True if the file rounds values; the gate `--verify.max_drop` applies instead of
+            `--verify.max_drop_float`.
+        read_kernels: path -> stored kernels of convolutions and dense layers, output channels first, without depthwise
+            kernels; None if they cannot be read.
+        selective: bool. True if `write` selects float operators by `Servable.score_drop_fn`. Default False.
+        fallback: Spec of the export that replaces this one if it cannot convert a model with several towers; empty
+            for none.
     """
 
     format: str
@@ -108,20 +111,21 @@ class Export:
 
 @dataclass(frozen=True)
 class Compression:
-    """One way of making a trained model smaller, on its twin in tf_keras.
+    """Method that makes a trained model smaller, applied to its tf_keras copy.
 
     Attributes:
-        name: What it is called.
-        epochs: Passes over the training samples.
-        learning_rate: Peak of the cosine.
-        wrap: (a copy of the twin, training steps, what it takes of samples, one (n, ...) an input, names of the
-            compressions before) -> a tf_keras model of the same inputs and outputs that is trained.
-        strip: (that model, twin) -> None; gives the twin's layers the trained weights.
-        callbacks: Makes the tf_keras callbacks that its training needs.
-        anytime: Whether every epoch's weights comply, so that the best one may be kept; else the last one is.
-        inside: Kinds of layers whose arithmetic stays float.
-        sparsity: Share of zeros that it leaves in each kernel of a convolution or dense layer.
-        clusters: Most values that it leaves there; 0 for any number.
+        name: Name of the method.
+        epochs: int. Number of training epochs.
+        learning_rate: float. Peak of the cosine learning-rate schedule.
+        wrap: (copy of the tf_keras model, number of training steps, model inputs as one array (n, ...) per input, names
+            of earlier methods) -> tf_keras model with the same inputs and outputs for training.
+        strip: (trained model of `wrap`, tf_keras model) -> None. Writes the trained weights to the tf_keras model.
+        callbacks: Returns the tf_keras callbacks that the training needs.
+        restore_best_weights: bool. True if the weights of every epoch are compressed, so that the best epoch can be
+            selected; otherwise the last epoch is. Default False.
+        float_layers: Layer classes that this method leaves in float.
+        sparsity: float, 0 to 1. Fraction of zeros in each kernel of a convolution or dense layer.
+        num_clusters: int. Maximum number of distinct values in such a kernel; 0 for no maximum.
     """
 
     name: str
@@ -138,14 +142,14 @@ class Compression:
 
 @dataclass(frozen=True)
 class Constraint:
-    """One condition, such as `size<2MB`.
+    """Limit on a measurement of an exported file, such as `size<2MB`.
 
     Attributes:
-        text: As it was written.
-        measure: What is limited.
-        most: Whether `bound` is the most that it may be; else the least.
-        bound: In the measure's own unit.
-        unit: That it was written in.
+        text: Text of the constraint as the user wrote it.
+        measure: Name of the measurement, such as `size`.
+        is_upper: bool. True if `bound` is a maximum, False for a minimum.
+        bound: float. Limit in the base unit of the measurement: bytes, milliseconds or a fraction.
+        unit: Unit in `text`.
     """
 
     text: str
