@@ -1,4 +1,4 @@
-"""Augments of recordings: what each does."""
+"""Effects of the augments of recordings."""
 
 import numpy as np
 import pytest
@@ -14,23 +14,23 @@ WAVE = (0.2 * np.sin(np.arange(8_001) * 0.3) + 0.02 * np.random.default_rng(0).n
 
 @pytest.fixture(scope="module")
 def street(tmp_path_factory):
-    """A folder of two recordings of noise."""
+    """Write a folder with two recordings of noise."""
     folder = tmp_path_factory.mktemp("street")
     for number in range(2):
         soundfile.write(folder / f"{number}.flac", np.random.default_rng(number).normal(size=5_000) * 0.1, 8_000)
     return folder
 
 
-def seeded(seed):
+def make_seed(seed):
     return tf.constant([seed, 7], tf.int64)
 
 
 def apply(spec, seed, wave=WAVE):
-    return AUGMENTS.build(parse_spec(spec))({"audio": tf.constant(wave)}, seeded(seed))["audio"].numpy()
+    return AUGMENTS.build(parse_spec(spec))({"audio": tf.constant(wave)}, make_seed(seed))["audio"].numpy()
 
 
 def test_gain():
-    """Within its decibels, and never past 1."""
+    """The gain is within the stated decibels, and peaks are clipped to 1."""
     ratios = [20 * np.log10(np.std(apply("gain(decibels=6.0)", seed)) / np.std(WAVE)) for seed in range(40)]
     assert -6.01 <= min(ratios) < -3
     assert 3 < max(ratios) <= 6.01
@@ -38,16 +38,16 @@ def test_gain():
 
 
 def test_shift_moves_the_middle():
-    """Silence of twice the distance on one side; nothing is lost."""
+    """Silence of twice the shift is added on one side, and no sample is lost."""
     for seed in range(20):
-        moved = apply("shift(max_shift=0.2)", seed)
-        start = len(moved) - len(WAVE) if not moved[0] else 0
-        assert np.array_equal(moved[start : start + len(WAVE)], WAVE)
-        assert len(moved) - len(WAVE) <= 0.4 * len(WAVE)
+        shifted = apply("shift(max_shift=0.2)", seed)
+        start = len(shifted) - len(WAVE) if not shifted[0] else 0
+        assert np.array_equal(shifted[start : start + len(WAVE)], WAVE)
+        assert len(shifted) - len(WAVE) <= 0.4 * len(WAVE)
 
 
 def test_speed_changes_length_and_pitch():
-    """A tone of 100 periods still has 100 periods."""
+    """A tone of 100 periods still has 100 periods, in more or less time."""
     tone = np.sin(2 * np.pi * 100 * np.arange(16_000) / 16_000).astype(np.float32)
     lengths = []
     for seed in range(20):
@@ -61,45 +61,47 @@ def test_speed_changes_length_and_pitch():
 
 
 def test_noise_has_the_stated_level():
-    """The power of what was added, in decibels below the recording's."""
+    """The signal-to-noise ratio is the stated one."""
     for seed in range(5):
         added = apply("noise(snr=(20.0, 20.0))", seed) - WAVE
         assert 10 * np.log10(np.mean(WAVE**2) / np.mean(added**2)) == pytest.approx(20, abs=0.3)
 
 
-def test_spec_augment_silences_stretches_and_bands():
-    """A stretch of zeros; and of noise, a band without power."""
-    hidden = [np.mean(apply("spec_augment(time_masks=1, max_time=0.3, freq_masks=0)", seed) == 0) for seed in range(20)]
-    assert 0.15 < max(hidden) <= 0.301
+def test_spec_augment_masks_time_and_frequency():
+    """A time mask gives an interval of zeros, a frequency mask a band without power."""
+    fractions = [
+        np.mean(apply("spec_augment(time_masks=1, max_time=0.3, freq_masks=0)", seed) == 0) for seed in range(20)
+    ]
+    assert 0.15 < max(fractions) <= 0.301
     noise = np.random.default_rng(1).normal(size=16_000).astype(np.float32)
-    shares = []
+    fractions = []
     for seed in range(20):
         spectrum = np.abs(np.fft.rfft(apply("spec_augment(time_masks=0, freq_masks=1, max_freq=0.3)", seed, noise)))
-        gone = np.flatnonzero(spectrum < 1e-2)
-        shares.append(len(gone) / len(spectrum))
-        assert len(gone) == 0 or gone[-1] - gone[0] + 1 == len(gone)
-    assert max(shares) > 0.1
+        masked = np.flatnonzero(spectrum < 1e-2)
+        fractions.append(len(masked) / len(spectrum))
+        assert len(masked) == 0 or masked[-1] - masked[0] + 1 == len(masked)
+    assert max(fractions) > 0.1
 
 
-def test_background_has_the_stated_level_and_share(street):
-    """What was added comes from the folder, resampled, at the stated level, in the stated share."""
+def test_background_noise_has_the_stated_level_and_probability(street):
+    """A resampled part of a recording in the folder is added, with the stated level and probability."""
     spec = f"background_noise(path={str(street)!r}, snr=(10.0, 10.0), probability=0.5)"
-    mixed = [apply(spec, seed, 0.1 * WAVE) - 0.1 * WAVE for seed in range(40)]
-    added = [piece for piece in mixed if np.abs(piece).max() > 0]
-    assert 10 <= len(added) <= 30
-    for piece in added:
-        assert 10 * np.log10(np.mean((0.1 * WAVE) ** 2) / np.mean(piece**2)) == pytest.approx(10, abs=0.1)
-        # Noise recorded at 8,000 samples a second has nothing above 4 kHz.
-        spectrum = np.abs(np.fft.rfft(piece * np.hanning(len(piece))))
+    differences = [apply(spec, seed, 0.1 * WAVE) - 0.1 * WAVE for seed in range(40)]
+    backgrounds = [difference for difference in differences if np.abs(difference).max() > 0]
+    assert 10 <= len(backgrounds) <= 30
+    for background in backgrounds:
+        assert 10 * np.log10(np.mean((0.1 * WAVE) ** 2) / np.mean(background**2)) == pytest.approx(10, abs=0.1)
+        # Noise with a sample rate of 8 kHz has no power above 4 kHz.
+        spectrum = np.abs(np.fft.rfft(background * np.hanning(len(background))))
         assert spectrum[int(0.6 * len(spectrum)) :].max() < 0.02 * spectrum.max()
 
 
-def test_backgrounds_that_are_none(tmp_path):
-    """An empty folder, and a file that is no recording."""
-    with pytest.raises(UserError, match="no recordings for background in this folder"):
-        AUGMENTS.build(Spec("background", (str(tmp_path),)))
+def test_folders_without_recordings_are_rejected(tmp_path):
+    """An empty folder, and a file that is not audio, are errors."""
+    with pytest.raises(UserError, match=r"The folder of background_noise\(\) has no recordings: "):
+        AUGMENTS.build(Spec("background_noise", (str(tmp_path),)))
     (tmp_path / "a.wav").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"a background that cannot be read; received: .*a\.wav"):
+    with pytest.raises(UserError, match=r"A recording of background_noise\(\) is not readable: .*a\.wav"):
         apply(f"background_noise(path={str(tmp_path)!r})", 0)
 
 
@@ -110,7 +112,7 @@ def test_backgrounds_that_are_none(tmp_path):
         *("spec_augment(max_time=2.0)", "background_noise(path='.', probability=2.0)"),
     ],
 )
-def test_ranges_are_checked(spec):
-    """A share of 2 is a mistake."""
-    with pytest.raises(UserError, match=r"out of range|not a range"):
+def test_options_out_of_range_are_rejected(spec):
+    """A fraction of 2 is an error."""
+    with pytest.raises(UserError, match=r"^Options of \w+\(\) are out of range: .*\. Expected: "):
         AUGMENTS.build(parse_spec(spec))

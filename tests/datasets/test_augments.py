@@ -1,4 +1,4 @@
-"""Augments of single pictures: what each does."""
+"""Effects of the augments of single images."""
 
 import numpy as np
 import pytest
@@ -16,18 +16,18 @@ def apply(spec, seed, pixels=PIXELS):
     return augment({"image": tf.constant(pixels), "label": tf.constant("x")}, tf.constant([seed, 7], tf.int64))
 
 
-def test_flip_mirrors_its_share():
-    """The picture or its mirror image, in the stated proportion."""
-    mirrored = 0
+def test_flip_has_the_stated_probability():
+    """The result is the image or its mirror image, with the stated probability."""
+    num_flipped = 0
     for seed in range(300):
         result = apply("flip(probability=0.3)", seed)["image"].numpy()
-        mirrored += np.array_equal(result, PIXELS[:, ::-1])
+        num_flipped += np.array_equal(result, PIXELS[:, ::-1])
         assert np.array_equal(result, PIXELS) or np.array_equal(result, PIXELS[:, ::-1])
-    assert 60 <= mirrored <= 120  # 90 expected, standard deviation 8
+    assert 60 <= num_flipped <= 120  # 90 expected, standard deviation 8
 
 
-def test_crop_keeps_a_window_of_the_stated_area():
-    """The result is a part of the picture, its area and proportions in the stated ranges."""
+def test_crop_has_the_stated_area():
+    """The result is a part of the image with area and aspect ratio in the stated ranges."""
     for seed in range(50):
         window = apply("random_resized_crop(scale=(0.3, 0.6), ratio=(0.8, 1.25))", seed)["image"].numpy()
         height, width, _ = window.shape
@@ -36,8 +36,8 @@ def test_crop_keeps_a_window_of_the_stated_area():
         assert (views == window).all(axis=(-1, -2, -3)).any()
 
 
-def test_color_of_no_strength_changes_nothing():
-    """Zero is off."""
+def test_color_jitter_of_zero_changes_nothing():
+    """With all ranges 0, every factor is 1."""
     assert np.array_equal(apply("color_jitter(brightness=0, contrast=0, saturation=0)", 3)["image"], PIXELS)
 
 
@@ -50,7 +50,7 @@ def test_color_of_no_strength_changes_nothing():
         "color_jitter(contrast=-1)",
     ],
 )
-def test_ranges_are_checked(spec):
-    """A probability of 2 is a mistake, not a certainty."""
-    with pytest.raises(UserError, match=r"out of range|not ranges"):
+def test_options_out_of_range_are_rejected(spec):
+    """A probability of 2 is an error."""
+    with pytest.raises(UserError, match=r"^Options of \w+\(\) are out of range: .*\. Expected: "):
         AUGMENTS.build(parse_spec(spec))

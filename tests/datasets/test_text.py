@@ -1,4 +1,4 @@
-"""Texts: what is decoded, what is refused and how that is said, and how tokens are made."""
+"""Texts: decoding, reasons for rejected texts, and tokenizers."""
 
 import dataclasses
 import sys
@@ -14,25 +14,25 @@ from tfx_finetune.datasets.modalities.tokenizers import TOKENIZERS
 from tfx_finetune.types.components import MODALITIES, PretrainedCfg
 
 
-def modality(card=None, **options):
-    return MODALITIES.build(Spec("text", (), options), card or PretrainedCfg(size=12))
+def modality(cfg=None, **options):
+    return MODALITIES.build(Spec("text", (), options), cfg or PretrainedCfg(size=12))
 
 
-def decoded(raw, **options):
+def decode(raw, **options):
     return modality(**options).decode(tf.constant(raw)).numpy().decode()
 
 
 def tokens(text, **options):
-    made = modality(**options)
-    return made.prepare(made.decode(tf.constant(text))).numpy()
+    text_modality = modality(**options)
+    return text_modality.prepare(text_modality.decode(tf.constant(text))).numpy()
 
 
-def refused(raw, **options):
-    """What is said in a graph, as the survey and the pipeline have it."""
-    made = modality(**options)
-    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
-        tf.function(made.decode, input_signature=[tf.TensorSpec((), tf.string)])(tf.constant(raw))
-    return made.reason(caught.value)
+def decode_error(raw, **options):
+    """Return the reason of an error of decoding in a graph."""
+    text_modality = modality(**options)
+    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+        tf.function(text_modality.decode, input_signature=[tf.TensorSpec((), tf.string)])(tf.constant(raw))
+    return text_modality.error_message(error.value)
 
 
 @pytest.mark.parametrize(
@@ -46,44 +46,45 @@ def refused(raw, **options):
         ("🦊" * 3, "🦊🦊🦊"),
     ],
 )
-def test_decoding(raw, text):
-    """Any run of blanks and control characters is one blank; all else stays."""
-    assert decoded(raw) == text
+def test_white_space_is_normalized(raw, text):
+    """Every run of white space and control characters becomes one space; other characters are kept."""
+    assert decode(raw) == text
 
 
 @pytest.mark.parametrize(
-    ("raw", "said"),
+    ("raw", "reason"),
     [
-        (b"", "an empty text"),
-        (b" \n\xe3\x80\x80", "nothing but white space"),
-        ("\ufeff".encode(), "nothing but white space"),
+        (b"", "empty text"),
+        (b" \n\xe3\x80\x80", "only white space"),
+        ("\ufeff".encode(), "only white space"),
         ("Grüße".encode("latin-1"), "not UTF-8"),
         ("Grüße".encode("utf-16"), "not UTF-8"),
         (b"half a pair \xed\xa0\x80", "not UTF-8"),
         (b"too long \xc0\x80 a zero", "not UTF-8"),
         (b"\x89PNG\r\n\x1a\n", "not UTF-8"),
-        (b"x" * 10_000_000, "a text of 10000000 bytes, at most 1000000"),
+        (b"x" * 10_000_000, "text of 10000000 bytes, at most 1000000"),
     ],
 )
-def test_what_is_no_text(raw, said):
-    """Each is refused before it costs anything, with a reason in a few words."""
-    assert refused(raw) == said
+def test_invalid_texts_are_rejected_with_a_reason(raw, reason):
+    """Empty, too long and non-UTF-8 texts have a short reason."""
+    assert decode_error(raw) == reason
 
 
 def test_limit_of_bytes():
-    """As it is said, to the byte."""
-    assert decoded("ü" * 50, max_bytes=100) == "ü" * 50
-    assert refused("ü" * 51, max_bytes=100) == "a text of 102 bytes, at most 100"
+    """The limit is exact to the byte."""
+    assert decode("ü" * 50, max_bytes=100) == "ü" * 50
+    assert decode_error("ü" * 51, max_bytes=100) == "text of 102 bytes, at most 100"
     assert (
-        complaint(lambda: modality(max_bytes=0)) == "max_bytes of text is out of range; received: 0; allowed: 1 or more"
+        complaint(lambda: modality(max_bytes=0))
+        == "Options of text() are out of range: max_bytes=0. Expected: max_bytes >= 1."
     )
 
 
 @pytest.mark.parametrize("form", ["nfc", "nfkc"])
-def test_normal_forms(form):
-    """Those of Unicode, which no operation of TensorFlow knows, so that it cannot stand in a SavedModel."""
+def test_unicode_normal_forms(form):
+    """Text is normalized as by `unicodedata`; since TensorFlow has no such operation, it is not portable."""
     text = "\uff28\uff45\uff59 \u2460 \ufb01 e\u0301 \u30ac"
-    assert decoded(text, normalize=form) == unicodedata.normalize(form.upper(), text)
+    assert decode(text, normalize=form) == unicodedata.normalize(form.upper(), text)
     piped = tf.data.Dataset.from_tensors(text).map(modality(normalize=form).decode)
     assert next(iter(piped)).numpy().decode() == unicodedata.normalize(form.upper(), text)
     assert not modality(normalize=form).portable
@@ -91,31 +92,31 @@ def test_normal_forms(form):
 
 
 def test_code_points():
-    """Numbers of Unicode of the small letters, cut or filled with zeros; none of a missing text."""
+    """Tokens are the code points of the lower-case text, cut or padded with zeros; a missing text has no tokens."""
     assert tokens("Ünï 猫🦊").tolist() == [*map(ord, "ünï 猫🦊"), *[0] * 6]
     assert tokens("ABCDEFGHIJKLMNOP").tolist() == [*map(ord, "abcdefghijkl")]
-    assert tokens("İİİİİİİİİİİİ").tolist() == [*map(ord, "i̇i̇i̇i̇i̇i̇")]  # two characters each in small letters
-    assert tokens("aB", card=PretrainedCfg(size=3, tokenizer="code_points(lower=False)")).tolist() == [97, 66, 0]
-    made = modality()
-    assert made.prepare(made.blank()).numpy().tolist() == [0] * 12
-    assert (made.shape, made.dtype, made.fed) == ((12,), "int32", "int32")
-    assert modality(size=5).shape == (5,)
+    assert tokens("İİİİİİİİİİİİ").tolist() == [*map(ord, "i̇i̇i̇i̇i̇i̇")]  # two characters each in lower case
+    assert tokens("aB", cfg=PretrainedCfg(size=3, tokenizer="code_points(lower=False)")).tolist() == [97, 66, 0]
+    text_modality = modality()
+    assert text_modality.prepare(text_modality.empty_value()).numpy().tolist() == [0] * 12
+    assert (text_modality.shape, text_modality.dtype, text_modality.input_dtype) == ((12,), "int32", "int32")
+    assert modality(PretrainedCfg(size=5)).shape == (5,)
 
 
-def test_in_a_saved_model(tmp_path):
-    """What is portable stands in a SavedModel and gives the same there."""
-    made = modality()
+def test_the_same_tokens_inside_a_saved_model(tmp_path):
+    """A portable modality gives the same tokens inside a SavedModel."""
+    text_modality = modality()
     module = tf.Module()
     module.serve = tf.function(
-        lambda raw: made.prepare(made.decode(raw)), input_signature=[tf.TensorSpec((), tf.string)]
+        lambda raw: text_modality.prepare(text_modality.decode(raw)), input_signature=[tf.TensorSpec((), tf.string)]
     )
     tf.saved_model.save(module, str(tmp_path), signatures=module.serve)
-    (found,) = tf.saved_model.load(str(tmp_path)).signatures["serving_default"](tf.constant(" Ab\n")).values()
-    assert found.numpy().tolist() == tokens("ab").tolist()
+    (served,) = tf.saved_model.load(str(tmp_path)).signatures["serving_default"](tf.constant(" Ab\n")).values()
+    assert served.numpy().tolist() == tokens("ab").tolist()
 
 
-def unigram_file(folder):
-    """A vocabulary of a few pieces, written by the library itself."""
+def write_unigram_file(folder):
+    """Write a small vocabulary with the tokenizers library."""
     import tokenizers
 
     scores = {
@@ -128,52 +129,53 @@ def unigram_file(folder):
         "a": -3.0,
         "b": -3.0,
     }
-    made = tokenizers.Tokenizer(tokenizers.models.Unigram(list(scores.items()), 3))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-    ends = [("<s>", 0), ("</s>", 2)]
-    made.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
-    made.enable_padding(length=30)
-    made.save(str(folder / "tokenizer.json"))
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.Unigram(list(scores.items()), 3))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    special_tokens = [("<s>", 0), ("</s>", 2)]
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=special_tokens
+    )
+    tokenizer.enable_padding(length=30)
+    tokenizer.save(str(folder / "tokenizer.json"))
     return str(folder / "tokenizer.json")
 
 
 def test_hugging_face(tmp_path):
-    """The best pieces between begin and end, which are kept where a text is cut; 0 is for nothing at all."""
-    card = PretrainedCfg(size=6, tokenizer="hugging_face(shift=1)", vocabulary=unigram_file(tmp_path))
-    assert tokens("ab a", card=card).tolist() == [1, 5, 6, 7, 3, 0]
-    assert tokens("ab ab ab ab ab ab", card=card).tolist() == [1, 5, 5, 5, 5, 3]
-    assert tokens("abz", card=card).tolist() == [1, 5, 4, 3, 0, 0]
-    prefixed = dataclasses.replace(card, tokenizer="hugging_face(prefix='ab ', shift=1)")
-    assert tokens("ab", card=prefixed).tolist() == [1, 5, 5, 3, 0, 0]
-    made = modality(card=prefixed)
-    assert made.prepare(made.blank()).numpy().tolist() == [0] * 6
-    assert not made.portable
-    piped = tf.data.Dataset.from_tensor_slices(["ab", "a"]).map(lambda raw: made.prepare(made.decode(raw))).batch(2)
+    """Begin and end tokens are kept if a text is cut, and the padding is 0; a missing text has no tokens."""
+    cfg = PretrainedCfg(size=6, tokenizer="hugging_face(shift=1)", vocabulary=write_unigram_file(tmp_path))
+    assert tokens("ab a", cfg=cfg).tolist() == [1, 5, 6, 7, 3, 0]
+    assert tokens("ab ab ab ab ab ab", cfg=cfg).tolist() == [1, 5, 5, 5, 5, 3]
+    assert tokens("abz", cfg=cfg).tolist() == [1, 5, 4, 3, 0, 0]
+    prefixed = dataclasses.replace(cfg, tokenizer="hugging_face(prefix='ab ', shift=1)")
+    assert tokens("ab", cfg=prefixed).tolist() == [1, 5, 5, 3, 0, 0]
+    text_modality = modality(cfg=prefixed)
+    assert text_modality.prepare(text_modality.empty_value()).numpy().tolist() == [0] * 6
+    assert not text_modality.portable
+    texts = tf.data.Dataset.from_tensor_slices(["ab", "a"])
+    piped = texts.map(lambda raw: text_modality.prepare(text_modality.decode(raw))).batch(2)
     assert np.array(next(iter(piped))).tolist() == [[1, 5, 5, 3, 0, 0], [1, 5, 6, 7, 3, 0]]
 
 
 @pytest.mark.parametrize("name", ["hugging_face", "sentence_piece"])
-def test_no_vocabulary(tmp_path, name):
-    """A missing or wrong file is told when the modality is made, not for every text."""
+def test_a_missing_vocabulary_is_reported(tmp_path, name):
+    """A missing or invalid file is reported when the modality is built, not for every text."""
     (tmp_path / "x").write_text("x")
     for path in (tmp_path / "gone", tmp_path / "x"):
-        said = complaint(
-            lambda path=path: modality(card=PretrainedCfg(size=4, tokenizer=f"{name}()", vocabulary=str(path)))
+        message = complaint(
+            lambda path=path: modality(cfg=PretrainedCfg(size=4, tokenizer=f"{name}()", vocabulary=str(path)))
         )
-        assert said.startswith(f"not a vocabulary of this tokenizer; received: {path} (")
+        assert message.startswith(f"The file is not a vocabulary of this tokenizer: {path} (")
 
 
 def test_unknown_tokenizer():
-    """Names and options are checked as those of any component."""
-    said = complaint(lambda: modality(card=PretrainedCfg(size=4, tokenizer="hugingface()")))
-    assert said.startswith(
-        "unknown tokenizer; received: hugingface; allowed: code_points, hugging_face, sentence_piece"
-    )
+    """Names of tokenizers are checked like those of any component."""
+    message = complaint(lambda: modality(cfg=PretrainedCfg(size=4, tokenizer="hugingface()")))
+    assert message.startswith("Unknown tokenizer: hugingface. Expected: code_points, hugging_face, sentence_piece.")
     assert set(TOKENIZERS) == {"code_points", "hugging_face", "sentence_piece"}
 
 
 def test_a_package_is_missing(monkeypatch):
-    """One line that says what to install."""
+    """The error names the package to install."""
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    said = complaint(lambda: modality(card=PretrainedCfg(size=4, tokenizer="sentence_piece()", vocabulary="none")))
-    assert said.endswith("not installed; received: sentencepiece; pip install 'tfx_finetune[text]'")
+    message = complaint(lambda: modality(cfg=PretrainedCfg(size=4, tokenizer="sentence_piece()", vocabulary="none")))
+    assert message.endswith("not installed: sentencepiece. Run: pip install 'tfx_finetune[text]'.")
