@@ -11,9 +11,8 @@ from PIL import Image
 
 from tests.helpers.commands import command, refused, shapes, within
 from tests.helpers.small_data import idx_folder, load, sizes, sounds
-from tfx_finetune.core import config
-from tfx_finetune.core.options import replace_options
 from tfx_finetune.core.config import Run
+from tfx_finetune.core.options import replace_options
 from tfx_finetune.run.plan import check
 
 TOWER = "--backbone=convnet(size=24, channels=3)"

@@ -67,6 +67,8 @@ def command(name: str, *arguments: object, timeout: int = 900, **environment: st
 def within(name: str, *arguments: object) -> subprocess.CompletedProcess:
     """Runs a command's `main` in this process, which has TensorFlow already."""
     module, status = importlib.import_module(f"tfx_finetune.{name}"), 0
+    if hasattr(module, "__path__"):  # a package, whose command is its `__main__`
+        module = importlib.import_module(f"tfx_finetune.{name}.__main__")
     output, errors = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         patch.setattr(sys, "argv", [name, *map(str, arguments)])

@@ -107,7 +107,7 @@ def single_label_head(names, rng, name="label"):
 
 
 def tagging_head(names, rng, name="tags"):
-    """The result of a tagging head: average precision per class, no confusion matrix, one class without test samples."""
+    """The result of a tagging head: average precision per class, no confusion matrix, a class without samples."""
     values = rng.uniform(0.4, 1, (len(names), 4))
     rows = [ClassScore(n, *map(float, v[:3]), 12, float(v[3])) for n, v in zip(names, values, strict=True)]
     rows[-1] = ClassScore(names[-1], 0.0, 0.0, 0.0, 0, 0.0)

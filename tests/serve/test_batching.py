@@ -1,4 +1,4 @@
-"""Requests that come together are predicted together, and each gets its own answer."""
+"""Dynamic batching: concurrent requests are predicted in one batch, and each receives its own outputs."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +9,9 @@ import pytest
 from tfx_finetune.serve.batching import Batcher
 
 
-def together(work, most=8):
-    """Runs `work(batcher)` with a model that doubles, and returns its result and the size of every batch."""
-    sizes = []
+def run_with_batcher(work, max_batch_size=8):
+    """Run `work(batcher)` with a model that doubles numbers; return its result and the size of every batch."""
+    batch_sizes = []
 
     def double(samples):
         if (samples["number"] < 0).any():
@@ -20,59 +20,61 @@ def together(work, most=8):
 
     async def main():
         with ThreadPoolExecutor(1) as executor:
-            return await work(Batcher(double, executor, most, sizes.append))
+            return await work(Batcher(double, executor, max_batch_size, batch_sizes.append))
 
-    return asyncio.run(main()), sizes
-
-
-def test_what_waits_makes_one_batch():
-    """Each gets its own rows, in its own order, whatever the others asked for."""
-    asked = [np.arange(n, dtype=np.float32) + 10 * n for n in (1, 3, 2, 1, 5, 8, 1)]
-    found, sizes = together(lambda batcher: asyncio.gather(*(batcher.predict({"number": each}) for each in asked)))
-    for samples, outputs in zip(asked, found, strict=True):
-        assert outputs["twice"].tolist() == (2 * samples).tolist()
-    # None is taken apart that fits, and none comes before one that was there earlier.
-    assert sizes == [7, 5, 8, 1]
+    return asyncio.run(main()), batch_sizes
 
 
-def test_one_alone_does_not_wait():
-    """There is no timer: a batch of one is run at once, and the next one after it."""
+def test_queued_requests_form_batches():
+    """Each request receives the outputs of its own samples in order."""
+    requests = [np.arange(n, dtype=np.float32) + 10 * n for n in (1, 3, 2, 1, 5, 8, 1)]
+    responses, batch_sizes = run_with_batcher(
+        lambda batcher: asyncio.gather(*(batcher.predict({"number": numbers}) for numbers in requests))
+    )
+    for numbers, outputs in zip(requests, responses, strict=True):
+        assert outputs["twice"].tolist() == (2 * numbers).tolist()
+    # Requests that fit into a batch are not split, and their order is kept.
+    assert batch_sizes == [7, 5, 8, 1]
+
+
+def test_single_request_is_predicted_immediately():
+    """The batcher has no timer: sequential requests are batches of one."""
 
     async def work(batcher):
         return [await batcher.predict({"number": np.array([n])}) for n in range(3)]
 
-    found, sizes = together(work)
-    assert [outputs["twice"].tolist() for outputs in found] == [[0], [2], [4]]
-    assert sizes == [1, 1, 1]
+    responses, batch_sizes = run_with_batcher(work)
+    assert [outputs["twice"].tolist() for outputs in responses] == [[0], [2], [4]]
+    assert batch_sizes == [1, 1, 1]
 
 
-def test_more_than_a_batch_is_answered_as_a_whole():
-    """In parts of the largest batch."""
-    found, sizes = together(lambda batcher: batcher.predict({"number": np.arange(20)}))
-    assert found["twice"].tolist() == list(range(0, 40, 2))
-    assert sizes == [8, 8, 4]
+def test_large_request_is_split_into_batches():
+    """The outputs are concatenated."""
+    outputs, batch_sizes = run_with_batcher(lambda batcher: batcher.predict({"number": np.arange(20)}))
+    assert outputs["twice"].tolist() == list(range(0, 40, 2))
+    assert batch_sizes == [8, 8, 4]
 
 
-def test_a_failure_is_the_answer_and_the_next_batch_goes_on():
-    """Whoever was in the batch hears of it; who comes later does not."""
+def test_failed_prediction_fails_only_its_batch():
+    """Every request of the batch receives the exception; the next batch succeeds."""
 
     async def work(batcher):
         with pytest.raises(ValueError, match="negative"):
             await batcher.predict({"number": np.array([-1])})
         return await batcher.predict({"number": np.array([1])})
 
-    found, _ = together(work)
-    assert found["twice"].tolist() == [2]
+    outputs, _ = run_with_batcher(work)
+    assert outputs["twice"].tolist() == [2]
 
 
-def test_nobody_waits_for_one_who_left():
-    """A request that was given up is left out of what is told, not of what others get."""
+def test_canceled_request_does_not_affect_others():
+    """The outputs of a canceled request are discarded."""
 
     async def work(batcher):
-        left = asyncio.create_task(batcher.predict({"number": np.array([1])}))
-        stayed = asyncio.create_task(batcher.predict({"number": np.array([2])}))
+        canceled = asyncio.create_task(batcher.predict({"number": np.array([1])}))
+        other = asyncio.create_task(batcher.predict({"number": np.array([2])}))
         await asyncio.sleep(0)
-        left.cancel()
-        return (await stayed)["twice"].tolist()
+        canceled.cancel()
+        return (await other)["twice"].tolist()
 
-    assert together(work)[0] == [4]
+    assert run_with_batcher(work)[0] == [4]

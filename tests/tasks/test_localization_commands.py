@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.helpers.assets import asset
 from tests.helpers.commands import refused, within
-from tests.helpers.servers import serving
+from tests.helpers.servers import running_server
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.types.components import SOURCES, TASKS
@@ -209,7 +209,7 @@ def test_a_server_is_told_what_counts(bundle, pictures):
     signature = tf.saved_model.load(str(bundle / "saved_model")).signatures["detect"]
     wanted = signature(image=tf.constant(files), **{name: tf.constant(values) for name, values in told.items()})
     images = [{"b64": base64.b64encode(file).decode()} for file in files]
-    with serving(bundle) as server:
+    with running_server(bundle) as server:
         status, message = server.predict({"signature_name": "detect", "inputs": {"image": images, **told}})
     assert status == 200, message
     scores = np.array(message["outputs"]["objects/scores"])

@@ -9,7 +9,7 @@ import pytest
 from tests.helpers.commands import refused, within
 from tests.helpers.small_data import picture
 from tfx_finetune.bundle.bundle import Bundle
-from tfx_finetune.serve import rest
+from tfx_finetune.serve import requests, responses
 from tfx_finetune.serve.model_version import ModelVersion
 
 WORDS = {"disc": ("round", "wheel", "coin"), "bar": ("long", "stick", "line"), "box": ("square", "crate", "block")}
@@ -104,16 +104,16 @@ def test_requests_go_without_some_inputs(run):
     served = ModelVersion(
         1, bundle.modalities, labels, {}, {}, golden, bundle.preprocess, bundle.load_model("tflite").predict
     )
-    rows, _ = rest.parse_predict_request({"instances": [{"text": "wheel"}, {"text": "line"}]}, served)
-    columns, _ = rest.parse_predict_request({"inputs": {"text": ["wheel", "line"], "image": [None, None]}}, served)
+    rows, _ = requests.parse_predict_request({"instances": [{"text": "wheel"}, {"text": "line"}]}, served)
+    columns, _ = requests.parse_predict_request({"inputs": {"text": ["wheel", "line"], "image": [None, None]}}, served)
     for name, values in rows.items():
         assert np.array_equal(values, columns[name])
     assert rows["modality_mask"].tolist() == [[0, 1], [0, 1]]
-    with pytest.raises(rest.RequestError, match="has none of image, text"):
-        rest.parse_predict_request({"instances": [{"text": ""}]}, served)
-    with pytest.raises(rest.RequestError, match="a sample is an object of some of"):
-        rest.parse_predict_request({"instances": ["wheel"]}, served)
-    known = rest.make_metadata("m", served)["metadata"]["signature_def"]["signature_def"]["tensor"]["inputs"]
+    with pytest.raises(requests.RequestError, match="has none of image, text"):
+        requests.parse_predict_request({"instances": [{"text": ""}]}, served)
+    with pytest.raises(requests.RequestError, match="A sample is an object of named inputs"):
+        requests.parse_predict_request({"instances": ["wheel"]}, served)
+    known = responses.make_metadata("m", served)["metadata"]["signature_def"]["signature_def"]["tensor"]["inputs"]
     assert {name: value["dtype"] for name, value in known.items()} == {"image": "DT_FLOAT", "text": "DT_INT32"}
 
 
