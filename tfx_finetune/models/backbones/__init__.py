@@ -1,21 +1,20 @@
-"""Pretrained towers, each with the weight card that says how to feed it.
+"""Backbones: pretrained towers and towers that are trained from scratch.
 
-One for pictures takes pixels (batch, size, size, channels) of 0 to 255, for sounds a waveform (batch, samples) of -1
-to 1, for texts int32 tokens (batch, size). It gives pooled features (batch, dim), and levels of a pyramid at strides
-of 4 to 32 pixels, or vectors in time (batch, time, dim). A bundle's manifest names origin and licence of its weights.
+Inputs: pixels (batch, size, size, channels) from 0 to 255, waveforms (batch, samples) from -1 to 1, or int32 tokens
+(batch, size). Outputs: pooled features (batch, dim), and for images the levels of a feature pyramid at strides of 4 to
+32 pixels, for audio and text token features (batch, time, dim). `PretrainedCfg` describes the input and the origin and
+license of the weights, which the manifest of a bundle repeats.
 """
 
 from tfx_finetune.models.backbones import (
     applications,
-    audio_net,
     bag_of_embeddings,
     bundle,
-    convnet,
-    e5_small,
     efficientnet_lite,
+    from_scratch,
     keras_file,
     keras_hub_text,
-    minilm,
+    sentence_encoders,
     spectrogram,
     speech_embedding,
     ssd_mobilenet,
@@ -26,15 +25,13 @@ from tfx_finetune.models.backbones import (
 
 __all__ = [
     "applications",
-    "audio_net",
     "bag_of_embeddings",
     "bundle",
-    "convnet",
-    "e5_small",
     "efficientnet_lite",
+    "from_scratch",
     "keras_file",
     "keras_hub_text",
-    "minilm",
+    "sentence_encoders",
     "spectrogram",
     "speech_embedding",
     "ssd_mobilenet",

@@ -1,4 +1,4 @@
-"""A tower of an earlier run as a backbone: what one run learned, frozen or trained further by another."""
+"""Backbone from a tower of an earlier run's bundle."""
 
 import dataclasses
 import warnings
@@ -13,65 +13,80 @@ from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.ops.functional import load_keras_model
 from tfx_finetune.types.components import BACKBONES, Backbone, Features, LayerGroup, PretrainedCfg
 
-# A head names its layers `dense`, `dropout` and so on, as the tower's own layers may be named too.
+# The prefix avoids clashes with the layers of heads, which have Keras's default names such as `dense`.
 _PREFIX = "own_"
 
 
-def _register(name: str, modality: str, unit: str) -> None:
+def _register(name: str, modality: str) -> None:
     def build(path: str, tower: str = "") -> Backbone:
         return load_tower(path, tower, modality)
 
-    build.__doc__ = f"""A tower for {unit} of a bundle, with its weights, its groups, and the card that feeds it.
+    article = "a" if modality == "text" else "an"
+
+    build.__doc__ = f"""Load {article} {modality} tower of a bundle with its weights and layer groups.
 
     Args:
-        path: The folder `bundle/` of a finished run.
-        tower: Which of its towers; by default the only one for {unit}.
+        path: Path of the folder `bundle/` of a finished run.
+        tower: Name of the tower. Default: the only {modality} tower of the bundle.
     """
     BACKBONES.register(build, name, modality)
 
 
-_register("bundle", "image", "pictures")
-_register("audio_bundle", "audio", "sounds")
-_register("text_bundle", "text", "texts")
+_register("bundle", "image")
+_register("audio_bundle", "audio")
+_register("text_bundle", "text")
 
 
 def load_tower(path: str, tower: str, modality: str) -> Backbone:
-    """Takes a tower out of a bundle.
+    """Load a tower of a bundle as a backbone.
+
+    Args:
+        path: Folder of the bundle.
+        tower: Name of the tower, or an empty string for the only tower of the modality.
+        modality: `image`, `audio` or `text`.
 
     Raises:
-        UserError: It is no bundle, or one of another modality, or cannot be taken apart.
+        UserError: If the folder is not a bundle, has no such tower, or cannot be read by layer.
     """
     folder, known = manifest.read_network_manifest(path, "a bundle as a backbone")
-    mine = [name for name, entry in known["towers"].items() if entry["modality"] == modality]
-    if not tower and len(mine) > 1:
-        what = f"the bundle has several towers for {modality}"
-        raise UserError(what, got=folder, expected=mine, hint="say tower=")
-    tower = tower or "".join(mine)
-    if tower not in mine:
-        kinds = [f"{name} ({entry['modality']})" for name, entry in known["towers"].items()]
-        received = f"{tower or modality} of {folder}, which has {', '.join(kinds)}"
-        raise UserError(f"the bundle has no such tower for {modality}", got=received, expected=mine or None)
+    names = [name for name, entry in known["towers"].items() if entry["modality"] == modality]
+    if not tower and len(names) > 1:
+        message = f"The bundle {folder} has several {modality} towers"
+        raise UserError(message, got=", ".join(names), hint="select one with the option tower")
+    tower = tower or "".join(names)
+    if tower not in names:
+        modalities = [f"{name} ({entry['modality']})" for name, entry in known["towers"].items()]
+        got = f"{tower or modality} of {folder}, which has {', '.join(modalities)}"
+        raise UserError(f"The bundle has no such {modality} tower", got=got, expected=names or None)
     model = load_keras_file(folder, known)
-    made = {operation.name: operation._inbound_nodes[0].outputs[0] for operation in model.operations}
-    said = known["layer_names"]["towers"][tower]
+    outputs = {operation.name: operation._inbound_nodes[0].outputs[0] for operation in model.operations}
+    layer_names = known["layer_names"]["towers"][tower]
     for operation in model.operations:
         operation.name = f"{_PREFIX}{operation.name}"
     inputs = model.input[tower]
     inputs.name = inputs._keras_history.operation.name = modality
     groups = tuple(
-        LayerGroup(f"{_PREFIX}{name}", tuple(f"{_PREFIX}{layer}" for layer in layers), made[name])
-        for name, layers in said["groups"].items()
+        LayerGroup(f"{_PREFIX}{name}", tuple(f"{_PREFIX}{layer}" for layer in layers), outputs[name])
+        for name, layers in layer_names["groups"].items()
     )
-    pyramid = {level: made[name] for level, name in said["pyramid"].items()}
-    features = Features(made[said["pooled"]], pyramid, made.get(said.get("tokens")), made.get(said.get("mask")))
+    features = Features(
+        outputs[layer_names["pooled"]],
+        {level: outputs[name] for level, name in layer_names["pyramid"].items()},
+        outputs.get(layer_names.get("tokens")),
+        outputs.get(layer_names.get("mask")),
+    )
     return Backbone(modality, _make_pretrained_cfg(folder, known, tower), inputs, features, groups)
 
 
 def load_keras_file(folder: Path, manifest_data: Mapping[str, Any]) -> keras.Model:
-    """The Keras file of a bundle, whose manifest is known; one that would run code is refused.
+    """Load the Keras file of a bundle in safe mode: a file that would run code is refused.
+
+    Args:
+        folder: Folder of the bundle.
+        manifest_data: Content of its manifest.json.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: If the file cannot be read.
     """
     file = folder / manifest_data["files"]["keras"]["path"]
     try:
@@ -79,16 +94,14 @@ def load_keras_file(folder: Path, manifest_data: Mapping[str, Any]) -> keras.Mod
             warnings.filterwarnings("ignore", "The structure of `inputs`")
             return load_keras_model(file)
     except Exception as error:
-        # A layer that is not known can end in any error of Keras.
-        todo = "name the modules of its own components with --plugins"
-        raise UserError(
-            "the bundle's Keras file cannot be read", got=f"{file} ({first_line(error)})", hint=todo
-        ) from None
+        # An unknown layer can end in any error of Keras.
+        message, got = "The Keras file of the bundle cannot be read", f"{file} ({first_line(error)})"
+        hint = "name the modules of the bundle's plugins with --plugins"
+        raise UserError(message, got=got, hint=hint) from None
 
 
 def _make_pretrained_cfg(folder: Path, manifest_data: Mapping[str, Any], tower: str) -> PretrainedCfg:
-    """The tower's card; its weights come from the bundle, and their licence from where they came before."""
+    """Return the configuration of a tower with the bundle as the origin of its weights; their license stays."""
+    cfg = PretrainedCfg.from_manifest(manifest_data["towers"][tower], folder)
     digest = manifest_data["sha256"][manifest_data["files"]["keras"]["path"]]
-    return dataclasses.replace(
-        PretrainedCfg.from_manifest(manifest_data["towers"][tower], folder), origin=str(folder), sha256=digest
-    )
+    return dataclasses.replace(cfg, origin=str(folder), sha256=digest)

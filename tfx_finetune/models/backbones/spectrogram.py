@@ -1,5 +1,6 @@
-"""Towers for pictures on spectrograms: what tells photographs apart tells pictures of sounds apart too (Gong et al.,
-PSLA, arXiv 2102.01243, section 3).
+"""Audio backbone that applies an image backbone to spectrograms.
+
+Features learned on photographs transfer to spectrograms (Gong et al., PSLA, arXiv 2102.01243, section 3).
 """
 
 import dataclasses
@@ -17,39 +18,43 @@ from tfx_finetune.types.components import BACKBONES, Backbone, Features
 def spectrogram(
     tower: Spec | str = "efficientnet_lite0()", seconds: float = 2.0, sample_rate: int = 16_000, mels: int = 128
 ) -> Backbone:
-    """Any backbone for pictures on the log-mel spectrogram of a sound, drawn as a grey picture.
+    """Apply an image backbone to the log-mel spectrogram of a sound, as a gray image.
 
     Args:
-        tower: The backbone for pictures, such as `efficientnet_lite1(size=160)`.
-        seconds: Length of the input.
-        rate: Samples a second, 4,000 to 192,000.
-        mels: Bands of the spectrogram, 8 to 256, before it is resized to the tower's size.
+        tower: Spec of the image backbone, such as `efficientnet_lite1(size=160)`. Default `efficientnet_lite0()`.
+        seconds: float > 0. Length of the input. Default 2.
+        sample_rate: int in [4000, 192000]. Samples per second. Default 16000.
+        mels: int in [8, 256]. Number of mel bands, before the spectrogram is resized to the backbone's input. Default
+            128.
 
     Raises:
-        UserError: The tower takes no pictures.
+        UserError: If the tower is not an image backbone, or an option is out of range.
     """
     spec = parse_spec(tower) if isinstance(tower, str) else tower
     modality = BACKBONES.get_modality(spec.name)
     if modality != "image":
-        raise UserError("spectrogram wants a tower that takes pictures", got=f"{spec.name} (takes {modality})")
+        got = f"{spec.name} ({modality})"
+        raise UserError("The tower of spectrogram() is not an image backbone", got=got, expected="an image backbone")
     mel, size = log_mel.make_mel_config(sample_rate, mels), round(seconds * sample_rate)
     if not mel.count_frames(size):
-        raise UserError("the input of spectrogram is too short", got=f"{seconds} seconds")
-    built = BACKBONES.build(spec)
+        expected = f"at least {mel.fft_length / sample_rate:.3g} seconds"
+        raise UserError("The input of spectrogram() is too short", got=f"{seconds} seconds", expected=expected)
+    backbone = BACKBONES.build(spec)
     inputs = log_mel.make_waveform_input(size)
-    drawn = _convert_to_image(
-        log_mel.normalize_loudness(log_mel.compute_mel_power(inputs, mel)), built.inputs.shape[1], built.inputs.shape[3]
-    )
-    outputs = flatten(keras.Model(built.inputs, built.features.pooled), drawn)
-    top, pooled = (_get_operation_name(tensor) for tensor in (built.groups[-1].output, built.features.pooled))
-    groups = graph.split_layer_groups(keras.Model(inputs, outputs[top]), start_tensor=drawn)
-    # A grey picture's mean and deviation are those of the tower, which normalizes by itself.
-    card = dataclasses.replace(built.card, size=size, rate=sample_rate)
-    return Backbone("audio", card, inputs, Features(outputs[pooled]), groups)
+    power = log_mel.compute_mel_power(inputs, mel)
+    _, side, _, channels = backbone.inputs.shape
+    image = _convert_to_image(log_mel.normalize_loudness(power), side, channels)
+    outputs = flatten(keras.Model(backbone.inputs, backbone.features.pooled), image)
+    last_output = outputs[_get_operation_name(backbone.groups[-1].output)]
+    groups = graph.split_layer_groups(keras.Model(inputs, last_output), start_tensor=image)
+    # Mean and standard deviation of the image backbone do not apply to the waveform: its first layer normalizes.
+    cfg = dataclasses.replace(backbone.pretrained_cfg, size=size, sample_rate=sample_rate)
+    pooled = outputs[_get_operation_name(backbone.features.pooled)]
+    return Backbone("audio", cfg, inputs, Features(pooled), groups)
 
 
 def _convert_to_image(x: keras.KerasTensor, side: int, channels: int) -> keras.KerasTensor:
-    """A spectrogram (batch, frames, mels) of 0 to 1 as pixels of 0 to 255, time from left to right."""
+    """Convert a spectrogram (batch, frames, mels) in [0, 1] to pixel values in [0, 255], time from left to right."""
     x = keras.layers.Permute((2, 1), name="upright")(x)
     x = keras.layers.Reshape((*x.shape[1:], 1), name="picture")(x)
     x = keras.layers.Resizing(side, side, name="resized")(x)

