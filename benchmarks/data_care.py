@@ -61,15 +61,15 @@ def stamps(folder: Path) -> None:
     lines = [f"{name},{labels[origin.get(name, name)]},{split}" for name, split in table]
     (folder / "stamps.csv").write_text("\n".join(["path,label,split", *lines]))
     found = examined(folder, str(folder / "stamps.csv"), backbone="")
-    pairs = {frozenset((Path(row["file"]).name, Path(row["other"]).name)): row["finding"] for row in found}
-    expected = {"copy": {"copy"}, "leak": {"leak"}}
+    pairs = {frozenset((Path(row["file"]).name, Path(row["other_file"]).name)): row["kind"] for row in found}
+    expected = {"copy": {"duplicate"}, "leak": {"leakage"}}
     text = ["| planted | how many | found |", "|---|---|---|"]
     for kind, copies in planted.items():
         if kind == "broken":
-            listed = {Path(row["file"]).name for row in found if row["finding"] == "unreadable"}
+            listed = {Path(row["file"]).name for row in found if row["kind"] == "unreadable"}
             count = len(listed & set(copies))
         else:
-            count = sum(pairs.get(frozenset(pair)) in expected.get(kind, {"near copy"}) for pair in copies.items())
+            count = sum(pairs.get(frozenset(pair)) in expected.get(kind, {"near_duplicate"}) for pair in copies.items())
         text.append(f"| {kind} | {len(copies)} | {count / len(copies):.0%} |")
     right = sum(frozenset(pair) in pairs for kind in planted for pair in planted[kind].items() if kind != "broken")
     # Of one picture and its copies all pairs are right, those that were not planted as such too.
@@ -94,12 +94,12 @@ def digits(folder: Path) -> None:
         Image.fromarray(pixels[..., 0]).save(folder / f"{number}.png")
     lines = [f"{number}.png,{label}" for number, label in enumerate(labels)]
     (folder / "digits.csv").write_text("\n".join(["path,label", *lines]))
-    found = [row for row in examined(folder, str(folder / "digits.csv")) if row["finding"] == "wrong label"]
+    found = [row for row in examined(folder, str(folder / "digits.csv")) if row["kind"] == "label_error"]
     at = np.array([int(Path(row["file"]).stem) for row in found])
     hits = np.isin(at, wrong)
     right = np.cumsum(hits)
     precise = right / np.arange(1, len(hits) + 1) >= 0.5
-    better = np.mean([int(row["said"]) == truth[int(Path(row["file"]).stem)] for row in np.array(found)[hits]])
+    better = np.mean([int(row["detail"]) == truth[int(Path(row["file"]).stem)] for row in np.array(found)[hits]])
     text = [
         "| named | of the planted, found | of the named, planted | found while half of the named are | right class |",
         "|---|---|---|---|---|",
@@ -118,8 +118,8 @@ def scale(folder: Path) -> None:
     seconds = time.time() - started
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent, memory = used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6
-    with (folder / "findings.csv").open(newline="") as file:
-        kinds = Counter(row["finding"] for row in csv.DictReader(file))
+    with (folder / "issues.csv").open(newline="") as file:
+        kinds = Counter(row["kind"] for row in csv.DictReader(file))
     named = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
     took = f"{seconds:,.0f} s, {spent:,.0f} s of all cores together, {memory:.1f} GB"
     text = f"70,000 pictures, the default backbone, nothing kept: {took}. Found: {named}."
@@ -129,7 +129,7 @@ def scale(folder: Path) -> None:
 def examined(folder: Path, data: str, **options: Any) -> Rows:
     """What the command finds."""
     out = audit_data(dataclasses.replace(DataOptions(data=data, workdir=str(folder / "out")), **options))
-    with (out / "findings.csv").open(newline="") as file:
+    with (out / "issues.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
