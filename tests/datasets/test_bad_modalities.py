@@ -1,4 +1,4 @@
-"""Recordings and texts that nobody can use, met as a person meets them: in a run, in predict, in Python."""
+"""Unreadable recordings and texts in train, predict, evaluate and the Python API."""
 
 import json
 import struct
@@ -21,8 +21,8 @@ def tone(hertz, seconds=0.3, rate=RATE):
     return (0.3 * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
 
 
-def with_rate(path, rate):
-    """A WAV file whose header says another rate."""
+def write_with_rate(path, rate):
+    """Write a WAV file with a wrong sample rate in its header."""
     soundfile.write(path, tone(440), RATE)
     raw = bytearray(path.read_bytes())
     raw[24:28] = struct.pack("<I", rate)
@@ -34,16 +34,16 @@ SOUNDS = {
     "words.wav": lambda path: path.write_text("not a recording, whatever its name says"),
     "silent.wav": lambda path: soundfile.write(path, np.zeros(0, np.float32), RATE),
     "nan.wav": lambda path: soundfile.write(path, np.array([0, np.nan, 0.1], np.float32), RATE, subtype="FLOAT"),
-    "slow.wav": lambda path: with_rate(path, 3),
-    "fast.wav": lambda path: with_rate(path, 2_000_000_000),
+    "slow.wav": lambda path: write_with_rate(path, 3),
+    "fast.wav": lambda path: write_with_rate(path, 2_000_000_000),
 }
-HEARD = {
+AUDIO_REASONS = {
     "empty.wav": "empty file",
-    "words.wav": "not a recording that can be read",
-    "silent.wav": "a recording without samples",
-    "nan.wav": "a recording with samples that are not numbers",
-    "slow.wav": "a header that says 3 samples a second",
-    "fast.wav": "a header that says 2000000000 samples a second",
+    "words.wav": "not a readable audio file",
+    "silent.wav": "audio without samples",
+    "nan.wav": "audio with samples that are not finite",
+    "slow.wav": "invalid sample rate in the header: 3 Hz",
+    "fast.wav": "invalid sample rate in the header: 2000000000 Hz",
 }
 TEXTS = {
     "empty.txt": b"",
@@ -52,34 +52,39 @@ TEXTS = {
     "utf16.txt": "Grüße".encode("utf-16"),
     "long.txt": b"low " * 2_500_000,
 }
-READ = {
-    "empty.txt": "an empty text",
-    "blank.txt": "nothing but white space",
+TEXT_REASONS = {
+    "empty.txt": "empty text",
+    "blank.txt": "only white space",
     "latin.txt": "not UTF-8",
     "utf16.txt": "not UTF-8",
-    "long.txt": "a text of 10000000 bytes, at most 1000000",
+    "long.txt": "text of 10000000 bytes, at most 1000000",
 }
-HOUR = "longer than 30 s; what comes later is not read"
+HOUR = "longer than 30 s; only the first 30 s are read"
 
 
-def trained(data, root, *flags):
-    """Runs the train command on data of which a part is broken."""
-    usual = [
+def train(data, root, *flags):
+    """Run the train command on data with unreadable samples, and return its messages and its report."""
+    options = [
         "--augment=",
         "--frozen.epochs=0",
         "--finetune.unfreeze=all",
         "--finetune.epochs=6",
         "--finetune.learning_rate=0.01",
     ]
-    more = ["--exports=tflite()", "--max_unreadable=0.3", f"--cache.dir={root / 'cache'}", f"--workdir={root / 'run'}"]
-    found = within("train", f"--data={data}", *usual, *more, *flags)
-    assert found.returncode == 0, found.stderr
-    return found.stderr, (root / "run" / "report.html").read_text()
+    options += [
+        "--exports=tflite()",
+        "--max_unreadable=0.3",
+        f"--cache.dir={root / 'cache'}",
+        f"--workdir={root / 'run'}",
+    ]
+    result = within("train", f"--data={data}", *options, *flags)
+    assert result.returncode == 0, result.stderr
+    return result.stderr, (root / "run" / "report.html").read_text()
 
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory):
-    """Low and high tones, six files that cannot be read among them, and one of an hour."""
+    """Train on low and high tones, with six unreadable files and one of an hour."""
     root = tmp_path_factory.mktemp("sounds")
     for kind, hertz in {"low": 200, "high": 1_500}.items():
         (root / "data" / kind).mkdir(parents=True)
@@ -89,49 +94,49 @@ def sounds(tmp_path_factory):
         write(root / "data" / "low" / name)
     soundfile.write(root / "data" / "low" / "hour.flac", np.tile(tone(200, 1, 1_000), 3_600), 1_000)
     flags = ["--backbone=audio_net(seconds=0.3, sample_rate=8000, mels=16, widths=(8, 16))", "--batch_size=8"]
-    return root, *trained(root / "data", root, *flags)
+    return root, *train(root / "data", root, *flags)
 
 
 def test_recordings_are_skipped_counted_and_listed(sounds):
-    """The run is done with the others; terminal and report say what was left out and why, and what was cut."""
-    _, said, report = sounds
-    assert "6 of 39 samples cannot be read and are left out" in said
-    assert f"1 of 39 recordings are {HOUR}" in said
-    for name, reason in HEARD.items():
+    """The run uses the other recordings; messages and report list the unreadable and the cut ones."""
+    _, messages, report = sounds
+    assert "6 of 39 samples cannot be read and are left out" in messages
+    assert f"1 of 39 recordings are {HOUR}" in messages
+    for name, reason in AUDIO_REASONS.items():
         assert name in report
         assert reason in report
     assert HOUR in report
 
 
-def test_predict_says_which_recordings_it_cannot_read(sounds):
-    """A line each, the good ones among them; a folder stands for the recordings in it."""
+def test_predict_reports_unreadable_recordings(sounds):
+    """Every recording has a line with a label or an error; a folder means all recordings in it."""
     root, _, _ = sounds
     low, bundle = root / "data" / "low", f"--bundle={root / 'run' / 'bundle'}"
-    found = within("predict", bundle, *(low / name for name in HEARD), low / "00.wav", low / "hour.flac")
-    lines = [json.loads(line) for line in found.stdout.splitlines()]
-    for line, reason in zip(lines, HEARD.values(), strict=False):
+    result = within("predict", bundle, *(low / name for name in AUDIO_REASONS), low / "00.wav", low / "hour.flac")
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    for line, reason in zip(lines, AUDIO_REASONS.values(), strict=False):
         assert line["error"].startswith(reason)
-    assert [line["label"] for line in lines[len(HEARD) :]] == ["low", "low"]
-    assert f"hour.flac is {HOUR}" in found.stderr
-    assert found.returncode == 2
-    found = within("predict", bundle, root / "data" / "high")
-    assert {json.loads(line)["label"] for line in found.stdout.splitlines()} == {"high"}
-    assert len(found.stdout.splitlines()) == 16
+    assert [line["label"] for line in lines[len(AUDIO_REASONS) :]] == ["low", "low"]
+    assert f"hour.flac is {HOUR}" in result.stderr
+    assert result.returncode == 2
+    result = within("predict", bundle, root / "data" / "high")
+    assert {json.loads(line)["label"] for line in result.stdout.splitlines()} == {"high"}
+    assert len(result.stdout.splitlines()) == 16
 
 
-def test_evaluate_says_how_much_it_skipped(sounds):
-    """Labelled data with the same files in it."""
+def test_evaluate_counts_skipped_recordings(sounds):
+    """The output has the number of unreadable samples; above the limit, evaluate stops with an error."""
     root, _, _ = sounds
     flags = [f"--bundle={root / 'run' / 'bundle'}", f"--data={root / 'data'}", "--max_unreadable=0.3"]
-    found = within("evaluate", *flags)
-    assert (json.loads(found.stdout)["samples"], json.loads(found.stdout)["skipped"]) == (33, 6)
-    assert f"1 of 39 recordings are {HOUR}" in found.stderr
+    result = within("evaluate", *flags)
+    assert (json.loads(result.stdout)["samples"], json.loads(result.stdout)["skipped"]) == (33, 6)
+    assert f"1 of 39 recordings are {HOUR}" in result.stderr
     assert "6 of 39 samples cannot be read" in refused("evaluate", *flags[:2])
 
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
-    """Texts of two kinds in files, five of which are no texts."""
+    """Train on text files of two classes, with five unreadable files."""
     root = tmp_path_factory.mktemp("texts")
     for kind in ("low", "high"):
         (root / "data" / kind).mkdir(parents=True)
@@ -139,33 +144,33 @@ def texts(tmp_path_factory):
             (root / "data" / kind / f"{number:02}.txt").write_text(f"{kind} {kind} {number}")
     for name, content in TEXTS.items():
         (root / "data" / "low" / name).write_bytes(content)
-    return root, *trained(root / "data", root, "--backbone=bag_of_embeddings(size=24, dim=16)", "--batch_size=8")
+    return root, *train(root / "data", root, "--backbone=bag_of_embeddings(size=24, dim=16)", "--batch_size=8")
 
 
 def test_texts_are_skipped_counted_and_listed(texts):
-    """As recordings are."""
-    _, said, report = texts
-    assert "5 of 37 samples cannot be read and are left out" in said
-    for name, reason in READ.items():
+    """The run uses the other texts; messages and report list the unreadable ones."""
+    _, messages, report = texts
+    assert "5 of 37 samples cannot be read and are left out" in messages
+    for name, reason in TEXT_REASONS.items():
         assert name in report
         assert reason in report
 
 
-def test_predict_says_which_texts_it_cannot_read(texts):
-    """A line each; a folder stands for the texts in it."""
+def test_predict_reports_unreadable_texts(texts):
+    """Every text has a line with a label or an error; a folder means all texts in it."""
     root, _, _ = texts
     low, bundle = root / "data" / "low", f"--bundle={root / 'run' / 'bundle'}"
-    found = within("predict", bundle, *(low / name for name in READ), low / "00.txt")
-    lines = [json.loads(line) for line in found.stdout.splitlines()]
-    assert [line["error"] for line in lines[:-1]] == list(READ.values())
+    result = within("predict", bundle, *(low / name for name in TEXT_REASONS), low / "00.txt")
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["error"] for line in lines[:-1]] == list(TEXT_REASONS.values())
     assert lines[-1]["label"] == "low"
-    found = within("predict", bundle, root / "data" / "high")
-    assert [json.loads(line)["label"] for line in found.stdout.splitlines()] == ["high"] * 16
+    result = within("predict", bundle, root / "data" / "high")
+    assert [json.loads(line)["label"] for line in result.stdout.splitlines()] == ["high"] * 16
 
 
 @pytest.fixture(scope="module")
 def things(tmp_path_factory):
-    """Pictures, recordings and texts, some of which are broken, in a table."""
+    """Train on a table of images, recordings and texts, some of which are unreadable."""
     root = tmp_path_factory.mktemp("things")
     rows = []
     for number in range(40):
@@ -180,31 +185,33 @@ def things(tmp_path_factory):
     (root / "things.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     towers = "image=convnet(size=8, channels=3, widths=(4, 8)), text=bag_of_embeddings(size=24, dim=16), "
     towers += "audio=audio_net(seconds=0.3, sample_rate=8000, mels=16, widths=(8, 16))"
-    return root, *trained(root / "things.jsonl", root, f"--towers={towers}", "--batch_size=8")
+    return root, *train(root / "things.jsonl", root, f"--backbone={towers}", "--batch_size=8")
 
 
 @pytest.mark.slow
 def test_rows_are_skipped_counted_and_listed(things):
-    """Each with the tower whose part is broken; a row without anything says so."""
-    _, said, report = things
-    assert "9 of 49 samples cannot be read and are left out" in said
-    for reason in HEARD.values():
+    """Each unreadable row is listed with the tower of its error; a row without any input is listed as such."""
+    _, messages, report = things
+    assert "9 of 49 samples cannot be read and are left out" in messages
+    for reason in AUDIO_REASONS.values():
         assert f"audio: {reason}" in report
-    assert "text: a text of 10000000 bytes, at most 1000000" in report
+    assert "text: text of 10000000 bytes, at most 1000000" in report
     assert report.count("has none of image, text, audio") == 2
 
 
 @pytest.mark.slow
-def test_a_bundle_of_several_towers_says_what_it_cannot_take(things):
-    """One record each, the good ones beside them; what is none of the model's inputs is refused as a whole."""
+def test_a_bundle_with_several_towers_reports_bad_samples(things):
+    """`Bundle.predict` returns a record with an error for each bad sample."""
     root, _, _ = things
     bundle = Bundle.open(root / "run" / "bundle")
-    wrong = [({"audio": root / name, "text": "low"}, f"audio: {reason}") for name, reason in HEARD.items()] + [
+    bad_samples = [
+        ({"audio": root / name, "text": "low"}, f"audio: {reason}") for name, reason in AUDIO_REASONS.items()
+    ] + [
         ({"image": root / "gone.png"}, "image: No such file or directory"),
         ({"image": root}, "image: Is a directory"),
         ({"image": "0\0.png"}, "image: embedded null byte"),
-        ({"text": "low " * 2_500_000}, "text: a text of 10000000 bytes, at most 1000000"),
-        ({"text": " \n"}, "text: nothing but white space"),
+        ({"text": "low " * 2_500_000}, "text: text of 10000000 bytes, at most 1000000"),
+        ({"text": " \n"}, "text: only white space"),
         ({"text": "half a pair \ud800"}, "text: not UTF-8"),
         ({"text": b"\xff\xfe"}, "text: not UTF-8"),
         ({"image": 5}, "image: neither the path of a file nor its content, but int"),
@@ -213,34 +220,33 @@ def test_a_bundle_of_several_towers_says_what_it_cannot_take(things):
         ({"text": None, "image": ""}, "has none of image, text, audio"),
         ({}, "has none of image, text, audio"),
     ]
-    records = bundle.predict([given for given, _ in wrong])
-    assert [record["error"][: len(said)] for record, (_, said) in zip(records, wrong, strict=True)] == [
-        said for _, said in wrong
-    ]
+    records = bundle.predict([sample for sample, _ in bad_samples])
+    reasons = [reason for _, reason in bad_samples]
+    assert [record["error"][: len(reason)] for record, reason in zip(records, reasons, strict=True)] == reasons
     content = {"audio": (root / "0.wav").read_bytes(), "text": b"low"}
-    one, other = bundle.predict([{"audio": root / "0.wav", "text": "low"}, content])
-    assert one["label"] == other["label"] == "low"
-    assert one["scores"] == other["scores"]
+    from_path, from_content = bundle.predict([{"audio": root / "0.wav", "text": "low"}, content])
+    assert from_path["label"] == from_content["label"] == "low"
+    assert from_path["scores"] == from_content["scores"]
 
 
 @pytest.mark.slow
-def test_the_command_says_it_too(things):
-    """Whatever JSON objects it is given, every line it prints is JSON, and nothing ends in a traceback."""
+def test_predict_prints_json_for_bad_samples(things):
+    """Every line of the output is JSON; a malformed argument is an error without a traceback."""
     root, _, _ = things
     bundle = f"--bundle={root / 'run' / 'bundle'}"
-    wrong = [{"image": 5}, {"audio": {"path": "a.wav"}}, {"text": "\ud800"}]
-    given = [*wrong, {"text": "low"}, {"image": None, "text": "high"}]
-    found = within("predict", bundle, *map(json.dumps, given))
-    lines = [json.loads(line) for line in found.stdout.splitlines()]
+    bad_samples = [{"image": 5}, {"audio": {"path": "a.wav"}}, {"text": "\ud800"}]
+    samples = [*bad_samples, {"text": "low"}, {"image": None, "text": "high"}]
+    result = within("predict", bundle, *map(json.dumps, samples))
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert ["error" in line for line in lines] == [True, True, True, False, False]
-    assert found.returncode == 2
-    assert "3 of 5 samples cannot be read" in found.stderr
-    assert "not a JSON object; received: {image: 5}" in refused("predict", bundle, "{image: 5}")
-    assert "the model has no such input; received: smell" in refused("predict", bundle, '{"smell": "x"}')
+    assert result.returncode == 2
+    assert "3 of 5 samples cannot be read" in result.stderr
+    assert "not a JSON object: {image: 5}" in refused("predict", bundle, "{image: 5}")
+    assert "model has no such input: smell" in refused("predict", bundle, '{"smell": "x"}')
 
 
 def test_a_long_text_in_a_table_is_a_text(tmp_path):
-    """It does not cost the whole table; Python's own reader of CSV stops at 131,072 characters."""
+    """The table is read although Python's CSV reader is limited to 131,072 characters by default."""
     (tmp_path / "t.csv").write_text(f"text,label\n{'low ' * 2_500_000},low\nhigh,high\n")
     source = SOURCES.build(Spec("table", (str(tmp_path / "t.csv"),)))
     assert [len(row["text"]) for row in source.read("all").as_numpy_iterator()] == [10_000_000, 4]
@@ -249,8 +255,10 @@ def test_a_long_text_in_a_table_is_a_text(tmp_path):
 @pytest.mark.parametrize(
     ("backbone", "column"), [("audio_net()", "audio"), ("bag_of_embeddings()", "text")], ids=["audio", "text"]
 )
-def test_a_tower_for_what_a_folder_lacks(tmp_path, backbone, column):
-    """Pictures, for a tower that hears or reads."""
+def test_a_folder_without_the_input_of_a_tower_is_rejected(tmp_path, backbone, column):
+    """An image folder has no input for an audio or text tower."""
     class_folder(tmp_path / "photos", cat=4, dog=4)
-    said = refused("train", f"--data={tmp_path / 'photos'}", f"--backbone={backbone}", f"--workdir={tmp_path / 'run'}")
-    assert f"the data has no {column} for a tower; received: photos; allowed: image, label" in said
+    message = refused(
+        "train", f"--data={tmp_path / 'photos'}", f"--backbone={backbone}", f"--workdir={tmp_path / 'run'}"
+    )
+    assert f"The data has no column {column}: photos. Expected: image, label, file. " in message

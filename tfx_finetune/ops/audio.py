@@ -2,6 +2,7 @@
 
 import io
 import re
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from tfx_finetune.core.extras import import_package
 _MIN_SAMPLE_RATE, _MAX_SAMPLE_RATE = 1_000, 768_000
 # GSM 06.10 files of telephone systems have no header: frames of 33 bytes, each of which starts with the bits 1101.
 _GSM_FRAME_BYTES, _GSM_SIGNATURE = 33, 0xD0
-_GSM_OPTIONS = {"format": "RAW", "subtype": "GSM610", "samplerate": 8_000, "channels": 1}
+_GSM_OPTIONS: dict[str, Any] = {"format": "RAW", "subtype": "GSM610", "samplerate": 8_000, "channels": 1}
 # Files are read in blocks, so that the rest of a long file is never decompressed.
 _BLOCK_SECONDS = 10
 
@@ -85,7 +86,7 @@ def encode_wav(samples: np.ndarray, sample_rate: int) -> bytes:
     return stream.getvalue()
 
 
-def _format_options(raw: bytes) -> dict[str, str | int]:
+def _format_options(raw: bytes) -> dict[str, Any]:
     """Return the options of `SoundFile` that describe headerless GSM; empty for files with a header."""
     first_bytes = raw[::_GSM_FRAME_BYTES]
     is_gsm = len(raw) % _GSM_FRAME_BYTES == 0 and all(byte & 0xF0 == _GSM_SIGNATURE for byte in first_bytes)
