@@ -1,1 +1,1 @@
-"""From a source of samples to tf.data batches."""
+"""Data pipeline: sources, survey, splits, class names, sampling, and tf.data batches of inputs and targets."""

@@ -1,7 +1,7 @@
-"""Which classes the labels of a column are, and whether they can be learned."""
+"""Class names of a head, collected from the labels of a column, and checks that they can be trained."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -12,52 +12,71 @@ from tfx_finetune.types.task import ClassLabels, Task
 
 
 def collect_labels(table: Table, source: Source, task: Task) -> ClassLabels:
-    """Collects the classes of a head.
+    """Collect the class names of a head.
+
+    Args:
+        table: Samples of the head with their splits.
+        source: Source of the samples, which may fix the order of the classes.
+        task: The head, built for any classes.
 
     Raises:
-        UserError: They are not such as can be learned.
+        UserError: If the classes cannot be trained: a class has no readable sample, no training sample or only one
+            sample, or a single-label head has fewer than two classes.
     """
     column, values = task.column, table.columns[task.column]
-    per_split = {side: Counter(iterate_classes(values[table.split == side])) for side in SPLITS}
-    trained, everywhere = per_split["train"], sum(per_split.values(), Counter())
-    fixed = column == "label" or (task.localization is not None and task.localization.has_class_indices)
-    names = source.labels if fixed and source.labels else tuple(sorted(trained))
+    counts_by_split = {split: Counter(iterate_classes(values[table.split == split])) for split in SPLITS}
+    train_counts, total_counts = counts_by_split["train"], sum(counts_by_split.values(), Counter())
+    uses_source_labels = column == "label" or (task.localization is not None and task.localization.has_class_indices)
+    names = source.labels if uses_source_labels and source.labels else tuple(sorted(train_counts))
     if task.heads_by:
-        names = tuple(name for name in names if trained[name])
-    if task.zero_shot:  # names that are held out whole are what it is tested on
-        names = tuple(sorted(everywhere))
-    lost = set(iterate_classes(values[table.error != ""])) - set(iterate_classes(values[table.error == ""]))
-    if lost:
-        todo = "mend its files, or leave it out"
-        raise UserError("no sample of a class can be read", got=min(lost), hint=todo)
-    if not task.zero_shot and (unseen := (set(per_split["val"]) | set(per_split["test"])) - set(trained)):
-        todo = "give it training samples, or leave it out"
-        raise UserError("a class of the held-out data never occurs in training", got=min(unseen), hint=todo)
+        names = tuple(name for name in names if train_counts[name])
+    if task.zero_shot:  # classes without training samples are its test
+        names = tuple(sorted(total_counts))
+    unreadable = set(iterate_classes(values[table.error != ""])) - set(iterate_classes(values[table.error == ""]))
+    if unreadable:
+        hint = "repair the files of the class, or leave the class out"
+        raise UserError("No sample of a class can be read", got=min(unreadable), hint=hint)
+    if not task.zero_shot:
+        untrained = (set(counts_by_split["val"]) | set(counts_by_split["test"])) - set(train_counts)
+        if untrained:
+            hint = "add training samples of the class, or leave the class out"
+            raise UserError("A class of the held-out data has no training sample", got=min(untrained), hint=hint)
     if task.single_label:
         check_single_label(table, column)
-        if len(trained) < 2:
-            todo = "classification wants at least two; the classes of a folder are its sub-folders"
-            raise UserError("one class only", got=", ".join(trained), hint=todo)
-    if not trained:
-        raise UserError("no sample has a label", got=f"column {column}")
-    if not task.zero_shot and (alone := [name for name in names if everywhere[name] == 1]):
-        what = "a class with one sample, which cannot be both learned and tested"
-        raise UserError(what, got=alone[0], hint="add samples to it or leave it out")
-    return ClassLabels(names, tuple(trained[name] for name in names), table.size("train"))
+        if len(train_counts) < 2:
+            hint = "add samples of a second class; the classes of a folder are its sub-folders"
+            raise UserError("Classification needs at least two classes", got=", ".join(train_counts), hint=hint)
+    if not train_counts:
+        raise UserError("No sample has a label", got=f"column {column}")
+    if not task.zero_shot and (single := [name for name in names if total_counts[name] == 1]):
+        hint = "add samples of the class, or leave it out"
+        raise UserError("A class with one sample cannot be both trained and tested", got=single[0], hint=hint)
+    return ClassLabels(names, tuple(train_counts[name] for name in names), table.size("train"))
 
 
 def check_single_label(table: Table, column: str) -> None:
-    """Raises a `UserError` where a sample has not exactly one label, which classification wants."""
-    used = np.isin(table.split.astype(str), SPLITS)
-    for file, value in zip(table.file[used], table.columns[column][used], strict=True):
+    """Check that every sample has exactly one label, as classification needs.
+
+    Raises:
+        UserError: If a sample of a split has no label or several labels.
+    """
+    in_split = np.isin(table.split.astype(str), SPLITS)
+    for file, value in zip(table.file[in_split], table.columns[column][in_split], strict=True):
         if not value:
-            raise UserError("a sample without a label", got=file, hint="label it or leave it out")
+            raise UserError("A sample has no label", got=file, hint="label it or leave it out")
         if LABEL_SEPARATOR in value:
-            labels = value.replace(LABEL_SEPARATOR, ", ")
-            what = "a sample with several labels"
-            raise UserError(what, got=f"{file} ({labels})", expected="one label a sample", hint="use --heads=tag()")
+            got = f"{file} ({value.replace(LABEL_SEPARATOR, ', ')})"
+            raise UserError("A sample has several labels", got=got, expected="one label", hint="use --heads=tag()")
 
 
-def iterate_classes(values: np.ndarray) -> Iterator[str]:
-    """Every class of every sample, as often as it occurs."""
+def iterate_classes(values: Iterable[str]) -> Iterator[str]:
+    """Yield every class of every value of a label column.
+
+    Args:
+        values: Labels of each sample, joined by `LABEL_SEPARATOR`.
+
+    Examples:
+        >>> list(iterate_classes(["cat", "", "cat\\ndog"]))
+        ['cat', 'cat', 'dog']
+    """
     return (name for value in values for name in value.split(LABEL_SEPARATOR) if name)

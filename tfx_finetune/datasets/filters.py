@@ -1,7 +1,7 @@
-"""Which samples are learned from and which are tested, by their language or source."""
+"""Filters of training and test samples by language, source or head."""
 
 import dataclasses
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -14,119 +14,127 @@ from tfx_finetune.types.task import Task
 _LANGUAGE = "language"
 
 
-def list_filter_columns(run: Run, existing: Container[str]) -> tuple[str, ...]:
-    """The columns by which samples are chosen.
+def list_filter_columns(run: Run, existing_columns: Container[str]) -> tuple[str, ...]:
+    """Return the columns that the filters of a run read.
 
     Args:
-        run: The run.
-        known: The columns that the data has.
+        run: Options of the run.
+        existing_columns: Columns of the data.
 
     Raises:
-        UserError: The data lacks one.
+        UserError: If the data lacks a column.
     """
     flags = {"--train_languages": run.train_languages, "--test_languages": run.test_languages}
     for flag, value in flags.items():
-        if value and _LANGUAGE not in existing:
-            todo = "give the data one, or leave the option out"
-            raise UserError("the data has no column language", got=f"{flag}={value}", hint=todo)
-    found = [_LANGUAGE] if any(flags.values()) else []
+        if value and _LANGUAGE not in existing_columns:
+            hint = "add the column to the data, or leave the option out"
+            raise UserError("The data has no column language", got=f"{flag}={value}", hint=hint)
+    language_columns = [_LANGUAGE] if any(flags.values()) else []
     column, _, value = run.leave_out.rpartition("=")
-    if value and column and column not in existing:
-        received = f"--leave_out={run.leave_out}"
-        raise UserError("the data has no such column", got=received, hint="say column=value")
-    return (*found, *filter(None, [column]))
+    if value and column and column not in existing_columns:
+        got = f"--leave_out={run.leave_out}"
+        raise UserError("The data has no such column", got=got, hint="write column=value with a column of the data")
+    return (*language_columns, *filter(None, [column]))
 
 
-def filter_samples(table: Table, columns: Iterable[str], run: Run, keep_unlabeled: bool) -> Table:
-    """The table, its samples where `--train_languages`, `--test_languages` and `--leave_out` put them.
+def filter_samples(table: Table, label_columns: Iterable[str], run: Run, keep_unlabeled: bool) -> Table:
+    """Apply `--train_languages`, `--test_languages` and `--leave_out` to the splits of a table.
 
     Args:
-        table: Samples with their split.
-        columns: Of the labels.
-        run: The run.
-        beside: Whether samples of the training part that are not learned from, as their language is none of those to
-            learn or they have no label, stand in the split `BESIDE`; else they are left out. None of them belongs to a
-            group that is held out.
+        table: Samples with their splits.
+        label_columns: Columns of the labels.
+        run: Options of the run.
+        keep_unlabeled: If True, training samples of other languages or without labels get the split `unlabeled`,
+            unless their group is held out. If False, they are left out.
 
     Raises:
-        UserError: No sample is of a language or source that is named, or none is left to learn from.
+        UserError: If a language or source does not exist, or no training sample is left.
     """
     split = table.split.copy()
-    learned = _mask_languages(table, "--train_languages", run.train_languages)
-    tested = _mask_languages(table, "--test_languages", run.test_languages)
+    is_train_language = _mask_languages(table, "--train_languages", run.train_languages)
+    is_test_language = _mask_languages(table, "--test_languages", run.test_languages)
     if keep_unlabeled:
-        labelled = np.logical_or.reduce([table.columns[column] != "" for column in columns])
-        learned, tested = learned & labelled, tested & labelled
-    aside = (split == "train") & ~learned
-    split[np.isin(split.astype(str), ["train", "val"]) & ~learned] = ""
-    split[(split == "test") & ~tested] = ""
+        is_labeled = np.logical_or.reduce([table.columns[column] != "" for column in label_columns])
+        is_train_language, is_test_language = is_train_language & is_labeled, is_test_language & is_labeled
+    is_excluded = (split == "train") & ~is_train_language
+    split[np.isin(split.astype(str), ["train", "val"]) & ~is_train_language] = ""
+    split[(split == "test") & ~is_test_language] = ""
     if keep_unlabeled:
         groups = table.columns["group"]
-        held = set(groups[np.isin(table.split.astype(str), ["val", "test"])]) - {""}
-        split[aside & ~np.isin(groups.astype(str), sorted(held))] = UNLABELED
+        held_out_groups = set(groups[np.isin(table.split.astype(str), ["val", "test"])]) - {""}
+        split[is_excluded & ~np.isin(groups.astype(str), sorted(held_out_groups))] = UNLABELED
     if run.leave_out:
         split[_mask_leave_out(table, run.leave_out) & (table.error == "")] = "test"
     if not (split == "train").any():
-        received = f"--train_languages={run.train_languages} --leave_out={run.leave_out}"
-        raise UserError("no sample is left to learn from", got=received)
+        got = f"--train_languages={run.train_languages} --leave_out={run.leave_out}"
+        raise UserError("The filters leave no training sample", got=got)
     return dataclasses.replace(table, split=split, warnings=(*table.warnings, *_report_changes(table.split, split)))
 
 
-def _report_changes(before: np.ndarray, after: np.ndarray) -> Iterable[str]:
-    """What a person should know of the choice, said and returned."""
-    said = {
-        "are not used, as their language is not wanted or they have no label": (before != "") & (after == ""),
-        "are learned from without their labels": after == UNLABELED,
-        "are tested and not learned from, as they are left out": (before != "test") & (after == "test"),
+def _report_changes(before: np.ndarray, after: np.ndarray) -> Iterator[str]:
+    """Log and yield the numbers of samples whose split has changed."""
+    changes = {
+        "are not used, because of their language or because they have no label": (before != "") & (after == ""),
+        "are used without their labels": after == UNLABELED,
+        "are moved to the test split by --leave_out": (before != "test") & (after == "test"),
     }
-    for what, marked in said.items():
-        if marked.any():
-            note = f"{marked.sum()} of {(before != '').sum()} samples {what}"
-            progress.log(note)
-            yield note
+    for description, mask in changes.items():
+        if mask.any():
+            line = f"{mask.sum()} of {(before != '').sum()} samples {description}"
+            progress.log(line)
+            yield line
 
 
-def _mask_languages(table: Table, flag: str, names: str) -> np.ndarray:
-    """Marks samples of these languages, (n,); all where none is named."""
-    listed = [name.strip() for name in names.split(",") if name.strip()]
-    if not listed:
+def _mask_languages(table: Table, flag: str, languages: str) -> np.ndarray:
+    """Return a mask (n,) of the samples of comma-separated languages; all samples if there are none."""
+    names = [name.strip() for name in languages.split(",") if name.strip()]
+    if not names:
         return np.full(len(table.split), True)
-    lanes = table.columns[_LANGUAGE].astype(str)
-    known = sorted(set(lanes[table.error == ""]) - {""})
-    for name in listed:
-        if name not in known:
-            todo = did_you_mean(name, known)
-            raise UserError(f"{flag} names a language that the data lacks", got=name, expected=known, hint=todo)
-    return np.isin(lanes, listed)
+    values = table.columns[_LANGUAGE].astype(str)
+    existing = sorted(set(values[table.error == ""]) - {""})
+    for name in names:
+        if name not in existing:
+            hint = did_you_mean(name, existing)
+            raise UserError(f"{flag} names a language that the data lacks", got=name, expected=existing, hint=hint)
+    return np.isin(values, names)
 
 
 def _mask_leave_out(table: Table, leave_out: str) -> np.ndarray:
-    """Marks the samples of a language or source, `NAME` or `column=NAME`, (n,)."""
-    column, _, name = leave_out.rpartition("=")
-    places = [column] if column else [lane for lane in SLICE_COLUMNS if lane in table.columns]
-    values = {place: sorted(set(table.columns[place][table.error == ""]) - {""}) for place in places}
-    found = [place for place in places if name in values[place]]
-    if not found:
-        known = [value for several in values.values() for value in several]
-        todo = did_you_mean(name, known) or "the data has neither language nor source" * (not known)
-        raise UserError("--leave_out names nothing in the data", got=leave_out, expected=known, hint=todo)
-    if len(found) > 1:
-        allowed = " or ".join(f"{place}={name}" for place in found)
-        raise UserError("--leave_out could mean either", got=leave_out, expected=allowed)
-    return table.columns[found[0]] == name
+    """Return a mask (n,) of the samples of `VALUE` or `column=VALUE`."""
+    column, _, value = leave_out.rpartition("=")
+    columns = [column] if column else [name for name in SLICE_COLUMNS if name in table.columns]
+    existing = {name: sorted(set(table.columns[name][table.error == ""]) - {""}) for name in columns}
+    matches = [name for name in columns if value in existing[name]]
+    if not matches:
+        values = [value for column_values in existing.values() for value in column_values]
+        hint = did_you_mean(value, values)
+        if not values:
+            hint = "add a column language or source to the data"
+        raise UserError("--leave_out names no value of the data", got=leave_out, expected=values, hint=hint)
+    if len(matches) > 1:
+        expected = " or ".join(f"{name}={value}" for name in matches)
+        raise UserError("--leave_out is a value of several columns", got=leave_out, expected=expected)
+    return table.columns[matches[0]] == value
 
 
 def select_head_samples(table: Table, task: Task, head: str, heads_by: str) -> Table:
-    """The samples that a head is asked about; of others there is no split, as if they could not be read."""
+    """Return the table with an empty split for samples that a head does not train on.
+
+    Args:
+        table: Samples with their splits.
+        task: The head.
+        head: Name of the head.
+        heads_by: Column that selects the head of a sample; empty if all heads train on all samples.
+    """
     if task.heads_by:
-        mine = table.columns[task.heads_by] == head
-    elif heads_by and head == heads_by:  # which language, where there is one
-        mine = table.columns[task.column] != ""
+        mask = table.columns[task.heads_by] == head
+    elif heads_by and head == heads_by:  # the head that predicts the column itself, such as the language
+        mask = table.columns[task.column] != ""
     else:
         return table
-    return dataclasses.replace(table, split=np.where(mine, table.split, "").astype(object))
+    return dataclasses.replace(table, split=np.where(mask, table.split, "").astype(object))
 
 
 def get_heads_by(tasks: Mapping[str, Task]) -> str:
-    """The column that tells which of the heads is asked; empty where all are."""
+    """Return the column that selects the head of a sample; empty if all heads predict for all samples."""
     return next((task.heads_by for task in tasks.values() if task.heads_by), "")

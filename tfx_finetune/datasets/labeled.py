@@ -1,4 +1,4 @@
-"""Opens labeled data for a model that exists."""
+"""Labeled data for a trained model, as `evaluate` reads it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,84 +17,90 @@ from tfx_finetune.types.table import Table
 from tfx_finetune.types.task import Task
 
 
-def survey_labeled_data(
-    source: Source,
-    modalities: Mapping[str, Modality],
-    tower_columns: Mapping[str, str],
-    tasks: Mapping[str, Task],
-    part: str,
-    max_unreadable: float,
-) -> Table:
-    """Surveys labelled data for a model that exists; the wanted samples stand in the split `test`.
-
-    Args:
-        source: The data.
-        modalities: The model's, by tower.
-        places: The column that each takes.
-        tasks: The model's heads.
-        part: A part that the data comes with; empty for all of it.
-        max_bad: Share of unreadable samples above which this fails.
-
-    Raises:
-        UserError: Too much cannot be read, or a label is none of the model's.
-    """
-    if part and part not in source.sizes:
-        raise UserError("the data has no such split", got=part, expected=list(source.sizes))
-    route = filters.get_heads_by(tasks)
-    table = survey(
-        source,
-        modalities,
-        tower_columns,
-        list_target_columns(tasks, route),
-        localization_targets.map_localization_columns(tasks),
-    )
-    check_unreadable(table, max_unreadable, "--max_unreadable")
-    wanted = (table.split != "") & ((table.split == part) | (part == ""))
-    if not wanted.any():
-        raise UserError("no sample of this split can be read", got=part)
-    table = dataclasses.replace(table, split=np.where(wanted, "test", "").astype(object))
-    for head, task in tasks.items():
-        own = filters.select_head_samples(table, task, head, route)
-        if task.single_label:
-            class_names.check_single_label(own, task.column)
-        asked = class_names.iterate_classes(table.columns[task.column][own.split == "test"])
-        if unknown := sorted(set(asked) - set(task.labels.names)):
-            raise UserError("a label that the model does not know", got=unknown[0], expected=task.labels.names)
-    return table
-
-
-def list_target_columns(tasks: Mapping[str, Task], heads_by: str) -> tuple[str, ...]:
-    """Those that heads read, and that says which of them is asked."""
-    return tuple(dict.fromkeys(filter(None, [*(task.column for task in tasks.values()), heads_by])))
-
-
-def check_unreadable(table: Table, max_unreadable: float, flag: str) -> None:
-    bad, count = table.errors, len(table.file)
-    if len(bad) / count > max_unreadable or len(bad) == count:
-        shown = "; ".join(f"{file}: {why}" for file, why in bad[:3]) + (", ..." if len(bad) > 3 else "")
-        todo = "mend or remove them" if len(bad) == count else f"mend or remove them, or raise {flag}"
-        allowed = f"a share of {max_unreadable}"
-        raise UserError(f"{len(bad)} of {count} samples cannot be read", got=shown, expected=allowed, hint=todo)
-    if bad:
-        progress.log(f"{len(bad)} of {count} samples cannot be read and are left out; the report lists them")
-
-
 def load_labeled_data(
     data: str, modalities: Mapping[str, Modality], tasks: Mapping[str, Task], split: str, max_unreadable: float
 ) -> Data:
-    """Opens labelled data for a model that exists; every sample that is wanted stands in the split `test`.
+    """Open and survey labeled data for a trained model; all selected samples are in the split `test`.
 
     Args:
-        data: A path or a source spec.
-        modalities: The model's, by tower.
-        tasks: The model's heads.
-        split: A part that the data comes with; empty for all of it.
-        max_bad: Share of unreadable samples above which this fails.
+        data: Path or source spec.
+        modalities: Modalities of the model, by tower.
+        tasks: Heads of the model.
+        split: Split of the data to select; empty: all samples.
+        max_unreadable: float, 0 to 1. Maximum fraction of unreadable samples.
 
     Raises:
-        UserError: The data cannot be used, or has a label that the model does not know.
+        UserError: If the data cannot be used, or has a label that the model does not know.
     """
     source = SOURCES.build(infer_source(data))
     columns = assign_columns(source, modalities)
     table = survey_labeled_data(source, modalities, columns, tasks, split, max_unreadable)
     return Data(source, table, modalities, columns, tasks, (), 32, EpochSampler(0))
+
+
+def survey_labeled_data(
+    source: Source,
+    modalities: Mapping[str, Modality],
+    tower_columns: Mapping[str, str],
+    tasks: Mapping[str, Task],
+    split: str,
+    max_unreadable: float,
+) -> Table:
+    """Survey labeled data for a trained model; all selected samples are in the split `test`.
+
+    Args:
+        source: Source of the samples.
+        modalities: Modalities of the model, by tower.
+        tower_columns: Column that each tower reads.
+        tasks: Heads of the model.
+        split: Split of the data to select; empty: all samples.
+        max_unreadable: float, 0 to 1. Maximum fraction of unreadable samples.
+
+    Raises:
+        UserError: If too many samples cannot be read, or if the model does not know a label.
+    """
+    if split and split not in source.sizes:
+        raise UserError("The data has no such split", got=split, expected=list(source.sizes))
+    heads_by = filters.get_heads_by(tasks)
+    target_columns = list_target_columns(tasks, heads_by)
+    localization_columns = localization_targets.map_localization_columns(tasks)
+    table = survey(source, modalities, tower_columns, target_columns, localization_columns)
+    check_unreadable(table, max_unreadable, "--max_unreadable")
+    selection = (table.split != "") & ((table.split == split) | (split == ""))
+    if not selection.any():
+        raise UserError("No sample of the split can be read", got=split)
+    table = dataclasses.replace(table, split=np.where(selection, "test", "").astype(object))
+    for head, task in tasks.items():
+        head_table = filters.select_head_samples(table, task, head, heads_by)
+        if task.single_label:
+            class_names.check_single_label(head_table, task.column)
+        labels = class_names.iterate_classes(head_table.columns[task.column][head_table.split == "test"])
+        if unknown := sorted(set(labels) - set(task.labels.names)):
+            raise UserError("The model does not know a label of the data", got=unknown[0], expected=task.labels.names)
+    return table
+
+
+def list_target_columns(tasks: Mapping[str, Task], heads_by: str) -> tuple[str, ...]:
+    """Return the columns of the targets, and the column that selects the head of a sample if there is one."""
+    return tuple(dict.fromkeys(filter(None, [*(task.column for task in tasks.values()), heads_by])))
+
+
+def check_unreadable(table: Table, max_unreadable: float, flag: str) -> None:
+    """Check that most samples can be read.
+
+    Args:
+        table: Surveyed samples.
+        max_unreadable: float, 0 to 1. Maximum fraction of unreadable samples.
+        flag: Name of the option of `max_unreadable`, for the error message.
+
+    Raises:
+        UserError: If the fraction is exceeded, or if no sample can be read.
+    """
+    errors, count = table.errors, len(table.file)
+    if len(errors) / count > max_unreadable or len(errors) == count:
+        got = "; ".join(f"{file}: {error}" for file, error in errors[:3]) + ("; ..." if len(errors) > 3 else "")
+        expected = f"a fraction of at most {max_unreadable}"
+        hint = "repair or remove the files" + ("" if len(errors) == count else f", or raise {flag}")
+        raise UserError(f"{len(errors)} of {count} samples cannot be read", got=got, expected=expected, hint=hint)
+    if errors:
+        progress.log(f"{len(errors)} of {count} samples cannot be read and are left out; the report lists them")

@@ -1,4 +1,4 @@
-"""Localization targets of samples: their columns, what augments move, and targets by head."""
+"""Localization targets of samples: their columns, the fields that augments move, and the encoded targets."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,31 +11,48 @@ from tfx_finetune.types.task import Task
 
 
 def map_localization_columns(tasks: Mapping[str, Task]) -> dict[str, LocalizationTarget]:
-    """The columns of the data that say where something is."""
+    """Return the localization target of each column that has one."""
     return {task.column: task.localization for task in tasks.values() if task.localization}
 
 
 def read_annotations(
-    tasks: Mapping[str, Task], source: Source, sample: Mapping[str, Any], contents: Mapping[str, tf.Tensor]
+    tasks: Mapping[str, Task], source: Source, sample: Mapping[str, Any], decoded: Mapping[str, tf.Tensor]
 ) -> dict[str, tf.Tensor]:
-    """What augments move of a sample beside the decoded picture; see `Places.read`."""
-    found: dict[str, tf.Tensor] = {}
+    """Read the annotations of a sample that augments move with its image.
+
+    Args:
+        tasks: Heads.
+        source: Source of the sample, which tells the columns of paths.
+        sample: Raw columns of the sample.
+        decoded: Decoded image by tower; empty if nothing is decoded.
+
+    Returns:
+        Fields of all heads; see `LocalizationTarget.read_annotations`.
+    """
+    fields: dict[str, tf.Tensor] = {}
     for task in tasks.values():
-        if task.localization and contents:
+        if task.localization and decoded:
             raw = sample[task.column]
             raw = tf.io.read_file(raw) if task.column in source.paths else raw
-            (content,) = contents.values()
-            found |= task.localization.read_annotations(raw, tf.shape(content)[:2])
-    return found
+            (image,) = decoded.values()
+            fields |= task.localization.read_annotations(raw, tf.shape(image)[:2])
+    return fields
 
 
 def encode_targets(
     tasks: Mapping[str, Task], sample: dict[str, Any], shape: tf.Tensor, modality: Modality
 ) -> dict[str, tf.Tensor]:
-    """Targets by head of a sample whose picture, of this shape, is to be prepared."""
-    found = {head: task.localization for head, task in tasks.items() if task.localization}
-    if not found or not modality.letterbox:
+    """Encode the localization targets of a sample by head.
+
+    Args:
+        tasks: Heads.
+        sample: Fields of `read_annotations`, after augmentation.
+        shape: Shape of the augmented image.
+        modality: Modality of the image, which tells how the image is placed in the model input.
+    """
+    localizations = {head: task.localization for head, task in tasks.items() if task.localization}
+    if not localizations or not modality.letterbox:
         return {}
     size = shape[:2]
-    lay = modality.letterbox(size)
-    return {head: places.encode(sample, size, lay) for head, places in found.items()}
+    letterbox = modality.letterbox(size)
+    return {head: localization.encode(sample, size, letterbox) for head, localization in localizations.items()}

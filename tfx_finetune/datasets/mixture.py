@@ -1,4 +1,4 @@
-"""Several sources as one, whose samples say in the column `source` which of them they come from."""
+"""Mixture of several sources: one source whose column `source` names the member of each sample."""
 
 import functools
 import itertools
@@ -21,22 +21,22 @@ from tfx_finetune.types.localization import RandomAccessSource
 
 SOURCE_COLUMN = "source"
 _PARTS = ("train", "val", "test", "all")
-# Neither a picture, a sound nor UTF-8: a file that cannot be read is found by the survey, as any broken one is.
+# Neither an image, a WAV file nor UTF-8: the survey finds an unreadable file as it finds a broken one.
 _UNREADABLE = b"\xff"
 
 
 @dataclass(frozen=True)
 class MixtureSource:
-    """A `Source` of the samples of several others, which in each part are spread evenly over one another.
+    """A `Source` of the samples of several sources, which are interleaved evenly in each part.
 
-    A shuffle that holds a part of the samples so sees all sources in proportion. Where some sources are split and some
-    are not, all of the latter stands in the part `train`, out of which splits are cut. Text columns that a source lacks
-    are empty. Content that one source has as paths and another as pixels or encoded files becomes encoded files, of
-    which a pass over some samples then reads all.
+    A shuffle buffer with a part of the samples therefore contains all sources in proportion. If only some sources have
+    splits, all samples of the others are in the part `train`, from which splits are cut. Text columns that a source
+    lacks are empty strings. If some sources have paths and others pixels or encoded files, all are read as encoded
+    files; reading some samples then reads the files of all.
 
     Attributes:
         members: Sources by name.
-        columns: Every column of any of them, and whether what it holds is to be encoded.
+        columns: All columns of the sources; True if the values of a column are converted to encoded files.
     """
 
     members: Mapping[str, Source]
@@ -44,185 +44,200 @@ class MixtureSource:
 
     @property
     def name(self) -> str:
-        """Names of the sources, joined."""
+        """Joined names of the sources."""
         return "_".join(self.members)
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Samples in each part of all sources."""
+        """Number of samples of each part."""
         total = Counter[str]()
         for name, member in self.members.items():
-            total.update({part: member.sizes[own] for part, own in self._map_member_parts(name).items()})
+            total.update({part: member.sizes[member_part] for part, member_part in self._map_parts(name).items()})
         return {part: total[part] for part in _PARTS if part in total}
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The classes of all, in order, where all sources fix theirs."""
-        each = [member.labels for member in self.members.values()]
-        return tuple(dict.fromkeys(name for names in each for name in names)) if all(each) else ()
+        """Class names of all sources in order; empty if a source does not fix its class names."""
+        labels = [member.labels for member in self.members.values()]
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(labels))) if all(labels) else ()
 
     @property
     def paths(self) -> tuple[str, ...]:
         """Columns that hold the path of a file."""
-        every = dict.fromkeys(column for member in self.members.values() for column in member.paths)
-        return tuple(column for column in every if not self.columns[column])
+        columns = dict.fromkeys(column for member in self.members.values() for column in member.paths)
+        return tuple(column for column in columns if not self.columns[column])
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was found in the annotations of each."""
-        every = ((name, note) for name, member in self.members.items() for note in getattr(member, "notes", ()))
-        return tuple(f"{name}: {note}" for name, note in every)
+        """Issues in the annotations of each source."""
+        return tuple(
+            f"{name}: {warning}" for name, member in self.members.items() for warning in getattr(member, "warnings", ())
+        )
 
     def read(self, part: str) -> tf.data.Dataset:
-        """Returns the samples of a part, in order."""
-        holders = self._find_member_parts(part)
-        each = [parallel_map(self.members[name].read(own), self._make_unify_fn(name)) for name, own in holders.items()]
-        choice = tf.data.Dataset.from_tensor_slices(self._interleave(holders))
-        return tf.data.Dataset.choose_from_datasets(each, choice, stop_on_empty_dataset=False)
+        """Return the samples of a part, in order."""
+        member_parts = self._find_member_parts(part)
+        datasets = [
+            parallel_map(self.members[name].read(member_part), self._make_unify_fn(name))
+            for name, member_part in member_parts.items()
+        ]
+        choices = tf.data.Dataset.from_tensor_slices(self._interleave(member_parts))
+        return tf.data.Dataset.choose_from_datasets(datasets, choices, stop_on_empty_dataset=False)
 
     def _find_member_parts(self, part: str) -> dict[str, str]:
-        """The sources that have some of a part, and which of their own parts that is."""
-        return {name: own for name in self.members if (own := self._map_member_parts(name).get(part))}
+        """Return the part of each source that belongs to a part of the mixture."""
+        member_parts = {name: self._map_parts(name).get(part, "") for name in self.members}
+        return {name: member_part for name, member_part in member_parts.items() if member_part}
 
     def _interleave(self, member_parts: Mapping[str, str]) -> np.ndarray:
-        """Which of them each sample of their part is of, (n,)."""
-        counts = [self.members[name].sizes[own] for name, own in member_parts.items()]
-        places = [(np.arange(count) + 0.5) / count for count in counts]
-        return np.repeat(np.arange(len(counts)), counts)[np.argsort(np.concatenate(places), kind="stable")]
+        """Return the number of the source of each sample, (n,)."""
+        counts = [self.members[name].sizes[member_part] for name, member_part in member_parts.items()]
+        positions = [(np.arange(count) + 0.5) / count for count in counts]
+        return np.repeat(np.arange(len(counts)), counts)[np.argsort(np.concatenate(positions), kind="stable")]
 
-    def _map_member_parts(self, name: str) -> dict[str, str]:
-        """The parts of a source, each by the part of the whole in which it stands."""
-        some = any("all" not in member.sizes for member in self.members.values())
-        return {"train" if part == "all" and some else part: part for part in self.members[name].sizes}
+    def _map_parts(self, name: str) -> dict[str, str]:
+        """Map parts of the mixture to the parts of a source."""
+        has_splits = any("all" not in member.sizes for member in self.members.values())
+        return {"train" if part == "all" and has_splits else part: part for part in self.members[name].sizes}
 
     def _make_unify_fn(self, name: str) -> Any:
-        """The function from a sample of one source to one with all columns."""
+        """Return a function that adds the missing columns to the samples of a source."""
         paths = self.members[name].paths
 
-        def united(sample: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            found = {column: sample.get(column, tf.constant("")) for column in self.columns}
+        def unify(sample: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            unified = {column: sample.get(column, tf.constant("")) for column in self.columns}
             for column, encode in self.columns.items():
                 if encode and column in sample:
-                    found[column] = _read_file(sample[column]) if column in paths else _encode_image(sample[column])
-            if "group" in sample:  # another one in every source
+                    unified[column] = _read_file(sample[column]) if column in paths else _encode_image(sample[column])
+            if "group" in sample:  # equal groups of two sources are different groups
                 group = sample["group"]
-                found["group"] = tf.where(group == "", "", tf.strings.join([name, "/", group]))
-            return found | {"file": tf.strings.join([name, ": ", sample["file"]]), SOURCE_COLUMN: tf.constant(name)}
+                unified["group"] = tf.where(group == "", "", tf.strings.join([name, "/", group]))
+            return unified | {"file": tf.strings.join([name, ": ", sample["file"]]), SOURCE_COLUMN: tf.constant(name)}
 
-        return united
+        return unify
 
 
 @dataclass(frozen=True)
 class RandomAccessMixture(MixtureSource):
-    """The same of sources that can be read in any order."""
+    """A mixture of sources whose samples can be read by index."""
 
     def __len__(self) -> int:
         return sum(self.sizes.values())
 
     def __getitem__(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns the sample at a place, a scalar, among those of all parts in order."""
-        owner, own = (tf.gather(values, index) for values in self._member_indices)
+        """Return one sample.
 
-        def reads(name: str, member: RandomAccessSource) -> Callable[[], dict[str, tf.Tensor]]:
-            return lambda: self._make_unify_fn(name)(member[own])
+        Args:
+            index: int scalar. Position of the sample if all parts are read in order.
+        """
+        member_number, member_index = (tf.gather(values, index) for values in self._member_indices)
 
-        each = [reads(name, cast(RandomAccessSource, member)) for name, member in self.members.items()]
-        sample: dict[str, tf.Tensor] = tf.switch_case(owner, each)
+        def make_reader(name: str, member: RandomAccessSource) -> Callable[[], dict[str, tf.Tensor]]:
+            return lambda: self._make_unify_fn(name)(member[member_index])
+
+        readers = [make_reader(name, cast(RandomAccessSource, member)) for name, member in self.members.items()]
+        sample: dict[str, tf.Tensor] = tf.switch_case(member_number, readers)
         return sample
 
     @functools.cached_property
     def _member_indices(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of each sample of all parts, its source by number, int32 (n,), and its place there, (n,)."""
-        owners, places, names = [], [], list(self.members)
-        for holders in map(self._find_member_parts, self.sizes):
-            turns = self._interleave(holders)
-            place = np.zeros_like(turns)
-            for turn, (name, part) in enumerate(holders.items()):
+        """Number of the source, int32 (n,), and index in that source, (n,), of each sample of all parts."""
+        numbers, indices, names = [], [], list(self.members)
+        for member_parts in map(self._find_member_parts, self.sizes):
+            choices = self._interleave(member_parts)
+            part_indices = np.zeros_like(choices)
+            for choice, (name, member_part) in enumerate(member_parts.items()):
                 sizes = self.members[name].sizes
-                first = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
-                place[turns == turn] = first[part] + np.arange(sizes[part])
-            owners.append(np.array([names.index(name) for name in holders], np.int32)[turns])
-            places.append(place)
-        return np.concatenate(owners), np.concatenate(places)
+                offsets = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
+                part_indices[choices == choice] = offsets[member_part] + np.arange(sizes[member_part])
+            numbers.append(np.array([names.index(name) for name in member_parts], np.int32)[choices])
+            indices.append(part_indices)
+        return np.concatenate(numbers), np.concatenate(indices)
 
 
 def open_sources(specs: Mapping[str, Spec]) -> Source:
-    """Opens the data of a run: several sources as one, or the one without a name as it is.
+    """Open the data of a run.
+
+    Args:
+        specs: Source specs by name; a single source has an empty name.
+
+    Returns:
+        The single source, or a mixture of the named ones.
 
     Raises:
-        UserError: One cannot be opened, or they have no modality in common.
+        UserError: If a source cannot be opened, or the sources have no modality in common.
     """
     members = {name: SOURCES.build(spec) for name, spec in specs.items()}
     if list(members) == [""]:
         return members[""]
-    known = {name: get_schema(member) for name, member in members.items()}
-    contents = {name: [column for column in columns if column in MODALITIES] for name, columns in known.items()}
-    if not set.intersection(*map(set, contents.values())):
-        received = "; ".join(f"{name}: {', '.join(found) or 'none'}" for name, found in contents.items())
-        raise UserError("the sources have no modality in common", got=received, hint="mix those of one")
-    for name in known:
-        if SOURCE_COLUMN in known[name]:
-            progress.log(f"the column {SOURCE_COLUMN} of {name} gives way to the name of the source")
-    every = dict.fromkeys(column for columns in known.values() for column in columns)
-    files = {*MODALITIES, "mask"}
-    kind = (
-        RandomAccessMixture
-        if all(isinstance(member, RandomAccessSource) for member in members.values())
-        else MixtureSource
-    )
-    united = kind(members, {column: column in files and _needs_encoding(column, members, known) for column in every})
+    schemas = {name: get_schema(member) for name, member in members.items()}
+    modalities = {name: [column for column in schema if column in MODALITIES] for name, schema in schemas.items()}
+    if not set.intersection(*map(set, modalities.values())):
+        got = "; ".join(f"{name}: {', '.join(columns) or 'none'}" for name, columns in modalities.items())
+        raise UserError("The sources have no modality in common", got=got, hint="mix sources of one modality")
+    for name in schemas:
+        if SOURCE_COLUMN in schemas[name]:
+            progress.log(f"the column {SOURCE_COLUMN} of {name} is replaced by the name of the source")
+    columns = dict.fromkeys(column for schema in schemas.values() for column in schema)
+    file_columns = {*MODALITIES, "mask"}
+    encode_columns = {
+        column: column in file_columns and _needs_encoding(column, members, schemas) for column in columns
+    }
+    has_random_access = all(isinstance(member, RandomAccessSource) for member in members.values())
+    mixture = (RandomAccessMixture if has_random_access else MixtureSource)(members, encode_columns)
     for name, member in members.items():
-        if "mask" in known[name] and united.labels[: len(member.labels)] != member.labels:
-            received = f"{name}: {', '.join(member.labels)}; all: {', '.join(united.labels) or 'not known beforehand'}"
-            todo = "give all sources of masks the same classes in the same order, and name them first"
-            raise UserError("the values of masks would be other classes", got=received, hint=todo)
-    return united
+        if "mask" in schemas[name] and mixture.labels[: len(member.labels)] != member.labels:
+            all_labels = ", ".join(mixture.labels) or "unknown"
+            got = f"{name}: {', '.join(member.labels)}; all: {all_labels}"
+            hint = "give all sources of masks the same classes in the same order, and name these sources first"
+            raise UserError("Mask values of a source would become other classes", got=got, hint=hint)
+    return mixture
 
 
 def check_tower_columns(source: Source, tower_columns: Mapping[str, str]) -> None:
-    """Checks that every source has what a lone tower takes; of several towers, one may have gaps.
+    """Check that every source has the column of a single tower; several towers may lack columns.
 
     Raises:
-        UserError: One has not.
+        UserError: If a source lacks the column.
     """
     if not isinstance(source, MixtureSource) or len(tower_columns) > 1:
         return
     (column,) = tower_columns.values()
     for name, member in source.members.items():
-        if column not in (known := get_schema(member)):
-            received, todo = f"{name}: {', '.join(known)}", "leave it out, or take a tower for what all have"
-            raise UserError(f"a source has no {column} for the tower", got=received, hint=todo)
+        if column not in (schema := get_schema(member)):
+            got = f"{name}: {', '.join(schema)}"
+            hint = "leave the source out, or use a backbone for a modality that all sources have"
+            raise UserError(f"A source has no column {column} for the backbone", got=got, hint=hint)
 
 
 def check_same_splits(source: Source) -> None:
-    """Checks that all sources came with splits, or none, without which a table of them would be split as none was.
+    """Check that all sources have splits, or none, because a cleaned table of both would be split differently.
 
     Raises:
-        UserError: Some did.
+        UserError: If only some sources have splits.
     """
-    whole = (
-        {name: "all" in member.sizes for name, member in source.members.items()}
-        if isinstance(source, MixtureSource)
-        else {}
-    )
-    if len(set(whole.values())) > 1:
-        received = ", ".join(f"{name}: {'none' if it else 'split'}" for name, it in whole.items())
-        todo = "clean each by itself, with --data"
-        raise UserError("--fix wants sources that all came with splits, or none", got=received, hint=todo)
+    if not isinstance(source, MixtureSource):
+        return
+    has_splits = {name: "all" not in member.sizes for name, member in source.members.items()}
+    if len(set(has_splits.values())) > 1:
+        got = ", ".join(f"{name}: {'splits' if value else 'no splits'}" for name, value in has_splits.items())
+        hint = "clean each source separately by --data"
+        raise UserError("--fix needs sources that all have splits, or none", got=got, hint=hint)
 
 
 def _needs_encoding(column: str, members: Mapping[str, Source], schemas: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether content comes in several forms, which only an encoded file is common to."""
-    having = [name for name in members if column in schemas[name]]
-    if all(column in members[name].paths for name in having):
+    """Return True if sources have a column in several forms, which have only encoded files in common."""
+    names = [name for name in members if column in schemas[name]]
+    if all(column in members[name].paths for name in names):
         return False
-    kinds = {(schemas[name][column].dtype, *schemas[name][column].shape[2:]) for name in having}
-    pixels = all(schemas[name][column].dtype != tf.string for name in having)
-    return len(kinds) > 1 or (pixels and len(having) < len(members)) or any(column in members[n].paths for n in having)
+    forms = {(schemas[name][column].dtype, *schemas[name][column].shape[2:]) for name in names}
+    are_pixels = all(schemas[name][column].dtype != tf.string for name in names)
+    has_paths = any(column in members[name].paths for name in names)
+    return len(forms) > 1 or (are_pixels and len(names) < len(members)) or has_paths
 
 
 def _read_file(path: tf.Tensor) -> tf.Tensor:
-    """The content of a file; of one that cannot be read, what cannot be decoded."""
+    """Return the content of a file; for an unreadable file, content that cannot be decoded."""
 
     def read(name: bytes) -> bytes:
         try:
@@ -234,7 +249,7 @@ def _read_file(path: tf.Tensor) -> tf.Tensor:
 
 
 def _encode_image(content: tf.Tensor) -> tf.Tensor:
-    """Pixels as a PNG; what is encoded stays as it is."""
+    """Encode pixels as PNG; return encoded content unchanged."""
     if content.dtype == tf.string:
         return content
     return tf.io.encode_png(content if content.shape.rank == 3 else content[..., None])

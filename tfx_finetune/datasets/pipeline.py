@@ -1,6 +1,6 @@
-"""STATION: samples of a split -> tf.data batches of model inputs, targets and weights.
+"""Pipeline from the samples of a split to tf.data batches of model inputs, targets and weights.
 
-The order of the steps: read -> decode -> augment (training only) -> prepare -> encode -> batch -> prefetch.
+Steps: read -> decode -> augment (training only) -> prepare -> encode targets -> batch -> prefetch.
 """
 
 import functools
@@ -34,17 +34,17 @@ from tfx_finetune.types.task import Task
 
 @dataclass(frozen=True)
 class Data:
-    """A source whose samples are known to be readable, split, and turned into tensors.
+    """Surveyed and split data, which makes batches.
 
     Attributes:
-        source: Where the samples come from.
-        table: What is in it.
-        modalities: How raw content becomes model input, by tower.
-        columns: The sample's column that each tower takes.
-        tasks: Heads by name; they encode the targets.
-        augments: For training samples, each with the modality that it changes.
-        batch_size: Samples a batch.
-        order: How training samples follow one another.
+        source: Source of the samples.
+        table: Samples with their splits.
+        modalities: Modalities by tower, which decode and prepare the samples.
+        tower_columns: Column that each tower reads.
+        tasks: Heads by name, which encode the targets.
+        augments: Augments of training samples in order, each with its modality.
+        batch_size: int >= 1. Number of samples of a batch.
+        sampler: Sampler of training epochs.
         head_specs: Task specs by head.
     """
 
@@ -60,72 +60,72 @@ class Data:
 
     @property
     def steps(self) -> int:
-        """Batches of a training epoch."""
+        """Number of batches of a training epoch."""
         return math.ceil(self.sampler.compute_epoch_length(self.table.size("train")) / self.batch_size)
 
     def make_batches(self, split: str, view: int = 0) -> tf.data.Dataset:
-        """Batches of a split in the source's order: no sample is dropped, repeated or moved.
+        """Return batches of all samples of a split, in the order of the source.
 
         Args:
             split: `train`, `val` or `test`.
-            view: 0 is each sample itself; 1 and above are augmented views, the same at every call.
+            view: int >= 0. 0: samples without augmentation; 1 or more: augmented views, the same at every call.
 
         Returns:
-            A data set of (inputs by tower, targets by head, sample weights by head). Where there are several towers,
-            the inputs have `PRESENCE` too.
+            A dataset of (inputs by tower, targets by head, sample weights by head). Inputs of several towers include
+            `MODALITY_MASK`.
         """
-        return with_prefetch(
-            parallel_map(self._select_samples(self.table.split == split), self._make_prepare_fn(view)).batch(
-                self.batch_size
-            )
-        )
+        samples = parallel_map(self._select_samples(self.table.split == split), self._make_prepare_fn(view))
+        return with_prefetch(samples.batch(self.batch_size))
 
     def make_view_batches(self, split: str, views: Sequence[int], towers: Sequence[str]) -> tf.data.Dataset:
-        """Batches of several views at once, each sample read and decoded once: a tuple of `batches`, one a view.
+        """Return batches of several views; each sample is read and decoded once.
 
         Args:
             split: `train`, `val` or `test`.
-            views: See `batches`.
-            towers: Those whose inputs are wanted.
+            views: Numbers of the views; see `make_batches`.
+            towers: Towers whose inputs are returned.
+
+        Returns:
+            A dataset of tuples with one batch per view.
         """
 
-        def each(index: tf.Tensor, sample: dict[str, tf.Tensor]) -> tuple:
+        def prepare_views(index: tf.Tensor, sample: dict[str, tf.Tensor]) -> tuple:
             decoded = self._decode_towers(sample, towers)
             sample = sample | localization_targets.read_annotations(self.tasks, self.source, sample, decoded)
             return tuple(self._prepare_view(view, index, sample, decoded) for view in views)
 
-        return with_prefetch(parallel_map(self._select_samples(self.table.split == split), each).batch(self.batch_size))
+        samples = parallel_map(self._select_samples(self.table.split == split), prepare_views)
+        return with_prefetch(samples.batch(self.batch_size))
 
     def make_epoch_batches(self, split: str, first: int, last: int) -> tf.data.Dataset:
-        """Shuffled and freshly augmented batches of the epochs `first` to `last - 1`, one after the other.
+        """Return shuffled and augmented batches of the epochs `first` to `last - 1`, one after the other.
 
-        Order and augmentation of an epoch depend on the seed and the epoch alone, so training can go on anywhere.
+        Order and augmentation of an epoch depend on the seed and the epoch only, so that training can resume.
         """
-        # Shuffling comes before decoding: names are small, so the buffer may hold many samples.
-        buffer = min(
-            self.sampler.compute_epoch_length(self.table.size(split)), 100_000 if self.source.paths else 10_000
-        )
+        # Shuffling comes before decoding: paths are small, so that the buffer can hold many samples.
+        max_buffer = 100_000 if self.source.paths else 10_000
+        buffer = min(self.sampler.compute_epoch_length(self.table.size(split)), max_buffer)
 
         @without_autograph
-        def one(epoch: tf.Tensor) -> tf.data.Dataset:
-            # The seed of this function's graph alone. TensorFlow compares it with 0 and then the epoch, a tensor, too.
+        def make_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+            # This sets the seed of the graph of this function only; never 0 (findings/tf-shuffle-seed-zero.sh).
             tf.random.set_seed(self.sampler.seed + 1)
             samples = self.sampler.repeat_samples(self._select_samples(self.table.split == split), epoch)
             shuffled = samples.shuffle(buffer, seed=epoch, reshuffle_each_iteration=False)
             batches = parallel_map(shuffled, self._make_prepare_fn(epoch + 1)).batch(self.batch_size)
             return self.sampler.augment_batches(batches, epoch)
 
-        return with_prefetch(tf.data.Dataset.range(first, last).flat_map(one))
+        return with_prefetch(tf.data.Dataset.range(first, last).flat_map(make_epoch))
 
     def evenly_spaced_mask(self, split: str, count: int) -> np.ndarray:
-        """Marks up to `count` samples of a split, evenly spaced in the source's order, which often is by class."""
+        """Return a mask (n,) of up to `count` samples of a split, evenly spaced because sources often sort by class."""
         rows = np.flatnonzero(self.table.split == split)
-        member = np.zeros(len(self.table.split), bool)
-        member[rows[evenly_spaced(len(rows), count)]] = True
-        return member
+        mask = np.zeros(len(self.table.split), bool)
+        mask[rows[evenly_spaced(len(rows), count)]] = True
+        return mask
 
     def read_raw_contents(self, mask: np.ndarray) -> list[dict[str, bytes]]:
-        """Encoded content of the marked samples by tower; pixels that came decoded are encoded as PNG."""
+        """Read the encoded content of the masked samples by tower; decoded pixels are encoded as PNG."""
         contents = parallel_map(
             self._select_samples(mask),
             lambda _, sample: {tower: self._read_content(sample, tower) for tower in self.tower_columns},
@@ -135,51 +135,50 @@ class Data:
         ]
 
     def prepared_inputs(self, mask: np.ndarray) -> Batch:
-        """Prepared inputs of the marked samples, (n, ...)."""
+        """Return the model inputs of the masked samples, (n, ...)."""
         return self.prepare_samples(mask)[0]
 
     def prepare_samples(self, mask: np.ndarray) -> tuple[Batch, Batch]:
-        """Prepared inputs and targets of the marked samples, (n, ...)."""
-        batches = with_prefetch(
-            parallel_map(self._select_samples(mask), self._make_prepare_fn(0)).batch(self.batch_size)
-        )
+        """Return the model inputs and targets of the masked samples, (n, ...)."""
+        samples = parallel_map(self._select_samples(mask), self._make_prepare_fn(0))
+        batches = with_prefetch(samples.batch(self.batch_size))
         inputs, targets, _ = zip(*batches.as_numpy_iterator(), strict=True)
         return concatenate(inputs), concatenate(targets)
 
     def representative_dataset(self, count: int) -> Batch:
-        """Prepared training inputs for calibration: as many of each class, while it has any.
+        """Return model inputs of training samples for calibration, with equal numbers of samples per class if possible.
 
-        Calibration takes 12 times as long a sample as the finished file. 64 samples gave the scores of 256 and of all
-        498 (EfficientNet-Lite0, 13 classes, 273 held-out pictures: accuracy and log loss within 0.004).
+        On 273 test images of 13 classes (EfficientNet-Lite0), 64 samples gave the accuracy and log loss of 256 and of
+        all 498 samples within 0.004. Calibration takes 12 times as long per sample as inference.
         """
         rows = np.flatnonzero(self.table.split == "train")
         column = next(iter(self.tasks.values())).column
-        turns = Counter[str]()
+        counts = Counter[str]()
         order: list[tuple[int, int, int]] = []
         for row in rows[np.random.default_rng(self.sampler.seed).permutation(len(rows))]:
             label = self.table.columns[column][row]
-            order.append((turns[label], len(order), row))
-            turns[label] += 1
-        member = np.zeros(len(self.table.split), bool)
-        member[[row for _, _, row in sorted(order)[:count]]] = True
-        return self.prepared_inputs(member)
+            order.append((counts[label], len(order), row))
+            counts[label] += 1
+        mask = np.zeros(len(self.table.split), bool)
+        mask[[row for _, _, row in sorted(order)[:count]]] = True
+        return self.prepared_inputs(mask)
 
     def _select_samples(self, mask: np.ndarray) -> tf.data.Dataset:
         return select_samples(self.source, mask)
 
     def _make_prepare_fn(self, view: int | tf.Tensor) -> Any:
-        """The function from an enumerated sample to (inputs, targets, weights) of one view."""
+        """Return a function from an enumerated sample to (inputs, targets, weights) of one view."""
         towers = list(self.tower_columns)
 
-        def prepared(index: tf.Tensor, sample: dict[str, tf.Tensor]) -> tuple[dict, dict, dict]:
+        def prepare(index: tf.Tensor, sample: dict[str, tf.Tensor]) -> tuple[dict, dict, dict]:
             decoded = self._decode_towers(sample, towers)
             sample = sample | localization_targets.read_annotations(self.tasks, self.source, sample, decoded)
             return self._prepare_view(view, index, sample, decoded)
 
-        return prepared
+        return prepare
 
     def _read_content(self, sample: dict[str, tf.Tensor], tower: str) -> tf.Tensor:
-        """What is to be decoded for a tower; empty where the sample lacks it."""
+        """Read the raw content of a tower; empty if the sample lacks it."""
         column = self.tower_columns[tower]
         value = sample[column]
         if column not in self.source.paths:
@@ -189,78 +188,77 @@ class Data:
         return tf.cond(_is_present(value), lambda: tf.io.read_file(value), lambda: tf.constant(""))
 
     def _decode_towers(self, sample: dict[str, tf.Tensor], towers: Sequence[str]) -> dict[str, tf.Tensor]:
-        """What towers see of a sample before it is augmented and prepared."""
-        found = {}
+        """Decode the content of some towers."""
+        decoded = {}
         for tower in towers:
             modality, content = self.modalities[tower], self._read_content(sample, tower)
-            there = True if len(self.tower_columns) == 1 else _is_present(sample[self.tower_columns[tower]])
-            found[tower] = decode_or_empty(modality, content, there)
-        return found
+            is_present = True if len(self.tower_columns) == 1 else _is_present(sample[self.tower_columns[tower]])
+            decoded[tower] = decode_or_empty(modality, content, is_present)
+        return decoded
 
     def _apply_augment(
         self, augment: SampleAugment, sample: dict[str, tf.Tensor], seed: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         if not isinstance(augment, MultiSampleAugment):
             return augment(sample, seed)
-        rows = np.flatnonzero(self.table.split == "train")
-        return multi_sample.apply_multi_sample(
-            augment, sample | multi_sample.describe_mask_classes(self.tasks), seed, rows, self._read_partner_fn
-        )
+        train_indices = np.flatnonzero(self.table.split == "train")
+        sample = sample | multi_sample.describe_mask_classes(self.tasks)
+        return multi_sample.apply_multi_sample(augment, sample, seed, train_indices, self._read_by_index_fn)
 
     @functools.cached_property
-    def _read_partner_fn(self) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-        """`_partner` as one function of a graph, in which every partner of every view calls it."""
-        return make_noinline_function(self._read_partner, input_signature=[tf.TensorSpec((), tf.int64)])
+    def _read_by_index_fn(self) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+        """`_read_by_index` as one function of the graph, which all samples of all views call."""
+        return make_noinline_function(self._read_by_index, input_signature=[tf.TensorSpec((), tf.int64)])
 
-    def _read_partner(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """A sample by its place in the source, with what moves beside its picture, neither of them changed."""
+    def _read_by_index(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Read and decode a sample by its index in the source, with its annotations, without augmentation."""
         ((tower, modality),) = self.modalities.items()
         sample = cast(RandomAccessSource, self.source)[index]
         decoded = self._decode_towers(sample, [tower])
-        return {modality.column: decoded[tower]} | localization_targets.read_annotations(
-            self.tasks, self.source, sample, decoded
-        )
+        annotations = localization_targets.read_annotations(self.tasks, self.source, sample, decoded)
+        return {modality.column: decoded[tower]} | annotations
 
     def _prepare_view(
         self,
         view: int | tf.Tensor,
         index: tf.Tensor,
         sample: dict[str, tf.Tensor],
-        decoded_contents: dict[str, tf.Tensor],
+        decoded: dict[str, tf.Tensor],
     ) -> tuple[dict, dict, dict]:
-        inputs, located_at = {}, dict[str, tf.Tensor]()
-        for tower, content in decoded_contents.items():
+        """Augment and prepare a decoded sample; return inputs, targets and sample weights."""
+        inputs, localization = {}, dict[str, tf.Tensor]()
+        for tower, content in decoded.items():
             modality = self.modalities[tower]
-            changed = sample
+            augmented = sample
             if not (isinstance(view, int) and view == 0):
                 seed = tf.stack([tf.cast(view, tf.int64) * 1_000_003 + self.sampler.seed, index])
-                changed = sample | {modality.column: content}
-                for position, (takes, augment) in enumerate(self.augments):
-                    if takes == modality.column:
-                        drawn = tf.random.experimental.stateless_fold_in(seed, position)
-                        changed = self._apply_augment(augment, changed, drawn)
-                content = changed[modality.column]
+                augmented = sample | {modality.column: content}
+                for position, (column, augment) in enumerate(self.augments):
+                    if column == modality.column:
+                        augment_seed = tf.random.experimental.stateless_fold_in(seed, position)
+                        augmented = self._apply_augment(augment, augmented, augment_seed)
+                content = augmented[modality.column]
             inputs[tower] = modality.prepare(content)
-            located_at |= localization_targets.encode_targets(self.tasks, changed, tf.shape(content), modality)
+            localization |= localization_targets.encode_targets(self.tasks, augmented, tf.shape(content), modality)
         if len(self.tower_columns) > 1:
-            there = [_is_present(sample[column]) for column in self.tower_columns.values()]
-            inputs[MODALITY_MASK] = tf.cast(tf.stack(there), tf.float32)
+            are_present = [_is_present(sample[column]) for column in self.tower_columns.values()]
+            inputs[MODALITY_MASK] = tf.cast(tf.stack(are_present), tf.float32)
         targets, weights = {}, {}
         for head, task in self.tasks.items():
-            target = located_at[head] if task.localization else task.encode(sample[task.column])
+            target = localization[head] if task.localization else task.encode(sample[task.column])
             if task.heads_by:
                 target *= tf.cast(sample[task.heads_by] == head, tf.float32)
-            # Who is not asked has no class, and weighs nothing.
-            asked = tf.reduce_max(target) if task.single_label else 1.0
-            targets[head], weights[head] = target, task.weight(target) * asked
+            # A sample without a label for this head has an all-zero target and gets the weight 0.
+            has_label = tf.reduce_max(target) if task.single_label else 1.0
+            targets[head], weights[head] = target, task.weight(target) * has_label
         return inputs, targets, weights
 
 
 def _is_present(value: tf.Tensor) -> tf.Tensor:
-    """Whether a column holds something: a path, an encoded file, a text, or pixels."""
+    """Return True if a column has a value: a path, an encoded file, a text, or pixels."""
     return tf.strings.length(value) > 0 if value.dtype == tf.string else tf.constant(True)
 
 
 def encode_content(content: tf.Tensor) -> bytes:
-    """Content as a file has it: what came as pixels becomes a PNG."""
+    """Return content as the bytes of a file; pixels are encoded as PNG."""
     return (content if content.dtype == tf.string else tf.io.encode_png(content)).numpy()

@@ -1,4 +1,4 @@
-"""Which side of the split samples stand on, of several sources each by itself; what these have in common."""
+"""Splits of one or several sources, and warnings about samples and classes that sources share."""
 
 from collections.abc import Iterator
 
@@ -16,71 +16,75 @@ from tfx_finetune.types.table import Table
 def assign_splits(
     table: Table, source: Source, columns: tuple[str, ...], split_options: SplitOptions, seed: int
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Carves the splits that a source lacks out of its training part, of several sources for each by itself.
+    """Cut the splits that a source lacks from its training part; each of several sources is cut separately.
 
     Args:
-        table: The samples; their splits are the source's own parts.
-        source: The data.
-        columns: Of labels, by all of which at once it is stratified.
-        samples: Which shares are held out.
-        seed: Another seed gives another split.
+        table: Samples; their `split` is the part of the source.
+        source: Source of the samples.
+        columns: Label columns; the splits are stratified by all of them together.
+        split_options: Fractions of the held-out splits.
+        seed: Seed of the splits.
 
     Returns:
-        The side of each sample, (n,), and what a person should know of samples that several sources have.
+        The split of each sample (n,), and warnings about what several sources share.
 
     Raises:
-        UserError: A source has no training part.
+        UserError: If a source has no training part.
     """
     members = source.members if isinstance(source, MixtureSource) else {"": source}
-    # Test comes first: a class of two samples has the second one there.
-    wanted = {"test": split_options.test, "val": split_options.val}
-    shares = {}
+    # Test comes first: a class of two samples has its second sample there.
+    option_values = {"test": split_options.test, "val": split_options.val}
+    fractions = {}
     for name, member in members.items():
         if not {"all", "train"} & set(member.sizes):
-            received = ": ".join(filter(None, [name, ", ".join(member.sizes)]))
-            todo = "give it a split train, or none, so that one is made"
-            raise UserError("the data has no training part", got=received, hint=todo)
-        shares[name] = {held: share for held, share in wanted.items() if held not in member.sizes and share > 0}
-    lanes = table.columns[SOURCE_COLUMN] if isinstance(source, MixtureSource) else np.full(len(table.split), "", object)
-    keys = np.array([_make_stratum(table, row, columns) for row in range(len(table.split))], object)
-    split = splits.split_sources(table.digest, keys, table.columns["group"], table.split, lanes, shares, seed)
-    return split, tuple(_warn_about_sources(table, split, columns)) if isinstance(source, MixtureSource) else ()
+            got = ": ".join(filter(None, [name, ", ".join(member.sizes)]))
+            hint = "add a training split to the data, or remove its splits so that they are made"
+            raise UserError("The data has no training split", got=got, hint=hint)
+        fractions[name] = {
+            split: fraction for split, fraction in option_values.items() if split not in member.sizes and fraction > 0
+        }
+    count = len(table.split)
+    is_mixture = isinstance(source, MixtureSource)
+    names = table.columns[SOURCE_COLUMN] if is_mixture else np.full(count, "", object)
+    strata = np.array([_make_stratum(table, row, columns) for row in range(count)], object)
+    keys = splits.SampleKeys(table.digest, strata, table.columns["group"])
+    split = splits.split_sources(keys, table.split, names, fractions, seed)
+    return split, tuple(_warn_about_sources(table, split, columns)) if is_mixture else ()
 
 
 def _make_stratum(table: Table, row: int, columns: tuple[str, ...]) -> str:
-    """The row's labels in all columns."""
+    """Join the labels of a row in all columns."""
     labels = ((column, label) for column in columns for label in table.columns[column][row].split(LABEL_SEPARATOR))
     return LABEL_SEPARATOR.join(f"{column}={label}" for column, label in labels)
 
 
 def _warn_about_sources(table: Table, split: np.ndarray, columns: tuple[str, ...]) -> Iterator[str]:
-    """What several sources have in common, and what one has alone; said and returned."""
-    used = split != ""
-    lanes, sides = (
-        _group_values_by_key(table.digest[used], table.columns[SOURCE_COLUMN][used]),
-        _group_values_by_key(table.digest[used], split[used]),
-    )
-    shared = [digest for digest, names in lanes.items() if len(names) > 1]
-    notes = [f"{len(shared)} samples stand in more than one source"] if shared else []
-    if count := sum(len(sides[digest]) > 1 for digest in shared):
-        notes.append(f"{count} samples of one source stand on another side of the split that another one came with")
+    """Log and yield warnings about samples in several sources and classes in one source only."""
+    in_split = split != ""
+    digests, sources = table.digest[in_split], table.columns[SOURCE_COLUMN][in_split]
+    sources_by_digest = _group_values_by_key(digests, sources)
+    splits_by_digest = _group_values_by_key(digests, split[in_split])
+    shared = [digest for digest, names in sources_by_digest.items() if len(names) > 1]
+    warnings = [f"{len(shared)} samples are in more than one source"] if shared else []
+    if count := sum(len(splits_by_digest[digest]) > 1 for digest in shared):
+        warnings.append(f"{count} samples are in different splits of sources that came with splits")
     for column in (column for column in columns if column != SOURCE_COLUMN):
-        found = _group_values_by_key(table.columns[SOURCE_COLUMN][used], table.columns[column][used])
-        for name, mine in found.items():
-            others = set().union(*(labels for other, labels in found.items() if other != name))
-            if len(found) > 1 and (alone := sorted(mine - others - {""})):
-                notes.append(
-                    f"{len(alone)} of {len(mine)} classes of {column} are in the source {name} alone: "
-                    f"{progress.shorten_list(alone)}"
+        classes_by_source = _group_values_by_key(sources, table.columns[column][in_split])
+        for name, classes in classes_by_source.items():
+            other_classes = set().union(*(others for other, others in classes_by_source.items() if other != name))
+            if len(classes_by_source) > 1 and (unique := sorted(classes - other_classes - {""})):
+                warnings.append(
+                    f"{len(unique)} of {len(classes)} classes of {column} are in the source {name} only: "
+                    f"{progress.shorten_list(unique)}"
                 )
-    for note in notes:
-        progress.log(note)
-        yield note
+    for warning in warnings:
+        progress.log(warning)
+        yield warning
 
 
 def _group_values_by_key(keys: np.ndarray, values: np.ndarray) -> dict[str, set[str]]:
-    """The values, of several labels each, that stand beside each key."""
-    found: dict[str, set[str]] = {}
+    """Return the labels that occur with each key; a value may consist of several labels."""
+    groups: dict[str, set[str]] = {}
     for key, value in sorted(set(zip(keys, values, strict=True))):
-        found.setdefault(key, set()).update(value.split(LABEL_SEPARATOR))
-    return found
+        groups.setdefault(key, set()).update(value.split(LABEL_SEPARATOR))
+    return groups

@@ -1,12 +1,30 @@
-"""Which side of the split a sample stands on: by a stable hash, stratified, what belongs together kept together."""
+"""Stratified splits by a stable hash; samples with the same content or group stay in one split."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from tfx_finetune.types.components import LABEL_SEPARATOR
+
+Unit = list[int]
+"""Indices of samples that stay together in one split."""
+
+
+class SampleKeys(NamedTuple):
+    """Keys that decide the split of samples.
+
+    Attributes:
+        digests: Content hashes (n,).
+        labels: Labels (n,), each joined by `LABEL_SEPARATOR`.
+        groups: Groups (n,), empty for none.
+    """
+
+    digests: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
 
 
 def split_by_stratified_groups(
@@ -16,143 +34,150 @@ def split_by_stratified_groups(
     fractions: Mapping[str, float],
     seed: int,
 ) -> np.ndarray:
-    """Assigns every sample to `train` or to one of the held-out splits.
+    """Assign every sample to `train` or to a held-out split, as scikit-learn's StratifiedGroupKFold does for folds.
 
-    Samples of equal content, or of one group, make a unit that is never divided, transitively. A unit belongs to the
-    rarest of its labels, so that rare ones are spread too. Within each label the units are put in the order of a hash
-    of the seed and their content, and cut at the shares: the order in which the samples are read does not matter, and
-    a sample that is added moves few others.
+    Samples with the same content or the same group are one unit, transitively, and stay together. A unit is stratified
+    by the rarest of its labels. Within each label, the units are sorted by a hash of the seed and their content, and
+    cut at the fractions. So the reading order has no effect, and an added sample moves few others.
 
     Args:
-        digests: Content hash of each sample.
-        labels: Labels of each sample, joined by `LABEL_SEPARATOR`, by which the split is stratified.
-        groups: Group of each sample, empty for none.
-        shares: Share of the samples for each held-out split, such as {"test": 0.25, "val": 0.1}; the rest is `train`.
+        digests: Content hashes (n,).
+        labels: Labels (n,), each joined by `LABEL_SEPARATOR`, by which the split is stratified.
+        groups: Groups (n,), empty for none.
+        fractions: Fraction of the samples of each held-out split, such as {"test": 0.25, "val": 0.1}; the rest is
+            `train`.
         seed: Another seed gives another split.
 
     Returns:
-        (n,) array of split names. Every label keeps at least one unit in `train`. Where no unit has several labels, a
-        label with at least two units has one in the first of `shares`.
+        Split names (n,). Every label has at least one unit in `train`. If no unit has several labels, a label with at
+        least two units has one in the first held-out split.
+
+    Examples:
+        >>> split_by_stratified_groups(["d1", "d2", "d3", "d2"], ["cat"] * 4, [""] * 4, {"test": 0.5}, 0)
+        array(['train', 'test', 'train', 'test'], dtype=object)
     """
     split = np.full(len(digests), "train", dtype=object)
     units = sorted(
         _find_connected_groups(digests, groups), key=lambda unit: _compute_hash(seed, min(digests[row] for row in unit))
     )
-    classes = [{name for row in unit for name in labels[row].split(LABEL_SEPARATOR)} for unit in units]
-    counts = Counter(name for found in classes for name in found)
-    strata: dict[str, list[list[int]]] = {}
-    for unit, found in zip(units, classes, strict=True):
-        strata.setdefault(min(found, key=lambda name: (counts[name], name)), []).append(unit)
-    owed = dict.fromkeys(fractions, 0.0)
+    unit_labels = [{name for row in unit for name in labels[row].split(LABEL_SEPARATOR)} for unit in units]
+    counts = Counter(name for names in unit_labels for name in names)
+    strata: dict[str, list[Unit]] = {}
+    for unit, names in zip(units, unit_labels, strict=True):
+        strata.setdefault(min(names, key=lambda name: (counts[name], name)), []).append(unit)
+    deficits = dict.fromkeys(fractions, 0.0)
     for label in sorted(strata):
-        for name, unit in _assign_units(strata[label], fractions, owed):
+        for name, unit in _assign_units(strata[label], fractions, deficits):
             split[unit] = name
-    # All units of a label may stand under rarer labels, and all be held out there: one comes back.
-    trained = {name for unit, found in zip(units, classes, strict=True) if split[unit[0]] == "train" for name in found}
-    for unit, found in zip(units, classes, strict=True):
-        if not found <= trained:
+    # All units of a label may be stratified by rarer labels, and all be held out there: one returns to train.
+    trained = {
+        name for unit, names in zip(units, unit_labels, strict=True) if split[unit[0]] == "train" for name in names
+    }
+    for unit, names in zip(units, unit_labels, strict=True):
+        if not names <= trained:
             split[unit] = "train"
-            trained |= found
+            trained |= names
     return split
 
 
 def split_sources(
-    digests: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray,
+    keys: SampleKeys,
     existing_splits: np.ndarray,
     sources: np.ndarray,
     fractions: Mapping[str, Mapping[str, float]],
     seed: int,
 ) -> np.ndarray:
-    """Cuts the splits that each of several sources lacks out of its training part, by `assign`.
+    """Cut the splits that each source lacks from its training part; see `split_by_stratified_groups`.
 
-    What several sources share is cut as one, on a side that all of them may still give. It goes where one of them came
-    with it, if the others may give that side. Two sources that both came with their splits stay as they are.
+    A unit that several sources share is cut once, into a split that all of them may get. If it is already in a held-out
+    split of one source, the copies of the others join that split if they may get it. Two sources with their own splits
+    stay unchanged.
 
     Args:
-        digests: Content hash of each sample.
-        labels: See `assign`.
-        groups: See `assign`.
-        sides: The part in which each sample came; `train` and `all` are cut, the rest stays; empty for none.
-        sources: The source of each sample.
-        shares: For each source, the share of each split to be cut.
+        keys: Content hashes, labels and groups of the samples.
+        existing_splits: Part of each sample (n,): `train` and `all` are cut, others stay, empty for unused samples.
+        sources: Source of each sample (n,).
+        fractions: Fraction of each split to cut, by source.
         seed: Another seed gives another split.
 
     Returns:
-        (n,) array of split names, empty where `sides` is.
+        Split names (n,), empty for unused samples.
     """
     split, used = existing_splits.copy(), np.flatnonzero(existing_splits != "")
-    cuts: dict[tuple[str, tuple[str, ...]], list[int]] = {}
-    for unit in _find_connected_groups(digests[used], groups[used]):
+    rows_by_cut: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    for unit in _find_connected_groups(keys.digests[used], keys.groups[used]):
         rows = used[unit]
-        free = rows[np.isin(existing_splits[rows], ("train", "all"))]
-        if not len(free):
+        train_rows = rows[np.isin(existing_splits[rows], ("train", "all"))]
+        if not len(train_rows):
             continue
-        owners = list(dict.fromkeys(sources[free]))
-        both = tuple(name for name in fractions[owners[0]] if all(name in fractions[owner] for owner in owners))
-        owner = next((owner for owner in owners if len(fractions[owner]) == len(both)), owners[0])
-        if there := [name for name in both if name in existing_splits[rows]]:
-            split[free] = there[0]
+        owners = list(dict.fromkeys(sources[train_rows]))
+        common = tuple(name for name in fractions[owners[0]] if all(name in fractions[owner] for owner in owners))
+        owner = next((owner for owner in owners if len(fractions[owner]) == len(common)), owners[0])
+        if held_out := [name for name in common if name in existing_splits[rows]]:
+            split[train_rows] = held_out[0]
         else:
-            cuts.setdefault((owner, both), []).extend(free.tolist())
-    for (owner, names), cut in cuts.items():
-        rows = np.sort(cut)
-        wanted = {name: fractions[owner][name] for name in names}
-        split[rows] = split_by_stratified_groups(digests[rows], labels[rows], groups[rows], wanted, seed)
+            rows_by_cut.setdefault((owner, common), []).extend(train_rows.tolist())
+    for (owner, names), unsorted_rows in rows_by_cut.items():
+        rows = np.sort(unsorted_rows)
+        cut_fractions = {name: fractions[owner][name] for name in names}
+        digests, labels, groups = (values[rows] for values in keys)
+        split[rows] = split_by_stratified_groups(digests, labels, groups, cut_fractions, seed)
     return split
 
 
-def _find_connected_groups(digests: Sequence[str] | np.ndarray, groups: Sequence[str] | np.ndarray) -> list[list[int]]:
-    """Connected components of samples that share content or group, by union-find."""
+def _find_connected_groups(digests: Sequence[str] | np.ndarray, groups: Sequence[str] | np.ndarray) -> list[Unit]:
+    """Find the connected components of samples that share content or group, by union-find."""
     parent = list(range(len(digests)))
 
-    def root(row: int) -> int:
+    def find_root(row: int) -> int:
         while parent[row] != row:
             parent[row] = parent[parent[row]]
             row = parent[row]
         return row
 
-    first: dict[tuple[str, str], int] = {}
+    first_rows: dict[tuple[str, str], int] = {}
     for row, keys in enumerate(zip(digests, groups, strict=True)):
         for kind, key in zip(("digest", "group"), keys, strict=True):
             if key:
-                parent[root(row)] = root(first.setdefault((kind, key), row))
-    units: dict[int, list[int]] = {}
+                parent[find_root(row)] = find_root(first_rows.setdefault((kind, key), row))
+    units: dict[int, Unit] = {}
     for row in range(len(digests)):
-        units.setdefault(root(row), []).append(row)
+        units.setdefault(find_root(row), []).append(row)
     return list(units.values())
 
 
 def _assign_units(
-    units: list[list[int]], fractions: Mapping[str, float], deficits: dict[str, float]
-) -> list[tuple[str, list[int]]]:
-    """Takes units for each held-out split while that brings the count of its samples nearer to its share.
+    units: list[Unit], fractions: Mapping[str, float], deficits: dict[str, float]
+) -> list[tuple[str, Unit]]:
+    """Take units of one label for each held-out split while this brings its number of samples closer to the fraction.
 
     Args:
-        units: Of one label, in order; the last one left always stays in `train`.
-        shares: Of the held-out splits.
-        owed: Samples that rounding left over at the labels before; brought up to date. Without it, a split whose
-            share of every label rounds to none would stay empty.
+        units: Units of one label, in order. The last remaining one always stays in `train`.
+        fractions: Fractions of the held-out splits.
+        deficits: Samples that rounding left over at earlier labels, updated in place. Without them, a split whose
+            fraction of every label rounds to 0 would stay empty.
+
+    Returns:
+        (split, unit) of the units that are held out.
     """
-    cut: list[tuple[str, list[int]]] = []
+    assigned: list[tuple[str, Unit]] = []
     total = sum(map(len, units))
-    for position, (name, share) in enumerate(fractions.items()):
-        wanted = share * total + deficits[name]
-        taken: list[list[int]] = []
-        left: list[list[int]] = []
-        have = 0
+    for position, (name, fraction) in enumerate(fractions.items()):
+        target = fraction * total + deficits[name]
+        chosen: list[Unit] = []
+        remaining: list[Unit] = []
+        count = 0
         for unit in units:
-            fits = have + len(unit) / 2 <= wanted and len(taken) + 1 < len(units)
-            (taken if fits else left).append(unit)
-            have += len(unit) if fits else 0
-        smallest = min(left, key=len)
-        deficits[name] = min(wanted - have, len(smallest) / 2)
-        if not taken and position == 0 and len(left) > 1:
-            taken, left = [smallest], [unit for unit in left if unit is not smallest]
-        cut += [(name, unit) for unit in taken]
-        units = left
-    return cut
+            fits = count + len(unit) / 2 <= target and len(chosen) + 1 < len(units)
+            (chosen if fits else remaining).append(unit)
+            count += len(unit) if fits else 0
+        smallest = min(remaining, key=len)
+        deficits[name] = min(target - count, len(smallest) / 2)
+        if not chosen and position == 0 and len(remaining) > 1:
+            chosen, remaining = [smallest], [unit for unit in remaining if unit is not smallest]
+        assigned += [(name, unit) for unit in chosen]
+        units = remaining
+    return assigned
 
 
 def _compute_hash(seed: int, digest: str) -> bytes:

@@ -1,10 +1,10 @@
-"""What is in a source: every sample is read once, so that whatever cannot be read is known before training."""
+"""Survey of a source: every sample is read and decoded once, to find unreadable samples before training."""
 
 import functools
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
@@ -14,35 +14,84 @@ import numpy as np
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.datasets.sources.in_memory import convert_to_text
-from tfx_finetune.datasets.validation import check_annotations, check_contents, make_decoder
+from tfx_finetune.datasets.validation import (
+    ContentCheck,
+    ContentDecoder,
+    check_annotations,
+    check_contents,
+    make_decoder,
+)
 from tfx_finetune.ops.annotations import AnnotationIssues
 from tfx_finetune.ops.tf_data import as_numpy, get_schema
-from tfx_finetune.types import table
 from tfx_finetune.types.components import Modality, Source
 from tfx_finetune.types.localization import LocalizationTarget
-from tfx_finetune.types.table import Table
+from tfx_finetune.types.table import SLICE_COLUMNS, Table
 
 Row: TypeAlias = dict[str, Any]
 
-# What to do with data that has no labels of whole samples.
+# Hints for data without labels of whole images, by the column of its annotations.
 _HEAD_HINTS = {"objects": "use --heads=detect()", "mask": "use --heads=segment()"}
+_ROWS_PER_CALL = 8
+_CALLS_PER_CHUNK = 32
 
 
 def assign_columns(source: Source, modalities: Mapping[str, Modality]) -> dict[str, str]:
-    """The column of the data that each tower takes, two maybe the same: that of its name, else that of its modality.
+    """Return the column that each tower reads: the column of its name, else that of its modality.
+
+    Args:
+        source: Source of the samples.
+        modalities: Modalities by tower. Two towers may read the same column.
 
     Raises:
-        UserError: There is none.
+        UserError: If the data lacks a column.
     """
-    known = get_schema(source)
-    found: dict[str, str] = {}
+    schema = get_schema(source)
+    columns: dict[str, str] = {}
     for tower, modality in modalities.items():
-        column = tower if tower in known else modality.column
-        if column not in known:
-            todo = "take a backbone for what the data has, or other data"
-            raise UserError(f"the data has no {column} for a tower", got=source.name, expected=list(known), hint=todo)
-        found[tower] = column
-    return found
+        column = tower if tower in schema else modality.column
+        if column not in schema:
+            hint = "use a backbone for a modality of the data, or other data"
+            raise UserError(f"The data has no column {column}", got=source.name, expected=list(schema), hint=hint)
+        columns[tower] = column
+    return columns
+
+
+class _Columns(NamedTuple):
+    """Columns of a source that a survey reads.
+
+    Attributes:
+        towers: Column of each tower.
+        decoders: Content decoder of each tower.
+        labels: Columns whose values are kept.
+        localizations: Localization target of each column with annotations.
+    """
+
+    towers: Mapping[str, str]
+    decoders: Mapping[str, ContentDecoder]
+    labels: Sequence[str]
+    localizations: Mapping[str, LocalizationTarget]
+
+
+class _ScannedSample(NamedTuple):
+    """Result of reading one sample.
+
+    Attributes:
+        file, digest, error: See `Table`.
+        part: Part of the source; empty if the sample cannot be used.
+        digests: Hash of each tower's content, then of each column with annotations.
+        warnings: Warning of each tower.
+        repairs: Repairs of the annotations.
+        values: Values of the label columns.
+    """
+
+    file: str
+    digest: str
+    error: str
+    part: str
+    digests: tuple[str, ...]
+    warnings: tuple[str, ...]
+    repairs: tuple[str, ...]
+    values: tuple[str, ...]
 
 
 def survey(
@@ -50,110 +99,98 @@ def survey(
     modalities: Mapping[str, Modality],
     tower_columns: Mapping[str, str],
     label_columns: tuple[str, ...],
-    localization_targets: Mapping[str, LocalizationTarget] = MappingProxyType({}),
+    localization_columns: Mapping[str, LocalizationTarget] = MappingProxyType({}),
 ) -> Table:
-    """Reads and decodes every sample once, so that whatever cannot be read is known before training.
+    """Read and decode every sample once.
 
     Args:
-        source: Where the samples come from.
-        modalities: How they are decoded, by tower.
-        places: The column that each tower takes.
-        columns: Label columns to keep.
-        located: Those that say where in a picture something is; of these the classes are kept.
+        source: Source of the samples.
+        modalities: Modalities by tower, which decode the samples.
+        tower_columns: Column that each tower reads.
+        label_columns: Label columns to keep.
+        localization_columns: Localization target of each column with annotations; their classes are kept.
 
     Returns:
-        A table whose `split` holds the source's own parts (`all` where it has none) for readable samples.
+        A table whose `split` is the part of the source (`all` for a source without splits), empty for samples that
+        cannot be used.
 
     Raises:
-        UserError: A column is missing, or there is no sample.
+        UserError: If a column is missing, or there is no sample.
     """
     _check_columns(source, label_columns)
-    known = get_schema(source)
-    keep = tuple(dict.fromkeys((*label_columns, "group", *(lane for lane in table.SLICE_COLUMNS if lane in known))))
-    # Made before there are threads, each of which would make its own.
-    decoders = {tower: make_decoder(modality.decode) for tower, modality in modalities.items()}
-    look = functools.partial(_scan_samples, source, modalities, tower_columns, decoders, keep, localization_targets)
+    schema = get_schema(source)
+    slice_columns = (column for column in SLICE_COLUMNS if column in schema)
+    columns = _Columns(
+        tower_columns,
+        # Made here and not in the threads, each of which would make its own.
+        {
+            tower: ContentDecoder(make_decoder(modality.decode), modality.error_message, modality.warning)
+            for tower, modality in modalities.items()
+        },
+        tuple(dict.fromkeys((*label_columns, "group", *slice_columns))),
+        localization_columns,
+    )
+    scan = functools.partial(_scan_samples, source, columns)
 
-    def rows() -> Iterator[tuple[str, Row]]:
+    def iterate_rows() -> Iterator[tuple[str, Row]]:
         for part in source.sizes:
             yield from ((part, sample) for sample in as_numpy(source.read(part)))
 
-    found: list[_ScannedSample] = []
+    samples: list[_ScannedSample] = []
     total = sum(source.sizes.values())
     with ThreadPoolExecutor(hardware.detect().threads) as pool, progress.bar("read data", total) as advance:
-        for chunk in _iterate_chunks(_iterate_chunks(rows(), 8), 32):
-            found += itertools.chain.from_iterable(pool.map(look, chunk))
-            advance(sum(map(len, chunk)), f"{len(found)} samples of {source.name}")
-    if not found:
-        raise UserError("the data has no samples", got=source.name)
-    seen = _ScannedSample(*zip(*found, strict=True))
+        for chunk in _iterate_chunks(_iterate_chunks(iterate_rows(), _ROWS_PER_CALL), _CALLS_PER_CHUNK):
+            samples += itertools.chain.from_iterable(pool.map(scan, chunk))
+            advance(sum(map(len, chunk)), f"{len(samples)} samples of {source.name}")
+    if not samples:
+        raise UserError("The data has no samples", got=source.name)
     return Table(
-        _make_object_array(seen.file),
-        _make_object_array(seen.digest),
-        _make_object_array(seen.error),
-        _make_object_array(seen.part),
-        _make_columns(keep, seen.values),
-        _make_columns((*modalities, *localization_targets), seen.digests),
+        _make_object_array(sample.file for sample in samples),
+        _make_object_array(sample.digest for sample in samples),
+        _make_object_array(sample.error for sample in samples),
+        _make_object_array(sample.part for sample in samples),
+        _make_columns(columns.labels, [sample.values for sample in samples]),
+        _make_columns((*modalities, *localization_columns), [sample.digests for sample in samples]),
         (
-            *getattr(source, "notes", ()),
-            *_warn_about_modalities(_make_columns(modalities, seen.warnings), modalities),
-            *_report_repairs(seen.file, seen.repairs),
+            *getattr(source, "warnings", ()),
+            *_warn_about_modalities(_make_columns(modalities, [sample.warnings for sample in samples]), modalities),
+            *_report_repairs(samples),
         ),
     )
 
 
-class _ScannedSample(NamedTuple):
-    """A sample, or in each field that of all of them.
-
-    file, digest, why, part: See `Table`; `part` is its `split`.
-    contents: Hash of what each tower takes, then of each column that says where something is.
-    remarks: What a person should know, by tower.
-    mended: What is mended or left out of what says where something is.
-    values: Of the columns to keep.
-    """
-
-    file: Any
-    digest: Any
-    error: Any
-    part: Any
-    digests: Any
-    warnings: Any
-    repairs: Any
-    values: Any
-
-
-def _scan_samples(
-    source: Source,
-    modalities: Mapping[str, Modality],
-    tower_columns: Mapping[str, str],
-    decoders: Mapping[str, Callable],
-    table_columns: Sequence[str],
-    localization_targets: Mapping[str, LocalizationTarget],
-    rows: Sequence[tuple[str, Row]],
-) -> list[_ScannedSample]:
-    """Looks at some samples, each with the part that it is of."""
-    examined = []
-    for tower, modality in modalities.items():
-        contents = [sample[tower_columns[tower]] for _, sample in rows]
-        how = (decoders[tower], modality.error_message, modality.warning)
-        examined.append(
-            check_contents(contents, tower_columns[tower] in source.paths, *how, allow_missing=len(modalities) > 1)
+def _scan_samples(source: Source, columns: _Columns, rows: Sequence[tuple[str, Row]]) -> list[_ScannedSample]:
+    """Check some samples, each given with its part."""
+    checks_by_tower = []
+    for tower, column in columns.towers.items():
+        contents = [sample[column] for _, sample in rows]
+        allow_missing = len(columns.towers) > 1
+        checks_by_tower.append(
+            check_contents(contents, column in source.paths, columns.decoders[tower], allow_missing=allow_missing)
         )
-    found = []
-    for (part, sample), each in zip(rows, zip(*examined, strict=True), strict=True):
-        digest, why = _combine_towers(modalities, each)
-        digests, _, remarks = zip(*each, strict=True)
-        told = check_annotations(source, sample, localization_targets, next(iter(tower_columns.values())))
-        why = why or next((mark.error for mark in told.values() if mark.error), "")
+    image_column = next(iter(columns.towers.values()))
+    samples = []
+    for (part, sample), checks in zip(rows, zip(*checks_by_tower, strict=True), strict=True):
+        digest, error = _combine_towers(list(columns.towers), checks)
+        annotations = check_annotations(source, sample, columns.localizations, image_column)
+        error = error or next((check.error for check in annotations.values() if check.error), "")
         values = tuple(
-            told[column].classes if column in told else convert_to_text(sample.get(column, ""))
-            for column in table_columns
+            annotations[column].classes if column in annotations else convert_to_text(sample.get(column, ""))
+            for column in columns.labels
         )
-        hashes = (*digests, *(mark.digest for mark in told.values()))
-        mended = tuple(what for mark in told.values() for what in mark.repairs)
-        file = convert_to_text(sample["file"])
-        found.append(_ScannedSample(file, digest, why, "" if why else part, hashes, remarks, mended, values))
-    return found
+        samples.append(
+            _ScannedSample(
+                file=convert_to_text(sample["file"]),
+                digest=digest,
+                error=error,
+                part="" if error else part,
+                digests=(*(check.digest for check in checks), *(check.digest for check in annotations.values())),
+                warnings=tuple(check.warning for check in checks),
+                repairs=tuple(repair for check in annotations.values() for repair in check.repairs),
+                values=values,
+            )
+        )
+    return samples
 
 
 def _make_object_array(values: Iterable[str]) -> np.ndarray:
@@ -165,42 +202,42 @@ def _make_columns(names: Iterable[str], rows: Iterable[Sequence[str]]) -> dict[s
 
 
 def _warn_about_modalities(warnings: Mapping[str, np.ndarray], modalities: Mapping[str, Modality]) -> Iterator[str]:
-    """What a person should know of samples that can be read, said and returned."""
-    for tower, said in warnings.items():
-        for remark, count in sorted(Counter(filter(None, said)).items()):
-            note = f"{count} of {len(said)} {modalities[tower].unit} are {remark}"
-            progress.log(note)
-            yield note
+    """Log and yield the warnings of readable samples, counted by tower."""
+    for tower, tower_warnings in warnings.items():
+        for warning, count in sorted(Counter(filter(None, tower_warnings)).items()):
+            line = f"{count} of {len(tower_warnings)} {modalities[tower].unit} are {warning}"
+            progress.log(line)
+            yield line
 
 
-def _report_repairs(files: Sequence[str], repairs: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """What was mended or left out of what says where something is, counted by file, said and returned."""
-    care = AnnotationIssues()
-    for file, found in zip(files, repairs, strict=True):
-        for what in found:
-            care.count(what, file)
-    return care.report()
+def _report_repairs(samples: Sequence[_ScannedSample]) -> tuple[str, ...]:
+    """Log and return the repairs of annotations, counted by file."""
+    issues = AnnotationIssues()
+    for sample in samples:
+        for repair in sample.repairs:
+            issues.count(repair, sample.file)
+    return issues.report()
 
 
-def _combine_towers(modalities: Mapping[str, Modality], checks: Sequence[tuple[str, str, str]]) -> tuple[str, str]:
-    """Hash and complaint of a sample, of those of what each tower takes."""
+def _combine_towers(towers: Sequence[str], checks: Sequence[ContentCheck]) -> tuple[str, str]:
+    """Return the hash and the error of a sample from the checks of its towers."""
     if len(checks) == 1:
-        return checks[0][:2]
-    digests, whys, _ = zip(*checks, strict=True)
-    why = "; ".join(f"{tower}: {why}" for tower, why in zip(modalities, whys, strict=True) if why)
-    if not why and not any(digests):
-        why = f"has none of {', '.join(modalities)}"
-    return "" if why else hashlib.sha256("/".join(digests).encode()).hexdigest(), why
+        return checks[0].digest, checks[0].error
+    error = "; ".join(f"{tower}: {check.error}" for tower, check in zip(towers, checks, strict=True) if check.error)
+    if not error and not any(check.digest for check in checks):
+        error = f"has none of {', '.join(towers)}"
+    digests = "/".join(check.digest for check in checks)
+    return "" if error else hashlib.sha256(digests.encode()).hexdigest(), error
 
 
 def _check_columns(source: Source, columns: tuple[str, ...]) -> None:
-    known = get_schema(source)
-    if missing := [column for column in columns if column not in known]:
-        fitting = next((head for column, head in _HEAD_HINTS.items() if column in known and missing[0] == "label"), "")
-        todo = fitting or did_you_mean(missing[0], known) or "name one of them with column="
-        raise UserError("the data has no such column", got=missing[0], expected=sorted(known), hint=todo)
+    schema = get_schema(source)
+    if missing := [column for column in columns if column not in schema]:
+        heads = (hint for column, hint in _HEAD_HINTS.items() if column in schema and missing[0] == "label")
+        hint = next(heads, "") or did_you_mean(missing[0], schema) or "name one of them by column="
+        raise UserError("The data has no such column", got=missing[0], expected=sorted(schema), hint=hint)
 
 
-def _iterate_chunks(rows: Iterator, size: int) -> Iterator[list]:
-    while chunk := list(itertools.islice(rows, size)):
+def _iterate_chunks(items: Iterator, size: int) -> Iterator[list]:
+    while chunk := list(itertools.islice(items, size)):
         yield chunk

@@ -1,4 +1,4 @@
-"""Samples as they come: whether each can be read and decoded, else why not, and its hash."""
+"""Checks of raw samples: whether content and annotations can be read and decoded, and their hashes."""
 
 import contextlib
 import functools
@@ -10,73 +10,100 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfx_finetune.ops import exif, masks
+from tfx_finetune.ops import masks
+from tfx_finetune.ops.image import read_image_size
 from tfx_finetune.types.components import LABEL_SEPARATOR, Source
 from tfx_finetune.types.localization import IGNORE_INDEX, LocalizationTarget
 
 
+class ContentCheck(NamedTuple):
+    """Result of checking the content of one tower.
+
+    Attributes:
+        digest: Hash of the content; empty if it is missing or unusable.
+        error: Reason why the content cannot be used; empty if it can be.
+        warning: Issue that the user should know of; mostly empty.
+    """
+
+    digest: str = ""
+    error: str = ""
+    warning: str = ""
+
+
+class ContentDecoder(NamedTuple):
+    """Functions that check content of a modality.
+
+    Attributes:
+        decode: Decodes a list of encoded contents; see `make_decoder`.
+        error_message: See `Modality.error_message`.
+        warning: See `Modality.warning`.
+    """
+
+    decode: Callable[[Sequence[bytes]], Any]
+    error_message: Callable[[Exception], str]
+    warning: Callable[[bytes], str] = lambda raw: ""
+
+
 @functools.lru_cache(maxsize=4)
 def make_decoder(decode: Callable) -> Callable:
-    """A function that decodes several samples, bytes each, and raises what the first broken one raises."""
+    """Return a function that decodes several encoded contents, and raises the error of the first invalid one.
 
-    # Building and optimizing the graph takes seconds, which a model that meets several data sets spends once; a call of
-    # it takes longer than decoding a small picture, so there is one for several.
+    Args:
+        decode: See `Modality.decode`.
+    """
+
+    # Building and optimizing the graph takes seconds, which is spent once for several data sets. A call takes longer
+    # than decoding a small image, so one call decodes several.
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def run(contents: tf.Tensor) -> tf.Tensor:
-        one = {"fn_output_signature": tf.int32, "parallel_iterations": 1}
-        return tf.map_fn(lambda content: tf.size(decode(content)), contents, **one)
+        options = {"fn_output_signature": tf.int32, "parallel_iterations": 1}
+        return tf.map_fn(lambda content: tf.size(decode(content)), contents, **options)
 
-    # Threads that call it for the first time at once would each trace it.
+    # Threads that call the function for the first time at once would each trace it.
     graph = run.get_concrete_function()
     return lambda contents: graph(tf.constant(contents))
 
 
 def check_contents(
-    contents: Sequence[Any],
-    is_path: bool,
-    decode: Callable,
-    error_message: Callable[[Exception], str],
-    warning: Callable[[bytes], str] = lambda raw: "",
-    allow_missing: bool = False,
-) -> list[tuple[str, str, str]]:
-    """Returns for each the hash of its content, or why it cannot be used, and what a person should know of it.
+    contents: Sequence[Any], is_path: bool, decoder: ContentDecoder, allow_missing: bool = False
+) -> list[ContentCheck]:
+    """Check that contents can be read and decoded.
 
     Args:
-        contents: Encoded, or the paths of files, or pixels.
-        is_path: Whether they are paths.
-        decode: See `decoder`.
-        reason: See `Modality.reason`.
-        remark: See `Modality.remark`.
-        lacking: Whether a content may be empty, which has an empty hash.
+        contents: Encoded contents, paths of files, or pixels.
+        is_path: True if the contents are paths.
+        decoder: Functions of the modality.
+        allow_missing: True if a content may be empty. Its digest is then empty too.
     """
     if allow_missing:
-        there = [content for content in contents if not isinstance(content, bytes) or content]
-        each = iter(check_contents(there, is_path, decode, error_message, warning))
-        return [next(each) if not isinstance(content, bytes) or content else ("", "", "") for content in contents]
+        is_missing = [isinstance(content, bytes) and not content for content in contents]
+        present = [content for content, missing in zip(contents, is_missing, strict=True) if not missing]
+        checks = iter(check_contents(present, is_path, decoder))
+        return [ContentCheck() if missing else next(checks) for missing in is_missing]
     read = [_read_file(content) if is_path else (content, "") for content in contents]
-    encoded = [content for content, why in read if not why and isinstance(content, bytes)]
-    broken = {}
-    if encoded and _describe_decoding_error(encoded, decode, error_message):
-        broken = {
-            content: why for content in encoded if (why := _describe_decoding_error([content], decode, error_message))
-        }
-    found = []
-    for content, why in read:
-        why = why or (broken.get(content, "") if isinstance(content, bytes) else "")
-        # Pixels, which are no bytes, are decoded already.
-        whole = content if isinstance(content, bytes) else content.tobytes()
-        said = warning(whole) if not why and isinstance(content, bytes) else ""
-        found.append(("" if why else hashlib.sha256(whole).hexdigest(), why, said))
-    return found
+    encoded = [content for content, error in read if not error and isinstance(content, bytes)]
+    errors = {}
+    if encoded and _describe_decoding_error(encoded, decoder):
+        errors = {content: error for content in encoded if (error := _describe_decoding_error([content], decoder))}
+    results = []
+    for content, read_error in read:
+        if isinstance(content, bytes):
+            raw, error = content, read_error or errors.get(content, "")
+            warning = "" if error else decoder.warning(raw)
+        else:  # pixels are decoded already
+            raw, error, warning = content.tobytes(), read_error, ""
+        results.append(ContentCheck("" if error else hashlib.sha256(raw).hexdigest(), error, warning))
+    return results
 
 
 class AnnotationCheck(NamedTuple):
-    """What says where in a picture something is.
+    """Result of checking an annotation.
 
-    classes: In it, joined by `LABEL_SEPARATOR`.
-    why: It cannot be used, or nothing.
-    mended: What is mended or left out of it, a finding each.
-    digest: Hash of it.
+    Attributes:
+        classes: Classes in the annotation, joined by `LABEL_SEPARATOR`.
+        error: Reason why the annotation cannot be used; empty if it can be.
+        repairs: Repairs and omissions, one entry each.
+        digest: Hash of the annotation.
     """
 
     classes: str
@@ -86,63 +113,70 @@ class AnnotationCheck(NamedTuple):
 
 
 def check_annotations(
-    source: Source, sample: dict, localization_targets: Mapping[str, LocalizationTarget], image_column: str
+    source: Source, sample: dict, localization_columns: Mapping[str, LocalizationTarget], image_column: str
 ) -> dict[str, AnnotationCheck]:
-    """What says where in a picture something is, by column.
+    """Check the annotations of a sample.
 
     Args:
-        source: The data.
-        sample: One of its samples.
-        places: How each column that says it is read.
-        seen: The column of the picture.
+        source: Source of the sample.
+        sample: Raw columns of the sample.
+        localization_columns: Localization target of each column with annotations.
+        image_column: Column of the image.
+
+    Returns:
+        The result by column.
     """
     return {
-        column: _check_annotation(source, column, sample, how, image_column)
-        for column, how in localization_targets.items()
+        column: _check_annotation(source, column, sample, localization, image_column)
+        for column, localization in localization_columns.items()
     }
 
 
 def _check_annotation(
     source: Source, column: str, sample: dict, localization: LocalizationTarget, image_column: str
 ) -> AnnotationCheck:
-    value, picture = sample[column], sample[image_column]
-    content, why = _read_file(value) if column in source.paths else (value, "")
-    whole = content if isinstance(content, bytes) else content.tobytes()
-    found, wrong, mended = ("", why, ()) if why else localization.check_annotations(content)
-    if not wrong and localization.has_class_indices:
-        listed = [int(value) for value in found.split(LABEL_SEPARATOR) if value]
-        if unknown := [value for value in listed if value >= len(source.labels) and value != IGNORE_INDEX]:
-            wrong = f"{column} has the value {unknown[0]}, which is no class"
-        elif isinstance(picture, bytes) and (
-            other := _describe_size_mismatch(content, picture, image_column in source.paths)
+    value, image = sample[column], sample[image_column]
+    content, read_error = _read_file(value) if column in source.paths else (value, "")
+    raw = content if isinstance(content, bytes) else content.tobytes()
+    digest = hashlib.sha256(raw).hexdigest()
+    if read_error:
+        return AnnotationCheck("", f"{column}: {read_error}", (), digest)
+    classes, error, repairs = localization.check_annotations(content)
+    if not error and localization.has_class_indices:
+        indices = [int(value) for value in classes.split(LABEL_SEPARATOR) if value]
+        if unknown := [index for index in indices if index >= len(source.labels) and index != IGNORE_INDEX]:
+            error = f"{column} has the value {unknown[0]}, which is not a class"
+        elif isinstance(image, bytes) and (
+            mismatch := _describe_size_mismatch(content, image, image_column in source.paths)
         ):
-            wrong = f"{column} {other}"
+            error = f"{column} {mismatch}"
         else:
-            found = LABEL_SEPARATOR.join(source.labels[value] for value in listed if value != IGNORE_INDEX)
-    return AnnotationCheck(found, f"{column}: {why}" if why else wrong, mended, hashlib.sha256(whole).hexdigest())
+            classes = LABEL_SEPARATOR.join(source.labels[index] for index in indices if index != IGNORE_INDEX)
+    return AnnotationCheck(classes, error, repairs, digest)
 
 
 def _describe_size_mismatch(mask: bytes, image: bytes, is_path: bool) -> str:
-    """In words, where a mask is not of its picture's size as a person sees it."""
+    """Describe the sizes of a mask and its upright image if they differ, else return an empty string."""
     width, height = masks.read_mask_size(mask)
-    with contextlib.suppress(OSError):  # a picture that cannot be read is told of by itself
-        theirs = exif.read_image_size(Path(os.fsdecode(image)) if is_path else image)
-        if theirs != (height, width):
-            return f"of {width} x {height} pixels beside a picture of {theirs[1]} x {theirs[0]}"
+    with contextlib.suppress(OSError):  # an unreadable image has its own error
+        image_height, image_width = read_image_size(Path(os.fsdecode(image)) if is_path else image)
+        if (image_height, image_width) != (height, width):
+            return f"of {width} x {height} pixels for an image of {image_width} x {image_height}"
     return ""
 
 
 def _read_file(path: bytes) -> tuple[bytes, str]:
+    """Return the content of a file and an error."""
     try:
         return Path(os.fsdecode(path)).read_bytes(), ""
-    except (OSError, ValueError) as error:  # A path may hold what no path can, such as a null byte.
+    except (OSError, ValueError) as error:  # ValueError: the path contains a null byte
         return b"", getattr(error, "strerror", None) or str(error)
 
 
-def _describe_decoding_error(contents: list[bytes], decode: Callable, error_message: Callable[[Exception], str]) -> str:
-    """Why one of them cannot be decoded; empty if all can."""
+def _describe_decoding_error(contents: list[bytes], decoder: ContentDecoder) -> str:
+    """Return the error of the first content that cannot be decoded; empty if all can be."""
     try:
-        decode(contents)
+        decoder.decode(contents)
     except tf.errors.OpError as error:
-        return error_message(error)
+        return decoder.error_message(error)
     return ""

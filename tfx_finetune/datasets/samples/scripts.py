@@ -6,7 +6,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
@@ -90,7 +90,7 @@ def scripts(
         raise UserError("Pillow cannot draw Arabic or Indic scripts without raqm and fribidi", hint=hint)
     folder = assets.fetch("noto-fonts")
     texts = _list_letters(names or valid_names) if kind == "letters" else _list_words(names or valid_names)
-    parts: dict[str, dict[str, list]] = {}
+    parts: dict[str, dict[str, Any]] = {}
     for style in _STYLES:
         part = "all" if not test else "test" if style == test else "train"
         columns = parts.setdefault(part, {})
@@ -98,9 +98,10 @@ def scripts(
             for row in _make_rows(folder, labeled_texts, name, style, size, repeats):
                 for column, value in row.items():
                     columns.setdefault(column, []).append(value)
+    for columns in parts.values():
+        columns["image"] = np.stack(columns["image"])
     ordered = {part: parts[part] for part in ("train", "test", "all") if part in parts}
-    stacked = {part: columns | {"image": np.stack(columns["image"])} for part, columns in ordered.items()}
-    return InMemorySource(f"scripts_{kind}", (), (), stacked)
+    return InMemorySource(f"scripts_{kind}", (), (), ordered)
 
 
 def _make_rows(

@@ -1,4 +1,4 @@
-"""Infers source specs from `--data`: the format of a path from its layout, everything else as specs."""
+"""Source specs of `--data`: a path gets the source of its format, everything else is parsed as specs."""
 
 import re
 from collections.abc import Callable
@@ -23,17 +23,17 @@ _FOLDER_FORMATS: dict[str, Callable[[Path], bool]] = {
 
 
 def infer_source(data: str) -> Spec:
-    """Returns the source spec of a path or of a spec string; reads no sample.
+    """Return the source spec of a path or of a spec string, without reading samples.
 
     Raises:
-        UserError: It is neither, or names an unknown source or option.
+        UserError: If `data` is neither, or names an unknown source or option.
     """
     path = Path(data).expanduser()
     if _exists(path):
         return Spec(_infer_format(path), (data,))
     if not data.rstrip().endswith(")") and data not in SOURCES:
-        near = did_you_mean(data, SOURCES)
-        raise UserError("no such folder or file", got=data, hint=near or "is the path right?")
+        hint = did_you_mean(data, SOURCES) or "check the path"
+        raise UserError("No such file or folder", got=data, hint=hint)
     spec = parse_spec(data)
     for option in SOURCES.resolve_options(spec).values():
         if isinstance(option, Spec):
@@ -51,31 +51,30 @@ def parse_sources(data: str) -> dict[str, Spec]:
         UserError: If `data` is empty or malformed.
     """
     if not data:
-        raise UserError("No data given", hint="say --data=FOLDER, with a sub-folder for each class")
+        raise UserError("--data is missing", hint="write --data=FOLDER, a folder with one sub-folder per class")
     if not _NAMED_SPEC.match(data) or _exists(Path(data).expanduser()):
         return {"": infer_source(data)}
     specs = parse_named_specs(data, default="")
     if "" in specs:
-        raise UserError("--data names some sources only", got=data, expected="a=folder('x'), b=tfds('mnist')")
+        raise UserError("--data names only some sources", got=data, expected="a=folder('x'), b=tfds('mnist')")
     return {name: infer_source(str(spec)) for name, spec in specs.items()}
 
 
 def _infer_format(path: Path) -> str:
     if path.is_dir():
-        return next((name for name, is_such in _FOLDER_FORMATS.items() if is_such(path)), "folder")
+        return next((name for name, is_format in _FOLDER_FORMATS.items() if is_format(path)), "folder")
     if path.name in yolo.SETTINGS_FILES:
         return "yolo"
     if path.suffix.lower() == ".json" and is_coco_file(path):
         return "coco"
     if path.suffix.lower() not in _TABLE_SUFFIXES:
-        raise UserError(
-            "neither a folder nor a table", got=path, expected=_TABLE_SUFFIXES, hint="unpack an archive first"
-        )
+        hint = "unpack an archive first"
+        raise UserError("Neither a folder nor a table", got=path, expected=_TABLE_SUFFIXES, hint=hint)
     return "table"
 
 
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # A spec may be longer than any file's name.
+    except OSError:  # a spec may be longer than the longest file name
         return False
