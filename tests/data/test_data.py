@@ -174,15 +174,15 @@ def test_single_class_is_an_issue(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no data given; say --data=FOLDER"),
-        (["--data=/nowhere/photos"], "no such folder or file; received: /nowhere/photos"),
+        ([], "--data is missing. Write --data=FOLDER, a folder with one sub-folder per class."),
+        (["--data=/nowhere/photos"], "No such file or folder: /nowhere/photos."),
         (
             ["--data=.", "--near_duplicate_threshold=2"],
-            "--near_duplicate_threshold is out of range; received: 2.0; allowed: 0 to 1",
+            "--near_duplicate_threshold is out of range: 2.0. Expected: 0 to 1.",
         ),
-        (["--data=.", "--fixx"], "did you mean --fix?"),
+        (["--data=.", "--fixx"], "Did you mean --fix?"),
         (["--data=.", "--backbone=a=convnet(), b=convnet()"], "`data` checks one modality at a time"),
-        (["--data=.", "--backbone=convnett()"], "did you mean convnet"),
+        (["--data=.", "--backbone=convnett()"], "Did you mean convnet?"),
     ],
 )
 def test_invalid_options_print_one_line(arguments, message):
@@ -193,7 +193,7 @@ def test_invalid_options_print_one_line(arguments, message):
 def test_data_set_without_readable_samples(tmp_path):
     """A folder without files, and a folder without readable files."""
     (tmp_path / "empty" / "cat").mkdir(parents=True)
-    assert "no pictures, sounds or texts in this folder" in refused("data", f"--data={tmp_path / 'empty'}")
+    assert "The folder has no images, audio files or text files" in refused("data", f"--data={tmp_path / 'empty'}")
     (tmp_path / "broken" / "cat").mkdir(parents=True)
     (tmp_path / "broken" / "cat" / "a.png").write_bytes(b"nothing")
     assert "No sample can be read" in refused("data", f"--data={tmp_path / 'broken'}", run=command)

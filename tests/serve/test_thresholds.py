@@ -39,7 +39,7 @@ def detector(tmp_path_factory):
     postprocess_fns = {"objects": task.localization.postprocess_fn}
     nms_inputs = localization.collect_nms_inputs({"objects": task})
     export = EXPORTS.build(parse_spec("saved_model()"))
-    path = tmp_path_factory.mktemp("served") / export.file
+    path = tmp_path_factory.mktemp("served") / export.file_name
     servable = Servable(
         model,
         {"image": modality},
