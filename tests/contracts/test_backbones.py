@@ -104,14 +104,16 @@ def named(request, tmp_path_factory):
         {backbone.modality: backbone.inputs}, {"head/logits": keras.layers.Dense(3)(backbone.features.pooled)}
     )
     # Cut as if it was pretrained: a tower that was initialized at random is trained as a whole.
-    pretrained = dataclasses.replace(backbone, card=dataclasses.replace(backbone.card, origin="this test"))
+    pretrained = dataclasses.replace(
+        backbone, pretrained_cfg=dataclasses.replace(backbone.pretrained_cfg, origin="this test")
+    )
     return request.param, backbone, Network(model, {backbone.modality: pretrained}, {})
 
 
 def test_input_and_card(named):
     """What the modality prepares comes in, (batch, dim) comes out, and the card says what feeds it."""
     name, backbone, _ = named
-    card = backbone.card
+    card = backbone.pretrained_cfg
     assert backbone.modality == BACKBONES.get_modality(name)
     modality = MODALITIES.build(Spec(backbone.modality), card)
     assert backbone.inputs.shape == (None, *modality.shape)
@@ -248,7 +250,7 @@ def test_pyramid(named):
     outputs = keras.Model(backbone.inputs, list(levels.values())).outputs
     for level, output in zip(levels, outputs, strict=True):
         _, height, width, channels = output.shape
-        size = math.ceil(backbone.card.size / 2 ** int(level[1]))
+        size = math.ceil(backbone.pretrained_cfg.size / 2 ** int(level[1]))
         assert height == width
         assert channels > 0
         assert size - (3 if name in UNPADDED else 0) <= height <= size, level

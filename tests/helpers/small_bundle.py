@@ -1,4 +1,4 @@
-"""A bundle of a tower with random weights, for tests of what takes it apart."""
+"""Bundle of a tower with random weights, for tests that load single towers."""
 
 from pathlib import Path
 
@@ -16,12 +16,10 @@ from tfx_finetune.types.task import ClassLabels
 
 
 def tower_bundle(folder: Path, spec: str, labels: tuple[str, ...] = ("a", "b", "c")) -> Bundle:
-    """Writes the bundle of a backbone with a head of random weights, up to its verification."""
+    """Write the bundle of a backbone and a head with random weights, without the results of its verification."""
     backbone = BACKBONES.build(parse_spec(spec))
-    tower, task = (
-        backbone.modality,
-        TASKS.build(parse_spec("classify(init='glorot')"), ClassLabels(labels, (1,) * len(labels), 9)),
-    )
+    tower = backbone.modality
+    task = TASKS.build(parse_spec("classify(init='glorot')"), ClassLabels(labels, (1,) * len(labels), 9))
     logits = task.head(backbone.features)["logits"]
     network = Network(
         keras.Model({tower: backbone.inputs}, {"label/logits": logits}),
@@ -30,15 +28,15 @@ def tower_bundle(folder: Path, spec: str, labels: tuple[str, ...] = ("a", "b", "
         head_inputs=(backbone.features,),
     )
     model = keras.Model({tower: backbone.inputs}, {"label/scores": task.decode({"logits": logits})["scores"]})
-    modality = MODALITIES.build(Spec(tower), backbone.card)
+    modality = MODALITIES.build(Spec(tower), backbone.pretrained_cfg)
     manifest = {
         "heads": {"label": {"task": "classify()", "labels": list(labels), "counts": [1] * len(labels), "samples": 9}},
         "backbones": {tower: spec},
-        "towers": {tower: describe_tower(tower, {}, backbone.card)},
+        "towers": {tower: describe_tower(tower, {}, backbone.pretrained_cfg)},
         "layer_names": list_layer_names(network),
     }
     servable = Servable(model, {tower: modality}, {"label": task.labels.names}, {})
     bundle = create_bundle(folder, manifest, {"keras_file()": EXPORTS.build(Spec("keras_file"))}, servable)
-    known = {"verified": {"keras": True}, "sha256": {"model.keras": files.sha256(folder / "model.keras")}}
-    bundle.write_json("manifest.json", dict(bundle.manifest) | known)
+    verification = {"verified": {"keras": True}, "sha256": {"model.keras": files.sha256(folder / "model.keras")}}
+    bundle.write_json("manifest.json", dict(bundle.manifest) | verification)
     return Bundle.open(folder)

@@ -1,4 +1,4 @@
-"""A small network with random weights, and a bundle of its files, for tests of what happens after training."""
+"""Small network with random weights, and bundles of its exports, for tests of the stages after training."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,33 +23,44 @@ NAMES = ("ägg", "bär und café", "猫")
 
 
 class Small(NamedTuple):
-    """A model of 16 x 16 pictures, samples for it, and its answers."""
+    """Model of images of 16 x 16 pixels, with samples and its outputs.
+
+    Attributes:
+        servable: Input of the exports.
+        tasks: Tasks by head.
+        specs: Task specs by head.
+        modality: The modality image.
+        pretrained_cfg: Configuration of the input.
+        pixels: Prepared samples, uint8 (n, 16, 16, 3).
+        raw: The samples as PNG files.
+        answers: Decoded outputs of the model by name.
+    """
 
     servable: Servable
     tasks: dict[str, Task]
     specs: Mapping[str, str]
     modality: Modality
-    card: PretrainedCfg
+    pretrained_cfg: PretrainedCfg
     pixels: np.ndarray
     raw: list[bytes]
     answers: Batch
 
     @property
     def golden(self) -> GoldenSamples:
-        """The first eight samples."""
+        """Return the first eight samples and their outputs."""
         raw = [{"image": content} for content in self.raw[:8]]
         return GoldenSamples(raw, {"image": self.pixels[:8]}, {k: v[:8] for k, v in self.answers.items()})
 
     @property
     def targets(self) -> Batch:
-        """What the model itself says, so that it is always right."""
+        """Return the model's own predictions as targets, so that its scores are perfect."""
         scores = {head: self.answers[f"{head}/scores"] for head in self.tasks}
         best = {head: np.eye(len(NAMES))[values.argmax(-1)] for head, values in scores.items()}
         return {head: scores[head] > 0.5 if "tag" in self.specs[head] else best[head] for head in scores}
 
 
 def small(specs: Mapping[str, str], seed: int = 0, count: int = 40) -> Small:
-    """Makes a network with these heads, such as {"kind": "classify()"}, and random samples."""
+    """Make a network with these heads, such as {"kind": "classify()"}, and random samples."""
     keras.utils.set_random_seed(seed)
     backbone = BACKBONES.build(parse_spec("convnet(size=16, channels=3, widths=(4, 8))"))
     labels = ClassLabels(NAMES, (5, 10, 15), 30)
@@ -57,43 +68,43 @@ def small(specs: Mapping[str, str], seed: int = 0, count: int = 40) -> Small:
     heads = {head: task.head(backbone.features)["logits"] for head, task in tasks.items()}
     outputs = {f"{head}/scores": task.decode({"logits": heads[head]})["scores"] for head, task in tasks.items()}
     model = keras.Model({"image": backbone.inputs}, outputs)
-    # Pictures of four flat fields, from dark to bright and from grey to colourful.
-    brightness, colour = np.random.rand(2, count, 1, 1, 1)
-    fields = 255 * (brightness * (1 - colour) + colour * np.random.rand(count, 2, 2, 3))
+    # Images of four flat fields, from dark to bright and from gray to colorful.
+    brightness, saturation = np.random.rand(2, count, 1, 1, 1)
+    fields = 255 * (brightness * (1 - saturation) + saturation * np.random.rand(count, 2, 2, 3))
     pixels = fields.round().astype(np.uint8).repeat(8, 1).repeat(8, 2)
     pooled = keras.Model(backbone.inputs, backbone.features.pooled)(pixels, training=False).numpy()
     for layer in model.layers:
         if isinstance(layer, keras.layers.Dense):
             kernel = np.random.normal(size=(pooled.shape[1], len(NAMES))) / (pooled.std(0) + 1e-3)[:, None]
-            layer.set_weights([kernel, -pooled.mean(0) @ kernel])  # so that the samples fall into all classes
-    modality = MODALITIES.build(parse_spec("image"), backbone.card)
+            layer.set_weights([kernel, -pooled.mean(0) @ kernel])  # spreads the samples over all classes
+    modality = MODALITIES.build(parse_spec("image"), backbone.pretrained_cfg)
     raw = [tf.io.encode_png(picture).numpy() for picture in pixels]
     answers = {name: value.numpy() for name, value in model({"image": pixels}, training=False).items()}
     names = dict.fromkeys(tasks, labels.names)
 
     def drop(predict: PredictFn) -> float:
-        found = predict({"image": pixels})
-        return max(float(np.abs(found[name] - scores).mean()) for name, scores in answers.items())
+        outputs = predict({"image": pixels})
+        return max(float(np.abs(outputs[name] - scores).mean()) for name, scores in answers.items())
 
     servable = Servable(
         model, {"image": modality}, names, {"image": pixels[:20]}, ABOUT, score_drop_fn=drop, max_score_drop=0.05
     )
-    return Small(servable, tasks, specs, modality, backbone.card, pixels, raw, answers)
+    return Small(servable, tasks, specs, modality, backbone.pretrained_cfg, pixels, raw, answers)
 
 
 def write_bundle(path: Path, model: Small, exports: str) -> Bundle:
-    """Writes these exports of a small model as a run does, up to their verification."""
+    """Write the bundle of a small model with these exports, without the results of their verification."""
     heads = {
         head: {"task": spec, "labels": list(NAMES), "counts": [5, 10, 15], "samples": 30}
         for head, spec in model.specs.items()
     }
-    manifest = {"heads": heads, "towers": {"image": describe_tower("image", {}, model.card)}}
-    built = {str(spec): EXPORTS.build(spec) for spec in parse_specs(exports)}
-    return create_bundle(path, manifest, built, model.servable)
+    manifest = {"heads": heads, "towers": {"image": describe_tower("image", {}, model.pretrained_cfg)}}
+    built_exports = {str(spec): EXPORTS.build(spec) for spec in parse_specs(exports)}
+    return create_bundle(path, manifest, built_exports, model.servable)
 
 
 def table(model: Small) -> Table:
-    """The samples as a source would list them."""
+    """Return the table of the samples."""
     count = len(model.raw)
     columns = [np.array([value] * count, dtype=object) for value in ("", "test", "猫")]
     files = np.array([f"{row}.png" for row in range(count)], dtype=object)

@@ -1,4 +1,4 @@
-"""What a tower of any modality can be fed with."""
+"""Random inputs for backbones of every modality."""
 
 import math
 
@@ -8,7 +8,7 @@ from tfx_finetune.types.components import Backbone
 
 
 def batch(backbone: Backbone, count: int = 2) -> np.ndarray:
-    """Random samples that differ, as the modality prepares them: uint8 pixels, float32 waveforms or int32 tokens."""
+    """Return distinct random samples as the modality prepares them: uint8 pixels, float32 waveforms or int32 tokens."""
     return {"image": _pixels, "audio": _waveforms, "text": _tokens}[backbone.modality](backbone, count)
 
 
@@ -17,13 +17,13 @@ def _pixels(backbone: Backbone, count: int) -> np.ndarray:
 
 
 def patches(size: int, channels: int, count: int) -> np.ndarray:
-    """Pictures of patches, uint8 (count, size, size, channels); to a deep network one of noise is like another."""
+    """Return images of patches, uint8 (count, size, size, channels); a deep network cannot tell noise images apart."""
     small = np.random.default_rng(0).integers(0, 256, (count, 4, 4, channels)).astype(np.uint8)
     return small.repeat(math.ceil(size / 4), axis=1).repeat(math.ceil(size / 4), axis=2)[:, :size, :size]
 
 
 def _waveforms(backbone: Backbone, count: int) -> np.ndarray:
-    """Chirps, each of its own pitch, that begin and end within the input."""
+    """Return chirps of distinct pitch that start and end within the input."""
     rng, size = np.random.default_rng(0), backbone.pretrained_cfg.size
     time = np.arange(size) / size
     start, sweep = rng.uniform(100, 2_000, (2, count, 1)) * size / backbone.pretrained_cfg.sample_rate
@@ -32,7 +32,7 @@ def _waveforms(backbone: Backbone, count: int) -> np.ndarray:
 
 
 def _tokens(backbone: Backbone, count: int) -> np.ndarray:
-    """Texts of random length; 0 where there is no token."""
+    """Return token IDs of texts of random length, with padding ID 0."""
     rng, size = np.random.default_rng(0), backbone.pretrained_cfg.size
     tokens = rng.integers(1, 100, (count, size)).astype(np.int32)
     return np.where(np.arange(size) < rng.integers(size // 4 + 1, size + 1, (count, 1)), tokens, 0).astype(np.int32)

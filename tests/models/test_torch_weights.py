@@ -1,4 +1,4 @@
-"""Torch files: read without torch, exactly, and never as programs."""
+"""Torch weights files: read without torch, exactly, and without running code."""
 
 import base64
 import io
@@ -56,8 +56,8 @@ def read(tmp_path, content):
 
 
 @pytest.mark.parametrize("form", SAVED)
-def test_reads_what_torch_wrote(form, tmp_path):
-    """Views, offsets, other types, scalars and parameters, in both of torch's forms."""
+def test_files_of_torch_are_read(form, tmp_path):
+    """Views, offsets, dtypes, scalars and parameters, in both formats of torch."""
     tensors = read(tmp_path, saved(form))
     expected = {
         "a": np.arange(12, dtype=np.float32).reshape(3, 4).T,
@@ -70,16 +70,16 @@ def test_reads_what_torch_wrote(form, tmp_path):
     for name, value in expected.items():
         assert tensors[name].dtype == value.dtype
         assert np.array_equal(tensors[name], value)
-        tensors[name] += 1  # a copy of its own, not a view of the file
+        tensors[name] += 1  # the array is a copy, not a view of the file
 
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    # As their authors state them: 4.65 million (EfficientNet-Lite0), 3,504,872 (torchvision).
+    # As published: 4.65 million (EfficientNet-Lite0), 3,504,872 (torchvision).
     [("efficientnet-lite0", 4_652_008), ("torchvision-mobilenet-v2", 3_504_872)],
 )
-def test_reads_real_weights(name, parameters):
-    """Every parameter of the published networks, none of them empty."""
+def test_published_weights_are_read(name, parameters):
+    """Every parameter of the published networks is read, and none is zero."""
     tensors = torch_weights.read_state_dict(next(asset(name).glob("*.pth")))
     learned = [value for key, value in tensors.items() if key.endswith(("weight", "bias"))]
     assert sum(value.size for value in learned) == parameters
@@ -88,16 +88,16 @@ def test_reads_real_weights(name, parameters):
 
 @pytest.mark.parametrize("form", SAVED)
 def test_every_truncated_file_is_refused(form, tmp_path):
-    """A download that broke off anywhere ends in one line."""
+    """An interrupted download ends in a UserError."""
     content = saved(form)
     for length in (*range(0, len(content), 7), len(content) - 1):
-        with pytest.raises(UserError, match="not a torch file of weights; received: "):
+        with pytest.raises(UserError, match="The torch file cannot be read: "):
             read(tmp_path, content[:length])
 
 
 @pytest.mark.parametrize("form", SAVED)
-def test_damaged_files_raise_nothing_else(form, tmp_path):
-    """A byte that changed gives other numbers or an error that says so, never a traceback."""
+def test_damaged_files_raise_no_other_error(form, tmp_path):
+    """A changed byte gives other numbers or a UserError."""
     rng = np.random.default_rng(0)
     for _ in range(600):
         content = bytearray(saved(form))
@@ -109,7 +109,7 @@ def test_damaged_files_raise_nothing_else(form, tmp_path):
 
 
 class Call:
-    """Pickles as a call of any function."""
+    """Object that is pickled as a call of a function."""
 
     def __init__(self, function, *arguments):
         self.function, self.arguments = function, arguments
@@ -137,27 +137,27 @@ def as_legacy(payload):
     "function",
     [os.system, eval, os.mkdir, __import__("subprocess").run, getattr, __import__("importlib").import_module],
 )
-def test_a_file_that_names_anything_but_tensors_is_refused(function, protocol, wrap, tmp_path):
-    """It is refused by name, and what it names does not run."""
+def test_a_file_that_refers_to_a_function_is_refused(function, protocol, wrap, tmp_path):
+    """The error names the function, which does not run."""
     mark = tmp_path / "ran"
     commands = {os.mkdir: (str(mark),), eval: (f"__import__('os').mkdir({str(mark)!r})",)}
     content = wrap(pickle.dumps({"weight": Call(function, *commands.get(function, (f"mkdir {mark}",)))}, protocol))
-    with pytest.raises(UserError, match=r"a torch file that is not weights alone; received: .* \(it names \S+\)"):
+    with pytest.raises(UserError, match=r"The torch file contains more than weights: .* \(it refers to \S+\)"):
         read(tmp_path, content)
     assert not mark.exists()
 
 
-def test_a_dotted_name_is_no_way_around(tmp_path):
-    """Protocol 4 resolves `a.b` inside a module; an allowed module is not an allowed path through it."""
+def test_a_dotted_name_is_refused(tmp_path):
+    """Protocol 4 resolves `a.b` inside a module, so a valid module does not make a dotted name valid."""
     for module, name in (("collections", "OrderedDict.fromkeys"), ("torch._utils", "os.system"), ("torch", "load")):
         payload = b"\x80\x04" + b"".join(b"\x8c" + bytes([len(t)]) + t.encode() for t in (module, name)) + b"\x93."
-        with pytest.raises(UserError, match=f"it names {module}.{name}"):
+        with pytest.raises(UserError, match=f"it refers to {module}.{name}"):
             read(tmp_path, as_zip(payload))
 
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Names of torch for pickle to write down: a tensor of any storage, offset, shape and stride."""
+    """Replace torch for pickling, and return a function that writes a tensor of any offset, shape and stride."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     utils._rebuild_tensor_v2 = type("_rebuild_tensor_v2", (), {"__module__": "torch._utils"})
     torch.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
@@ -201,33 +201,33 @@ def stand_in(monkeypatch):
     ],
 )
 def test_tensors_outside_their_storage_are_refused(stand_in, offset, shape, stride, tmp_path):
-    """No memory but the file's own is ever read."""
+    """No memory outside the file is read."""
     assert np.array_equal(read(tmp_path, stand_in(1, (2, 2), (1, 2)))["weight"], [[1, 3], [2, 4]])
-    with pytest.raises(UserError, match="not a torch file of weights; received: "):
+    with pytest.raises(UserError, match="The torch file cannot be read: "):
         read(tmp_path, stand_in(offset, shape, stride))
 
 
-def test_a_storage_shorter_than_stated_is_refused(stand_in, tmp_path):
-    """The stated count is checked against the bytes that are there."""
-    with pytest.raises(UserError, match="not a torch file of weights; received: "):
+def test_a_truncated_storage_is_refused(stand_in, tmp_path):
+    """The number of values is checked against the number of bytes."""
+    with pytest.raises(UserError, match="The torch file cannot be read: "):
         read(tmp_path, stand_in(0, (2,), (1,), count=7))
 
 
-def test_files_that_are_not_a_state_dict(tmp_path):
-    """A list, a number, another machine's byte order, another zip file, a missing file."""
+def test_files_that_are_not_a_state_dict_are_refused(tmp_path):
+    """Such as a list, a number, big-endian data, another zip file and a missing file."""
     for value in ([1, 2], 3, None):
-        with pytest.raises(UserError, match="not a torch file of weights"):
+        with pytest.raises(UserError, match="The torch file cannot be read"):
             read(tmp_path, as_zip(pickle.dumps(value)))
     with pytest.raises(UserError, match="big-endian"):
         read(tmp_path, as_zip(pickle.dumps({}), byteorder=b"big"))
-    with pytest.raises(UserError, match=r"no data\.pkl in it"):
+    with pytest.raises(UserError, match=r"no data\.pkl"):
         read(tmp_path, as_zip(b"", name="config.json"))
     with pytest.raises(UserError, match="No such file"):
         torch_weights.read_state_dict(tmp_path / "missing.pth")
 
 
-def test_layouts():
-    """Torch's OIHW convolution, (C, 1, H, W) depthwise and (out, in) dense weights, against correlations by hand."""
+def test_kernels_are_transposed():
+    """OIHW convolution, (C, 1, H, W) depthwise and (out, in) dense kernels, against correlations by hand."""
     rng = np.random.default_rng(0)
     kernel, pixels = rng.normal(size=(4, 3, 2, 2)), rng.normal(size=(2, 2, 3))
     by_hand = [sum(kernel[o, i, y, x] * pixels[y, x, i] for i, y, x in np.ndindex(3, 2, 2)) for o in range(4)]

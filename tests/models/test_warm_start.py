@@ -164,7 +164,11 @@ def test_a_trunk_is_a_tower(old, tmp_path):
     known = BACKBONES["bundle"](path=str(path))
     own = BACKBONES["convnet"](size=28, widths=(16, 32))
     assert [group.name for group in known.groups] == [f"own_{group.name}" for group in own.groups]
-    assert (known.card.size, known.card.channels, known.card.mean) == (28, 1, own.card.mean)
+    assert (known.pretrained_cfg.size, known.pretrained_cfg.channels, known.pretrained_cfg.mean) == (
+        28,
+        1,
+        own.pretrained_cfg.mean,
+    )
     options = [f"--data={data}", tower, "--frozen.epochs=10", "--frozen.learning_rate=0.03", *flags]
     frozen, _ = trained(options, tmp_path / "frozen", "--finetune.epochs=0")
     tuned, _ = trained(
