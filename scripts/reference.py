@@ -102,10 +102,11 @@ def make_api_page() -> str:
 
 def write_pages(folder: Path = FOLDER) -> None:
     """Replace all pages of the folder."""
+    pages = make_pages()
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.md"):
         path.unlink()
-    for name, text in make_pages().items():
+    for name, text in pages.items():
         (folder / name).write_text(text, encoding="utf-8")
 
 

@@ -246,8 +246,8 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
 
 
 def test_the_table_of_licences():
-    """docs/licences.md has a row for every package that is fetched, with the licence that the catalogue has."""
-    rows = (Path(__file__).parent.parent.parent / "docs" / "licences.md").read_text().splitlines()
+    """docs/explanation/licenses.md has a row for every downloaded package, with the license of the catalogue."""
+    rows = (Path(__file__).parent.parent.parent / "docs" / "explanation" / "licenses.md").read_text().splitlines()
     found = {name: row for row in rows if row.startswith("|") for name in re.findall("`([^`]+)`", row)}
     wanted = {asset.package: asset.license for asset in ASSETS.values()}
     assert set(found) == set(wanted)

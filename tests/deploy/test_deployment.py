@@ -1,4 +1,4 @@
-"""What docs/deployment.md tells a person to type does what it says."""
+"""The snippets of the guides `deploy.md` and `serve.md` print the predictions of the bundle."""
 
 import re
 import shutil
@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.servers import serving
+from tests.helpers.servers import running_server
 from tfx_finetune.bundle.bundle import Bundle
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "deployment.md").read_text(encoding="utf-8")
-# OpenVINO's is run by test_openvino.py, on a bundle that has such a file.
-SNIPPETS = [code for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "openvino" not in code]
+GUIDES = Path(__file__).parent.parent.parent / "docs" / "how-to"
+TEXT = "".join((GUIDES / name).read_text(encoding="utf-8") for name in ("deploy.md", "serve.md"))
+# test_openvino.py covers the snippet for OpenVINO, on a bundle with such a file.
+SNIPPETS = [code for code in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if "openvino" not in code]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_every_snippet_says_what_the_bundle_says(folder):
     """The label, and its score within what the preparation of pictures by Pillow makes of it."""
     (expected,) = Bundle.open(folder / "bundle").predict([folder / "a.jpg"])
     assert len(SNIPPETS) == 4
-    with serving(folder / "bundle") as server:
+    with running_server(folder / "bundle") as server:
         for snippet in SNIPPETS:
             code = snippet.replace("localhost:8501", f"127.0.0.1:{server.port}")
             found = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)

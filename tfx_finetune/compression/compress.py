@@ -75,7 +75,7 @@ def check_layers(network: Network) -> None:
         raise UserError(
             f"--compress does not support {towers}, which has layers that Keras 2 lacks",
             got=", ".join(unsupported),
-            expected="a network of the layers that docs/compression.md lists",
+            expected="a network of the layers that docs/how-to/compress.md lists",
             hint="Leave --compress out; tflite(quantize='int8') needs no training",
         )
 

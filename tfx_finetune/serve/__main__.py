@@ -8,7 +8,7 @@
 --bundle is a bundle or a folder of bundles named 1, 2, ..., of which the highest number is served. A new number, or a
 bundle that replaces the served one, is loaded without downtime after it reproduces its golden outputs. On SIGTERM,
 /readyz returns 503, requests are answered for another --drain_timeout seconds, and the process ends. See
-docs/deployment.md. Exit status: 0 success, 2 user error.
+docs/how-to/serve.md. Exit status: 0 success, 2 user error.
 """
 
 import asyncio
