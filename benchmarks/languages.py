@@ -51,8 +51,8 @@ def measured(
     """Test accuracy of (own head, shared head, a model of its own) by language, and the one model's size as a multiple
     of the mean of theirs.
     """
-    together = Spec(head.name, head.args, dict(head.kwargs) | {"per": "language"})
-    joint, whole = trained(write(folder / "all.csv", names), folder / "all", [*flags, f"--heads={together}"])
+    per_language = [*flags, f"--heads={head}", "--heads_by=language"]
+    joint, whole = trained(write(folder / "all.csv", names), folder / "all", per_language)
     scores, sizes = {}, []
     for language in sorted({row["language"] for row in names}):
         data = write(folder / f"{language}.csv", [row for row in names if row["language"] == language])

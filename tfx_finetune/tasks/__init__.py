@@ -1,9 +1,8 @@
-"""What a model predicts: head, loss, metrics and decoding from one factory, one file a task.
+"""Tasks, selected by `--heads`: each makes a head with its loss, metrics and decoding.
 
-A head takes pooled features (batch, dim), or levels of a pyramid, and gives logits, (batch, classes) or more of them;
-its scores are shares of 0 to 1. Named by `--heads`.
+A head maps pooled features (batch, dim), or levels of a feature pyramid, to logits; its scores are between 0 and 1.
 """
 
 from tfx_finetune.tasks import classify, detect, segment, tag, zero_shot
 
-__all__ = ["classify", "detect", "zero_shot", "segment", "tag"]
+__all__ = ["classify", "detect", "segment", "tag", "zero_shot"]

@@ -1,4 +1,4 @@
-"""The loss of a dense detector: which places learn which objects is decided by what they say already."""
+"""Loss of a dense detector with task-aligned label assignment."""
 
 import functools
 from typing import Any, Literal, NamedTuple
@@ -16,10 +16,13 @@ _TARGET_SIZES = (8, 32)
 
 
 class AssignResult(NamedTuple):
-    """What places learn.
+    """Training targets of the anchor points.
 
-    wanted: The score of each class, (batch, A, classes). box: That of the place's object, (batch, A, 4). worth: How
-    much it counts, (batch, A), 0 where there is no object. ignored: Whether a crowd is there, (batch, A).
+    Attributes:
+        target_scores: (batch, A, classes). Target of each class score.
+        target_boxes: (batch, A, 4). Box of the assigned object in pixels.
+        alignment: (batch, A). Weight of the anchor point; 0 without an object.
+        ignore_mask: bool (batch, A). True inside a crowd.
     """
 
     target_scores: Any
@@ -29,7 +32,13 @@ class AssignResult(NamedTuple):
 
 
 class TaskAlignedAssigner(NamedTuple):
-    """Which places learn an object: those of the highest score^alpha * IoU^beta, `places` of them."""
+    """Options of the assignment: each object gets the `topk` anchor points with the highest score^alpha * IoU^beta.
+
+    Attributes:
+        topk: int >= 1. Number of anchor points per object. Default 13.
+        alpha: float >= 0. Exponent of the class score. Default 1.
+        beta: float >= 0. Exponent of the IoU. Default 6.
+    """
 
     topk: int = 13
     alpha: float = 1.0
@@ -37,76 +46,85 @@ class TaskAlignedAssigner(NamedTuple):
 
 
 def assign(target: Any, scores: Any, pred_boxes: Any, grid: boxes.Grid, assigner: TaskAlignedAssigner) -> AssignResult:
-    """Task-aligned assignment (Feng et al., TOOD, arXiv 2108.07755, section 3.2).
+    """Assign objects to anchor points (Feng et al., TOOD, arXiv 2108.07755, section 3.2).
 
-    A place can learn the objects that it lies in; an object so small that it lies between places, that of its cell at
-    every level. Of several objects it learns the one that it overlaps most. The score wanted of it is its alignment,
-    scaled so that an object's best place has to say its IoU.
+    An anchor point can get the objects that contain it. A small object contains at least the point of its cell at each
+    level. Of several objects, the point gets the one with the highest IoU. The target score is the alignment, scaled so
+    that the best point of an object has the object's highest IoU as its target.
 
     Args:
-        target: Boxes in pixels, class and kind, (batch, M, 6).
-        scores: Probabilities, (batch, A, classes).
-        found: Boxes in pixels, (batch, A, 4).
-        grid: The places.
-        rule: Which of them learn.
+        target: (batch, M, 6). Boxes in pixels, class and kind.
+        scores: (batch, A, classes). Predicted probabilities.
+        pred_boxes: (batch, A, 4). Predicted boxes in pixels.
+        grid: Anchor points.
+        assigner: Options.
     """
-    most = target.shape[1]
-    used = ops.max(ops.where(target[..., 5] > 0, np.arange(1, most + 1), 0))
+    max_objects = target.shape[1]
+    num_rows = ops.max(ops.where(target[..., 5] > 0, np.arange(1, max_objects + 1), 0))
 
-    def among(size: int, *larger: int) -> AssignResult:
-        few = functools.partial(_assign, target[:, :size], scores, pred_boxes, grid, assigner)
-        return ops.cond(used <= size, few, functools.partial(among, *larger)) if larger else few()
+    def assign_first_rows(size: int, *larger_sizes: int) -> AssignResult:
+        assign_rows = functools.partial(_assign, target[:, :size], scores, pred_boxes, grid, assigner)
+        if not larger_sizes:
+            return assign_rows()
+        return ops.cond(num_rows <= size, assign_rows, functools.partial(assign_first_rows, *larger_sizes))
 
-    # Most rows are padding, which took most of the time: 0.7 of 0.8 s of a batch of 16 pictures of 320 pixels.
-    return among(*(size for size in _TARGET_SIZES if size < most), most)
+    # Most rows are padding, which took most of the time: 0.7 of 0.8 s of a batch of 16 images of 320 pixels.
+    return assign_first_rows(*(size for size in _TARGET_SIZES if size < max_objects), max_objects)
 
 
 def _assign(target: Any, scores: Any, pred_boxes: Any, grid: boxes.Grid, assigner: TaskAlignedAssigner) -> AssignResult:
-    given, there = target[..., :4], target[..., 5] == OBJECT
-    label = ops.one_hot(ops.cast(target[..., 4], "int32"), scores.shape[-1]) * ops.cast(there, "float32")[..., None]
-    overlap = boxes.pairwise_iou(given, pred_boxes)
-    alignment = ops.matmul(label, ops.swapaxes(scores, 1, 2)) ** assigner.alpha * overlap**assigner.beta
-    alignment = ops.where(_inside_mask(given, grid, grid.strides[:, 0] / 2), alignment, 0.0)  # (batch, M, A)
-    least = ops.top_k(alignment, min(assigner.topk, len(grid.centers)))[0][..., -1:]
-    chosen = (alignment >= least) & (alignment > 0)
-    most = ops.argmax(ops.where(chosen, overlap, -1.0), axis=1)
-    own = np.arange(target.shape[1])[:, None] == ops.cast(most, "int32")[:, None, :]
-    chosen = ops.cast(chosen & own, "float32")
-    best = ops.max(alignment * chosen, axis=-1, keepdims=True)
-    share = alignment * chosen / ops.where(best > 0, best, 1.0)
-    worth = share * ops.max(overlap * chosen, axis=-1, keepdims=True)
-    crowd = _inside_mask(given, grid, 0.0) & (target[..., 5] == CROWD)[..., None]
+    gt_boxes, is_object = target[..., :4], target[..., 5] == OBJECT
+    label = ops.one_hot(ops.cast(target[..., 4], "int32"), scores.shape[-1]) * ops.cast(is_object, "float32")[..., None]
+    iou = boxes.pairwise_iou(gt_boxes, pred_boxes)
+    alignment = ops.matmul(label, ops.swapaxes(scores, 1, 2)) ** assigner.alpha * iou**assigner.beta
+    alignment = ops.where(_inside_mask(gt_boxes, grid, grid.strides[:, 0] / 2), alignment, 0.0)  # (batch, M, A)
+    min_alignment = ops.top_k(alignment, min(assigner.topk, len(grid.centers)))[0][..., -1:]
+    candidates = (alignment >= min_alignment) & (alignment > 0)
+    best_object = ops.argmax(ops.where(candidates, iou, -1.0), axis=1)
+    is_best_object = np.arange(target.shape[1])[:, None] == ops.cast(best_object, "int32")[:, None, :]
+    assigned = ops.cast(candidates & is_best_object, "float32")
+    max_alignment = ops.max(alignment * assigned, axis=-1, keepdims=True)
+    normalized = alignment * assigned / ops.where(max_alignment > 0, max_alignment, 1.0)
+    normalized = normalized * ops.max(iou * assigned, axis=-1, keepdims=True)
+    in_crowd = _inside_mask(gt_boxes, grid, 0.0) & (target[..., 5] == CROWD)[..., None]
     return AssignResult(
-        target_scores=ops.matmul(ops.swapaxes(worth, 1, 2), label),
-        target_boxes=ops.matmul(ops.swapaxes(chosen, 1, 2), given),
-        alignment=ops.sum(worth, axis=1),
-        ignore_mask=ops.any(crowd, axis=1),
+        target_scores=ops.matmul(ops.swapaxes(normalized, 1, 2), label),
+        target_boxes=ops.matmul(ops.swapaxes(assigned, 1, 2), gt_boxes),
+        alignment=ops.sum(normalized, axis=1),
+        ignore_mask=ops.any(in_crowd, axis=1),
     )
 
 
 def _inside_mask(gt_boxes: Any, grid: boxes.Grid, min_half_side: Any) -> Any:
-    """Which places lie in which boxes, (batch, M, A), a box counting `least` pixels to each side from its middle."""
-    middle, half = (gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2, (gt_boxes[..., 2:] - gt_boxes[..., :2]) / 2
-    found = True
+    """Return which anchor points lie in which boxes, bool (batch, M, A).
+
+    Args:
+        gt_boxes: (batch, M, 4). Boxes in pixels.
+        grid: Anchor points.
+        min_half_side: float or (A,). Smaller boxes are enlarged to this distance from their center, in pixels.
+    """
+    center, half_side = (gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2, (gt_boxes[..., 2:] - gt_boxes[..., :2]) / 2
+    inside = True
     for axis in (0, 1):
-        apart = ops.abs(grid.centers[:, axis] - middle[..., axis : axis + 1])
-        found = (apart <= ops.maximum(half[..., axis : axis + 1], min_half_side)) & found
-    return found
+        distance = ops.abs(grid.centers[:, axis] - center[..., axis : axis + 1])
+        inside = (distance <= ops.maximum(half_side[..., axis : axis + 1], min_half_side)) & inside
+    return inside
 
 
 class DetectionLoss(keras.losses.Loss):
-    """Quality focal loss of classes, whose target is how well a place's box fits (Li et al., GFL, arXiv 2006.04388,
-    equation 2), and GIoU or DIoU loss of boxes, weighted by the same.
+    """Quality focal loss of the classes plus GIoU or DIoU loss of the boxes.
 
-    Both are divided by the mean over the batch of what is wanted of its pictures, at least 1: so every object counts
-    alike, and what a picture without objects counts does not depend on how many others have.
+    The target of a class score is the alignment of the anchor point (Li et al., GFL, arXiv 2006.04388, equation 2),
+    which also weights its box loss. Both losses are divided by the mean alignment sum of an image over the batch, at
+    least 1. So each object has the same weight, and the loss of an image without objects does not depend on the number
+    of other images that have some.
 
     Args:
-        levels: Of the pyramid.
-        rule: Which places learn an object.
-        gamma: How much less what is nearly right counts.
-        box: The loss of boxes.
-        box_weight: How much it counts beside that of classes.
+        levels: Pyramid levels of the head, from fine to coarse.
+        assigner: Options of the assignment.
+        gamma: float >= 0. Exponent that reduces the loss of nearly correct class scores. Default 2.
+        box_loss: `giou` or `diou`. Default `giou`.
+        box_weight: float >= 0. Weight of the box loss relative to the class loss. Default 2.
     """
 
     def __init__(
@@ -122,15 +140,19 @@ class DetectionLoss(keras.losses.Loss):
         self.iou_fn = boxes.giou if box_loss == "giou" else boxes.diou
 
     def call(self, target: Any, logits: Any) -> Any:
-        """Returns the loss of each picture, (batch,), of target (batch, M, 6) and logits (batch, A, classes + 4)."""
+        """Compute the loss of each image, (batch,), from target (batch, M, 6) and logits (batch, A, classes + 4)."""
         target, logits = ops.cast(target, "float32"), ops.cast(logits, "float32")
         grid = boxes.make_grid(logits.shape[1], self.levels)
-        classes, found = logits[..., :-4], boxes.distances_to_boxes(grid.centers, logits[..., -4:] * grid.strides)
-        scores = ops.sigmoid(classes)
-        said = ops.stop_gradient(scores), ops.stop_gradient(found)
-        wanted, box, worth, ignored = map(ops.stop_gradient, assign(target, *said, grid, self.assigner))
-        focus = ops.abs(wanted - scores) ** self.gamma
-        wrong = ops.sum(focus * (ops.softplus(classes) - wanted * classes), axis=-1)
-        wrong = ops.sum(ops.where(ignored & (worth == 0), 0.0, wrong), axis=-1)
-        apart = ops.sum(worth * (1 - self.iou_fn(found, box)), axis=-1)
-        return (wrong + self.box_weight * apart) / ops.maximum(ops.mean(ops.sum(worth, axis=-1)), 1.0)
+        class_logits = logits[..., :-4]
+        pred_boxes = boxes.distances_to_boxes(grid.centers, logits[..., -4:] * grid.strides)
+        scores = ops.sigmoid(class_logits)
+        predictions = ops.stop_gradient(scores), ops.stop_gradient(pred_boxes)
+        target_scores, target_boxes, alignment, ignore_mask = map(
+            ops.stop_gradient, assign(target, *predictions, grid, self.assigner)
+        )
+        focal_weight = ops.abs(target_scores - scores) ** self.gamma
+        class_loss = ops.sum(focal_weight * (ops.softplus(class_logits) - target_scores * class_logits), axis=-1)
+        class_loss = ops.sum(ops.where(ignore_mask & (alignment == 0), 0.0, class_loss), axis=-1)
+        box_loss = ops.sum(alignment * (1 - self.iou_fn(pred_boxes, target_boxes)), axis=-1)
+        mean_alignment = ops.maximum(ops.mean(ops.sum(alignment, axis=-1)), 1.0)
+        return (class_loss + self.box_weight * box_loss) / mean_alignment

@@ -1,13 +1,11 @@
-"""Classification: each sample has exactly one of the classes."""
-
-from typing import Any
+"""Classification task: each sample has exactly one class."""
 
 import keras
 import numpy as np
 import tensorflow as tf
-from sklearn import metrics
 
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.tasks.classification_metrics import compute_classification_metrics
 from tfx_finetune.tasks.head import ClassWeights, Init, check_options, compute_class_weights, make_classification_head
 from tfx_finetune.types.components import TASKS
 from tfx_finetune.types.task import ClassLabels, Task
@@ -30,35 +28,37 @@ def classify(
     l2_to_shared: float = 0.01,
     adapter_dim: int = 0,
 ) -> Task:
-    """One class a sample: softmax and cross-entropy.
+    """Single-label classification with softmax and cross-entropy.
 
     Args:
-        labels: The classes and their training counts.
-        column: The sample's column with the class name.
-        label_smoothing: Share of the target spread over all classes (Szegedy et al., arXiv 1512.00567), 0 to below 1.
-        focal: Gamma of the focal loss (arXiv 1708.02002); 0 is plain cross-entropy.
-        class_weight: `balanced` weighs samples inversely to the frequency of their class.
-        logit_adjust: Strength (1 in the paper) with which rare classes are favoured in training, by adding the log of
-            the class frequencies to the logits of the loss (Menon et al., arXiv 2007.07314, equation 10).
-        dropout: Share of features, and of the hidden layer, dropped in training, 0 to below 1.
-        hidden: Numbers of a layer between features and classes; 0 for none.
-        init: Of the head's kernel; `prior` is zeros with the frequencies of the classes as bias (arXiv 1708.02002,
-            section 3.3).
-        per: A column such as `language`: each of its values gets a head of its own, named after it, beside one for all
-            (`shared`) and one that tells the value (named after the column).
-        pool: With `per`, how strongly those heads are held to the shared one: the L2 penalty of what each adds to its
-            logits, so that a language of few samples borrows from the others (partial pooling: Gelman and Hill, Data
-            Analysis Using Regression and Multilevel Models, 2007, chapter 12). 0: apart, each with its own classes.
-        adapter: With `per`, numbers of a residual bottleneck below each of those heads (Houlsby et al., arXiv
-            1902.00751), at first the identity; 0 for none.
+        labels: Classes with their training counts.
+        column: Column of the sample with the class name. Default `label`.
+        label_smoothing: float, 0 to below 1. Fraction of the target that is spread over all classes (Szegedy et al.,
+            arXiv 1512.00567). Default 0.1.
+        focal: float >= 0. Gamma of the focal loss (Lin et al., arXiv 1708.02002). Default 0: plain cross-entropy.
+        class_weight: `none` or `balanced`, which weights samples inversely to the frequency of their class.
+        logit_adjust: float >= 0. Strength of logit adjustment for rare classes: the log of the class frequencies is
+            added to the logits in the loss (Menon et al., arXiv 2007.07314, equation 10, which uses 1). Default 0.
+        dropout: float, 0 to below 1. Dropout rate of the features and of the hidden layer. Default 0.2.
+        hidden_units: int >= 0. Units of a hidden layer between features and classes; 0 for none. Default 0.
+        init: Initializer of the head's kernel: `zeros`, `glorot`, `he`, or `prior`, which is zeros with the class
+            frequencies as the bias (arXiv 1708.02002, section 3.3). Default `zeros`.
+        heads_by: Set by `--heads_by`, not by users: the column with one head per value. Each head is named after its
+            value; the head `shared` is for all samples, and the head with the name of the column predicts the value.
+        l2_to_shared: float >= 0. With `--heads_by`: L2 penalty of what each head adds to the logits of the shared head,
+            so that a language with few samples borrows from the others (partial pooling: Gelman and Hill, Data Analysis
+            Using Regression and Multilevel Models, 2007, chapter 12). 0: independent heads, each with its own classes.
+            Default 0.01.
+        adapter_dim: int >= 0. With `--heads_by`: width of a residual bottleneck before each of those heads (Houlsby et
+            al., arXiv 1902.00751), initially the identity; 0 for none. Default 0.
     """
-    check_options(label_smoothing=label_smoothing, focal=focal, dropout=dropout, hidden_units=hidden_units)
+    check_options("classify", label_smoothing=label_smoothing, focal=focal, dropout=dropout, hidden_units=hidden_units)
     if min(logit_adjust, l2_to_shared, adapter_dim) < 0:
-        received = f"logit_adjust={logit_adjust}, pool={l2_to_shared}, adapter={adapter_dim}"
-        raise UserError("classify is out of range", got=received, expected="0 or more")
+        got = f"logit_adjust={logit_adjust}, l2_to_shared={l2_to_shared}, adapter_dim={adapter_dim}"
+        raise UserError("Options of classify() are out of range", got=got, expected="0 or more")
     weights = compute_class_weights(labels, class_weight)
     names = tf.constant(labels.names)
-    frequency = np.log(np.maximum(np.asarray(labels.counts, np.float32), 0.5) / max(labels.num_samples, 1))
+    log_frequencies = np.log(np.maximum(np.asarray(labels.counts, np.float32), 0.5) / max(labels.num_samples, 1))
     reduction = "mean_with_sample_weight"
     if focal:
         loss = keras.losses.CategoricalFocalCrossentropy(
@@ -69,7 +69,7 @@ def classify(
             from_logits=True, label_smoothing=label_smoothing, reduction=reduction
         )
     if logit_adjust:
-        loss = _adjust_logits(loss, logit_adjust * frequency)
+        loss = _adjust_logits(loss, logit_adjust * log_frequencies)
     return Task(
         labels=labels,
         column=column,
@@ -81,7 +81,7 @@ def classify(
             dropout,
             hidden_units,
             init,
-            frequency,
+            log_frequencies,
             l2_to_shared if heads_by else 0.0,
             adapter_dim if heads_by else 0,
         ),
@@ -103,58 +103,8 @@ def classify(
     )
 
 
-def compute_classification_metrics(names: tuple[str, ...], truth: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
-    """Every score of a classifier, as scikit-learn computes it.
-
-    Args:
-        names: Class names.
-        truth: Class indices, (n,).
-        scores: Probabilities, (n, classes).
-
-    Returns:
-        accuracy, top5_accuracy (where there are more than five classes), balanced_accuracy (mean recall of the
-        classes that occur), log_loss, precision, recall and f1 as macro and micro averages, `per_class`
-        (precision, recall, f1, support by class), and `confusion` (rows are the truth).
-    """
-    indices = np.arange(len(names))
-    predicted = scores.argmax(-1)
-    precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        truth, predicted, labels=indices, zero_division=0.0
-    )
-    micro = metrics.precision_recall_fscore_support(
-        truth, predicted, labels=indices, average="micro", zero_division=0.0
-    )
-    found = {
-        "accuracy": metrics.accuracy_score(truth, predicted),
-        "balanced_accuracy": recall[support > 0].mean(),
-        "log_loss": metrics.log_loss(truth, _normalize_scores(scores), labels=indices),
-        "precision_macro": precision.mean(),
-        "recall_macro": recall.mean(),
-        "f1_macro": f1.mean(),
-        "precision_micro": micro[0],
-        "recall_micro": micro[1],
-        "f1_micro": micro[2],
-    }
-    if len(names) > 5:
-        found["top5_accuracy"] = metrics.top_k_accuracy_score(truth, scores, k=5, labels=indices)
-    rows = zip(names, precision, recall, f1, support, strict=True)
-    return {name: float(value) for name, value in found.items()} | {
-        "per_class": {
-            name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
-            for name, p, r, f, n in rows
-        },
-        "confusion": metrics.confusion_matrix(truth, predicted, labels=indices).tolist(),
-    }
-
-
 def _adjust_logits(loss: keras.losses.Loss, offset: np.ndarray) -> keras.losses.Loss:
-    """The loss of logits to which the offset, (classes,), is added."""
-    plain = loss.call
-    loss.call = lambda target, logits: plain(target, logits + offset)
+    """Return a loss that adds the offset (classes,) to the logits."""
+    call = loss.call
+    loss.call = lambda target, logits: call(target, logits + offset)
     return loss
-
-
-def _normalize_scores(scores: np.ndarray) -> np.ndarray:
-    """Scores that sum to one: those of a quantized file do only nearly, and may be zero."""
-    clipped = np.maximum(scores.astype(np.float64), 1e-7)
-    return clipped / clipped.sum(-1, keepdims=True)

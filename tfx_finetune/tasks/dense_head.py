@@ -1,4 +1,4 @@
-"""A head that says at every place of a pyramid which object is there, and how far its sides are."""
+"""Head of a dense detector: class scores and box sides at every anchor point of a feature pyramid."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,46 +12,51 @@ from tfx_finetune.ops.levels import apply_separable_conv
 from tfx_finetune.types.components import NECKS, Features
 
 CLASSES, DISTANCES, LOGITS = "classes", "distances", "logits"
-"""Outputs: logits of classes (batch, A, classes), distances in strides (batch, A, 4), and for the loss both in one."""
+"""Outputs: class logits (batch, A, classes), side distances in strides (batch, A, 4), and both in one for the loss."""
 
-_PRIOR = 0.01  # of a class at a place, at first: most places have nothing (Lin et al., arXiv 1708.02002, section 4.1)
-_INITIAL_DISTANCE = 2.0  # strides to each side at first, so that small objects overlap most with boxes of fine levels
+_PRIOR = 0.01  # initial class score, as most anchor points are background (Lin et al., arXiv 1708.02002, section 4.1)
+_INITIAL_DISTANCE = (
+    2.0  # strides to each side at the start, so that small objects overlap most with boxes of fine levels
+)
 
 
 def make_dense_head(
     classes: int, neck: Spec, levels: Sequence[str], dim: int, depth: int
 ) -> Callable[[Features], dict[str, keras.KerasTensor]]:
-    """Two small towers a level, one for classes and one for boxes, of separable convolutions as EfficientDet has them
-    (Tan et al., arXiv 1911.09070, section 4.1). Levels share no layer, so that normalization folds into each: so it is
-    in NanoDet (https://github.com/RangiLyu/nanodet). Kernels of 3 x 3: those of 5 x 5 took 1.8 times as long a step.
+    """Return a head with two branches of separable convolutions per level, one for classes and one for boxes.
+
+    The branches are those of EfficientDet (Tan et al., arXiv 1911.09070, section 4.1). As in NanoDet
+    (https://github.com/RangiLyu/nanodet), levels share no layers, so that batch normalization folds into each, but
+    kernels are 3 x 3: a step with 5 x 5 kernels took 1.8 times as long.
 
     Args:
-        classes: How many there are.
-        neck: What the levels of the pyramid go through first.
-        levels: Names from fine to coarse, such as P3.
-        dim: Channels of the towers.
-        depth: Convolutions in each.
+        classes: int. Number of classes.
+        neck: Spec of the neck in front of the branches.
+        levels: Level names from fine to coarse, such as P3.
+        dim: int >= 1. Channels of the branches.
+        depth: int >= 1. Number of convolutions in each branch.
 
     Raises:
-        UserError: The tower of the features has no such level.
+        UserError: If the backbone of the features lacks a level.
     """
 
     def head(features: Features) -> dict[str, keras.KerasTensor]:
         if missing := [level for level in levels if level not in features.pyramid]:
-            raise UserError("the backbone has no such level", got=missing[0], expected=list(features.pyramid))
+            message = "detect() needs a feature level that the backbone lacks"
+            raise UserError(message, got=missing[0], expected=list(features.pyramid))
         pyramid = NECKS.build(neck, {level: features.pyramid[level] for level in levels})
-        bias = keras.initializers.Constant(float(-np.log((1 - _PRIOR) / _PRIOR)))
-        found = {
+        class_bias = keras.initializers.Constant(float(-np.log((1 - _PRIOR) / _PRIOR)))
+        outputs = {
             name: keras.layers.Concatenate(axis=1, dtype="float32")(
-                [_make_output(_stack_convs(x, dim, depth), count, start) for x in pyramid.values()]
+                [_make_output(_stack_convs(x, dim, depth), count, bias) for x in pyramid.values()]
             )
-            for name, count, start in (
-                (CLASSES, classes, bias),
+            for name, count, bias in (
+                (CLASSES, classes, class_bias),
                 (DISTANCES, 4, keras.initializers.Constant(_INITIAL_DISTANCE)),
             )
         }
-        # Apart, so that each has a range of its own where a file computes in integers.
-        return {LOGITS: keras.layers.Concatenate(axis=-1, dtype="float32")(list(found.values()))} | found
+        # Separate outputs have separate ranges in an int8 file.
+        return {LOGITS: keras.layers.Concatenate(axis=-1, dtype="float32")(list(outputs.values()))} | outputs
 
     return head
 
@@ -63,7 +68,7 @@ def _stack_convs(x: keras.KerasTensor, dim: int, depth: int) -> keras.KerasTenso
 
 
 def _make_output(x: keras.KerasTensor, count: int, bias: Any) -> keras.KerasTensor:
-    """So many numbers a place, (batch, places, count), in float32 whatever the towers compute in."""
-    small = keras.initializers.RandomNormal(stddev=0.01)
-    x = keras.layers.Conv2D(count, 1, kernel_initializer=small, bias_initializer=bias, dtype="float32")(x)
+    """Return `count` float32 values per cell of a level, (batch, cells, count), under any precision policy."""
+    kernel = keras.initializers.RandomNormal(stddev=0.01)
+    x = keras.layers.Conv2D(count, 1, kernel_initializer=kernel, bias_initializer=bias, dtype="float32")(x)
     return keras.layers.Reshape((-1, count), dtype="float32")(x)

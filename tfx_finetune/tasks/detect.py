@@ -1,4 +1,4 @@
-"""Detection: which objects are in a picture, and where."""
+"""Detection task: the objects of an image with their classes and boxes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -39,38 +39,45 @@ def detect(
     max_detections: int = 100,
     display_threshold: float = 0.3,
 ) -> Task:
-    """Any number of objects a picture, each with its class and box: a dense detector without anchors.
+    """Object detection with a dense, anchor-free detector.
 
-    At every place of a pyramid it says which object is there and how far its four sides are (FCOS: Tian et al., arXiv
-    1904.01355), by a light head as NanoDet-Plus has it. Which places learn an object is decided by what they say
-    already (TOOD, arXiv 2108.07755), and a class's score says how well the box fits (GFL, arXiv 2006.04388). The side
-    of the pictures has to be a multiple of the finest level's stride: of 8 pixels with P3.
+    Each anchor point of the feature pyramid predicts class scores and the distances to the four sides of a box (FCOS:
+    Tian et al., arXiv 1904.01355), with a light head like that of NanoDet-Plus. Predictions decide which anchor points
+    are trained on which object (TOOD, arXiv 2108.07755), and a class score predicts the quality of the box (GFL, arXiv
+    2006.04388). The side of the model input must be a multiple of the finest stride: 8 pixels with P3.
 
     Args:
-        labels: The classes and their training counts.
-        column: The sample's column with the objects.
-        neck: What the levels of the pyramid go through first.
-        levels: Of the backbone's pyramid, from fine to coarse: P3 has a place every 2^3 pixels.
-        dim: Channels of the head, 1 or more.
-        depth: Convolutions of each of its towers, 1 or more.
-        max_objects: Most objects of a picture, 1 or more; one with more is left out.
-        places: How many learn an object, 1 or more.
-        alpha: How much a place's score counts there, 0 or more.
-        beta: How much the overlap of its box counts there, 0 or more.
-        gamma: How much less the loss of classes makes of what is nearly right, 0 or more.
-        box: The loss of boxes.
-        box_weight: How much it counts beside that of classes, 0 or more.
-        min_score: Score below which nothing is found, 0 to 1.
-        nms: Intersection over union above which the worse of two objects of one class goes, 0 to 1.
-        max_detections: Most objects found in a picture, 1 or more.
-        threshold: Score from which an object is answered, and counts as found where answers are counted, 0 to 1.
+        labels: Classes with their training counts.
+        column: Column of the sample with the objects. Default `objects`.
+        neck: Spec of the feature pyramid neck. Default `bifpn(dim=96)`.
+        levels: Pyramid levels from fine to coarse; P3 has a cell every 2^3 pixels. Default P3, P4, P5.
+        dim: int >= 1. Channels of the head. Default 96.
+        depth: int >= 1. Number of convolutions in each branch of the head. Default 2.
+        max_objects: int >= 1. Maximum number of objects per image; images with more are not used. Default 100.
+        topk: int >= 1. Number of anchor points that are trained on an object. Default 13.
+        alpha: float >= 0. Exponent of the class score in the selection of anchor points. Default 1.
+        beta: float >= 0. Exponent of the IoU in the selection of anchor points. Default 6.
+        gamma: float >= 0. Exponent that reduces the loss of nearly correct class scores. Default 2.
+        box_loss: `giou` or `diou`. Default `giou`.
+        box_weight: float >= 0. Weight of the box loss relative to the class loss. Default 2.
+        score_threshold: float, 0 to 1. Minimum score of a detection in exported files and scores. Default 0.05.
+        iou_threshold: float, 0 to 1. If two boxes of one class overlap by more than this intersection over union, the
+            box with the lower score is removed. Default 0.6.
+        max_detections: int >= 1. Maximum number of detections per image. Default 100.
+        display_threshold: float, 0 to 1. Minimum score of a detection that `predict` prints and draws, and of those
+            that count for precision, recall and F1. Default 0.3.
     """
-    counts = {"dim": dim, "depth": depth, "max_objects": max_objects, "places": topk}
-    _check_ranges(counts | {"max_detections": max_detections}, 1, None)
+    counts = {"dim": dim, "depth": depth, "max_objects": max_objects, "topk": topk, "max_detections": max_detections}
+    _check_ranges(counts, 1, None)
     _check_ranges({"alpha": alpha, "beta": beta, "gamma": gamma, "box_weight": box_weight}, 0, None)
-    _check_ranges({"min_score": score_threshold, "nms": iou_threshold, "threshold": display_threshold}, 0, 1)
+    thresholds = {
+        "score_threshold": score_threshold,
+        "iou_threshold": iou_threshold,
+        "display_threshold": display_threshold,
+    }
+    _check_ranges(thresholds, 0, 1)
     levels, names = _check_levels(levels), labels.names
-    decoding = DetectionPostprocess(
+    postprocess = DetectionPostprocess(
         names, levels, score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections
     )
     return Task(
@@ -83,15 +90,17 @@ def detect(
         loss=DetectionLoss(levels, TaskAlignedAssigner(topk, alpha, beta), gamma, box_loss, box_weight),
         make_metrics=list,
         monitor="map",
-        decode=decoding.decode,
-        compute_metrics=lambda targets, found, full_report=True: _compute_metrics(
-            names, targets, found, display_threshold, full_report
+        decode=postprocess.decode,
+        compute_metrics=lambda targets, detections, full_report=True: _compute_metrics(
+            names, targets, detections, display_threshold, full_report
         ),
-        per_sample_score=lambda targets, found: error_analysis.compute_f1_per_image(targets, found, display_threshold),
-        format_prediction=lambda found: _format_prediction(names, found, display_threshold),
-        postprocess=decoding.postprocess,
+        per_sample_score=lambda targets, detections: error_analysis.compute_f1_per_image(
+            targets, detections, display_threshold
+        ),
+        format_prediction=lambda detections: _format_prediction(names, detections, display_threshold),
+        postprocess=postprocess.postprocess,
         localization=make_detection_target(
-            names, levels, max_objects, decoding.postprocess_with_names, NMS_INPUTS, display_threshold
+            names, levels, max_objects, postprocess.postprocess_with_names, NMS_INPUTS, display_threshold
         ),
     )
 
@@ -99,43 +108,46 @@ def detect(
 def _check_ranges(options: Mapping[str, float], min_value: float, max_value: float | None) -> None:
     for name, value in options.items():
         if not (value >= min_value and (max_value is None or value <= max_value)):
-            allowed = f"{min_value} or more" if max_value is None else f"{min_value} to {max_value}"
-            raise UserError(f"{name} of detect is out of range", got=value, expected=allowed)
+            expected = f"{min_value} or more" if max_value is None else f"{min_value} to {max_value}"
+            raise UserError(f"{name} of detect() is out of range", got=value, expected=expected)
 
 
 def _check_levels(levels: tuple) -> tuple[str, ...]:
-    """Levels of a pyramid, from fine to coarse."""
-    known = [f"P{level}" for level in range(2, 8)]
-    if not levels or list(levels) != sorted(set(levels) & set(known)):
-        raise UserError("levels of detect are not such", got=levels, expected=f"from fine to coarse, of {known}")
+    """Return the pyramid levels if they are valid and sorted from fine to coarse."""
+    valid = [f"P{level}" for level in range(2, 8)]
+    if not levels or list(levels) != sorted(set(levels) & set(valid)):
+        expected = f"some of {', '.join(valid)}, from fine to coarse"
+        raise UserError("levels of detect() are invalid", got=levels, expected=expected)
     return tuple(levels)
 
 
 def _compute_metrics(
     names: tuple[str, ...], targets: np.ndarray, detections: np.ndarray, display_threshold: float, full_report: bool
 ) -> dict[str, Any]:
-    """COCO's scores, and of the whole those of the objects that would be answered."""
-    ranked = average_precision.compute_ap_metrics(names, targets, detections, full_report)
+    """Compute COCO's average precision, and with `full_report` the errors at the display threshold."""
+    ap_metrics = average_precision.compute_ap_metrics(names, targets, detections, full_report)
     if not full_report:
-        return ranked
-    answered = error_analysis.compute_error_metrics(names, targets, detections, display_threshold)
-    return ranked | answered | {"per_class": {n: answered["per_class"][n] | ranked["per_class"][n] for n in names}}
+        return ap_metrics
+    errors = error_analysis.compute_error_metrics(names, targets, detections, display_threshold)
+    per_class = {name: errors["per_class"][name] | ap_metrics["per_class"][name] for name in names}
+    return ap_metrics | errors | {"per_class": per_class}
 
 
 def _format_prediction(names: tuple[str, ...], detections: np.ndarray, display_threshold: float) -> dict[str, Any]:
-    """The classes of the objects of a picture, the highest score of each, and the objects, the surest first."""
+    """Return the classes in an image, the highest score of each class, and the objects in order of their scores."""
     objects = [
         {"label": names[int(label)], "score": score, "box": box}
         for *box, score, label in detections.astype(float).tolist()
         if score >= display_threshold and label >= 0
     ]
-    highest = {
-        name: max((row[4] for row in detections.tolist() if row[5] == at), default=0.0) for at, name in enumerate(names)
+    max_scores = {
+        name: max((row[4] for row in detections.tolist() if row[5] == index), default=0.0)
+        for index, name in enumerate(names)
     }
-    present = [name for name in names if any(each["label"] == name for each in objects)]
+    present = [name for name in names if any(item["label"] == name for item in objects)]
     return {
         "label": present,
-        "score": [highest[name] for name in present],
-        "scores": highest,
+        "score": [max_scores[name] for name in present],
+        "scores": max_scores,
         "objects": objects,
     }

@@ -1,4 +1,4 @@
-"""Objects of a picture as the target of a dense detector, and drawn."""
+"""Target of a dense detector: the objects of an image, read, encoded, checked and drawn."""
 
 from collections.abc import Callable, Mapping
 
@@ -23,21 +23,21 @@ def make_detection_target(
     nms_inputs: Mapping[str, str],
     display_threshold: float,
 ) -> LocalizationTarget:
-    """Reads, encodes, examines and draws the objects of pictures.
+    """Return the functions that read, encode, check and draw the objects of images.
 
     Args:
-        names: Of the classes.
-        levels: What the head sees of a pyramid.
-        most: M, objects of a picture that a target has room for.
-        found: See `Places.found`.
-        limits: See `Places.limits`.
-        threshold: Score from which what was found is drawn.
+        names: Class names.
+        levels: Pyramid levels of the head.
+        max_objects: int M. Number of rows of a target.
+        postprocess_fn: See `LocalizationTarget.postprocess_fn`.
+        nms_inputs: See `LocalizationTarget.nms_inputs`.
+        display_threshold: float, 0 to 1. Minimum score of a drawn object.
     """
     return LocalizationTarget(
         levels,
         _make_read(names),
         _make_encode(max_objects),
-        lambda raw: examine_objects(raw, max_objects),
+        lambda raw: check_objects(raw, max_objects),
         postprocess_fn,
         _make_draw(names, display_threshold),
         helper_file=detections.__file__,
@@ -46,47 +46,49 @@ def make_detection_target(
 
 
 def _make_read(names: tuple[str, ...]) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
-    known = tf.constant(names, tf.string)
+    class_names = tf.constant(names, tf.string)
 
     def read(raw: tf.Tensor, size: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The objects of a column, which `size` does not change: they are shares already."""
+        """Read the objects of a column; `size` is unused, as the boxes are fractions already."""
         lines = tf.strings.split(raw, "\n")
         lines = tf.boolean_mask(lines, tf.strings.length(lines) > 0)
         fields = tf.ensure_shape(
             tf.strings.split(lines, "\t").to_tensor(shape=(None, _NUM_FIELDS)), (None, _NUM_FIELDS)
         )
-        same = fields[:, :1] == known
+        class_matches = fields[:, :1] == class_names
         edges, crowd = tf.split(tf.strings.to_number(fields[:, 1:]), (4, 1), axis=-1)
-        # As `examined` tells it.
-        one, other = tf.split(tf.clip_by_value(edges, 0, 1), 2, axis=-1)
-        low, high = tf.minimum(one, other), tf.maximum(one, other)
-        there = tf.reduce_all(tf.math.is_finite(edges), -1) & tf.reduce_all(high - low >= MIN_SIDE, -1)
-        mine = there & tf.reduce_any(same, -1)
+        # The same repairs as in `check_objects`.
+        first, second = tf.split(tf.clip_by_value(edges, 0, 1), 2, axis=-1)
+        low, high = tf.minimum(first, second), tf.maximum(first, second)
+        has_area = tf.reduce_all(tf.math.is_finite(edges), -1) & tf.reduce_all(high - low >= MIN_SIDE, -1)
+        valid = has_area & tf.reduce_any(class_matches, -1)
         return {
-            "boxes": tf.boolean_mask(tf.concat([low, high], -1), mine),
-            "classes": tf.boolean_mask(tf.argmax(same, -1, tf.int32), mine),
-            "crowd": tf.boolean_mask(crowd[:, 0] > 0, mine),
+            "boxes": tf.boolean_mask(tf.concat([low, high], -1), valid),
+            "classes": tf.boolean_mask(tf.argmax(class_matches, -1, tf.int32), valid),
+            "crowd": tf.boolean_mask(crowd[:, 0] > 0, valid),
         }
 
     return read
 
 
 def _make_encode(max_objects: int) -> Callable[[dict[str, tf.Tensor], tf.Tensor, Letterbox], tf.Tensor]:
-    def encode(read: dict[str, tf.Tensor], size: tf.Tensor, lay: Letterbox) -> tf.Tensor:
-        """Boxes in pixels of the prepared square, class and kind, (most, 6); of more, the largest, crowds last."""
+    def encode(annotations: dict[str, tf.Tensor], size: tf.Tensor, letterbox: Letterbox) -> tf.Tensor:
+        """Encode boxes in pixels of the model input, class and kind, (M, 6).
+
+        Rows are sorted by area, with crowds last; the smallest objects beyond M are dropped.
+        """
         size = tf.cast(size, tf.float32)
-        scale, offset = tf.cast(lay.scale, tf.float32), tf.cast(lay.offset, tf.float32)
-        across = tf.reverse(size * scale, [0]), tf.reverse(offset, [0])  # x before y
-        found = read["boxes"] * tf.tile(across[0], [2]) + tf.tile(across[1], [2])
-        low, high = tf.split(tf.clip_by_value(found, 0, lay.side), 2, axis=-1)
-        seen = tf.reduce_all(high > low, -1)
-        # What is smaller than a pixel is there all the same, and counts as missed.
-        low = tf.minimum(low, lay.side - 1)
+        scale, offset = tf.cast(letterbox.scale, tf.float32), tf.cast(letterbox.offset, tf.float32)
+        scale_xy, offset_xy = tf.reverse(size * scale, [0]), tf.reverse(offset, [0])
+        boxes = annotations["boxes"] * tf.tile(scale_xy, [2]) + tf.tile(offset_xy, [2])
+        low, high = tf.split(tf.clip_by_value(boxes, 0, letterbox.side), 2, axis=-1)
+        visible = tf.reduce_all(high > low, -1)
+        # An object smaller than a pixel is enlarged to one pixel, so that it counts as missed.
+        low = tf.minimum(low, letterbox.side - 1)
         high = tf.maximum(high, low + 1)
-        sides = high - low
-        kind = tf.where(read["crowd"], float(CROWD), float(OBJECT))
-        rows = tf.concat([low, high, tf.cast(read["classes"], tf.float32)[:, None], kind[:, None]], -1)
-        rows, area = tf.boolean_mask(rows, seen), tf.boolean_mask(tf.reduce_prod(sides, -1), seen)
+        kind = tf.where(annotations["crowd"], float(CROWD), float(OBJECT))
+        rows = tf.concat([low, high, tf.cast(annotations["classes"], tf.float32)[:, None], kind[:, None]], -1)
+        rows, area = tf.boolean_mask(rows, visible), tf.boolean_mask(tf.reduce_prod(high - low, -1), visible)
         order = tf.argsort(tf.where(rows[:, 5] == CROWD, -1.0, area), direction="DESCENDING", stable=True)
         rows = tf.gather(rows, order[:max_objects])
         return tf.ensure_shape(tf.pad(rows, [[0, max_objects - tf.shape(rows)[0]], [0, 0]]), (max_objects, _NUM_FIELDS))
@@ -94,34 +96,47 @@ def _make_encode(max_objects: int) -> Callable[[dict[str, tf.Tensor], tf.Tensor,
     return encode
 
 
-def examine_objects(raw: bytes, max_objects: int) -> tuple[str, str, tuple[str, ...]]:
-    """The classes among the objects of a column, crowds left out; see `Places.examine`."""
+def check_objects(raw: bytes, max_objects: int) -> tuple[str, str, tuple[str, ...]]:
+    """Check the objects of a column; see `LocalizationTarget.check_annotations`.
+
+    Args:
+        raw: Content of the column, see `ops/objects.py`.
+        max_objects: int. Maximum number of valid objects.
+
+    Returns:
+        Class names of the objects without crowds, joined by `LABEL_SEPARATOR`; an error, or ""; and the repairs.
+
+    Examples:
+        >>> raw = objects.format_objects([objects.Object("cat", 0.0, 0.0, 0.5, 0.5)]).encode()
+        >>> check_objects(raw, max_objects=100)
+        ('cat', '', ())
+    """
     try:
-        found = objects.parse_objects(raw.decode())
-    except ValueError as error:
-        return "", str(error), ()
-    care = AnnotationIssues()
-    there = [each for each in found if repair_box((each.left, each.top, each.right, each.bottom), care, "")]
-    classes = LABEL_SEPARATOR.join(dict.fromkeys(each.label for each in there if not each.crowd))
-    wrong = f"has {len(there)} objects, more than max_objects={max_objects}" if len(there) > max_objects else ""
-    return classes, wrong, care.list_issues()
+        parsed = objects.parse_objects(raw.decode())
+    except ValueError as parse_error:
+        return "", str(parse_error), ()
+    issues = AnnotationIssues()
+    valid = [item for item in parsed if repair_box((item.left, item.top, item.right, item.bottom), issues, "")]
+    classes = LABEL_SEPARATOR.join(dict.fromkeys(item.label for item in valid if not item.crowd))
+    error = f"has {len(valid)} objects, more than max_objects={max_objects}" if len(valid) > max_objects else ""
+    return classes, error, issues.list_issues()
 
 
 def _make_draw(
     names: tuple[str, ...], display_threshold: float
 ) -> Callable[[np.ndarray, np.ndarray, bool], np.ndarray]:
-    colours = [tuple(colour) for colour in drawing.make_palette(len(names)).tolist()]
+    colors = [tuple(color) for color in drawing.make_palette(len(names)).tolist()]
 
-    def draw(pixels: np.ndarray, rows: np.ndarray, truth: bool) -> np.ndarray:
-        """Draws a target's boxes, or those that are answered with their scores, the surest above the others."""
-        drawn = []
+    def draw(pixels: np.ndarray, rows: np.ndarray, is_target: bool) -> np.ndarray:
+        """Draw the boxes of a target, or predictions with their scores; boxes with high scores are drawn last."""
+        labeled_boxes = []
         for *box, fifth, sixth in rows.tolist()[::-1]:
-            if truth and sixth > 0:
-                drawn.append(
-                    drawing.LabeledBox(names[int(fifth)], tuple(box), None, colours[int(fifth)], sixth == CROWD)
-                )
-            elif not truth and sixth >= 0 and fifth >= display_threshold:
-                drawn.append(drawing.LabeledBox(names[int(sixth)], tuple(box), fifth, colours[int(sixth)], False))
-        return drawing.draw_boxes(pixels, drawn)
+            if is_target and sixth > 0:
+                label = int(fifth)
+                labeled_boxes.append(drawing.LabeledBox(names[label], tuple(box), None, colors[label], sixth == CROWD))
+            elif not is_target and sixth >= 0 and fifth >= display_threshold:
+                label = int(sixth)
+                labeled_boxes.append(drawing.LabeledBox(names[label], tuple(box), fifth, colors[label], False))
+        return drawing.draw_boxes(pixels, labeled_boxes)
 
     return draw

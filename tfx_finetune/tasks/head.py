@@ -1,4 +1,4 @@
-"""The head on pooled features that classification tasks share, their class weights, and what they allow."""
+"""Head on pooled features that classification tasks share, its class weights, and the check of common options."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -25,34 +25,34 @@ def make_classification_head(
     l2_to_shared: float = 0.0,
     adapter_dim: int = 0,
 ) -> Callable[[Features], dict]:
-    """Returns a head: dropout, then a dense layer from pooled features (batch, dim) to logits (batch, classes).
+    """Return a head: dropout, then a dense layer from pooled features (batch, dim) to logits (batch, classes).
 
     Args:
-        labels: The classes.
-        dropout: Share of features, and of the hidden layer, dropped in training.
-        hidden: Numbers of a layer before that one, with dropout of its own; 0 for none.
-        init: Initialization of the kernel. `prior` starts from `prior` as bias, so that the first predictions
-            are the class frequencies (Lin et al., Focal Loss, arXiv 1708.02002, section 3.3).
-        prior: Logits of the class frequencies, (classes,).
-        pull: L2 penalty of the dense layer's weights.
-        adapter: Width of a residual bottleneck before the dense layer; 0 for none.
+        labels: Classes of the head.
+        dropout: float, 0 to below 1. Dropout rate before the dense layer, and after a hidden layer.
+        hidden_units: int >= 0. Units of a hidden layer before the dense layer; 0 for none.
+        init: Initializer of the kernel. `prior` starts with a zero kernel and `prior` as the bias, so that the first
+            predictions are the class frequencies (Lin et al., Focal Loss, arXiv 1708.02002, section 3.3).
+        prior: float (classes,). Logits of the class frequencies.
+        l2_to_shared: float >= 0. L2 penalty of the weights of the dense layer. Default 0.
+        adapter_dim: int >= 0. Width of a residual bottleneck before the dense layer; 0 for none. Default 0.
     """
 
     def head(features: Features) -> dict:
         x = features.pooled
         if adapter_dim:
-            narrow = keras.layers.Dense(adapter_dim, activation="relu")(x)
-            x = keras.layers.Add()([x, keras.layers.Dense(x.shape[-1], kernel_initializer="zeros")(narrow)])
+            bottleneck = keras.layers.Dense(adapter_dim, activation="relu")(x)
+            x = keras.layers.Add()([x, keras.layers.Dense(x.shape[-1], kernel_initializer="zeros")(bottleneck)])
         x = add_hidden_layer(x, dropout, hidden_units)
-        pulled = keras.regularizers.L2(l2_to_shared) if l2_to_shared else None
+        regularizer = keras.regularizers.L2(l2_to_shared) if l2_to_shared else None
         bias = keras.initializers.Constant(prior.tolist()) if init == "prior" else "zeros"
         # The logits stay float32 under a mixed-precision policy: softmax in 8 bits of mantissa loses accuracy.
         dense = keras.layers.Dense(
             len(labels.names),
             kernel_initializer=_KERNEL_INITIALIZERS[init],
             bias_initializer=bias,
-            kernel_regularizer=pulled,
-            bias_regularizer=pulled,
+            kernel_regularizer=regularizer,
+            bias_regularizer=regularizer,
             dtype="float32",
         )
         return {"logits": dense(x)}
@@ -61,39 +61,56 @@ def make_classification_head(
 
 
 def add_hidden_layer(x: keras.KerasTensor, dropout: float, hidden_units: int) -> keras.KerasTensor:
-    """What stands below a head's last layer: dropout, then a hidden layer with dropout of its own; `hidden` 0 for none.
+    """Apply dropout, and then a hidden layer with dropout if `hidden_units` is above 0.
 
     Args:
-        x: Features, (batch, dim).
-        dropout: Share of numbers dropped in training.
-        hidden: Numbers of the layer.
+        x: (batch, dim). Features.
+        dropout: float, 0 to below 1. Dropout rate.
+        hidden_units: int >= 0. Units of the hidden layer; 0 for none.
 
     Returns:
-        (batch, hidden), or (batch, dim) without one.
+        (batch, hidden_units), or (batch, dim) without a hidden layer.
     """
     x = keras.layers.Dropout(dropout)(x)
     return keras.layers.Dropout(dropout)(keras.layers.Dense(hidden_units, activation="relu")(x)) if hidden_units else x
 
 
-def compute_class_weights(labels: ClassLabels, kind: ClassWeights) -> np.ndarray:
-    """Weight of each class, (classes,), of mean 1 over the labels of the training samples.
+def compute_class_weights(labels: ClassLabels, mode: ClassWeights) -> np.ndarray:
+    """Compute the weight of each class, (classes,), with mean 1 over the labels of the training samples.
 
-    `balanced` is inverse to the frequency, as in scikit-learn: labels in all / (classes * labels of the class). A
-    class without training samples is weighed as one with a single sample.
+    Args:
+        labels: Classes with their training counts.
+        mode: `none` for equal weights; `balanced` for weights inverse to the frequency, as in scikit-learn:
+            labels / (classes * labels of the class). A class without training samples counts as one with one sample.
+
+    Examples:
+        >>> compute_class_weights(ClassLabels(("cat", "dog"), (3, 1), 4), "balanced").tolist()
+        [0.6666666865348816, 2.0]
     """
     counts = np.asarray(labels.counts, np.float32)
-    if kind == "none":
+    if mode == "none":
         return np.ones_like(counts)
     return counts.sum() / (len(counts) * np.maximum(counts, 1.0))
 
 
-def check_options(*, label_smoothing: float, focal: float, dropout: float, hidden_units: int = 0) -> None:
-    """Raises a `UserError` for the first option outside its range."""
+def check_options(task: str, *, label_smoothing: float, focal: float, dropout: float, hidden_units: int = 0) -> None:
+    """Check the ranges of options that several tasks have.
+
+    Args:
+        task: Name of the task, for the message.
+        label_smoothing: 0 to below 1.
+        focal: 0 or more.
+        dropout: 0 to below 1.
+        hidden_units: 0 or more.
+
+    Raises:
+        UserError: If an option is out of its range.
+    """
     if not 0 <= label_smoothing < 1:
-        raise UserError("label_smoothing is out of range", got=label_smoothing, expected="0 to below 1")
+        raise UserError(f"label_smoothing of {task}() is out of range", got=label_smoothing, expected="0 to below 1")
     if not focal >= 0:
-        raise UserError("focal is out of range", got=focal, expected="0 or more")
+        raise UserError(f"focal of {task}() is out of range", got=focal, expected="0 or more")
     if not 0 <= dropout < 1:
-        raise UserError("dropout is out of range", got=dropout, expected="0 to below 1")
+        raise UserError(f"dropout of {task}() is out of range", got=dropout, expected="0 to below 1")
     if hidden_units < 0:
-        raise UserError("hidden is out of range", got=hidden_units, expected="0 or more")
+        raise UserError(f"hidden_units of {task}() is out of range", got=hidden_units, expected="0 or more")

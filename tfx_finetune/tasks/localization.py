@@ -1,4 +1,4 @@
-"""Heads that say where in a picture something is: their targets, which move with it, and what they look at."""
+"""Checks and inputs of the detection and segmentation heads of a run."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,65 +19,68 @@ def check_heads(
     augments: Mapping[str, tuple[str, SampleAugment]],
     batch_augments: Sequence[BatchAugment],
 ) -> None:
-    """Checks that such heads of a run stand where they can.
+    """Check that the detection and segmentation heads fit the other options of a run.
 
     Args:
-        run: The configuration.
-        heads: Specs by name.
-        drafts: The same, as they would be for two classes.
+        run: Configuration.
+        heads: Task specs by head.
+        task_templates: Tasks by head, built for two classes.
         towers: Modality by tower.
-        augments: Changes of single samples, with their modality, by spec.
-        mixes: Changes of whole batches.
+        augments: Sample augments with their modality, by spec.
+        batch_augments: Batch augments.
 
     Raises:
-        UserError: There are several towers, or one that is none of pictures, or the run wants what such a head cannot
-            do.
+        UserError: If the model does not have exactly one tower for images, or if another option does not support such
+            a head.
     """
     multi_sample.check_augments(augments, task_templates)
-    found = [heads[head] for head, draft in task_templates.items() if draft.localization]
-    if not found:
+    specs = [heads[head] for head, template in task_templates.items() if template.localization]
+    if not specs:
         return
-    shown = ", ".join(map(str, found))
+    head_list = ", ".join(map(str, specs))
     if list(towers.values()) != ["image"]:
-        received = f"{shown} on {', '.join(towers)}"
-        raise UserError("a head that finds things in pictures takes one tower of pictures", got=received)
-    if len({spec.name for spec in found}) < len(found):
-        raise UserError("two heads that find the same in pictures", got=shown, expected="one of each kind")
+        got = f"{head_list} on {', '.join(towers)}"
+        raise UserError("A detection or segmentation head needs a model with one image input", got=got)
+    if len({spec.name for spec in specs}) < len(specs):
+        raise UserError("Two heads have the same detection or segmentation task", got=head_list, expected="one of each")
     if batch_augments:
-        received, todo = f"--augment={run.augment} beside {shown}", "leave mixup() and cutmix() out"
-        raise UserError("what is found in pictures cannot be mixed", got=received, hint=todo)
-    unable = {
+        got, hint = f"--augment={run.augment} with {head_list}", "leave out mixup() and cutmix()"
+        raise UserError("Augments that mix images do not support detection and segmentation", got=got, hint=hint)
+    unsupported = {
         "--teacher": run.teacher,
         "--auxiliary_losses": run.auxiliary_losses,
         "--heads_by": run.heads_by,
         "--label_translations": run.label_translations,
     }
-    if flag := next((flag for flag, value in unable.items() if value), ""):
-        received, todo = f"{flag}={unable[flag]} beside {shown}", f"leave {flag} out"
-        raise UserError("a head that finds things in pictures cannot do this", got=received, hint=todo)
+    if flag := next((flag for flag, value in unsupported.items() if value), ""):
+        got, hint = f"{flag}={unsupported[flag]} with {head_list}", f"leave out {flag}"
+        raise UserError(f"{flag} does not support detection and segmentation heads", got=got, hint=hint)
 
 
 def check_input_size(backbone: Backbone, tasks: Mapping[str, Task]) -> None:
-    """Raises a `UserError` where the side of a backbone's pictures is no multiple of a head's finest stride."""
+    """Check that the side of a backbone's input is a multiple of the finest stride of each head.
+
+    Raises:
+        UserError: If it is not.
+    """
     side = backbone.pretrained_cfg.size
-    for head, places in ((head, task.localization) for head, task in tasks.items() if task.localization):
-        stride = 2 ** int(places.levels[0][1:])
+    for head, target in ((head, task.localization) for head, task in tasks.items() if task.localization):
+        stride = 2 ** int(target.levels[0][1:])
         if side % stride:
-            received, allowed = f"{side} pixels for {head}", f"a multiple of {stride}"
-            what, todo = "a size of pictures that their places do not divide", f"say --image.size={side // 32 * 32}"
-            raise UserError(what, got=received, expected=allowed, hint=todo)
+            message, hint = f"The input size does not fit the head {head}", f"say --image.size={side // 32 * 32}"
+            raise UserError(message, got=f"{side} pixels", expected=f"a multiple of {stride}", hint=hint)
 
 
 def list_pyramid_levels(tasks: Mapping[str, Task]) -> tuple[str, ...]:
-    """What heads look at of a pyramid, from fine to coarse."""
+    """List the pyramid levels that the heads read, from fine to coarse."""
     return tuple(sorted({level for task in tasks.values() if task.localization for level in task.localization.levels}))
 
 
 def collect_nms_inputs(tasks: Mapping[str, Task]) -> dict[str, str]:
-    """What heads may be told with a request, with the type; see `Places.limits`."""
+    """Return name -> dtype of the thresholds that requests may set; see `LocalizationTarget.nms_inputs`."""
     return {
-        name: kind
+        name: dtype
         for task in tasks.values()
         if task.localization
-        for name, kind in task.localization.nms_inputs.items()
+        for name, dtype in task.localization.nms_inputs.items()
     }

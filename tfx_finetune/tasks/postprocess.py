@@ -1,4 +1,4 @@
-"""The outputs of a dense detector as objects."""
+"""Postprocessing of a dense detector: from its outputs to objects."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,20 +13,21 @@ from tfx_finetune.tasks.dense_head import CLASSES, DISTANCES, LOGITS
 from tfx_finetune.types.aliases import Batch
 
 NMS_INPUTS = {"score_threshold": "float32", "iou_threshold": "float32", "max_detections": "int32"}
-"""What a server may be told in place of `least` and `overlap`, and to give less than `most`."""
-_BATCH_SIZE = 32  # pictures whose boxes are compared with one another at once
+"""Name -> dtype of the thresholds that a server accepts in a request; `max_detections` at most that of the head."""
+_BATCH_SIZE = 32  # images whose boxes are compared with one another at once
 
 
 @dataclass(frozen=True)
 class DetectionPostprocess:
-    """Turns outputs into scores and boxes of all places, and these into the objects that are found.
+    """Conversion of head outputs to scores and boxes of all anchor points, and of these to objects.
 
     Attributes:
-        names: Of the classes.
-        levels: Of the pyramid, from fine to coarse.
-        least: Score below which nothing is found.
-        overlap: Intersection over union above which the worse of two objects of one class goes.
-        most: K, objects found in a picture at most.
+        names: Class names.
+        levels: Pyramid levels from fine to coarse.
+        score_threshold: float, 0 to 1. Minimum score of an object.
+        iou_threshold: float, 0 to 1. If two boxes of one class overlap by more than this intersection over union, the
+            box with the lower score is removed.
+        max_detections: int K >= 1. Maximum number of objects per image.
     """
 
     names: tuple[str, ...]
@@ -36,42 +37,49 @@ class DetectionPostprocess:
     max_detections: int
 
     def decode(self, outputs: dict[str, Any]) -> dict[str, Any]:
-        """`scores` (batch, A, classes) and `boxes` as shares of the picture, (batch, A, 4), of the head's outputs."""
+        """Return `scores` (batch, A, classes), and `boxes` (batch, A, 4) as fractions of the model input."""
         if CLASSES in outputs:
-            classes, far = outputs[CLASSES], outputs[DISTANCES]
+            class_logits, distances = outputs[CLASSES], outputs[DISTANCES]
         else:
-            classes, far = outputs[LOGITS][..., :-4], outputs[LOGITS][..., -4:]
-        grid = boxes.make_grid(far.shape[1], self.levels)
-        found = boxes.distances_to_boxes(grid.centers / grid.side, far * (grid.strides / grid.side))
-        return {"scores": keras.ops.sigmoid(classes), "boxes": found}
+            class_logits, distances = outputs[LOGITS][..., :-4], outputs[LOGITS][..., -4:]
+        grid = boxes.make_grid(distances.shape[1], self.levels)
+        box = boxes.distances_to_boxes(grid.centers / grid.side, distances * (grid.strides / grid.side))
+        return {"scores": keras.ops.sigmoid(class_logits), "boxes": box}
 
     def postprocess(self, outputs: Batch) -> np.ndarray:
-        """The objects of decoded outputs: box in pixels, score and class, (batch, K, 6)."""
-        scores, shares = outputs["scores"], outputs["boxes"]
-        parts = [slice(at, at + _BATCH_SIZE) for at in range(0, len(scores), _BATCH_SIZE)]
-        found = [self._to_rows(scores[part], shares[part]) for part in parts]
-        return np.concatenate(found) if found else np.zeros((0, self.max_detections, 6), np.float32)
+        """Return the objects of decoded outputs: box in pixels, score and class, (batch, K, 6)."""
+        scores, box = outputs["scores"], outputs["boxes"]
+        batches = [slice(start, start + _BATCH_SIZE) for start in range(0, len(scores), _BATCH_SIZE)]
+        rows = [self._to_rows(scores[batch], box[batch]) for batch in batches]
+        return np.concatenate(rows) if rows else np.zeros((0, self.max_detections, 6), np.float32)
 
     def postprocess_with_names(
         self, outputs: dict[str, tf.Tensor], nms_inputs: Mapping[str, Any] | None = None
     ) -> dict[str, tf.Tensor]:
-        """The same with the names of classes, as a server gives them; see `LIMITS`."""
-        told = [nms_inputs[name] for name in NMS_INPUTS] if nms_inputs else [self.score_threshold, self.iou_threshold]
-        box, score, label = self._run_nms(outputs["scores"], outputs["boxes"], *told)
-        known = tf.constant([*self.names, ""])
-        return {"boxes": box, "scores": score, "labels": tf.gather(known, label % (len(self.names) + 1))}
+        """Return `boxes`, `scores` and class names `labels` of the objects, as the SavedModel outputs them.
 
-    def _to_rows(self, scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        box, score, label = self._run_nms(scores, shares, self.score_threshold, self.iou_threshold)
+        Args:
+            outputs: Decoded outputs.
+            nms_inputs: Values of `NMS_INPUTS`, each (batch,); None for the thresholds of the head.
+        """
+        thresholds = (
+            [nms_inputs[name] for name in NMS_INPUTS] if nms_inputs else [self.score_threshold, self.iou_threshold]
+        )
+        box, score, label = self._run_nms(outputs["scores"], outputs["boxes"], *thresholds)
+        names = tf.constant([*self.names, ""])  # the last one for padding, class -1
+        return {"boxes": box, "scores": score, "labels": tf.gather(names, label % (len(self.names) + 1))}
+
+    def _to_rows(self, scores: np.ndarray, boxes_as_fractions: np.ndarray) -> np.ndarray:
+        box, score, label = self._run_nms(scores, boxes_as_fractions, self.score_threshold, self.iou_threshold)
         pixels = np.asarray(box) * boxes.make_grid(scores.shape[1], self.levels).side
         return np.concatenate([pixels, np.asarray(score)[..., None], np.asarray(label, np.float32)[..., None]], -1)
 
     def _run_nms(
-        self, scores: Any, shares: Any, score_threshold: Any, iou_threshold: Any, max_per_image: Any = None
+        self, scores: Any, boxes_as_fractions: Any, score_threshold: Any, iou_threshold: Any, max_per_image: Any = None
     ) -> Any:
         return boxes.batched_nms(
             keras.ops.convert_to_tensor(scores, "float32"),
-            keras.ops.clip(shares, 0.0, 1.0),
+            keras.ops.clip(boxes_as_fractions, 0.0, 1.0),
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
             max_detections=self.max_detections,

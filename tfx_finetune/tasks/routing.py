@@ -1,4 +1,4 @@
-"""Which head is asked about which samples: one a language, or a source, on towers that all share."""
+"""Heads for one language or source each: which head is trained on a sample, and which one answers."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,6 +14,9 @@ from tfx_finetune.types.components import TASKS
 from tfx_finetune.types.table import Table
 from tfx_finetune.types.task import SHARED, ClassLabels, Task
 
+_GROUP_OPTIONS = ("heads_by", "l2_to_shared", "adapter_dim")
+"""Options that only the heads for single groups have."""
+
 
 def check_heads_by(task_templates: Mapping[str, Task], heads_by: str) -> None:
     """Check that `--heads_by` has a head that predicts one class per sample.
@@ -22,100 +25,117 @@ def check_heads_by(task_templates: Mapping[str, Task], heads_by: str) -> None:
         UserError: If it has none.
     """
     if heads_by and not any(task.single_label for task in task_templates.values()):
-        raise UserError("--heads_by needs a head that predicts one class per sample", got=heads_by, expected="classify()")
+        raise UserError(
+            "--heads_by needs a head that predicts one class per sample", got=heads_by, expected="classify()"
+        )
 
 
 def expand_heads(heads: Mapping[str, Spec], heads_by: str, table: Table) -> dict[str, Spec]:
-    """The heads by name: those with `per` become one for all, one that tells the value, and one a value.
+    """Return the task specs of all heads, by name.
+
+    A single head with the option `heads_by`, which `--heads_by` sets, becomes: the head `shared` for all samples, a
+    head with the name of the column that predicts the group of a sample, and one head per group.
 
     Args:
-        heads: As they were given.
-        route: The column; empty where nothing is routed.
-        table: The samples.
+        heads: Specs of `--heads`.
+        heads_by: Column of `--heads_by`, whose values are the groups; empty for none.
+        table: Samples.
 
     Raises:
-        UserError: A head has the name of no value, or a value that of another head.
+        UserError: If a head has the name of no group, or a group has a reserved name.
     """
     if not heads_by:
         return dict(heads)
-    known = sorted(set(table.columns[heads_by][table.error == ""]) - {""})
-    if taken := {SHARED, heads_by} & set(known):
-        raise UserError(f"a {heads_by} cannot have this name, which is that of a head", got=min(taken))
-    (spec, *others) = heads.values()
-    if "per" in spec.kwargs and not others:
-        plain = {name: value for name, value in spec.kwargs.items() if name not in ("per", "pool", "adapter")}
-        every = {SHARED: Spec(spec.name, spec.args, plain), heads_by: Spec(spec.name, (), {"column": heads_by})}
-        return every | dict.fromkeys(known, spec)
-    found = {}
-    for head, own in heads.items():
-        if head not in (*known, SHARED, heads_by):
-            todo = did_you_mean(head, known)
-            raise UserError(f"a head for a {heads_by} that the data lacks", got=head, expected=known, hint=todo)
-        if head in known:
-            own = Spec(own.name, own.args, {**own.kwargs, "per": heads_by, "pool": 0})
+    groups = sorted(set(table.columns[heads_by][table.error == ""]) - {""})
+    if reserved := {SHARED, heads_by} & set(groups):
+        raise UserError(f"A value of the column {heads_by} is a reserved head name", got=min(reserved))
+    (first, *others) = heads.values()
+    if "heads_by" in first.kwargs and not others:
+        options = {name: value for name, value in first.kwargs.items() if name not in _GROUP_OPTIONS}
+        common_heads = {
+            SHARED: Spec(first.name, first.args, options),
+            heads_by: Spec(first.name, (), {"column": heads_by}),
+        }
+        return common_heads | dict.fromkeys(groups, first)
+    specs = {}
+    for head, spec in heads.items():
+        if head not in (*groups, SHARED, heads_by):
+            hint = did_you_mean(head, groups)
+            raise UserError(f"--heads has a head for a {heads_by} without data", got=head, expected=groups, hint=hint)
+        if head in groups:
+            spec = Spec(spec.name, spec.args, {**spec.kwargs, "heads_by": heads_by, "l2_to_shared": 0})
         elif head == heads_by:
-            own = Spec(own.name, own.args, {"column": heads_by, **own.kwargs})
-        found[head] = own
-    return found
+            spec = Spec(spec.name, spec.args, {"column": heads_by, **spec.kwargs})
+        specs[head] = spec
+    return specs
 
 
 def apply_unknown_group_policy(table: Table, heads_by: str, heads: Mapping[str, Spec], policy: str) -> Table:
-    """The table, its samples without a head of their own dealt with as `--unknown_group` says.
-
-    Raises:
-        UserError: There are such samples, and they are neither to be skipped nor answered by a shared head.
-    """
-    lanes = table.columns[heads_by]
-    lost = (table.error == "") & ~np.isin(lanes.astype(str), list(heads))
-    if not lost.any():
-        return table
-    what = f"{lost.sum()} of {len(lost)} samples have no head of their {heads_by}"
-    if policy == "skip":
-        progress.log(f"{what} and are left out; the report lists them")
-        why = np.array([f"no head for {heads_by} {lane or '(none)'}" for lane in lanes], object)
-        return dataclasses.replace(
-            table, error=np.where(lost, why, table.error), split=np.where(lost, "", table.split).astype(object)
-        )
-    if policy == "shared" and SHARED in heads:
-        progress.log(f"{what}; the head {SHARED} alone learns from them")
-        return table
-    todo = "say --unknown_group=skip" + (", or --unknown_group=shared" if SHARED in heads else "")
-    shown = ", ".join(
-        f"{file} ({lane or 'none'})" for file, lane in zip(table.file[lost][:3], lanes[lost], strict=False)
-    )
-    raise UserError(what, got=shown, hint=todo)
-
-
-def select_prediction(tasks: Mapping[str, Task], scores: Mapping[str, np.ndarray], slice_value: str) -> dict[str, Any]:
-    """What the heads say of one sample.
+    """Apply `--unknown_group` to the samples whose group has no head.
 
     Args:
-        tasks: Heads by name.
-        scores: Their decoded scores, (classes,), by head.
-        lane: The sample's language or source, where it is known; else the head that tells it decides, if there is one.
-
-    Returns:
-        The fields of the head that answers and the language or source; where no head of its own answers, those of each
-        by its name, unless there is one.
+        table: Samples.
+        heads_by: Column of `--heads_by`.
+        heads: Specs by head.
+        policy: `fail`, `skip`, or `shared`, for which only the head `shared` is trained on these samples.
 
     Raises:
-        UserError: No head answers samples of this language or source.
+        UserError: If there are such samples and the policy neither skips them nor finds a shared head.
     """
-    said = {head: task.format_prediction(scores[head]) for head, task in tasks.items()}
-    route = get_heads_by(tasks)
-    if not route:
-        return next(iter(said.values())) if len(said) == 1 else said
-    own = [head for head, task in tasks.items() if task.heads_by]
-    if slice_value and slice_value not in own and SHARED not in said:
-        todo = did_you_mean(slice_value, own)
-        raise UserError(f"the model has no head for this {route}", got=slice_value, expected=own, hint=todo)
-    if not slice_value and route in said:
-        slice_value = said[route]["label"]
-    if slice_value in own:
-        return {route: slice_value} | said[slice_value]
-    return {route: slice_value} | said[SHARED] if SHARED in said else said
+    groups = table.columns[heads_by]
+    has_no_head = (table.error == "") & ~np.isin(groups.astype(str), list(heads))
+    if not has_no_head.any():
+        return table
+    message = f"{has_no_head.sum()} of {len(has_no_head)} samples have a {heads_by} without a head"
+    if policy == "skip":
+        progress.log(f"{message} and are left out; the report lists them")
+        errors = np.array([f"no head for {heads_by} {group or '(none)'}" for group in groups], object)
+        return dataclasses.replace(
+            table,
+            error=np.where(has_no_head, errors, table.error),
+            split=np.where(has_no_head, "", table.split).astype(object),
+        )
+    if policy == "shared" and SHARED in heads:
+        progress.log(f"{message}; only the head {SHARED} is trained on them")
+        return table
+    hint = "say --unknown_group=skip" + (", or --unknown_group=shared" if SHARED in heads else "")
+    examples = ", ".join(
+        f"{file} ({group or 'none'})"
+        for file, group in zip(table.file[has_no_head][:3], groups[has_no_head], strict=False)
+    )
+    raise UserError(message, got=examples, hint=hint)
+
+
+def select_prediction(tasks: Mapping[str, Task], scores: Mapping[str, np.ndarray], group: str) -> dict[str, Any]:
+    """Return the prediction of the head for a sample's group.
+
+    Args:
+        tasks: Tasks by head.
+        scores: Decoded scores of one sample by head, (classes,).
+        group: Language or source of the sample; empty if unknown, for which the head that predicts it decides.
+
+    Returns:
+        The fields of the group's head and the group. If the group has no head: the fields of the head `shared`, or of
+        every head by its name if there is no such head.
+
+    Raises:
+        UserError: If there is neither a head for the group nor a shared head.
+    """
+    predictions = {head: task.format_prediction(scores[head]) for head, task in tasks.items()}
+    heads_by = get_heads_by(tasks)
+    if not heads_by:
+        return next(iter(predictions.values())) if len(predictions) == 1 else predictions
+    groups = [head for head, task in tasks.items() if task.heads_by]
+    if group and group not in groups and SHARED not in predictions:
+        hint = did_you_mean(group, groups)
+        raise UserError(f"The model has no head for this {heads_by}", got=group, expected=groups, hint=hint)
+    if not group and heads_by in predictions:
+        group = predictions[heads_by]["label"]
+    if group in groups:
+        return {heads_by: group} | predictions[group]
+    return {heads_by: group} | predictions[SHARED] if SHARED in predictions else predictions
 
 
 def make_task_template(head: Spec) -> Task:
-    """The head as it would be for two classes."""
+    """Build the task of a head for two classes, to check its options and read its properties before data is read."""
     return TASKS.build(head, ClassLabels(("a", "b"), (1, 1), 2))

@@ -1,4 +1,4 @@
-"""Segmentation: each pixel of a picture has exactly one of the classes."""
+"""Segmentation task: each pixel of an image has exactly one class."""
 
 import functools
 import math
@@ -28,7 +28,7 @@ def segment(
     /,
     *,
     column: str = "mask",
-    decoder: Decoder = "summed",
+    decoder: Decoder = "panoptic_fpn",
     neck: Spec = Spec("fpn"),  # noqa: B008 (frozen)
     stride: int = 8,
     label_smoothing: float = 0.0,
@@ -37,39 +37,42 @@ def segment(
     class_weight: ClassWeights = "none",
     dropout: float = 0.1,
 ) -> Task:
-    """One class a pixel: a light decoder on the tower's pyramid, softmax, cross-entropy and Dice.
+    """Semantic segmentation with a light decoder on the feature pyramid, softmax, cross-entropy and Dice loss.
 
-    A class named `background` is what is nothing else: `predict` does not name it, and it is drawn clear.
+    The class named `background` stands for pixels of no other class: `predict` leaves it out of `label`, and drawings
+    leave it clear.
 
     Args:
-        labels: The classes, and how many training pictures have each.
-        column: The sample's column with the mask.
-        decoder: `summed` adds up all levels that the neck gives, as Panoptic FPN does (arXiv 1901.02446); `gated` is
-            LR-ASPP (arXiv 1905.02244), which needs no neck: the coarsest level, gated by the whole picture, and the
-            finest.
-        neck: What mixes the levels of `summed`, such as `fpn(dim=96)`, `pan()` or `bifpn()`.
-        stride: Pixels along each side to one of the logits, which are enlarged to the picture's size: 4, 8 or 16.
-        label_smoothing: Share of the target spread over all classes, 0 to below 1.
-        focal: Gamma of the focal loss (arXiv 1708.02002); 0 is plain cross-entropy.
-        dice: Weight of the Dice loss (arXiv 1606.04797); 0 for none.
-        class_weight: `balanced` weighs pixels inversely to how many training pictures have their class.
-        dropout: Share of features dropped before the logits in training, 0 to below 1.
+        labels: Classes with their numbers of training images.
+        column: Column of the sample with the mask. Default `mask`.
+        decoder: `panoptic_fpn` adds all levels of the neck (arXiv 1901.02446); `lraspp` (arXiv 1905.02244) needs no
+            neck: it gates the coarsest level by the global context and adds the finest level. Default `panoptic_fpn`.
+        neck: Spec of the neck of `panoptic_fpn`, such as `fpn(dim=96)`, `pan()` or `bifpn()`. Default `fpn()`.
+        stride: 4, 8 or 16. Pixels along each side of one cell of the logits, which are upsampled to the image. Default
+            8.
+        label_smoothing: float, 0 to below 1. Fraction of the target that is spread over all classes. Default 0.
+        focal: float >= 0. Gamma of the focal loss (arXiv 1708.02002). Default 0: plain cross-entropy.
+        dice: float >= 0. Weight of the Dice loss (arXiv 1606.04797); 0 for none. Default 1.
+        class_weight: `none` or `balanced`, which weights pixels inversely to the number of images with their class.
+        dropout: float, 0 to below 1. Dropout rate before the logits. Default 0.1.
     """
-    check_options(label_smoothing=label_smoothing, focal=focal, dropout=dropout)
+    check_options("segment", label_smoothing=label_smoothing, focal=focal, dropout=dropout)
     if dice < 0:
-        raise UserError("dice is out of range", got=dice, expected="0 or more")
+        raise UserError("dice of segment() is out of range", got=dice, expected="0 or more")
     if stride not in (4, 8, 16):
-        raise UserError("stride is out of range", got=stride, expected="4, 8 or 16")
+        raise UserError("stride of segment() is out of range", got=stride, expected="4, 8 or 16")
     if len(labels.names) > IGNORE_INDEX:
-        raise UserError("too many classes for masks", got=len(labels.names), expected=f"at most {IGNORE_INDEX}")
-    NECKS.build(neck, {})  # says what is wrong with it before there is a pyramid
+        raise UserError(
+            "The data has too many classes for masks", got=len(labels.names), expected=f"at most {IGNORE_INDEX}"
+        )
+    NECKS.build(neck, {})  # refuses wrong options before there is a pyramid
     levels = tuple(f"P{level}" for level in range(int(math.log2(stride)), 6))
-    clear = tuple(place for place, name in enumerate(labels.names) if name == BACKGROUND)
-    colours = make_palette(len(labels.names))
+    background_indices = tuple(index for index, name in enumerate(labels.names) if name == BACKGROUND)
+    colors = make_palette(len(labels.names))
 
-    def encode(sample: dict[str, tf.Tensor], shape: tf.Tensor, lay: Letterbox) -> tf.Tensor:
-        check_sides(lay.side, lay.side // stride, stride)
-        return masks.letterbox_mask(sample["mask"], lay)
+    def encode(sample: dict[str, tf.Tensor], shape: tf.Tensor, letterbox: Letterbox) -> tf.Tensor:
+        check_sides(letterbox.side, letterbox.side // stride, stride)
+        return masks.letterbox_mask(sample["mask"], letterbox)
 
     return Task(
         labels=labels,
@@ -93,36 +96,37 @@ def segment(
             read_annotations=lambda raw, shape: {"mask": masks.read_mask(raw, shape)},
             encode=encode,
             check_annotations=masks.check_mask,
-            postprocess_fn=lambda outputs, limits=None: {"mask": outputs["mask"]},
-            draw=lambda pixels, mask, truth: draw_mask(pixels, mask, colours, clear),
+            postprocess_fn=lambda outputs, nms_inputs=None: {"mask": outputs["mask"]},
+            draw=lambda pixels, mask, is_target: draw_mask(pixels, mask, colors, background_indices),
             has_class_indices=True,
         ),
     )
 
 
 def _decode(outputs: dict[str, Any], stride: int) -> dict[str, Any]:
-    """Probabilities at the logits' places, (batch, ..., classes), and the class of each pixel, uint8 (batch, ...)."""
+    """Return class probabilities per cell of the logits, (batch, ..., classes), and the mask, uint8 (batch, ...)."""
     logits = outputs["logits"]
-    whole = ops.image.resize(logits, (logits.shape[1] * stride, logits.shape[2] * stride), "bilinear")
-    # Keras tells 0 from -0 in floats, for which TFLite has no operator.
-    highest = ops.cast(ops.equal(whole, ops.max(whole, -1, keepdims=True)), "uint8")
-    return {"scores": ops.softmax(logits), "mask": ops.cast(ops.argmax(highest, -1), "uint8")}
+    upsampled = ops.image.resize(logits, (logits.shape[1] * stride, logits.shape[2] * stride), "bilinear")
+    # The argmax of floats in Keras compares the signs of zeros, for which TFLite has no operator.
+    is_highest = ops.cast(ops.equal(upsampled, ops.max(upsampled, -1, keepdims=True)), "uint8")
+    return {"scores": ops.softmax(logits), "mask": ops.cast(ops.argmax(is_highest, -1), "uint8")}
 
 
 def _pixel_accuracy(target: Any, logits: Any, stride: int) -> Any:
-    """Share of the told pixels at the logits' places that have the right class, (batch,)."""
+    """Compute the accuracy over the labeled cells of the logits, (batch,)."""
     target = ops.cast(target[:, stride // 2 :: stride, stride // 2 :: stride], "int32")
-    told = ops.cast(target != IGNORE_INDEX, "float32")
-    right = ops.cast(ops.cast(ops.argmax(logits, -1), "int32") == target, "float32")
-    return ops.sum(right, (1, 2)) / ops.maximum(ops.sum(told, (1, 2)), 1.0)
+    valid = ops.cast(target != IGNORE_INDEX, "float32")
+    correct = ops.cast(ops.cast(ops.argmax(logits, -1), "int32") == target, "float32")
+    return ops.sum(correct, (1, 2)) / ops.maximum(ops.sum(valid, (1, 2)), 1.0)
 
 
 def _format_prediction(names: tuple[str, ...], mask: np.ndarray) -> dict[str, Any]:
-    """The things in a mask, (height, width), the largest first, and which share of it each class has."""
-    shares = np.bincount(mask.ravel(), minlength=len(names))[: len(names)] / max((mask != IGNORE_INDEX).sum(), 1)
-    found = [place for place in np.argsort(-shares, kind="stable") if shares[place] and names[place] != BACKGROUND]
+    """Return the classes in a mask (height, width) in order of their area, and the area fraction of each class."""
+    fractions = np.bincount(mask.ravel(), minlength=len(names))[: len(names)] / max((mask != IGNORE_INDEX).sum(), 1)
+    order = np.argsort(-fractions, kind="stable")
+    present = [index for index in order if fractions[index] and names[index] != BACKGROUND]
     return {
-        "label": [names[place] for place in found],
-        "score": [float(shares[place]) for place in found],
-        "scores": dict(zip(names, map(float, shares), strict=True)),
+        "label": [names[index] for index in present],
+        "score": [float(fractions[index]) for index in present],
+        "scores": dict(zip(names, map(float, fractions), strict=True)),
     }

@@ -1,4 +1,4 @@
-"""Names of classes in other languages: where they are from, what is written of them, answers in them."""
+"""Class names in other languages: loading them, label files, and predictions in a language."""
 
 import dataclasses
 import functools
@@ -18,55 +18,75 @@ NamesByLanguage = Mapping[str, Mapping[str, str]]
 
 
 def load_translations(spec: Spec, columns: Sequence[str]) -> dict[str, NamesByLanguage]:
-    """The names that the data of `--label_translations` has for the classes of each label column.
+    """Load the class names of `--label_translations` for each label column.
 
     Args:
-        spec: A source of texts with a `language`: a table with the columns label, language and text, or
+        spec: Spec of a source of texts with a `language`: a table with the columns label, language and text, or
             `digit_words()`.
-        columns: Label columns of the heads; of several names of a class, the first one counts.
+        columns: Label columns of the heads. The first of several names of a class counts.
 
     Raises:
-        UserError: It has no texts, no languages, or none of these columns.
+        UserError: If the source has no texts, no languages, or none of the columns.
     """
     source = SOURCES.build(spec)
-    known = get_schema(source)
-    mine = [column for column in columns if column in known]
-    if missing := [column for column in ("text", "language") if column not in known] or ([] if mine else columns[:1]):
-        allowed = "columns text, language and " + " or ".join(columns)
-        raise UserError(
-            f"the data of --label_translations has no column {missing[0]}", got=sorted(known), expected=allowed
-        )
-    found: dict[str, dict[str, dict[str, str]]] = {column: {} for column in mine}
+    schema = get_schema(source)
+    label_columns = [column for column in columns if column in schema]
+    missing = [column for column in ("text", "language") if column not in schema]
+    if not label_columns:
+        missing.extend(columns[:1])
+    if missing:
+        expected = "columns text, language and " + " or ".join(columns)
+        message = f"The data of --label_translations has no column {missing[0]}"
+        raise UserError(message, got=", ".join(sorted(schema)), expected=expected)
+    names: dict[str, dict[str, dict[str, str]]] = {column: {} for column in label_columns}
     for part in source.sizes:
         for sample in as_numpy(source.read(part)):
             language, text = convert_to_text(sample["language"]), convert_to_text(sample["text"])
-            for column in mine if language and text else ():
-                found[column].setdefault(language, {}).setdefault(convert_to_text(sample[column]), text)
-    return dict(found)
+            for column in label_columns if language and text else ():
+                names[column].setdefault(language, {}).setdefault(convert_to_text(sample[column]), text)
+    return dict(names)
 
 
 def add_translations(labels: ClassLabels, names: NamesByLanguage) -> ClassLabels:
-    """The classes with their names in every language that has one of some class."""
-    listed = {language: tuple(known.get(name, "") for name in labels.names) for language, known in names.items()}
-    return labels._replace(translations={language: own for language, own in sorted(listed.items()) if any(own)})
+    """Add the class names of all languages that have a name for at least one class.
+
+    Examples:
+        >>> labels = ClassLabels(("cat", "dog"), (1, 1), 2)
+        >>> add_translations(labels, {"fi": {"cat": "kissa"}, "sv": {"horse": "häst"}}).translations
+        {'fi': ('kissa', '')}
+    """
+    translations = {
+        language: tuple(by_class.get(name, "") for name in labels.names) for language, by_class in names.items()
+    }
+    return labels._replace(translations={language: row for language, row in sorted(translations.items()) if any(row)})
 
 
 def parse_manifest_labels(entry: Mapping[str, Any]) -> ClassLabels:
-    """The classes of a head, from its entry in a manifest."""
-    named = {language: tuple(names) for language, names in entry.get("translations", {}).items()}
-    return ClassLabels(tuple(entry["labels"]), tuple(entry["counts"]), entry["samples"], named)
+    """Return the classes of a head from its entry in a manifest."""
+    translations = {language: tuple(names) for language, names in entry.get("translations", {}).items()}
+    return ClassLabels(tuple(entry["labels"]), tuple(entry["counts"]), entry["samples"], translations)
 
 
 def get_names_in_language(labels: ClassLabels, language: str) -> tuple[str, ...]:
-    """The names of the classes in a language, their own where there is none; of two with one name, both with it."""
-    names = [name or own for name, own in zip(labels.translations[language], labels.names, strict=True)]
+    """Return the class names in a language.
+
+    A missing name is replaced by the class name. If several classes have the same name, the class name is added.
+
+    Examples:
+        >>> labels = ClassLabels(("mouse", "rat", "cat"), (1, 1, 1), 3, {"la": ("mus", "mus", "")})
+        >>> get_names_in_language(labels, "la")
+        ('mus (mouse)', 'mus (rat)', 'cat')
+    """
+    pairs = list(zip(labels.translations[language], labels.names, strict=True))
+    names = [translation or name for translation, name in pairs]
     return tuple(
-        f"{name} ({own})" if names.count(name) > 1 else name for name, own in zip(names, labels.names, strict=True)
+        f"{translation} ({name})" if names.count(translation) > 1 else translation
+        for translation, name in zip(names, labels.names, strict=True)
     )
 
 
 def make_label_files(heads: Mapping[str, ClassLabels]) -> dict[str, str]:
-    """Content by name of the files `labels.<language>.txt`; of several heads `labels.<head>.<language>.txt`."""
+    """Return the content of `labels.<language>.txt`, or `labels.<head>.<language>.txt` with several heads, by name."""
     return {
         "labels." + (f"{head}." if len(heads) > 1 else "") + f"{language}.txt": "".join(
             f"{name}\n" for name in get_names_in_language(labels, language)
@@ -77,47 +97,58 @@ def make_label_files(heads: Mapping[str, ClassLabels]) -> dict[str, str]:
 
 
 def check_language(tasks: Mapping[str, Task], language: str, has_heads_by: bool) -> None:
-    """Raises a `UserError` where a model has neither heads nor names by this language."""
-    known = sorted({one for task in tasks.values() for one in task.labels.translations})
-    if not language or has_heads_by or language in known:
+    """Check that a model has class names in a language, or heads by language.
+
+    Raises:
+        UserError: If it has neither.
+    """
+    languages = sorted({language for task in tasks.values() for language in task.labels.translations})
+    if not language or has_heads_by or language in languages:
         return
-    if not known:
-        todo = "leave --language out, or train with --label_translations"
-        raise UserError("a model without heads or names by language", got=language, hint=todo)
-    todo = did_you_mean(language, known)
-    raise UserError("the model's classes have no names in this language", got=language, expected=known, hint=todo)
+    if not languages:
+        hint = "leave out --language, or train with --label_translations"
+        raise UserError("The model has neither heads nor class names by language", got=language, hint=hint)
+    hint = did_you_mean(language, languages)
+    raise UserError("The model has no class names in this language", got=language, expected=languages, hint=hint)
 
 
 def translate_predictions(tasks: Mapping[str, Task], language: str) -> dict[str, Task]:
-    """The tasks, whose answers are in this language where their classes have names in it."""
-    found = {}
+    """Return the tasks with predictions in a language, for the heads that have class names in it."""
+    translated = {}
     for head, task in tasks.items():
         if language in task.labels.translations:
             names = dict(zip(task.labels.names, get_names_in_language(task.labels, language), strict=True))
             task = dataclasses.replace(task, format_prediction=functools.partial(_translate_prediction, names, task))
-        found[head] = task
-    return found
+        translated[head] = task
+    return translated
 
 
 def _translate_prediction(names: Mapping[str, str], task: Task, scores: Any) -> dict[str, Any]:
-    said = task.format_prediction(scores)
-    label = said["label"]
-    told = [names[one] for one in label] if isinstance(label, list) else names[label]
-    return said | {"label": told, "scores": {names[name]: score for name, score in said["scores"].items()}}
+    prediction = task.format_prediction(scores)
+    label = prediction["label"]
+    return prediction | {
+        "label": [names[name] for name in label] if isinstance(label, list) else names[label],
+        "scores": {names[name]: score for name, score in prediction["scores"].items()},
+    }
 
 
 def select_outputs(tasks: Mapping[str, Task], classes: Sequence[str]) -> dict[str, tuple[str, Task]]:
-    """The output that each task's answer is made of, and the task, whose classes are these where it names things.
+    """Return the output name and the task that predict, by head; zero-shot heads predict the given classes.
+
+    Args:
+        tasks: Tasks by head.
+        classes: Class names of `predict --classes`; empty for the classes of the model.
 
     Raises:
-        UserError: None does, or there are fewer than two classes.
+        UserError: If no head is a zero-shot head, or there are fewer than two classes.
     """
     if not classes:
         return {head: ("scores", task) for head, task in tasks.items()}
     if len(set(classes)) < 2:
-        raise UserError("--classes takes two or more", got=", ".join(classes), expected="'fox, cat, horse'")
+        raise UserError("--classes needs two or more names", got=", ".join(classes), expected="'fox, cat, horse'")
     if not any(task.zero_shot for task in tasks.values()):
-        raise UserError("a model of fixed classes", got=", ".join(classes), hint="train it with --heads=zero_shot()")
+        hint = "train a model with --heads=zero_shot()"
+        raise UserError("The classes of this model are fixed", got=f"--classes={', '.join(classes)}", hint=hint)
     return {
         head: (EMBEDDING, dataclasses.replace(task, format_prediction=task.zero_shot.zero_shot_classifier(classes)))
         if task.zero_shot

@@ -1,4 +1,4 @@
-"""Naming: a sample is put beside what a text tower makes of its name, so that names never trained on can be asked."""
+"""Zero-shot task: samples are projected into the space of text embeddings of their names."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ from tfx_finetune.tasks.text_embeddings import (
 from tfx_finetune.types.components import BACKBONES, TASKS, Features
 from tfx_finetune.types.task import ClassLabels, Task, ZeroShotSpace
 
-_MAX_SHOWN = 10
+_MAX_PREDICTIONS = 10
 
 
 @TASKS.register
@@ -35,32 +35,36 @@ def zero_shot(
     temperature: float = 0.05,
     dropout: float = 0.2,
 ) -> Task:
-    """A name of any language: features are projected into the space of a multilingual text tower (DeViSE: Frome et al.,
-    NeurIPS 2013), and told from other names by the softmax of cosines (CLIP: Radford et al., arXiv 2103.00020).
+    """Zero-shot classification by names in any language.
 
-    The text tower is frozen. A class stands where the mean of its names, in all languages of `--label_translations`, stands. Classes
-    without training samples may be held out to be tested, and `predict --classes` names others. The score is the share
-    of samples whose own name is among the first five; of five names and fewer, the first.
+    Features are projected into the embedding space of a frozen multilingual text tower (DeViSE: Frome et al., NeurIPS
+    2013) and classified by a softmax of cosine similarities (CLIP: Radford et al., arXiv 2103.00020). The embedding of
+    a class is the mean of its names in all languages of `--label_translations`. Classes without training samples can be
+    tested, and `predict --classes` gives other names. The score is the recall at 5, or at 1 with up to five classes.
 
     Args:
-        labels: The classes, their training counts, and their names by language.
-        column: The sample's column with the name.
-        tower: Of texts; it has to know the languages.
-        hidden: Numbers of a layer between features and projection; 0 for none.
-        temperature: By which cosines are divided, above 0.
-        dropout: Share of features dropped before the head in training, 0 to below 1.
+        labels: Classes with their training counts and their names by language.
+        column: Column of the sample with the class name. Default `label`.
+        tower: Spec of the text backbone, which must know the languages. Default `use_multilingual(size=16)`.
+        hidden_units: int >= 0. Units of a hidden layer between features and projection; 0 for none. Default 0.
+        temperature: float > 0. Divides the cosine similarities. Default 0.05.
+        dropout: float, 0 to below 1. Dropout rate of the features. Default 0.2.
     """
-    check_options(label_smoothing=0, focal=0, dropout=dropout, hidden_units=hidden_units)
+    check_options("zero_shot", label_smoothing=0, focal=0, dropout=dropout, hidden_units=hidden_units)
     if BACKBONES.get_modality(tower.name) != "text":
-        raise UserError("zero_shot() takes a tower of texts", got=str(tower), expected="use_multilingual(), e5_small()")
+        raise UserError(
+            "tower of zero_shot() must be a text backbone", got=tower, expected="use_multilingual(), e5_small()"
+        )
     if temperature <= 0:
-        raise UserError("temperature is out of range", got=temperature, expected="above 0")
+        raise UserError("temperature of zero_shot() is out of range", got=temperature, expected="above 0")
     names = tf.constant(labels.names)
-    first = 5 if len(labels.names) > 5 else 1
+    k = 5 if len(labels.names) > 5 else 1
 
-    def among(classes: Any) -> Any:
-        points = embed_texts(tower, classes)
-        return lambda point: _format_prediction(tuple(classes), _softmax(points @ point / temperature))
+    def make_classifier(classes: Any) -> Any:
+        class_embeddings = embed_texts(tower, classes)
+        return lambda embedding: _format_prediction(
+            tuple(classes), _softmax(class_embeddings @ embedding / temperature)
+        )
 
     return Task(
         labels=labels,
@@ -70,14 +74,15 @@ def zero_shot(
         weight=lambda target: tf.constant(1.0),
         head=_make_projection_head(labels, tower, hidden_units, temperature, dropout),
         loss=_make_loss(labels),
-        make_metrics=lambda: [keras.metrics.TopKCategoricalAccuracy(k=first, name=f"recall_{first}")],
-        monitor=f"recall@{first}",
+        make_metrics=lambda: [keras.metrics.TopKCategoricalAccuracy(k=k, name=f"recall_{k}")],
+        monitor=f"recall@{k}",
         decode=_decode,
         compute_metrics=_compute_metrics,
-        per_sample_score=lambda targets, scores: (_rank_targets(targets, scores) < first).astype(np.float64),
+        per_sample_score=lambda targets, scores: (_rank_targets(targets, scores) < k).astype(np.float64),
         format_prediction=lambda scores: _format_prediction(labels.names, scores),
         zero_shot=ZeroShotSpace(
-            among, lambda targets, points: compute_retrieval_metrics(tower, targets, points, labels.translations)
+            make_classifier,
+            lambda targets, embeddings: compute_retrieval_metrics(tower, targets, embeddings, labels.translations),
         ),
     )
 
@@ -85,27 +90,30 @@ def zero_shot(
 def _make_projection_head(
     labels: ClassLabels, tower: Spec, hidden_units: int, temperature: float, dropout: float
 ) -> Callable[[Features], dict[str, keras.KerasTensor]]:
-    """A head that gives the point of a sample in the space of names, and how near the classes' points are."""
+    """Return a head that outputs the embedding of a sample and its similarities to the classes."""
 
     def head(features: Features) -> dict[str, keras.KerasTensor]:
         x = keras.layers.Dense(get_embedding_dim(tower), dtype="float32")(
             add_hidden_layer(features.pooled, dropout, hidden_units)
         )
-        point = keras.layers.UnitNormalization(dtype="float32")(x)
-        near = Cosines(len(labels.names), temperature, dtype="float32")
-        logits = near(point)
-        near.class_embeddings.assign(_embed_classes(tower, labels).T)
-        return {"logits": logits, EMBEDDING: point}
+        embedding = keras.layers.UnitNormalization(dtype="float32")(x)
+        cosines = Cosines(len(labels.names), temperature, dtype="float32")
+        logits = cosines(embedding)
+        cosines.class_embeddings.assign(_embed_classes(tower, labels).T)
+        return {"logits": logits, EMBEDDING: embedding}
 
     return head
 
 
 def _make_loss(labels: ClassLabels) -> keras.losses.Loss:
-    """Cross-entropy. What a held-out sample is not, nobody learns: its name would be pushed away from all pictures."""
-    untold = np.where(np.asarray(labels.counts) > 0, 0.0, -1e9).astype(np.float32)
+    """Return the cross-entropy over the classes with training samples.
+
+    Without the mask, training would push all samples away from the names of the other classes.
+    """
+    mask = np.where(np.asarray(labels.counts) > 0, 0.0, -1e9).astype(np.float32)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
-    plain = loss.call
-    loss.call = lambda target, logits: plain(target, logits + untold * (1 - target))
+    call = loss.call
+    loss.call = lambda target, logits: call(target, logits + mask * (1 - target))
     return loss
 
 
@@ -115,42 +123,48 @@ def _decode(outputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _embed_classes(tower: Spec, labels: ClassLabels) -> np.ndarray:
-    """Where each class stands, (classes, dim): the direction of the mean of its names in all languages."""
-    listed = [labels.names, *labels.translations.values()]
-    given = [tuple(name or own for name, own in zip(names, labels.names, strict=True)) for names in listed]
-    mean = np.mean([embed_texts(tower, names) for names in given], axis=0)
+    """Embed each class as the normalized mean embedding of its names in all languages, (classes, dim)."""
+    names_by_language = [
+        tuple(translation or name for translation, name in zip(names, labels.names, strict=True))
+        for names in (labels.names, *labels.translations.values())
+    ]
+    mean = np.mean([embed_texts(tower, names) for names in names_by_language], axis=0)
     return mean / np.linalg.norm(mean, axis=-1, keepdims=True)
 
 
 def _compute_metrics(targets: np.ndarray, scores: np.ndarray, full_report: bool = True) -> dict[str, Any]:
-    """Among all names: the share of samples whose own is the first, or of the first 1, 5, 10."""
+    """Compute accuracy, and recall at 1, 5 and 10 among the names of all classes."""
     ranks = _rank_targets(targets, scores)
-    found = {f"recall@{most}": float((ranks < most).mean()) for most in RECALL_AT}
-    return {"accuracy": found["recall@1"]} | found | {"per_class": {}}
+    recalls = {f"recall@{k}": float((ranks < k).mean()) for k in RECALL_AT}
+    return {"accuracy": recalls["recall@1"]} | recalls | {"per_class": {}}
 
 
 def _rank_targets(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """How many other classes have a higher score than the sample's own, (n,)."""
-    own = np.take_along_axis(scores, targets.argmax(-1)[:, None], -1)
-    return (scores > own).sum(-1)
+    """Count the classes with a higher score than the true class of each sample, (n,)."""
+    true_scores = np.take_along_axis(scores, targets.argmax(-1)[:, None], -1)
+    return (scores > true_scores).sum(-1)
 
 
 def _format_prediction(names: tuple[str, ...], scores: np.ndarray) -> dict[str, Any]:
-    """The name, its score, and those of the ten nearest."""
-    nearest = np.argsort(-scores, kind="stable")[:_MAX_SHOWN]
-    shown = {names[at]: float(scores[at]) for at in nearest}
-    return {"label": names[nearest[0]], "score": float(scores[nearest[0]]), "scores": shown}
+    """Return the best name, its score, and the scores of the ten best names."""
+    best = np.argsort(-scores, kind="stable")[:_MAX_PREDICTIONS]
+    best_scores = {names[index]: float(scores[index]) for index in best}
+    return {"label": names[best[0]], "score": float(scores[best[0]]), "scores": best_scores}
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    grown = np.exp(logits - logits.max())
-    return grown / grown.sum()
+    exponentials = np.exp(logits - logits.max())
+    return exponentials / exponentials.sum()
 
 
 @keras.saving.register_keras_serializable("tfx_finetune")
 class Cosines(keras.layers.Layer):
-    """Cosines between points of unit length (batch, dim) and those of classes, which are not trained, divided by a
-    temperature: (batch, classes).
+    """Cosine similarities of L2-normalized embeddings to fixed class embeddings, divided by a temperature.
+
+    Args:
+        classes: int. Number of classes.
+        temperature: float > 0.
+        **options: Options of a Keras layer.
     """
 
     def __init__(self, classes: int, temperature: float, **options: Any) -> None:
@@ -160,8 +174,9 @@ class Cosines(keras.layers.Layer):
     def build(self, shape: tuple) -> None:  # noqa: D102
         self.class_embeddings = self.add_weight(shape=(shape[-1], self.classes), trainable=False, name="points")
 
-    def call(self, points: keras.KerasTensor) -> keras.KerasTensor:  # noqa: D102
-        return ops.matmul(points, self.class_embeddings) / self.temperature
+    def call(self, embeddings: keras.KerasTensor) -> keras.KerasTensor:
+        """Compute the similarities, (batch, classes), of embeddings (batch, dim)."""
+        return ops.matmul(embeddings, self.class_embeddings) / self.temperature
 
     def get_config(self) -> dict[str, Any]:  # noqa: D102
         return super().get_config() | {"classes": self.classes, "temperature": self.temperature}
