@@ -10,10 +10,10 @@ import scipy.signal
 import soundfile
 import tensorflow as tf
 
-from tests.helpers.assets import asset
+from tests.helpers.assets import fetch_asset
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
-from tfx_finetune.datasets.validation import check_contents, make_decoder
+from tfx_finetune.datasets.validation import ContentDecoder, check_contents, make_decoder
 from tfx_finetune.ops.audio import decode_audio
 from tfx_finetune.types.components import MODALITIES, PretrainedCfg
 
@@ -134,12 +134,13 @@ BAD = {
 def test_unreadable_recordings_have_a_reason(reason):
     """The survey gives an unreadable recording a reason of one line and accepts the readable one."""
     audio = modality()
-    good, bad = check_contents([encode(tone()), BAD[reason]], False, make_decoder(audio.decode), audio.error_message)
-    assert good[0]
-    assert not good[1]
-    assert not bad[0]
-    assert bad[1].startswith(reason)
-    assert "\n" not in bad[1]
+    decoder = ContentDecoder(make_decoder(audio.decode), audio.error_message)
+    readable, unreadable = check_contents([encode(tone()), BAD[reason]], False, decoder)
+    assert readable.digest
+    assert not readable.error
+    assert not unreadable.digest
+    assert unreadable.error.startswith(reason)
+    assert "\n" not in unreadable.error
 
 
 def test_the_readable_part_of_a_truncated_file_is_used():
@@ -208,7 +209,7 @@ def test_options_out_of_range_are_rejected(options):
 
 def test_real_recordings():
     """A spoken digit of telephone quality is decoded from WAV and from GSM."""
-    for path in (asset("digits-menardi") / "digits/3.wav", asset("digits-july") / "digits/3.gsm"):
+    for path in (fetch_asset("digits-menardi") / "digits/3.wav", fetch_asset("digits-july") / "digits/3.gsm"):
         samples = modality().decode(tf.io.read_file(str(path))).numpy()
         assert 0.2 < len(samples) / 16_000 < 0.8
         assert np.sqrt(np.square(samples).mean()) == pytest.approx(0.1, rel=0.01)

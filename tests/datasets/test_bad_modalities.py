@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.helpers.commands import refused, within
+from tests.helpers.commands import get_error, run_in_process
 from tests.helpers.small_data import class_folder, picture
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.spec import Spec
@@ -77,7 +77,7 @@ def train(data, root, *flags):
         f"--cache.dir={root / 'cache'}",
         f"--workdir={root / 'run'}",
     ]
-    result = within("train", f"--data={data}", *options, *flags)
+    result = run_in_process("train", f"--data={data}", *options, *flags)
     assert result.returncode == 0, result.stderr
     return result.stderr, (root / "run" / "report.html").read_text()
 
@@ -112,14 +112,16 @@ def test_predict_reports_unreadable_recordings(sounds):
     """Every recording has a line with a label or an error; a folder means all recordings in it."""
     root, _, _ = sounds
     low, bundle = root / "data" / "low", f"--bundle={root / 'run' / 'bundle'}"
-    result = within("predict", bundle, *(low / name for name in AUDIO_REASONS), low / "00.wav", low / "hour.flac")
+    result = run_in_process(
+        "predict", bundle, *(low / name for name in AUDIO_REASONS), low / "00.wav", low / "hour.flac"
+    )
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     for line, reason in zip(lines, AUDIO_REASONS.values(), strict=False):
         assert line["error"].startswith(reason)
     assert [line["label"] for line in lines[len(AUDIO_REASONS) :]] == ["low", "low"]
     assert f"hour.flac is {HOUR}" in result.stderr
     assert result.returncode == 2
-    result = within("predict", bundle, root / "data" / "high")
+    result = run_in_process("predict", bundle, root / "data" / "high")
     assert {json.loads(line)["label"] for line in result.stdout.splitlines()} == {"high"}
     assert len(result.stdout.splitlines()) == 16
 
@@ -128,10 +130,10 @@ def test_evaluate_counts_skipped_recordings(sounds):
     """The output has the number of unreadable samples; above the limit, evaluate stops with an error."""
     root, _, _ = sounds
     flags = [f"--bundle={root / 'run' / 'bundle'}", f"--data={root / 'data'}", "--max_unreadable=0.3"]
-    result = within("evaluate", *flags)
+    result = run_in_process("evaluate", *flags)
     assert (json.loads(result.stdout)["samples"], json.loads(result.stdout)["skipped"]) == (33, 6)
     assert f"1 of 39 recordings are {HOUR}" in result.stderr
-    assert "6 of 39 samples cannot be read" in refused("evaluate", *flags[:2])
+    assert "6 of 39 samples cannot be read" in get_error("evaluate", *flags[:2])
 
 
 @pytest.fixture(scope="module")
@@ -160,11 +162,11 @@ def test_predict_reports_unreadable_texts(texts):
     """Every text has a line with a label or an error; a folder means all texts in it."""
     root, _, _ = texts
     low, bundle = root / "data" / "low", f"--bundle={root / 'run' / 'bundle'}"
-    result = within("predict", bundle, *(low / name for name in TEXT_REASONS), low / "00.txt")
+    result = run_in_process("predict", bundle, *(low / name for name in TEXT_REASONS), low / "00.txt")
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["error"] for line in lines[:-1]] == list(TEXT_REASONS.values())
     assert lines[-1]["label"] == "low"
-    result = within("predict", bundle, root / "data" / "high")
+    result = run_in_process("predict", bundle, root / "data" / "high")
     assert [json.loads(line)["label"] for line in result.stdout.splitlines()] == ["high"] * 16
 
 
@@ -236,13 +238,13 @@ def test_predict_prints_json_for_bad_samples(things):
     bundle = f"--bundle={root / 'run' / 'bundle'}"
     bad_samples = [{"image": 5}, {"audio": {"path": "a.wav"}}, {"text": "\ud800"}]
     samples = [*bad_samples, {"text": "low"}, {"image": None, "text": "high"}]
-    result = within("predict", bundle, *map(json.dumps, samples))
+    result = run_in_process("predict", bundle, *map(json.dumps, samples))
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert ["error" in line for line in lines] == [True, True, True, False, False]
     assert result.returncode == 2
     assert "3 of 5 samples cannot be read" in result.stderr
-    assert "not a JSON object: {image: 5}" in refused("predict", bundle, "{image: 5}")
-    assert "model has no such input: smell" in refused("predict", bundle, '{"smell": "x"}')
+    assert "not a JSON object: {image: 5}" in get_error("predict", bundle, "{image: 5}")
+    assert "model has no such input: smell" in get_error("predict", bundle, '{"smell": "x"}')
 
 
 def test_a_long_text_in_a_table_is_a_text(tmp_path):
@@ -258,7 +260,7 @@ def test_a_long_text_in_a_table_is_a_text(tmp_path):
 def test_a_folder_without_the_input_of_a_tower_is_rejected(tmp_path, backbone, column):
     """An image folder has no input for an audio or text tower."""
     class_folder(tmp_path / "photos", cat=4, dog=4)
-    message = refused(
+    message = get_error(
         "train", f"--data={tmp_path / 'photos'}", f"--backbone={backbone}", f"--workdir={tmp_path / 'run'}"
     )
     assert f"The data has no column {column}: photos. Expected: image, label, file. " in message
