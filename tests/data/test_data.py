@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.helpers.commands import command, refused, shapes, within
+from tests.helpers.commands import get_error, run_command, run_in_process, write_shapes
 from tests.helpers.small_data import idx_folder, load, sizes, sounds
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.options import replace_options
@@ -33,8 +33,8 @@ def hash_files(folder):
 def planted(tmp_path_factory):
     """Drawn shapes in two splits, with one issue of each kind."""
     root = tmp_path_factory.mktemp("planted")
-    shapes(root / "train")
-    shapes(root / "test", each=10, seed=1)
+    write_shapes(root / "train")
+    write_shapes(root / "test", images_per_class=10, seed=1)
     train, test = root / "train", root / "test"
     shutil.copy(train / "disc" / "000.png", train / "disc" / "copy.png")
     shutil.copy(test / "disc" / "002.png", train / "disc" / "leak.png")
@@ -53,7 +53,7 @@ def audit_folder(planted, tmp_path_factory):
     folder = tmp_path_factory.mktemp("audit") / "out"
     hashes = hash_files(planted)
     cache = f"--cache.dir={folder.parent / 'cache'}"
-    process = command("data", f"--data={planted}", f"--workdir={folder}", "--fix", TOWER, cache)
+    process = run_command("data", f"--data={planted}", f"--workdir={folder}", "--fix", TOWER, cache)
     assert process.returncode == 0, process.stderr
     assert hash_files(planted) == hashes
     assert f"--data={folder / 'cleaned.csv'}" in process.stderr
@@ -107,7 +107,9 @@ def test_cleaned_table_can_be_used_for_training(audit_folder):
 def test_pixels_are_written_as_files(tmp_path):
     """Images of an IDX file are written to a folder with the name of the table."""
     idx_folder(tmp_path / "digits")
-    process = within("data", f"--data={tmp_path / 'digits'}", f"--workdir={tmp_path / 'out'}", "--fix", "--backbone=")
+    process = run_in_process(
+        "data", f"--data={tmp_path / 'digits'}", f"--workdir={tmp_path / 'out'}", "--fix", "--backbone="
+    )
     assert process.returncode == 0, process.stderr
     data = load(tmp_path / "out" / "cleaned.csv")
     assert len(data.table.file) == len(list((tmp_path / "out" / "cleaned").iterdir())) > 0
@@ -127,7 +129,7 @@ def test_audio_issues(tmp_path):
     soundfile.write(folder / "same.flac", samples, rate)
     soundfile.write(folder / "quiet.wav", samples // 3, rate)
     soundfile.write(folder / "silence.wav", samples * 0, rate)
-    process = within("data", f"--data={tmp_path / 'in'}", f"--workdir={tmp_path / 'out'}", "--backbone=")
+    process = run_in_process("data", f"--data={tmp_path / 'in'}", f"--workdir={tmp_path / 'out'}", "--backbone=")
     assert process.returncode == 0, process.stderr
     assert {
         ("duplicate", "same.flac", "00.wav"),
@@ -142,7 +144,9 @@ def test_text_issues(tmp_path):
     lines.append(f"{lines[3].split(',')[0].upper()}!,b")
     lines.append("a text without a label,")
     (tmp_path / "in.csv").write_text("\n".join(["text,label", *lines]))
-    process = within("data", f"--data={tmp_path / 'in.csv'}", f"--workdir={tmp_path / 'out'}", "--backbone=", "--fix")
+    process = run_in_process(
+        "data", f"--data={tmp_path / 'in.csv'}", f"--workdir={tmp_path / 'out'}", "--backbone=", "--fix"
+    )
     assert process.returncode == 0, process.stderr
     kinds = [kind for kind, *_ in read_issues(tmp_path / "out")]
     assert kinds.count("duplicate") == kinds.count("unlabeled") == 1
@@ -152,8 +156,8 @@ def test_text_issues(tmp_path):
 def test_without_cleanlab_only_label_errors_are_missing(tmp_path, monkeypatch):
     """The page names the package to install."""
     monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
-    shapes(tmp_path / "in", each=12)
-    process = within("data", f"--data={tmp_path / 'in'}", f"--workdir={tmp_path / 'out'}", TOWER)
+    write_shapes(tmp_path / "in", images_per_class=12)
+    process = run_in_process("data", f"--data={tmp_path / 'in'}", f"--workdir={tmp_path / 'out'}", TOWER)
     assert process.returncode == 0, process.stderr
     page = (tmp_path / "out" / "data.html").read_text()
     assert "pip install &#39;tfx_finetune[data]&#39;" in page
@@ -162,10 +166,10 @@ def test_without_cleanlab_only_label_errors_are_missing(tmp_path, monkeypatch):
 
 def test_single_class_is_an_issue(tmp_path):
     """The audit of a data set with one class succeeds."""
-    shapes(tmp_path / "in", each=6)
+    write_shapes(tmp_path / "in", images_per_class=6)
     for name in ("bar", "disc"):
         shutil.rmtree(tmp_path / "in" / name)
-    process = within("data", f"--data={tmp_path / 'in'}", f"--workdir={tmp_path / 'out'}", TOWER)
+    process = run_in_process("data", f"--data={tmp_path / 'in'}", f"--workdir={tmp_path / 'out'}", TOWER)
     assert process.returncode == 0, process.stderr
     assert "single_class" in {kind for kind, *_ in read_issues(tmp_path / "out")}
     assert "label errors and features were not checked" in (tmp_path / "out" / "data.html").read_text()
@@ -187,13 +191,13 @@ def test_single_class_is_an_issue(tmp_path):
 )
 def test_invalid_options_print_one_line(arguments, message):
     """The error names the problem, the value and the solution; the exit status is 2."""
-    assert message in refused("data", *arguments)
+    assert message in get_error("data", *arguments)
 
 
 def test_data_set_without_readable_samples(tmp_path):
     """A folder without files, and a folder without readable files."""
     (tmp_path / "empty" / "cat").mkdir(parents=True)
-    assert "The folder has no images, audio files or text files" in refused("data", f"--data={tmp_path / 'empty'}")
+    assert "The folder has no images, audio files or text files" in get_error("data", f"--data={tmp_path / 'empty'}")
     (tmp_path / "broken" / "cat").mkdir(parents=True)
     (tmp_path / "broken" / "cat" / "a.png").write_bytes(b"nothing")
-    assert "No sample can be read" in refused("data", f"--data={tmp_path / 'broken'}", run=command)
+    assert "No sample can be read" in get_error("data", f"--data={tmp_path / 'broken'}", run=run_command)

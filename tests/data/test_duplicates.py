@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from tests.helpers.assets import asset
+from tests.helpers.assets import fetch_asset
 from tfx_finetune.data.duplicates import find_near_duplicate_pairs, group_equal, group_pairs
 from tfx_finetune.data.fingerprints import THUMBNAIL_SIDE, SampleStatistics, normalize_words
 from tfx_finetune.datasets.samples.tux_stamps import tux_stamps
@@ -47,7 +47,7 @@ CHANGES = {
 @pytest.fixture(scope="module")
 def stamps():
     """Sixty stamps on a white background."""
-    asset("tux-stamps")
+    fetch_asset("tux-stamps")
     images = []
     for path in tux_stamps().parts["all"]["image"][::13]:
         stamp = Image.open(path).convert("RGBA")

@@ -6,7 +6,7 @@ import socket
 import numpy as np
 import pytest
 
-from tests.helpers.commands import refused
+from tests.helpers.commands import get_error
 from tfx_finetune.core import hardware
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
@@ -18,7 +18,7 @@ from tfx_finetune.types.components import MODALITIES, PretrainedCfg
 
 def test_missing_bundle_and_port_in_use_are_user_errors(tmp_path):
     """The command prints one line."""
-    assert "The folder contains no bundle" in refused("serve", f"--bundle={tmp_path}", "--port=0")
+    assert "The folder contains no bundle" in get_error("serve", f"--bundle={tmp_path}", "--port=0")
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(UserError, match="Cannot listen on"):
         _listen("127.0.0.1", listener.getsockname()[1])
 

@@ -16,16 +16,16 @@ import pytest
 from google.protobuf import json_format
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tests.helpers.commands import KINDS
+from tests.helpers.commands import SHAPE_NAMES
 from tests.helpers.servers import running_server
 from tfx_finetune.bundle.bundle import Bundle
 
 
 @pytest.fixture(scope="module")
-def server(trained, tmp_path_factory):
+def server(trained_run, tmp_path_factory):
     """A server of version 1, the bundle of the small run."""
     versions = tmp_path_factory.mktemp("versions")
-    shutil.copytree(trained.workdir / "bundle", versions / "1")
+    shutil.copytree(trained_run.workdir / "bundle", versions / "1")
     flags = (
         "--poll_interval=0.1",
         "--drain_timeout=1",
@@ -38,9 +38,9 @@ def server(trained, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def golden(trained):
+def golden(trained_run):
     """The golden samples of the bundle in base64 and their scores."""
-    folder = trained.workdir / "bundle" / "golden"
+    folder = trained_run.workdir / "bundle" / "golden"
     record = json.loads((folder / "outputs.json").read_text())
     names = [entry["files"]["image"] for entry in record]
     images = [{"b64": base64.b64encode((folder / name).read_bytes()).decode()} for name in names]
@@ -53,7 +53,7 @@ def golden(trained):
 def test_row_and_column_format(server, golden):
     """Both formats, with and without input names, return the golden scores."""
     images, scores = golden
-    best = [KINDS[np.argmax(row)] for row in scores]
+    best = [SHAPE_NAMES[np.argmax(row)] for row in scores]
     for body in (
         {"instances": images},
         {"signature_name": "serving_default", "instances": [{"image": image} for image in images]},
@@ -63,7 +63,7 @@ def test_row_and_column_format(server, golden):
         rows = message["predictions"]
         np.testing.assert_allclose([row["label/scores"] for row in rows], scores, atol=1e-4)
         assert [row["label/best"] for row in rows] == best
-        assert rows[0]["label/labels"] == list(KINDS)
+        assert rows[0]["label/labels"] == list(SHAPE_NAMES)
     for inputs in (images, {"image": images}):
         status, message = server.predict({"inputs": inputs})
         assert status == 200, message
@@ -71,9 +71,9 @@ def test_row_and_column_format(server, golden):
         assert message["outputs"]["label/best"] == best
 
 
-def test_preprocessed_samples(server, trained, golden):
+def test_preprocessed_samples(server, trained_run, golden):
     """The signature `tensor` takes pixels; a single output has no name."""
-    bundle = Bundle.open(trained.workdir / "bundle")
+    bundle = Bundle.open(trained_run.workdir / "bundle")
     pixels = [bundle.preprocess({"image": base64.b64decode(image["b64"])})["image"][0].tolist() for image in golden[0]]
     status, message = server.predict({"signature_name": "tensor", "instances": pixels})
     assert status == 200, message
@@ -88,11 +88,11 @@ def test_classify(server, golden):
     status, _, message = server.send("POST", "/v1/models/default:classify", body)
     assert status == 200, message
     for result, scores in zip(message["result"], golden[1], strict=False):
-        assert [name for name, _ in result] == [KINDS[i] for i in np.argsort(-np.array(scores))]
+        assert [name for name, _ in result] == [SHAPE_NAMES[i] for i in np.argsort(-np.array(scores))]
         np.testing.assert_allclose(sorted(score for _, score in result), sorted(scores), atol=1e-4)
 
 
-def test_status_metadata_and_health(server, trained):
+def test_status_metadata_and_health(server, trained_run):
     """Status and metadata equal those of TensorFlow Serving, which the signatures of the SavedModel define."""
     state = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
     for path in ("/v1/models/default", "/v1/models/default/versions/1"):
@@ -102,7 +102,7 @@ def test_status_metadata_and_health(server, trained):
     signatures = message["metadata"]["signature_def"]["signature_def"]
 
     saved_model = saved_model_pb2.SavedModel()
-    saved_model.ParseFromString((trained.workdir / "bundle" / "saved_model" / "saved_model.pb").read_bytes())
+    saved_model.ParseFromString((trained_run.workdir / "bundle" / "saved_model" / "saved_model.pb").read_bytes())
     for name in ("serving_default", "tensor"):
         signature_def = saved_model.meta_graphs[0].signature_def[name]
         expected = json_format.MessageToDict(signature_def, preserving_proto_field_name=True)

@@ -35,7 +35,9 @@ class DataOptions(Run):
         low=0,
         high=1,
     )
-    fix: bool = option(False, "write cleaned.csv, a table for training without the issues")
+    fix: bool = option(
+        False, "write cleaned.csv, a table for training without duplicates, leakage and unusable samples"
+    )
 
 
 def audit_data(options: DataOptions) -> "Path":
