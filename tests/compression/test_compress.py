@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers.commands import SMALL, command, refused, shapes, within
+from tests.helpers.commands import SMALL_FLAGS, run_command, get_error, write_shapes, run_in_process
 from tests.helpers.small_data import complaint
 from tests.compression.test_tf_keras_bridge import network
 from tfx_finetune.benchmark import BenchmarkOptions, benchmark
@@ -27,18 +27,18 @@ CHAIN = "prune(sparsity=0.5), cluster(num_clusters=8), qat()"
 
 
 @pytest.fixture(scope="session")
-def compressed(trained, once):
+def compressed(trained_run, make_once):
     """The small run, compressed in every way."""
     exports = "keras_file(), tflite(), tflite(quantize='float16'), tflite(quantize='int8')"
 
     def make(root):
         # The phases are those of the other run: only the compressions are trained.
-        workdir = shutil.copytree(trained.workdir, root / "run")
-        found = command("train", *trained.flags, f"--workdir={workdir}", f"--compress={CHAIN}", f"--exports={exports}")
+        workdir = shutil.copytree(trained_run.workdir, root / "run")
+        found = run_command("train", *trained_run.flags, f"--workdir={workdir}", f"--compress={CHAIN}", f"--exports={exports}")
         assert found.returncode == 0, found.stderr
         assert "WARNING" not in found.stderr, found.stderr
 
-    return once("compressed", make)[0] / "run"
+    return make_once("compressed", make)[0] / "run"
 
 
 def scores(workdir):
@@ -46,9 +46,9 @@ def scores(workdir):
 
 
 @pytest.mark.slow
-def test_files_are_smaller_and_as_good(trained, compressed):
+def test_files_are_smaller_and_as_good(trained_run, compressed):
     """Every file is verified; half its weights are zero, and zipped it is far smaller."""
-    before, after = trained.workdir / "bundle", scores(compressed)
+    before, after = trained_run.workdir / "bundle", scores(compressed)
     for name in ("keras", "tflite", "tflite_float16", "tflite_int8"):
         assert after[name]["sparsity"] > 0.48
         assert not after[name]["failure_reason"]
@@ -61,7 +61,7 @@ def test_files_are_smaller_and_as_good(trained, compressed):
     assert all(manifest["verified"].values())
     page = (compressed / "report.html").read_text()
     assert " zeros</span>" in page
-    assert " zeros</span>" not in (trained.workdir / "report.html").read_text()
+    assert " zeros</span>" not in (trained_run.workdir / "report.html").read_text()
 
 
 @pytest.mark.slow
@@ -73,21 +73,21 @@ def test_the_last_epoch_that_is_not_clearly_worse_is_kept(compressed):
     for history in histories:
         found = [history["start"][0], *history["metrics"]["val_score"]]
         epoch = rank_epochs(found, standard_error(max(found), samples))[0]
-        assert history["kept"] == (f"epoch {epoch}" if epoch else "the start")
+        assert history["kept"] == (f"epoch {epoch}" if epoch else "initial weights")
         assert history["result"] == found[epoch]
 
 
 @pytest.mark.slow
-def test_going_on_gives_the_same(trained, compressed, tmp_path):
+def test_going_on_gives_the_same(trained_run, compressed, tmp_path):
     """A run that was killed in its last compression repeats that one alone, to the same int8 file."""
     again = tmp_path / "run"
     shutil.copytree(compressed, again)
     (last,) = (again / "checkpoints").glob("qat-*")
     shutil.rmtree(last)
-    found = command("export", f"--bundle={again / 'bundle'}", "--exports=tflite(quantize='int8')")
+    found = run_command("export", f"--bundle={again / 'bundle'}", "--exports=tflite(quantize='int8')")
     assert found.returncode == 0, found.stderr
     assert "prune  " not in found.stderr
-    assert "refit" not in found.stderr
+    assert "reconstruct" not in found.stderr
     assert "qat  " in found.stderr
     first, second = (
         litert.read_kernels((w / "bundle" / "model_int8.tflite").read_bytes()) for w in (compressed, again)
@@ -98,7 +98,7 @@ def test_going_on_gives_the_same(trained, compressed, tmp_path):
 @pytest.mark.slow
 def test_every_file_is_measured(compressed):
     """A JSON line a file and number of threads, in the bundle's order; the bundle must be one."""
-    found = command("benchmark", f"--bundle={compressed / 'bundle'}", "--repeats=3", "--batch_size=2")
+    found = run_command("benchmark", f"--bundle={compressed / 'bundle'}", "--repeats=3", "--batch_size=2")
     assert found.returncode == 0, found.stderr
     rows = [json.loads(line) for line in found.stdout.splitlines()]
     formats = list(json.loads((compressed / "bundle/manifest.json").read_text())["files"])
@@ -111,39 +111,39 @@ def test_every_file_is_measured(compressed):
     assert "not a bundle" in complaint(benchmark, BenchmarkOptions(bundle=str(compressed)))
 
 
-def test_export_needs_a_run(trained, tmp_path):
+def test_export_needs_a_run(trained_run, tmp_path):
     """A bundle that was moved away from its run has no weights to go on from."""
-    shutil.copytree(trained.workdir / "bundle", tmp_path / "bundle")
-    assert "no finished run" in refused("export", f"--bundle={tmp_path / 'bundle'}")
+    shutil.copytree(trained_run.workdir / "bundle", tmp_path / "bundle")
+    assert "no finished run" in get_error("export", f"--bundle={tmp_path / 'bundle'}")
 
 
-def test_the_wrong_order_is_refused(trained):
+def test_the_wrong_order_is_refused(trained_run):
     """Rounding comes last: what is pruned behind it would no longer be rounded right."""
     for chain, said in {
-        "qat(), prune()": r"order.*prune\(\), cluster\(\), qat\(\) in this order",
+        "qat(), prune()": r"invalid order.*prune\(\), cluster\(\), qat\(\) in this order",
         "prune(), prune(sparsity=0.7)": "order",
         "cluster(num_clusters=1)": "clusters",
         "quat()": "did you mean qat",
     }.items():
         with pytest.raises(UserError, match=said):
-            check(Run(data=str(trained.data), compress=chain))
+            check(Run(data=str(trained_run.data), compress=chain))
 
 
-def test_layers_without_a_twin_are_named_before_training(trained, tmp_path):
+def test_layers_without_a_twin_are_named_before_training(trained_run, tmp_path):
     """A network of the user's own with a layer that Keras 2 lacks."""
     import keras
 
     inputs = keras.Input((24, 24, 3))
     x = keras.layers.GroupNormalization(2)(keras.layers.Conv2D(4, 3, strides=4)(inputs))
     keras.Model(inputs, x).save(tmp_path / "own.keras")
-    flags = [flag for flag in SMALL if "backbone" not in flag]
+    flags = [flag for flag in SMALL_FLAGS if "backbone" not in flag]
     backbone = f"--backbone=keras_file(path='{tmp_path / 'own.keras'}')"
-    found = within(
-        "train", f"--data={trained.data}", backbone, *flags, "--compress=qat()", f"--workdir={tmp_path / 'run'}"
+    found = run_in_process(
+        "train", f"--data={trained_run.data}", backbone, *flags, "--compress=qat()", f"--workdir={tmp_path / 'run'}"
     )
     assert found.returncode == 2, found.stderr
     assert "GroupNormalization" in found.stderr.splitlines()[-1]
-    assert "warm" not in found.stderr
+    assert "frozen" not in found.stderr
 
 
 def test_the_float_network_has_what_was_trained():
@@ -251,7 +251,7 @@ def test_rounding_begins_where_training_ended(kind):
 def test_heads_by_language(tmp_path):
     """Of which many a batch asks none: it teaches them nothing, and is no division by zero."""
     rows = ["image,label,language"]
-    for number, path in enumerate(sorted(shapes(tmp_path / "shapes", 16).rglob("*.*"))):
+    for number, path in enumerate(sorted(write_shapes(tmp_path / "shapes", 16).rglob("*.*"))):
         rows.append(f"{path},{path.parent.name},{('en', 'en', 'fi')[number // 2 % 3]}")
     (tmp_path / "t.csv").write_text("\n".join(rows))
     flags = (
@@ -262,7 +262,7 @@ def test_heads_by_language(tmp_path):
     )
     heads = ("--heads=classify(adapter_dim=4)", "--heads_by=language", "--compress=qat(epochs=1)", "--verify.max_drop=1")
     spent = ("--frozen.epochs=1", "--finetune.epochs=0", "--exports=keras_file(), tflite(quantize='int8')")
-    done = within("train", f"--data={tmp_path / 't.csv'}", *flags, *heads, *spent, f"--workdir={tmp_path / 'run'}")
+    done = run_in_process("train", f"--data={tmp_path / 't.csv'}", *flags, *heads, *spent, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert {"en/accuracy", "fi/accuracy", "shared/accuracy"} <= set(scores(tmp_path / "run")["test"])
     assert np.isfinite(scores(tmp_path / "run")["tflite_int8"]["score"])
@@ -276,8 +276,8 @@ def test_behind_bottlenecks(tmp_path):
         ("--finetune.epochs=1", "--nocache.enabled", "--verify.max_drop=1"),
     )
     flags = ("--compress=prune(epochs=1), qat(epochs=1)", "--exports=keras_file(), tflite(quantize='int8')")
-    folder = f"--data={shapes(tmp_path / 'shapes')}"
-    done = within("train", folder, *SMALL, adapter, *spent, *flags, f"--workdir={tmp_path / 'run'}")
+    folder = f"--data={write_shapes(tmp_path / 'shapes')}"
+    done = run_in_process("train", folder, *SMALL_FLAGS, adapter, *spent, *flags, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     model = load_keras_model(tmp_path / "run/bundle/model.keras")
     kernels = [layer.kernel for layer in model.layers if layer.name.startswith("adapter") and layer.weights]

@@ -23,14 +23,14 @@ def network(spec, half=False):
     x = backbone.features.pooled
     if half:
         x = keras.layers.GlobalAveragePooling2D()(backbone.groups[len(backbone.groups) // 2 - 1].output)
-    if not backbone.card.origin:
+    if not backbone.pretrained_cfg.origin:
         settle(keras.Model(backbone.inputs, x), batch(backbone, 8).astype(np.float32))
     x = keras.layers.Dropout(0.2)(x)
     outputs = {"kind/logits": keras.layers.Dense(3, name="kind")(x), "seen/logits": keras.layers.Dense(2)(x)}
     return (
         keras.Model({"image": backbone.inputs}, outputs),
         batch(backbone, 4).astype(np.float32),
-        backbone.card.origin,
+        backbone.pretrained_cfg.origin,
     )
 
 
@@ -91,7 +91,7 @@ def test_a_stranger_is_named():
     x = keras.layers.Activation("mish")(x)
     model = keras.Model(inputs, keras.layers.Flatten()(keras.ops.sin(x)))
     assert tf_keras_bridge.list_unsupported_layers(model) == ["Activation(mish)", "GroupNormalization", "Sin"]
-    with pytest.raises(UserError, match=r"no counterpart in Keras 2; received: Activation\(mish\), GroupNorm"):
+    with pytest.raises(UserError, match=r"Keras 2 lacks layers of the model: Activation\(mish\), GroupNorm"):
         tf_keras_bridge.to_tf_keras(model)
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers.commands import refused, refused_before_writing, within
+from tests.helpers.commands import get_error, check_errors_before_writing, run_in_process
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.ops.functional import load_keras_model
 from tfx_finetune.training.feature_cache import FeatureStore
-from tfx_finetune.training.objectives.dann import GradientReversal
+from tfx_finetune.training.objectives import GradientReversal
 from tfx_finetune.training.pair_sampler import PairSampler, compute_group_and_domain_ids
 from tfx_finetune.types.components import OBJECTIVES
 from tfx_finetune.types.table import UNLABELED, Table
@@ -43,7 +43,7 @@ WORDS = {
 
 def term(spec, values=3, steps=100):
     """An objective's loss of the features of a batch."""
-    return OBJECTIVES.build(parse_spec(spec)).term(ObjectiveContext(keras.Input((3,)), values, steps, 0))
+    return OBJECTIVES.build(parse_spec(spec)).make_loss(ObjectiveContext(keras.Input((3,)), values, steps, 0))
 
 
 def table(path: Path) -> Path:
@@ -163,7 +163,7 @@ def test_company_stands_behind_a_batch(spec, weight):
     """With what it is seen as, the label of its like or none, and marks."""
     made, _ = company([spec], ["a", "b", "a", "b"], ["en", "en", "fi", "fi"], 2)
     batches = tf.data.Dataset.from_tensors(
-        ({"text": [[1.0], [0.0]]}, {"label": [[5.0], [6.0]], "row": [1, 0]}, {"label": [1.0, 1.0]})
+        ({"text": [[1.0], [0.0]]}, {"label": [[5.0], [6.0]], "sample_index": [1, 0]}, {"label": [1.0, 1.0]})
     )
     ((inputs, targets, weights),) = made.append_positives(batches, 0, 1).as_numpy_iterator()
     each = made.num_positives
@@ -180,9 +180,9 @@ def aligned(tmp_path_factory):
     """English alone is learned, with the names of training things beside it."""
     root = tmp_path_factory.mktemp("aligned")
     flags = (f"--data={table(root / 't.csv')}", *SMALL, "--train_languages=en", "--frozen.epochs=10")
-    done = within("train", *flags, "--auxiliary_losses=align(), dann(), coral()", f"--workdir={root / 'run'}")
+    done = run_in_process("train", *flags, "--auxiliary_losses=align(), dann(), coral()", f"--workdir={root / 'run'}")
     assert done.returncode == 0, done.stderr
-    alone = within("train", *flags, f"--workdir={root / 'alone'}")
+    alone = run_in_process("train", *flags, f"--workdir={root / 'alone'}")
     assert alone.returncode == 0, alone.stderr
     return root
 
@@ -199,12 +199,12 @@ def test_names_in_other_languages_teach(aligned):
 def test_objectives_on_a_frozen_tower(aligned, tmp_path):
     """What the heads read is then what is kept of the tower: names beside a sample have its label all the same."""
     flags = (f"--data={aligned / 't.csv'}", *SMALL, "--train_languages=en", "--frozen.unfreeze=0", "--frozen.epochs=20")
-    done = within(
+    done = run_in_process(
         "train", *flags, "--auxiliary_losses=align(), dann(column='language'), coral()", f"--workdir={tmp_path / 'run'}"
     )
     assert done.returncode == 0, done.stderr
     assert scores(tmp_path / "run")["label/accuracy[fi]"] > 0.8
-    found = within("train", *flags, "--auxiliary_losses=align()", "--find_lr", f"--workdir={tmp_path / 'rate'}")
+    found = run_in_process("train", *flags, "--auxiliary_losses=align()", "--find_lr", f"--workdir={tmp_path / 'rate'}")
     assert found.returncode == 0, found.stderr
 
 
@@ -226,7 +226,7 @@ def test_an_interrupted_phase_goes_on_to_the_same(aligned, tmp_path, monkeypatch
 
     flags = (f"--data={aligned / 't.csv'}", *SMALL, "--train_languages=en", "--frozen.epochs=4")
     flags += ("--auxiliary_losses=align(), dann(column='language')",)
-    assert within("train", *flags, f"--workdir={tmp_path / 'whole'}").returncode == 0
+    assert run_in_process("train", *flags, f"--workdir={tmp_path / 'whole'}").returncode == 0
     ended, save = [], CheckpointAndEarlyStopping.on_epoch_end
 
     def killed(self, epoch, logs=None):
@@ -237,8 +237,8 @@ def test_an_interrupted_phase_goes_on_to_the_same(aligned, tmp_path, monkeypatch
 
     monkeypatch.setattr(CheckpointAndEarlyStopping, "on_epoch_end", killed)
     with pytest.raises(RuntimeError, match="killed"):
-        within("train", *flags, f"--workdir={tmp_path / 'parts'}")
-    assert within("train", *flags, f"--workdir={tmp_path / 'parts'}").returncode == 0
+        run_in_process("train", *flags, f"--workdir={tmp_path / 'parts'}")
+    assert run_in_process("train", *flags, f"--workdir={tmp_path / 'parts'}").returncode == 0
     assert scores(tmp_path / "parts") == scores(tmp_path / "whole")
 
 
@@ -249,9 +249,9 @@ def test_samples_without_a_label_are_a_domain(tmp_path):
     blank = [re.sub(",(animal|colour),", ",,", line) if line.endswith(",web") else line for line in lines]
     data.write_text("\n".join(blank))
     flags = (f"--data={data}", *SMALL, "--frozen.epochs=1", f"--workdir={tmp_path / 'run'}")
-    assert "a sample without a label" in refused("train", *flags)
+    assert "a sample without a label" in get_error("train", *flags)
     flags = (*flags[:-1], f"--workdir={tmp_path / 'more'}")
-    done = within("train", *flags, "--auxiliary_losses=dann(), coral()")
+    done = run_in_process("train", *flags, "--auxiliary_losses=dann(), coral()")
     assert done.returncode == 0, done.stderr
     assert "learned from without their labels" in done.stderr
     assert "label/accuracy[web]" not in scores(tmp_path / "more")
@@ -262,15 +262,15 @@ def test_what_does_not_fit_is_said(tmp_path):
     data = table(tmp_path / "t.csv")
     cases = {
         ("--auxiliary_losses=alin()",): "did you mean align",
-        ("--auxiliary_losses=align(weight=0)",): "the weight of align is out of range",
-        ("--auxiliary_losses=align(num_positives=0)",): "align is out of range",
-        ("--auxiliary_losses=dann(hidden_units=0)",): "hidden of dann",
+        ("--auxiliary_losses=align(weight=0)",): "weight of align() is out of range: 0. Expected: above 0.",
+        ("--auxiliary_losses=align(num_positives=0)",): "Option of align() is out of range: temperature=0.1, num_positives=0. Expected: above 0.",
+        ("--auxiliary_losses=dann(hidden_units=0)",): "hidden_units of dann() is out of range: 0. Expected: 1 or more.",
         ("--auxiliary_losses=dann(), dann()",): "--auxiliary_losses names one twice",
     }
-    refused_before_writing(cases, tmp_path / "none", f"--data={data}", *SMALL)
+    check_errors_before_writing(cases, tmp_path / "none", f"--data={data}", *SMALL)
     later = {
         "--auxiliary_losses=coral(column='sauce')": "did you mean source",
-        "--auxiliary_losses=align(column='group')": "no training sample has another of its group",
+        "--auxiliary_losses=align(column='group')": "No training sample shares its group with a sample of another group.",
     }
     for number, (flag, message) in enumerate(later.items()):
-        assert message in refused("train", f"--data={data}", *SMALL, flag, f"--workdir={tmp_path / str(number)}")
+        assert message in get_error("train", f"--data={data}", *SMALL, flag, f"--workdir={tmp_path / str(number)}")

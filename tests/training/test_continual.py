@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.helpers.commands import refused, refused_before_writing, within
+from tests.helpers.commands import get_error, check_errors_before_writing, run_in_process
 from tests.helpers.small_data import complaint
 from tests.tasks.test_routing import WORDS, table
 from tfx_finetune.bundle.bundle import Bundle
@@ -17,7 +17,7 @@ from tfx_finetune.evaluation.continual_metrics import ContinualMetrics
 from tfx_finetune.models.backbones.bundle import load_keras_file
 from tfx_finetune.run.plan import check
 from tfx_finetune.run.setup import set_up
-from tfx_finetune.training.continual import make_language_tasks
+from tfx_finetune.training.language_tasks import make_language_tasks
 
 TOWER = "bag_of_embeddings(size=24, dim=16)"
 SMALL = (
@@ -36,7 +36,7 @@ AGAINST = {"en": WORDS["en"], "xx": WORDS["en"][::-1]}
 
 
 def trained(folder, data, *flags):
-    found = within("train", f"--data={data}", *SMALL, *flags, f"--workdir={folder}")
+    found = run_in_process("train", f"--data={data}", *SMALL, *flags, f"--workdir={folder}")
     assert found.returncode == 0, found.stderr
     return Bundle.open(folder / "bundle"), found.stderr
 
@@ -71,10 +71,10 @@ def test_one_language_after_another_is_forgotten(tmp_path):
     assert found["bwt"] == pytest.approx(then - first)
     assert f"backward transfer: {then - first:+.3f}" in said
     assert "Sequential training" in (tmp_path / "run" / "report.html").read_text()
-    for gone in ("checkpoints/tune_2_xx", "bundle"):
+    for gone in ("checkpoints/finetune_2_xx", "bundle"):
         shutil.rmtree(tmp_path / "run" / gone)
     again, said = trained(tmp_path / "run", data, *flags)
-    assert "tune_1_en" not in said
+    assert "finetune_1_en" not in said
     assert scores(again)["test"] == scores(bundle)["test"]
     assert scores(again)["continual"] == found
 
@@ -85,12 +85,12 @@ def test_merged_weights_are_the_mean_of_what_each_language_left(tmp_path):
     data = table(tmp_path / "t.csv", WORDS)
     flags = ("--strategy=per_language_then_merge", "--finetune.epochs=1")
     bundle, _ = trained(tmp_path / "run", data, *flags)
-    start, *each = (kept(tmp_path / "run", phase) for phase in ("warm", "tune_1_en", "tune_2_fi"))
+    start, *each = (kept(tmp_path / "run", phase) for phase in ("frozen", "finetune_1_en", "finetune_2_fi"))
     ours = load_keras_file(bundle.path, bundle.manifest).get_weights()
     for value, *theirs in zip(ours, *each, strict=True):
         np.testing.assert_allclose(value, np.mean(theirs, axis=0), rtol=1e-4, atol=1e-6)
     bundle, said = trained(tmp_path / "run", data, *flags, "--merge=task_arithmetic(scale=0.7)")
-    assert "tune_1_en" not in said
+    assert "finetune_1_en" not in said
     ours = load_keras_file(bundle.path, bundle.manifest).get_weights()
     for value, began, *theirs in zip(ours, start, *each, strict=True):
         wanted = began + 0.7 * sum(their - began for their in theirs)
@@ -108,16 +108,16 @@ def test_a_head_of_one_language_is_merged_with_none(tmp_path):
     bundle, _ = trained(tmp_path / "run", data, *heads, "--strategy=per_language_then_merge", "--finetune.epochs=1")
     model = load_keras_file(bundle.path, bundle.manifest)
     order = [id(weight) for weight in model.weights]
-    phases = {name: kept(tmp_path / "run", name) for name in ("warm", "tune_1_en", "tune_2_fi")}
-    learned = {"en": "tune_1_en", "fi": "tune_2_fi", "language": "warm"}
+    phases = {name: kept(tmp_path / "run", name) for name in ("frozen", "finetune_1_en", "finetune_2_fi")}
+    learned = {"en": "finetune_1_en", "fi": "finetune_2_fi", "language": "frozen"}
     for head, phase in learned.items():
         (name,) = bundle.manifest["layer_names"]["heads"][head]
         for weight in model.get_layer(name).weights:
             at = order.index(id(weight))
             values = {phase: weights[at] for phase, weights in phases.items()}
             assert np.array_equal(weight.numpy(), values[phase])
-            others = {other for other in phases if np.array_equal(values[other], values["warm"])}
-            assert others == set(phases) - ({phase} - {"warm"}), "it has learned in another turn"
+            others = {other for other in phases if np.array_equal(values[other], values["frozen"])}
+            assert others == set(phases) - ({phase} - {"frozen"}), "it has learned in another turn"
 
 
 def test_turns(tmp_path):
@@ -153,14 +153,14 @@ def test_what_does_not_go_together_is_said_before_anything_is_written(tmp_path):
         ): "--auxiliary_losses has no part in --strategy=sequential",
         ("--strategy=apart",): "--strategy is not one of its choices",
     }
-    refused_before_writing(cases, tmp_path / "run", f"--data={data}", *SMALL)
+    check_errors_before_writing(cases, tmp_path / "run", f"--data={data}", *SMALL)
 
 
 @pytest.mark.parametrize(
     ("lanes", "options", "said"),
     [
         ({"en": WORDS["en"]}, {}, "--strategy=sequential takes several languages; received: en in the column language"),
-        (WORDS, {"languages": "en, sv"}, "--language_order does not name every one of the data once"),
+        (WORDS, {"language_order": "en, sv"}, "--language_order does not name every one of the data once"),
         (WORDS, {"split.val": 0.0}, "--strategy=sequential needs validation samples"),
     ],
 )
@@ -177,4 +177,4 @@ def test_trials_train_languages_together(tmp_path):
     """So that what they find is not of another strategy."""
     data = table(tmp_path / "t.csv", WORDS, each=10)
     flags = (f"--data={data}", *SMALL, "--strategy=sequential", f"--workdir={tmp_path / 'run'}")
-    assert "trials train languages together" in refused("tune", *flags, "--trials=1")
+    assert "trials train languages together" in get_error("tune", *flags, "--trials=1")

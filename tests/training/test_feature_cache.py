@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from tests.helpers.assets import asset
-from tests.helpers.commands import shapes
+from tests.helpers.assets import fetch_asset
+from tests.helpers.commands import write_shapes
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.models.build import build_model, build_towers
@@ -26,10 +26,10 @@ from tfx_finetune.training.trainer import compile_for_phase
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A pretrained tower of 64 pixels, two heads that begin at random, and 24 drawn shapes."""
-    asset("efficientnet-lite0")
+    fetch_asset("efficientnet-lite0")
     root = tmp_path_factory.mktemp("features")
     run = Run(
-        data=str(shapes(root / "shapes", each=8)),
+        data=str(write_shapes(root / "shapes", images_per_class=8)),
         backbone="efficientnet_lite0(size=64)",
         heads="kind=classify(init='glorot', dropout=0.0), seen=tag(init='glorot', dropout=0.0)",
         augment="flip(), random_resized_crop()",
@@ -67,7 +67,7 @@ def names(folder):
 def test_training_on_kept_outputs_is_training_the_whole_model(prepared, tmp_path):
     """Two epochs of the top on the trunk's outputs, and of the whole model on the same views: the same weights."""
     plan, data, network = prepared
-    phase = dataclasses.replace(plan.run.tune, epochs=2, learning_rate=1e-3)
+    phase = dataclasses.replace(plan.run.finetune, epochs=2, learning_rate=1e-3)
     store = collected(prepared, tmp_path)
     pixels = feature_cache.get_or_compute(data, "train", 2, {}, {"image": "pixels"}, tmp_path)
     _, top = split_model(network, "2")
@@ -77,7 +77,7 @@ def test_training_on_kept_outputs_is_training_the_whole_model(prepared, tmp_path
     for model, batches in ((top, store), (network.model, pixels)):
         network.model.set_weights(start)
         compile_for_phase(model, network, phase, steps)
-        ds = batches.training_batches(0, 2, data.batch_size, data.order).map(
+        ds = batches.training_batches(0, 2, data.batch_size, data.sampler).map(
             lambda x, y, w: (x, *({f"{head}/logits": value for head, value in values.items()} for values in (y, w)))
         )
         model.fit(ds, epochs=2, steps_per_epoch=steps, shuffle=False, verbose=0)
@@ -95,7 +95,7 @@ def test_views_differ_and_epochs_take_turns(prepared, tmp_path):
     assert len(store.inputs) == 2
     assert np.abs(store.inputs[0]["image"] - store.inputs[1]["image"]).max() > 0.1
     for epoch in range(3):
-        batches = store.training_batches(epoch, epoch + 1, 4, prepared[1].order).as_numpy_iterator()
+        batches = store.training_batches(epoch, epoch + 1, 4, prepared[1].sampler).as_numpy_iterator()
         seen = np.concatenate([x["image"] for x, *_ in batches])
         view = store.inputs[epoch % 2]["image"]
         assert len(seen) == len(view)
@@ -137,7 +137,7 @@ def test_all_phases_are_fed_in_one_pass(prepared, tmp_path, monkeypatch):
     kept = names(tmp_path / "ahead")
     for name, phase in plan.phases.items():
         fed = prepare_phase_data(split_model(network, phase.unfreeze)[0], phase, data, training_context(plan))
-        assert len(fed.train.inputs) == phase.views == 2
+        assert len(fed.train.inputs) == phase.augmented_views == 2
         own = collected(prepared, tmp_path / name, unfreeze=phase.unfreeze)
         for ours, theirs in zip(fed.train.inputs, own.inputs, strict=True):
             assert np.abs(ours["image"] - theirs["image"]).max() <= 1e-5 * np.abs(theirs["image"]).max()
@@ -151,7 +151,7 @@ def test_what_an_earlier_phase_changes_is_not_fed_ahead(prepared, tmp_path, monk
     """Of phases that unfreeze four groups, then two, the second one's trunk is not what it will be."""
     plan, data, network = prepared
     monkeypatch.setattr(type(plan), "features_folder", tmp_path)
-    tune = plan.phases["tune"]
+    tune = plan.phases["finetune"]
     phases = {name: dataclasses.replace(tune, unfreeze=unfreeze) for name, unfreeze in (("a", "4"), ("b", "2"))}
     precompute_features(network, data, training_context(dataclasses.replace(plan, phases=phases)))
     key = fingerprint(plan, data, split_model(network, "4")[0]["image"])
@@ -167,7 +167,7 @@ def test_what_a_finished_phase_saw_is_not_computed_again(prepared, tmp_path, mon
     plan, data, network = prepared
     monkeypatch.setattr(type(plan), "features_folder", tmp_path / "features")
     plan = dataclasses.replace(plan, workdir=tmp_path)
-    for name in ("warm", "tune"):
+    for name in ("frozen", "finetune"):
         Checkpoint.for_phase(tmp_path, name).finish(History(name), [np.zeros(1)])
     precompute_features(network, data, training_context(plan))
     assert not (tmp_path / "features").exists()

@@ -1,4 +1,4 @@
-"""Arithmetic on weights, by hand."""
+"""Tests of weight merging against arithmetic by hand."""
 
 import numpy as np
 import pytest
@@ -10,58 +10,58 @@ from tfx_finetune.training.merging import MERGES, trim
 VECTORS = np.array([[4, -1, 0, 2, -3], [-1, -2, 5, 1, -6]], np.float32)
 
 
-def combined(spec):
+def combine(spec):
     return MERGES.build(parse_spec(spec)).combine(VECTORS)
 
 
-def test_average():
-    """The mean of what was learned, added as a whole."""
-    assert combined("average()").tolist() == [1.5, -1.5, 2.5, 1.5, -4.5]
+def test_average_is_the_mean_of_the_task_vectors():
+    """The mean is added with scale 1."""
+    assert combine("average()").tolist() == [1.5, -1.5, 2.5, 1.5, -4.5]
     assert MERGES.build(parse_spec("average()")).scale == 1
 
 
-def test_task_arithmetic():
-    """The sum, at a scale that is given or to be chosen."""
-    assert combined("task_arithmetic()").tolist() == [3, -3, 5, 3, -9]
+def test_task_arithmetic_is_the_sum_of_the_task_vectors():
+    """The scale is an option; 0 means that validation samples select it."""
+    assert combine("task_arithmetic()").tolist() == [3, -3, 5, 3, -9]
     scales = [MERGES.build(parse_spec(spec)).scale for spec in ("task_arithmetic()", "task_arithmetic(scale=0.3)")]
     assert scales == [0, 0.3]
 
 
 @pytest.mark.parametrize(
-    ("density", "kept"),
+    ("density", "trimmed"),
     [(0.2, [4, 0, 0, 0, 0]), (0.4, [4, 0, 0, 0, -3]), (0.6, [4, 0, 0, 2, -3]), (1, [4, -1, 0, 2, -3])],
 )
-def test_what_is_trimmed(density, kept):
-    """All but the numbers of the greatest size."""
-    assert trim(VECTORS[0], density).tolist() == kept
+def test_trim_keeps_the_largest_magnitudes(density, trimmed):
+    """All other values become 0."""
+    assert trim(VECTORS[0], density).tolist() == trimmed
 
 
-def test_ties():
-    """Of five numbers three are kept: 4 0 0 2 -3 and 0 -2 5 0 -6; the signs of their sums are + - + + -; all agree."""
-    assert combined("ties(density=0.6)").tolist() == [4, -2, 5, 2, -4.5]
+def test_ties_averages_trimmed_vectors():
+    """Of five values, three remain: 4 0 0 2 -3 and 0 -2 5 0 -6. The signs of their sums are + - + + -; all agree."""
+    assert combine("ties(density=0.6)").tolist() == [4, -2, 5, 2, -4.5]
 
 
-def test_ties_elects_a_sign():
-    """With all numbers kept, the first column's sum is 3: -1 has another sign and is left out, not averaged."""
-    assert combined("ties(density=1)").tolist() == [4, -1.5, 5, 1.5, -4.5]
+def test_ties_omits_values_with_the_other_sign():
+    """Without trimming, the sum of the first column is 3: -1 has the other sign and is not averaged."""
+    assert combine("ties(density=1)").tolist() == [4, -1.5, 5, 1.5, -4.5]
 
 
-def test_ties_where_nothing_agrees():
-    """A sum of 0 elects nothing."""
+def test_ties_is_zero_if_signs_balance():
+    """A sum of 0 elects no sign."""
     vectors = np.array([[1, 2], [-1, 4]], np.float32)
     assert MERGES.build(parse_spec("ties(density=1)")).combine(vectors).tolist() == [0, 3]
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
-        ("ties(density=0)", "density of ties is out of range"),
-        ("ties(density=1.5)", "density of ties is out of range"),
-        ("task_arithmetic(scale=-1)", "the scale of a merge is out of range"),
-        ("mean()", "unknown merge"),
-        ("average(scale=1)", "unknown option of merge average"),
+        ("ties(density=0)", "density of ties() is out of range: 0"),
+        ("ties(density=1.5)", "density of ties() is out of range: 1.5"),
+        ("task_arithmetic(scale=-1)", "Scale of a merge is out of range: -1"),
+        ("mean()", "Unknown merge: mean"),
+        ("average(scale=1)", "Unknown option of merge average: scale"),
     ],
 )
-def test_what_is_no_merge(spec, said):
-    """On one line."""
-    assert said in complaint(combined, spec)
+def test_invalid_specs_raise_an_error(spec, message):
+    """The error is one line."""
+    assert message in complaint(combine, spec)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.helpers.commands import refused, within
+from tests.helpers.commands import get_error, run_in_process
 from tests.helpers.small_data import picture
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.serve import requests, responses
@@ -42,7 +42,7 @@ def run(tmp_path_factory):
         f"--workdir={root / 'run'}",
         "--nocache.enabled",
     ]
-    found = within("train", *flags)
+    found = run_in_process("train", *flags)
     assert found.returncode == 0, found.stderr
     return root, found.stderr
 
@@ -86,12 +86,12 @@ def test_it_answers_with_what_it_is_given(run):
     assert each[0][3]["error"] == "has none of image, text"
     assert each[0][4]["error"] == "image: not a JPEG, PNG, GIF, BMP or WebP image"
     argument = json.dumps({"text": "stick line"})
-    found = within("predict", f"--bundle={bundle.path}", argument)
+    found = run_in_process("predict", f"--bundle={bundle.path}", argument)
     assert json.loads(found.stdout)["label"] == "bar"
-    assert "the model has no such input; received: sound" in refused(
+    assert "the model has no such input; received: sound" in get_error(
         "predict", f"--bundle={bundle.path}", '{"sound": "x"}'
     )
-    assert 'such as {"image": "...", "text": "..."}' in refused("predict", f"--bundle={bundle.path}", "a.png")
+    assert 'such as {"image": "...", "text": "..."}' in get_error("predict", f"--bundle={bundle.path}", "a.png")
 
 
 @pytest.mark.slow
@@ -121,7 +121,7 @@ def test_requests_go_without_some_inputs(run):
 def test_labelled_data_with_gaps_is_evaluated(run):
     """By the command, on every row that has something."""
     root, _ = run
-    found = within("evaluate", f"--bundle={root / 'run' / 'bundle'}", f"--data={root / 't.csv'}", "--format=tflite")
+    found = run_in_process("evaluate", f"--bundle={root / 'run' / 'bundle'}", f"--data={root / 't.csv'}", "--format=tflite")
     scores = json.loads(found.stdout)
     assert (scores["samples"], scores["skipped"]) == (90, 1)
     assert scores["label/accuracy"] > 0.8
@@ -133,7 +133,7 @@ def test_two_towers_of_one_column(run, tmp_path):
     root, _ = run
     towers = "letters=bag_of_embeddings(size=24, dim=8, ngrams=1), groups=bag_of_embeddings(size=24, dim=16)"
     flags = [f"--data={root / 't.csv'}", f"--backbone={towers}", "--fusion=concat()", f"--workdir={tmp_path}"]
-    found = within(
+    found = run_in_process(
         "train",
         *flags,
         "--frozen.epochs=8",
@@ -156,5 +156,5 @@ def test_a_tower_for_what_the_data_lacks(run):
     """Is said before training."""
     root, _ = run
     flags = ["--backbone=audio=audio_net(), text=bag_of_embeddings()", f"--workdir={root / 'other'}"]
-    said = refused("train", f"--data={root / 't.csv'}", *flags)
+    said = get_error("train", f"--data={root / 't.csv'}", *flags)
     assert "the data has no audio for a tower; received: t; allowed: " in said

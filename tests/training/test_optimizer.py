@@ -1,4 +1,4 @@
-"""How a phase steps, against Keras's own optimizers and schedules and against arithmetic by hand."""
+"""Tests of optimizers and schedules against Keras and against arithmetic by hand."""
 
 import keras
 import numpy as np
@@ -7,38 +7,38 @@ import pytest
 from tfx_finetune.core.config import Phase
 from tfx_finetune.training.optimizer import Schedule, make_optimizer
 
-X = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
-Y = np.random.default_rng(1).normal(size=(64, 2)).astype(np.float32)
-PHASE = {"epochs": 2, "learning_rate": 1e-2, "weight_decay": 0.1, "warmup": 0.0}
+FEATURES = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
+TARGETS = np.random.default_rng(1).normal(size=(64, 2)).astype(np.float32)
+PHASE_OPTIONS = {"epochs": 2, "learning_rate": 1e-2, "weight_decay": 0.1, "warmup_ratio": 0.0}
 
 
-def model():
+def make_model():
     keras.utils.set_random_seed(0)
     return keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, name="low"), keras.layers.Dense(2, name="high")])
 
 
-def trained(make, batch=8):
-    network = model()
-    network.compile(make(network), "mse", jit_compile=False)
-    network.fit(X, Y, batch_size=batch, epochs=2, shuffle=False, verbose=0)
-    return network
+def train(make, batch_size=8):
+    model = make_model()
+    model.compile(make(model), "mse", jit_compile=False)
+    model.fit(FEATURES, TARGETS, batch_size=batch_size, epochs=2, shuffle=False, verbose=0)
+    return model
 
 
-def ours(batch=8, rates=(1.0,) * 4, **options):
-    phase = Phase(**(PHASE | options))
+def train_phase(batch_size=8, lr_multipliers=(1.0,) * 4, **options):
+    phase = Phase(**(PHASE_OPTIONS | options))
 
-    def make(network):
-        start = [weight.numpy() for weight in network.trainable_weights]
-        return make_optimizer(phase, 64 // batch, rates, start)
+    def make(model):
+        initial_weights = [weight.numpy() for weight in model.trainable_weights]
+        return make_optimizer(phase, 64 // batch_size, lr_multipliers, initial_weights)
 
-    return trained(make, batch)
-
-
-def distance(one, other):
-    return max(np.abs(a - b).max() for a, b in zip(one.get_weights(), other.get_weights(), strict=True))
+    return train(make, batch_size)
 
 
-KINDS = {
+def max_difference(model, other):
+    return max(np.abs(a - b).max() for a, b in zip(model.get_weights(), other.get_weights(), strict=True))
+
+
+OPTIMIZERS = {
     "adamw": keras.optimizers.AdamW,
     "lion": keras.optimizers.Lion,
     "muon": keras.optimizers.Muon,
@@ -46,54 +46,55 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("clip", [{"clip_norm": 0.5}, {"clip_norm": 0.0, "clip_value": 0.01}])
-def test_steps_are_those_of_keras(kind, clip):
-    """With decay, not on biases, clipping, and a cosine that Keras has too."""
+def test_steps_equal_those_of_keras(name, clip):
+    """Weight decay exempts biases; gradients are clipped; the schedule is a cosine."""
 
-    def theirs(network):
-        rate = keras.optimizers.schedules.CosineDecay(1e-2, 16)
+    def make_keras_optimizer(model):
+        schedule = keras.optimizers.schedules.CosineDecay(1e-2, 16)
         options = {"global_clipnorm": clip["clip_norm"]} if clip["clip_norm"] else {"clipvalue": clip["clip_value"]}
-        optimizer = KINDS[kind](rate, weight_decay=0.1, **options)
+        optimizer = OPTIMIZERS[name](schedule, weight_decay=0.1, **options)
         optimizer.exclude_from_weight_decay(var_names=["bias"])
         return optimizer
 
-    found, expected = ours(optimizer=kind, **clip), trained(theirs)
-    assert distance(found, expected) < 1e-6
-    assert distance(found, model()) > 1e-3
+    model, expected = train_phase(optimizer=name, **clip), train(make_keras_optimizer)
+    assert max_difference(model, expected) < 1e-6
+    assert max_difference(model, make_model()) > 1e-3
 
 
-def test_gathered_batches_are_one_large_batch():
-    """Two batches of 8 step as one of 16 does."""
-    one = ours(16, schedule="constant", optimizer="sgd")
-    assert distance(ours(8, schedule="constant", optimizer="sgd", accumulate=2), one) < 1e-6
-    assert distance(ours(8, schedule="constant", optimizer="sgd"), one) > 1e-4
+def test_accumulated_gradients_equal_those_of_a_large_batch():
+    """Two batches of 8 samples give the step of one batch of 16."""
+    expected = train_phase(16, schedule="constant", optimizer="sgd")
+    accumulated = train_phase(8, schedule="constant", optimizer="sgd", gradient_accumulation_steps=2)
+    assert max_difference(accumulated, expected) < 1e-6
+    assert max_difference(train_phase(8, schedule="constant", optimizer="sgd"), expected) > 1e-4
 
 
-def test_each_weight_has_its_rate():
-    """A rate of 0 leaves a layer as it was, decay included; the others step as they would."""
-    start = model().get_weights()
-    found = ours(rates=(0.0, 0.0, 1.0, 1.0)).get_weights()
-    assert all(map(np.array_equal, found[:2], start[:2]))
-    assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(found[2:], start[2:], strict=True))
-    # SGD without momentum is linear in the rate: half the rate is half the first step.
-    steps = {rate: [a - b for a, b in zip(once(rate), start, strict=True)] for rate in (1.0, 0.5)}
-    for whole, half in zip(steps[1.0], steps[0.5], strict=True):
-        assert np.allclose(half, whole / 2, atol=1e-7)
+def test_each_weight_has_a_learning_rate_multiplier():
+    """With multiplier 0, a layer stays unchanged, decay included; other layers are trained."""
+    initial = make_model().get_weights()
+    weights = train_phase(lr_multipliers=(0.0, 0.0, 1.0, 1.0)).get_weights()
+    assert all(map(np.array_equal, weights[:2], initial[:2]))
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(weights[2:], initial[2:], strict=True))
+    # The first step of SGD is proportional to the learning rate.
+    steps = {factor: [a - b for a, b in zip(take_step(factor), initial, strict=True)] for factor in (1.0, 0.5)}
+    for full, half in zip(steps[1.0], steps[0.5], strict=True):
+        assert np.allclose(half, full / 2, atol=1e-7)
 
 
-def once(rate):
-    network = model()
+def take_step(lr_multiplier):
+    model = make_model()
     phase = Phase(epochs=1, learning_rate=0.1, optimizer="sgd", schedule="constant", warmup_ratio=0.0, weight_decay=0.3)
-    optimizer = make_optimizer(phase, 1, [rate] * 4, [])
-    network.compile(optimizer, "mse", jit_compile=False)
-    network.train_on_batch(X, Y)
-    return network.get_weights()
+    optimizer = make_optimizer(phase, 1, [lr_multiplier] * 4, [])
+    model.compile(optimizer, "mse", jit_compile=False)
+    model.train_on_batch(FEATURES, TARGETS)
+    return model.get_weights()
 
 
-def test_decay_pulls_towards_zero_or_the_start():
-    """Without gradients a weight w steps to w - lr * decay * (w - anchor); biases are left alone."""
-    for decay_to, anchor in (("zero", 0.0), ("start", 2.0)):
+def test_weights_decay_towards_zero_or_their_initial_values():
+    """Without gradients, a weight w becomes w - lr * decay * (w - target); biases do not decay."""
+    for l2_sp, target in ((False, 0.0), (True, 2.0)):
         weight, bias = (
             keras.Variable(np.full(3, 2.0, np.float32)),
             keras.Variable(np.full(3, 2.0, np.float32), name="bias"),
@@ -105,17 +106,17 @@ def test_decay_pulls_towards_zero_or_the_start():
             schedule="constant",
             warmup_ratio=0.0,
             weight_decay=0.2,
-            l2_sp=decay_to,
+            l2_sp=l2_sp,
         )
         optimizer = make_optimizer(phase, 10, [1.0, 1.0], [np.full(3, 2.0, np.float32)] * 2)
         weight.assign(np.full(3, 3.0, np.float32))
         optimizer.apply([np.zeros(3, np.float32)] * 2, [weight, bias])
-        assert np.allclose(weight, 3 - 0.1 * (3 - anchor))
+        assert np.allclose(weight, 3 - 0.1 * (3 - target))
         assert np.allclose(bias, 2)
 
 
-def test_moving_average_of_the_weights():
-    """a <- m a + (1 - m) w, beginning with the first step's weights."""
+def test_the_moving_average_starts_at_the_weights_of_the_first_step():
+    """The average a becomes m a + (1 - m) w after each step."""
     weight = keras.Variable(np.zeros(1, np.float32))
     phase = Phase(
         epochs=1,
@@ -128,28 +129,28 @@ def test_moving_average_of_the_weights():
         ema_momentum=0.5,
     )
     optimizer = make_optimizer(phase, 10, [1.0], [])
-    average, seen = None, []
+    average, values = None, []
     for gradient in (1.0, -2.0, 4.0):
         optimizer.apply([np.array([gradient], np.float32)], [weight])
-        seen.append(float(weight.numpy()[0]))
-        average = seen[-1] if average is None else 0.5 * average + 0.5 * seen[-1]
+        values.append(float(weight.numpy()[0]))
+        average = values[-1] if average is None else 0.5 * average + 0.5 * values[-1]
     optimizer.finalize_variable_values([weight])
     assert np.allclose(weight, average)
-    assert average != seen[-1]
+    assert average != values[-1]
 
 
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        # Peak 2 over 10 steps, the first 2 of which rise; one_cycle rises over 3 along a cosine.
+        # The peak is 2. Of 10 steps, the rate rises in the first 2; with one_cycle, in the first 3 along a cosine.
         ("constant", {0: 0.0, 1: 1.0, 2: 2.0, 6: 2.0, 10: 2.0}),
         ("linear", {0: 0.0, 1: 1.0, 2: 2.0, 6: 1.0, 10: 0.0}),
         ("cosine", {0: 0.0, 1: 1.0, 2: 2.0, 4: 1.7071, 6: 1.0, 10: 0.0}),
         ("one_cycle", {0: 0.0, 1: 0.5, 2: 1.5, 3: 2.0, 10: 0.0}),
     ],
 )
-def test_schedules(schedule, expected):
-    """By hand."""
-    rate = Schedule(Phase(learning_rate=2.0, schedule=schedule, warmup_ratio=0.2), 10)
+def test_schedules_have_the_learning_rates_by_hand(schedule, expected):
+    """The learning rate of single steps is computed by hand."""
+    learning_rate = Schedule(Phase(learning_rate=2.0, schedule=schedule, warmup_ratio=0.2), 10)
     for step, value in expected.items():
-        assert np.isclose(rate(step), value, atol=1e-4), step
+        assert np.isclose(learning_rate(step), value, atol=1e-4), step

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.util import _pywrap_determinism as determinism
 
-from tests.helpers.assets import asset
-from tests.helpers.commands import shapes
+from tests.helpers.assets import fetch_asset
+from tests.helpers.commands import write_shapes
 from tests.helpers.small_data import complaint
 from tfx_finetune.core.config import CacheOptions, Phase, Run, SplitOptions
 from tfx_finetune.core.spec import parse_specs
@@ -29,10 +29,10 @@ from tfx_finetune.types.components import AUGMENTS
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A pretrained tower of 64 pixels with a head, drawn shapes, and the weights before any training."""
-    asset("efficientnet-lite0")
+    fetch_asset("efficientnet-lite0")
     root = tmp_path_factory.mktemp("phases")
     run = Run(
-        data=str(shapes(root / "shapes", each=16)),
+        data=str(write_shapes(root / "shapes", images_per_class=16)),
         backbone="efficientnet_lite0(size=64)",
         workdir=str(root / "run"),
         batch_size=8,
@@ -49,12 +49,12 @@ def prepared(tmp_path_factory):
 def test_a_bottleneck_is_trained_and_stays(prepared, tmp_path):
     """With the head it is all that is trained; the normalization and kernels of the tower are as they were."""
     plan, data, _, _ = prepared
-    phase = dataclasses.replace(plan.phases["tune"], epochs=3, unfreeze="3", adapter="bottleneck(dim=8)")
-    plan = dataclasses.replace(plan, phases={"tune": phase}, workdir=tmp_path)
+    phase = dataclasses.replace(plan.phases["finetune"], epochs=3, unfreeze="3", adapter="bottleneck(dim=8)")
+    plan = dataclasses.replace(plan, phases={"finetune": phase}, workdir=tmp_path)
     keras.utils.set_random_seed(0)
     network = build_model(plan.architecture, build_towers(plan.architecture), data.tasks)
     before = {weight.path: weight.numpy() for weight in network.model.weights}
-    history = fit_phase(network, "tune", phase, data, training_context(plan))
+    history = fit_phase(network, "finetune", phase, data, training_context(plan))
     changed = {weight.path for weight in network.model.weights if not np.array_equal(before[weight.path], weight)}
     assert changed == {path for path in before if "adapter" in path or path.startswith("dense")}
     assert history.trained_parameters == sum(before[path].size for path in changed)
@@ -64,8 +64,8 @@ def test_a_bottleneck_is_trained_and_stays(prepared, tmp_path):
 def fitted(prepared, folder, **options):
     plan, data, network, start = prepared
     network.model.set_weights(start)
-    phase = Phase(**({"epochs": 4, "learning_rate": 1e-3, "unfreeze": "2", "views": 1} | options))
-    return fit_phase(network, "tune", phase, data, training_context(dataclasses.replace(plan, workdir=folder)))
+    phase = Phase(**({"epochs": 4, "learning_rate": 1e-3, "unfreeze": "2", "augmented_views": 1} | options))
+    return fit_phase(network, "finetune", phase, data, training_context(dataclasses.replace(plan, workdir=folder)))
 
 
 def test_steps_at_once_are_the_same_steps(prepared, tmp_path, monkeypatch):
@@ -73,7 +73,7 @@ def test_steps_at_once_are_the_same_steps(prepared, tmp_path, monkeypatch):
     _, data, network, _ = prepared
     found = {}
     for most in (1, data.steps):
-        monkeypatch.setattr(trainer, "_MOST_AT_ONCE", most)
+        monkeypatch.setattr(trainer, "_MAX_STEPS_PER_EXECUTION", most)
         assert trainer.choose_steps_per_execution(data.steps) == most
         history = fitted(prepared, tmp_path / str(most), epochs=2)
         found[most] = network.model.get_weights()
@@ -116,26 +116,26 @@ def accuracy(prepared, split="val"):
     _, data, network, _ = prepared
     right = [
         network.model(x, training=False)["label/logits"].numpy().argmax(-1) == y["label"].argmax(-1)
-        for x, y, _ in data.batches(split).as_numpy_iterator()
+        for x, y, _ in data.make_batches(split).as_numpy_iterator()
     ]
     return np.concatenate(right).mean()
 
 
 RECIPES = {
     "plain": {},
-    "moving average": {"ema": 0.7},
-    "soup": {"soup": 3},
-    "interpolation": {"interpolate": True},
+    "moving average": {"ema_momentum": 0.7},
+    "soup": {"soup_epochs": 3},
+    "interpolation": {"wise_ft": True},
     "all of them": {
-        "ema": 0.5,
-        "soup": 2,
-        "interpolate": True,
-        "accumulate": 2,
+        "ema_momentum": 0.5,
+        "soup_epochs": 2,
+        "wise_ft": True,
+        "gradient_accumulation_steps": 2,
         "layer_decay": 0.8,
-        "decay_to": "start",
+        "l2_sp": True,
     },
     "lora": {"adapter": "lora(rank=2)"},
-    "lora soup": {"adapter": "lora(rank=2)", "soup": 2, "ema": 0.5},
+    "lora soup": {"adapter": "lora(rank=2)", "soup_epochs": 2, "ema_momentum": 0.5},
     "bitfit": {"adapter": "bitfit()", "learning_rate": 1e-2},
     "norms": {"adapter": "norms()", "learning_rate": 1e-2},
     "stochastic depth": {"stochastic_depth": 0.5, "unfreeze": "5"},
@@ -163,7 +163,7 @@ def test_what_a_phase_leaves_is_what_it_says(prepared, tmp_path, options):
     again = fitted(prepared, tmp_path, **options)
     assert again == history
     assert all(map(np.array_equal, network.model.get_weights(), left))
-    names = sorted(path.name for path in (tmp_path / "checkpoints" / "tune").iterdir())
+    names = sorted(path.name for path in (tmp_path / "checkpoints" / "finetune").iterdir())
     assert names == ["history.json", "weights.npz"]
     if "adapter" in options:
         assert history.trained_parameters < 0.25 * history.parameters
@@ -176,7 +176,7 @@ def test_a_phase_never_ends_worse_than_it_began(prepared, tmp_path):
     kept = network.model.get_weights()
     bad = fit_phase(
         network,
-        "tune",
+        "finetune",
         Phase(epochs=2, learning_rate=3.0, unfreeze="2", augmented_views=1, warmup_ratio=0.0, clip_norm=0.0),
         prepared[1],
         training_context(dataclasses.replace(prepared[0], workdir=tmp_path / "bad")),
@@ -185,7 +185,7 @@ def test_a_phase_never_ends_worse_than_it_began(prepared, tmp_path):
     assert good.val_score > 0.6
     assert bad.start[0] == good.val_score
     assert max(zip(bad.metrics["val_score"], np.negative(bad.metrics["val_loss"]), strict=True)) < bad.start
-    assert bad.selection == "the start, than which nothing was better"
+    assert bad.selection == "initial weights (no epoch improved the validation score)"
     assert all(map(np.array_equal, network.model.get_weights(), kept))
 
 
@@ -200,7 +200,7 @@ def test_an_epoch_that_is_clearly_better_is_kept_not_the_last(prepared, tmp_path
 
     phase = Phase(epochs=4, learning_rate=1e-3, unfreeze="2", augmented_views=1, schedule="linear")
     history = fit_phase(
-        network, "tune", phase, data, training_context(dataclasses.replace(plan, workdir=tmp_path)), lose
+        network, "finetune", phase, data, training_context(dataclasses.replace(plan, workdir=tmp_path)), lose
     )
     scores = history.metrics["val_score"]
     assert scores[-1] < max(scores) - standard_error(max(scores), data.table.size("val"))
@@ -210,8 +210,8 @@ def test_an_epoch_that_is_clearly_better_is_kept_not_the_last(prepared, tmp_path
 
 def test_a_loss_that_is_no_number_stops_the_run(prepared, tmp_path):
     """One line says what to lower, and the state of the last good epoch stays."""
-    said = complaint(lambda: fitted(prepared, tmp_path, learning_rate=1e38, clip_norm=0.0, warmup=0.5, epochs=6))
-    assert "is not a number; received: nan; lower --finetune.learning_rate or --finetune.clip_norm" in said
+    said = complaint(lambda: fitted(prepared, tmp_path, learning_rate=1e38, clip_norm=0.0, warmup_ratio=0.5, epochs=6))
+    assert "is not a finite number: nan. Lower --finetune.learning_rate or --finetune.clip_norm." in said
 
 
 def test_without_validation_samples_the_last_epoch_is_kept(prepared, tmp_path):
@@ -219,7 +219,7 @@ def test_without_validation_samples_the_last_epoch_is_kept(prepared, tmp_path):
     plan, data, network, start = prepared
     split = np.where(data.table.split == "val", "train", data.table.split)
     bare = (plan, dataclasses.replace(data, table=dataclasses.replace(data.table, split=split)), network, start)
-    history = fitted(bare, tmp_path, epochs=2, soup=2, interpolate=True)
+    history = fitted(bare, tmp_path, epochs=2, soup_epochs=2, wise_ft=True)
     assert history.selection == "epoch 2"
 
 
@@ -231,9 +231,9 @@ def test_prepared_pictures_are_kept_where_nothing_changes_them(prepared, tmp_pat
         plan, workdir=tmp_path, run=dataclasses.replace(plan.run, cache=CacheOptions(enabled=False))
     )
     data = dataclasses.replace(data, augments=tuple(("image", AUGMENTS.build(spec)) for spec in parse_specs(augment)))
-    fed = prepare_phase_data({}, plan.phases["tune"], data, training_context(plan))
+    fed = prepare_phase_data({}, plan.phases["finetune"], data, training_context(plan))
     assert bool(fed.train) == (not augment)
-    labels = {x.tobytes(): y["label"].argmax() for x, y in rows(data.batches("train"), "label")}
+    labels = {x.tobytes(): y["label"].argmax() for x, y in rows(data.make_batches("train"), "label")}
     for epoch in range(2):
         seen = {
             x.tobytes(): y["label/logits"].argmax()
@@ -258,7 +258,7 @@ def test_mixed_precision_trains_as_float32_does(prepared, tmp_path):
             network = build_model(plan.architecture, build_towers(plan.architecture), data.tasks)
             network.model.set_weights(start)
             fit_phase(
-                network, "tune", phase, data, training_context(dataclasses.replace(plan, workdir=tmp_path / policy))
+                network, "finetune", phase, data, training_context(dataclasses.replace(plan, workdir=tmp_path / policy))
             )
         finally:
             keras.config.set_dtype_policy("float32")
@@ -294,9 +294,9 @@ def test_a_phase_that_broke_off_goes_on_to_the_same_weights(prepared, tmp_path):
     network.model.set_weights(start)
     plan = dataclasses.replace(plan, workdir=tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
-        fit_phase(network, "tune", phase, data, training_context(plan), break_off)
+        fit_phase(network, "finetune", phase, data, training_context(plan), break_off)
     network.model.set_weights(start)
-    fit_phase(network, "tune", phase, data, training_context(plan))
+    fit_phase(network, "finetune", phase, data, training_context(plan))
     assert all(map(np.array_equal, network.model.get_weights(), whole))
 
 
@@ -313,8 +313,8 @@ def test_watching_may_end_a_phase(prepared, tmp_path):
     network.model.set_weights(start)
     phase = Phase(epochs=4, learning_rate=1e-3, unfreeze="2", augmented_views=1, adapter="lora()")
     with pytest.raises(StopIteration):
-        fit_phase(network, "tune", phase, data, training_context(dataclasses.replace(plan, workdir=tmp_path)), watch)
-    assert [(name, epoch) for name, epoch, _ in seen] == [("tune", 0), ("tune", 1)]
+        fit_phase(network, "finetune", phase, data, training_context(dataclasses.replace(plan, workdir=tmp_path)), watch)
+    assert [(name, epoch) for name, epoch, _ in seen] == [("finetune", 0), ("finetune", 1)]
     assert [weight.shape for weight in network.model.get_weights()] == [weight.shape for weight in start]
 
 
@@ -337,7 +337,7 @@ def test_a_network_is_made_float32_once(prepared):
 def test_a_deterministic_run_is_a_run(tmp_path):
     """TensorFlow then refuses operations that have no deterministic form, and draws without a seed: none is needed."""
     run = Run(
-        data=str(shapes(tmp_path / "shapes", each=4)),
+        data=str(write_shapes(tmp_path / "shapes", images_per_class=4)),
         backbone="convnet(size=8, channels=3, widths=(4,))",
         workdir=str(tmp_path / "run"),
         deterministic=True,
