@@ -1,4 +1,4 @@
-"""The whole path on real pictures with real weights, as the README tells it."""
+"""Training and export on real data with pretrained weights, as in the README and the notebooks."""
 
 import json
 import re
@@ -8,8 +8,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.helpers.assets import asset
-from tests.helpers.commands import command
+from tests.helpers.assets import fetch_asset
+from tests.helpers.commands import run_command
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
 from tfx_finetune.datasets.samples.spoken_digits import VOICES
@@ -20,11 +20,11 @@ CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_is_sound(path, tmp_path):
-    """Each opens with the command that runs it, and passes the check of configurations."""
+def test_every_config_is_valid(path, tmp_path):
+    """A config begins with the command that runs it, and its options are valid."""
     assert f"python -m tfx_finetune.train --flagfile=configs/{path.name}" in path.read_text()
     (tmp_path / "photos").mkdir()
-    # The command line wins: folder.cfg is used with a folder of one's own.
+    # folder.cfg is used with a folder on the command line.
     extra = [f"--data={tmp_path / 'photos'}"] if path.stem == "folder" else []
     run, _ = flagfile.parse_flags(["train", f"--flagfile={path}", *extra], Run())
     assert check(run).phases
@@ -32,12 +32,12 @@ def test_every_config_is_sound(path, tmp_path):
 
 @pytest.mark.slow
 def test_quickstart(tmp_path):
-    """13 categories, EfficientNet-Lite0: at least 0.82 on the held-out quarter, int8 within 0.02 of it."""
+    """On 13 classes, EfficientNet-Lite0 has an accuracy of at least 0.82 on the test split, int8 at most 0.02 less."""
     for name in ("efficientnet-lite0", "tux-stamps"):
-        asset(name)
+        fetch_asset(name)
     flags = [f"--flagfile={ROOT / 'configs' / 'quickstart.cfg'}", f"--workdir={tmp_path / 'run'}", "--nocache.enabled"]
-    found = command("train", *flags, timeout=1200)
-    assert found.returncode == 0, found.stderr
+    result = run_command("train", *flags, timeout=1200)
+    assert result.returncode == 0, result.stderr
     scores = json.loads((tmp_path / "run" / "bundle" / "scores.json").read_text())
     accuracy = scores["test"]["label/accuracy"]
     assert accuracy >= 0.82
@@ -48,9 +48,9 @@ def test_quickstart(tmp_path):
 
 @pytest.mark.slow
 def test_quickstart_notebook(tmp_path):
-    """The notebook runs from its first cell to its last."""
+    """All cells of the notebook run."""
     for name in ("efficientnet-lite0", "tux-stamps"):
-        asset(name)
+        fetch_asset(name)
     notebook = nbformat.read(ROOT / "notebooks" / "quickstart.ipynb", as_version=4)
     NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
     (scores,) = [cell for cell in notebook.cells if "scores.json" in cell.source]
@@ -59,36 +59,38 @@ def test_quickstart_notebook(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "score", "least"), [("detection", "objects/ap50", 0.1), ("segmentation", "mask/miou", 0.3)]
+    ("name", "score", "min_score"), [("detection", "objects/ap50", 0.1), ("segmentation", "mask/miou", 0.3)]
 )
-def test_notebooks_of_things_in_pictures(tmp_path, name, score, least):
-    """As the other one; things never seen are found, by the TFLite file alone too, and make data of one's own."""
-    for needed in ("efficientnet-lite0", "tux-stamps", "opencv-photographs"):
-        asset(needed)
+def test_detection_and_segmentation_notebooks(tmp_path, name, score, min_score):
+    """The model and its TFLite file find new objects, and new samples are written as a source."""
+    for asset_name in ("efficientnet-lite0", "tux-stamps", "opencv-photographs"):
+        fetch_asset(asset_name)
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
     scores = json.loads((tmp_path / "runs" / name / "bundle" / "scores.json").read_text())["test"]
-    assert scores[score] > least
-    by_hand, own = (
-        "".join(each.text for cell in notebook.cells if mark in cell.source for each in cell.outputs if "text" in each)
-        for mark in ("Interpreter", "SOURCES")
+    assert scores[score] > min_score
+    litert_text, source_text = (
+        "".join(
+            output.text for cell in notebook.cells if word in cell.source for output in cell.outputs if "text" in output
+        )
+        for word in ("Interpreter", "SOURCES")
     )
-    kinds = {"birds", "fruit", "vehicles"}
-    assert kinds & set(re.findall(r"\w+", by_hand))
-    assert own.startswith("{'all': 3}")
-    assert kinds <= set(re.findall(r"\w+", own.splitlines()[0]))
-    assert len(own.splitlines()) == 4
+    classes = {"birds", "fruit", "vehicles"}
+    assert classes & set(re.findall(r"\w+", litert_text))
+    assert source_text.startswith("{'all': 3}")
+    assert classes <= set(re.findall(r"\w+", source_text.splitlines()[0]))
+    assert len(source_text.splitlines()) == 4
 
 
 @pytest.mark.slow
 def test_multimodal_notebook(tmp_path):
-    """As the other one; everything together is better than any input alone, and the last cell runs without one."""
+    """All inputs together score better than each input alone, and the last cell leaves an input out."""
     for name in ("mnist", "cldr-rbnf", "speech-embedding", *(f"digits-{voice}" for voice in VOICES)):
-        asset(name)
+        fetch_asset(name)
     notebook = nbformat.read(ROOT / "notebooks" / "multimodal.ipynb", as_version=4)
     NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
     scores = json.loads((tmp_path / "runs" / "multimodal" / "bundle" / "scores.json").read_text())
-    accuracy = {" ".join(part["towers"]): part["label/accuracy"] for part in scores["ablations"]}
+    accuracy = {" ".join(row["towers"]): row["label/accuracy"] for row in scores["ablations"]}
     assert accuracy["image audio text"] > max(accuracy[tower] for tower in ("image", "audio", "text")) > 0.5
     (without,) = notebook.cells[-1].outputs
-    assert without.text.startswith("without the picture: ")
+    assert without.text.startswith("without the image: ")
