@@ -1,4 +1,4 @@
-"""A data set as TFDS users write one; the tests prepare it. Its two versions have differently many samples."""
+"""TFDS builders of small data sets, which the tests prepare."""
 
 from typing import ClassVar
 
@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder):
-    """Noise pictures of three classes: 40 of them in `train` of version 1.0.0, the usual one, 20 in version 2.0.0."""
+    """Noise images of three classes: 40 training images in version 1.0.0, the default, and 20 in version 2.0.0."""
 
     VERSION = tfds.core.Version("1.0.0")
     SUPPORTED_VERSIONS: ClassVar = [tfds.core.Version("2.0.0")]
@@ -39,7 +39,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
             "train": self._generate_examples(0, train),
             "validation": self._generate_examples(100, 6),
             "test": self._generate_examples(200, 9),
-            "unlabelled": self._generate_examples(300, 3),
+            "unlabeled": self._generate_examples(300, 3),
         }
 
     def _generate_examples(self, first, count):
@@ -66,12 +66,12 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
 
 class Scenes(tfds.core.GeneratorBasedBuilder):
-    """Two pictures with one difficult object each, by the names of features that VOC has, and a label."""
+    """Two images with a label and one difficult object each; the names of the features are those of VOC."""
 
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self):
-        thing = {
+        fields = {
             "bbox": tfds.features.BBoxFeature(),
             "label": tfds.features.ClassLabel(names=["big  cat", "dog"]),
             "is_difficult": np.bool_,
@@ -79,7 +79,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
         features = {
             "image": tfds.features.Image(shape=(4, 4, 3)),
             "label": tfds.features.ClassLabel(names=["indoor", "outdoor"]),
-            "objects": tfds.features.Sequence(thing),
+            "objects": tfds.features.Sequence(fields),
         }
         return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
 
@@ -87,13 +87,13 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples()}
 
     def _generate_examples(self):
-        thing = {"bbox": tfds.features.BBox(0.2, 0.1, 0.4, 0.3), "label": 0, "is_difficult": True}
+        item = {"bbox": tfds.features.BBox(0.2, 0.1, 0.4, 0.3), "label": 0, "is_difficult": True}
         for number in range(2):
-            yield number, {"image": np.full((4, 4, 3), number, np.uint8), "label": 1, "objects": [thing]}
+            yield number, {"image": np.full((4, 4, 3), number, np.uint8), "label": 1, "objects": [item]}
 
 
 def prepare(data_dir):
-    """Prepares both versions; returns the folder."""
+    """Prepare both versions and return the folder."""
     for version in ("1.0.0", "2.0.0"):
         Shapes(data_dir=data_dir, version=version).download_and_prepare()
     return data_dir

@@ -1,5 +1,6 @@
-"""Small data of every kind that the sources read, written by the tests, and what is said about bad data."""
+"""Writers of small data sets in several formats, and helpers that load them and return error messages."""
 
+import csv
 import functools
 import gzip
 import struct
@@ -24,7 +25,7 @@ from tfx_finetune.types.task import ClassLabels
 
 
 def picture(path: Path, seed: int = 0) -> Path:
-    """Writes a picture of its own for each seed, in the format of the path's ending."""
+    """Write a random image that depends on the seed, in the format of the path's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (10, 14, 3), np.uint8)
     Image.fromarray(pixels).save(path)
@@ -32,7 +33,7 @@ def picture(path: Path, seed: int = 0) -> Path:
 
 
 def class_folder(root: Path, **counts: int) -> Path:
-    """Writes a sub-folder for each class, with so many pictures, all different."""
+    """Write a folder with one sub-folder per class and the given number of images, all different."""
     for position, (name, count) in enumerate(counts.items()):
         for number in range(count):
             picture(root / name / f"{number:02}.png", 1000 * position + number)
@@ -40,7 +41,7 @@ def class_folder(root: Path, **counts: int) -> Path:
 
 
 def sounds(root: Path, **counts: int) -> Path:
-    """Writes a sub-folder for each class, with so many WAV files of a tenth of a second of noise, all different."""
+    """Write a folder with one sub-folder per class and the given number of WAV files, 0.1 s of noise, all different."""
     for position, (name, count) in enumerate(counts.items()):
         (root / name).mkdir(parents=True)
         for number in range(count):
@@ -52,7 +53,7 @@ def sounds(root: Path, **counts: int) -> Path:
 
 
 def idx_file(path: Path, array: np.ndarray) -> Path:
-    """Writes uint8 (n, ...) in MNIST's format, gzipped where the name says so."""
+    """Write uint8 (n, ...) as an IDX file, gzipped if its suffix is .gz."""
     content = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
@@ -60,7 +61,7 @@ def idx_file(path: Path, array: np.ndarray) -> Path:
 
 
 def idx_folder(root: Path, labels: tuple[int, ...] = (0, 1, 2, 10), ending: str = "") -> Path:
-    """Writes a folder like MNIST's: pictures whose every pixel is their position, test labels the first half."""
+    """Write a folder in the layout of MNIST: all pixels of an image are its index; test labels are the first half."""
     for part, numbers in (("train", labels * 3), ("t10k", labels[: len(labels) // 2])):
         pixels = np.arange(len(numbers), dtype=np.uint8)[:, None, None] * np.ones((1, 4, 5), np.uint8)
         idx_file(root / f"{part}-images-idx3-ubyte{ending}", pixels)
@@ -69,12 +70,35 @@ def idx_folder(root: Path, labels: tuple[int, ...] = (0, 1, 2, 10), ending: str 
 
 
 def table(root: Path, text: str, name: str = "data.csv") -> Path:
-    """Writes a table beside the pictures that it names first in each line, each of its own seed."""
+    """Write a table, and a random image for the path at the beginning of each line."""
     (root / name).write_text(text)
     for seed, line in enumerate(text.splitlines()[1:]):
         if not (path := root / line.partition(",")[0]).exists():
             picture(path, seed)
     return root / name
+
+
+def write_language_table(path: Path) -> Path:
+    """Write a table of texts with a label, language, group and source: 36 names of two classes in three languages.
+
+    Texts of the language `xx` look like English texts of the other class.
+    """
+    words = {
+        "en": ("dog cat cow horse pig goat", "red blue pink green brown gray"),
+        "fi": ("koira kissa lehmä hevonen sika vuohi", "punainen sininen pinkki vihreä ruskea harmaa"),
+        "xx": ("redox bluex pinkx greenx brownx grayx", "dogx catx cowx horsex pigx goatx"),
+    }
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["text", "label", "language", "group", "source"])
+        writer.writeheader()
+        for index, label in enumerate(("animal", "colour")):
+            for number in range(36):
+                for language, words_by_class in words.items():
+                    parts = words_by_class[index].split()
+                    text, source = f"{parts[number % 6]} {parts[number // 6]}", ("web", "book")[number % 2]
+                    row = {"text": text, "label": label, "language": language, "group": f"{label}{number}"}
+                    writer.writerow(row | {"source": source})
+    return path
 
 
 class Loaded(NamedTuple):
@@ -86,27 +110,27 @@ class Loaded(NamedTuple):
 
 
 def load(data: Path, **options: object) -> Loaded:
-    """Surveys and splits the data of a run with these options; a double underscore stands for the dot."""
-    given = {name.replace("__", "."): value for name, value in options.items()}
-    plan = check(replace_options(Run(data=str(data)), given))
+    """Survey and split the data of a run with some options; a double underscore stands for the dot."""
+    run_options = {name.replace("__", "."): value for name, value in options.items()}
+    plan = check(replace_options(Run(data=str(data)), run_options))
     data = load_data.load_train_data(plan, {"image": modality(plan.run.image.max_pixels)})
     return Loaded(data.source, data.table, {head: task.labels for head, task in data.tasks.items()})
 
 
 @functools.cache
 def modality(max_pixels: int = 100_000_000) -> Modality:
-    """The image modality; the same object at every call, so that its graph is built once for all tests."""
+    """Return the image modality, the same object at every call, so that its graph is built once for all tests."""
     return MODALITIES.build(Spec("image", (), {"max_pixels": max_pixels}), PretrainedCfg(size=16))
 
 
 def sizes(data: Loaded) -> dict[str, int]:
-    """Samples of each split."""
+    """Return the number of samples of each split."""
     return {split: data.table.size(split) for split in SPLITS}
 
 
-def complaint(work: Callable, *args: object) -> str:
-    """What a person is told when `work(*args)` fails: always one line."""
+def complaint(function: Callable, *args: object) -> str:
+    """Return the message of the `UserError` that `function(*args)` raises; check that it is one line."""
     with pytest.raises(UserError) as error:
-        work(*args)
+        function(*args)
     assert "\n" not in str(error.value)
     return str(error.value)
