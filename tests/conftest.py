@@ -1,4 +1,4 @@
-"""What several test files share: one small run, done once for all that run tests at the same time."""
+"""Fixtures that several test files share: a small run, which is trained once for all processes of a test session."""
 
 import fcntl
 import gc
@@ -10,31 +10,38 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.helpers.commands import SMALL, command, shapes
+from tests.helpers.commands import SMALL_FLAGS, run_command, write_shapes
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 if WORKER and hasattr(os, "sched_setaffinity"):
-    # A worker has cores of its own, and the commands that it runs: threads of several on one core wait for each other.
-    cores, workers = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    os.sched_setaffinity(0, cores[int(WORKER.removeprefix("gw")) :: workers] or cores)
+    # Each worker and its commands get cores of their own: threads that share a core wait for each other.
+    cores, num_workers = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.sched_setaffinity(0, cores[int(WORKER.removeprefix("gw")) :: num_workers] or cores)
 
 
 def pytest_collection_finish():
-    """Takes all that was imported out of garbage collection, which every conversion to TFLite asks for."""
+    """Exempt all imported objects from garbage collection, which every conversion to TFLite triggers."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _collected():
-    """Networks hold themselves by cycles: those of a file's tests go when the file is done."""
+def _collect_garbage():
+    """Free the networks of a test file at its end; they are reference cycles."""
     yield
     gc.collect()
 
 
-class Trained(NamedTuple):
-    """A finished run: its data, its work folder, and what the command printed."""
+class TrainedRun(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        data: Folder of the data.
+        workdir: Work folder.
+        flags: Flags of the run, without the work folder.
+        output: Standard error of the command.
+    """
 
     data: Path
     workdir: Path
@@ -43,39 +50,53 @@ class Trained(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def once(tmp_path_factory) -> Callable[[str, Callable[[Path], str | None]], tuple[Path, str]]:
-    """Makes a folder that every worker reads and none changes: `once(name, make)` gives it, and what `make` returned.
+def make_once(tmp_path_factory) -> Callable[[str, Callable[[Path], str | None]], tuple[Path, str]]:
+    """Return the function `make_once(name, make)`, which fills a folder once and returns it with the result of `make`.
 
-    The first worker that asks has it made; others wait for that.
+    All workers share the folder and must not change it. The first worker that needs it calls `make(folder)`; the others
+    wait.
     """
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
-    def found(name: str, make: Callable[[Path], str | None]) -> tuple[Path, str]:
-        folder, said = base / name, base / f"{name}.txt"
+    def get_folder(name: str, make: Callable[[Path], str | None]) -> tuple[Path, str]:
+        folder, result_file = base / name, base / f"{name}.txt"
         with (base / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not said.exists():
+            if not result_file.exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
-                said.write_text(make(folder) or "")
-        return folder, said.read_text()
+                result_file.write_text(make(folder) or "")
+        return folder, result_file.read_text()
 
-    return found
+    return get_folder
 
 
 @pytest.fixture(scope="session")
-def trained(once) -> Trained:
-    """A small network trained by the command on drawn shapes."""
+def trained_run(make_once) -> TrainedRun:
+    """A small network that the command trains on images of shapes."""
 
-    def flags(root: Path) -> tuple[str, ...]:
-        return (f"--data={root / 'shapes'}", f"--cache.dir={root / 'cache'}", *SMALL)
+    def get_flags(root: Path) -> tuple[str, ...]:
+        return (f"--data={root / 'shapes'}", f"--cache.dir={root / 'cache'}", *SMALL_FLAGS)
 
-    def make(root: Path) -> str:
-        shapes(root / "shapes")
-        found = command("train", *flags(root), f"--workdir={root / 'run'}")
-        assert found.returncode == 0, found.stderr
-        return found.stderr
+    def train(root: Path) -> str:
+        write_shapes(root / "shapes")
+        result = run_command("train", *get_flags(root), f"--workdir={root / 'run'}")
+        assert result.returncode == 0, result.stderr
+        return result.stderr
 
-    root, output = once("trained", make)
-    return Trained(root / "shapes", root / "run", flags(root), output)
+    root, output = make_once("trained", train)
+    return TrainedRun(root / "shapes", root / "run", get_flags(root), output)
+
+
+# Transition.
+@pytest.fixture(scope="session")
+def once(make_once):
+    """Transition."""
+    return make_once
+
+
+@pytest.fixture(scope="session")
+def trained(trained_run):
+    """Transition."""
+    return trained_run

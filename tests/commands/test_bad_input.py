@@ -1,4 +1,4 @@
-"""What goes wrong on a person's own machine ends in one line that says how to mend it, and nothing is lost."""
+"""Unreadable files, unusable work folders and a full disk end in one line that says what to do."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.helpers.commands import SMALL, command, refused, shapes, within
+from tests.helpers.commands import SMALL_FLAGS, get_error, run_command, run_in_process, write_shapes
 
 BROKEN = {
     "empty.png": b"",
@@ -16,77 +16,79 @@ BROKEN = {
 }
 REASONS = {
     "empty.png": "empty file",
-    "text.jpg": "not a JPEG, PNG, GIF, BMP or WebP picture",
+    "text.jpg": "not a JPEG, PNG, GIF, BMP or WebP image",
     "half.png": "truncated or corrupt PNG",
-    "bomb.png": "a picture of 60000 x 60000 pixels, at most 100000000",
+    "bomb.png": "image of 60000 x 60000 pixels, at most 100000000",
 }
 
 
 @pytest.fixture
-def broken(tmp_path):
-    """Drawn shapes with four files among them that nobody can read."""
-    data = shapes(tmp_path / "photos", each=14)
-    whole = (data / "disc" / "000.png").read_bytes()
+def broken_data(tmp_path):
+    """Images of shapes, and four unreadable files."""
+    data = write_shapes(tmp_path / "photos", images_per_class=14)
+    image = (data / "disc" / "000.png").read_bytes()
     for name, content in BROKEN.items():
-        (data / "disc" / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
+        (data / "disc" / name).write_bytes(image[: len(image) // 2] if content is None else content)
     return data
 
 
-def test_broken_files_are_skipped_counted_and_listed(broken, tmp_path):
-    """The run is done with the rest; the report says what was left out, and why."""
+def test_unreadable_files_are_left_out_and_listed(broken_data, tmp_path):
+    """The run uses the other files; the report lists the unreadable files with the reasons."""
     flags = [
-        *SMALL,
+        *SMALL_FLAGS,
         "--frozen.epochs=0",
         "--finetune.epochs=1",
         "--exports=keras_file()",
         f"--cache.dir={tmp_path / 'cache'}",
     ]
-    found = within("train", f"--data={broken}", *flags, f"--workdir={tmp_path / 'run'}")
-    assert found.returncode == 0, found.stderr
-    assert "4 of 46 samples cannot be read and are left out" in found.stderr
+    result = run_in_process("train", f"--data={broken_data}", *flags, f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 0, result.stderr
+    assert "4 of 46 samples cannot be read and are left out" in result.stderr
     page = (tmp_path / "run" / "report.html").read_text()
     for name, reason in REASONS.items():
         assert name in page
         assert reason in page
 
 
-def test_too_many_broken_files_fail_the_run(broken, tmp_path):
-    """A folder that is mostly broken is a mistake somewhere else."""
-    said = refused("train", f"--data={broken}", *SMALL, "--max_unreadable=0.05", f"--workdir={tmp_path / 'run'}")
-    assert "4 of 46 samples cannot be read" in said
-    assert "bomb.png: a picture of 60000 x 60000 pixels" in said
-    assert "raise --max_unreadable" in said
+def test_too_many_unreadable_files_are_an_error(broken_data, tmp_path):
+    """Most unreadable files of a folder have one cause, which the user can correct."""
+    flags = (*SMALL_FLAGS, "--max_unreadable=0.05", f"--workdir={tmp_path / 'run'}")
+    line = get_error("train", f"--data={broken_data}", *flags)
+    assert "4 of 46 samples cannot be read" in line
+    assert "bomb.png: image of 60000 x 60000 pixels" in line
+    assert "raise --max_unreadable" in line
 
 
-def test_predict_says_which_files_it_cannot_read(trained, broken):
-    """The readable ones are predicted all the same, and the exit status tells."""
-    paths = [broken / "disc" / name for name in (*BROKEN, "000.png")]
-    found = within("predict", f"--bundle={trained.workdir / 'bundle'}", *paths)
-    assert found.returncode == 2
-    *failed, last = found.stdout.splitlines()
-    for line, reason in zip(failed, REASONS.values(), strict=True):
+def test_predict_names_unreadable_files(trained_run, broken_data):
+    """The readable files are predicted, and the exit status is 2."""
+    paths = [broken_data / "disc" / name for name in (*BROKEN, "000.png")]
+    result = run_in_process("predict", f"--bundle={trained_run.workdir / 'bundle'}", *paths)
+    assert result.returncode == 2
+    *error_lines, last = result.stdout.splitlines()
+    for line, reason in zip(error_lines, REASONS.values(), strict=True):
         assert reason in line
     assert '"label"' in last
-    assert f"4 of 5 samples cannot be read; received: {paths[0]}" in found.stderr
+    assert f"error: 4 of 5 samples cannot be read: {paths[0]}: empty file; " in result.stderr
 
 
-def test_work_folder_that_cannot_be_written(trained):
-    """Said before anything is read or trained."""
-    assert "cannot write to the work folder; received: /proc/run" in refused(
-        "train", *trained.flags, "--workdir=/proc/run"
+def test_work_folder_that_cannot_be_written(trained_run):
+    """The error comes before data is read."""
+    line = get_error("train", *trained_run.flags, "--workdir=/proc/run")
+    assert line.startswith("error: The work folder cannot be written: /proc/run ")
+
+
+def test_work_folder_with_other_files(trained_run, tmp_path):
+    """A run does not write into a folder with other files."""
+    (tmp_path / "thesis.txt").write_text("text")
+    assert f"The work folder holds files of another program: {tmp_path}. " in get_error(
+        "train", *trained_run.flags, f"--workdir={tmp_path}"
     )
-
-
-def test_work_folder_with_other_files(trained, tmp_path):
-    """A run never mixes its files with somebody's."""
-    (tmp_path / "thesis.txt").write_text("all my work")
-    assert "holds files of something else" in refused("train", *trained.flags, f"--workdir={tmp_path}")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.slow
-def test_full_disk(trained, tmp_path):
-    """Files that cannot grow, as on a full disk, end the run in one line; nothing half-written is left."""
+def test_full_disk(trained_run, tmp_path):
+    """A limit of the file size, as on a full disk, ends the run in one line and leaves no incomplete file."""
     code = (
         "import resource, runpy, sys\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
@@ -94,24 +96,24 @@ def test_full_disk(trained, tmp_path):
         "runpy.run_module('tfx_finetune.train', run_name='__main__')\n"
     )
     workdir = tmp_path / "run"
-    arguments = [*trained.flags, f"--cache.dir={tmp_path / 'cache'}", f"--workdir={workdir}", "--finetune.epochs=1"]
+    arguments = [*trained_run.flags, f"--cache.dir={tmp_path / 'cache'}", f"--workdir={workdir}", "--finetune.epochs=1"]
     arguments += ["--exports=keras_file()"]
-    # The report draws its curves with fonts that Matplotlib would otherwise index into a file of its own.
+    # Matplotlib writes an index of fonts when the report plots its curves.
     environment = os.environ | {"MPLCONFIGDIR": str(tmp_path / "matplotlib")}
-    found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment)
-    assert found.returncode == 2, found.stderr
-    assert "Traceback" not in found.stderr
-    assert "error: no space left for " in found.stderr
-    assert "make room, then run the command again" in found.stderr
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment)
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "error: The disk has no space left for " in result.stderr
+    assert "Free some space, then run the command again." in result.stderr
     assert not (workdir / "bundle").exists()
     assert not [path for path in tmp_path.rglob(".*") if path.is_dir()]
-    again = within("train", *arguments)
-    assert again.returncode == 0, again.stderr
+    result = run_in_process("train", *arguments)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.slow
-def test_a_file_that_fails_the_gate_is_named(trained, tmp_path):
-    """Exit status 3; bundle and report are there, so that a person can look at what happened."""
+def test_a_file_that_fails_verification_is_named(trained_run, tmp_path):
+    """The exit status is 3; bundle and report are written, so that the user can find the cause."""
     (tmp_path / "spoiled.py").write_text(
         "import numpy as np\n"
         "from tfx_finetune.types.components import EXPORTS\n"
@@ -119,24 +121,24 @@ def test_a_file_that_fails_the_gate_is_named(trained, tmp_path):
         "from tfx_finetune.deploy.formats import keras_file\n"
         "def write(servable, path):\n"
         "    dense = [layer for layer in servable.model.layers if 'dense' in layer.name][-1]\n"
-        "    kept = dense.get_weights()\n"
-        "    dense.set_weights([np.roll(weight, 1, -1) for weight in kept])\n"
+        "    weights = dense.get_weights()\n"
+        "    dense.set_weights([np.roll(weight, 1, -1) for weight in weights])\n"
         "    keras_file.write(servable, path)\n"
-        "    dense.set_weights(kept)\n"
+        "    dense.set_weights(weights)\n"
         "@EXPORTS.register\n"
         "def spoiled() -> Export:\n"
         "    '''A file whose classes are shifted by one.'''\n"
         "    return Export('spoiled', 'spoiled.keras', write, keras_file.load, tolerance=1e-4, quantized=False)\n"
     )
     flags = [
-        *trained.flags,
+        *trained_run.flags,
         "--frozen.epochs=0",
         "--finetune.epochs=2",
         "--plugins=spoiled",
         "--exports=keras_file(), spoiled()",
     ]
-    found = command("train", *flags, f"--workdir={tmp_path / 'run'}", PYTHONPATH=str(tmp_path))
-    assert found.returncode == 3, found.stderr
-    assert "error: 1 of 2 files did not pass verification; received: spoiled differs from the model by" in found.stderr
+    result = run_command("train", *flags, f"--workdir={tmp_path / 'run'}", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 3, result.stderr
+    assert "error: 1 of 2 files did not pass verification: spoiled differs from the model by" in result.stderr
     assert (tmp_path / "run" / "report.html").exists()
     assert "spoiled" in (tmp_path / "run" / "bundle" / "scores.json").read_text()

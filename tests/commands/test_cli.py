@@ -1,4 +1,4 @@
-"""The commands as a person types them: what they print, what they leave behind, how they end."""
+"""Output, files and exit status of the commands."""
 
 import json
 import subprocess
@@ -6,15 +6,16 @@ import sys
 
 import pytest
 
-from tests.helpers.commands import KINDS, command, refused, shapes, within
+from tests.helpers.commands import SHAPE_NAMES, get_error, run_command, run_in_process, write_shapes
+from tfx_finetune.core.command import COMMANDS
 
 FORMATS = ["keras", "saved_model", "tflite", "tflite_float16", "tflite_int8"]
 FILES = ["model.keras", "saved_model", "model.tflite", "model_float16.tflite", "model_int8.tflite"]
 
 
-@pytest.mark.parametrize("name", ["train", "tune", "data", "predict", "evaluate", "inspect", "doctor"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_needs_no_tensorflow(name):
-    """--help answers at once, and names every flag."""
+    """--help does not wait for TensorFlow, and names the command and its flags."""
     code = (
         "import runpy, sys\n"
         f"sys.argv = ['{name}', '--help']\n"
@@ -24,81 +25,85 @@ def test_help_needs_no_tensorflow(name):
         "    assert end.code == 0\n"
         "assert not {'tensorflow', 'keras', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    assert f"python -m tfx_finetune.{name}" in found.stdout
-    assert "--flagfile=FILE" in found.stdout
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert f"python -m tfx_finetune.{name}" in result.stdout
+    assert "--flagfile=FILE" in result.stdout
 
 
-def test_train_leaves_everything_behind(trained):
-    """The work folder holds what the README promises, and every file passed."""
-    workdir = trained.workdir
+def test_train_writes_the_work_folder(trained_run):
+    """The work folder has the files that the README names, and every exported file passes verification."""
+    workdir = trained_run.workdir
     for name in ["run.cfg", "checkpoints", "tensorboard", "report.html"]:
         assert (workdir / name).exists()
     bundle = workdir / "bundle"
     for name in ["manifest.json", "scores.json", "labels.txt", "golden", *FILES]:
         assert (bundle / name).exists()
-    assert (bundle / "labels.txt").read_text().split() == list(KINDS)
+    assert (bundle / "labels.txt").read_text().split() == list(SHAPE_NAMES)
     assert len([p for p in (bundle / "golden").iterdir() if p.suffix != ".json"]) == 8
     scores = json.loads((bundle / "scores.json").read_text())
     assert set(scores) == {"test", *FORMATS}
     assert scores["test"]["label/accuracy"] > 0.8
-    assert not list(workdir.glob(".*")), "half-written files are left"
+    assert not list(workdir.glob(".*")), "incomplete files are left"
     for format in FORMATS:
-        assert format in trained.output
+        assert format in trained_run.output
     for noise in ["Warning", "oneDNN", "absl", "cuda"]:
-        assert noise not in trained.output
+        assert noise not in trained_run.output
 
 
-def test_the_report_says_how_to_make_the_run_again(trained):
-    """By the flag file in the work folder, whatever command or notebook trained: the same line opens that file."""
-    config = trained.workdir / "run.cfg"
+def test_the_report_has_the_command_that_reproduces_the_run(trained_run):
+    """The command reads run.cfg of the work folder, which begins with the same command."""
+    config = trained_run.workdir / "run.cfg"
     line = f"python -m tfx_finetune.train --flagfile={config}"
-    assert f'<pre class="command">{line}</pre>' in (trained.workdir / "report.html").read_text()
+    assert f'<pre class="command">{line}</pre>' in (trained_run.workdir / "report.html").read_text()
     assert config.read_text().startswith(f"# {line}\n")
 
 
 @pytest.mark.parametrize("format", ["keras", "saved_model", "tflite_int8"])
-def test_predict_prints_a_json_line_a_file(trained, format):
-    """File, label, score and the scores of all labels, whatever runs the model."""
-    picture, folder = trained.data / "disc" / "000.png", trained.data / "bar"
-    found = within("predict", f"--bundle={trained.workdir / 'bundle'}", f"--format={format}", picture, folder)
-    assert found.returncode == 0, found.stderr
-    lines = [json.loads(line) for line in found.stdout.splitlines()]
-    assert [line["file"] for line in lines] == [str(picture), *map(str, sorted(folder.iterdir()))]
+def test_predict_prints_one_json_line_per_file(trained_run, format):
+    """A line has the file, the label, its score and the scores of all labels, for every exported file."""
+    image, folder = trained_run.data / "disc" / "000.png", trained_run.data / "bar"
+    result = run_in_process(
+        "predict", f"--bundle={trained_run.workdir / 'bundle'}", f"--format={format}", image, folder
+    )
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["file"] for line in lines] == [str(image), *map(str, sorted(folder.iterdir()))]
     for line in lines:
         assert set(line) == {"file", "label", "score", "scores"}
-        assert list(line["scores"]) == list(KINDS)
+        assert list(line["scores"]) == list(SHAPE_NAMES)
         assert line["score"] == max(line["scores"].values()) == line["scores"][line["label"]]
     assert sum(line["label"] == "bar" for line in lines[1:]) > 0.8 * (len(lines) - 1)
 
 
-@pytest.mark.parametrize(("format", "run"), [("keras", within), ("saved_model", within), ("tflite_int8", command)])
-def test_evaluate_prints_one_json_object(trained, tmp_path, format, run):
-    """Every score of a file on data that it never saw, nothing held back."""
-    other = shapes(tmp_path / "other", each=10, seed=7)
-    found = run("evaluate", f"--bundle={trained.workdir / 'bundle'}", f"--data={other}", f"--format={format}")
-    assert found.returncode == 0, found.stderr
-    scores = json.loads(found.stdout)
+@pytest.mark.parametrize(
+    ("format", "run"), [("keras", run_in_process), ("saved_model", run_in_process), ("tflite_int8", run_command)]
+)
+def test_evaluate_prints_one_json_object(trained_run, tmp_path, format, run):
+    """All samples of other data are scored."""
+    data = write_shapes(tmp_path / "other", images_per_class=10, seed=7)
+    result = run("evaluate", f"--bundle={trained_run.workdir / 'bundle'}", f"--data={data}", f"--format={format}")
+    assert result.returncode == 0, result.stderr
+    scores = json.loads(result.stdout)
     assert scores["samples"] == 30
-    # Guessing gives a third.
+    # Chance is 1/3.
     assert scores["label/accuracy"] > 0.6
     assert sum(map(sum, scores["label/confusion"])) == 30
 
 
-def test_inspect_walks_one_sample(trained):
-    """Shapes, dtypes and ranges of every step, from the file to the scores."""
-    found = within("inspect", *trained.flags)
-    assert found.returncode == 0, found.stderr
+def test_inspect_prints_every_step_of_a_sample(trained_run):
+    """A line has the shape, dtype and range of a step, from the file to the scores."""
+    result = run_in_process("inspect", *trained_run.flags)
+    assert result.returncode == 0, result.stderr
     for step in ["raw", "decoded", "augment 1", "prepared", "label/logits", "label/scores"]:
-        assert step in found.stdout
-    assert "uint8 (1, 24, 24, 3)" in found.stdout
+        assert step in result.stdout
+    assert "uint8 (1, 24, 24, 3)" in result.stdout
 
 
 def test_inspect_lists_every_component():
-    """What a spec may name, with its options, and what `--flagfile` may."""
-    found = within("inspect", "--list")
-    assert found.returncode == 0, found.stderr
+    """`--list` prints all components with their options, and all configs."""
+    result = run_in_process("inspect", "--list")
+    assert result.returncode == 0, result.stderr
     for text in [
         "--flagfile=configs/mnist.cfg",
         "efficientnet_lite0(weights: str = 'imagenet'",
@@ -107,75 +112,90 @@ def test_inspect_lists_every_component():
         "folder(",
         "ties(density: float = 0.2",
     ]:
-        assert text in found.stdout
+        assert text in result.stdout
 
 
 @pytest.mark.slow
-def test_python_is_the_same_as_the_command(trained, tmp_path):
-    """Two lines in a notebook train and predict; the flag file that a run leaves gives the same model."""
+def test_the_python_api_is_equivalent_to_the_command(trained_run, tmp_path):
+    """`train` and `Bundle.predict` give the results of the commands; run.cfg reproduces the model."""
     code = (
         "import sys, json, tfx_finetune as tfx\n"
         "from tfx_finetune.core import flagfile\n"
-        "run, _ = flagfile.parse(sys.argv, tfx.Run())\n"
+        "run, _ = flagfile.parse_flags(sys.argv, tfx.Run())\n"
         "bundle = tfx.train(run)\n"
-        f"print(json.dumps(bundle.predict([{str(trained.data / 'disc' / '000.png')!r}])))\n"
+        f"print(json.dumps(bundle.predict([{str(trained_run.data / 'disc' / '000.png')!r}])))\n"
     )
-    workdir = tmp_path / trained.workdir.name
-    arguments = [f"--flagfile={trained.workdir / 'run.cfg'}", f"--workdir={workdir}", "--exports=keras_file()"]
-    found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    ours = within("predict", f"--bundle={trained.workdir / 'bundle'}", trained.data / "disc" / "000.png")
-    assert json.loads(found.stdout) == [json.loads(ours.stdout)]
-    golden, again = (w / "bundle" / "golden" / "outputs.json" for w in (trained.workdir, workdir))
-    assert again.read_bytes() == golden.read_bytes()
+    workdir = tmp_path / trained_run.workdir.name
+    arguments = [f"--flagfile={trained_run.workdir / 'run.cfg'}", f"--workdir={workdir}", "--exports=keras_file()"]
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    reference = run_in_process(
+        "predict", f"--bundle={trained_run.workdir / 'bundle'}", trained_run.data / "disc" / "000.png"
+    )
+    assert json.loads(result.stdout) == [json.loads(reference.stdout)]
+    first, second = (folder / "bundle" / "golden" / "outputs.json" for folder in (trained_run.workdir, workdir))
+    assert second.read_bytes() == first.read_bytes()
 
 
-def test_a_reader_that_has_enough_is_no_error(trained):
-    """`... | head -1` prints its line and nothing else."""
-    line = f"{sys.executable} -m tfx_finetune.predict --bundle={trained.workdir / 'bundle'} {trained.data} | head -1"
-    found = subprocess.run(line, shell=True, capture_output=True, text=True)
-    (line,) = found.stdout.splitlines()
+def test_a_closed_output_is_no_error(trained_run):
+    """`... | head -1` prints one line and no error."""
+    bundle = trained_run.workdir / "bundle"
+    line = f"{sys.executable} -m tfx_finetune.predict --bundle={bundle} {trained_run.data} | head -1"
+    result = subprocess.run(line, shell=True, capture_output=True, text=True)
+    (line,) = result.stdout.splitlines()
     assert set(json.loads(line)) == {"file", "label", "score", "scores"}
-    assert found.stderr == ""
+    assert result.stderr == ""
 
 
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("train", [], "no data given; say --data=FOLDER"),
-        ("train", ["--data=/nowhere/photos"], "no such folder or file; received: /nowhere/photos"),
-        ("train", ["--data=x", "--finetune.epoch=3"], "did you mean --finetune.epochs?"),
-        ("train", ["--data=.", "--backbone=efficientnet_lite9()"], "did you mean efficientnet_lite"),
-        ("train", ["--data=.", "--exports=tflite(quantise='int8')"], "did you mean quantize?"),
-        ("train", ["--data=.", "--flagfile=/nowhere/x.cfg"], "flagfile"),
-        ("predict", ["a.jpg"], "no bundle given"),
-        ("predict", ["--bundle=/nowhere", "a.jpg"], "not a bundle"),
-        ("predict", ["--bundle=/nowhere"], "nothing to predict"),
-        ("evaluate", ["--data=x"], "no bundle given"),
-        ("inspect", [], "no data given"),
+        ("train", [], "error: --data is missing. Write --data=FOLDER, a folder with one sub-folder per class."),
+        ("train", ["--data=/nowhere/photos"], "error: No such file or folder: /nowhere/photos. Check the path."),
+        (
+            "train",
+            ["--data=x", "--finetune.epoch=3"],
+            "Unknown flag: --finetune.epoch. Did you mean --finetune.epochs?",
+        ),
+        (
+            "train",
+            ["--data=.", "--backbone=efficientnet_lite9()"],
+            "Did you mean efficientnet_lite",
+        ),
+        (
+            "train",
+            ["--data=.", "--exports=tflite(quantise='int8')"],
+            "Did you mean quantize?",
+        ),
+        ("train", ["--data=.", "--flagfile=/nowhere/x.cfg"], "Invalid flag: "),
+        ("predict", ["a.jpg"], "error: --bundle is missing. "),
+        ("predict", ["--bundle=/nowhere", "a.jpg"], "error: The folder is not a bundle: /nowhere. "),
+        ("predict", ["--bundle=/nowhere"], "error: No files to predict. Name files or folders after the flags."),
+        ("evaluate", ["--data=x"], "error: --bundle is missing. "),
+        ("inspect", [], "error: --data is missing. "),
     ],
 )
-def test_mistakes_end_in_one_line(name, arguments, message):
-    """What is wrong, what was received, what is allowed, what to do; exit status 2."""
-    assert message in refused(name, *arguments)
+def test_errors_are_one_line(name, arguments, message):
+    """The line has what is wrong, the value, the valid values and what to do; the exit status is 2."""
+    assert message in get_error(name, *arguments)
 
 
 @pytest.mark.parametrize(
-    ("name", "todo"),
+    ("name", "hint"),
     [
-        ("train", "; say --data=x"),
-        ("tune", "; say --data=x"),
-        ("data", "; say --data=x"),
-        ("evaluate", "; say --bundle=x or --data=x"),
-        ("export", "; say --bundle=x"),
-        ("benchmark", "; say --bundle=x"),
-        ("serve", "; say --bundle=x"),
+        ("train", " Say --data=x."),
+        ("tune", " Say --data=x."),
+        ("data", " Say --data=x."),
+        ("evaluate", " Say --bundle=x or --data=x."),
+        ("export", " Say --bundle=x."),
+        ("benchmark", " Say --bundle=x."),
+        ("serve", " Say --bundle=x."),
         ("doctor", ""),
     ],
 )
-def test_a_word_without_a_flag_is_a_mistake(name, todo):
-    """In every command that takes flags alone."""
-    assert refused(name, "x").endswith(f"error: {name} takes flags alone; received: x{todo}")
+def test_an_argument_without_a_flag_is_an_error(name, hint):
+    """Commands that take only flags suggest a flag for the argument."""
+    assert get_error(name, "x") == f"error: {name} takes only flags: x.{hint}"
 
 
 @pytest.mark.parametrize(
@@ -188,13 +208,13 @@ def test_a_word_without_a_flag_is_a_mistake(name, todo):
         ("uvicorn", "serve", ["serve", "--bundle=x"]),
     ],
 )
-def test_a_package_that_is_missing_is_named(module, extra, arguments, monkeypatch):
-    """Before anything is read or trained, with the extra that brings it."""
+def test_a_missing_package_is_named(module, extra, arguments, monkeypatch):
+    """The error names the extra that installs the package, before data is read."""
     monkeypatch.setitem(sys.modules, module, None)
-    wanted = f"a package that this needs is not installed; received: {module}; pip install 'tfx_finetune[{extra}]'"
-    assert refused(*arguments) == f"error: {wanted}"
+    message = f"error: A required package is not installed: {module}. Run: pip install 'tfx_finetune[{extra}]'."
+    assert get_error(*arguments) == message
 
 
-def test_a_mistake_ends_the_process():
-    """The same line is the last that the command's own process says, before its exit status."""
-    assert "no data given; say --data=FOLDER" in refused("train", run=command)
+def test_an_error_ends_the_process():
+    """The error line is the last output of the process."""
+    assert "error: --data is missing. Write --data=FOLDER" in get_error("train", run=run_command)

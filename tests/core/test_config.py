@@ -1,13 +1,13 @@
-"""Options: dataclass, flags and run.cfg are one and the same thing."""
+"""Options of a run as a record, as flags and as run.cfg."""
 
 import dataclasses
 
 import pytest
 
-from tfx_finetune.core import config, flagfile
-from tfx_finetune.core.options import iter_options, replace_options, validate
+from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Phase, Run
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.options import iter_options, replace_options, validate
 
 
 def parse(*arguments):
@@ -15,7 +15,7 @@ def parse(*arguments):
 
 
 def test_flags_set_nested_options():
-    """Every leaf of the configuration is a flag of its dotted name."""
+    """Every option is a flag with its dotted name."""
     run, rest = parse(
         "--data=photos", "--finetune.epochs=3", "--nocache.enabled", "--frozen.learning_rate=1e-4", "a.jpg"
     )
@@ -25,28 +25,28 @@ def test_flags_set_nested_options():
 
 
 def test_written_options_are_read_back(tmp_path):
-    """run.cfg reproduces the run, whatever characters its values hold."""
+    """run.cfg reproduces the run; values may have any characters."""
     run = Run(data="my photos/ä #1", seed=7, exports="tflite(quantize='int8')", frozen=Phase(epochs=2, unfreeze="0.5"))
     flagfile.write_flagfile(run, tmp_path / "run.cfg", "a comment\nof two lines")
     assert parse(f"--flagfile={tmp_path / 'run.cfg'}")[0] == run
 
 
 def test_command_line_wins_over_the_file_before_it(tmp_path):
-    """`--flagfile=x.cfg --finetune.epochs=3` shortens the run of a config."""
+    """With `--flagfile=x.cfg --finetune.epochs=3`, the last flag wins."""
     (tmp_path / "x.cfg").write_text("# comment\n--finetune.epochs=9\n--seed=4\n")
     run, _ = parse(f"--flagfile={tmp_path / 'x.cfg'}", "--finetune.epochs=3")
     assert (run.finetune.epochs, run.seed) == (3, 4)
 
 
-def test_configs_come_along(tmp_path, monkeypatch):
-    """`--flagfile=configs/mnist.cfg` works in any folder; a file of that name in it goes first."""
+def test_configs_are_in_the_package(tmp_path, monkeypatch):
+    """`--flagfile=configs/mnist.cfg` works in every folder; a file with this path in the folder wins."""
     monkeypatch.chdir(tmp_path)
     assert parse("--flagfile=configs/mnist.cfg")[0].data == "idx(package='mnist')"
     with pytest.raises(UserError):
         parse("--flagfile=mnist.cfg")
     (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "mnist.cfg").write_text("--data=mine")
-    assert parse("--flagfile=configs/mnist.cfg")[0].data == "mine"
+    (tmp_path / "configs" / "mnist.cfg").write_text("--data=photos")
+    assert parse("--flagfile=configs/mnist.cfg")[0].data == "photos"
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_configs_come_along(tmp_path, monkeypatch):
         ("--flagfile=/nowhere/x.cfg", "flagfile"),
     ],
 )
-def test_wrong_flags_are_named(argument, message):
-    """A flag that is not understood must not be ignored."""
+def test_errors_in_flags(argument, message):
+    """An unknown flag, an invalid value and a missing flag file are errors."""
     with pytest.raises(UserError) as error:
         parse(argument)
     assert message in str(error.value)
@@ -75,8 +75,8 @@ def test_wrong_flags_are_named(argument, message):
         ({"verify.max_drop": float("nan")}, "out of range"),
     ],
 )
-def test_values_outside_what_is_allowed(values, message):
-    """The Python API is checked as the flags are."""
+def test_invalid_values(values, message):
+    """Options of the Python API are checked like flags."""
     with pytest.raises(UserError) as error:
         validate(replace_options(Run(), values))
     assert message in str(error.value)
@@ -89,19 +89,17 @@ def test_every_option_is_explained():
     plain = {name for name in names if "." not in name}
     assert not {name.partition(".")[0] for name in names if "." in name} & plain
     assert "--finetune.epochs=5" in flagfile.format_usage("doc", Run(), full=True)
-    assert "--frozen. --finetune.  Options of one training phase: epochs=20|5" in (
-        flagfile.format_usage("doc", Run())
-    )
+    assert "--frozen. --finetune.  Options of one training phase: epochs=20|5" in (flagfile.format_usage("doc", Run()))
 
 
 def test_configuration_is_frozen():
-    """Derived values get names of their own in a Plan; nothing changes a configuration while it runs."""
+    """No code changes an option during a run; derived values are in the plan."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         Run().seed = 1
 
 
-def test_a_budget_sets_the_phases_and_flags_change_them(tmp_path):
-    """Whatever is given beside it wins, and the written file is read back without the budget's help."""
+def test_a_preset_sets_the_phases_and_flags_change_them(tmp_path):
+    """Other flags win over the preset, and run.cfg reproduces the phases."""
     run, _ = flagfile.parse_flags(["train", "--preset=fast", "--frozen.epochs=3"], Run())
     assert (run.frozen.epochs, run.frozen.augmented_views, run.finetune.epochs) == (3, 1, 0)
     assert Run(preset="fast", frozen=Phase(epochs=3)).finetune.epochs == 0

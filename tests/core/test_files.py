@@ -1,4 +1,4 @@
-"""Files are whole or absent."""
+"""Files are written completely or not at all."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tfx_finetune.core.errors import UserError
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
-    """A run that dies while it writes must not destroy what was there, nor leave half a file."""
+    """A process that fails while it writes leaves the old file and no incomplete file."""
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(RuntimeError), files.write_atomically(path) as draft:
@@ -17,17 +17,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_folders_are_replaced_whole(tmp_path):
-    """A bundle of an earlier run is replaced, not mixed with the new one."""
+def test_folders_are_replaced_completely(tmp_path):
+    """The new folder has no files of the old folder."""
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "stale").write_text("x")
+    (tmp_path / "b" / "old").write_text("x")
     with files.write_atomically(tmp_path / "b") as draft:
         draft.mkdir()
-        (draft / "fresh").write_text("y")
-    assert [p.name for p in (tmp_path / "b").iterdir()] == ["fresh"]
+        (draft / "new").write_text("y")
+    assert [p.name for p in (tmp_path / "b").iterdir()] == ["new"]
 
 
-def test_checksum_of_a_folder_sees_names_and_contents(tmp_path):
+def test_checksum_of_a_folder_depends_on_names_and_contents(tmp_path):
     """A renamed or changed file inside a SavedModel changes its checksum."""
     (tmp_path / "a").write_text("1")
     first = files.sha256(tmp_path)
@@ -39,7 +39,7 @@ def test_checksum_of_a_folder_sees_names_and_contents(tmp_path):
 
 
 def test_unwritable_folder(tmp_path):
-    """The message names the folder and why; a file in the way is the case that root meets too."""
-    (tmp_path / "taken").write_text("")
-    with pytest.raises(UserError, match=r"The work folder cannot be written: .*taken/x"):
-        files.make_writable_folder(tmp_path / "taken" / "x", "work folder")
+    """The message names the folder and the reason; root as well cannot create a folder inside a file."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"The work folder cannot be written: .*file/x"):
+        files.make_writable_folder(tmp_path / "file" / "x", "work folder")

@@ -1,4 +1,4 @@
-"""Registries say what is unknown, what is allowed, and what was probably meant."""
+"""Registries build components from specs, and name the error and the valid values of a wrong spec."""
 
 from typing import Literal
 
@@ -28,7 +28,7 @@ def registry():
 
 
 def test_builds_with_context_and_options(registry):
-    """The context is the caller's; options are the user's, defaults filled in."""
+    """The caller passes the context, the spec has the options, and missing options get their defaults."""
     assert registry.build(parse_spec("tflite('int8', scale=(0.5, 1))"), "ctx") == ("ctx", "int8", 1, (0.5, 1))
 
 
@@ -45,8 +45,8 @@ def test_builds_with_context_and_options(registry):
         ("tflite(context=1)", "Unknown option"),
     ],
 )
-def test_wrong_specs_say_what_is_right(registry, text, message):
-    """A typo in a config ends in one line that names the mend."""
+def test_errors_in_specs(registry, text, message):
+    """An error is one line with the invalid value and the valid values."""
     with pytest.raises(UserError) as error:
         registry.resolve_options(parse_spec(text))
     assert message in str(error.value)
@@ -54,14 +54,14 @@ def test_wrong_specs_say_what_is_right(registry, text, message):
 
 
 def test_double_registration_is_a_programming_error(registry):
-    """Two components of one name would hide each other."""
+    """One of two components with the same name would be unreachable."""
     with pytest.raises(ValueError, match="twice"):
         registry.register(lambda: None, "tflite")
 
 
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
 def test_every_component_documents_and_types_its_options(registry):
-    """--list prints signatures and first lines; both must be there for every entry."""
+    """`inspect --list` prints the signature and the first line of the docstring of every component."""
     assert len(registry) > 0
     for name in registry:
         assert (registry[name].__doc__ or "").strip(), f"{registry.kind} {name} has no docstring"

@@ -1,4 +1,4 @@
-"""Spec strings parse to what they say and back, and nothing in them is evaluated."""
+"""Spec strings are parsed and printed, and no code in them is evaluated."""
 
 import pytest
 
@@ -18,13 +18,13 @@ SPECS = [
 
 @pytest.mark.parametrize(("text", "spec"), SPECS)
 def test_spec_parses_and_prints_back(text, spec):
-    """A spec in run.cfg must mean the same when it is read again."""
+    """The text of a spec, such as in run.cfg, parses to an equal spec."""
     assert parse_spec(text) == spec
     assert parse_spec(str(spec)) == spec
 
 
 def test_lists_and_names():
-    """--exports is a list, --heads is named; a lone head gets the default name."""
+    """--exports is a list and --heads has names; a single head without a name gets the default name."""
     assert [spec.name for spec in parse_specs("a(), b(x=1), c")] == ["a", "b", "c"]
     assert parse_specs("") == ()
     assert parse_named_specs("classify()", "label") == {"label": Spec("classify")}
@@ -45,13 +45,13 @@ def test_lists_and_names():
         "a() b()",
     ],
 )
-def test_what_is_no_spec_is_refused(text):
-    """Anything but a component with literal options is a user's error, and is never run."""
+def test_malformed_specs_are_errors(text):
+    """Any text other than a component with literal options is an error and is not evaluated."""
     with pytest.raises(UserError, match="The text is not a component spec"):
         parse_spec(text)
 
 
-def test_unnamed_heads_are_refused():
+def test_several_heads_without_names_are_errors():
     """Two heads without names would overwrite each other."""
     with pytest.raises(UserError, match="Several components need names"):
         parse_named_specs("classify(), tag()", "label")

@@ -1,4 +1,4 @@
-"""Real weights and data for the tests, fetched by the package's own code."""
+"""Weights and data for tests, fetched by the package."""
 
 import os
 from pathlib import Path
@@ -9,9 +9,12 @@ from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError
 
 
-def asset(name: str) -> Path:
-    """Returns the asset's folder; where it cannot be had, skips with the reason, or fails in CI."""
+def fetch_asset(name: str) -> Path:
+    """Return the folder of an asset; if it cannot be downloaded, skip the test, or fail it in CI."""
     try:
         return assets.fetch(name)
     except UserError as error:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(str(error))
+
+
+asset = fetch_asset  # Transition.

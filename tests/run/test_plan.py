@@ -1,4 +1,4 @@
-"""Validation of the options of a run: errors are found before data or weights are read."""
+"""Validation of the options of a run: errors come before data or weights are read."""
 
 import dataclasses
 
@@ -16,9 +16,9 @@ from tfx_finetune.training.feature_cache import preprocessing_key
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"data": ""}, "No data given. Say --data=FOLDER"),
-        ({"heads": "classify(dropout=1.5)"}, "dropout is out of range: 1.5. Expected: 0 to below 1."),
-        ({"heads": "a=tag(), b=tag(threshold=2)"}, "threshold is out of range: 2."),
+        ({"data": ""}, "--data is missing. Write --data=FOLDER, a folder with one sub-folder per class."),
+        ({"heads": "classify(dropout=1.5)"}, "dropout of classify() is out of range: 1.5. Expected: 0 to below 1."),
+        ({"heads": "a=tag(), b=tag(threshold=2)"}, "threshold of tag() is out of range: 2. Expected: between 0 and 1."),
         (
             {"heads": "file=classify(), b=tag()"},
             "The name of a head is reserved for a field of predictions: file.",
@@ -26,7 +26,8 @@ from tfx_finetune.training.feature_cache import preprocessing_key
         ({"heads": "classify(drop=1)"}, "Unknown option of task classify: drop."),
         (
             {"heads": "classify(heads_by='language')"},
-            "The option heads_by of a head is set by --heads_by: classify(heads_by='language'). Say --heads_by=language.",
+            "The option heads_by of a head is set by --heads_by: classify(heads_by='language'). "
+            "Say --heads_by=language.",
         ),
         ({"heads": "tag()", "heads_by": "language"}, "--heads_by needs a head that predicts one class per sample"),
         ({"backbone": "modality_mask=convnet()"}, "The name of a tower is reserved for another model input"),
@@ -36,7 +37,11 @@ from tfx_finetune.training.feature_cache import preprocessing_key
             "selective=True cannot be combined with qat(), which has fixed the quantization ranges: "
             "tflite(quantize='int8', selective=True). Remove",
         ),
-        ({"data": "a=folder('x'), tfds('mnist')"}, "Several components need names"),
+        (
+            {"data": "a=folder('x'), tfds('mnist')"},
+            "The text is not a component spec: \"a=folder('x'), ",
+        ),
+        ({"data": "folder('x'), tfds('mnist')"}, "One component is expected: \"folder('x'), tfds('mnist')\"."),
     ],
 )
 def test_mistakes_are_named(tmp_path, options, message):
@@ -55,7 +60,7 @@ def test_the_size_of_the_input_reaches_the_backbone(tmp_path, backbone):
     assert tower.pretrained_cfg.size == 64
 
 
-def test_a_head_stands_for_one_head_per_value(tmp_path):
+def test_heads_by_sets_the_option_of_an_unnamed_head(tmp_path):
     """With `--heads_by`, a single head without a name gets the option; heads with names stay as they are."""
     plan = check(Run(data=str(tmp_path), heads="classify(dropout=0.1)", heads_by="language"))
     assert {head: str(spec) for head, spec in plan.heads.items()} == {
@@ -66,7 +71,7 @@ def test_a_head_stands_for_one_head_per_value(tmp_path):
     assert {head: str(spec) for head, spec in plan.heads.items()} == {"en": "classify()", "fi": "classify()"}
 
 
-def test_sources_have_names_or_none(tmp_path):
+def test_several_sources_have_names(tmp_path):
     """Several sources are named; a path that looks like a named source is a path if it exists."""
     plan = check(Run(data=f"a=folder({str(tmp_path)!r}), b=folder({str(tmp_path)!r})"))
     assert list(plan.sources) == ["a", "b"]
@@ -82,31 +87,31 @@ def test_an_infinite_temperature_gives_equal_weights():
     assert weights == {"a": 0.5, "b": 0.5}
 
 
-def test_a_draft_of_each_head_says_what_it_reads(tmp_path):
-    """Its column, and whether a sample has exactly one class."""
-    plan = check(Run(data=str(tmp_path), heads="kind=classify(column='k'), seen=tag()"))
+def test_a_task_template_has_the_column_of_its_head(tmp_path):
+    """A template also has `single_label`, which is True if a sample has exactly one class."""
+    plan = check(Run(data=str(tmp_path), heads="kind=classify(column='k'), marks=tag()"))
     assert {head: (task.column, task.single_label) for head, task in plan.task_templates.items()} == {
         "kind": ("k", True),
-        "seen": ("label", False),
+        "marks": ("label", False),
     }
 
 
 @pytest.mark.parametrize(
-    ("unfreeze", "parts"),
+    ("unfreeze", "unfrozen"),
     [("5", ["2", "4", "5"]), ("all", ["0.3333", "0.6667", "all"]), ("0.6", ["0.2000", "0.4000", "0.6"])],
 )
-def test_stages_unfreeze_from_the_top(tmp_path, unfreeze, parts):
-    """A phase a stage, which share the epochs; the last one keeps the name."""
+def test_stages_unfreeze_from_the_top(tmp_path, unfreeze, unfrozen):
+    """Each stage is a phase of its own, the stages share the epochs, and the last stage keeps the name of the phase."""
     plan = check(
         Run(data=str(tmp_path), frozen=Phase(), finetune=Phase(epochs=8, unfreezing_stages=3, unfreeze=unfreeze))
     )
     assert list(plan.phases) == ["finetune_1", "finetune_2", "finetune"]
-    assert [phase.unfreeze for phase in plan.phases.values()] == parts
+    assert [phase.unfreeze for phase in plan.phases.values()] == unfrozen
     assert [phase.epochs for phase in plan.phases.values()] == [2, 2, 4]
 
 
-def test_mixes_are_told_from_changes_of_single_samples(tmp_path):
-    """Kept features depend on the latter alone."""
+def test_augments_of_batches_are_separate_from_augments_of_samples(tmp_path):
+    """Cached features depend only on the augments of samples."""
     plan = check(Run(data=str(tmp_path), augment="flip(), mixup(), random_resized_crop(), cutmix()"))
     assert list(plan.augments) == ["flip()", "random_resized_crop()"]
     assert len(plan.batch_augments) == 2
