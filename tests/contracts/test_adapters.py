@@ -1,4 +1,4 @@
-"""What every adapter promises; being registered is enough to be tested."""
+"""Contract of adapters: every registered adapter is tested."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ Y = np.random.default_rng(1).normal(size=(16, 5)).astype(np.float32)
 
 
 def network(adapter):
-    """Every kind of layer that an adapter may meet, the normalization frozen as in a pretrained tower."""
+    """Build a model of all kinds of layers, with frozen batch normalization as in a pretrained tower."""
     keras.utils.set_random_seed(0)
     insert = adapter.insert or (lambda name, x: x)
     inputs = keras.Input((8, 8, 3))
@@ -32,21 +32,21 @@ def network(adapter):
 SMALL = {"lora": {"rank": 1}, "bottleneck": {"dim": 2}}
 
 
-def shape(model):
+def list_shapes(model):
     return [(weight.path.rsplit("/", 2)[-2:], tuple(weight.shape)) for weight in model.weights]
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_little_is_trained_and_nothing_is_left(name):
-    """A few weights move the outputs; merged, the same outputs come from a model of the form that it had."""
+def test_few_weights_are_trained_and_merged(name):
+    """Training few weights changes the outputs; after merging, the model has its original weights and these outputs."""
     adapter = ADAPTERS.build(Spec(name, (), SMALL.get(name, {})))
-    model, before = network(adapter), shape(network(adapter))
+    model, before = network(adapter), list_shapes(network(adapter))
     plain = model(X, training=False).numpy()
-    whole = sum(weight.numpy().size for weight in model.trainable_weights)
+    num_trainable = sum(weight.numpy().size for weight in model.trainable_weights)
     adapter.attach(model.layers)
     assert np.allclose(model(X, training=False), plain, atol=1e-6), "attaching changes the model"
     trained = {weight.path for weight in model.trainable_weights}
-    assert 0 < sum(weight.numpy().size for weight in model.trainable_weights) < 0.75 * whole
+    assert 0 < sum(weight.numpy().size for weight in model.trainable_weights) < 0.75 * num_trainable
     statistics = model.get_layer("batch").moving_mean.numpy()
     frozen = {weight.path: weight.numpy() for weight in model.weights if weight.path not in trained}
     model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
@@ -58,13 +58,13 @@ def test_little_is_trained_and_nothing_is_left(name):
     assert np.abs(adapted - plain).max() > 1e-2
     assert np.array_equal(model.get_layer("batch").moving_mean.numpy(), statistics)
     adapter.merge(model.layers)
-    adapter.merge(model.layers)  # a second time does nothing
+    adapter.merge(model.layers)  # merging twice has no effect
     assert np.allclose(model(X, training=False), adapted, atol=1e-5)
-    assert shape(model) == before
+    assert list_shapes(model) == before
 
 
 def test_a_merged_model_is_saved_and_adapted_again(tmp_path):
-    """As if there had been no adapter."""
+    """After merging, the model is saved, loaded and adapted like one without adapter."""
     adapter = ADAPTERS.build(Spec("lora"))
     model = network(adapter)
     adapter.attach(model.layers)
@@ -77,23 +77,25 @@ def test_a_merged_model_is_saved_and_adapted_again(tmp_path):
     adapter.merge(model.layers)
 
 
-def test_what_is_inserted_begins_as_the_identity():
-    """A bottleneck behind each layer gives what the layers gave, on maps, sequences and vectors."""
+def test_inserted_layers_are_initialized_to_the_identity():
+    """A bottleneck adapter does not change feature maps, sequences and vectors before training."""
     adapter = ADAPTERS.build(Spec("bottleneck", (), {"dim": 2}))
     for shape in ((4, 4, 6), (5, 6), (6,)):
         inputs = keras.Input(shape)
-        output = adapter.insert("there", inputs)
+        output = adapter.insert("group", inputs)
         x = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
         model = keras.Model(inputs, output)
         assert np.array_equal(model(x), x)
-        # On sequences there are no biases: places that hold nothing are zeros and have to stay so.
+        # Sequences have no biases, so that padding stays zero.
         biases = 0 if len(shape) == 2 else 2 + 6
         assert sum(weight.numpy().size for weight in model.weights) == 2 * 2 * 6 + biases
 
 
-def test_options_have_ranges():
-    """A change of rank 0 is none, and so is a bottleneck that lets nothing through."""
-    with pytest.raises(UserError, match="bottleneck is out of range; received: dim=0"):
+def test_invalid_options_are_refused():
+    """Rank and bottleneck size are at least 1."""
+    with pytest.raises(UserError, match=r"Options of bottleneck\(\) are out of range: dim=0\. Expected: dim >= 1\."):
         ADAPTERS.build(Spec("bottleneck", (), {"dim": 0}))
-    with pytest.raises(UserError, match="lora is out of range; received: rank=0, alpha=0"):
+    with pytest.raises(
+        UserError, match=r"Options of lora\(\) are out of range: rank=0, alpha=0\.0\. Expected: rank >= 1, alpha >= 0\."
+    ):
         ADAPTERS.build(Spec("lora", (), {"rank": 0}))

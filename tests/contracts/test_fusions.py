@@ -1,4 +1,4 @@
-"""What every fusion promises; being registered is enough to be tested."""
+"""Contract of fusions: every registered fusion is tested."""
 
 import itertools
 
@@ -24,80 +24,81 @@ COUNT = 6
 
 @pytest.fixture(scope="module", params=list(FUSIONS))
 def network(request, tmp_path_factory):
-    """A picture and a text, fused; the head begins at random, so that everything shows in its logits."""
+    """Build a model of an image and a text tower with a random head, so that all differences show in the logits."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
     run = Run(data=str(tmp_path_factory.mktemp("data")), backbone=TOWERS, fusion=f"{request.param}()")
     plan = check(run)
     towers = {name: add_prefix(BACKBONES.build(spec), name) for name, spec in plan.towers.items()}
     task = TASKS.build(parse_spec("classify(init='glorot', dropout=0.0)"), ClassLabels(("a", "b", "c"), (1, 1, 1), 3))
-    made = build_model(plan.architecture, towers, {"label": task})
+    network = build_model(plan.architecture, towers, {"label": task})
     rng = np.random.default_rng(0)
-    for layer in made.model.layers:
-        # Some begin at nothing, so that one tower alone counts.
+    for layer in network.model.layers:
+        # These are initialized to zero, with which one tower has no effect.
         if layer.name in ("gate", "scale", "shift"):
             layer.set_weights([rng.normal(0, 0.3, weight.shape) for weight in layer.get_weights()])
-    return made
+    return network
 
 
 @pytest.fixture(scope="module")
 def inputs(network):
-    """Samples that have both."""
-    found = {tower: batch(backbone, COUNT) for tower, backbone in network.backbones.items()}
-    found["image"] = found["image"].astype(np.float32)
-    return found | {MODALITY_MASK: np.ones((COUNT, 2), np.float32)}
+    """Return samples with image and text."""
+    samples = {tower: batch(backbone, COUNT) for tower, backbone in network.backbones.items()}
+    samples["image"] = samples["image"].astype(np.float32)
+    return samples | {MODALITY_MASK: np.ones((COUNT, 2), np.float32)}
 
 
 def logits(network, inputs):
     return network.model(inputs, training=False)["label/logits"].numpy()
 
 
-def test_what_is_absent_makes_no_difference(network, inputs):
-    """Whatever stands in its place, for every subset; and what is there does make one."""
-    for there in ((1, 0), (0, 1)):
-        shown = inputs | {MODALITY_MASK: np.array([there] * COUNT, np.float32)}
-        before = logits(network, shown)
+def test_missing_modalities_have_no_effect(network, inputs):
+    """The input of a missing modality does not change the logits, and that of a present one does."""
+    for mask in ((1, 0), (0, 1)):
+        masked = inputs | {MODALITY_MASK: np.array([mask] * COUNT, np.float32)}
+        before = logits(network, masked)
         assert np.isfinite(before).all()
-        for tower, present in zip(network.backbones, there, strict=True):
-            other = shown | {tower: shown[tower][::-1]}
+        for tower, is_present in zip(network.backbones, mask, strict=True):
+            other = masked | {tower: masked[tower][::-1]}
             changed = np.abs(logits(network, other) - before).max()
-            # A share of e^-12 is left to what is absent, of features that are zero.
-            assert changed > 1e-4 if present else changed < 1e-4 * max(np.abs(before).max(), 1), (there, tower)
+            # A missing modality has a gate weight of e^-12, and features of zero.
+            assert changed > 1e-4 if is_present else changed < 1e-4 * max(np.abs(before).max(), 1), (mask, tower)
 
 
-def test_shares_are_of_those_that_are_there(network, inputs):
-    """They sum to 1, and what is absent has none."""
-    if network.shares is None:
-        pytest.skip("this fusion does not tell")
-    for there in ((1, 1), (1, 0), (0, 1)):
-        shares = network.shares(inputs | {MODALITY_MASK: np.array([there] * COUNT, np.float32)}, training=False).numpy()
-        np.testing.assert_allclose(shares.sum(1), 1, atol=1e-5)
-        assert (shares[:, np.array(there) == 0] < 1e-3).all()
+def test_gate_weights_are_those_of_present_modalities(network, inputs):
+    """They have sum 1, and that of a missing modality is 0."""
+    if network.gate_weights is None:
+        pytest.skip("this fusion has no gate weights")
+    for mask in ((1, 1), (1, 0), (0, 1)):
+        masked = inputs | {MODALITY_MASK: np.array([mask] * COUNT, np.float32)}
+        gate_weights = network.gate_weights(masked, training=False).numpy()
+        np.testing.assert_allclose(gate_weights.sum(1), 1, atol=1e-5)
+        assert (gate_weights[:, np.array(mask) == 0] < 1e-3).all()
 
 
-def test_the_parts_are_the_whole(network, inputs):
-    """top(trunks) is the model, wherever pretrained towers would be cut."""
-    whole = logits(network, inputs)
-    trunks, top = split_model(network, "0")
-    assert trunks == {}  # these towers begin at random, so that all of them is trained
-    np.testing.assert_allclose(top(inputs, training=False)["label/logits"], whole, atol=1e-6)
+def test_split_preserves_outputs(network, inputs):
+    """The trainable part equals the model."""
+    expected = logits(network, inputs)
+    trunks, trainable_part = split_model(network, "0")
+    assert trunks == {}  # randomly initialized towers are trained as a whole
+    np.testing.assert_allclose(trainable_part(inputs, training=False)["label/logits"], expected, atol=1e-6)
 
 
-def test_tflite_gives_the_same_for_every_subset(network, inputs):
-    """With builtin operators alone, an input a tower and the presence."""
+def test_tflite_computes_the_same_for_every_modality_mask(network, inputs):
+    """TFLite needs builtin operators only, and has an input per tower and the modality mask."""
     specs = [tf.TensorSpec([1, *inputs[name].shape[1:]], inputs[name].dtype, name=name) for name in inputs]
     frozen = litert.freeze(
-        lambda *fed: [network.model(dict(zip(inputs, fed, strict=True)), training=False)["label/logits"]], specs
+        lambda *values: [network.model(dict(zip(inputs, values, strict=True)), training=False)["label/logits"]], specs
     )
     content = litert.convert(lambda: tf.lite.TFLiteConverter.from_concrete_functions([frozen]))
     runner = litert.open_interpreter(content, 1)
-    places = {detail["name"].split(":")[0]: detail["index"] for detail in runner.get_input_details()}
-    for there in itertools.product((0, 1), repeat=2):
-        if not any(there):
+    indexes = {detail["name"].split(":")[0]: detail["index"] for detail in runner.get_input_details()}
+    for mask in itertools.product((0, 1), repeat=2):
+        if not any(mask):
             continue
-        shown = inputs | {MODALITY_MASK: np.array([there] * COUNT, np.float32)}
-        for name, values in shown.items():
-            runner.set_tensor(places[name], values[:1])
+        masked = inputs | {MODALITY_MASK: np.array([mask] * COUNT, np.float32)}
+        for name, values in masked.items():
+            runner.set_tensor(indexes[name], values[:1])
         runner.invoke()
-        found = runner.get_tensor(runner.get_output_details()[0]["index"])
-        np.testing.assert_allclose(found, logits(network, shown)[:1], atol=1e-3)
+        output = runner.get_tensor(runner.get_output_details()[0]["index"])
+        np.testing.assert_allclose(output, logits(network, masked)[:1], atol=1e-3)
