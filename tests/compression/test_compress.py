@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers.commands import SMALL_FLAGS, run_command, get_error, write_shapes, run_in_process
-from tests.helpers.small_data import complaint
 from tests.compression.test_tf_keras_bridge import network
+from tests.helpers.commands import SMALL_FLAGS, get_error, run_command, run_in_process, write_shapes
+from tests.helpers.small_data import complaint
 from tfx_finetune.benchmark import BenchmarkOptions, benchmark
 from tfx_finetune.compression import tf_keras_bridge
 from tfx_finetune.compression.fold_batch_norm import fold_batch_norm
@@ -34,7 +34,9 @@ def compressed(trained_run, make_once):
     def make(root):
         # The phases are those of the other run: only the compressions are trained.
         workdir = shutil.copytree(trained_run.workdir, root / "run")
-        found = run_command("train", *trained_run.flags, f"--workdir={workdir}", f"--compress={CHAIN}", f"--exports={exports}")
+        found = run_command(
+            "train", *trained_run.flags, f"--workdir={workdir}", f"--compress={CHAIN}", f"--exports={exports}"
+        )
         assert found.returncode == 0, found.stderr
         assert "WARNING" not in found.stderr, found.stderr
 
@@ -260,9 +262,16 @@ def test_heads_by_language(tmp_path):
         "--augment=",
         "--batch_size=2",
     )
-    heads = ("--heads=classify(adapter_dim=4)", "--heads_by=language", "--compress=qat(epochs=1)", "--verify.max_drop=1")
+    heads = (
+        "--heads=classify(adapter_dim=4)",
+        "--heads_by=language",
+        "--compress=qat(epochs=1)",
+        "--verify.max_drop=1",
+    )
     spent = ("--frozen.epochs=1", "--finetune.epochs=0", "--exports=keras_file(), tflite(quantize='int8')")
-    done = run_in_process("train", f"--data={tmp_path / 't.csv'}", *flags, *heads, *spent, f"--workdir={tmp_path / 'run'}")
+    done = run_in_process(
+        "train", f"--data={tmp_path / 't.csv'}", *flags, *heads, *spent, f"--workdir={tmp_path / 'run'}"
+    )
     assert done.returncode == 0, done.stderr
     assert {"en/accuracy", "fi/accuracy", "shared/accuracy"} <= set(scores(tmp_path / "run")["test"])
     assert np.isfinite(scores(tmp_path / "run")["tflite_int8"]["score"])

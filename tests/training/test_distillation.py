@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 
-from tests.helpers.commands import SMALL_FLAGS, get_error, check_errors_before_writing, write_shapes, run_in_process
+from tests.helpers.commands import SMALL_FLAGS, check_errors_before_writing, get_error, run_in_process, write_shapes
 from tests.helpers.small_bundle import tower_bundle
-from tests.training.test_resume import killed
+from tests.training.test_resume import kill_run
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.config import CacheOptions, DistillOptions, Phase, Run, SplitOptions
 from tfx_finetune.models.split import split_model
@@ -87,7 +87,9 @@ def test_the_teacher_sees_the_views_of_the_student(set_up_run, trained_run):
     views = compute_teacher_probs(data, context, 3)
     for view, probs in enumerate(views):
         inputs = np.concatenate([x["image"] for x, _, _ in data.make_batches("train", view).as_numpy_iterator()])
-        assert probs[f"label/{DISTILLATION}"] == pytest.approx(predict_with_teacher(trained_run, {"image": inputs}), abs=1e-5)
+        assert probs[f"label/{DISTILLATION}"] == pytest.approx(
+            predict_with_teacher(trained_run, {"image": inputs}), abs=1e-5
+        )
     assert np.abs(views[0][f"label/{DISTILLATION}"] - views[1][f"label/{DISTILLATION}"]).max() > 0.01
     stamps = {path: (path / "0.npy").stat().st_mtime_ns for path in folder.iterdir()}
     cached = compute_teacher_probs(data, context, 3)
@@ -113,7 +115,9 @@ def compute_divergence(trained_run, data, network):
     """Return the mean KL divergence of the student from the teacher on the training samples."""
     teacher = Bundle.open(trained_run.workdir / "bundle")
     teacher_data = dataclasses.replace(data, modalities=teacher.modalities)
-    teacher_probs = [predict_with_teacher(trained_run, x) for x, _, _ in teacher_data.make_batches("train").as_numpy_iterator()]
+    teacher_probs = [
+        predict_with_teacher(trained_run, x) for x, _, _ in teacher_data.make_batches("train").as_numpy_iterator()
+    ]
     student_probs = [
         keras.ops.softmax(network.model(x, training=False)["label/logits"])
         for x, _, _ in data.make_batches("train").as_numpy_iterator()
@@ -224,7 +228,7 @@ def test_a_killed_run_with_a_teacher_resumes(trained_run, tmp_path):
     reference = run_in_process("train", *flags, f"--workdir={tmp_path / 'reference'}")
     assert reference.returncode == 0, reference.stderr
     assert "distilled from" in (tmp_path / "reference" / "report.html").read_text()
-    killed(tmp_path / "run", flags, 2)
+    kill_run(tmp_path / "run", flags, 2)
     resumed = run_in_process("train", *flags, f"--workdir={tmp_path / 'run'}")
     assert resumed.returncode == 0, resumed.stderr
     histories = [

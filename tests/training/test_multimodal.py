@@ -121,7 +121,9 @@ def test_requests_go_without_some_inputs(run):
 def test_labelled_data_with_gaps_is_evaluated(run):
     """By the command, on every row that has something."""
     root, _ = run
-    found = run_in_process("evaluate", f"--bundle={root / 'run' / 'bundle'}", f"--data={root / 't.csv'}", "--format=tflite")
+    found = run_in_process(
+        "evaluate", f"--bundle={root / 'run' / 'bundle'}", f"--data={root / 't.csv'}", "--format=tflite"
+    )
     scores = json.loads(found.stdout)
     assert (scores["samples"], scores["skipped"]) == (90, 1)
     assert scores["label/accuracy"] > 0.8

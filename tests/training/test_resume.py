@@ -1,4 +1,4 @@
-"""A run that is interrupted goes on, and ends with the model that an undisturbed run gives."""
+"""Tests of interrupted runs, which resume to the model of a run without interruption."""
 
 import functools
 import json
@@ -12,25 +12,27 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.assets import fetch_asset
-from tests.helpers.commands import run_command, get_error, run_in_process
+from tests.helpers.commands import get_error, run_command, run_in_process
 
 
-def stopped(workdir: Path, flags: tuple[str, ...], when: str | int, how: signal.Signals) -> subprocess.CompletedProcess:
-    """Starts a run and stops it once a path of this pattern is in the work folder, or `finetune` has so many epochs."""
+def stop_run(
+    workdir: Path, flags: tuple[str, ...], when: str | int, sent_signal: signal.Signals
+) -> subprocess.CompletedProcess:
+    """Start a run and stop it when the work folder has a path of this pattern, or `finetune` this many epochs."""
     arguments = [sys.executable, "-m", "tfx_finetune.train", *flags, f"--workdir={workdir}"]
-    # Where the tests run in the background, a shell has Ctrl-C ignored, and their processes inherit that.
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    # Shells ignore Ctrl-C for background processes, and child processes inherit that.
+    reset_handler = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, preexec_fn=reset_handler)
     while process.poll() is None:
-        if len(history(workdir)["metrics"]["loss"]) >= when if isinstance(when, int) else any(workdir.glob(when)):
-            process.send_signal(how)
+        if len(read_history(workdir)["metrics"]["loss"]) >= when if isinstance(when, int) else any(workdir.glob(when)):
+            process.send_signal(sent_signal)
             break
         time.sleep(0.01)
     _, errors = process.communicate(timeout=60)
     return subprocess.CompletedProcess(arguments, process.returncode, "", errors)
 
 
-RECIPE = (
+PHASE_FLAGS = (
     "--finetune.ema_momentum=0.5",
     "--finetune.soup_epochs=3",
     "--finetune.wise_ft",
@@ -40,70 +42,77 @@ RECIPE = (
 
 
 @pytest.mark.slow
-def test_stopped_again_and_again(trained_run, tmp_path):
-    """Killed without a chance to clean up, while features are kept, between phases and in one, and while a file is
-    exported; and by Ctrl-C, which ends it at once without a traceback. The same command continues, to the same model.
+def test_a_run_resumes_after_several_kills(trained_run, tmp_path):
+    """The run is killed while features are written, between phases, in a phase, and while a file is exported.
 
-    The moving average, gathered gradients and the epochs of a soup are part of what goes on.
+    It is also stopped by Ctrl-C, which ends it without a traceback. The same command resumes to the same model. The
+    moving average, accumulated gradients and the epochs of a soup are part of the state.
     """
     pretrained = "--backbone=efficientnet_lite0(size=64)"
     fetch_asset("efficientnet-lite0")
-    flags = (*trained_run.flags, *RECIPE, pretrained, "--finetune.unfreeze=2", "--finetune.epochs=6", "--nocache.enabled")
+    flags = (
+        *trained_run.flags,
+        *PHASE_FLAGS,
+        pretrained,
+        "--finetune.unfreeze=2",
+        "--finetune.epochs=6",
+        "--nocache.enabled",
+    )
     flags += ("--exports=keras_file()",)
-    whole = run_command("train", *flags, f"--workdir={tmp_path / 'whole'}")
-    assert whole.returncode == 0, whole.stderr
+    reference = run_command("train", *flags, f"--workdir={tmp_path / 'reference'}")
+    assert reference.returncode == 0, reference.stderr
     workdir = tmp_path / "run"
     for when in ("features/.*", "checkpoints/frozen/weights.npz"):
-        killed(workdir, flags, when)
-    found = stopped(workdir, flags, 2, signal.SIGINT)
-    assert found.returncode == 130, found.stderr
-    assert "the same command goes on from the last epoch" in found.stderr
-    assert "Traceback" not in found.stderr
-    before = history(workdir)["metrics"]["loss"]
+        kill_run(workdir, flags, when)
+    stopped = stop_run(workdir, flags, 2, signal.SIGINT)
+    assert stopped.returncode == 130, stopped.stderr
+    assert "the same command resumes after the last epoch" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    losses = read_history(workdir)["metrics"]["loss"]
     assert not (workdir / "checkpoints" / "finetune" / "weights.npz").exists()
-    assert 2 <= len(before) < 6
-    for when in (len(before) + 1, ".bundle.*", "bundle/golden"):
-        killed(workdir, flags, when)
-        assert history(workdir)["metrics"]["loss"][: len(before)] == before
+    assert 2 <= len(losses) < 6
+    for when in (len(losses) + 1, ".bundle.*", "bundle/golden"):
+        kill_run(workdir, flags, when)
+        assert read_history(workdir)["metrics"]["loss"][: len(losses)] == losses
     finished = run_command("train", *flags, f"--workdir={workdir}")
     assert finished.returncode == 0, finished.stderr
-    assert history(workdir)["metrics"] == history(tmp_path / "whole")["metrics"]
-    assert answers(workdir) == answers(tmp_path / "whole")
-    left = [path.name for path in workdir.rglob("*") if path.name.startswith(".") or path.name == "features"]
-    assert left == []
+    assert read_history(workdir)["metrics"] == read_history(tmp_path / "reference")["metrics"]
+    assert read_golden_outputs(workdir) == read_golden_outputs(tmp_path / "reference")
+    temporary = [path.name for path in workdir.rglob("*") if path.name.startswith(".") or path.name == "features"]
+    assert temporary == []
 
 
-def killed(workdir: Path, flags: tuple[str, ...], when: str | int) -> None:
-    found = stopped(workdir, flags, when, signal.SIGKILL)
-    assert found.returncode == -signal.SIGKILL, (when, found.stderr)
+def kill_run(workdir: Path, flags: tuple[str, ...], when: str | int) -> None:
+    stopped = stop_run(workdir, flags, when, signal.SIGKILL)
+    assert stopped.returncode == -signal.SIGKILL, (when, stopped.stderr)
 
 
 def test_a_finished_run_is_not_trained_again(trained_run, tmp_path):
-    """The same command in a finished work folder writes the bundle anew from the kept weights."""
+    """The same command in the work folder of a finished run writes the bundle again from the saved weights."""
     workdir = shutil.copytree(trained_run.workdir, tmp_path / trained_run.workdir.name)
     (workdir / "bundle" / "scores.json").unlink()
     history = workdir / "checkpoints" / "finetune" / "history.json"
-    stamp = history.stat().st_mtime_ns
-    found = run_in_process("train", *trained_run.flags, "--exports=keras_file()", f"--workdir={workdir}")
-    assert found.returncode == 0, found.stderr
-    assert history.stat().st_mtime_ns == stamp
-    assert answers(workdir) == answers(trained_run.workdir)
+    modified = history.stat().st_mtime_ns
+    result = run_in_process("train", *trained_run.flags, "--exports=keras_file()", f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert history.stat().st_mtime_ns == modified
+    assert read_golden_outputs(workdir) == read_golden_outputs(trained_run.workdir)
     assert (workdir / "bundle" / "scores.json").exists()
 
 
-def test_a_work_folder_of_another_run_is_refused(trained_run):
-    """Two runs in one folder would give a bundle of neither."""
-    said = get_error("train", *trained_run.flags, "--seed=5", f"--workdir={trained_run.workdir}")
-    assert "the work folder holds another run" in said
-    assert "(differs in --seed); choose another --workdir, or delete it" in said
+def test_a_work_folder_of_another_run_raises_an_error(trained_run):
+    """Two runs in one folder would mix their results."""
+    error = get_error("train", *trained_run.flags, "--seed=5", f"--workdir={trained_run.workdir}")
+    assert "The work folder holds another run: " in error
+    assert "(differs in --seed). Choose another --workdir, or delete this one." in error
 
 
-def history(workdir: Path) -> dict:
-    """What the phase `finetune` did so far."""
+def read_history(workdir: Path) -> dict:
+    """Return the history of phase `finetune` so far."""
     path = workdir / "checkpoints" / "finetune" / "history.json"
     return json.loads(path.read_text()) if path.exists() else {"metrics": {"loss": []}}
 
 
-def answers(workdir: Path) -> dict:
-    """The trained model's outputs on the golden samples."""
+def read_golden_outputs(workdir: Path) -> dict:
+    """Return the outputs of the trained model on the golden samples."""
     return json.loads((workdir / "bundle" / "golden" / "outputs.json").read_text())

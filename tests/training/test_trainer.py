@@ -313,7 +313,9 @@ def test_watching_may_end_a_phase(prepared, tmp_path):
     network.model.set_weights(start)
     phase = Phase(epochs=4, learning_rate=1e-3, unfreeze="2", augmented_views=1, adapter="lora()")
     with pytest.raises(StopIteration):
-        fit_phase(network, "finetune", phase, data, training_context(dataclasses.replace(plan, workdir=tmp_path)), watch)
+        fit_phase(
+            network, "finetune", phase, data, training_context(dataclasses.replace(plan, workdir=tmp_path)), watch
+        )
     assert [(name, epoch) for name, epoch, _ in seen] == [("finetune", 0), ("finetune", 1)]
     assert [weight.shape for weight in network.model.get_weights()] == [weight.shape for weight in start]
 
