@@ -62,6 +62,14 @@ def test_duplicates_leakage_and_label_conflicts():
     }
 
 
+def test_a_label_conflict_with_the_first_sample():
+    """Row 0 counts like every other row."""
+    table = make_table(("a", "1", "train", "cat"), ("b", "1", "train", "dog"))
+    issues = find_duplicates(table, "label", readable_rows(table), make_statistics(table))
+    conflicts = {(issue.row, issue.other_row) for issue in issues if issue.kind == "label_conflict"}
+    assert conflicts == {(0, 1), (1, 0)}
+
+
 def test_unreadable_and_unlabeled_samples():
     """A sample without a label is no issue for tagging."""
     issues = [(issue.kind, issue.row) for issue in find_table_issues(TABLE, "label", True) if issue.row >= 0]

@@ -109,8 +109,9 @@ def find_duplicates(
             kind = "duplicate" if table.split[row] == table.split[kept_row] else "leakage"
             yield DataIssue(kind, row, kept_row, 1.0)
         for row in group:
-            if other_row := next((other_row for other_row in group if labels[other_row] != labels[row]), None):
-                yield DataIssue("label_conflict", row, other_row, 1.0, format_labels(labels[other_row]))
+            other_rows = [other_row for other_row in group if labels[other_row] != labels[row]]
+            if other_rows:
+                yield DataIssue("label_conflict", row, other_rows[0], 1.0, format_labels(labels[other_rows[0]]))
 
 
 def find_near_duplicates(table: Table, rows: np.ndarray, pairs: SimilarPairs) -> Iterator[DataIssue]:
