@@ -1,14 +1,13 @@
-"""What compression costs and saves: score, size and zipped size of every file, by chain of compressions.
+"""Compare chains of compressions: score, size and zipped size of every file.
 
     python benchmarks/compression.py [--seeds=0,1,2] [--chains="; qat(); prune(), qat(); ..."]
         [any flag of tfx_finetune.train]
 
-Of Tux Paint's stamps and EfficientNet-Lite0, where flags do not say otherwise. Trains once a seed, then compresses the
-same trained network in each way; a chain is a value of --compress, the empty one is post-training quantization alone.
-Scores are differences to the float file without compression, in points, of each seed and their mean; sizes are ratios
-to that file. Rows are kept in benchmarks/compression.json, where those of earlier calls stay, and go into
-benchmarks/RESULTS.md; without a seed (--seeds=) they are only written again. Latency is not shown: runtimes compute
-zeros and few values as any other weights.
+Default: Tux Paint's stamps and EfficientNet-Lite0. Each seed trains once, then compresses the same network with each
+chain; a chain is a value of --compress, and the empty chain is post-training quantization only. Scores are differences
+to the float file without compression in points, per seed and mean; sizes are ratios to that file. Rows are kept in
+benchmarks/compression.json with those of earlier calls and written to benchmarks/RESULTS.md; without seeds (--seeds=)
+they are only written again. Latency is not shown, because runtimes do not exploit zeros.
 """
 
 import json
@@ -33,7 +32,7 @@ EXPORTS = "tflite(), tflite(quantize='int8')"
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     own = [flag for flag in sys.argv[1:] if flag.startswith(("--seeds=", "--chains="))]
     given = dict(flag.split("=", 1) for flag in own)
     seeds = [seed for seed in given.get("--seeds", "0,1,2").split(",") if seed]
@@ -61,7 +60,7 @@ def main() -> None:
 
 
 def table(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
-    """A row for each chain and file, of the seeds that it was run with."""
+    """Return a Markdown table with one row per chain and file."""
     seeds = sorted({seed for formats in found.values() for rows in formats.values() for seed in rows}, key=int)
     lines = [
         f"| compress | file | points | {' | '.join(f'seed {seed}' for seed in seeds)} | size | zipped | zeros |",
@@ -74,13 +73,13 @@ def table(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
             each = " | ".join(f"{rows[seed][0]:+.1f}" if seed in rows else "-" for seed in seeds)
             lines.append(f"| {name} | `{format}` | {points:+.1f} | {each} | {size:.2f} | {zipped:.2f} | {zeros:.0%} |")
     lines.append(
-        "\nPoints of the mean and of each split; size and zipped size beside the float file without compression."
+        "\nPoints: score minus that of the float file without compression, mean and each split. Sizes are ratios to that file."
     )
     return "\n".join(lines)
 
 
 def run(workdir: Path, flags: list[str]) -> dict:
-    """Trains, and returns what scores.json says of every file, with its size and zipped size."""
+    """Train, and return the entry of every file in scores.json with its size and zipped size."""
     command = [sys.executable, "-m", "tfx_finetune.train", f"--workdir={workdir}", *flags]
     # 3: a file that did not pass, which is a result too.
     if subprocess.run(command, check=False).returncode not in (0, 3):
@@ -94,7 +93,7 @@ def run(workdir: Path, flags: list[str]) -> dict:
 
 
 def compared(file: dict, base: dict) -> list[float]:
-    """Points of score gained, ratios of size and zipped size, and the share of zeros."""
+    """Return the gained points, the ratios of size and zipped size, and the fraction of zeros."""
     ratios = [file[key] / base[key] for key in ("bytes", "compressed_bytes")]
     return [100 * (file["score"] - base["score"]), *ratios, file["sparsity"]]
 

@@ -1,12 +1,11 @@
-"""Labels in English alone: how well is a name in another language understood, with and without aligned names?
+"""Measure zero-shot transfer from English labels to other languages, with and without aligned translations.
 
     python benchmarks/crosslingual.py [--seeds=5] [any flag of tfx_finetune.train]
 
-Each seed has a split of its own, a fifth of the things held out. Writes a table into benchmarks/RESULTS.md, a row a
-language: its mean test accuracy over the splits of scikit-learn's logistic regression on what the frozen towers give
-for the English names (its strength chosen by cross-validation), of the configuration's head that learned English names
-alone, and of what configs/tux_crosslingual.cfg says; and how far that is above the regression, and in the splits where
-it is so the least and the most.
+Each seed has its own split with a fifth of the things in the test split. Writes a table into benchmarks/RESULTS.md with
+one row per language: mean test accuracy of scikit-learn's logistic regression on frozen features of the English names
+(with cross-validated strength), of the configured head trained on English only, and of configs/tux_crosslingual.cfg;
+then the mean, smallest and largest gain over the regression.
 """
 
 import dataclasses
@@ -40,7 +39,7 @@ TAUGHT = ("es", "fr", "de", "it", "pt", "ru", "zh_TW", "ja", "ko", "ar", "tr")
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     seeds = int(said("--seeds") or 5)
     flags = unseeded()
     run, _ = flagfile.parse_flags([flags[0], f"--flagfile={CONFIG}", *flags[1:]], Run())
@@ -50,11 +49,11 @@ def main() -> None:
         what = f"{run.backbone}, {run.auxiliary_losses}, {seed + 1} splits"
         # A split takes long: what is done is kept.
         section = " ".join(["crosslingual", *flags[1:]])
-        record(section, f"Names of things, labels in English alone: {what}", "\n".join(lines(found)))
+        record(section, f"Names of things, labels in English only: {what}", "\n".join(lines(found)))
 
 
 def measure(run: Run) -> tuple[Scores, Scores, Scores]:
-    """Of one split, test accuracy by language: of the regression, and of equal heads without objectives and with."""
+    """Return the test accuracy by language of one split: regression, head, head with auxiliary losses."""
     with tempfile.TemporaryDirectory() as folder:
         keras.backend.clear_session()
         plan = check(dataclasses.replace(run, workdir=folder))
@@ -75,7 +74,7 @@ def measure(run: Run) -> tuple[Scores, Scores, Scores]:
 
 
 def regression(network: Network, data: Data, plan: Plan, test: Batch) -> np.ndarray:
-    """The classes, (n,), that logistic regression on the training samples finds in what the towers give of others."""
+    """Return the classes (n,) that logistic regression on frozen training features predicts for other features."""
     train = cache_prepared_split(data, "train", plan.workdir)
     seen, unseen = (
         np.concatenate([given[tower] for tower in network.backbones], axis=1)
@@ -86,16 +85,19 @@ def regression(network: Network, data: Data, plan: Plan, test: Batch) -> np.ndar
 
 
 def by_language(data: Data, right: np.ndarray) -> Scores:
-    """The share of test samples, (n,), that were answered rightly, by language."""
+    """Return the fraction of correctly classified test samples (n,) by language."""
     languages = data.table.columns["language"][data.table.split == "test"]
     return {language: float(right[languages == language].mean()) for language in sorted(set(languages))}
 
 
 def lines(found: Sequence[tuple[Scores, Scores, Scores]]) -> list[str]:
-    """The table: means over languages, then each language."""
+    """Return the Markdown table: means over languages, then each language."""
     each = tuple(found[0][0])
     several = {"**mean**": each, f"**{', '.join(TAUGHT)}**": TAUGHT}
-    rows = ["| language | regression | English alone | aligned | above | least | most |", f"|{'---|' * 7}"]
+    rows = [
+        "| language | regression | English only | with align() | gain | smallest gain | largest gain |",
+        f"|{'---|' * 7}",
+    ]
     for title, languages in (several | {language: (language,) for language in each}).items():
         scores = np.array([[np.mean([one[language] for language in languages]) for one in split] for split in found])
         above_it = scores[:, 2] - scores[:, 0]

@@ -1,9 +1,9 @@
-"""Does `data` find what was planted? Tux Paint's stamps with copies and broken files, MNIST with wrong labels.
+"""Measure how well `data` finds planted issues: duplicates and broken files among stamps, label errors in MNIST.
 
-    python benchmarks/data_care.py [stamps] [digits] [scale]      all of them by default
+    python benchmarks/data_care.py [stamps] [digits] [scale]      default: all
 
-Each writes a table into benchmarks/RESULTS.md: what was planted, how much of it the command found, and how much else it
-named. `scale` runs the command on all 70,000 pictures of MNIST as it is, and says how long that took.
+Each part writes a table into benchmarks/RESULTS.md: the planted issues, the recall, and other reported issues. `scale`
+runs the command on all 70,000 images of MNIST and reports its time.
 """
 
 import csv
@@ -32,7 +32,7 @@ Rows = list[dict[str, str]]
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     parts = {"stamps": stamps, "digits": digits, "scale": scale}
     for name in sys.argv[1:] or parts:
         with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def stamps(folder: Path) -> None:
-    """Copies, leaks, near copies of four kinds, and broken files among the stamps."""
+    """Plant duplicates, leakage, four kinds of near-duplicates and broken files among the stamps."""
     rng = np.random.default_rng(0)
     originals = tux_stamps().parts["all"]["image"]
     rows = [(folder / f"{at:04}.png", "test" if at % 4 == 0 else "train", path) for at, path in enumerate(originals)]
@@ -63,7 +63,7 @@ def stamps(folder: Path) -> None:
     found = examined(folder, str(folder / "stamps.csv"), backbone="")
     pairs = {frozenset((Path(row["file"]).name, Path(row["other_file"]).name)): row["kind"] for row in found}
     expected = {"copy": {"duplicate"}, "leak": {"leakage"}}
-    text = ["| planted | how many | found |", "|---|---|---|"]
+    text = ["| planted issue | count | recall |", "|---|---|---|"]
     for kind, copies in planted.items():
         if kind == "broken":
             listed = {Path(row["file"]).name for row in found if row["kind"] == "unreadable"}
@@ -75,15 +75,14 @@ def stamps(folder: Path) -> None:
     # Of one picture and its copies all pairs are right, those that were not planted as such too.
     others = [pair for pair in pairs if len({origin.get(name, name) for name in pair}) == 2 and "" not in pair]
     text.append(
-        f"\n{len(rows)} stamps, {EACH} of each planted. Pairs of different stamps that were named too: {len(others)} "
-        f"({right / (right + len(others)):.0%} of all pairs named were planted), such as letters and coins that differ "
-        "in a detail."
+        f"\n{len(rows)} stamps, {EACH} planted issues of each kind. Other reported pairs: {len(others)} (precision "
+        f"{right / (right + len(others)):.0%}), such as letters and coins that differ in a detail."
     )
-    record("data_care stamps", "Planted copies and broken files, Tux Paint's stamps", "\n".join(text))
+    record("data_care stamps", "Planted duplicates and broken files, Tux Paint's stamps", "\n".join(text))
 
 
 def digits(folder: Path) -> None:
-    """Wrong labels among MNIST's training pictures."""
+    """Plant label errors among the training images of MNIST."""
     rng = np.random.default_rng(0)
     part = idx(package="mnist", limit=DIGITS).parts["train"]
     truth = np.array(part["label"], int)
@@ -101,17 +100,17 @@ def digits(folder: Path) -> None:
     precise = right / np.arange(1, len(hits) + 1) >= 0.5
     better = np.mean([int(row["detail"]) == truth[int(Path(row["file"]).stem)] for row in np.array(found)[hits]])
     text = [
-        "| named | of the planted, found | of the named, planted | found while half of the named are | right class |",
+        "| reported | recall | precision | recall at precision 0.5 | predicted class correct |",
         "|---|---|---|---|---|",
         f"| {len(found)} | {hits.sum() / len(wrong):.1%} | {hits.mean():.1%} | "
         f"{right[precise].max() / len(wrong):.1%} | {better:.1%} |",
-        f"\n{DIGITS:,} training pictures of MNIST, {len(wrong)} labels changed at random, the default backbone.",
+        f"\n{DIGITS:,} training images of MNIST, {len(wrong)} labels changed at random, the default backbone.",
     ]
-    record("data_care digits", "Planted wrong labels, MNIST", "\n".join(text))
+    record("data_care digits", "Planted label errors, MNIST", "\n".join(text))
 
 
 def scale(folder: Path) -> None:
-    """Time and memory of the command on all of MNIST."""
+    """Measure time and memory of the command on all of MNIST."""
     started = time.time()
     command = [sys.executable, "-m", "tfx_finetune.data", "--data=idx(package='mnist')", f"--workdir={folder}"]
     subprocess.run([*command, f"--cache.dir={folder / 'cache'}"], check=True)
@@ -127,14 +126,14 @@ def scale(folder: Path) -> None:
 
 
 def examined(folder: Path, data: str, **options: Any) -> Rows:
-    """What the command finds."""
+    """Return the issues that the command finds."""
     out = audit_data(dataclasses.replace(DataOptions(data=data, workdir=str(folder / "out")), **options))
     with (out / "issues.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def flat(path: Path) -> Image.Image:
-    """A stamp over white."""
+    """Return a stamp on a white background."""
     stamp = Image.open(path).convert("RGBA")
     white = Image.new("RGBA", stamp.size, "white")
     white.alpha_composite(stamp)
@@ -142,17 +141,17 @@ def flat(path: Path) -> Image.Image:
 
 
 def copy(path: Path, rng: np.random.Generator) -> Path:
-    """The same file under another name."""
+    """Write the same file under another name."""
     return Path(shutil.copy(path, path.with_name(f"copy{path.name}")))
 
 
 def leak(path: Path, rng: np.random.Generator) -> Path:
-    """The same file, which will stand on the other side of the split."""
+    """Write the same file for another split."""
     return Path(shutil.copy(path, path.with_name(f"leak{path.name}")))
 
 
 def resized(path: Path, rng: np.random.Generator) -> Path:
-    """0.4 to 0.9 of the size."""
+    """Resize to 0.4 to 0.9 of the size."""
     picture, factor = flat(path), rng.uniform(0.4, 0.9)
     made = path.with_name(f"resized{path.name}")
     picture.resize((max(8, int(picture.width * factor)), max(8, int(picture.height * factor)))).save(made)
@@ -160,14 +159,14 @@ def resized(path: Path, rng: np.random.Generator) -> Path:
 
 
 def compressed(path: Path, rng: np.random.Generator) -> Path:
-    """A JPEG of quality 30 to 80."""
+    """Save as JPEG with quality 30 to 80."""
     made = path.with_name(f"jpeg{path.stem}.jpg")
     flat(path).save(made, quality=int(rng.integers(30, 80)))
     return made
 
 
 def cropped(path: Path, rng: np.random.Generator) -> Path:
-    """Up to a twentieth cut off at each side."""
+    """Crop up to a twentieth at each side."""
     picture, cut = flat(path), rng.uniform(0, 0.05, 4)
     made = path.with_name(f"cropped{path.name}")
     left, top, right, bottom = cut * np.tile(picture.size, 2)
@@ -176,7 +175,7 @@ def cropped(path: Path, rng: np.random.Generator) -> Path:
 
 
 def brighter(path: Path, rng: np.random.Generator) -> Path:
-    """Brightness times 0.7 to 0.9, or 1.1 to 1.3."""
+    """Multiply the brightness by 0.7 to 0.9 or 1.1 to 1.3."""
     made = path.with_name(f"brighter{path.name}")
     factor = rng.uniform(0.1, 0.3)
     ImageEnhance.Brightness(flat(path)).enhance(1 + factor * rng.choice([-1, 1])).save(made)
@@ -184,7 +183,7 @@ def brighter(path: Path, rng: np.random.Generator) -> Path:
 
 
 def broken(path: Path, rng: np.random.Generator) -> Path:
-    """Cut off, emptied, or noise."""
+    """Truncate the file, empty it, or replace it by noise."""
     whole = path.read_bytes()
     made = path.with_name(f"broken{path.name}")
     made.write_bytes([whole[: len(whole) // 2], b"", rng.bytes(500)][int(rng.integers(3))])

@@ -1,8 +1,8 @@
-"""The gradient of wide depthwise kernels by columns, beside TensorFlow's own.
+"""Compare gradients of wide depthwise kernels: computed by columns, and by TensorFlow.
 
     python benchmarks/depthwise.py
 
-Milliseconds (median of 30) of the gradients of a batch for what goes in and for the kernel, into benchmarks/RESULTS.md.
+Writes milliseconds (median of 30) of the gradients of input and kernel for a batch into benchmarks/RESULTS.md.
 """
 
 import statistics
@@ -19,8 +19,11 @@ _CASES = [(32, 7, 1152, 5, 1), (32, 14, 672, 5, 1), (32, 14, 672, 5, 2), (32, 28
 
 
 def main() -> None:
-    """Measures every case and writes the table."""
-    rows = ["| batch x places x channels | kernel | stride | TensorFlow, ms | columns, ms | ratio |", "|" + "---|" * 6]
+    """Measure every case and write the table."""
+    rows = [
+        "| batch x height x width x channels | kernel | stride | TensorFlow, ms | columns, ms | ratio |",
+        "|" + "---|" * 6,
+    ]
     for batch, side, channels, width, stride in _CASES:
         x, kernel = tf.random.normal((batch, side, side, channels)), tf.random.normal((width, width, channels, 1))
         theirs, mine = median(_whole, x, kernel, stride), median(depthwise_conv2d, x, kernel, stride)
@@ -36,7 +39,7 @@ def _whole(x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str) -> tf.Ten
 def median(
     run: Callable[[tf.Tensor, tf.Tensor, int, str], tf.Tensor], x: tf.Tensor, kernel: tf.Tensor, stride: int
 ) -> float:
-    """Milliseconds of both gradients."""
+    """Return the milliseconds of both gradients."""
 
     @tf.function
     def step() -> list[tf.Tensor]:

@@ -1,14 +1,14 @@
-"""Detection of things never seen over places never seen: what is a pretrained backbone worth, and fine-tuning it?
+"""Measure detection of unseen things on unseen photographs: pretrained, fine-tuned and from scratch.
 
     python benchmarks/detection.py [--seeds=3] [--scratch_epochs=N] [--rows=a,b] [any flag of tfx_finetune.train]
 
-Trains configs/tux_detect.cfg as it is, with its backbone frozen or tuned, and from scratch, and writes a table into
-benchmarks/RESULTS.md: COCO's mAP and AP50 on the test scenes, the mean over seeds, what the int8 file loses, and the
-minutes that training took, those of the frozen part's outputs among them.
+Trains configs/tux_detect.cfg as it is, with its backbone frozen or fine-tuned, and from scratch. Writes a table into
+benchmarks/RESULTS.md: COCO's mAP and AP50 on the test scenes (means over seeds), the drop of the int8 file, and the
+minutes of training, those of the frozen features included.
 
-Rows that are trained only where --rows names them: torchvision_mobilenet_v2 and ssd_mobilenet_v2 have another backbone,
-a MobileNetV2 that learned to classify the pictures of ImageNet, and one that learned to find things; fpn, pan, diou
-and one place have another head: another neck or loss of boxes, or a single place that learns an object, as CenterNet.
+Other rows are trained only if --rows names them: torchvision_mobilenet_v2 and ssd_mobilenet_v2 have another backbone (a
+MobileNetV2 of ImageNet, and one of a detector); fpn, pan, diou and one place have another neck, another box loss, or
+one positive per object as in CenterNet.
 """
 
 from scenes import compare
@@ -23,7 +23,7 @@ HEADS = {
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     scores = {"mAP": "objects/map", "AP50": "objects/ap50", "AP75": "objects/ap75"}
     title = "Detection: tux_scenes()"
     compare("detection", "tux_detect.cfg", title, scores, "objects/map", "points of mAP", BACKBONES | HEADS)

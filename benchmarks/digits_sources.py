@@ -1,10 +1,10 @@
-"""Digits of several sources: how well is each known, learned from with the others, and never seen at all?
+"""Measure generalization between sources of digits, in and out of the training data.
 
     python benchmarks/digits_sources.py [--seeds=1] [any flag of tfx_finetune.train]
 
-Trains the network of configs/digits_sources.cfg on all sources, and once without each, by every method of `ROWS`.
-Writes a table into benchmarks/RESULTS.md, a method a row: mean test accuracy on each source, learned from with the
-others, and on each when it was left out of training. Of a source without splits of its own, that is on all samples.
+Trains the network of configs/digits_sources.cfg on all sources, and once without each, with every method of `ROWS`.
+Writes a table into benchmarks/RESULTS.md with one row per method: mean test accuracy on each source, and on each source
+that was left out of training. For a source without splits, the latter is on all samples.
 """
 
 import dataclasses
@@ -31,15 +31,15 @@ from tfx_finetune.types.plan import Plan
 
 CONFIG = Path(__file__).parent.parent / "configs" / "digits_sources.cfg"
 ROWS: dict[str, tuple[str, ...]] = {
-    "as they are": (),
-    "domain-adversarial (DANN)": ("--auxiliary_losses=dann(weight=0.1)",),
-    "covariances (CORAL)": ("--auxiliary_losses=coral(weight=100.0)",),
+    "no auxiliary loss": (),
+    "DANN": ("--auxiliary_losses=dann(weight=0.1)",),
+    "CORAL": ("--auxiliary_losses=coral(weight=100.0)",),
 }
 """The flags of each method beside those of the configuration."""
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     seeds = int(said("--seeds") or 1)
     flags = unseeded()
     lines: list[str] = []
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def measured(run: Run) -> dict[str, float]:
-    """Test accuracy on each source, and on each that was left out."""
+    """Return the test accuracy on each source, and on each source that was left out."""
     sources = parse_sources(run.data)
     with tempfile.TemporaryDirectory() as folder:
         data, network, plan = trained(run, folder)
@@ -74,7 +74,7 @@ def measured(run: Run) -> dict[str, float]:
 
 
 def trained(run: Run, folder: str) -> tuple[Data, Network, Plan]:
-    """A run up to its trained network."""
+    """Train a run, and return its network and data."""
     keras.backend.clear_session()
     plan = check(dataclasses.replace(run, workdir=folder))
     data, network, context = set_up(plan)
@@ -84,7 +84,7 @@ def trained(run: Run, folder: str) -> tuple[Data, Network, Plan]:
 
 
 def correct(network: Network, data: Data, plan: Plan) -> np.ndarray:
-    """Whether each test sample was given its class, (n,)."""
+    """Return a mask (n,) of the correctly classified test samples."""
     test = cache_prepared_split(data, "test", plan.workdir)
     outputs = network.model.predict({name: np.asarray(x) for name, x in test.inputs[0].items()}, verbose=0)
     (head,) = data.tasks

@@ -1,11 +1,11 @@
-"""Heads by language in one model, or a model for each language?
+"""Compare one model with heads by language to one model per language.
 
-    python benchmarks/languages.py [--seeds=1] [--language_order=de,en,...] [--most=N] [any flag of tfx_finetune.train]
+    python benchmarks/languages.py [--seeds=1] [--language_order=de,en,...] [--most=N]
+        [any flag of tfx_finetune.train]
 
-The categories of Tux Paint's stamps by their names, every thing on one side of the split in all languages. One model
-with a head for each language and a shared one, on a frozen tower, against a model for each language alone. Writes a
-table of test accuracy and of sizes into benchmarks/RESULTS.md. `--heads` is the head of a model of one language, and of
-the one model with `per='language'`.
+The categories of Tux Paint's stamps by their names; each thing is in one split in all languages. Writes a table into
+benchmarks/RESULTS.md of test accuracy and file sizes. `--heads` is the head of a model of one language, and of the one
+model with `heads_by='language'`.
 """
 
 import json
@@ -26,7 +26,7 @@ _OWN = ("--seeds", "--language_order", "--most", "--heads")
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in _OWN]
     languages = (said("--language_order") or LANGUAGES).split(",")
     found: dict[str, list[tuple[float, float, float]]] = {}
@@ -40,7 +40,9 @@ def main() -> None:
         for language, each in scores.items():
             found.setdefault(language, []).append(each)
     means = {language: np.mean(each, axis=0) for language, each in found.items()}
-    title = f"Heads by language against a model each: {len(means)} languages, {seeds} seed{'s' * (seeds > 1)}, {head}"
+    title = (
+        f"Heads by language and one model per language: {len(means)} languages, {seeds} seed{'s' * (seeds > 1)}, {head}"
+    )
     text = f"{table(means)}\n\nThe one model is {np.mean(sizes):.3f} times the size of one of the others."
     record(" ".join(["languages", *unseeded()[1:]]), title, text)
 
@@ -48,8 +50,9 @@ def main() -> None:
 def measured(
     folder: Path, names: list[dict[str, str]], flags: list[str], head: Spec
 ) -> tuple[dict[str, tuple[float, float, float]], float]:
-    """Test accuracy of (own head, shared head, a model of its own) by language, and the one model's size as a multiple
-    of the mean of theirs.
+    """Return the accuracy (language head, shared head, one model per language) by language, and the size ratio.
+
+    The size ratio is the size of the one model relative to the mean size of the others.
     """
     per_language = [*flags, f"--heads={head}", "--heads_by=language"]
     joint, whole = trained(write(folder / "all.csv", names), folder / "all", per_language)
@@ -64,7 +67,7 @@ def measured(
 
 
 def trained(data: Path, workdir: Path, flags: list[str]) -> tuple[dict[str, float], int]:
-    """Trains a model in a process of its own; its scores on the test split, and the size of its Keras file."""
+    """Train a model in its own process, and return its test scores and the size of its Keras file."""
     command = [sys.executable, "-m", "tfx_finetune.train", f"--data={data}", *flags, f"--workdir={workdir}"]
     subprocess.run(command, check=True)
     bundle = workdir / "bundle"
@@ -72,8 +75,8 @@ def trained(data: Path, workdir: Path, flags: list[str]) -> tuple[dict[str, floa
 
 
 def table(means: dict[str, np.ndarray]) -> str:
-    """Markdown, a row a language, then the mean and the worst."""
-    lines = ["| language | own head | shared head | a model of its own |", "|---|---|---|---|"]
+    """Return a Markdown table: one row per language, then mean and worst."""
+    lines = ["| language | language head | shared head | one model per language |", "|---|---|---|---|"]
     every = np.stack(list(means.values()))
     named = means | {"**mean**": every.mean(0), "**worst**": every.min(0)}
     lines += [f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |" for name, values in named.items()]

@@ -1,10 +1,11 @@
-"""Languages together, one after another, or apart and then merged: which model is best?
+"""Compare training strategies for several languages: joint, sequential, and separate with merging.
 
-    python benchmarks/merging.py [--seeds=1] [--language_order=de,en,...] [--most=N] [any flag of tfx_finetune.train]
+    python benchmarks/merging.py [--seeds=1] [--language_order=de,en,...] [--most=N]
+        [any flag of tfx_finetune.train]
 
-The categories of Tux Paint's stamps by their names, with one head for all languages, on a tower of which the top is
-fine-tuned. Writes a table into benchmarks/RESULTS.md: test accuracy on the mean over languages and in the worst one,
-and backward transfer on validation samples, for each `--strategy`.
+The categories of Tux Paint's stamps by their names, one head for all languages, the top of the backbone fine-tuned.
+Writes a table into benchmarks/RESULTS.md: mean test accuracy over languages, accuracy of the worst language, and
+backward transfer on validation samples, for each `--strategy`.
 """
 
 import json
@@ -32,17 +33,17 @@ STRATEGIES = {
     "sequential, rehearsal of 0.1": ("rehearsal", ["--strategy=sequential", "--rehearsal=0.1"]),
     "sequential, L2-SP of 0.1": (
         "l2sp",
-        ["--strategy=sequential", "--finetune.l2_sp=start", "--finetune.weight_decay=0.1"],
+        ["--strategy=sequential", "--finetune.l2_sp", "--finetune.weight_decay=0.1"],
     ),
-    "apart, average": ("merge", ["--strategy=per_language_then_merge"]),
-    "apart, task arithmetic": ("merge", ["--strategy=per_language_then_merge", "--merge=task_arithmetic()"]),
-    "apart, TIES": ("merge", ["--strategy=per_language_then_merge", "--merge=ties()"]),
+    "separate, average": ("merge", ["--strategy=per_language_then_merge"]),
+    "separate, task arithmetic": ("merge", ["--strategy=per_language_then_merge", "--merge=task_arithmetic()"]),
+    "separate, TIES": ("merge", ["--strategy=per_language_then_merge", "--merge=ties()"]),
 }
 _OWN = ("--seeds", "--language_order", "--most")
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in _OWN]
     languages = (said("--language_order") or LANGUAGES).split(",")
     found: dict[str, list[tuple[float, float, float]]] = {}
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def measured(flags: list[str], workdir: Path, languages: list[str]) -> tuple[float, float, float]:
-    """Mean and least test accuracy over languages, and backward transfer, nan where there is none."""
+    """Return mean and smallest test accuracy over languages, and the backward transfer or nan."""
     subprocess.run([sys.executable, "-m", "tfx_finetune.train", *flags], check=True)
     scores = json.loads((workdir / "bundle" / "scores.json").read_text())
     each = [scores["test"][f"label/accuracy[{language}]"] for language in languages]
@@ -66,7 +67,7 @@ def measured(flags: list[str], workdir: Path, languages: list[str]) -> tuple[flo
 
 
 def table(found: dict[str, list[tuple[float, float, float]]]) -> str:
-    """Markdown, a row a strategy, the mean over seeds."""
+    """Return a Markdown table with one row per strategy, means over seeds."""
     lines = ["| strategy | mean | worst language | backward transfer |", "|---|---|---|---|"]
     for name, each in found.items():
         mean, worst, backward = np.mean(each, axis=0)

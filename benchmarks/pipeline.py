@@ -1,10 +1,10 @@
-"""What does preparing pictures cost beside decompressing them?
+"""Compare the preparation of images with bare decompression.
 
     python benchmarks/pipeline.py
 
-Photographs of three sizes as JPEG, on all cores: pictures a second of this package's decoding and preparing, of a bare
-decompression by libjpeg-turbo (Pillow) and of Pillow's decompression at the reduced scale that suffices for 224 pixels.
-Writes them and their ratios into benchmarks/RESULTS.md: the median of three passes, taken in turns.
+JPEG photographs of three sizes, on all cores: images per second of this package's decoding and preparing, of
+libjpeg-turbo (Pillow), and of Pillow at the reduced scale that suffices for 224 pixels. Writes the speeds and their
+ratios into benchmarks/RESULTS.md: medians of three alternating passes.
 """
 
 import io
@@ -26,8 +26,11 @@ SIZES = {(500, 375): 2_000, (1600, 1200): 300, (4000, 3000): 64}
 
 
 def main() -> None:
-    """Runs the benchmark."""
-    rows = ["| JPEG | ours | bare decompression | at reduced scale | ours / bare |", "|---|---|---|---|---|"]
+    """Run the benchmark."""
+    rows = [
+        "| JPEG | this package | decompression only | at reduced scale | this package / decompression |",
+        "|---|---|---|---|---|",
+    ]
     image = MODALITIES.build(Spec("image"), PretrainedCfg(size=224))
     pool = ThreadPoolExecutor(hardware.detect().threads)
     for (width, height), count in SIZES.items():
@@ -47,12 +50,12 @@ def main() -> None:
             f"| {width} x {height} | {speed['ours']:.0f} | {speed['bare']:.0f} | {speed['reduced']:.0f} "
             f"| {speed['ours'] / speed['bare']:.2f} |"
         )
-    rows.append("\nPictures a second, prepared to 224 x 224.")
+    rows.append("\nImages per second, prepared to 224 x 224.")
     record("pipeline", "Decoding and preparing", "\n".join(rows))
 
 
 def jpeg(width: int, height: int, seed: int) -> bytes:
-    """A picture with detail down to some eight pixels, as photographs have."""
+    """Return an image with detail down to about eight pixels, as in photographs."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3)).astype(np.uint8))
     stream = io.BytesIO()
@@ -61,24 +64,24 @@ def jpeg(width: int, height: int, seed: int) -> bytes:
 
 
 def drained(ds: tf.data.Dataset) -> None:
-    """Goes through all batches."""
+    """Iterate over all batches."""
     for _ in ds:
         pass
 
 
 def all_of(pool: ThreadPoolExecutor, decode: Callable[[bytes], np.ndarray], contents: Sequence[bytes]) -> None:
-    """Decodes them on all threads."""
+    """Decode all images with all threads."""
     for _ in pool.map(decode, contents):
         pass
 
 
 def bare(content: bytes) -> np.ndarray:
-    """Decompresses."""
+    """Decompress an image."""
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
 def reduced(content: bytes) -> np.ndarray:
-    """Decompresses at the smallest scale with twice 224 pixels."""
+    """Decompress an image at the smallest scale with at least twice 224 pixels."""
     picture = Image.open(io.BytesIO(content))
     picture.draft("RGB", (448, 448))
     return np.asarray(picture)

@@ -1,13 +1,12 @@
-"""What do a backbone's frozen levels tell about things? Logistic regression at the middle of each in tux_scenes().
+"""Measure what frozen pyramid levels know about objects: logistic regression at object centers of tux_scenes().
 
     python benchmarks/places.py [--data=tux_scenes(train=300, val=60, test=200)]
 
-For each backbone: levels P3, P4 and P5 at 320 pixels, side by side, at the middle of each box; the strength of the
-regression is chosen on things of the validation split. Writes into benchmarks/RESULTS.md the share of the things of the
-test split, never seen before on photographs never seen before, that get the right one of six classes, and the mIoU of
-masks whose outlines are the true ones and whose classes are those. Last, what the pooled features of the first backbone
-tell where each thing stands alone, upright, and fills the picture. With the small data it takes minutes and says which
-backbone is worth those of benchmarks/detection.py; it does not say how well boxes would fit.
+For each backbone: levels P3, P4 and P5 at 320 pixels, concatenated, at the center of each box; the strength of the
+regression is selected on the validation split. Writes into benchmarks/RESULTS.md the accuracy over six classes on
+unseen things in unseen photographs, and the mIoU of masks with true outlines and predicted classes. The last row is the
+accuracy of pooled features if each thing is alone, upright, and fills the image. The benchmark takes minutes and tells
+which backbones are worth those of benchmarks/detection.py; it does not measure localization.
 """
 
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ Things = dict[str, list[tuple[int, Object]]]
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     data = said("--data") or "tux_scenes(train=300, val=60, test=200)"
     source = SOURCES.build(parse_spec(data))
     scenes = {part: list(source.read(part).as_numpy_iterator()) for part in SPLITS}
@@ -57,22 +56,21 @@ def main() -> None:
         ]
         for part in SPLITS
     }
-    counts = ", ".join(
-        f"{len(things[part]):,} to {use}" for part, use in zip(SPLITS, ("learn", "choose", "test"), strict=True)
-    )
-    lines = ["| backbone | numbers a place | right | mIoU of true outlines |", "|---|---|---|---|"]
+    train, val, test = (f"{len(things[split]):,}" for split in SPLITS)
+    counts = f"{train} training, {val} validation and {test} test objects"
+    lines = ["| backbone | features | accuracy | mIoU of true outlines |", "|---|---|---|---|"]
     for name in NAMES:
         width, right, overlap = measured(name, pictures, things, masks, source.labels)
         lines.append(f"| `{name}(size=320)` | {width:,} | {right:.3f} | {overlap:.3f} |")
     width, right = alone(NAMES[0], SOURCES.resolve_options(parse_spec(data)))
-    lines.append(f"| `{NAMES[0]}()`, each thing alone | {width:,} | {right:.3f} | |")
-    record(f"places {data}", "What frozen levels tell about things", "\n".join([*lines, f"\n`{data}`: {counts}."]))
+    lines.append(f"| `{NAMES[0]}()`, single objects | {width:,} | {right:.3f} | |")
+    record(f"places {data}", "Accuracy of frozen pyramid levels", "\n".join([*lines, f"\n`{data}`: {counts}."]))
 
 
 def measured(
     name: str, pictures: dict[str, np.ndarray], things: Things, masks: np.ndarray, labels: Sequence[str]
 ) -> tuple[int, float, float]:
-    """How many numbers a place has, the share of the test things that get their class, and the mIoU of these."""
+    """Return the number of features, the accuracy on test objects, and the mIoU of true outlines."""
     backbone = BACKBONES.build(parse_spec(f"{name}(size=320)"))
     model = keras.Model(backbone.inputs, [backbone.features.pyramid[level] for level in LEVELS])
     run = make_inference_fn(model, sum(map(len, pictures.values())))
@@ -85,7 +83,7 @@ def measured(
 
 
 def alone(name: str, options: dict[str, Any]) -> tuple[int, float]:
-    """The same of pooled features, where a thing of these scenes fills a picture; those to learn are turned, too."""
+    """Return the same for pooled features of single, image-filling objects; training objects are rotated as well."""
     backbone = BACKBONES.build(parse_spec(f"{name}()"))
     model, side = keras.Model(backbone.inputs, backbone.features.pooled), backbone.card.size
     x, y = {}, {}
@@ -105,7 +103,7 @@ def alone(name: str, options: dict[str, Any]) -> tuple[int, float]:
 
 
 def filling(cut_out: Image.Image, side: int, angle: float, paper: tuple[int, int, int]) -> np.ndarray:
-    """A thing, turned, in the middle of a square picture of one colour, of whose side it takes nine tenths."""
+    """Return an object, rotated, centered on a square of one color and nine tenths as large."""
     thing = cut_out.convert("RGBA").rotate(angle, Image.Resampling.BICUBIC, expand=True)
     thing = thing.crop(thing.getbbox())
     share = 0.9 * side / max(thing.size)
@@ -116,7 +114,7 @@ def filling(cut_out: Image.Image, side: int, angle: float, paper: tuple[int, int
 
 
 def fitted(x: dict[str, np.ndarray], y: dict[str, list[str]]) -> Pipeline:
-    """Logistic regression on standardized numbers, of the strength that does best on the validation split."""
+    """Fit logistic regression on standardized features, with the strength that is best on the validation split."""
     every = [
         make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300)).fit(x["train"], y["train"])
         for strength in STRENGTHS
@@ -125,7 +123,7 @@ def fitted(x: dict[str, np.ndarray], y: dict[str, list[str]]) -> Pipeline:
 
 
 def middles(levels: list[np.ndarray], things: list[tuple[int, Object]]) -> np.ndarray:
-    """What the levels have at the middle of each thing, (things, numbers)."""
+    """Return the level features at the center of each object, (objects, features)."""
     found = []
     for picture, thing in things:
         across, down = (thing.left + thing.right) / 2, (thing.top + thing.bottom) / 2
@@ -139,7 +137,7 @@ def middles(levels: list[np.ndarray], things: list[tuple[int, Object]]) -> np.nd
 def painted(
     masks: np.ndarray, things: list[tuple[int, Object]], classes: Sequence[str], labels: Sequence[str]
 ) -> np.ndarray:
-    """True masks whose things are of these classes; crowds stay what they are."""
+    """Return true masks with predicted classes; crowds keep their class."""
     found, side = masks.copy(), masks.shape[1]
     for (picture, thing), label in zip(things, classes, strict=True):
         rows = slice(int(thing.top * side), int(np.ceil(thing.bottom * side)))

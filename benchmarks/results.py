@@ -1,4 +1,4 @@
-"""benchmarks/RESULTS.md: a section a benchmark, written by the benchmark itself."""
+"""Sections of benchmarks/RESULTS.md, each written by its benchmark."""
 
 import platform
 import re
@@ -14,11 +14,11 @@ Each section is what one command of this folder wrote. Machines differ and are n
 
 
 def record(name: str, title: str, text: str) -> None:
-    """Prints a section and writes it into the file, in place of what the same benchmark wrote before.
+    """Print a section, and replace the section of the same benchmark in the file.
 
     Args:
-        name: Of the benchmark with the flags that change what it measures.
-        title: The section's heading.
+        name: Name of the benchmark, with the flags that change the measurement.
+        title: Heading of the section.
         text: Markdown.
     """
     print(text)
@@ -32,10 +32,10 @@ def record(name: str, title: str, text: str) -> None:
 
 
 def said(name: str) -> str:
-    """The value of a flag of a benchmark's own, such as `--seeds`; empty where it is not given."""
+    """Return the value of a flag of a benchmark, such as `--seeds`; empty if the flag is not given."""
     return next((flag.partition("=")[2] for flag in sys.argv[1:] if flag.startswith(f"{name}=")), "")
 
 
 def unseeded() -> list[str]:
-    """The command line, the program first, without `--seeds`: how often something is measured is not what."""
+    """Return the command line without `--seeds`, because the number of repeats does not identify a measurement."""
     return [flag for flag in sys.argv if not flag.startswith("--seeds=")]

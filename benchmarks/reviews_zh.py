@@ -1,11 +1,11 @@
-"""Chinese product reviews: does a fine-tuned tower know more than TF-IDF and logistic regression?
+"""Compare a fine-tuned text backbone with TF-IDF and logistic regression on Chinese product reviews.
 
     python benchmarks/reviews_zh.py [--seeds=3] [any flag of tfx_finetune.train]
 
-Each seed has a split of its own, a fifth held out; texts that are equal but for blanks and punctuation stand on one
-side. Writes a table into benchmarks/RESULTS.md, a seed a row: test accuracy of scikit-learn's TF-IDF of n-grams of 1 to
-3 characters with logistic regression, which learns from the validation samples too, of the network after `warm` (a head
-on the frozen tower) and after `tune`, and the minutes that the trunk and both phases took.
+Each seed has its own split with a fifth in the test split; texts that differ only in spaces and punctuation are in one
+split. Writes a table into benchmarks/RESULTS.md with one row per seed: test accuracy of TF-IDF of 1 to 3 characters
+with logistic regression, which also trains on the validation samples, of the network after phases `frozen` and
+`finetune`, and the minutes of features and both phases.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ MINUTES = "minutes"
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     seeds = int(said("--seeds") or 3)
     flags = unseeded()
     defaults, _ = flagfile.parse_flags([flags[0], f"--flagfile={CONFIG}", *flags[1:]], Run())
@@ -53,13 +53,13 @@ def main() -> None:
 
 
 def line(title: str, row: dict[str, float]) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     values = [f"{value:.0f}" if name == MINUTES else f"{value:.4f}" for name, value in row.items()]
     return f"| {title} | {' | '.join(values)} |"
 
 
 def measure(run: Run) -> dict[str, float]:
-    """Test accuracy by method, of one split."""
+    """Return the test accuracy by method for one split."""
     with tempfile.TemporaryDirectory() as folder:
         keras.backend.clear_session()
         plan = check(dataclasses.replace(run, workdir=folder))
@@ -79,7 +79,7 @@ def measure(run: Run) -> dict[str, float]:
 
 
 def test_joints(network: Network, data: Data, plan: Plan) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What each phase's top sees of the test samples, computed by Keras in one pass, and their class numbers."""
+    """Return the test inputs of each phase's trainable part, computed by Keras in one pass, and the class indexes."""
     test = cache_prepared_split(data, "test", plan.workdir)
     inputs = network.backbones["text"].inputs
     joints = {
@@ -91,9 +91,9 @@ def test_joints(network: Network, data: Data, plan: Plan) -> tuple[dict[str, np.
 
 
 def baseline(data: Data) -> float:
-    """Test accuracy of TF-IDF and logistic regression on the same split.
+    """Return the test accuracy of TF-IDF and logistic regression on the same split.
 
-    1 to 3 characters, logarithmic counts and C=10 gave the highest test accuracy of seed 0 among n-grams of up to 2, 3
+    1 to 3 characters, logarithmic counts and C=10 had the highest test accuracy of seed 0 among n-grams of up to 2, 3
     and 4 characters, counts and their logarithms, and C of 1 and 10.
     """
     texts = np.array([text for part in data.source.sizes for text in read(data, part)], object)
@@ -104,7 +104,7 @@ def baseline(data: Data) -> float:
 
 
 def read(data: Data, part: str) -> list[str]:
-    """The texts of a part of the source."""
+    """Return the texts of a part of the source."""
     return [sample["text"].decode() for sample in data.source.read(part).as_numpy_iterator()]
 
 

@@ -1,9 +1,9 @@
-"""How do time and peak memory grow with the number of pictures? A whole run over 1,000, 4,000 and 16,000 of them.
+"""Measure time and peak memory of a run over 1,000, 4,000 and 16,000 images.
 
     python benchmarks/scale.py [--counts=1000,4000,16000]
 
-Writes into benchmarks/RESULTS.md for each count the wall time, the peak memory of the training process (anonymous
-pages: files that are mapped, such as kept features, are given back to the system when it needs room), and the ratios.
+Writes into benchmarks/RESULTS.md the wall time and the peak memory of the training process for each count, and the
+ratios. Memory is anonymous pages: mapped files, such as cached features, are released when the system needs memory.
 """
 
 import subprocess
@@ -27,9 +27,9 @@ FLAGS = (
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     given = [flag.partition("=")[2] for flag in sys.argv if flag.startswith("--counts=")] or ["1000,4000,16000"]
-    rows = ["| pictures | peak memory, MB | wall time, s |", "|---|---|---|"]
+    rows = ["| images | peak memory, MB | wall time, s |", "|---|---|---|"]
     found = []
     for count in map(int, given[0].split(",")):
         with tempfile.TemporaryDirectory() as folder:
@@ -37,11 +37,11 @@ def main() -> None:
         rows.append(f"| {count:,} | {found[-1][0]:.0f} | {found[-1][1]:.0f} |")
     (first, short), (last, long) = found[0], found[-1]
     rows.append(f"\nRatio of the last to the first: memory {last / first:.2f}, time {long / short:.2f}.")
-    record("scale", "Time and memory by the number of pictures", "\n".join(rows))
+    record("scale", "Time and memory by the number of images", "\n".join(rows))
 
 
 def measure(folder: Path, count: int) -> tuple[float, float]:
-    """Peak memory in MB and wall time in seconds of a run over so many pictures."""
+    """Return peak memory in MB and wall time in seconds of a run over `count` images."""
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda number: draw(folder / "photos" / f"class{number % 4}" / f"{number}.jpg"), range(count)))
     command = [sys.executable, "-m", "tfx_finetune.train", f"--data={folder / 'photos'}", *FLAGS]
@@ -57,7 +57,7 @@ def measure(folder: Path, count: int) -> tuple[float, float]:
 
 
 def draw(path: Path) -> None:
-    """Writes a smooth random picture whose colours depend on its class."""
+    """Write a smooth random image whose colors depend on its class."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(int(path.stem))
     coarse = rng.integers(0, 256, (4, 5, 3), np.uint8)
@@ -66,7 +66,7 @@ def draw(path: Path) -> None:
 
 
 def anonymous(pid: int) -> int:
-    """Resident anonymous memory of a process in kB; 0 when it has ended."""
+    """Return the resident anonymous memory of a process in kB; 0 if the process has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

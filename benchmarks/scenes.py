@@ -1,4 +1,4 @@
-"""What detection.py and segmentation.py share: one configuration as it is, frozen, and from scratch."""
+"""Shared code of detection.py and segmentation.py: train variants of one config and compare them."""
 
 import json
 import re
@@ -27,16 +27,16 @@ def compare(
     points: str,
     more: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:
-    """Trains each variant with every seed, and writes the table of means over seeds.
+    """Train each variant with every seed, and write the table of means over seeds.
 
     Args:
-        name: Of the benchmark.
+        name: Name of the benchmark.
         config: File in configs/.
-        title: The section's heading.
+        title: Heading of the section.
         scores: Keys of scores.json by column.
-        own: The key of which files may lose something.
-        points: What a loss of it is called.
-        more: Flags of further rows that are trained only where `--rows` names them.
+        own: Key of the score whose drop in the int8 file is reported.
+        points: Unit of the drop.
+        more: Flags of additional rows, which are trained only if `--rows` names them.
     """
     seeds = int(said("--seeds") or 3)
     own_flags = ("--seeds=", "--scratch_epochs=", "--rows=")
@@ -47,7 +47,7 @@ def compare(
     wanted = [row for row in said("--rows").split(",") if row] or list(usual)
     rows = {row: variant for row, variant in (usual | dict(more)).items() if row in wanted}
     lines = [
-        f"| training | {' | '.join(scores)} | int8 loses, {points} | minutes |",
+        f"| training | {' | '.join(scores)} | int8 drop, {points} | minutes |",
         f"|---|{'---|' * (len(scores) + 2)}",
     ]
     for row, variant in rows.items():
@@ -63,7 +63,7 @@ def compare(
 
 
 def _variants(run: Run) -> dict[str, Sequence[str]]:
-    """Flags of each row, beside those of the configuration."""
+    """Return the flags of each row, in addition to those of the config."""
     scratch = re.sub(r"\((.*)\)", r"(\1, weights='none')", run.backbone).replace("(, ", "(")
     epochs = said("--scratch_epochs") or str(run.frozen.epochs)
     rate = f"--finetune.learning_rate={run.frozen.learning_rate}"
@@ -85,7 +85,7 @@ def _variants(run: Run) -> dict[str, Sequence[str]]:
 
 
 def trained(flags: Sequence[str]) -> dict:
-    """scores.json of a run, and the seconds that its training took, what the frozen part costs among them."""
+    """Return scores.json of a run, and the seconds of its training with those of the frozen features."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "tfx_finetune.train", *flags, f"--workdir={folder}", "--nocache.enabled"]
         done = subprocess.run(command, check=False, capture_output=True, text=True)

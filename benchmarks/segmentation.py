@@ -1,17 +1,18 @@
-"""Segmentation of things never seen over places never seen: what is a pretrained backbone worth, and fine-tuning it?
+"""Measure segmentation of unseen things on unseen photographs: pretrained, fine-tuned and from scratch.
 
-    python benchmarks/segmentation.py [--seeds=3] [--scratch_epochs=N] [--rows=a,b] [any flag of tfx_finetune.train]
+    python benchmarks/segmentation.py [--seeds=3] [--scratch_epochs=N] [--rows=a,b]
+        [any flag of tfx_finetune.train]
 
-Trains configs/tux_segment.cfg as it is, with its backbone frozen or tuned, and from scratch, and writes a table into
-benchmarks/RESULTS.md: mIoU, pixel accuracy and boundary F1 on the test scenes, the mean over seeds, what the int8 file
-loses, and the minutes that training took, those of the frozen part's outputs among them.
+Trains configs/tux_segment.cfg as it is, with its backbone frozen or fine-tuned, and from scratch. Writes a table into
+benchmarks/RESULTS.md: mIoU, pixel accuracy and boundary F1 on the test scenes (means over seeds), the drop of the int8
+file, and the minutes of training, those of the frozen features included.
 """
 
 from scenes import compare
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     scores = {"mIoU": "mask/miou", "pixel accuracy": "mask/pixel_accuracy", "boundary F1": "mask/boundary_f1"}
     compare("segmentation", "tux_segment.cfg", "Segmentation: tux_scenes()", scores, "mask/miou", "points of mIoU")
 

@@ -1,10 +1,9 @@
-"""The server under load: 64 clients for a minute, over a new version and to the end of the process; with and without
-batches.
+"""Measure the server under load: 64 clients for a minute, over a new version and a shutdown, with and without batching.
 
     python benchmarks/serving.py [--bundle=runs/quickstart/bundle] [--clients=64] [--seconds=60]
 
-Every client asks on and on, over a connection that it keeps, for one golden picture, and holds the answer against the
-bundle's own. Clients and server share this machine, so look at the ratios. Fails where a request is lost or wrong.
+Every client keeps one connection, requests one golden image again and again, and compares the response with the golden
+output. Clients and server share this machine: compare ratios. Fails if a response is lost or wrong.
 """
 
 import base64
@@ -27,12 +26,12 @@ from tfx_finetune.core import hardware
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     given = dict(flag.removeprefix("--").split("=", 1) for flag in sys.argv[1:])
     bundle = Path(given.get("bundle", "runs/quickstart/bundle"))
     clients, seconds = int(given.get("clients", 64)), float(given.get("seconds", 60))
     rows = [
-        "| clients | samples a batch | answers a second | median, ms | 99 %, ms | CPU, ms each | cores busy | answers "
+        "| clients | max batch size | responses per second | median, ms | 99th percentile, ms | CPU, ms per response | cores busy | responses "
         "| lost or wrong |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -48,15 +47,14 @@ def main() -> None:
             raise SystemExit("\n".join(rows))
     one, alone, together = rates
     rows.append(
-        f"\nBatches give {together / one:.1f} times the answers that a client alone gets, and {together / alone:.1f} "
-        f"times those that {clients} clients get one by one. The last row includes a version that took over meanwhile, "
-        "and SIGTERM at the end."
+        f"\nBatching gives {together / one:.1f} times the responses of one client, and {together / alone:.1f} times those "
+        f"of {clients} clients without batching. The last row includes a new version and a shutdown by SIGTERM."
     )
     record("serving", "The server under load", "\n".join(rows))
 
 
 def load(bundle: Path, most: int, clients: int, seconds: float, swap: bool) -> tuple[list[float], float, int]:
-    """Seconds of every answer, those of CPU that server and clients spent, and how many answers were lost or wrong."""
+    """Return the seconds of every response, the CPU seconds of server and clients, and the number of wrong responses."""
     with tempfile.TemporaryDirectory() as folder:
         versions = Path(folder)
         shutil.copytree(bundle, versions / "1")
@@ -95,13 +93,13 @@ def load(bundle: Path, most: int, clients: int, seconds: float, swap: bool) -> t
 
 
 def spent(server: int) -> float:
-    """Seconds of CPU of the server's process and of this one."""
+    """Return the CPU seconds of the server's process and of this process."""
     fields = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + time.process_time()
 
 
 def ask(port: int, bundle: Path, number: int, times: list[float], wrong: list[str]) -> None:
-    """One client; it ends when the server tells it to go elsewhere."""
+    """Run one client until the server closes its connection."""
     known = json.loads((bundle / "golden" / "outputs.json").read_text())
     sample = known[number % len(known)]
     picture = base64.b64encode((bundle / "golden" / sample["files"]["image"]).read_bytes()).decode()
@@ -125,7 +123,7 @@ def ask(port: int, bundle: Path, number: int, times: list[float], wrong: list[st
 
 
 def version(port: int) -> str:
-    """The version that answers."""
+    """Return the version that responds."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/v1/models/default")
     return json.loads(connection.getresponse().read())["model_version_status"][0]["version"]

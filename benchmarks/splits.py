@@ -1,10 +1,10 @@
-"""Does fine-tuning beat logistic regression on the same frozen features? Tux Paint's stamps, five splits, none picked.
+"""Compare fine-tuning with logistic regression on the same frozen features: Tux Paint's stamps, five splits.
 
     python benchmarks/splits.py [--splits=5] [any flag of tfx_finetune.train]
 
-Writes a table into benchmarks/RESULTS.md: a split a row, test accuracy of logistic regression on the frozen tower's
-features (scikit-learn's defaults; on the training samples that the network has, and with the validation samples added
-to them), of the network after `warm` and after `tune`, and their means.
+Writes a table into benchmarks/RESULTS.md with one row per split: test accuracy of logistic regression on frozen
+features (scikit-learn's defaults; trained on the training samples, and on training and validation samples), of the
+network after phases `frozen` and `finetune`, and their means.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ from tfx_finetune.types.plan import Plan
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     splits = [int(flag.partition("=")[2]) for flag in sys.argv if flag.startswith("--splits=")] or [5]
     flags = [flag for flag in sys.argv if not flag.startswith("--splits=")]
     defaults, _ = flagfile.parse_flags(flags, Run(data="tux_stamps()"))
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def measure(run: Run) -> dict[str, float]:
-    """Test accuracies of one split by method."""
+    """Return the test accuracy by method for one split."""
     folder = Path(tempfile.mkdtemp())
     plan = check(dataclasses.replace(run, workdir=str(folder)))
     keras.backend.clear_session()
@@ -72,7 +72,7 @@ def measure(run: Run) -> dict[str, float]:
 
 
 def regression(plan: Plan, data: Data, network: Network, folder: Path) -> dict[str, float]:
-    """Test accuracy of logistic regression on the frozen tower's features."""
+    """Return the test accuracy of logistic regression on frozen features."""
     trunks, _ = split_model(network, "0")
     apply, key = {"image": make_inference_fn(trunks["image"], len(data.table.split))}, {"image": "frozen"}
     stores = {

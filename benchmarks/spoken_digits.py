@@ -1,11 +1,10 @@
-"""One take a digit of one voice: how many digits of another voice are understood?
+"""Measure generalization to another voice from one recording per digit.
 
     python benchmarks/spoken_digits.py [--seeds=3] [any flag of tfx_finetune.train]
 
-For the languages with two voices, both ways: trained on one voice's ten recordings, tested on the other's. Writes a
-table into benchmarks/RESULTS.md: accuracy of the nearest neighbour (cosine) on the frozen tower's features of the ten
-recordings, of the network after `warm` (a head on the frozen tower, augmented views) and after `tune`; the mean over
-seeds in each row, and over all rows.
+For each language with two voices, in both directions: train on ten recordings of one voice, test on the other. Writes a
+table into benchmarks/RESULTS.md: accuracy of the nearest neighbor (cosine) on frozen features, and of the network after
+phases `frozen` (with augmented views) and `finetune`; means over seeds, and over all rows.
 """
 
 import dataclasses
@@ -31,7 +30,7 @@ Samples = tuple[dict[str, np.ndarray], np.ndarray]
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     seeds = int(said("--seeds") or 3)
     flags = unseeded()
     defaults, _ = flagfile.parse_flags([flags[0], f"--flagfile={CONFIG}", *flags[1:]], Run())
@@ -51,7 +50,7 @@ def main() -> None:
 
 
 def measure(defaults: Run, language: str, test: str, seed: int) -> dict[str, float]:
-    """Test accuracy after each step of one run."""
+    """Return the test accuracy after each step of one run."""
     with tempfile.TemporaryDirectory() as folder:
         source = f"spoken_digits(languages=({language!r},), test={test!r})"
         # Fine-tuning is measured, too, where the configuration leaves it out.
@@ -72,14 +71,14 @@ def measure(defaults: Run, language: str, test: str, seed: int) -> dict[str, flo
 
 
 def arrays(data: Data, split: str) -> Samples:
-    """Prepared inputs by tower and class numbers of a split."""
+    """Return prepared inputs by tower and class indexes of a split."""
     batches = [(inputs, targets) for inputs, targets, _ in data.make_batches(split).as_numpy_iterator()]
     inputs = {name: np.concatenate([one[name] for one, _ in batches]) for name in batches[0][0]}
     return inputs, np.concatenate([targets["label"] for _, targets in batches]).argmax(-1)
 
 
 def neighbour(embedding: keras.Model, known: Samples, asked: Samples) -> float:
-    """Accuracy of the label of the recording with the most similar features, centred on those of the known ones."""
+    """Return the accuracy of the nearest neighbor by cosine similarity, with features centered on the training mean."""
     features = [embedding.predict(next(iter(inputs.values())), verbose=0) for inputs, _ in (known, asked)]
     one, other = (each - features[0].mean(axis=0) for each in features)
     cosine = other @ one.T / np.outer(np.linalg.norm(other, axis=1), np.linalg.norm(one, axis=1))
@@ -87,7 +86,7 @@ def neighbour(embedding: keras.Model, known: Samples, asked: Samples) -> float:
 
 
 def accuracy(model: keras.Model, inputs: dict[str, np.ndarray], labels: np.ndarray) -> float:
-    """Share of the samples whose class has the highest logit."""
+    """Return the fraction of samples whose class has the largest logit."""
     return float((model.predict(inputs, verbose=0)["label/logits"].argmax(axis=-1) == labels).mean())
 
 

@@ -1,4 +1,4 @@
-"""Names of Tux Paint's stamps in several languages as a table, every thing on one side of the split in all of them."""
+"""Names of Tux Paint's stamps in several languages as a table, each thing in one split in all languages."""
 
 import csv
 from collections import Counter
@@ -15,12 +15,12 @@ LEAST = 8
 
 
 def rows(languages: Sequence[str], seed: int, most: int = 0) -> list[dict[str, str]]:
-    """Rows of `text`, `label` (the category), `language`, `group` (the thing) and `split`.
+    """Return rows of `text`, `label` (the category), `language`, `group` (the thing) and `split`.
 
     Args:
-        languages: As the package abbreviates them.
-        seed: Of the split: 25 % of each category's things to test on, 10 % to choose with.
-        most: Names of a language at most; 0 takes all.
+        languages: Language codes of the package.
+        seed: Seed of the split: 25 % of the things of each category for the test, 10 % for validation.
+        most: Largest number of names per language; 0 for all.
     """
     source = SOURCES.build(Spec("tux_stamps", (), {"modalities": ("text",), "languages": tuple(languages)}))
     columns = source.parts["all"]
@@ -46,7 +46,7 @@ def rows(languages: Sequence[str], seed: int, most: int = 0) -> list[dict[str, s
 
 
 def write(path: Path, found: Sequence[dict[str, str]]) -> Path:
-    """Writes rows into a CSV file."""
+    """Write rows to a CSV file."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(found[0]))
         writer.writeheader()

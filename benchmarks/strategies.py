@@ -1,10 +1,11 @@
-"""Several towers: what is each fusion worth, what each strategy of training, and what does a missing tower cost?
+"""Compare fusions and training strategies of several towers, and the cost of missing inputs.
 
-    python benchmarks/strategies.py [--seeds=3] [--tables=fusion,strategy,training] [any flag of tfx_finetune.train]
+    python benchmarks/strategies.py [--seeds=3] [--tables=fusion,strategy,training]
+        [any flag of tfx_finetune.train]
 
-Writes tables into benchmarks/RESULTS.md: test accuracy, the mean over seeds, of one model for every subset of its
-towers, for each fusion and for each strategy of training; and beside it those of models that were trained on each
-subset alone, on the same split. Without --flagfile, of configs/tux_multimodal.cfg.
+Writes tables into benchmarks/RESULTS.md: test accuracy (means over seeds) of one model for every subset of its inputs,
+for each fusion and each training strategy, compared with models trained on each subset only, on the same split.
+Default: configs/tux_multimodal.cfg.
 """
 
 import concurrent.futures
@@ -51,19 +52,19 @@ FUSIONS = (
 _TUNED: dict[str, object] = {"finetune.epochs": 3, "finetune.unfreeze": "image=3, audio=2, text=1"}
 STRATEGIES: dict[str, dict[str, object]] = {
     "all towers frozen": {"finetune.epochs": 0},
-    "frozen, a tower that is ahead slowed (OGM)": {"finetune.epochs": 0, "frozen.gradient_modulation": 0.5},
-    "frozen, no tower ever dropped": {"finetune.epochs": 0, "drop_towers": 0.0},
+    "frozen, gradient modulation (OGM-GE)": {"finetune.epochs": 0, "frozen.gradient_modulation": 0.5},
+    "frozen, no modality dropout": {"finetune.epochs": 0, "modality_dropout": 0.0},
     "top groups together": _TUNED,
     "top groups one tower after another": _TUNED | {"finetune.one_tower_at_a_time": True},
-    "together, a learning rate a tower": _TUNED | {"finetune.lr_multipliers": "image=1, audio=0.1"},
+    "together, one learning rate per tower": _TUNED | {"finetune.lr_multipliers": "image=1, audio=0.1"},
     "together, gradients clipped by tower": _TUNED | {"finetune.clip_norm_per_tower": True},
-    "together, a tower that is ahead slowed (OGM)": _TUNED | {"finetune.gradient_modulation": 0.5},
+    "together, gradient modulation (OGM-GE)": _TUNED | {"finetune.gradient_modulation": 0.5},
 }
 Scores = dict[tuple[str, ...], float]
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     own = {name: said(name) for name in ("--seeds", "--tables")}
     flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in own]
     config = [] if any(flag.startswith("--flagfile") for flag in flags) else [f"--flagfile={CONFIG}"]
@@ -81,18 +82,18 @@ def main() -> None:
 
 
 def measured(run: Run, titles: Sequence[str]) -> dict[str, dict[str, Scores]]:
-    """The tables of one seed: for each row, the score of every subset."""
+    """Return the tables of one seed: the score of every subset for each row."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(run, Path(folder))
         return {title: TABLES[title](bench) for title in titles}
 
 
 class Bench:
-    """One seed's towers and samples, on which models are trained one after the other.
+    """Towers and samples of one seed, on which models are trained one after another.
 
     Args:
-        run: The run that is varied.
-        folder: For what the runs write.
+        run: Run whose options are varied.
+        folder: Folder of the results of all runs.
     """
 
     def __init__(self, run: Run, folder: Path) -> None:
@@ -106,16 +107,16 @@ class Bench:
         self.features: Batch | None = None
 
     def subsets(self) -> list[tuple[str, ...]]:
-        """All towers but none."""
+        """Return all non-empty subsets of the towers."""
         sizes = range(1, len(self.towers) + 1)
         return [subset for size in sizes for subset in itertools.combinations(self.towers, size)]
 
     def scores(self, options: Mapping[str, object]) -> Scores:
-        """Trains a model with these options; its test score for every subset of what it is shown."""
+        """Train a model with these options, and return its test score for every subset of its inputs."""
         return self._trained(self._run(options), self.towers, self.data, self.test)
 
     def alone(self, towers: Sequence[str]) -> float:
-        """The test score of a model that never had the other towers."""
+        """Return the test score of a model trained on these towers only."""
         specs = {name: str(spec) for name, spec in check(self._run({})).towers.items()}
         options = {"towers": ", ".join(f"{tower}={specs[tower]}" for tower in towers)}
         mine = {tower: self.towers[tower] for tower in towers}
@@ -155,14 +156,14 @@ TABLES: dict[str, Callable[[Bench], dict[str, Scores]]] = {
     "fusion": lambda bench: {fusion: bench.scores({"fusion": fusion}) for fusion in FUSIONS},
     "strategy": lambda bench: {name: bench.scores(options) for name, options in STRATEGIES.items()},
     "training": lambda bench: {
-        "all towers, shown a part": bench.scores({}),
-        "a model of each part": {towers: bench.alone(towers) for towers in bench.subsets()},
+        "one model, some inputs missing": bench.scores({}),
+        "one model per subset": {towers: bench.alone(towers) for towers in bench.subsets()},
     },
 }
 
 
 def only(data: Data, towers: Sequence[str]) -> Data:
-    """The samples as they would be if the other towers' columns were not there; the split stays."""
+    """Return the samples without the columns of other towers, with the same split."""
     table = data.table
     there = np.any([np.asarray(table.digests[tower]) != "" for tower in towers], axis=0)
     return dataclasses.replace(
@@ -174,7 +175,7 @@ def only(data: Data, towers: Sequence[str]) -> Data:
 
 
 def table(title: str, seeds: Sequence[Mapping[str, Scores]]) -> str:
-    """Markdown: a row a model, a column a subset, the mean over seeds."""
+    """Return a Markdown table with one row per model and one column per subset, means over seeds."""
     subsets = list(next(iter(seeds[0].values())))
     lines = [f"| {title} | {' | '.join(' + '.join(subset) for subset in subsets)} |", "|---|" + "---|" * len(subsets)]
     for row in seeds[0]:

@@ -1,10 +1,10 @@
-"""What a model of several towers still knows without some of its inputs, over several seeds.
+"""Measure a model of several towers with missing inputs, over several seeds.
 
     python benchmarks/subsets.py --config=configs/tux_multimodal.cfg [--seeds=3] [any flag of tfx_finetune.train]
 
-Runs the train command once a seed, which gives another split, initialization and order, and writes a table into
-benchmarks/RESULTS.md: for every subset of the towers the score of each run, their mean and standard deviation, and
-the test samples that have something of it (of the first seed); then the same for every exported file, with all inputs.
+Each seed has its own split, initialization and order. Writes a table into benchmarks/RESULTS.md: for every subset of
+the inputs the score of each run, mean and standard deviation, and the number of test samples with any of these inputs
+(of the first seed); then the same for every exported file with all inputs.
 """
 
 import json
@@ -22,7 +22,7 @@ from tfx_finetune.deploy.verify import compute_mean_score
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     own = {name: said(name) for name in ("--config", "--seeds")}
     flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in own]
     if not own["--config"]:
@@ -30,14 +30,14 @@ def main() -> None:
     config, seeds = Path(own["--config"]), range(int(own["--seeds"] or 3))
     began = time.time()
     runs = [measure([f"--flagfile={config}", *flags, f"--seed={seed}"]) for seed in seeds]
-    lines = table("it is shown", [subsets for subsets, _ in runs]) + ["", *table("file", [files for _, files in runs])]
-    lines += ["", f"{(time.time() - began) / 60 / len(seeds):.1f} minutes a run."]
+    lines = table("inputs", [subsets for subsets, _ in runs]) + ["", *table("file", [files for _, files in runs])]
+    lines += ["", f"{(time.time() - began) / 60 / len(seeds):.1f} minutes per run."]
     title = " ".join([f"Subsets of the towers, {len(seeds)} seeds: {config.name}", *flags])
     record(" ".join(["subsets", config.stem, *flags]), title, "\n".join(lines))
 
 
 def measure(flags: list[str]) -> tuple[dict[str, tuple[float, int]], dict[str, tuple[float, int]]]:
-    """(score, test samples) by what the model of one run is shown, and by exported file."""
+    """Return (score, number of test samples) by subset of the inputs and by exported file, for one run."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "tfx_finetune.train", *flags, f"--workdir={folder}/run"]
         # 3: a file did not pass verification, which its score says.
@@ -54,7 +54,7 @@ def measure(flags: list[str]) -> tuple[dict[str, tuple[float, int]], dict[str, t
 
 
 def table(what: str, runs: list[dict[str, tuple[float, int]]]) -> list[str]:
-    """Lines of Markdown, a row a name."""
+    """Return the lines of a Markdown table with one row per name."""
     lines = [f"| {what} | {' | '.join(f'seed {seed}' for seed in range(len(runs)))} | mean ± std | samples |"]
     lines.append("|---|" + "---|" * (len(runs) + 2))
     for name, (_, samples) in runs[0].items():

@@ -1,14 +1,13 @@
-"""Accuracy and cost beside two recipes that people use: the Keras transfer-learning guide's, and a PyTorch loop.
+"""Compare accuracy and cost with two common recipes: the Keras transfer-learning guide and a PyTorch loop.
 
     python benchmarks/time_to_accuracy.py [--data=tux,fashion] [--seeds=0,1,2] [--only=ours,warm_cache,guide,torch]
 
-On the Tux stamps at 224 pixels and on 10,000 pictures of Fashion-MNIST at 96: the same split, prepared pictures
-and the same EfficientNet-Lite0 weights. Each contestant is a process of its own; `ours` is the whole command by default
-but for its exports (a Keras file alone), with nothing kept; `warm_cache` is the same again, the trunk's outputs kept.
-PyTorch takes part where it can be imported (pip install torch torchvision timm). Writes accuracy, wall time, CPU time
-and peak memory of every run into benchmarks/time_to_accuracy.json, where those of earlier calls stay, and their mean
-accuracy and the cost of the fastest into benchmarks/RESULTS.md. How many times as long as `ours` another one takes is
-told by runs of one call alone: on another day a machine may be half as fast.
+The stamps at 224 pixels and 10,000 images of Fashion-MNIST at 96 pixels: the same split, prepared images and
+EfficientNet-Lite0 weights. Each recipe is a process of its own; `ours` is the command with default options and a Keras
+file as the only export, with an empty cache; `warm_cache` is the same again with cached features. PyTorch takes part if
+it can be imported (pip install torch torchvision timm). Writes accuracy, wall time, CPU time and peak memory of every
+run to benchmarks/time_to_accuracy.json, which keeps earlier calls, and mean accuracy and the cost of the fastest run to
+benchmarks/RESULTS.md. Time ratios to `ours` are from runs of one call, because machines differ between days.
 """
 
 import json
@@ -27,15 +26,15 @@ RUNS = Path(__file__).with_suffix(".json")
 SIZES = {"tux": 224, "fashion": 96}
 CONTESTANTS = ("ours", "warm_cache", "guide", "torch")
 TITLES = {
-    "ours": "this package, nothing kept",
-    "warm_cache": "this package, trunk kept",
+    "ours": "this package, empty cache",
+    "warm_cache": "this package, cached features",
     "guide": "Keras guide's recipe",
     "torch": "PyTorch loop",
 }
 
 
 def main() -> None:
-    """Runs the benchmark, or one contestant of it."""
+    """Run the benchmark, or one recipe of it."""
     given = {name: value.split(",") for name, _, value in (flag.partition("=") for flag in sys.argv[1:])}
     if "--worker" in given:
         print(json.dumps(globals()[given["--worker"][0]](Path(given["--folder"][0]), int(given["--seed"][0]))))
@@ -62,10 +61,10 @@ def main() -> None:
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """A contestant a row.
+    """Return a Markdown table with one row per recipe.
 
-    Seconds are those of its fastest seed: all do the same work, and what else a machine does can only add to it. The
-    last column is the median over the seeds that were run beside `ours` in one call.
+    Seconds are those of the fastest seed: all seeds do the same work, and other load can only add to it. The last
+    column is the median over the seeds that were run with `ours` in one call.
     """
     rows = ["| recipe | seeds | accuracy | wall, s | CPU, s | peak MB | wall / ours |", "|---|---|---|---|---|---|---|"]
     for name in (name for name in CONTESTANTS if name in found):
@@ -90,18 +89,18 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     warm, guide = found.get("warm_cache", {}), found.get("guide", {})
     together = [seed for seed in warm.keys() & guide.keys() if warm[seed].get("call") == guide[seed].get("call")]
     if seeds := [seed for seed in together if "call" in guide[seed]]:
-        times = np.median([guide[seed]["wall"] / warm[seed]["stages"]["tune"] for seed in seeds])
-        rows.append(f"\nWere all but `tune` free, the guide would take {times:.0f} times as long.")
+        times = np.median([guide[seed]["wall"] / warm[seed]["stages"]["finetune"] for seed in seeds])
+        rows.append(f"\nIf all but phase `finetune` were free, the guide would take {times:.0f} times as long.")
     return "\n".join(rows)
 
 
 def worker(name: str, folder: Path, seed: int) -> list[str]:
-    """The command line of one contestant."""
+    """Return the command line of one recipe."""
     return [sys.executable, __file__, f"--worker={name}", f"--folder={folder}", f"--seed={seed}"]
 
 
 def measured(command: list[str]) -> dict[str, Any]:
-    """Runs a contestant to its end; adds wall and CPU seconds and peak memory in MB to what it prints last."""
+    """Run a recipe, and return its printed result with wall and CPU seconds and peak memory in MB."""
     with tempfile.TemporaryFile("w+") as log:
         started = time.monotonic()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -121,17 +120,17 @@ def measured(command: list[str]) -> dict[str, Any]:
 
 
 def prepare_tux(folder: Path, seed: int) -> None:
-    """Writes the package's own split of the stamps as prepared pictures, train/ and test/."""
+    """Write the package's split of the stamps as prepared images in train/ and test/."""
     prepare(folder, "tux_stamps()", seed, SIZES["tux"], 10**9)
 
 
 def prepare_fashion(folder: Path, seed: int) -> None:
-    """Writes 10,000 training pictures of Fashion-MNIST, drawn by the seed, and its test pictures."""
+    """Write 10,000 training images of Fashion-MNIST, sampled by the seed, and its test images."""
     prepare(folder, "idx(package='fashion-mnist')", seed, SIZES["fashion"], 10_000)
 
 
 def prepare(folder: Path, source: str, seed: int, size: int, most: int) -> None:
-    """Writes PNG files into train/<class>/ and test/<class>/, and a table of them with their groups."""
+    """Write PNG files to train/<class>/ and test/<class>/, and a table of them with their groups."""
     from PIL import Image
 
     from tfx_finetune.core.config import Run, SplitOptions
@@ -161,7 +160,7 @@ def prepare(folder: Path, source: str, seed: int, size: int, most: int) -> None:
 
 
 def ours(folder: Path, seed: int) -> dict[str, Any]:
-    """The package's command by default."""
+    """Run the package's command with default options."""
     import tfx_finetune as tfx
     from tfx_finetune.core import assets
     from tfx_finetune.core.config import CacheOptions
@@ -183,18 +182,18 @@ def ours(folder: Path, seed: int) -> dict[str, Any]:
     )
     bundle = tfx.train(run)
     scores = json.loads((bundle.path / "scores.json").read_text())
-    return {"accuracy": {"tune": scores["test"]["label/accuracy"]}}
+    return {"accuracy": {"finetune": scores["test"]["label/accuracy"]}}
 
 
 def side(picture: Path) -> int:
-    """Side of the prepared pictures in pixels."""
+    """Return the side of the prepared images in pixels."""
     from PIL import Image
 
     return Image.open(picture).size[0]
 
 
 def guide(folder: Path, seed: int) -> dict[str, Any]:
-    """https://keras.io/guides/transfer_learning, 10 frozen and 10 unfrozen epochs, with Keras's defaults."""
+    """Train by https://keras.io/guides/transfer_learning: 10 frozen and 10 unfrozen epochs with Keras's defaults."""
     import keras
 
     from tfx_finetune.models.backbones.efficientnet_lite import efficientnet_lite
@@ -232,7 +231,7 @@ def guide(folder: Path, seed: int) -> dict[str, Any]:
 
 
 def torch(folder: Path, seed: int) -> dict[str, Any]:
-    """timm's EfficientNet-Lite0: 10 epochs of the head, 8 of all layers at 3e-4, AdamW, one cycle, channels_last."""
+    """Train timm's EfficientNet-Lite0: 10 epochs of the head, 8 of all layers at 3e-4; AdamW, one cycle, channels_last."""
     try:
         import timm
         import torch as pytorch

@@ -1,13 +1,12 @@
-"""Against PyTorch: torchvision's FCOS on the same MobileNetV2 and the same scenes, for the same time.
+"""Compare detection with PyTorch: torchvision's FCOS on the same MobileNetV2, scenes and time.
 
     pip install torch torchvision
     python benchmarks/torch_detection.py [--seeds=1] [--minutes=M] [any flag of tfx_finetune.train]
 
-Trains configs/tux_detect.cfg with torchvision's MobileNetV2, and then torchvision's FCOS (Tian et al., arXiv
-1904.01355) with a pyramid on the same ImageNet weights for as many minutes, or for `--minutes`, once with its
-backbone frozen and once with all of it trained: AdamW at 5e-4 (5e-5 below the pyramid), one cycle, batches of 8,
-flipped at random. Writes a table into benchmarks/RESULTS.md: pycocotools' mAP and AP50 on the test scenes, and the
-scenes that were seen in training.
+Trains configs/tux_detect.cfg with torchvision's MobileNetV2, then torchvision's FCOS (Tian et al., arXiv 1904.01355)
+with a pyramid on the same ImageNet weights for as many minutes, or for `--minutes`: once with a frozen backbone and
+once with all layers; AdamW at 5e-4 (5e-5 below the pyramid), one cycle, batches of 8, random flips. Writes a table into
+benchmarks/RESULTS.md: pycocotools' mAP and AP50 on the test scenes, and the number of scenes seen in training.
 """
 
 import contextlib
@@ -42,14 +41,14 @@ LEVELS = {"6": 32, "13": 96, "18": 1280}
 
 
 class Scene(NamedTuple):
-    """Pixels, uint8 (3, height, width), and what is in them."""
+    """Pixels, uint8 (3, height, width), and their annotations."""
 
     pixels: torch.Tensor
     objects: list[Object]
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     seeds, minutes = int(said("--seeds") or 1), float(said("--minutes") or 0)
     flags = [flag for flag in sys.argv[1:] if not flag.startswith(("--seeds=", "--minutes="))]
     path = f"--flagfile={CONFIGS / 'tux_detect.cfg'}"
@@ -80,7 +79,7 @@ def main() -> None:
 
 
 def read(source: Source, part: str) -> list[Scene]:
-    """The scenes of a split."""
+    """Return the scenes of a split."""
     found = []
     for sample in source.read(part).as_numpy_iterator():
         with Image.open(sample["image"].decode()) as picture:  # it holds the path
@@ -90,7 +89,7 @@ def read(source: Source, part: str) -> list[Scene]:
 
 
 def fcos(classes: int, whole: bool) -> FCOS:
-    """FCOS of 320 pixels on the ImageNet weights, of which normalization stays as it is."""
+    """Return FCOS of 320 pixels on the ImageNet weights with frozen normalization."""
     network = torchvision.models.mobilenet_v2(norm_layer=FrozenBatchNorm2d)
     network.load_state_dict(torch.load(assets.fetch_file("torchvision-mobilenet-v2"), map_location="cpu"))
     network.features.requires_grad_(whole)
@@ -101,7 +100,7 @@ def fcos(classes: int, whole: bool) -> FCOS:
 
 
 def fit(network: FCOS, scenes: list[Scene], labels: tuple[str, ...], seconds: float, seed: int) -> int:
-    """Trains for so many seconds; how many scenes were seen."""
+    """Train for a number of seconds, and return the number of scenes seen."""
     body = [weight for weight in network.backbone.body.parameters() if weight.requires_grad]
     below = {id(weight) for weight in body}
     above = [weight for weight in network.parameters() if weight.requires_grad and id(weight) not in below]
@@ -124,7 +123,7 @@ def fit(network: FCOS, scenes: list[Scene], labels: tuple[str, ...], seconds: fl
 
 
 def example(scene: Scene, labels: tuple[str, ...], flipped: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """What torchvision's detectors take: pixels of 0 to 1, boxes in pixels, and classes from 0."""
+    """Return the input of torchvision's detectors: pixels of 0 to 1, boxes in pixels, and classes from 0."""
     height, width = scene.pixels.shape[1:]
     kept = [each for each in scene.objects if not each.crowd]
     shares = torch.tensor([each[1:5] for each in kept]).reshape(-1, 4)
@@ -139,7 +138,7 @@ def example(scene: Scene, labels: tuple[str, ...], flipped: bool) -> tuple[torch
 
 
 def score(network: FCOS, scenes: list[Scene], labels: tuple[str, ...]) -> tuple[float, float]:
-    """mAP@[.5:.95] and AP50."""
+    """Return mAP@[.5:.95] and AP50."""
     network.eval()
     truth: dict[str, list[dict[str, Any]]] = {
         "images": [{"id": at} for at in range(len(scenes))],

@@ -1,9 +1,9 @@
-"""How fast is a frozen trunk? Keras's predict, this package's engine, and PyTorch where it is installed.
+"""Compare the speed of frozen backbones: Keras, the LiteRT engine of this package, and PyTorch if it is installed.
 
     python benchmarks/trunk.py [--samples=256] [--only=e5_small,use_multilingual]
 
-Writes samples a second and their ratios into benchmarks/RESULTS.md: the median of three passes, taken in turns. What
-limits them stands beside it: multiplications and additions a second, and those of a plain product of matrices.
+Writes samples per second and their ratios into benchmarks/RESULTS.md: medians of three alternating passes, with the
+multiplications and additions per second, and those of a plain matrix product for comparison.
 """
 
 import math
@@ -32,7 +32,7 @@ PASSES = 3
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     if worker := [flag.partition("=")[2].split(",") for flag in sys.argv if flag.startswith("--torch=")]:
         name, size, count = worker[0]
         print(torch_worker(name, int(size), int(count)))
@@ -58,7 +58,7 @@ def main() -> None:
             f"| `{spec}` {ours} | {speed['engine'] / speed['keras']:.1f} | {ratio} | {work[0]:.0f} | {work[1]:.0f} |"
         )
     rows.append(
-        "\nSamples a second. PyTorch: timm, channels_last, float32; - where it or the network is not installed."
+        "\nSamples per second. PyTorch: timm, channels_last, float32; - where it or the network is not installed."
     )
     rows.append(f"NumPy multiplies matrices of 2048 x 2048 at {product():.0f} GFLOP/s on the same cores.")
     title = "The frozen trunk" + (f": {given['only'].replace(',', ', ')}" if "only" in given else "")
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def measure(spec: str, torch_name: str, count: int) -> dict[str, float]:
-    """Samples a second by what runs the backbone."""
+    """Return samples per second by engine."""
     import keras
 
     from tfx_finetune.core.spec import parse_spec
@@ -90,7 +90,7 @@ def measure(spec: str, torch_name: str, count: int) -> dict[str, float]:
 
 
 def random(modality: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Samples as the pipeline prepares them: pixels, waveforms, or texts that fill the tower's tokens."""
+    """Return samples as the pipeline prepares them: pixels, waveforms, or texts of the tower's full length."""
     rng = np.random.default_rng(0)
     if modality == "audio":
         return rng.uniform(-1, 1, shape).astype(np.float32)
@@ -98,7 +98,7 @@ def random(modality: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def operations(model: Any) -> float:
-    """Multiplications and additions of one sample in convolutions and dense layers."""
+    """Return the multiplications and additions of one sample in convolutions and dense layers."""
     total = 0
     for layer in model.layers:
         kernel = next((weight for weight in layer.weights if weight.name == "kernel"), None)
@@ -109,13 +109,13 @@ def operations(model: Any) -> float:
 
 
 def product() -> float:
-    """GFLOP/s of a product of two matrices."""
+    """Return the GFLOP/s of a product of two matrices."""
     a = np.random.default_rng(0).random((2048, 2048), np.float32)
     return 2 * 2048**3 / medians({"product": lambda: a @ a})["product"] / 1e9
 
 
 def medians(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median seconds of each, the passes taken in turns so that a busy moment falls on all."""
+    """Return the median seconds of each function, with alternating passes so that other load affects all."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()  # tracing and conversion
@@ -128,14 +128,14 @@ def medians(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def in_torch(name: str, size: int, count: int) -> float | None:
-    """Pictures a second of the same network in PyTorch, in a process of its own: it and TensorFlow clash in one."""
+    """Return images per second of the network in PyTorch, in its own process because it conflicts with TensorFlow."""
     command = [sys.executable, __file__, f"--torch={name},{size},{count}"]
     found = subprocess.run(command, capture_output=True, text=True)
     return float(found.stdout) if name and found.returncode == 0 else None
 
 
 def torch_worker(name: str, size: int, count: int) -> float:
-    """Pictures a second of a network of timm without its classifier, in batches of 32."""
+    """Return images per second of a timm network without classifier, in batches of 32."""
     import timm
     import torch
 
