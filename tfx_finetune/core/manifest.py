@@ -18,7 +18,7 @@ def require_bundle_path(path: str | Path) -> Path:
         UserError: If the path is empty.
     """
     if not path:
-        raise UserError("No bundle given", hint="say --bundle=FOLDER, the folder bundle/ of a finished run")
+        raise UserError("--bundle is missing", hint="write --bundle=FOLDER, the folder bundle/ of a finished run")
     return Path(path).expanduser()
 
 
@@ -71,6 +71,6 @@ def read_network_manifest(path: str | Path, purpose: str) -> tuple[Path, dict[st
         message = f"{purpose} cannot use a compressed model, whose batch normalization is folded"
         raise UserError(message, got=f"{path} ({manifest['compress']})", hint="train it without --compress")
     if "layer_names" not in manifest:
-        what = "a bundle that does not say what its network is made of"
-        raise UserError(what, got=path, hint="run its command again in another work folder")
+        hint = "run its command again in another work folder"
+        raise UserError("The manifest of the bundle has no layer names", got=path, hint=hint)
     return path, manifest

@@ -78,5 +78,5 @@ def check_sides(image_side: int, logits_side: int, stride: int) -> None:
             "segment() cannot predict a mask in the size of the image",
             got=f"{logits_side} logits along a side of {image_side} pixels",
             expected=f"one for each {stride} pixels",
-            hint="set --image.size to a multiple of 32, and use a backbone that pads its input",
+            hint="set the backbone's size to a multiple of 32, and use a backbone that pads its input",
         )
