@@ -9,7 +9,7 @@ import scipy.signal
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from tests.helpers.assets import asset
+from tests.helpers.assets import fetch_asset
 from tests.helpers.hub_presets import whisper_preset
 from tests.helpers.small_bundle import tower_bundle
 from tests.helpers.towers import batch
@@ -130,7 +130,7 @@ def test_tflite_takes_the_waveform(name, tmp_path):
 
 @functools.cache
 def speech():
-    asset("speech-embedding")
+    fetch_asset("speech-embedding")
     backbone = BACKBONES.build(Spec("speech_embedding"))
     return backbone, keras.Model(backbone.inputs, [backbone.features.tokens, backbone.features.pooled])
 
@@ -138,7 +138,7 @@ def speech():
 @functools.cache
 def digits(voice, language):
     """Return prepared waveforms (10, 32000) of the digits."""
-    asset(f"digits-{voice}")
+    fetch_asset(f"digits-{voice}")
     audio = MODALITIES.build(Spec("audio"), PretrainedCfg(size=32_000, sample_rate=16_000))
     source = SOURCES.build(Spec("spoken_digits", (), {"languages": (language,)}))
     samples = [sample for sample in source.read("all").as_numpy_iterator() if sample["group"] == voice.encode()]
@@ -147,7 +147,7 @@ def digits(voice, language):
 
 def test_speech_embedding_equals_its_tflite_files():
     """The two files of the package, run in sequence, give the same embeddings of a recorded digit."""
-    folder = asset("speech-embedding")
+    folder = fetch_asset("speech-embedding")
     _, model = speech()
     wave = digits("menardi", "it")[3]
     mels = Interpreter(str(folder / "melspectrogram.tflite"))

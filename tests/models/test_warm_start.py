@@ -1,4 +1,4 @@
-"""A run starts from a bundle, or takes its trunk as a tower."""
+"""Runs that are initialized from a bundle, or that use a tower of a bundle as a backbone."""
 
 import csv
 import json
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.assets import asset
-from tests.helpers.commands import refused, refused_before_writing, within
+from tests.helpers.assets import fetch_asset
+from tests.helpers.commands import check_errors_before_writing, get_error, run_in_process
 from tests.helpers.small_data import picture
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core import files
@@ -18,7 +18,7 @@ from tfx_finetune.types.components import BACKBONES
 
 TOWER = "convnet(size=28, widths=(16, 32))"
 NONE = ("--frozen.epochs=0", "--finetune.epochs=0")
-RATES = (
+OPTIONS = (
     "--finetune.unfreeze=all",
     "--finetune.soup_epochs=0",
     "--nofinetune.wise_ft",
@@ -30,27 +30,27 @@ RATES = (
 )
 
 
-def digits(folder, names, each=60, first=0):
-    """Writes handwritten digits of MNIST as pictures, a sub-folder for each of these digits."""
-    root = asset("mnist")
+def digits(folder, names, count=60, start=0):
+    """Write images of handwritten digits of MNIST, with one sub-folder per digit."""
+    root = fetch_asset("mnist")
     pixels, labels = (
         read_idx(find_file(root, f"train-{kind}-ubyte"), rank)
         for kind, rank in (("images-idx3", 3), ("labels-idx1", 1))
     )
     for name in names:
         (folder / name).mkdir(parents=True)
-        for row in np.flatnonzero(labels == int(name))[first : first + each]:
+        for row in np.flatnonzero(labels == int(name))[start : start + count]:
             Image.fromarray(pixels[row]).save(folder / name / f"{row}.png")
     return folder
 
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory):
-    """A run on the digits 0 to 4, from scratch."""
+    """Train a bundle on the digits 0 to 4, from scratch."""
     root = tmp_path_factory.mktemp("old")
-    flags = (f"--cache.dir={root / 'cache'}", "--batch_size=8", *RATES)
+    flags = (f"--cache.dir={root / 'cache'}", "--batch_size=8", *OPTIONS)
     data = digits(root / "digits", "01234")
-    found = within(
+    result = run_in_process(
         "train",
         f"--data={data}",
         f"--backbone={TOWER}",
@@ -59,69 +59,69 @@ def old(tmp_path_factory):
         *flags,
         f"--workdir={root / 'run'}",
     )
-    assert found.returncode == 0, found.stderr
+    assert result.returncode == 0, result.stderr
     return data, root / "run" / "bundle", flags
 
 
-def trained(flags, folder, *more):
-    """Runs the command; the bundle, and what was said."""
-    found = within("train", *flags, *more, f"--workdir={folder}")
-    assert found.returncode == 0, found.stderr
-    return Bundle.open(folder / "bundle"), found.stderr
+def train(flags, folder, *more):
+    """Run `train` and return the bundle and the printed text."""
+    result = run_in_process("train", *flags, *more, f"--workdir={folder}")
+    assert result.returncode == 0, result.stderr
+    return Bundle.open(folder / "bundle"), result.stderr
 
 
-def pictures(data):
+def read_images(data):
     return [path.read_bytes() for path in sorted(data.rglob("*.png"))[::15]]
 
 
 def scores(bundle, raw):
-    """Scores of the Keras file, (n, labels)."""
-    predict = bundle.reader("keras").predict
-    return np.concatenate([predict(bundle.prepare({"image": content}))["label/scores"] for content in raw])
+    """Return the scores of the Keras file, (n, classes)."""
+    predict = bundle.load_model("keras").predict
+    return np.concatenate([predict(bundle.preprocess({"image": content}))["label/scores"] for content in raw])
 
 
 @pytest.mark.slow
-def test_without_training_the_answers_are_the_old_ones(old, tmp_path):
-    """To the last bit; the backbone is that of the bundle where the run names none."""
+def test_without_training_the_outputs_are_equal(old, tmp_path):
+    """Outputs are equal to the last bit; the default backbone is that of the bundle."""
     data, path, flags = old
-    new, said = trained([f"--data={data}", f"--init={path}", *NONE], tmp_path / "run", *flags)
-    assert "label: 5 of 5 labels taken over" in said
+    new, text = train([f"--data={data}", f"--init={path}", *NONE], tmp_path / "run", *flags)
+    assert "Head label: 5 of 5 classes initialized" in text
     assert new.manifest["backbones"] == {"image": TOWER}
-    raw = pictures(data)
-    known = scores(Bundle.open(path), raw)
-    assert np.array_equal(scores(new, raw), known)
-    assert np.mean(known.argmax(-1) == np.arange(20) // 4) > 0.8
+    raw = read_images(data)
+    expected = scores(Bundle.open(path), raw)
+    assert np.array_equal(scores(new, raw), expected)
+    assert np.mean(expected.argmax(-1) == np.arange(20) // 4) > 0.8
     page = (tmp_path / "run" / "report.html").read_text()
-    assert f"starts from {path}: image taken over" in page
+    assert f"Initialized from {path}: image" in page
     assert f"--init={path}" in (tmp_path / "run" / "run.cfg").read_text()
 
 
 @pytest.mark.slow
-def test_labels_are_taken_over_by_name(old, tmp_path):
-    """Those that both have answer as they did, in whatever order they stand; new ones begin at nothing."""
+def test_classes_are_initialized_by_name(old, tmp_path):
+    """Common classes have equal logits in every order; new classes keep their initialization."""
     _, path, flags = old
-    data = digits(tmp_path / "digits", "47320", each=12, first=60)
-    new, said = trained([f"--data={data}", f"--init={path}", *NONE], tmp_path / "run", *flags)
-    assert "label: 4 of 5 labels taken over; new: 7; left out: 1" in said
+    data = digits(tmp_path / "digits", "47320", count=12, start=60)
+    new, text = train([f"--data={data}", f"--init={path}", *NONE], tmp_path / "run", *flags)
+    assert "Head label: 4 of 5 classes initialized; new: 7; dropped: 1" in text
     names = new.tasks["label"].labels.names
     assert names == ("0", "2", "3", "4", "7")
-    raw = pictures(data)
-    mine, theirs = (np.log(scores(bundle, raw)) for bundle in (new, Bundle.open(path)))
-    both = mine[:, :4] - mine[:, :1], theirs[:, [0, 2, 3, 4]] - theirs[:, :1]
-    assert np.abs(both[0] - both[1]).max() < 1e-4
-    assert np.abs(both[0]).max() > 0.5
+    raw = read_images(data)
+    new_logits, old_logits = (np.log(scores(bundle, raw)) for bundle in (new, Bundle.open(path)))
+    common = new_logits[:, :4] - new_logits[:, :1], old_logits[:, [0, 2, 3, 4]] - old_logits[:, :1]
+    assert np.abs(common[0] - common[1]).max() < 1e-4
+    assert np.abs(common[0]).max() > 0.5
 
 
 @pytest.mark.slow
-def test_without_a_label_in_common_the_tower_is_taken_over(old, tmp_path):
-    """It is said; the tower is frozen like a pretrained one, and learns nothing while the new head does."""
+def test_without_common_classes_only_the_tower_is_initialized(old, tmp_path):
+    """The tower is frozen like a pretrained one while the new head is trained."""
     _, path, flags = old
     data = digits(tmp_path / "digits", "89")
     options = [f"--data={data}", f"--init={path}", "--frozen.epochs=3", "--finetune.epochs=0"]
-    new, said = trained(options, tmp_path / "run", *flags)
-    assert "label begins anew: none of its 2 labels is one of the bundle's 5" in said
-    mine, theirs = (BACKBONES["bundle"](path=str(folder)) for folder in (new.path, path))
-    assert np.array_equal(features(mine, data), features(theirs, data))
+    new, text = train(options, tmp_path / "run", *flags)
+    assert "Head label is new: none of its 2 classes is one of the bundle's 5" in text
+    new_tower, old_tower = (BACKBONES["bundle"](path=str(folder)) for folder in (new.path, path))
+    assert np.array_equal(features(new_tower, data), features(old_tower, data))
     assert json.loads((new.path / "scores.json").read_text())["test"]["label/accuracy"] > 0.6
 
 
@@ -134,58 +134,55 @@ def features(backbone, data):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_from_the_same_bundle_alone(old, tmp_path):
-    """What it began with is part of it, by content; another path is another run."""
+def test_a_run_resumes_only_with_the_same_bundle(old, tmp_path):
+    """The content of the bundle is part of the run; another path is another run."""
     data, path, flags = old
     copy = shutil.copytree(path, tmp_path / "copy")
     options = [f"--data={data}", f"--init={copy}", "--frozen.epochs=0", "--finetune.epochs=1", *flags]
-    first, _ = trained(options, tmp_path / "run")
-    stamp = (tmp_path / "run" / "checkpoints" / "tune" / "weights.npz").stat().st_mtime_ns
-    again, _ = trained(options, tmp_path / "run")
-    assert (tmp_path / "run" / "checkpoints" / "tune" / "weights.npz").stat().st_mtime_ns == stamp
-    raw = pictures(data)
-    assert np.array_equal(scores(first, raw), scores(again, raw))
-    said = refused("train", *options, f"--init={path}", f"--workdir={tmp_path / 'run'}")
-    assert "holds another run" in said
-    assert "--init" in said
+    first, _ = train(options, tmp_path / "run")
+    stamp = (tmp_path / "run" / "checkpoints" / "finetune" / "weights.npz").stat().st_mtime_ns
+    second, _ = train(options, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "finetune" / "weights.npz").stat().st_mtime_ns == stamp
+    raw = read_images(data)
+    assert np.array_equal(scores(first, raw), scores(second, raw))
+    text = get_error("train", *options, f"--init={path}", f"--workdir={tmp_path / 'run'}")
+    assert "The work folder holds another run" in text
+    assert "--init" in text
     (copy / "scores.json").write_text("{}")
-    known = json.loads((copy / "manifest.json").read_text())
-    known["sha256"]["scores.json"] = files.sha256(copy / "scores.json")
-    (copy / "manifest.json").write_text(json.dumps(known))
-    said = refused("train", *options, f"--workdir={tmp_path / 'run'}")
-    assert "a bundle of --init or --teacher changed since this run began" in said
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["sha256"]["scores.json"] = files.sha256(copy / "scores.json")
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    text = get_error("train", *options, f"--workdir={tmp_path / 'run'}")
+    assert "A bundle of --init or --teacher changed since the run started" in text
 
 
 @pytest.mark.slow
-def test_a_trunk_is_a_tower(old, tmp_path):
-    """Its card feeds it, its groups are those of the backbone it was; frozen, it is what it was, trained, it is not."""
+def test_a_tower_of_a_bundle_is_a_backbone(old, tmp_path):
+    """It has the input and the layer groups of the original backbone, and its weights if it is frozen."""
     data, path, flags = old
     tower = f"--backbone=bundle(path='{path}')"
-    known = BACKBONES["bundle"](path=str(path))
-    own = BACKBONES["convnet"](size=28, widths=(16, 32))
-    assert [group.name for group in known.groups] == [f"own_{group.name}" for group in own.groups]
-    assert (known.pretrained_cfg.size, known.pretrained_cfg.channels, known.pretrained_cfg.mean) == (
-        28,
-        1,
-        own.pretrained_cfg.mean,
-    )
+    loaded = BACKBONES["bundle"](path=str(path))
+    original = BACKBONES["convnet"](size=28, widths=(16, 32))
+    assert [group.name for group in loaded.groups] == [f"own_{group.name}" for group in original.groups]
+    cfg = loaded.pretrained_cfg
+    assert (cfg.size, cfg.channels, cfg.mean) == (28, 1, original.pretrained_cfg.mean)
     options = [f"--data={data}", tower, "--frozen.epochs=10", "--frozen.learning_rate=0.03", *flags]
-    frozen, _ = trained(options, tmp_path / "frozen", "--finetune.epochs=0")
-    tuned, _ = trained(
+    frozen, _ = train(options, tmp_path / "frozen", "--finetune.epochs=0")
+    tuned, _ = train(
         options, tmp_path / "tuned", "--finetune.epochs=1", "--finetune.unfreeze=1", "--finetune.patience=0"
     )
     towers = [BACKBONES["bundle"](path=str(folder)) for folder in (path, frozen.path)]
     assert np.array_equal(*(features(backbone, data) for backbone in towers))
     assert json.loads((frozen.path / "scores.json").read_text())["test"]["label/accuracy"] > 0.7
     assert tuned.manifest["towers"]["image"]["pretrained_cfg"]["origin"] == str(path)
-    history = json.loads((tmp_path / "tuned" / "checkpoints" / "tune" / "history.json").read_text())
-    # The last convolution, which is the top group, and the head; normalization stays.
-    assert history["trained"] == 9 * 32 * 32 + 32 * 5 + 5
+    history = json.loads((tmp_path / "tuned" / "checkpoints" / "finetune" / "history.json").read_text())
+    # The last convolution, which is the top group, and the head; batch normalization stays frozen.
+    assert history["trained_parameters"] == 9 * 32 * 32 + 32 * 5 + 5
 
 
 @pytest.fixture(scope="module")
 def several(old, tmp_path_factory):
-    """Rows of a picture and a text, and flags of a run on both."""
+    """Write a table of images and texts, and return the flags of a run on both."""
     root = tmp_path_factory.mktemp("several")
     rows = [
         {
@@ -204,64 +201,68 @@ def several(old, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_of_several_towers_those_of_the_same_name(old, several, tmp_path):
-    """A tower beside another keeps what it knew; the head sees something else, so it begins anew. The same towers and
-    fusion are taken over with the heads.
-    """
-    first, said = trained(
+def test_towers_are_initialized_by_name(old, several, tmp_path):
+    """With other towers or another fusion, only towers are initialized; with the same ones, fusion and heads too."""
+    first, text = train(
         several, tmp_path / "first", f"--init={old[1]}", "--finetune.epochs=1", "--fusion=gated(dim=16)"
     )
-    assert f"starts from {old[1]}: image taken over" in said
-    assert "all heads begin anew: the bundle has the towers image" in said
-    again, said = trained(
+    assert f"Initialized from {old[1]}: image" in text
+    assert "All heads are new: the bundle has the towers image" in text
+    second, text = train(
         several, tmp_path / "again", f"--init={first.path}", "--finetune.epochs=0", "--fusion=gated(dim=16)"
     )
-    assert "image, text taken over" in said
-    assert "label: 5 of 5 labels taken over" in said
-    raw = {"image": pictures(old[0])[7], "text": b"curved"}
-    answers = [bundle.load_model("keras").predict(bundle.preprocess(raw))["label/scores"] for bundle in (first, again)]
-    assert np.array_equal(*answers)
-    late, said = trained(several, tmp_path / "late", f"--init={first.path}", "--finetune.epochs=0")
-    assert "all heads begin anew: the bundle's fusion is gated(dim=16)" in said
-    assert not np.array_equal(late.load_model("keras").predict(late.preprocess(raw))["label/scores"], answers[0])
+    assert f"Initialized from {first.path}: image, text" in text
+    assert "Head label: 5 of 5 classes initialized" in text
+    raw = {"image": read_images(old[0])[7], "text": b"curved"}
+    outputs = [bundle.load_model("keras").predict(bundle.preprocess(raw))["label/scores"] for bundle in (first, second)]
+    assert np.array_equal(*outputs)
+    late, text = train(several, tmp_path / "late", f"--init={first.path}", "--finetune.epochs=0")
+    assert "All heads are new: the bundle's fusion is gated(dim=16)" in text
+    assert not np.array_equal(late.load_model("keras").predict(late.preprocess(raw))["label/scores"], outputs[0])
 
 
-def edited(path, folder, **changes):
-    """A copy of a bundle with changes of its manifest."""
+def copy_with_manifest(path, folder, **changes):
+    """Copy a bundle and change its manifest."""
     copy = shutil.copytree(path, folder)
-    known = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps(known | changes))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | changes))
     return copy
 
 
 @pytest.mark.slow
-def test_bundles_that_a_run_cannot_start_from(old, tmp_path):
-    """One line, before anything is written: not a bundle, altered, of another backbone, size or modality."""
+def test_unsuitable_init_bundles_are_refused(old, tmp_path):
+    """Such as other folders, changed files, and other backbones, sizes or modalities; nothing is written."""
     data, path, flags = old
-    altered = shutil.copytree(path, tmp_path / "altered")
-    with (altered / "model.keras").open("ab") as stream:
+    changed = shutil.copytree(path, tmp_path / "altered")
+    with (changed / "model.keras").open("ab") as stream:
         stream.write(b"more")
-    older = json.loads((path / "manifest.json").read_text())
-    older.pop("layer_names")
-    unsaid = shutil.copytree(path, tmp_path / "unsaid")
-    (unsaid / "manifest.json").write_text(json.dumps(older))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest.pop("layer_names")
+    nameless = shutil.copytree(path, tmp_path / "nameless")
+    (nameless / "manifest.json").write_text(json.dumps(manifest))
     cases = {
-        ("--init=" + str(tmp_path),): "not a bundle (it has no readable manifest.json)",
-        (f"--init={altered}",): "a file of the bundle was altered",
-        (f"--init={unsaid}",): "does not say what its network is made of",
-        (f"--init={edited(path, tmp_path / 'bare', files={'tflite': {}})}",): "--init needs the bundle's Keras file",
-        (f"--init={edited(path, tmp_path / 'small', compress='qat()')}",): "--init cannot take a compressed model",
-        (f"--init={path}", "--backbone=convnet()"): f"--init has another backbone; received: image={TOWER} in {path}",
-        (f"--init={path}", "--image.size=32"): "two sizes of the input",
-        (f"--init={path}", "--backbone=convnet(size=32, widths=(16, 32))"): "allowed: image=convnet(size=32",
-        (f"--init={path}", "--backbone=bag_of_embeddings()"): "--init has none of the run's towers; received: image of",
+        ("--init=" + str(tmp_path),): "The folder has no readable manifest.json and is not a bundle",
+        (f"--init={changed}",): "A file of the bundle was changed",
+        (f"--init={nameless}",): "The manifest of the bundle has no layer names",
+        (
+            f"--init={copy_with_manifest(path, tmp_path / 'bare', files={'tflite': {}})}",
+        ): "--init needs a bundle with a Keras file",
+        (
+            f"--init={copy_with_manifest(path, tmp_path / 'small', compress='qat()')}",
+        ): "--init cannot use a compressed model",
+        (
+            f"--init={path}",
+            "--backbone=convnet()",
+        ): f"The bundle of --init has another backbone: image={TOWER} in {path}",
+        (f"--init={path}", "--backbone=convnet(size=32, widths=(16, 32))"): "Expected: image=convnet(size=32",
+        (f"--init={path}", "--backbone=bag_of_embeddings()"): "The bundle of --init has no tower of the run: image of",
     }
-    refused_before_writing(cases, tmp_path / "run", f"--data={data}", *flags)
+    check_errors_before_writing(cases, tmp_path / "run", f"--data={data}", *flags)
 
 
 @pytest.mark.slow
-def test_an_adapter_that_stays_is_another_graph(old, tmp_path):
-    """A tower with layers that the run's own lacks cannot be taken over; the line says what can be done."""
+def test_a_tower_with_adapters_needs_the_same_adapters(old, tmp_path):
+    """A tower with inserted adapters cannot initialize a tower without them; the error names two solutions."""
     data, path, flags = old
     adapter = (
         "--finetune.adapter=bottleneck(dim=4)",
@@ -269,44 +270,44 @@ def test_an_adapter_that_stays_is_another_graph(old, tmp_path):
         "--frozen.epochs=0",
         "--finetune.epochs=1",
     )
-    first, _ = trained([f"--data={data}", f"--init={path}", *flags], tmp_path / "first", *adapter)
-    said = refused("train", f"--data={data}", f"--init={first.path}", *flags, *NONE, f"--workdir={tmp_path / 'run'}")
-    assert "the bundle's tower has other layers" in said
-    assert f"take --backbone=bundle(path='{first.path}')" in said
+    first, _ = train([f"--data={data}", f"--init={path}", *flags], tmp_path / "first", *adapter)
+    text = get_error("train", f"--data={data}", f"--init={first.path}", *flags, *NONE, f"--workdir={tmp_path / 'run'}")
+    assert "The tower of the bundle has other layers" in text
+    assert f"use --backbone=bundle(path='{first.path}')" in text
     tower = f"--backbone=bundle(path='{first.path}')"
-    trained([f"--data={data}", tower, *flags], tmp_path / "tower", "--frozen.epochs=1", "--finetune.epochs=0")
+    train([f"--data={data}", tower, *flags], tmp_path / "tower", "--frozen.epochs=1", "--finetune.epochs=0")
 
 
 @pytest.mark.slow
-def test_towers_that_a_bundle_does_not_have(old, tmp_path):
-    """Another modality, another name, no bundle: one line each."""
+def test_missing_towers_are_refused(old, tmp_path):
+    """Such as another modality, another name and a folder that is not a bundle."""
     path = old[1]
     cases = {
-        f"text_bundle(path='{path}')": "the bundle has no such tower for text; received: text of",
-        f"bundle(path='{path}', tower='photo')": "no such tower for image; received: photo of",
-        f"bundle(path='{tmp_path}')": "not a bundle",
+        f"text_bundle(path='{path}')": "The bundle has no such text tower: text of",
+        f"bundle(path='{path}', tower='photo')": "The bundle has no such image tower: photo of",
+        f"bundle(path='{tmp_path}')": "is not a bundle",
     }
     for tower, message in cases.items():
         flags = (f"--data={old[0]}", f"--backbone={tower}", "--augment=", f"--workdir={tmp_path / 'run'}")
-        assert message in refused("train", *flags)
+        assert message in get_error("train", *flags)
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
 
 @pytest.mark.slow
-def test_a_pretrained_tower_that_was_tuned(tmp_path):
-    """EfficientNet-Lite0 on Tux Paint's stamps: the second run starts where the first ended."""
+def test_a_fine_tuned_pretrained_tower(tmp_path):
+    """EfficientNet-Lite0 on Tux Paint's stamps: the second run has the scores of the first."""
     for name in ("efficientnet-lite0", "tux-stamps"):
-        asset(name)
+        fetch_asset(name)
     flags = [
         "--data=tux_stamps()",
-        "--image.size=64",
+        "--backbone=efficientnet_lite0(size=64)",
         "--exports=keras_file()",
         f"--cache.dir={tmp_path / 'cache'}",
     ]
-    first, _ = trained(flags, tmp_path / "first", "--frozen.epochs=3", "--finetune.epochs=1", "--finetune.unfreeze=2")
-    second, said = trained(flags, tmp_path / "second", f"--init={first.path}", *NONE)
-    assert "label: 13 of 13 labels taken over" in said
-    known = [json.loads((bundle.path / "scores.json").read_text())["test"] for bundle in (first, second)]
-    assert known[0] == known[1]
+    first, _ = train(flags, tmp_path / "first", "--frozen.epochs=3", "--finetune.epochs=1", "--finetune.unfreeze=2")
+    second, text = train(flags, tmp_path / "second", f"--init={first.path}", *NONE)
+    assert "Head label: 13 of 13 classes initialized" in text
+    metrics = [json.loads((bundle.path / "scores.json").read_text())["test"] for bundle in (first, second)]
+    assert metrics[0] == metrics[1]
     raw = picture(tmp_path / "one.png").read_bytes()
     assert np.array_equal(scores(first, [raw]), scores(second, [raw]))
