@@ -1,13 +1,13 @@
-"""Which samples are learned from and which are tested, by language or source."""
+"""Filters of training and test samples by language or source."""
 
-import dataclasses
+import json
 
 import numpy as np
 import pytest
 
-from tests.helpers.commands import refused, within
-from tests.contracts.test_objectives import SMALL, scores, table
-from tfx_finetune.core.config import Evaluate, Run
+from tests.helpers.commands import get_error, run_in_process
+from tests.helpers.small_data import write_language_table
+from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.datasets.filters import filter_samples, list_filter_columns
 from tfx_finetune.types.table import UNLABELED, Table
@@ -28,91 +28,104 @@ ROWS = (
 )
 
 
-def made() -> Table:
+SMALL = (
+    "--nocache.enabled",
+    "--backbone=bag_of_embeddings(size=24, dim=16)",
+    "--finetune.epochs=0",
+    "--frozen.unfreeze=all",
+    "--frozen.learning_rate=0.03",
+    "--exports=keras_file()",
+)
+
+
+def make_table() -> Table:
     language, source, group, label, split = (np.array(column, object) for column in zip(*ROWS, strict=True))
-    none = np.full(len(ROWS), "", object)
+    empty = np.full(len(ROWS), "", object)
     columns = {"label": label, "group": group, "language": language, "source": source}
-    return Table(none, none, none, split, columns)
+    return Table(empty, empty, empty, split, columns)
 
 
-def sides(beside: bool = False, **options: str) -> list[str]:
-    run = Run(**{name: value for name, value in options.items() if name != "leave_out"})
-    run = dataclasses.replace(run, evaluate=Evaluate(options.get("leave_out", "")))
-    return filter_samples(made(), ("label",), run, beside).split.tolist()
+def filter_rows(keep_unlabeled: bool = False, **options: str) -> list[str]:
+    return filter_samples(make_table(), ("label",), Run(**options), keep_unlabeled).split.tolist()
 
 
-def test_by_hand():
-    """Every rule, on one table of eleven samples."""
+def test_filters_of_a_small_table():
+    """Every filter gives the splits computed by hand."""
     train, val, test, out = "train", "val", "test", ""
-    assert sides() == [row[4] for row in ROWS]
+    assert filter_rows() == [row[4] for row in ROWS]
     english = [train, out, out, val, out, test, test, out, out, train, out]
-    assert sides(train_languages="en") == english
-    assert sides(train_languages="en", test_languages="fi, sv")[5:7] == [out, test]
-    # Names of things in training, not those of things that are held out.
-    aside = [train, UNLABELED, UNLABELED, val, out, test, test, out, out, train, UNLABELED]
-    assert sides(beside=True, train_languages="en") == aside
-    assert sides(beside=True)[2] == UNLABELED, "it has no label"
-    left = [test if language == "fi" else split for language, *_, split in ROWS]
-    assert sides(leave_out="fi") == left
-    assert sides(leave_out="language=fi") == left
-    assert sides(leave_out="book") == [test if row[1] == "book" else row[4] for row in ROWS]
-    assert sides(leave_out="group=b")[3:9] == [test, test, test, test, train, test]
+    assert filter_rows(train_languages="en") == english
+    assert filter_rows(train_languages="en", test_languages="fi, sv")[5:7] == [out, test]
+    # Samples of other languages are unlabeled, unless their group is held out.
+    with_unlabeled = [train, UNLABELED, UNLABELED, val, out, test, test, out, out, train, UNLABELED]
+    assert filter_rows(keep_unlabeled=True, train_languages="en") == with_unlabeled
+    assert filter_rows(keep_unlabeled=True)[2] == UNLABELED, "it has no label"
+    without_finnish = [test if language == "fi" else split for language, *_, split in ROWS]
+    assert filter_rows(leave_out="fi") == without_finnish
+    assert filter_rows(leave_out="language=fi") == without_finnish
+    assert filter_rows(leave_out="book") == [test if row[1] == "book" else row[4] for row in ROWS]
+    assert filter_rows(leave_out="group=b")[3:9] == [test, test, test, test, train, test]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        ({"train_languages": "en, swe"}, "a language that the data lacks; received: swe; allowed: en, fi, sv"),
-        ({"test_languages": "de"}, "--test_languages names a language that the data lacks"),
-        ({"leave_out": "bok"}, "did you mean book"),
-        ({"leave_out": "source=fi"}, "--leave_out names nothing"),
-        ({"train_languages": "sv", "leave_out": "sv"}, "no sample is left to learn from"),
+        (
+            {"train_languages": "en, swe"},
+            "--train_languages names a language that the data lacks: swe. Expected: en, fi, sv",
+        ),
+        ({"test_languages": "de"}, "--test_languages names a language that the data lacks: de"),
+        ({"leave_out": "bok"}, "Did you mean book"),
+        ({"leave_out": "source=fi"}, "--leave_out names no value of the data: source=fi"),
+        (
+            {"train_languages": "sv", "leave_out": "sv"},
+            "The filters leave no training sample: --train_languages=sv --leave_out=sv",
+        ),
     ],
 )
-def test_what_the_data_lacks(options, said):
-    """Is told with what is near."""
-    with pytest.raises(UserError, match=said):
-        sides(**options)
+def test_unknown_values(options, message):
+    """An unknown language or source is refused with a suggestion."""
+    with pytest.raises(UserError, match=message):
+        filter_rows(**options)
 
 
-def test_a_name_of_both_columns():
-    """Has to be said with its column."""
-    both = made()
-    both.columns["source"][0] = "fi"
-    run = dataclasses.replace(Run(), evaluate=Evaluate("fi"))
+def test_a_value_of_two_columns():
+    """A value of two columns needs the name of the column."""
+    table = make_table()
+    table.columns["source"][0] = "fi"
     with pytest.raises(UserError, match="language=fi or source=fi"):
-        filter_samples(both, ("label",), run, False)
+        filter_samples(table, ("label",), Run(leave_out="fi"), False)
 
 
-def test_columns_that_are_wanted():
-    """Those that the choice reads."""
-    run = dataclasses.replace(Run(train_languages="en"), evaluate=Evaluate("place=x"))
+def test_filter_columns():
+    """The columns of the filters are listed, and missing columns are refused."""
+    run = Run(train_languages="en", leave_out="place=x")
     assert list_filter_columns(run, {"language", "place"}) == ("language", "place")
     assert list_filter_columns(Run(), {}) == ()
-    with pytest.raises(UserError, match="no such column"):
+    with pytest.raises(UserError, match="The data has no such column"):
         list_filter_columns(run, {"language"})
-    with pytest.raises(UserError, match="no column language"):
+    with pytest.raises(UserError, match="The data has no column language"):
         list_filter_columns(run, {"place"})
 
 
-def test_a_run_learns_one_language_and_is_tested_on_others(tmp_path):
-    """Scores are those of the tested ones, and what is left out is tested whole."""
-    flags = (f"--data={table(tmp_path / 't.csv')}", *SMALL, "--frozen.epochs=1")
-    given = ("--train_languages=en", "--test_languages=fi,xx", "--leave_out=book")
-    done = within("train", *flags, *given, f"--workdir={tmp_path / 'run'}")
+def test_a_run_trains_one_language_and_tests_others(tmp_path):
+    """Scores are those of the test languages, and a source that is left out is tested completely."""
+    flags = (f"--data={write_language_table(tmp_path / 't.csv')}", *SMALL, "--frozen.epochs=1")
+    filters = ("--train_languages=en", "--test_languages=fi,xx", "--leave_out=book")
+    done = run_in_process("train", *flags, *filters, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert "worst language by accuracy of label" in done.stderr
-    found = scores(tmp_path / "run")
-    assert {"label/accuracy[fi]", "label/f1_macro[xx]", "label/accuracy[book]"} <= set(found)
-    support = sum(row["support"] for row in found["label/per_class"].values())
-    assert 108 < support < 216, "all of the book, and some of the web"
+    scores = json.loads((tmp_path / "run" / "bundle" / "scores.json").read_text())["test"]
+    assert {"label/accuracy[fi]", "label/f1_macro[xx]", "label/accuracy[book]"} <= set(scores)
+    support = sum(row["support"] for row in scores["label/per_class"].values())
+    assert 108 < support < 216, "all samples of book, and some of web"
 
 
-def test_what_does_not_fit_is_said(tmp_path):
-    """Once the data is known."""
-    data = table(tmp_path / "t.csv")
+def test_languages_are_checked_with_the_data(tmp_path):
+    """Unknown languages and a missing column are refused after the data is read."""
+    data = write_language_table(tmp_path / "t.csv")
     flags = (f"--data={data}", *SMALL, f"--workdir={tmp_path / 'one'}")
-    assert "received: fe; allowed: en, fi, xx" in refused("train", *flags, "--train_languages=fe")
+    assert ": fe. Expected: en, fi, xx." in get_error("train", *flags, "--train_languages=fe")
     data.write_text(data.read_text().replace(",language,", ",tongue,"))
     flags = (*flags[:-1], f"--workdir={tmp_path / 'other'}")
-    assert "the data has no column language" in refused("train", *flags, "--test_languages=fi")
+    assert "The data has no column language" in get_error("train", *flags, "--test_languages=fi")

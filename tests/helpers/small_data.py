@@ -18,7 +18,7 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.options import replace_options
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.run import load_data
-from tfx_finetune.run.plan import check
+from tfx_finetune.run.plan import open_run
 from tfx_finetune.types.components import MODALITIES, SPLITS, Modality, PretrainedCfg, Source
 from tfx_finetune.types.table import Table
 from tfx_finetune.types.task import ClassLabels
@@ -112,9 +112,9 @@ class Loaded(NamedTuple):
 def load(data: Path, **options: object) -> Loaded:
     """Survey and split the data of a run with some options; a double underscore stands for the dot."""
     run_options = {name.replace("__", "."): value for name, value in options.items()}
-    plan = check(replace_options(Run(data=str(data)), run_options))
-    data = load_data.load_train_data(plan, {"image": modality(plan.run.image.max_pixels)})
-    return Loaded(data.source, data.table, {head: task.labels for head, task in data.tasks.items()})
+    plan, resources = open_run(replace_options(Run(data=str(data)), run_options))
+    loaded = load_data.load_train_data(plan, {"image": modality(plan.run.image.max_pixels)}, resources)
+    return Loaded(loaded.source, loaded.table, {head: task.labels for head, task in loaded.tasks.items()})
 
 
 @functools.cache
