@@ -31,8 +31,8 @@ def main() -> None:
     bundle = Path(given.get("bundle", "runs/quickstart/bundle"))
     clients, seconds = int(given.get("clients", 64)), float(given.get("seconds", 60))
     rows = [
-        "| clients | max batch size | responses per second | median, ms | 99th percentile, ms | CPU, ms per response | cores busy | responses "
-        "| lost or wrong |",
+        "| clients | max batch size | responses per second | median, ms | 99th percentile, ms | CPU, ms per response "
+        "| cores busy | responses | lost or wrong |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     rates = []
@@ -47,14 +47,14 @@ def main() -> None:
             raise SystemExit("\n".join(rows))
     one, alone, together = rates
     rows.append(
-        f"\nBatching gives {together / one:.1f} times the responses of one client, and {together / alone:.1f} times those "
-        f"of {clients} clients without batching. The last row includes a new version and a shutdown by SIGTERM."
+        f"\nBatching gives {together / one:.1f} times the responses of one client, and {together / alone:.1f} times "
+        f"those of {clients} clients without batching. The last row includes a new version and a shutdown by SIGTERM."
     )
     record("serving", "The server under load", "\n".join(rows))
 
 
 def load(bundle: Path, most: int, clients: int, seconds: float, swap: bool) -> tuple[list[float], float, int]:
-    """Return the seconds of every response, the CPU seconds of server and clients, and the number of wrong responses."""
+    """Return the seconds of every response, the CPU seconds of server and clients, and the count of wrong responses."""
     with tempfile.TemporaryDirectory() as folder:
         versions = Path(folder)
         shutil.copytree(bundle, versions / "1")

@@ -231,7 +231,7 @@ def guide(folder: Path, seed: int) -> dict[str, Any]:
 
 
 def torch(folder: Path, seed: int) -> dict[str, Any]:
-    """Train timm's EfficientNet-Lite0: 10 epochs of the head, 8 of all layers at 3e-4; AdamW, one cycle, channels_last."""
+    """Train timm's EfficientNet-Lite0 with AdamW and one cycle: 10 epochs of the head, 8 of all layers at 3e-4."""
     try:
         import timm
         import torch as pytorch
