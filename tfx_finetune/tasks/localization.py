@@ -67,7 +67,8 @@ def check_input_size(backbone: Backbone, tasks: Mapping[str, Task]) -> None:
     for head, target in ((head, task.localization) for head, task in tasks.items() if task.localization):
         stride = 2 ** int(target.levels[0][1:])
         if side % stride:
-            message, hint = f"The input size does not fit the head {head}", f"set the backbone's size to {side // 32 * 32}"
+            message = f"The input size does not fit the head {head}"
+            hint = f"set the backbone's size to {side // 32 * 32}"
             raise UserError(message, got=f"{side} pixels", expected=f"a multiple of {stride}", hint=hint)
 
 
