@@ -168,10 +168,10 @@ def test_a_closed_output_is_no_error(trained_run):
             "Did you mean quantize?",
         ),
         ("train", ["--data=.", "--flagfile=/nowhere/x.cfg"], "Invalid flag: "),
-        ("predict", ["a.jpg"], "error: --bundle is missing. "),
-        ("predict", ["--bundle=/nowhere", "a.jpg"], "error: The folder is not a bundle: /nowhere. "),
+        ("predict", ["a.jpg"], "error: --bundle is missing. Write --bundle=FOLDER, the folder bundle/ of a finished run."),
+        ("predict", ["--bundle=/nowhere", "a.jpg"], "error: The folder has no readable manifest.json and is not a bundle: /nowhere. "),
         ("predict", ["--bundle=/nowhere"], "error: No files to predict. Name files or folders after the flags."),
-        ("evaluate", ["--data=x"], "error: --bundle is missing. "),
+        ("evaluate", ["--data=x"], "error: --bundle is missing. Write --bundle=FOLDER, the folder bundle/ of a finished run."),
         ("inspect", [], "error: --data is missing. "),
     ],
 )
