@@ -46,9 +46,10 @@ def print_result(
 def _make_file_table(title: str, results: Sequence[VerificationResult]) -> Grid:
     """Return the table of exported files; `-` stands for values that were not measured."""
     grid = Grid(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
-    grid.add_column("file")
-    latency = f"ms, {hardware.detect().threads} threads"
-    for column in ("score", "drop", "same", "ms, 1 thread", latency, "MB", "MB zip", "MB RAM", "float ops", "verified"):
+    grid.add_column("file", no_wrap=True)
+    # Line breaks keep the columns narrow, so that the table fits on 80 characters.
+    latency = ("ms, 1\nthread", f"ms, {hardware.detect().threads}\nthreads")
+    for column in ("score", "drop", "same", *latency, "MB", "MB\nzip", "MB\nRAM", "float\nops", "passed"):
         grid.add_column(column, justify="right")
     for file in results:
         grid.add_row(
