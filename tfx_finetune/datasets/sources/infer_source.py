@@ -54,10 +54,7 @@ def parse_sources(data: str) -> dict[str, Spec]:
         raise UserError("--data is missing", hint="write --data=FOLDER, a folder with one sub-folder per class")
     if not _NAMED_SPEC.match(data) or _exists(Path(data).expanduser()):
         return {"": infer_source(data)}
-    specs = parse_named_specs(data, default="")
-    if "" in specs:
-        raise UserError("--data names only some sources", got=data, expected="a=folder('x'), b=tfds('mnist')")
-    return {name: infer_source(str(spec)) for name, spec in specs.items()}
+    return {name: infer_source(str(spec)) for name, spec in parse_named_specs(data, default="").items()}
 
 
 def _infer_format(path: Path) -> str:
