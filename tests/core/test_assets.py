@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers.small_data import complaint
 from tfx_finetune.core import assets
-from tfx_finetune.core.assets import ASSETS, Asset
+from tfx_finetune.core.catalogue import ASSETS, Asset
 
 CONTENT = b"the content"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -78,9 +78,10 @@ class Bundle:
         return {tower: self._build_modality(known) for tower, known in self.manifest["towers"].items()}
 
     def _build_modality(self, entry: Mapping[str, Any]) -> Modality:
-        return self._build_component(
+        modality: Modality = self._build_component(
             MODALITIES, Spec(entry["modality"], (), entry["options"]), PretrainedCfg.from_manifest(entry, self.path)
         )
+        return modality
 
     @functools.cached_property
     def tasks(self) -> dict[str, Task]:
@@ -123,7 +124,8 @@ class Bundle:
         if format not in self.manifest["files"]:
             todo = did_you_mean(format, self.formats)
             raise UserError("the bundle has no such format", got=format, expected=self.formats, hint=todo)
-        return self._build_component(EXPORTS, parse_spec(self.manifest["files"][format]["export"]))
+        export: Export = self._build_component(EXPORTS, parse_spec(self.manifest["files"][format]["export"]))
+        return export
 
     def get_tolerance(self, format: str) -> float:
         """Largest difference of a golden sample's decoded outputs from the trained model's.
@@ -135,7 +137,7 @@ class Bundle:
 
     def get_path(self, format: str) -> Path:
         """Where the file of a format lies."""
-        return self.path / self.manifest["files"][format]["path"]
+        return self.path / str(self.manifest["files"][format]["path"])
 
     def load_model(self, format: str = "") -> LoadedModel:
         """Opens one of the files, by default the first."""
@@ -297,4 +299,7 @@ def make_preprocess(modalities: Mapping[str, Modality]) -> Callable[[Mapping[str
 
 
 def _make_graph(modality: Modality) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    return tf.function(lambda raw, there: modality.prepare(decode_or_empty(modality, raw, there)), autograph=False)
+    graph: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = tf.function(
+        lambda raw, there: modality.prepare(decode_or_empty(modality, raw, there)), autograph=False
+    )
+    return graph

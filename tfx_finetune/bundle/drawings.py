@@ -40,7 +40,7 @@ def _mask_to_original(mask: np.ndarray, shape: tuple[int, int], scale: np.ndarra
     """The class of each pixel of the picture: that of the pixel where its centre lies; untold where it was cut off."""
     places = [np.floor((np.arange(shape[axis]) + 0.5) * scale[axis] + offset[axis]).astype(int) for axis in (0, 1)]
     rows, columns = (np.clip(at, 0, len(mask) - 1) for at in places)
-    found = mask[rows[:, None], columns[None, :]]
+    found: np.ndarray = mask[rows[:, None], columns[None, :]]
     outside = [(at < 0) | (at >= len(mask)) for at in places]
     found[outside[0]] = IGNORE_INDEX
     found[:, outside[1]] = IGNORE_INDEX

@@ -107,7 +107,7 @@ def format_usage(doc: str, defaults: Any, full: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _explain_flags(options: Iterable[tuple[str, dataclasses.Field, Any]]) -> list[str]:
+def _explain_flags(options: Iterable[tuple[str, dataclasses.Field[Any], Any]]) -> list[str]:
     """Return lines with every flag, its default and its help text; both phases share a line."""
     flags_by_text: dict[tuple[str, str], list[str]] = {}
     for name, item, value in options:

@@ -8,7 +8,9 @@ from typing import Any, cast
 from tfx_finetune.core.errors import UserError, did_you_mean
 
 
-def option(default: Any, text: str, *, low: float | None = None, high: float | None = None, choices: tuple = ()) -> Any:
+def option(
+    default: Any, text: str, *, low: float | None = None, high: float | None = None, choices: tuple[Any, ...] = ()
+) -> Any:
     """Return a dataclass field with a help text and a closed range or a set of valid values.
 
     Args:
@@ -21,7 +23,7 @@ def option(default: Any, text: str, *, low: float | None = None, high: float | N
     return field(default=default, metadata={"help": text, "low": low, "high": high, "choices": choices})
 
 
-def iter_options(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+def iter_options(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
     """Yield `(dotted name, field, value)` of every option of a record, options of nested records included."""
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)

@@ -92,7 +92,7 @@ def _open_interpreter(path: str, threads: int) -> Callable[[], Any]:
         low = -128 if detail["dtype"] == np.int8 else 0
         values = rng.integers(low, low + 256, detail["shape"])
         interpreter.set_tensor(detail["index"], values.astype(detail["dtype"]))
-    return interpreter.invoke
+    return lambda: interpreter.invoke()
 
 
 def main() -> None:

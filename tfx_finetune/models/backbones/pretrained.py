@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfx_finetune.core import assets, files
+from tfx_finetune.core.catalogue import ASSETS
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.core.extras import import_package
 from tfx_finetune.models.backbones import torch_weights
@@ -42,7 +43,7 @@ def set_weights_origin(
     """
     if weights != packaged_name:
         return set_file_origin(pretrained_cfg, weights, packaged_name)
-    package = assets.ASSETS[asset]
+    package = ASSETS[asset]
     origin = f"{package.package} {package.version} ({_REGISTRY_NAMES[package.registry]}), {origin}"
     digest = next(iter(package.sha256.values()))
     return dataclasses.replace(pretrained_cfg, origin=origin, license=package.license, sha256=digest)

