@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -78,10 +78,8 @@ class Bundle:
         return {tower: self._build_modality(known) for tower, known in self.manifest["towers"].items()}
 
     def _build_modality(self, entry: Mapping[str, Any]) -> Modality:
-        modality: Modality = self._build_component(
-            MODALITIES, Spec(entry["modality"], (), entry["options"]), PretrainedCfg.from_manifest(entry, self.path)
-        )
-        return modality
+        spec, cfg = Spec(entry["modality"], (), entry["options"]), PretrainedCfg.from_manifest(entry, self.path)
+        return cast(Modality, self._build_component(MODALITIES, spec, cfg))
 
     @functools.cached_property
     def tasks(self) -> dict[str, Task]:
@@ -124,8 +122,7 @@ class Bundle:
         if format not in self.manifest["files"]:
             todo = did_you_mean(format, self.formats)
             raise UserError("the bundle has no such format", got=format, expected=self.formats, hint=todo)
-        export: Export = self._build_component(EXPORTS, parse_spec(self.manifest["files"][format]["export"]))
-        return export
+        return cast(Export, self._build_component(EXPORTS, parse_spec(self.manifest["files"][format]["export"])))
 
     def get_tolerance(self, format: str) -> float:
         """Largest difference of a golden sample's decoded outputs from the trained model's.
@@ -298,8 +295,5 @@ def make_preprocess(modalities: Mapping[str, Modality]) -> Callable[[Mapping[str
     return prepared
 
 
-def _make_graph(modality: Modality) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    graph: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = tf.function(
-        lambda raw, there: modality.prepare(decode_or_empty(modality, raw, there)), autograph=False
-    )
-    return graph
+def _make_graph(modality: Modality) -> tf.types.experimental.PolymorphicFunction:
+    return tf.function(lambda raw, there: modality.prepare(decode_or_empty(modality, raw, there)), autograph=False)
