@@ -1,4 +1,4 @@
-"""What verification finds about one exported file: the record that the bundle, the summary and the report read."""
+"""Record of the verification of one exported file, which the bundle and the report contain."""
 
 import dataclasses
 import math
@@ -11,27 +11,29 @@ from tfx_finetune.core import progress
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """What was found about one exported file.
+    """Measurements of one exported file.
 
     Attributes:
-        format: The file's format.
-        scores: Every score on the test split.
-        score: Mean over heads of each task's own score.
-        drop: Score that it lost against the trained model.
-        low: Lower end of the paired 95 % interval of the drop.
-        high: Upper end.
-        difference: Largest difference of a decoded output on the golden samples.
-        latency: Milliseconds a sample, median, with all threads.
-        reason: Why it is refused; empty where it passes.
-        agreement: Share of the test samples to which it gives the trained model's answer.
-        bytes: Its size.
-        zipped: Its size when zipped.
-        zeros: Share of zeros in the kernels of its convolutions and dense layers; 0 where nothing was compressed.
-        latency_one: Milliseconds with one thread; this and what follows is known of TFLite files alone.
-        memory: MB that opening and running it take.
-        operators: How many it has.
-        floats: How many of them compute in float.
-        float_layers: The layers of these, where others of the file's compute in integers.
+        format: Format of the file.
+        scores: All scores on the test split, by `<head>/<score>`.
+        score: float. Mean over the heads of the scores that they monitor.
+        score_drop: float. Loss of this score relative to the trained model.
+        ci_low: float. Lower limit of the paired 95 % confidence interval of the drop.
+        ci_high: float. Upper limit of the interval.
+        difference: float. Maximum absolute difference of a decoded output from the trained model's on golden samples.
+        latency: float. Median time per sample in ms, with all threads.
+        failure_reason: Reason why the file fails verification; empty if it passes.
+        agreement: float, 0 to 1. Fraction of the test samples with the same prediction as the trained model.
+        bytes: int. Size of the file.
+        compressed_bytes: int. Size of the file in a zip archive.
+        sparsity: float, 0 to 1. Fraction of zeros in the kernels of convolutions and dense layers; 0 without
+            compression.
+        single_thread_latency: float or None. Median time per sample in ms, with one thread. This and the following
+            measurements are None for files that are not TFLite.
+        memory: float or None. Memory in MB to open and run the file.
+        total_ops: int or None. Number of operators.
+        float_ops: int or None. Number of operators that compute in float.
+        float_layers: Layers of the float operators, if other operators of the file compute in integers.
     """
 
     format: str
@@ -55,10 +57,10 @@ class VerificationResult:
 
     @property
     def float_layers_text(self) -> str:
-        """Some of the layers that compute in float, for people to read."""
+        """The first names of `float_layers`, for messages."""
         return progress.shorten_list(self.float_layers)
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in scores.json; JSON has no infinity, which is the difference of a broken file."""
-        found = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("format", "scores")}
-        return {**self.scores, **found, "difference": self.difference if math.isfinite(self.difference) else None}
+        """Return the entry of scores.json; the infinite difference of a broken file becomes None."""
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("format", "scores")}
+        return {**self.scores, **fields, "difference": self.difference if math.isfinite(self.difference) else None}

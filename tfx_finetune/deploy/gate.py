@@ -1,6 +1,7 @@
-"""What a file may lose, and what it loses on validation samples, for exports that choose by it.
+"""Gate on the score drop of exported files, and the validation gate of selective exports.
 
-Files are judged on the test split, by `verify`. An export that chose by test samples would choose its own judgement.
+`verify` tests files on the test split. An export that selects float operators by test samples would be tested on the
+samples that it was selected on, so it uses validation samples.
 """
 
 import dataclasses
@@ -21,71 +22,83 @@ from tfx_finetune.types.aliases import PredictFn
 from tfx_finetune.types.deployment import Export, Servable
 from tfx_finetune.types.task import Task
 
-# A file is judged a dozen times and more.
+# A selective export evaluates a dozen files or more.
 _MAX_SAMPLES = 256
 
 
-def compute_allowed_drop(limit: float, samples: int) -> float:
-    """What a file may lose on a test set of so many samples.
+def compute_allowed_drop(max_drop: float, num_samples: int) -> float:
+    """Return the score that a file may lose on a test set of this size.
 
-    A limit of less than one sample would refuse a file for a single one that falls the other way, as happens between
-    any two roundings, and one such sample says nothing of the file (sign test: p = 1). So a limit above 0 always
-    allows one sample; 0 is taken at its word.
+    A limit below one sample would refuse a file for a single changed prediction, which happens between any two
+    roundings and is not significant (sign test: p = 1). So a limit above 0 allows at least one sample; 0 allows none.
+
+    Examples:
+        >>> round(compute_allowed_drop(0.01, 20), 3), round(compute_allowed_drop(0.01, 1000), 3)
+        (0.05, 0.01)
     """
-    # The tiny rest is for the rounding of a difference of two means.
-    return (max(limit, 1 / samples) if limit else 0.0) + 1e-9
+    # The tolerance is for the rounding error of a difference of two means.
+    return (max(max_drop, 1 / num_samples) if max_drop else 0.0) + 1e-9
 
 
 def compute_score_drops(
     tasks: Mapping[str, Task], reference: Mapping[str, Any], scores: Mapping[str, Any]
 ) -> dict[str, float]:
-    """What `scores` lose of each head's own score against `best`, by the score's name `<head>/<score>`."""
-    named = (f"{head}/{task.monitor}" for head, task in tasks.items())
-    return {name: reference[name] - scores[name] for name in named if name in reference}
+    """Compute the loss of each head's monitored score relative to `reference`, by `<head>/<score>`."""
+    names = (f"{head}/{task.monitor}" for head, task in tasks.items())
+    return {name: reference[name] - scores[name] for name in names if name in reference}
 
 
 def with_validation_gate(
     exports: Iterable[Export], data: Data, servable: Servable, workdir: Path, max_drop: float
 ) -> Servable:
-    """The servable with `drop` and `allowed`, where an export chooses by them.
+    """Return the servable with `score_drop_fn` and `max_score_drop` if an export is selective.
 
-    Half of what `verify` allows is allowed: what is just enough on some samples is too little on others every other
-    time. Without validation samples, the calibration samples count, and what the model itself says of them.
+    Half of the gate of `verify` is allowed, because a selection that just fits on some samples fails on others every
+    second time. Without validation samples, the calibration samples are used, with the model's predictions as targets.
+
+    Args:
+        exports: Exports of the run.
+        data: Samples.
+        servable: Input of the exports.
+        workdir: Work folder.
+        max_drop: float, 0 to 1. Value of `--verify.max_drop`.
     """
     if not any(export.selective for export in exports):
         return servable
     model = make_predict_fn(servable.model)
     if count := data.table.size("val"):
         val = cache_prepared_split(data, "val", workdir)
-        chosen = evenly_spaced(count, _MAX_SAMPLES)
-        inputs, targets = take(val.inputs[0], chosen), take(val.targets, chosen)
-        ours = postprocess_outputs(data.tasks, model(inputs))
+        indices = evenly_spaced(count, _MAX_SAMPLES)
+        inputs, targets = take(val.inputs[0], indices), take(val.targets, indices)
+        reference = postprocess_outputs(data.tasks, model(inputs))
     else:
         inputs = dict(servable.representative_dataset)
-        ours = postprocess_outputs(data.tasks, model(inputs))
-        targets = {head: _predictions_as_targets(task, ours[f"{head}/scores"]) for head, task in data.tasks.items()}
-    best = evaluate(data.tasks, targets, ours, full_report=False)
+        reference = postprocess_outputs(data.tasks, model(inputs))
+        targets = {
+            head: _predictions_as_targets(task, reference[f"{head}/scores"]) for head, task in data.tasks.items()
+        }
+    reference_scores = evaluate(data.tasks, targets, reference, full_report=False)
 
-    def drop(predict: PredictFn) -> float:
-        _, theirs = predict_batches(predict, [(inputs, targets)], data.tasks)
-        if not all(np.isfinite(values).all() for values in theirs.values()):
+    def compute_score_drop(predict: PredictFn) -> float:
+        _, outputs = predict_batches(predict, [(inputs, targets)], data.tasks)
+        if not all(np.isfinite(values).all() for values in outputs.values()):
             return float("inf")
-        # Every head by itself, as `verify` judges it.
-        return max(
-            compute_score_drops(data.tasks, best, evaluate(data.tasks, targets, theirs, full_report=False)).values()
-        )
+        scores = evaluate(data.tasks, targets, outputs, full_report=False)
+        # The worst head counts, as in `verify`.
+        return max(compute_score_drops(data.tasks, reference_scores, scores).values())
 
     count = len(next(iter(targets.values())))
-    return dataclasses.replace(servable, score_drop_fn=drop, max_score_drop=compute_allowed_drop(max_drop / 2, count))
+    max_score_drop = compute_allowed_drop(max_drop / 2, count)
+    return dataclasses.replace(servable, score_drop_fn=compute_score_drop, max_score_drop=max_score_drop)
 
 
 def _predictions_as_targets(task: Task, scores: np.ndarray) -> np.ndarray:
-    """Scores (n, classes) as targets.
+    """Convert scores (n, classes) to targets.
 
     Raises:
-        UserError: What is found in a picture is none.
+        UserError: If the task localizes objects, whose predictions have another form than targets.
     """
     if task.localization:
-        todo = "set --split.val above 0, or leave selective=True out"
-        raise UserError("selective=True wants validation samples beside such a head", got="none", hint=todo)
+        message = "selective=True needs validation samples for a detection or segmentation head"
+        raise UserError(message, hint="set --split.val above 0, or leave out selective=True")
     return np.eye(scores.shape[1])[scores.argmax(-1)] if task.single_label else scores > 0.5

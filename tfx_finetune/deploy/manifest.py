@@ -20,7 +20,7 @@ _PACKAGES = ("tfx_finetune", "tensorflow", "keras", "ai-edge-litert", "numpy")
 
 
 def make_manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
-    """What a bundle says about itself, apart from its files."""
+    """Return the manifest of a run's bundle, without the entries of its files."""
     heads = {
         head: {
             "task": str(data.head_specs[head]),
@@ -53,23 +53,23 @@ def make_manifest(plan: Plan, data: Data, network: Network) -> dict[str, Any]:
 
 
 def describe_environment() -> dict[str, str]:
-    """Versions and machine."""
-    found = hardware.detect()
+    """Return the versions of Python and of the main packages, and the properties of the machine."""
+    detected = hardware.detect()
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    machine = {"device": found.device, "threads": str(found.threads), "precision": found.precision}
+    machine = {"device": detected.device, "threads": str(detected.threads), "precision": detected.precision}
     return {"python": platform.python_version(), **versions, **machine}
 
 
 def file_metadata(plan: Plan, network: Network) -> dict[str, str]:
-    """Return what exported files say about themselves: name, description, version, author, license."""
-    about = plan.run.metadata
+    """Return the metadata of the exported files: name, description, version, author, license."""
+    metadata = plan.run.metadata
     licenses = dict.fromkeys(backbone.pretrained_cfg.license for backbone in network.backbones.values())
     return {
-        "name": about.name or plan.workdir.name,
+        "name": metadata.name or plan.workdir.name,
         "description": f"{_join_specs(plan.heads)} on {_join_specs(plan.towers)}, by tfx_finetune",
-        "version": about.version,
-        "author": about.author,
-        "license": about.license or ", ".join(filter(None, licenses)),
+        "version": metadata.version,
+        "author": metadata.author,
+        "license": metadata.license or ", ".join(filter(None, licenses)),
     }
 
 

@@ -1,4 +1,4 @@
-"""A run's results -> the artifact on disk; `bundle.py` opens it."""
+"""Writing of bundles; `bundle/bundle.py` opens them."""
 
 import csv
 import dataclasses
@@ -25,47 +25,47 @@ from tfx_finetune.types.table import Table
 
 
 def create_bundle(path: Path, manifest: dict[str, Any], exports: Mapping[str, Export], servable: Servable) -> Bundle:
-    """Writes every export, the labels and the manifest into a folder, which appears only when it is whole.
+    """Write all exports, the label files and the manifest into a folder, which appears only when it is complete.
 
     Args:
-        path: The bundle's folder; an earlier one is replaced.
-        manifest: What the run knows about the model; `version` and `files` are added.
-        exports: The files to write, by spec string.
-        servable: What they write.
+        path: Folder of the bundle. An existing one is replaced.
+        manifest: Manifest without `version` and `files`.
+        exports: Exports by spec string.
+        servable: Input of the exports.
     """
-    known = {}
+    file_entries = {}
     towers = {tower: dict(entry) for tower, entry in manifest["towers"].items()}
     with files.write_atomically(path) as draft, progress.bar("export", len(exports)) as advance:
         draft.mkdir()
-        for wanted in exports:
-            spec, export = _write_export(wanted, exports[wanted], servable, draft)
+        for requested_spec in exports:
+            spec, export = _write_export(requested_spec, exports[requested_spec], servable, draft)
             size = files.compute_size(draft / export.file_name)
-            known[export.format] = {"path": export.file_name, "export": spec, "bytes": size}
+            file_entries[export.format] = {"path": export.file_name, "export": spec, "bytes": size}
             advance(1, f"{export.format} {size / 1e6:.2f} MB")
         heads = {head: translations.parse_manifest_labels(entry) for head, entry in manifest["heads"].items()}
         texts = dict(make_label_files(servable.labels).values()) | translations.make_label_files(heads)
         for name, text in texts.items():
             (draft / name).write_text(text, encoding="utf-8")
-        for program in servable.helper_files:
-            shutil.copyfile(program, draft / Path(program).name)
+        for helper_file in servable.helper_files:
+            shutil.copyfile(helper_file, draft / Path(helper_file).name)
         for tower, entry in towers.items():
             if vocabulary := entry["pretrained_cfg"]["vocabulary"]:
                 name = f"vocabulary.{tower}{Path(vocabulary).suffix}"
                 shutil.copyfile(vocabulary, draft / name)
                 entry["pretrained_cfg"] = entry["pretrained_cfg"] | {"vocabulary": name}
-        bundle = Bundle(draft, manifest | {"version": VERSION, "files": known, "towers": towers})
+        bundle = Bundle(draft, manifest | {"version": VERSION, "files": file_entries, "towers": towers})
         bundle.write_json("manifest.json", bundle.manifest)
     return dataclasses.replace(bundle, path=path)
 
 
 def _write_export(spec: str, export: Export, servable: Servable, draft: Path) -> tuple[str, Export]:
-    """Writes a file, or, where a model of several towers cannot be written so, what takes its place."""
+    """Write a file, or the fallback of the export if it cannot convert a model with several towers."""
     try:
         export.write(servable, draft / export.file_name)
     except UserError as error:
         if not export.fallback or len(servable.modalities) == 1:
             raise
-        progress.log(f"{error}; so {export.fallback} is written in place of {spec}")
+        progress.log(f"{error} {export.fallback} is written instead of {spec}.")
         spec = export.fallback
         export = EXPORTS.build(parse_spec(spec))
         if not (draft / export.file_name).exists():
@@ -83,41 +83,43 @@ def finalize_bundle(
     selected: VerificationResult | None = None,
     continual_metrics: ContinualMetrics | None = None,
 ) -> Bundle:
-    """Adds what was proven: scores.json, golden/, split.csv, the mark of each file that passed, and all checksums.
+    """Add scores.json, golden/, split.csv, the verification results and the checksums.
 
     Args:
-        bundle: As `create` made it.
-        table: The samples and their split.
-        golden: Samples and outputs that the files were held against.
-        scores: Of the trained model on the test split.
-        parts: Those for subsets of its towers.
-        checks: Of every file.
-        chosen: That of the file which `model_best.tflite` is another name of.
-        transfer: How languages did that were learned one after another.
+        bundle: Result of `create_bundle`.
+        table: Samples and their split.
+        golden: Golden samples.
+        scores: Scores of the trained model on the test split.
+        ablations: Scores for subsets of the towers.
+        results: Verification results of all files.
+        selected: Result of the file that `model_best.tflite` links to, or None.
+        continual_metrics: Metrics of sequential training, or None.
     """
     if selected:
         link_best_file(bundle.get_path(selected.format))
     bundle.write_json("golden/outputs.json", write_golden(golden, bundle.path / "golden"))
-    known: dict[str, Any] = {"ablations": [part.to_dict() for part in ablations]} if ablations else {}
-    known |= {"continual": continual_metrics.to_dict()} if continual_metrics else {}
-    bundle.write_json("scores.json", {"test": scores} | known | {check.format: check.to_dict() for check in results})
+    optional: dict[str, Any] = {"ablations": [ablation.to_dict() for ablation in ablations]} if ablations else {}
+    optional |= {"continual": continual_metrics.to_dict()} if continual_metrics else {}
+    scores_by_format = {result.format: result.to_dict() for result in results}
+    bundle.write_json("scores.json", {"test": scores} | optional | scores_by_format)
     with (bundle.path / "split.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["file", "split", "sha256", *table.columns])
         writer.writerows(zip(table.file, table.split, table.digest, *table.columns.values(), strict=True))
-    verified = {check.format: not check.failure_reason for check in results}
-    best = {"selected_format": selected.format} if selected else {}
-    done = dict(bundle.manifest) | {"verified": verified} | best | {"sha256": _compute_digests(bundle.path)}
-    bundle.write_json("manifest.json", done)
-    return dataclasses.replace(bundle, manifest=done)
+    verified = {result.format: not result.failure_reason for result in results}
+    selection = {"selected_format": selected.format} if selected else {}
+    digests = {"sha256": _compute_digests(bundle.path)}
+    manifest = dict(bundle.manifest) | {"verified": verified} | selection | digests
+    bundle.write_json("manifest.json", manifest)
+    return dataclasses.replace(bundle, manifest=manifest)
 
 
 def describe_tower(modality: str, options: dict[str, Any], pretrained_cfg: PretrainedCfg) -> dict[str, Any]:
-    """The manifest's entry of a tower, from which its modality is built again."""
+    """Return the entry of a tower in the manifest, from which a bundle builds its modality."""
     return {"modality": modality, "options": options, "pretrained_cfg": dataclasses.asdict(pretrained_cfg)}
 
 
 def _compute_digests(folder: Path) -> dict[str, str]:
-    """Checksum of every file of a bundle, the manifest left out, which holds them."""
+    """Compute the checksums of all files of a bundle but the manifest, which contains them."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return {name: files.sha256(folder / name) for name in names if name != "manifest.json"}

@@ -1,4 +1,4 @@
-"""The file that fits where it is to run: --constraints="size<2MB, score_drop<0.01"."""
+"""Selection of the best file within limits, such as `--constraints="size<2MB, score_drop<0.01"`."""
 
 import re
 import shutil
@@ -19,80 +19,97 @@ _FRACTION_UNITS = {"": 1.0, "%": 0.01}
 
 @dataclass(frozen=True)
 class _Measure:
-    """What can be limited: how it is read from a check, and its units."""
+    """Measurement that can be limited.
+
+    Attributes:
+        get_value: Verification result -> value in the base unit, or None if it was not measured.
+        units: Factors to the base unit by unit.
+    """
 
     get_value: Callable[[VerificationResult], float | None]
     units: Mapping[str, float]
 
 
 _MEASURES = {
-    "size": _Measure(lambda check: check.bytes, _SIZE_UNITS),
-    "compressed_size": _Measure(lambda check: check.compressed_bytes, _SIZE_UNITS),
-    "memory": _Measure(lambda check: None if check.memory is None else 1e6 * check.memory, _SIZE_UNITS),
-    "latency": _Measure(lambda check: check.latency, _TIME_UNITS),
-    "single_thread_latency": _Measure(lambda check: check.single_thread_latency, _TIME_UNITS),
-    "score_drop": _Measure(lambda check: check.score_drop, _FRACTION_UNITS),
-    "score": _Measure(lambda check: check.score, _FRACTION_UNITS),
-    "agreement": _Measure(lambda check: check.agreement, _FRACTION_UNITS),
-    "difference": _Measure(lambda check: check.difference, _FRACTION_UNITS),
+    "size": _Measure(lambda result: result.bytes, _SIZE_UNITS),
+    "compressed_size": _Measure(lambda result: result.compressed_bytes, _SIZE_UNITS),
+    "memory": _Measure(lambda result: None if result.memory is None else 1e6 * result.memory, _SIZE_UNITS),
+    "latency": _Measure(lambda result: result.latency, _TIME_UNITS),
+    "single_thread_latency": _Measure(lambda result: result.single_thread_latency, _TIME_UNITS),
+    "score_drop": _Measure(lambda result: result.score_drop, _FRACTION_UNITS),
+    "score": _Measure(lambda result: result.score, _FRACTION_UNITS),
+    "agreement": _Measure(lambda result: result.agreement, _FRACTION_UNITS),
+    "difference": _Measure(lambda result: result.difference, _FRACTION_UNITS),
 }
 
 
 def parse_constraints(text: str) -> tuple[Constraint, ...]:
-    """Reads the conditions of `--constraints`.
+    """Parse the value of `--constraints`.
 
     Args:
-        text: Such as `size<2MB, score_drop<0.01, single_thread_latency<20ms`; `<` and `<=` mean the same, so do `>` and `>=`.
+        text: Limits such as `size<2MB, score_drop<0.01, single_thread_latency<20ms`. `<` and `<=` have the same
+            meaning, and so have `>` and `>=`.
 
     Raises:
-        UserError: It names no measure, or a limit in no unit of it.
+        UserError: If a limit names no measurement, or has a wrong unit.
+
+    Examples:
+        >>> (constraint,) = parse_constraints("size<2MB")
+        >>> constraint.measure, constraint.is_upper, constraint.bound
+        ('size', True, 2000000.0)
     """
-    limits = []
+    constraints = []
     for part in filter(None, map(str.strip, text.split(","))):
-        found = re.fullmatch(r"(\w+)\s*([<>])=?\s*([\d.]+(?:e-?\d+)?)\s*([A-Za-z%]*)", part)
-        allowed = "conditions such as size<2MB, score_drop<0.01"
-        if not found:
-            raise UserError("--constraints is not understood", got=part, expected=allowed)
-        name, sign, number, unit = found.groups()
+        match = re.fullmatch(r"(\w+)\s*([<>])=?\s*([\d.]+(?:e-?\d+)?)\s*([A-Za-z%]*)", part)
+        expected = "limits such as size<2MB, score_drop<0.01"
+        if not match:
+            raise UserError("--constraints has an invalid limit", got=part, expected=expected)
+        name, sign, number, unit = match.groups()
         if name not in _MEASURES:
-            todo = did_you_mean(name, _MEASURES)
-            raise UserError("--constraints knows no such measure", got=name, expected=_MEASURES, hint=todo)
+            hint = did_you_mean(name, _MEASURES)
+            raise UserError("--constraints has an unknown measurement", got=name, expected=_MEASURES, hint=hint)
         units = _MEASURES[name].units
         if unit not in units:
-            raise UserError(
-                f"--constraints wants a unit of {name}", got=part, expected=[key or "none" for key in units]
-            )
+            expected_units = [key or "none" for key in units]
+            raise UserError(f"--constraints has a wrong unit of {name}", got=part, expected=expected_units)
         try:
-            limits.append(Constraint(part, name, sign == "<", float(number) * units[unit], unit))
+            constraints.append(Constraint(part, name, sign == "<", float(number) * units[unit], unit))
         except ValueError:
-            raise UserError("--constraints is not understood", got=part, expected=allowed) from None
-    return tuple(limits)
+            raise UserError("--constraints has an invalid limit", got=part, expected=expected) from None
+    return tuple(constraints)
 
 
 def select_file(constraints: Sequence[Constraint], results: Sequence[VerificationResult]) -> VerificationResult | None:
-    """The verified TFLite file within all limits that scores best, and of those the smallest; None where none is."""
-    fitting = [
-        check
-        for check in _filter_verified_tflite(results)
-        if not any(_compute_excess(limit, check) for limit in constraints)
+    """Return the verified TFLite file within all limits with the best score; of equal ones, the smallest.
+
+    Returns None if there are no constraints or no file is within them.
+    """
+    candidates = [
+        result
+        for result in _filter_verified_tflite(results)
+        if not any(_compute_excess(constraint, result) for constraint in constraints)
     ]
-    return min(fitting, key=lambda check: (-check.score, check.bytes), default=None) if constraints else None
+    return min(candidates, key=lambda result: (-result.score, result.bytes), default=None) if constraints else None
 
 
 def no_file_fits_error(constraints: Sequence[Constraint], results: Sequence[VerificationResult]) -> GateError:
-    """What is said where no file is within the limits: which comes closest."""
-    received = ", ".join(limit.text for limit in constraints)
-    if not (able := _filter_verified_tflite(results)):
-        return GateError("no file fits", got=received, hint="add a tflite() to --exports that passes verification")
-    closest = min(able, key=lambda check: sum(_compute_excess(limit, check) for limit in constraints))
+    """Return the error that no file is within the limits; it names the file that comes closest."""
+    got = ", ".join(constraint.text for constraint in constraints)
+    if not (verified := _filter_verified_tflite(results)):
+        hint = "add a tflite() that passes verification to --exports"
+        return GateError("No file meets --constraints", got=got, hint=hint)
+    closest = min(verified, key=lambda result: sum(_compute_excess(constraint, result) for constraint in constraints))
     missed = [
-        f"{limit.measure} {_format_value(limit, closest)}" for limit in constraints if _compute_excess(limit, closest)
+        f"{constraint.measure} {_format_value(constraint, closest)}"
+        for constraint in constraints
+        if _compute_excess(constraint, closest)
     ]
-    return GateError("no file fits", got=received, hint=f"{closest.format} comes closest with {', '.join(missed)}")
+    hint = f"relax the limits: {closest.format} comes closest with {', '.join(missed)}"
+    return GateError("No file meets --constraints", got=got, hint=hint)
 
 
 def link_best_file(selected_path: Path) -> None:
-    """Puts the chosen file's name `model_best.tflite` beside it, as a link where the system has them."""
+    """Create `model_best.tflite` as a link to the selected file, or as a copy if the system has no links."""
     with files.write_atomically(selected_path.parent / BEST_FILE) as draft:
         try:
             draft.symlink_to(selected_path.name)
@@ -101,20 +118,20 @@ def link_best_file(selected_path: Path) -> None:
 
 
 def _filter_verified_tflite(results: Sequence[VerificationResult]) -> list[VerificationResult]:
-    return [check for check in results if not check.failure_reason and check.total_ops is not None]
+    return [result for result in results if not result.failure_reason and result.total_ops is not None]
 
 
 def _format_value(constraint: Constraint, result: VerificationResult) -> str:
-    """What a file has of a measure, in the unit that was asked in."""
+    """Return the measured value of a file in the unit of the constraint."""
     measure = _MEASURES[constraint.measure]
     value = measure.get_value(result)
     return "unknown" if value is None else f"{value / measure.units[constraint.unit]:.3g}{constraint.unit}"
 
 
-def _compute_excess(limit: Constraint, result: VerificationResult) -> float:
-    """By which share of the bound a file misses a limit; 0 where it fits, infinite where it was not measured."""
-    value = _MEASURES[limit.measure].get_value(result)
+def _compute_excess(constraint: Constraint, result: VerificationResult) -> float:
+    """Return the excess of a file over a limit as a fraction of the limit; 0 if it fits, infinite if not measured."""
+    value = _MEASURES[constraint.measure].get_value(result)
     if value is None:
         return float("inf")
-    over = value - limit.bound if limit.is_upper else limit.bound - value
-    return max(over, 0.0) / (abs(limit.bound) or 1.0)
+    excess = value - constraint.bound if constraint.is_upper else constraint.bound - value
+    return max(excess, 0.0) / (abs(constraint.bound) or 1.0)

@@ -1,4 +1,4 @@
-"""STATION: raw in, decoded out: what every export writes."""
+"""Input of the exports: the trained model with decoding and preprocessing."""
 
 from collections.abc import Callable, Mapping
 
@@ -23,15 +23,15 @@ def build_servable(
     qat_fn: Callable[[dict[str, tf.Tensor]], dict] | None = None,
     compressed: bool = False,
 ) -> Servable:
-    """Adds each task's decoding to the trained model.
+    """Add the decoding of each task to the trained model.
 
     Args:
-        network: The trained model; built again in float32 where it was trained in mixed precision.
-        modalities: How raw content becomes its inputs, by tower.
-        examples: Prepared training inputs, for calibration.
-        metadata: What the files say about themselves; see `manifest.file_metadata`.
-        rounded: From prepared inputs to `<head>/logits`, with the rounding of quantization-aware training.
-        compressed: Whether the model is a compressed one, which has a graph of its own.
+        network: Trained model. It is rebuilt in float32 if it was trained in mixed precision.
+        modalities: Preprocessing by tower.
+        representative_dataset: Prepared training inputs for calibration.
+        metadata: Metadata of the files; see `manifest.file_metadata`.
+        qat_fn: Prepared inputs -> `<head>/logits`, with the fake quantization of quantization-aware training.
+        compressed: bool. True if the model is compressed and has no graph of its towers. Default False.
     """
     network = to_float32(network)
     return Servable(

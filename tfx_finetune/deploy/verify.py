@@ -1,4 +1,4 @@
-"""STATION: every exported file against the trained model: the same answers, and a score within the gate."""
+"""Verification of exported files: agreement with the trained model on golden samples, and score on the test split."""
 
 import dataclasses
 import statistics
@@ -37,47 +37,58 @@ def verify(
     compressions: Sequence[Compression] = (),
     kernel_sizes: Counter[int] | None = None,
 ) -> list[VerificationResult]:
-    """Checks every file of a bundle.
+    """Verify every file of a bundle.
 
     Args:
-        bundle: The files.
+        bundle: Exported files.
         golden: Samples on which a file must agree with the trained model within its tolerance.
         test: Prepared test samples.
-        reference: The trained model's (targets, decoded outputs) on `test`.
-        gate: What a file may lose.
-        compressions: What the kernels of every file have to show.
-        sizes: How many kernels of each size have to; None for all.
+        reference: Targets and decoded outputs of the trained model on `test`.
+        gate: Maximum score drops.
+        compressions: Compressions whose sparsity and clusters the kernels of each file must have.
+        kernel_sizes: Number of compressed kernels by size; None if all kernels are compressed.
     """
-    best = evaluate(bundle.tasks, *reference, full_report=False)
+    reference_scores = evaluate(bundle.tasks, *reference, full_report=False)
     with progress.bar("verify", len(bundle.formats)) as advance:
-        checks = []
+        results = []
         for format in bundle.formats:
-            check = _verify_file(bundle, format, golden, test, reference, best, gate)
-            checks.append(_check_compressions(bundle, check, compressions, kernel_sizes) if compressions else check)
-            advance(1, f"{format} {checks[-1].failure_reason or 'agrees'}")
-    return _measure_files(bundle, checks)
+            result = _verify_file(bundle, format, golden, test, reference, reference_scores, gate)
+            results.append(_check_compressions(bundle, result, compressions, kernel_sizes) if compressions else result)
+            advance(1, f"{format} {results[-1].failure_reason or 'agrees'}")
+    return _measure_files(bundle, results)
 
 
 def compute_mean_score(tasks: Mapping[str, Task], scores: Mapping[str, Any]) -> float:
-    """The one number that a model is judged by: the mean over heads of each task's own score."""
-    named = [f"{head}/{task.monitor}" for head, task in tasks.items()]
-    return float(np.mean([scores[name] for name in named if name in scores]))
+    """Compute the mean over the heads of the scores that they monitor.
+
+    Args:
+        tasks: Tasks by head.
+        scores: Scores by `<head>/<score>`.
+    """
+    names = [f"{head}/{task.monitor}" for head, task in tasks.items()]
+    return float(np.mean([scores[name] for name in names if name in scores]))
 
 
 def max_abs_difference(reference: Batch, candidate: Batch) -> float:
-    """Largest absolute difference of two outputs; infinite where names, shapes or finiteness differ.
+    """Compute the maximum absolute difference of float outputs; infinite if names, shapes or finiteness differ.
 
-    Of whole numbers, such as the classes of a mask, there is none: they follow from scores, and tell nothing of how far
-    these are apart.
+    Integer outputs, such as the classes of a mask, are not compared: they follow from the scores, and their difference
+    has no scale.
+
+    Examples:
+        >>> max_abs_difference({"scores": np.array([0.5, 0.5])}, {"scores": np.array([0.75, 0.25])})
+        0.25
+        >>> max_abs_difference({"scores": np.array([0.5])}, {"scores": np.array([np.nan])})
+        inf
     """
-    found = 0.0
+    difference = 0.0
     for name, values in reference.items():
         other = candidate.get(name)
         if other is None or other.shape != values.shape or not np.isfinite(other).all():
             return float("inf")
         if values.dtype.kind == "f":
-            found = max(found, float(np.abs(values - other).max()))
-    return found
+            difference = max(difference, float(np.abs(values - other).max()))
+    return difference
 
 
 def _verify_file(
@@ -86,149 +97,193 @@ def _verify_file(
     golden: GoldenSamples,
     test: FeatureStore,
     reference: tuple[Batch, Batch],
-    best: Mapping[str, Any],
+    reference_scores: Mapping[str, Any],
     gate: VerifyOptions,
 ) -> VerificationResult:
-    tasks, (targets, ours) = bundle.tasks, reference
-    apart, theirs = float("inf"), Batch()
-    why = "its outputs are not those of the model (not finite, or of another shape): the file is empty or broken"
+    tasks, (targets, reference_outputs) = bundle.tasks, reference
+    difference, outputs = float("inf"), Batch()
+    failure_reason = "its outputs are not finite or have another shape: the file is empty or broken"
     try:
-        reader = bundle.load_model(format)
-        apart = _compare_golden(reader, golden, tasks)
-        if np.isfinite(apart):
-            _, theirs = predict_batches(reader.predict, test.batches(64), tasks)
-    except Exception as error:  # A file may be broken in any way; each is a reason to refuse it, none to stop.
-        why = first_line(error, max_chars=None)
-    if not np.isfinite(max_abs_difference(ours, theirs)):
-        return VerificationResult(format, {}, 0.0, 1.0, 1.0, 1.0, float("inf"), 0.0, why)
-    scores = evaluate(tasks, targets, theirs)
-    losses = compute_score_drops(tasks, best, scores)
-    most = gate.max_drop if bundle.get_export(format).quantized else gate.max_drop_float
-    why = _find_failure_reason(apart, bundle.get_tolerance(format), losses, compute_allowed_drop(most, len(test)))
-    found, drop = compute_mean_score(tasks, scores), float(np.mean(list(losses.values())))
-    low, high = paired_interval(tasks, targets, ours, theirs, drop)
-    one = {name: values[:1] for name, values in golden.inputs.items()}
-    # A TFLite file is timed in a process of its own, with the others.
-    timed = bundle.get_path(format).suffix != ".tflite"
-    latency = statistics.median(measure_latencies(lambda: reader.predict(one), _REPEATS)) if timed else 0.0
-    same = [_predict_labels(task, ours, head) == _predict_labels(task, theirs, head) for head, task in tasks.items()]
-    return VerificationResult(format, scores, found, drop, low, high, apart, latency, why, float(np.mean(same)))
+        model = bundle.load_model(format)
+        difference = _compare_golden(model, golden, tasks)
+        if np.isfinite(difference):
+            _, outputs = predict_batches(model.predict, test.batches(64), tasks)
+    except Exception as error:  # A broken file can raise any exception; it fails, and verification continues.
+        failure_reason = first_line(error, max_chars=None)
+    if not np.isfinite(max_abs_difference(reference_outputs, outputs)):
+        return VerificationResult(format, {}, 0.0, 1.0, 1.0, 1.0, float("inf"), 0.0, failure_reason)
+    scores = evaluate(tasks, targets, outputs)
+    score_drops = compute_score_drops(tasks, reference_scores, scores)
+    max_drop = gate.max_drop if bundle.get_export(format).quantized else gate.max_drop_float
+    failure_reason = _find_failure_reason(
+        difference, bundle.get_tolerance(format), score_drops, compute_allowed_drop(max_drop, len(test))
+    )
+    score_drop = float(np.mean(list(score_drops.values())))
+    ci_low, ci_high = paired_interval(tasks, targets, reference_outputs, outputs, score_drop)
+    one_sample = {name: values[:1] for name, values in golden.inputs.items()}
+    # TFLite files are timed later, each in a process of its own.
+    is_timed_here = bundle.get_path(format).suffix != ".tflite"
+    latency = (
+        statistics.median(measure_latencies(lambda: model.predict(one_sample), _REPEATS)) if is_timed_here else 0.0
+    )
+    agreement = [
+        _predict_labels(task, reference_outputs, head) == _predict_labels(task, outputs, head)
+        for head, task in tasks.items()
+    ]
+    return VerificationResult(
+        format=format,
+        scores=scores,
+        score=compute_mean_score(tasks, scores),
+        score_drop=score_drop,
+        ci_low=ci_low,
+        ci_high=ci_high,
+        difference=difference,
+        latency=latency,
+        failure_reason=failure_reason,
+        agreement=float(np.mean(agreement)),
+    )
 
 
-def _find_failure_reason(apart: float, tolerance: float, losses: Mapping[str, float], allowed: float) -> str:
-    """Why a file that gives answers is refused; empty where it is not."""
-    if apart > tolerance:
-        return f"differs from the model by {apart:.2g} on a golden sample, allowed {tolerance:.2g}"
-    # Every head is held to the gate by itself: the mean would let one of several be ruined.
-    worst = max(losses, key=lambda name: losses[name])
-    return f"loses {losses[worst]:.4f} of {worst}, allowed {allowed:.4f}" if losses[worst] > allowed else ""
+def _find_failure_reason(
+    difference: float, tolerance: float, score_drops: Mapping[str, float], allowed_drop: float
+) -> str:
+    """Return the reason why a file with valid outputs fails; empty if it passes."""
+    if difference > tolerance:
+        return f"differs from the model by {difference:.2g} on a golden sample, allowed {tolerance:.2g}"
+    # Every head must pass the gate, because the mean of several would hide that one is ruined.
+    worst = max(score_drops, key=lambda name: score_drops[name])
+    if score_drops[worst] <= allowed_drop:
+        return ""
+    return f"loses {score_drops[worst]:.4f} of {worst}, allowed {allowed_drop:.4f}"
 
 
 def _predict_labels(task: Task, outputs: Batch, head: str) -> np.ndarray:
-    """What is said of each sample, as texts."""
+    """Return the predicted label of each sample as text, (n,)."""
     return np.array([str(task.format_prediction(scores)["label"]) for scores in outputs[f"{head}/scores"]])
 
 
 def _check_compressions(
     bundle: Bundle, result: VerificationResult, compressions: Sequence[Compression], kernel_sizes: Counter[int] | None
 ) -> VerificationResult:
-    """The check with what the file's kernels keep of the compressions, where they can be read."""
+    """Add the sparsity of a file, and the reason if its kernels are not compressed, if they can be read."""
     export, path = bundle.get_export(result.format), bundle.get_path(result.format)
     if result.failure_reason or not export.read_kernels:
         return result
     kernels = export.read_kernels(path)
     if kernel_sizes is not None:
         kernels = select_compressed_kernels(kernels, kernel_sizes)
-    zeros = sum(int((kernel == 0).sum()) for kernel in kernels) / max(sum(kernel.size for kernel in kernels), 1)
+    sparsity = sum(int((kernel == 0).sum()) for kernel in kernels) / max(sum(kernel.size for kernel in kernels), 1)
     return dataclasses.replace(
-        result, sparsity=zeros, failure_reason=find_compression_violation(kernels, zeros, compressions)
+        result, sparsity=sparsity, failure_reason=find_compression_violation(kernels, sparsity, compressions)
     )
 
 
 def select_compressed_kernels(kernels: Sequence[np.ndarray], kernel_sizes: Mapping[int, int]) -> list[np.ndarray]:
-    """Of each size so many kernels, those of the most zeros and then of the fewest values: where a part of a network
-    was compressed, a file does not say which of its kernels are of that part.
+    """Select the kernels that were compressed: of each size, those with the most zeros, then with the fewest values.
+
+    A file does not say which of its kernels belong to the compressed part of a network.
+
+    Args:
+        kernels: Kernels of a file.
+        kernel_sizes: Number of compressed kernels by size.
     """
     order = sorted(kernels, key=lambda kernel: (np.count_nonzero(kernel), len(np.unique(kernel.astype(np.float32)))))
-    left = Counter(kernel_sizes)
-    found = []
+    remaining = Counter(kernel_sizes)
+    selection = []
     for kernel in order:
-        if left[kernel.size] > 0:
-            left[kernel.size] -= 1
-            found.append(kernel)
-    return found
+        if remaining[kernel.size] > 0:
+            remaining[kernel.size] -= 1
+            selection.append(kernel)
+    return selection
 
 
 def _measure_files(bundle: Bundle, results: Sequence[VerificationResult]) -> list[VerificationResult]:
-    """The checks with the files' sizes and, for TFLite files that run, speed, memory and operators."""
-    paths = {check.format: bundle.get_path(check.format) for check in results}
-    lite = [paths[check.format] for check in results if check.scores and paths[check.format].suffix == ".tflite"]
+    """Add the sizes of the files, and latency, memory and operators of TFLite files that run."""
+    paths = {result.format: bundle.get_path(result.format) for result in results}
+    tflite_paths = [paths[result.format] for result in results if result.scores]
+    tflite_paths = [path for path in tflite_paths if path.suffix == ".tflite"]
     threads = hardware.detect().threads
-    found = {(row["path"], row["threads"]): row for row in probe(lite, sorted({1, threads}), _REPEATS)} if lite else {}
-    done = []
-    for check in results:
-        path = paths[check.format]
+    rows = probe(tflite_paths, sorted({1, threads}), _REPEATS) if tflite_paths else []
+    timings = {(row["path"], row["threads"]): row for row in rows}
+    measured = []
+    for result in results:
+        path = paths[result.format]
         if not path.exists():
-            done.append(check)
+            measured.append(result)
             continue
-        sizes: dict[str, Any] = {"bytes": files.compute_size(path), "compressed_bytes": files.compute_compressed_size(path)}
-        if (str(path), threads) in found:
-            alone, whole = found[str(path), 1], found[str(path), threads]
-            operators, floats = litert.summarize_operators(path.read_bytes())
-            # A float file has operators that compute in integers where it looks up tokens.
-            mixed = len(floats) < operators and bundle.get_export(check.format).quantized
-            named = tuple(dict.fromkeys(map(litert.parse_layer_name, floats))) if mixed else ()
-            counts = {"total_ops": operators, "float_ops": len(floats), "float_layers": named}
-            speed = {"latency": whole["latency"], "single_thread_latency": alone["latency"], "memory": whole["memory"]}
-            sizes |= counts | speed
-        done.append(dataclasses.replace(check, **sizes))
-    return done
+        fields: dict[str, Any] = {
+            "bytes": files.compute_size(path),
+            "compressed_bytes": files.compute_compressed_size(path),
+        }
+        if (str(path), threads) in timings:
+            single_thread, all_threads = timings[str(path), 1], timings[str(path), threads]
+            total_ops, float_ops = litert.summarize_operators(path.read_bytes())
+            # A float file can have integer operators too, such as the lookup of tokens.
+            is_mixed = len(float_ops) < total_ops and bundle.get_export(result.format).quantized
+            fields |= {
+                "total_ops": total_ops,
+                "float_ops": len(float_ops),
+                "float_layers": tuple(dict.fromkeys(map(litert.parse_layer_name, float_ops))) if is_mixed else (),
+                "latency": all_threads["latency"],
+                "single_thread_latency": single_thread["latency"],
+                "memory": all_threads["memory"],
+            }
+        measured.append(dataclasses.replace(result, **fields))
+    return measured
 
 
 def find_compression_violation(
     kernels: Sequence[np.ndarray], sparsity: float, compressions: Sequence[Compression]
 ) -> str:
-    """In which way a file's kernels are not what the compressions promised; empty where they are.
+    """Return how the kernels of a file violate the compressions; empty if they do not.
 
     Args:
-        kernels: Output channels first, as they are stored.
-        zeros: Share of zeros in all of them.
-        compressions: What was done to them.
+        kernels: Stored kernels, output channels first.
+        sparsity: float, 0 to 1. Fraction of zeros in all kernels.
+        compressions: Compressions of the model.
     """
     for compression in compressions:
-        # A kernel of few weights may stay whole, such as the first one's under 2:4.
+        # A kernel with few weights may stay dense, such as the first one with the pattern 2:4.
         if sparsity < compression.sparsity - 0.02:
-            return f"has {sparsity:.3f} zeros in its kernels, {compression.name}() promised {compression.sparsity}"
-        most = compression.num_clusters
+            return f"has a sparsity of {sparsity:.3f}, {compression.name}() promised {compression.sparsity}"
+        max_values = compression.num_clusters
         for kernel in kernels:
-            # Rounded with a scale a channel, a kernel has so many values in each channel. NumPy 2.4 sorts float16, and
-            # with that counts its values, wrongly on processors with AVX-512.
+            # With a scale per channel, the maximum applies to each channel. NumPy 2.4 sorts float16, and so counts its
+            # values, wrongly on processors with AVX-512.
             parts = kernel if kernel.dtype == np.int8 else [kernel.astype(np.float32)]
-            if most and kernel.size > most and (values := max(len(np.unique(part)) for part in parts)) > most:
-                return f"has a kernel of {values} values, {compression.name}() promised {most}"
+            if not max_values or kernel.size <= max_values:
+                continue
+            if (num_values := max(len(np.unique(part)) for part in parts)) > max_values:
+                return f"has a kernel with {num_values} values, {compression.name}() promised {max_values}"
     return ""
 
 
-def _compare_golden(reader: LoadedModel, golden: GoldenSamples, tasks: Mapping[str, Task]) -> float:
-    """Largest difference on the golden samples, prepared and, where the file decodes by itself, raw."""
-    apart = max_abs_difference(golden.outputs, reader.predict(golden.inputs))
-    if reader.predict_raw:
+def _compare_golden(model: LoadedModel, golden: GoldenSamples, tasks: Mapping[str, Task]) -> float:
+    """Return the maximum difference on the golden samples: prepared, and raw if the file preprocesses."""
+    difference = max_abs_difference(golden.outputs, model.predict(golden.inputs))
+    if model.predict_raw:
         raw = {tower: [sample[tower] for sample in golden.raw] for tower in golden.raw[0]}
-        apart = max(
-            apart, max_abs_difference(_postprocess_for_comparison(golden.outputs, tasks), reader.predict_raw(raw))
-        )
-    return apart
+        reference = _postprocess_for_comparison(golden.outputs, tasks)
+        difference = max(difference, max_abs_difference(reference, model.predict_raw(raw)))
+    return difference
 
 
 def _postprocess_for_comparison(outputs: Batch, tasks: Mapping[str, Task]) -> Batch:
-    """Decoded outputs as a file gives them that decodes by itself.
+    """Convert decoded outputs to those of a file that preprocesses and postprocesses.
 
-    Boxes are left out: two of nearly the same score may stand in either order, their scores do not.
+    Boxes are left out: two boxes with nearly the same score may come in either order, unlike their scores.
     """
 
-    def compared(find: HeadFn) -> HeadFn:
-        return lambda own: {name: np.asarray(x) for name, x in find(own).items() if name in ("scores", "mask")}
+    def keep_scores_and_masks(head_fn: HeadFn) -> HeadFn:
+        return lambda head_outputs: {
+            name: np.asarray(values) for name, values in head_fn(head_outputs).items() if name in ("scores", "mask")
+        }
 
     return replace_outputs(
-        outputs, {head: compared(task.localization.postprocess_fn) for head, task in tasks.items() if task.localization}
+        outputs,
+        {
+            head: keep_scores_and_masks(task.localization.postprocess_fn)
+            for head, task in tasks.items()
+            if task.localization
+        },
     )

@@ -1,7 +1,7 @@
-"""Files that a trained model is written to, each with its reader.
+"""Export formats, selected by `--exports`: each writes a file of the trained model and reads it.
 
-All but the SavedModel's `serving_default` take prepared inputs, by the towers' names, and give `<head>/scores` (batch,
-classes), or of heads that find things what `predict` makes of them. Named by `--exports`.
+All files take prepared inputs by the names of the towers and output `<head>/scores`, or the predictions of detection
+and segmentation heads. Only `serving_default` of the SavedModel takes raw inputs.
 """
 
 from tfx_finetune.deploy.formats import ai_edge, keras_file, onnx_file, openvino_file, saved_model, split, tflite

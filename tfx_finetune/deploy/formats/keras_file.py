@@ -1,4 +1,4 @@
-"""The Keras file: for further training, and for everything that reads Keras."""
+"""Keras file, for further training and for programs that read Keras models."""
 
 import zipfile
 from pathlib import Path
@@ -15,38 +15,38 @@ from tfx_finetune.types.deployment import Export, LoadedModel, Servable
 
 @EXPORTS.register
 def keras_file() -> Export:
-    """`model.keras`: prepared inputs by name in, scores out.
+    """`model.keras`: prepared inputs by name -> scores.
 
-    Plain Keras loads that of a tower of pictures; those of texts and sounds have layers of this package.
+    Plain Keras loads the file of an image model; text and audio models have layers of this package.
     """
     return Export("keras", "model.keras", write, load, tolerance=1e-5, quantized=False, read_kernels=read_kernels)
 
 
 def write(servable: Servable, path: Path) -> None:
-    """Saves the servable model."""
+    """Save the servable model."""
     with files.write_atomically(path) as draft:
         servable.model.save(draft)
 
 
 def load(path: Path) -> LoadedModel:
-    """Opens a Keras file; refuses one that would run code.
+    """Open a Keras file; a file that would run code is refused.
 
     Raises:
-        UserError: It is not a Keras file that can be read, or not one of this package.
+        UserError: If it is not a readable Keras file of this package.
     """
     try:
         predict = make_predict_fn(load_keras_model(path))
     except (ValueError, OSError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        # A class that Keras does not know is its only error of this type.
-        todo = "name the modules of its own layers with --plugins" if isinstance(error, TypeError) else ""
-        received = f"{path} ({first_line(error)})"
-        raise UserError("not a readable Keras file of this package", got=received, hint=todo) from None
+        # Keras raises TypeError only for unknown classes.
+        hint = "name the modules of custom layers in --plugins" if isinstance(error, TypeError) else ""
+        got = f"{path} ({first_line(error)})"
+        raise UserError("The Keras file is not readable by this package", got=got, hint=hint) from None
     return LoadedModel(predict)
 
 
 def read_kernels(path: Path) -> list[np.ndarray]:
-    """Kernels of the file's convolutions and dense layers, output channels first."""
-    wanted = [
+    """Read the kernels of convolutions and dense layers, output channels first."""
+    layers = [
         layer for layer in load_keras_model(path).layers if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))
     ]
-    return [np.moveaxis(np.asarray(layer.kernel), -1, 0) for layer in wanted]
+    return [np.moveaxis(np.asarray(layer.kernel), -1, 0) for layer in layers]

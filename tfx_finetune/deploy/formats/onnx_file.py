@@ -1,4 +1,4 @@
-"""ONNX: for ONNX Runtime, OpenVINO, and what else reads it."""
+"""ONNX file, for ONNX Runtime, OpenVINO and other runtimes."""
 
 from pathlib import Path
 
@@ -16,40 +16,40 @@ from tfx_finetune.types.deployment import Export, LoadedModel, Servable
 
 @EXPORTS.register
 def onnx() -> Export:
-    """`model.onnx`: prepared inputs, such as pictures, (batch, height, width, channels) floats of 0 to 255 -> scores.
+    """`model.onnx`: prepared inputs, such as images (batch, height, width, channels) with values 0 to 255 -> scores.
 
-    Any batch size. Written by Keras, read by ONNX Runtime (pip install 'tfx_finetune[onnx]').
+    The batch size is free. Keras writes the file, ONNX Runtime reads it (pip install 'tfx_finetune[onnx]').
     """
     require_packages("onnx", "onnx", "onnxruntime", "tf2onnx")
     return Export("onnx", "model.onnx", write, load, tolerance=1e-4, quantized=False)
 
 
 def write(servable: Servable, path: Path) -> None:
-    """Saves the servable model.
+    """Save the servable model.
 
     Raises:
-        UserError: The model has an operation that ONNX lacks.
+        UserError: If ONNX lacks an operator of the model.
     """
     for layer in servable.model.layers:
         if isinstance(layer, keras.layers.Normalization):
-            # They are tensors, which would be inputs of the file; arrays are constants in it.
+            # Tensors would become inputs of the file; arrays become constants.
             layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
-    # Keras asks for it of a model that was not called since it was read.
+    # Keras requires the signature of a model that was loaded but not called.
     signature = {
-        name: keras.InputSpec(given.dtype, (None, *given.shape[1:]), name=name)
-        for name, given in servable.model.input.items()
+        name: keras.InputSpec(tensor.dtype, (None, *tensor.shape[1:]), name=name)
+        for name, tensor in servable.model.input.items()
     }
     with files.write_atomically(path) as draft, capture_output():
         try:
             servable.model.export(str(draft), format="onnx", verbose=False, input_signature=[signature])
             _replace_erfc(draft)
         except (ValueError, RuntimeError, KeyError) as error:
-            todo = "leave this export out, or take another backbone"
-            raise UserError("ONNX cannot take this model", got=first_line(error), hint=todo) from None
+            hint = "leave out this export, or use another backbone"
+            raise UserError("ONNX cannot represent this model", got=first_line(error), hint=hint) from None
 
 
 def _replace_erfc(path: Path) -> None:
-    """Puts 1 - erf(x) in the place of erfc(x), of which TensorFlow makes GELU and which ONNX lacks."""
+    """Replace erfc(x), which TensorFlow uses for GELU and ONNX lacks, by 1 - erf(x)."""
     import onnx as library
 
     model, nodes = library.load(path), []
@@ -68,10 +68,10 @@ def _replace_erfc(path: Path) -> None:
 
 
 def load(path: Path) -> LoadedModel:
-    """Opens an ONNX file.
+    """Open an ONNX file.
 
     Raises:
-        UserError: It is not an ONNX file that can be read.
+        UserError: If it is not a readable ONNX file.
     """
     import onnxruntime
 
@@ -79,14 +79,13 @@ def load(path: Path) -> LoadedModel:
     options.intra_op_num_threads, options.log_severity_level = hardware.detect().threads, 4
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # each kind of failure is a type of its own, which the package does not name
-        reason = first_line(error)
-        raise UserError("not a readable ONNX file", got=f"{path} ({reason})") from None
-    kinds = {given.name: np.int32 if given.type == "tensor(int32)" else np.float32 for given in session.get_inputs()}
+    except Exception as error:  # each failure has its own exception type, which the package does not export
+        raise UserError("The ONNX file is not readable", got=f"{path} ({first_line(error)})") from None
+    dtypes = {node.name: np.int32 if node.type == "tensor(int32)" else np.float32 for node in session.get_inputs()}
     names = [output.name for output in session.get_outputs()]
 
     def predict(inputs: Batch) -> Batch:
-        fed = {name: np.asarray(values, kinds[name]) for name, values in inputs.items()}
-        return dict(zip(names, session.run(names, fed), strict=True))
+        arrays = {name: np.asarray(values, dtypes[name]) for name, values in inputs.items()}
+        return dict(zip(names, session.run(names, arrays), strict=True))
 
     return LoadedModel(predict)

@@ -1,4 +1,4 @@
-"""The SavedModel: for servers; it decodes raw content by itself where TensorFlow can."""
+"""SavedModel, for servers; it preprocesses raw inputs that TensorFlow can decode."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,36 +18,36 @@ from tfx_finetune.types.deployment import Export, LoadedModel, Servable
 
 @EXPORTS.register
 def saved_model() -> Export:
-    """`saved_model/` with two signatures and for boxes a third one, all of any batch size.
+    """`saved_model/` with two signatures, or three for detection, all with a free batch size.
 
-    `serving_default`: encoded pictures or texts by the tower's name, (batch,) strings, of several towers empty where
-    one has nothing to see -> for each head `<head>/scores` (batch, classes), `<head>/labels` (batch, classes), the
-    classes in the order of the scores, and `<head>/best` (batch,). Of what TensorFlow cannot decode by itself, such as
-    audio files, it takes what `tensor` takes. A head that answers one language has a signature of its own, by its name.
-    Of a head that finds things in pictures it gives these in place of scores and labels: `<head>/boxes` (batch, most,
-    4), left, top, right, bottom in shares of the picture, `<head>/scores` and `<head>/labels` (batch, most), the score
-    0 where there are fewer; or `<head>/mask`.
-    `detect`: the same, and beside each picture what counts in place of the head's options: `score_threshold` and
-    `iou_threshold` (batch,) floats, `max_detections` (batch,) int32, of which the head's own is the most.
-    `tensor`: prepared inputs, as pictures, (batch, height, width, channels) floats of 0 to 255 -> `<head>/scores`.
+    - `serving_default`: takes raw inputs by tower, strings (batch,): encoded images or texts, empty for a missing input
+      of several. Inputs that TensorFlow cannot decode, such as audio files, are taken as in `tensor`. Outputs for each
+      head: `<head>/scores` (batch, classes), `<head>/labels` (batch, classes) in the order of the scores, and
+      `<head>/best` (batch,). A detection head outputs `<head>/boxes` (batch, n, 4), left, top, right and bottom as
+      fractions of the image, with `<head>/scores` and `<head>/labels` (batch, n), padded with score 0. A segmentation
+      head outputs `<head>/mask`.
+    - `<head>`: the same for a head of one language or source, with the outputs of this head only.
+    - `detect`: like `serving_default`, with thresholds for each image that replace the options of the head:
+      `score_threshold` and `iou_threshold` (batch,) float32, `max_detections` (batch,) int32, at most that of the head.
+    - `tensor`: takes prepared inputs, such as images (batch, height, width, channels) with values 0 to 255, and outputs
+      `<head>/scores`.
     """
     return Export("saved_model", "saved_model", write, load, tolerance=1e-4, quantized=False)
 
 
 def write(servable: Servable, path: Path) -> None:
-    """Writes the signatures of the servable model."""
+    """Write the signatures of the servable model."""
     specs = {
-        name: tf.TensorSpec([None, *shape], kind, name=name) for name, (shape, kind) in servable.input_specs.items()
+        name: tf.TensorSpec([None, *shape], dtype, name=name) for name, (shape, dtype) in servable.input_specs.items()
     }
     tensor = trace(lambda inputs: servable.model(inputs, training=False), specs)
 
-    def serving(given: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        limits = {name: given[name] for name in servable.nms_inputs if name in given}
-        given = {name: value for name, value in given.items() if name not in limits}
-        inputs, sizes = _preprocess_batch(servable, given) if servable.portable else (given, {})
-        outputs = replace_outputs(
-            tensor(inputs), make_postprocess_fns(servable.postprocess_fns, servable.modalities, sizes, limits)
-        )
+    def serve(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        nms_inputs = {name: features[name] for name in servable.nms_inputs if name in features}
+        inputs = {name: value for name, value in features.items() if name not in nms_inputs}
+        inputs, sizes = _preprocess_batch(servable, inputs) if servable.portable else (inputs, {})
+        postprocess_fns = make_postprocess_fns(servable.postprocess_fns, servable.modalities, sizes, nms_inputs)
+        outputs = replace_outputs(tensor(inputs), postprocess_fns)
         for head, names in servable.labels.items():
             if head in servable.postprocess_fns:
                 continue
@@ -57,83 +57,99 @@ def write(servable: Servable, path: Path) -> None:
             outputs[f"{head}/best"] = tf.gather(labels, tf.argmax(scores, axis=-1))
         return outputs
 
-    raw = {tower: tf.TensorSpec([None], tf.string, name=tower) for tower in servable.modalities}
-    given = raw if servable.portable else specs
-    signatures = {"tensor": tensor, "serving_default": trace(serving, given)}
+    raw_specs = {tower: tf.TensorSpec([None], tf.string, name=tower) for tower in servable.modalities}
+    serving_specs = raw_specs if servable.portable else specs
+    signatures = {"tensor": tensor, "serving_default": trace(serve, serving_specs)}
     if servable.nms_inputs:
-        limits = {name: tf.TensorSpec([None], kind, name=name) for name, kind in servable.nms_inputs.items()}
-        signatures["detect"] = trace(serving, given | limits)
+        nms_specs = {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in servable.nms_inputs.items()}
+        signatures["detect"] = trace(serve, serving_specs | nms_specs)
     for head in servable.per_group_heads:
-        signatures[head] = trace(lambda inputs, own=f"{head}/": _select_head_outputs(serving(inputs), own), given)
+        signatures[head] = trace(
+            lambda features, prefix=f"{head}/": _select_outputs(serve(features), prefix), serving_specs
+        )
     with files.write_atomically(path) as draft:
         save(servable.model, signatures, draft)
 
 
 def save(model: keras.Model, signatures: Mapping[str, Any], path: Path) -> None:
-    """Writes signatures of `traced`, by name, with the variables of the model that they call."""
+    """Save signatures of `trace`, by name, with the variables of the model that they call."""
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
     tf.saved_model.save(module, str(path), dict(signatures))
 
 
 def trace(function: Callable[..., Any], specs: Any) -> Any:
-    """A signature. `keras.export.ExportArchive` gives TensorFlow functions, which it traces once more when it saves.
+    """Trace a function as a signature.
+
+    `keras.export.ExportArchive` would save TensorFlow functions, which are traced once more on saving.
 
     Args:
-        function: Of one argument.
-        specs: A structure of specs, which that argument has.
+        function: Function of one argument.
+        specs: Structure of tensor specs of the argument.
     """
     return tf.function(function, input_signature=[specs], autograph=False).get_concrete_function()
 
 
-def _select_head_outputs(outputs: dict[str, tf.Tensor], head: str) -> dict[str, tf.Tensor]:
-    return {name: value for name, value in outputs.items() if name.startswith(head)}
+def _select_outputs(outputs: dict[str, tf.Tensor], prefix: str) -> dict[str, tf.Tensor]:
+    return {name: value for name, value in outputs.items() if name.startswith(prefix)}
 
 
 def load(path: Path) -> LoadedModel:
-    """Opens a SavedModel of this package.
+    """Open a SavedModel of this package.
 
     Raises:
-        UserError: It is no SavedModel, or lacks the two signatures.
+        UserError: If it is not a SavedModel with the signatures of this package.
     """
     try:
         loaded = tf.saved_model.load(str(path))
         tensor, serving = loaded.signatures["tensor"], loaded.signatures["serving_default"]
         specs = tensor.structured_input_signature[1]
     except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
-        reason = first_line(error)
-        raise UserError("not a readable SavedModel of this package", got=f"{path} ({reason})") from None
+        message = "The folder is not a readable SavedModel of this package"
+        raise UserError(message, got=f"{path} ({first_line(error)})") from None
 
     def predict(inputs: Batch) -> Batch:
-        fed = {name: tf.cast(inputs[name], spec.dtype) for name, spec in specs.items()}
-        return {name: value.numpy() for name, value in tensor(**fed).items()}
+        tensors = {name: tf.cast(inputs[name], spec.dtype) for name, spec in specs.items()}
+        return {name: value.numpy() for name, value in tensor(**tensors).items()}
 
-    def serve(raw: dict[str, list[bytes]]) -> Batch:
+    def predict_raw(raw: dict[str, list[bytes]]) -> Batch:
         outputs = serving(**{name: tf.constant(values) for name, values in raw.items()})
         return {name: value.numpy() for name, value in outputs.items()}
 
-    raw = serving.structured_input_signature[1].values()
-    return LoadedModel(predict, serve if all(spec.dtype == tf.string for spec in raw) else None)
+    serving_specs = serving.structured_input_signature[1].values()
+    return LoadedModel(predict, predict_raw if all(spec.dtype == tf.string for spec in serving_specs) else None)
 
 
 def _preprocess_batch(
     servable: Servable, raw: dict[str, tf.Tensor]
 ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-    """Batches of raw contents as the model takes them, and the heights and widths of pictures, (batch, 2)."""
-    several = len(raw) > 1
+    """Preprocess a batch.
+
+    Args:
+        servable: Input of the export.
+        raw: Raw contents by tower, strings (batch,).
+
+    Returns:
+        The inputs of the model, and the heights and widths of the images by tower, int32 (batch, 2).
+    """
+    has_several = len(raw) > 1
     sizes: dict[str, tf.Tensor] = {}
-    there = {tower: tf.strings.length(contents) > 0 for tower, contents in raw.items()}
+    is_present = {tower: tf.strings.length(contents) > 0 for tower, contents in raw.items()}
     inputs: dict[str, tf.Tensor] = {}
     for tower, modality in servable.modalities.items():
 
-        def one(each: tuple[tf.Tensor, tf.Tensor], modality: Modality = modality) -> tuple[tf.Tensor, tf.Tensor]:
-            content = decode_or_empty(modality, each[0], each[1] if several else True)
-            size = tf.shape(content)[:2] if modality.letterbox else tf.zeros((2,), tf.int32)
-            return modality.prepare(content), size
+        def preprocess_sample(
+            content_and_presence: tuple[tf.Tensor, tf.Tensor], modality: Modality = modality
+        ) -> tuple[tf.Tensor, tf.Tensor]:
+            content, presence = content_and_presence
+            decoded = decode_or_empty(modality, content, presence if has_several else True)
+            size = tf.shape(decoded)[:2] if modality.letterbox else tf.zeros((2,), tf.int32)
+            return modality.prepare(decoded), size
 
         signature = tf.TensorSpec(modality.shape, modality.dtype), tf.TensorSpec((2,), tf.int32)
-        found, size = tf.map_fn(one, (raw[tower], there[tower]), fn_output_signature=signature)
-        inputs[tower] = tf.cast(found, modality.input_dtype)
+        prepared, size = tf.map_fn(preprocess_sample, (raw[tower], is_present[tower]), fn_output_signature=signature)
+        inputs[tower] = tf.cast(prepared, modality.input_dtype)
         sizes |= {tower: size} if modality.letterbox else {}
-    presence = {MODALITY_MASK: tf.cast(tf.stack(list(there.values()), 1), tf.float32)} if several else {}
-    return inputs | presence, sizes
+    if has_several:
+        inputs[MODALITY_MASK] = tf.cast(tf.stack(list(is_present.values()), 1), tf.float32)
+    return inputs, sizes

@@ -1,9 +1,9 @@
-"""Which layers of an int8 file stay float: the fewest with which it loses no more than it may.
+"""Selective int8 quantization: the minimal set of operators that stay float so that the score drop is allowed.
 
-One scale for a whole tensor leaves next to nothing to most of its channels where a single one is far larger (Nagel et
-al., Data-free quantization, arXiv 1906.04721, section 3), so a few places can ruin a network that is sound elsewhere.
-TensorFlow's quantization debugger shows them, and a search finds how many of them matter. Calibration, which takes
-longest, runs once; to round the calibrated graph anew takes less than a second.
+With one scale per tensor, a single channel with much larger values leaves almost no precision to the others (Nagel et
+al., Data-free quantization, arXiv 1906.04721, section 3), so a few tensors can ruin an otherwise sound network.
+TensorFlow's quantization debugger measures the errors, and a search finds how many of the tensors matter. Calibration
+takes longest and runs once; quantizing the calibrated graph again takes less than a second.
 """
 
 import warnings
@@ -28,54 +28,69 @@ def convert(
     score_drop: Callable[[bytes], float],
     max_drop: float,
 ) -> bytes:
-    """Writes an int8 file some of whose operators compute in float, and says which.
+    """Convert a model to an int8 file with a minimal set of float operators, and log these.
 
-    Where it loses more than it may whatever stays float, it is the one that loses least.
+    If the score drop is too large with all of the operators in float, the file with the smallest drop is returned.
 
     Args:
-        title: What the file is called in the line that is said.
-        make: Makes a converter to int8 with its calibration.
-        samples: Prepared pictures on which errors are measured.
-        types: Of the input and of the outputs.
-        drop: A file's content -> the score that it loses.
-        allowed: What it may lose.
+        title: Name of the format, for the log.
+        make_converter: Returns a converter to int8 with its calibration.
+        representative_dataset: Returns the samples on which quantization errors are measured.
+        io_types: Dtypes of inputs and outputs.
+        score_drop: Content of a file -> its score drop.
+        max_drop: float. Allowed score drop.
 
     Raises:
-        RuntimeError: The converter cannot take the graph; the message is the converter's own.
+        RuntimeError: If the converter does not support the graph; the message is the converter's.
     """
     calibrated, errors = litert.run_quietly(lambda: _calibrate(make_converter, representative_dataset))
-    operators = _list_consumers(calibrated)
-    tried: dict[tuple[str, ...], float] = {}
+    consumers = _list_consumers(calibrated)
+    drops: dict[tuple[str, ...], float] = {}
 
-    def content(floats: Sequence[str]) -> bytes:
+    def quantize(float_operators: Sequence[str]) -> bytes:
         return litert.run_quietly(
             lambda: mlir_quantize(
-                calibrated, input_data_type=io_types[0], output_data_type=io_types[1], denylisted_nodes=list(floats)
+                calibrated,
+                input_data_type=io_types[0],
+                output_data_type=io_types[1],
+                denylisted_nodes=list(float_operators),
             )
         )
 
-    def holds(floats: Sequence[str]) -> bool:
-        if tuple(floats) not in tried:
-            tried[tuple(floats)] = score_drop(content(floats))
-        return tried[tuple(floats)] <= max_drop
+    def passes(float_operators: Sequence[str]) -> bool:
+        if tuple(float_operators) not in drops:
+            drops[tuple(float_operators)] = score_drop(quantize(float_operators))
+        return drops[tuple(float_operators)] <= max_drop
 
-    # A tensor is exact only where what gives it and all that take it are float.
-    worst = sorted(errors, key=lambda name: -errors[name])
-    floats = find_minimal_float_layers([[name, *operators[name]] for name in worst], holds)
-    if floats is None:
-        floats = list(min(tried.items(), key=lambda trial: trial[1])[0])
-    named = progress.shorten_list(dict.fromkeys(map(litert.parse_layer_name, floats)))
-    progress.log(f"{title}: {len(floats)} of {len(operators)} operators stay float{named and f': {named}'}")
-    return content(floats)
+    # A tensor is exact only if its producer and all of its consumers are float.
+    worst_first = sorted(errors, key=lambda name: -errors[name])
+    float_operators = find_minimal_float_layers([[name, *consumers[name]] for name in worst_first], passes)
+    if float_operators is None:
+        float_operators = list(min(drops.items(), key=lambda item: item[1])[0])
+    names = progress.shorten_list(dict.fromkeys(map(litert.parse_layer_name, float_operators)))
+    count = f"{len(float_operators)} of {len(consumers)} operators stay float"
+    progress.log(f"{title}: {count}{names and f': {names}'}")
+    return quantize(float_operators)
 
 
 def find_minimal_float_layers(
     groups: Sequence[Sequence[str]], passes: Callable[[Sequence[str]], bool]
 ) -> list[str] | None:
-    """The first groups, as few as hold, less every member that they hold without; None where not even all of them do.
+    """Return the members of as few of the first groups as pass, without those members that are not needed.
 
-    What is left out of it makes it fail: it is minimal, though others may be smaller (Zeller and Hildebrandt,
-    Simplifying and isolating failure-inducing input, IEEE TSE 28, 2002).
+    The result is minimal: without any further member it fails, although another smaller set may exist (delta debugging:
+    Zeller and Hildebrandt, Simplifying and isolating failure-inducing input, IEEE TSE 28, 2002).
+
+    Args:
+        groups: Names of operators, the most important group first.
+        passes: Returns True if a model with these operators in float is good enough.
+
+    Returns:
+        Names of operators; None if all groups together do not pass.
+
+    Examples:
+        >>> find_minimal_float_layers([["a", "b"], ["c"], ["d"]], lambda names: {"b", "c"} <= set(names))
+        ['b', 'c']
     """
 
     def members(count: int) -> list[str]:
@@ -85,50 +100,61 @@ def find_minimal_float_layers(
         return []
     if not passes(members(len(groups))):
         return None
-    fails, enough = 0, len(groups)
-    while enough - fails > 1:
-        half = (fails + enough) // 2
-        fails, enough = (fails, half) if passes(members(half)) else (half, enough)
-    found = members(enough)
-    size = len(found)
+    failing, passing = 0, len(groups)
+    while passing - failing > 1:
+        half = (failing + passing) // 2
+        failing, passing = (failing, half) if passes(members(half)) else (half, passing)
+    selection = members(passing)
+    size = len(selection)
     while size := size // 2:
-        for end in range(len(found), 0, -size):
-            rest = found[: max(end - size, 0)] + found[end:]
+        for end in range(len(selection), 0, -size):
+            rest = selection[: max(end - size, 0)] + selection[end:]
             if rest and passes(rest):
-                found = rest
-    return found
+                selection = rest
+    return selection
 
 
 def _calibrate(
     make_converter: Callable[[], tf.lite.TFLiteConverter], representative_dataset: RepresentativeDataset
 ) -> tuple[bytes, dict[str, float]]:
-    """The calibrated graph, and the error of each operator by the name of its output."""
+    """Return the calibrated graph, and the quantization error of each operator by the name of its output."""
     debugger = tf.lite.experimental.QuantizationDebugger
     options = tf.lite.experimental.QuantizationDebugOptions(
-        layer_direct_compare_metrics={"lost": compute_normalized_error}
+        layer_direct_compare_metrics={"normalized_error": compute_normalized_error}
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # It uses an interpreter that TensorFlow is about to drop.
-        made = debugger(converter=make_converter(), debug_dataset=representative_dataset)
-        # Only a debugger that is given a file keeps the tensors that it compares; else they are overwritten by then.
-        work = debugger(
-            quant_debug_model_content=made.get_debug_quantized_model(),
+        warnings.simplefilter("ignore")  # The debugger uses a deprecated interpreter.
+        calibration = debugger(converter=make_converter(), debug_dataset=representative_dataset)
+        # Only a debugger that gets a file keeps the tensors that it compares; others overwrite them.
+        comparison = debugger(
+            quant_debug_model_content=calibration.get_debug_quantized_model(),
             debug_dataset=representative_dataset,
             debug_options=options,
         )
-        work.run()
-    known = _list_consumers(made.calibrated_model)
+        comparison.run()
+    operators = _list_consumers(calibration.calibrated_model)
     errors = {}
-    for name, found in work.layer_statistics.items():
-        # It is called NumericVerify/<tensor>:<position>, the tensor being the rounded one, with one more digit.
-        rounded = name.removeprefix("NumericVerify/").rpartition(":")[0]
-        if rounded[:-1] in known:
-            errors[rounded[:-1]] = float(found["lost"])
-    return made.calibrated_model, errors
+    for name, statistics in comparison.layer_statistics.items():
+        # The name is NumericVerify/<tensor>:<position>, and <tensor> is the name of the operator with one more digit.
+        operator = name.removeprefix("NumericVerify/").rpartition(":")[0][:-1]
+        if operator in operators:
+            errors[operator] = float(statistics["normalized_error"])
+    return calibration.calibrated_model, errors
 
 
 def compute_normalized_error(float_values: np.ndarray, quantized: np.ndarray, scale: float, zero_point: int) -> float:
-    """Share of its power that rounding takes from a channel, of 0 to 1, mean over the channels, which are last."""
+    """Compute the fraction of the signal power that quantization loses, 0 to 1, mean over the channels.
+
+    Args:
+        float_values: (..., channels). Values before quantization.
+        quantized: (..., channels). Quantized values.
+        scale: float. Quantization scale.
+        zero_point: int. Quantized value of 0.
+
+    Examples:
+        >>> compute_normalized_error(np.array([[1.0, 2.0]]), np.array([[1, 1]]), 1.0, 0)
+        0.125
+    """
     values = float_values.reshape(-1, float_values.shape[-1]).astype(np.float64)
     errors = values - scale * (quantized.reshape(values.shape).astype(np.float64) - zero_point)
     power = (values**2).mean(0)
@@ -136,12 +162,14 @@ def compute_normalized_error(float_values: np.ndarray, quantized: np.ndarray, sc
 
 
 def _list_consumers(content: bytes) -> dict[str, list[str]]:
-    """The operators that take the output of each operator, all called by the name of their first output."""
-    _, graph, found = litert.parse_operators(content)
-    calls = [call for call, _ in found]
-    names = [graph.Tensors(call.Outputs(0)).Name().decode() for call in calls]
-    takers: dict[Any, list[str]] = {}
-    for call, name in zip(calls, names, strict=True):
-        for tensor in call.InputsAsNumpy():
-            takers.setdefault(tensor, []).append(name)
-    return {name: takers.get(call.Outputs(0), []) for call, name in zip(calls, names, strict=True)}
+    """Return the consumers of each operator; operators have the name of their first output."""
+    _, graph, parsed = litert.parse_operators(content)
+    operators = [operator for operator, _ in parsed]
+    names = [graph.Tensors(operator.Outputs(0)).Name().decode() for operator in operators]
+    consumers_of_tensor: dict[Any, list[str]] = {}
+    for operator, name in zip(operators, names, strict=True):
+        for tensor in operator.InputsAsNumpy():
+            consumers_of_tensor.setdefault(tensor, []).append(name)
+    return {
+        name: consumers_of_tensor.get(operator.Outputs(0), []) for operator, name in zip(operators, names, strict=True)
+    }

@@ -1,4 +1,4 @@
-"""A TFLite file of what it can take, and the towers that it cannot take beside it."""
+"""Model split into a TFLite file and SavedModels of the towers that TFLite cannot represent."""
 
 import dataclasses
 import json
@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.deploy.formats import saved_model, tflite
+from tfx_finetune.deploy.formats.tflite_runtime import load as load_tflite
 from tfx_finetune.ops import litert
 from tfx_finetune.ops.functional import build_submodel
 from tfx_finetune.types.aliases import Batch
@@ -23,63 +24,67 @@ _TFLITE_FILE, _TOWERS_FILE = "model.tflite", "towers.json"
 
 @EXPORTS.register
 def split() -> Export:
-    """`model_split/`, for models of which TFLite can take a part: `model.tflite`, whose inputs are prepared samples of
-    the towers that it can take and, by the names of the others, their features; `<tower>/`, a SavedModel of each of
-    these, prepared input (batch, ...) -> `features` (batch, ...); and `towers.json`, which says why they are not in it.
+    """`model_split/`, for models with several towers that TFLite can only partly represent.
 
-    It takes the place of a `tflite()` that cannot be written of a model of several towers.
+    - `model.tflite`: takes prepared inputs of the towers that it contains, and the features of the other towers.
+    - `<tower>/`: SavedModel of each other tower, prepared input (batch, ...) -> `features` (batch, ...).
+    - `towers.json`: reason of each other tower.
+
+    A `tflite()` that cannot convert a model with several towers is replaced by this format.
     """
     return Export("tflite_split", "model_split", write, load, tolerance=1e-4, quantized=False)
 
 
 def write(servable: Servable, path: Path) -> None:
-    """Writes the folder.
+    """Write the folder.
 
     Raises:
-        UserError: TFLite lacks an operator of what stands on the towers.
+        UserError: If TFLite lacks an operator of the layers above the towers.
     """
-    trunks = {tower: keras.Model(servable.model.input[tower], end) for tower, end in servable.tower_outputs.items()}
-    outside = {tower: reason for tower, trunk in trunks.items() if (reason := _find_conversion_error(trunk))}
-    rest = _replace_towers_by_features(servable, {tower: trunks[tower] for tower in outside})
-    content = tflite.convert(rest, "tflite_split", "none", "float32", "float32")
+    trunks = {
+        tower: keras.Model(servable.model.input[tower], output) for tower, output in servable.tower_outputs.items()
+    }
+    errors = {tower: error for tower, trunk in trunks.items() if (error := _find_conversion_error(trunk))}
+    tflite_servable = _replace_towers_by_features(servable, {tower: trunks[tower] for tower in errors})
+    content = tflite.convert(tflite_servable, "tflite_split", "none", "float32", "float32")
     with files.write_atomically(path) as draft:
         draft.mkdir()
-        (draft / _TFLITE_FILE).write_bytes(tflite.add_metadata(rest, content))
-        for tower in outside:
+        (draft / _TFLITE_FILE).write_bytes(tflite.add_metadata(tflite_servable, content))
+        for tower in errors:
             _save_tower(trunks[tower], draft / tower)
-        (draft / _TOWERS_FILE).write_text(json.dumps(outside, indent=2), encoding="utf-8")
+        (draft / _TOWERS_FILE).write_text(json.dumps(errors, indent=2), encoding="utf-8")
 
 
 def load(path: Path) -> LoadedModel:
-    """Opens such a folder.
+    """Open a folder of this format.
 
     Raises:
-        UserError: It is none.
+        UserError: If it is not readable.
     """
     try:
-        outside = json.loads((path / _TOWERS_FILE).read_text(encoding="utf-8"))
-        loaded = {tower: tf.saved_model.load(str(path / tower)) for tower in outside}
+        towers = json.loads((path / _TOWERS_FILE).read_text(encoding="utf-8"))
+        models = {tower: tf.saved_model.load(str(path / tower)) for tower in towers}
         specs = {
-            tower: model.signatures["serving_default"].structured_input_signature[1] for tower, model in loaded.items()
+            tower: model.signatures["serving_default"].structured_input_signature[1] for tower, model in models.items()
         }
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
-        reason = first_line(error)
-        raise UserError("not a readable folder of split()", got=f"{path} ({reason})") from None
-    rest = tflite.load(path / _TFLITE_FILE).predict
+        message = "The folder is not a readable export of split()"
+        raise UserError(message, got=f"{path} ({first_line(error)})") from None
+    predict_from_features = load_tflite(path / _TFLITE_FILE).predict
 
     def predict(inputs: Batch) -> Batch:
         features = {}
-        for tower, model in loaded.items():
+        for tower, model in models.items():
             ((name, spec),) = specs[tower].items()
-            given = {name: tf.cast(inputs[tower], spec.dtype)}
-            features[tower] = model.signatures["serving_default"](**given)["features"].numpy()
-        return rest(inputs | features)
+            tower_input = {name: tf.cast(inputs[tower], spec.dtype)}
+            features[tower] = model.signatures["serving_default"](**tower_input)["features"].numpy()
+        return predict_from_features(inputs | features)
 
     return LoadedModel(predict)
 
 
 def _find_conversion_error(trunk: keras.Model) -> str:
-    """Why TFLite does not take a tower; empty where it does."""
+    """Return the reason why TFLite cannot represent a tower; empty if it can."""
     (source,) = trunk.inputs
     spec = tf.TensorSpec([1, *source.shape[1:]], source.dtype)
     frozen = litert.freeze(lambda inputs: trunk(inputs, training=False), [spec])
@@ -91,7 +96,7 @@ def _find_conversion_error(trunk: keras.Model) -> str:
 
 
 def _replace_towers_by_features(servable: Servable, trunks: dict[str, keras.Model]) -> Servable:
-    """The servable that takes features in place of what these towers take."""
+    """Return a servable that takes features instead of the inputs of some towers."""
     if not trunks:
         return servable
     inputs = servable.model.input | {tower: trunk.output for tower, trunk in trunks.items()}
@@ -101,7 +106,7 @@ def _replace_towers_by_features(servable: Servable, trunks: dict[str, keras.Mode
 
 
 def _make_features_modality(tower: str, shape: tuple[int, ...]) -> Modality:
-    """What a tower gives, as it is."""
+    """Return a modality for the features of a tower, without preprocessing."""
     dtype = "float32"
     return Modality(tower, _identity, _identity, shape, lambda: np.zeros(shape, dtype), portable=False, dtype=dtype)
 
