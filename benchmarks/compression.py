@@ -73,8 +73,8 @@ def table(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
             each = " | ".join(f"{rows[seed][0]:+.1f}" if seed in rows else "-" for seed in seeds)
             lines.append(f"| {name} | `{format}` | {points:+.1f} | {each} | {size:.2f} | {zipped:.2f} | {zeros:.0%} |")
     lines.append(
-        "\nPoints: score minus that of the float file without compression, mean and each split. Sizes are ratios to that "
-        "file."
+        "\nPoints: score minus that of the float file without compression, mean and each split. Sizes are ratios to "
+        "that file."
     )
     return "\n".join(lines)
 

@@ -22,6 +22,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tfx_finetune.core.spec import parse_spec
+from tfx_finetune.datasets.samples.scene_generator import SceneOptions
 from tfx_finetune.datasets.samples.tux_scenes import make_generators
 from tfx_finetune.ops.objects import Object, parse_objects
 from tfx_finetune.tasks.segmentation_metrics import compute_segmentation_metrics
@@ -85,14 +86,15 @@ def measured(
 def alone(name: str, options: dict[str, Any]) -> tuple[int, float]:
     """Return the same for pooled features of single, image-filling objects; training objects are rotated as well."""
     backbone = BACKBONES.build(parse_spec(f"{name}()"))
-    model, side = keras.Model(backbone.inputs, backbone.features.pooled), backbone.card.size
+    model, side = keras.Model(backbone.inputs, backbone.features.pooled), backbone.pretrained_cfg.size
     x, y = {}, {}
-    made = make_generators(**{option: value for option, value in options.items() if option not in SPLITS})
+    scene_options = SceneOptions(*(options[name] for name in SceneOptions._fields))
+    made = make_generators(options["classes"], scene_options, options["seed"])
     for part, studio in made.items():
         angles = (-30, -15, 0, 15, 30) if part == "train" else (0,)
         shown = [
             (label, filling(Image.open(file), side, angle, paper))
-            for label, files in studio.things.items()
+            for label, files in studio.cut_outs.items()
             for file in files
             for paper in PAPERS
             for angle in angles

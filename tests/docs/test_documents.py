@@ -1,4 +1,4 @@
-"""What documents say that can be typed can be: commands and their flags, components and their options, configs."""
+"""Documents agree with the code: commands and their flags, components and their options, configs, docstrings, sizes."""
 
 import ast
 import re
@@ -8,41 +8,47 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from scripts.reference import COMMANDS, started
-from tfx_finetune.core import config, flagfile
+from scripts.reference import COMMANDS, read_command
+from tfx_finetune.core import command, flagfile
 from tfx_finetune.core.options import iter_options, validate
 from tfx_finetune.core.spec import parse_named_specs, parse_specs
 from tfx_finetune.types.components import AUGMENTS, BACKBONES, COMPRESSIONS, EXPORTS, FUSIONS, OBJECTIVES, TASKS
 
 ROOT = Path(__file__).parent.parent.parent
+PACKAGE = ROOT / "tfx_finetune"
 CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
+GUIDES = sorted((ROOT / "docs" / "how-to").glob("*.md"))
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "benchmarks").glob("*.md")),
     *CONFIGS,
     *sorted((ROOT / "notebooks").glob("*.ipynb")),
-    *(ROOT / "tfx_finetune" / f"{name}.py" for name in COMMANDS),
+    *(ROOT / f"{command.module_of(name).replace('.', '/')}.py" for name in COMMANDS),
 ]
-# Of benchmarks, and of OpenVINO's opt_in_out.
-OTHERS = {"seeds", "tables", "only", "rows", "config", "opt_out"}
-DEFAULTS = {name: started(name)[0] for name in COMMANDS}
-KNOWN = {flag for defaults in DEFAULTS.values() for flag, _, _ in iter_options(defaults)}
-GROUPS = {flag.partition(".")[0] for flag in KNOWN if "." in flag}
-KINDS = {
+# Flags of benchmarks, and of OpenVINO's opt_in_out.
+OTHER_FLAGS = {"seeds", "tables", "only", "rows", "config", "opt_out"}
+DEFAULTS = {name: read_command(name)[0] for name in COMMANDS}
+FLAGS = {flag for defaults in DEFAULTS.values() for flag, _, _ in iter_options(defaults)}
+GROUPS = {flag.partition(".")[0] for flag in FLAGS if "." in flag}
+SPEC_OPTIONS = {
     "backbone": (BACKBONES, parse_named_specs),
-    "towers": (BACKBONES, parse_named_specs),
     "heads": (TASKS, parse_named_specs),
     "fusion": (FUSIONS, parse_specs),
     "augment": (AUGMENTS, parse_specs),
-    "objectives": (OBJECTIVES, parse_specs),
+    "auxiliary_losses": (OBJECTIVES, parse_specs),
     "compress": (COMPRESSIONS, parse_specs),
     "exports": (EXPORTS, parse_specs),
 }
+# A summary that begins with one of these words has no verb or no noun.
+BANNED_OPENINGS = {"What", "Which", "Those", "Of", "As", "How", "Whether", "Where", "Who", "Why"}
+MAX_BANNED_OPENINGS = 5
+MAX_README_LINES = 100
+MAX_TOP_LEVEL_NAMES = 26
 
 
-def text_of(path):
-    """A page; of a notebook what stands in its cells, of a module its docstring."""
+def read_text(path):
+    """Return the text of a page: the cells of a notebook, the docstring of a module."""
     if path.suffix == ".ipynb":
         return "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
     if path.suffix == ".py":
@@ -50,15 +56,15 @@ def text_of(path):
     return path.read_text(encoding="utf-8")
 
 
-def commands(path):
-    """(command, its arguments) of every line that runs one; what stands behind two blanks is a remark."""
-    text = re.sub(r"\\\n#?\s*", "", text_of(path))
+def iterate_commands(path):
+    """Yield (command, arguments) of every line that runs a command; text after two spaces is a remark."""
+    text = re.sub(r"\\\n#?\s*", "", read_text(path))
     for name, line in re.findall(r"python -m tfx_finetune\.(\w+)((?: [^\n`]*)?)", text):
-        yield name, words(re.split(r"\s{2,}|\.\.\.$| [|>] ", line.strip())[0])
+        yield name, split_words(re.split(r"\s{2,}|\.\.\.$| [|>] ", line.strip())[0])
 
 
-def words(line):
-    """As a shell splits a line: parentheses without quotes are words of their own, of which it makes an error."""
+def split_words(line):
+    """Split a line as a shell does; unquoted parentheses, which are an error of a shell, are words of their own."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="()")
     lexer.whitespace_split, lexer.commenters = True, ""
     return list(lexer)
@@ -66,66 +72,93 @@ def words(line):
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_flag_exists(path):
-    """Whatever looks like a flag is one of a command, a group of them, or one of those that other programs have."""
-    said = re.findall(r"(?<![-\w])--([a-z]\w*(?:\.[a-z]\w*)?)", text_of(path))
-    plain = {flag.removeprefix("no") if flag.removeprefix("no") in KNOWN else flag for flag in said}
-    assert not plain - KNOWN - GROUPS - OTHERS - {"flagfile", "help", "helpfull"}
+    """Every word that looks like a flag is a flag of a command, a group of flags, or a flag of another program."""
+    words = re.findall(r"(?<![-\w])--([a-z]\w*(?:\.[a-z]\w*)?)", read_text(path))
+    flags = {flag.removeprefix("no") if flag.removeprefix("no") in FLAGS else flag for flag in words}
+    assert not flags - FLAGS - GROUPS - OTHER_FLAGS - {"flagfile", "help", "helpfull"}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_command_is_understood(path, monkeypatch):
-    """By a shell too; its flags are those of this command, their values of the right kind, and what they name is
-    registered.
-    """
+def test_every_command_is_valid(path, monkeypatch):
+    """A shell and the command accept the line: flags exist, values are valid, and components are registered."""
     monkeypatch.chdir(ROOT)
-    for name, arguments in commands(path):
-        assert all(word.strip("()") for word in arguments), "parentheses want quotes"
-        found, _ = flagfile.parse_flags([name, *arguments], DEFAULTS[name])
-        validate(found)
-        # Examples of plug-ins name what only they bring.
-        for option, (registry, parse) in KINDS.items() if not getattr(found, "plugins", "") else ():
-            value = getattr(found, option, "")
+    for name, arguments in iterate_commands(path):
+        assert all(word.strip("()") for word in arguments), "quote parentheses"
+        options, _ = flagfile.parse_flags([name, *arguments], DEFAULTS[name])
+        validate(options)
+        # Examples of plug-ins name components that only the plug-in registers.
+        if getattr(options, "plugins", ""):
+            continue
+        for option, (registry, parse) in SPEC_OPTIONS.items():
+            value = getattr(options, option, "")
             if value in ("", "default", "unchanged"):
                 continue
             specs = parse(value, "") if parse is parse_named_specs else parse(value)
             for spec in specs.values() if isinstance(specs, dict) else specs:
-                registry.options(spec)
+                registry.resolve_options(spec)
 
 
 def test_commands_are_found():
-    """The test above sees those of a page, their arguments whole, and no remark."""
-    said = list(commands(ROOT / "README.md"))
-    assert ("export", ["--bundle=runs/photos/bundle", "--compress=prune(), qat()"]) in said
-    assert {name for name, _ in said} >= {
-        "train",
-        "predict",
-        "evaluate",
-        "export",
-        "benchmark",
-        "serve",
-        "tune",
-        "data",
-    }
+    """The test above sees the commands of the README and the guides, with full arguments and without remarks."""
+    readme = list(iterate_commands(ROOT / "README.md"))
+    assert ("predict", ["--bundle=runs/stamps/bundle", "flower.jpg"]) in readme
+    guides = [line for path in GUIDES for line in iterate_commands(path)]
+    assert ("export", ["--bundle=runs/photos/bundle", "--compress=prune(), qat()"]) in guides
+    names = {"train", "predict", "export", "benchmark", "serve", "tune", "data", "doctor", "inspect"}
+    assert {name for name, _ in readme + guides} >= names
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_fits_on_two_screens(name):
-    """It opens with what the command is for and the three commonest uses, and names every flag or its group."""
-    defaults, doc = started(name)
-    shown = flagfile.format_usage(doc, defaults).splitlines()
-    assert len(shown) <= 80
-    assert max(map(len, shown)) <= 120
-    assert "COMMAND" not in shown[0]
-    uses = [line for line in shown[:10] if f"    python -m tfx_finetune.{name}" in line]
+    """The help begins with a summary and the three commonest uses, and names every flag or its group."""
+    defaults, doc = read_command(name)
+    lines = flagfile.format_usage(doc, defaults).splitlines()
+    assert len(lines) <= 80
+    assert max(map(len, lines)) <= 120
+    assert "COMMAND" not in lines[0]
+    uses = [line for line in lines[:10] if f"    python -m tfx_finetune.{name}" in line]
     assert len(uses) >= 3 or name == "doctor"
-    whole = flagfile.format_usage(doc, defaults, full=True)
+    full_help = flagfile.format_usage(doc, defaults, full=True)
     for flag, _, value in iter_options(defaults):
-        assert f"--{flag}={value}" in whole
-        assert any(f"--{flag}={value}" in line or f"--{flag.partition('.')[0]}. " in line for line in shown)
+        assert f"--{flag}={value}" in full_help
+        assert any(f"--{flag}={value}" in line or f"--{flag.partition('.')[0]}. " in line for line in lines)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_has_its_numbers(path):
-    """A table of what it gave, or the reason why there is none; folder.cfg is for data of one's own."""
-    opening = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
-    assert re.search(r"^# Not measured", opening, re.MULTILINE) or "#   |---|" in opening or path.stem == "folder"
+def test_every_config_has_its_scores(path):
+    """A config has a table of its scores or says why it has none; folder.cfg is for your own data."""
+    comments = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert re.search(r"^# Not measured", comments, re.MULTILINE) or "#   |---|" in comments or path.stem == "folder"
+
+
+def test_links_lead_to_files():
+    """Every relative link of the documents leads to a file of the repository."""
+    for path in PAGES:
+        if path.suffix not in (".md", ".ipynb"):
+            continue
+        for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)(?:#[^)\s]*)?\)", read_text(path)):
+            assert (path.parent / target).exists(), f"{path.relative_to(ROOT)} links {target}"
+
+
+def test_the_readme_is_short():
+    """The README can be read in two minutes."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= MAX_README_LINES
+
+
+def test_the_package_has_few_names_at_its_top():
+    """Commands and packages of stages are the only names at the top of the package."""
+    names = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert len(names) <= MAX_TOP_LEVEL_NAMES, sorted(names)
+
+
+def test_docstrings_begin_with_a_verb_or_a_noun():
+    """Summaries of docstrings do not begin with a relative or interrogative word."""
+    summaries = [
+        f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}: {docstring.splitlines()[0]}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        and (docstring := ast.get_docstring(node))
+        and re.split(r"\W", docstring, maxsplit=1)[0] in BANNED_OPENINGS
+    ]
+    assert len(summaries) <= MAX_BANNED_OPENINGS, "\n".join(summaries)

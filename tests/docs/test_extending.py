@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md, as plug-ins from outside of the package: each is listed, trained with and read."""
+"""The examples of docs/how-to/add-a-component.md work as plug-ins: they are listed, trained with and read."""
 
 import csv
 import functools
@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.commands import KINDS, command, refused, shapes
+from tests.helpers.commands import SHAPE_NAMES, get_error, run_command, write_shapes
 from tfx_finetune.core.config import Run
 from tfx_finetune.run.plan import check
 from tfx_finetune.training.feature_cache import preprocessing_key
 from tfx_finetune.types.components import REGISTRIES
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "extending.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "how-to" / "add-a-component.md").read_text(encoding="utf-8")
 EXAMPLES = {name: code for code, name in re.findall(r"```python\n(# (\w+)\.py\n.*?)```", PAGE, re.DOTALL)}
 QUICK = ("--frozen.epochs=1", "--nocache.enabled")
 
@@ -34,7 +34,7 @@ def home(tmp_path_factory):
 
 def run(home, name, *arguments):
     """A command that ends well, the examples within its reach; what it printed and said."""
-    found = command(name, *arguments, PYTHONPATH=f"{home}:.")
+    found = run_command(name, *arguments, PYTHONPATH=f"{home}:.")
     assert found.returncode == 0, found.stderr
     return found
 
@@ -56,7 +56,7 @@ def test_each_is_listed(home):
 @pytest.mark.slow
 def test_pictures(home):
     """Source, task, backbone, augment, adapter, compression and export in one run; another process reads the bundle."""
-    shapes(home / "shapes", each=20)
+    write_shapes(home / "shapes", images_per_class=20)
     with zipfile.ZipFile(home / "photos.zip", "w") as archive:
         for path in sorted((home / "shapes").rglob("*.*")):
             archive.write(path, path.relative_to(home))
@@ -80,19 +80,19 @@ def test_pictures(home):
     assert 0 <= json.loads((bundle / "scores.json").read_text())["test"]["label/closeness"] <= 1
     ask = [f"--bundle={bundle}", "--format=archived", picture]
     answer = json.loads(run(home, "predict", "--plugins=graded, archived", *ask).stdout)
-    assert answer["label"] in KINDS
+    assert answer["label"] in SHAPE_NAMES
     # Without its plug-in, a bundle says whose it is.
-    said = refused("predict", *ask)
+    said = get_error("predict", *ask)
     assert f"the bundle needs the export of a plug-in; received: archived; say --plugins={names}" in said
-    known = functools.partial(command, PYTHONPATH=f"{home}:.")
-    said = refused("predict", "--plugins=archived", *ask, run=known)
+    known = functools.partial(run_command, PYTHONPATH=f"{home}:.")
+    said = get_error("predict", "--plugins=archived", *ask, run=known)
     assert "the bundle needs the task of a plug-in; received: graded" in said
 
 
 @pytest.mark.slow
-def test_an_export_is_added_to_a_finished_run(home, trained, tmp_path):
+def test_an_export_is_added_to_a_finished_run(home, trained_run, tmp_path):
     """Its plug-in belongs to the run from then on: the bundle and run.cfg name it, once."""
-    shutil.copytree(trained.workdir, tmp_path / "run")
+    shutil.copytree(trained_run.workdir, tmp_path / "run")
     bundle = tmp_path / "run" / "bundle"
     for _ in range(2):
         run(home, "export", f"--bundle={bundle}", "--plugins=archived", "--exports=archived()")
@@ -109,8 +109,8 @@ def test_series(home):
     with (home / "machines.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["image", "series", "label", "source"])
-        for row, path in enumerate(sorted(shapes(home / "things", each=20).rglob("*.*"))):
-            numbers = " ".join(f"{number:.2f}" for number in rng.normal(KINDS.index(path.parent.name), 0.1, 10))
+        for row, path in enumerate(sorted(write_shapes(home / "things", images_per_class=20).rglob("*.*"))):
+            numbers = " ".join(f"{number:.2f}" for number in rng.normal(SHAPE_NAMES.index(path.parent.name), 0.1, 10))
             writer.writerow([path.relative_to(home), numbers if row % 5 else "", path.parent.name, "ab"[row % 2]])
     flags = [
         f"--data={home / 'machines.csv'}",
@@ -129,7 +129,7 @@ def test_series(home):
     lines = run(home, "predict", "--plugins=series", f"--bundle={bundle}", "--format=saved_model", *given).stdout
     first, second = map(json.loads, lines.splitlines())
     assert first["scores"] != second["scores"]
-    assert "the bundle needs the modality of a plug-in; received: series" in refused(
+    assert "the bundle needs the modality of a plug-in; received: series" in get_error(
         "predict", f"--bundle={bundle}", *given
     )
 
@@ -175,6 +175,6 @@ def test_a_changed_file_is_another_preparation(tmp_path, monkeypatch):
 
 def test_a_plug_in_that_is_not_there():
     """One line says its name."""
-    assert "cannot import a plug-in; received: nowhere (No module named 'nowhere')" in refused(
+    assert "cannot import a plug-in; received: nowhere (No module named 'nowhere')" in get_error(
         "predict", "--plugins=nowhere", "--bundle=x", "a.jpg"
     )

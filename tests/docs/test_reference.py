@@ -1,20 +1,31 @@
-"""What is written about the package agrees with it: generated pages."""
+"""The generated pages of the reference are up to date."""
 
-from scripts import reference
-
-
-def test_pages_are_as_they_are_made():
-    """A docstring or an option that changed is on its page; a page without a registry or command is gone."""
-    found = {path.name: path.read_text(encoding="utf-8") for path in reference.FOLDER.glob("*.md")}
-    assert found == reference.pages(), "run make reference"
+from scripts import mkdocs_hooks, reference
 
 
-def test_pages_tell_what_a_user_may_write():
-    """Defaults that are components as specs, no arguments that the caller hands over, flags of a run once."""
-    made = reference.pages()
-    assert "neck: Spec = bifpn(dim=96)" in made["tasks.md"]
-    assert "- `labels`:" not in made["tasks.md"]
-    assert "arXiv 2106.09685" in made["adapters.md"]
-    assert "| `--seed` | `0` | at least 0 |" in made["train.md"]
-    assert "--seed" not in made["tune.md"]
-    assert "| `--trials` | `20` | at least 1 |" in made["tune.md"]
+def test_pages_are_up_to_date():
+    """The files of docs/reference/ are the generated pages."""
+    pages = {path.name: path.read_text(encoding="utf-8") for path in reference.FOLDER.glob("*.md")}
+    assert pages == reference.make_pages(), "run make reference"
+
+
+def test_pages_list_the_options_of_users():
+    """Defaults that are components are specs, arguments of the caller are omitted, flags of a run are listed once."""
+    pages = reference.make_pages()
+    assert "neck: Spec = bifpn(dim=96)" in pages["tasks.md"]
+    assert "- `labels`:" not in pages["tasks.md"]
+    assert "arXiv 2106.09685" in pages["adapters.md"]
+    assert "| `--seed` | `0` | at least 0 |" in pages["train.md"]
+    assert "--seed" not in pages["tune.md"]
+    assert "| `--trials` | `20` | at least 1 |" in pages["tune.md"]
+
+
+def test_links_of_the_site_lead_to_its_pages():
+    """Links to files outside docs/ lead to pages made of them; other links become text."""
+    page = "how-to/compress.md"
+    text = mkdocs_hooks.replace_links("[a](../../benchmarks/RESULTS.md#x) [b](../../setup.cfg)", f"docs/{page}", page)
+    assert text == "[a](../explanation/results.md#x) b"
+    text = mkdocs_hooks.replace_links(
+        "[c](../configs/mnist.cfg)", "notebooks/quickstart.ipynb", "tutorials/quickstart.md"
+    )
+    assert text == "[c](../reference/configs.md#mnist)"

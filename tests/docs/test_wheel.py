@@ -37,7 +37,7 @@ def test_it_holds_the_package_and_nothing_else(wheel):
     """Modules, the report's templates and the configs; no tests, notebooks or leftovers of earlier builds."""
     package = ROOT / "tfx_finetune"
     wanted = {str(path.relative_to(ROOT)) for path in package.rglob("*.py")}
-    wanted |= {f"tfx_finetune/templates/{path.name}" for path in (package / "templates").iterdir()}
+    wanted |= {f"tfx_finetune/report/templates/{path.name}" for path in (package / "report" / "templates").iterdir()}
     wanted |= {f"tfx_finetune/configs/{path.name}" for path in (ROOT / "configs").glob("*.cfg")}
     information = f"tfx_finetune-{tfx_finetune.__version__}.dist-info/"
     assert {name for name in wheel.namelist() if not name.startswith(information)} == wanted
@@ -53,7 +53,7 @@ def test_its_metadata(wheel):
     assert metadata["Version"] == tfx_finetune.__version__
     assert metadata["License"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra")) == {*EXTRAS, "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {*EXTRAS, "dev", "docs"}
     for need in metadata.get_all("Requires-Dist"):
         assert ">=" in need or "==" in need, f"{need} has no lower bound"
 
@@ -63,7 +63,7 @@ def test_every_import_is_declared():
     declared = configparser.ConfigParser()
     declared.read(ROOT / "setup.cfg")
     extras = dict(declared["options.extras_require"])
-    del extras["dev"]
+    del extras["dev"], extras["docs"]
     wanted = "\n".join([declared["options"]["install_requires"], *extras.values()])
     names = {canonicalize_name(re.match(r"[\w.-]+", line)[0]) for line in wanted.splitlines() if line[:1].isalpha()}
     owners = packages_distributions()
