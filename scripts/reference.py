@@ -32,6 +32,7 @@ _API = {
     "Specs and registries": ("tfx_finetune.core.spec", "tfx_finetune.core.registry"),
     "Components": (
         "tfx_finetune.types.components",
+        "tfx_finetune.types.task",
         "tfx_finetune.types.training",
         "tfx_finetune.types.deployment",
         "tfx_finetune.types.localization",

@@ -136,7 +136,7 @@ def test_links_lead_to_files():
     for path in PAGES:
         if path.suffix not in (".md", ".ipynb"):
             continue
-        for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)(?:#[^)\s]*)?\)", read_text(path)):
+        for target in re.findall(r"\]\((?!https?:|[#\"'])([^)#\s]+)(?:#[^)\s]*)?\)", read_text(path)):
             assert (path.parent / target).exists(), f"{path.relative_to(ROOT)} links {target}"
 
 

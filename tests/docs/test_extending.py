@@ -25,7 +25,7 @@ QUICK = ("--frozen.epochs=1", "--nocache.enabled")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A reader's folder, with the examples as files beside the data."""
+    """Return a folder with the examples as files."""
     home = tmp_path_factory.mktemp("home")
     for name, code in EXAMPLES.items():
         (home / f"{name}.py").write_text(code, encoding="utf-8")
@@ -33,29 +33,29 @@ def home(tmp_path_factory):
 
 
 def run(home, name, *arguments):
-    """A command that ends well, the examples within its reach; what it printed and said."""
-    found = run_command(name, *arguments, PYTHONPATH=f"{home}:.")
-    assert found.returncode == 0, found.stderr
-    return found
+    """Run a command that finds the examples, check its exit status and return its output."""
+    process = run_command(name, *arguments, PYTHONPATH=f"{home}:.")
+    assert process.returncode == 0, process.stderr
+    return process
 
 
-def test_each_is_listed(home):
-    """There is one of every kind of component, and nothing of the package is in its way."""
-    listed = run(home, "inspect", "--list", f"--plugins={','.join(EXAMPLES)}").stdout
-    kinds = dict(re.findall(r"^(\w+):\n((?:  .*\n)+)", listed, re.MULTILINE))
+def test_every_example_is_listed(home):
+    """The page has an example of every kind of component, and no name of the package is taken."""
+    output = run(home, "inspect", "--list", f"--plugins={','.join(EXAMPLES)}").stdout
+    kinds = dict(re.findall(r"^(\w+):\n((?:  .*\n)+)", output, re.MULTILINE))
     assert {registry.kind for registry in REGISTRIES} <= set(kinds)
-    outside = {"modality": {"series"}, "backbone": {"patches", "series_net"}}
+    several = {"modality": {"series"}, "backbone": {"patches", "series_net"}}
     for registry in REGISTRIES:
         names = set(re.findall(r"^  (\w+)\(", kinds[registry.kind], re.MULTILINE))
-        mine = names - set(registry)
-        assert len(mine) == 1 or mine == outside[registry.kind], registry.kind
-        assert mine <= {*EXAMPLES, "series_net"}
-        assert names == set(registry) | mine
+        examples = names - set(registry)
+        assert len(examples) == 1 or examples == several[registry.kind], registry.kind
+        assert examples <= {*EXAMPLES, "series_net"}
+        assert names == set(registry) | examples
 
 
 @pytest.mark.slow
-def test_pictures(home):
-    """Source, task, backbone, augment, adapter, compression and export in one run; another process reads the bundle."""
+def test_image_components(home):
+    """A run uses source, task, backbone, augment, adapter, compression and export; another process reads the bundle."""
     write_shapes(home / "shapes", images_per_class=20)
     with zipfile.ZipFile(home / "photos.zip", "w") as archive:
         for path in sorted((home / "shapes").rglob("*.*")):
@@ -71,27 +71,27 @@ def test_pictures(home):
         "--compress=clip()",
         "--exports=keras_file(), archived(), tflite(quantize='int8')",
     ]
-    said = run(home, "train", f"--plugins={names}", *flags, *QUICK, f"--workdir={home / 'run'}").stderr
-    assert re.search("^clip .* epoch 1: loss", said, re.MULTILINE)
-    bundle, picture = home / "run" / "bundle", home / "shapes" / "disc" / "000.png"
+    log = run(home, "train", f"--plugins={names}", *flags, *QUICK, f"--workdir={home / 'run'}").stderr
+    assert re.search("^clip .* epoch 1: loss", log, re.MULTILINE)
+    bundle, image = home / "run" / "bundle", home / "shapes" / "disc" / "000.png"
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["plugins"] == names
     assert manifest["verified"] == {"keras": True, "archived": True, "tflite_int8": True}
     assert 0 <= json.loads((bundle / "scores.json").read_text())["test"]["label/closeness"] <= 1
-    ask = [f"--bundle={bundle}", "--format=archived", picture]
-    answer = json.loads(run(home, "predict", "--plugins=graded, archived", *ask).stdout)
-    assert answer["label"] in SHAPE_NAMES
-    # Without its plug-in, a bundle says whose it is.
-    said = get_error("predict", *ask)
-    assert f"the bundle needs the export of a plug-in; received: archived; say --plugins={names}" in said
-    known = functools.partial(run_command, PYTHONPATH=f"{home}:.")
-    said = get_error("predict", "--plugins=archived", *ask, run=known)
-    assert "the bundle needs the task of a plug-in; received: graded" in said
+    arguments = [f"--bundle={bundle}", "--format=archived", image]
+    prediction = json.loads(run(home, "predict", "--plugins=graded, archived", *arguments).stdout)
+    assert prediction["label"] in SHAPE_NAMES
+    # Without a plug-in, the error names it.
+    error = get_error("predict", *arguments)
+    assert f"bundle needs the export of a plug-in: archived. Say --plugins={names}" in error
+    run_with_examples = functools.partial(run_command, PYTHONPATH=f"{home}:.")
+    error = get_error("predict", "--plugins=archived", *arguments, run=run_with_examples)
+    assert "bundle needs the task of a plug-in: graded" in error
 
 
 @pytest.mark.slow
 def test_an_export_is_added_to_a_finished_run(home, trained_run, tmp_path):
-    """Its plug-in belongs to the run from then on: the bundle and run.cfg name it, once."""
+    """The bundle and run.cfg then name its plug-in, once."""
     shutil.copytree(trained_run.workdir, tmp_path / "run")
     bundle = tmp_path / "run" / "bundle"
     for _ in range(2):
@@ -103,8 +103,8 @@ def test_an_export_is_added_to_a_finished_run(home, trained_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_series(home):
-    """A modality with its backbone, a fusion and an objective; a series alone is answered, too."""
+def test_modality_fusion_and_objective(home):
+    """A run uses a modality with its backbone, a fusion and an objective; a sample may lack the image."""
     rng = np.random.default_rng(0)
     with (home / "machines.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
@@ -121,22 +121,20 @@ def test_series(home):
         "--finetune.epochs=0",
         "--exports=keras_file(), saved_model(), tflite()",
     ]
-    longer = ["--frozen.epochs=12", "--batch_size=8", "--nocache.enabled", f"--workdir={home / 'series'}"]
-    run(home, "train", *flags, *longer)
+    training = ["--frozen.epochs=12", "--batch_size=8", "--nocache.enabled", f"--workdir={home / 'series'}"]
+    run(home, "train", *flags, *training)
     bundle = home / "series" / "bundle"
     assert set(json.loads((bundle / "manifest.json").read_text())["verified"].values()) == {True}
-    given = [json.dumps({"series": " ".join(["2.0"] * 10)}), json.dumps({"series": "0 0"})]
-    lines = run(home, "predict", "--plugins=series", f"--bundle={bundle}", "--format=saved_model", *given).stdout
+    samples = [json.dumps({"series": " ".join(["2.0"] * 10)}), json.dumps({"series": "0 0"})]
+    lines = run(home, "predict", "--plugins=series", f"--bundle={bundle}", "--format=saved_model", *samples).stdout
     first, second = map(json.loads, lines.splitlines())
     assert first["scores"] != second["scores"]
-    assert "the bundle needs the modality of a plug-in; received: series" in get_error(
-        "predict", f"--bundle={bundle}", *given
-    )
+    assert "bundle needs the modality of a plug-in: series" in get_error("predict", f"--bundle={bundle}", *samples)
 
 
 @pytest.mark.slow
-def test_levels(home):
-    """A neck under a head that finds things."""
+def test_neck(home):
+    """A run uses a neck for segmentation."""
     rng = np.random.default_rng(0)
     for kind in ("images", "masks"):
         (home / "streets" / kind).mkdir(parents=True)
@@ -160,21 +158,21 @@ def test_levels(home):
     assert manifest["verified"] == {"keras": True, "tflite": True}
 
 
-def test_a_changed_file_is_another_preparation(tmp_path, monkeypatch):
-    """What was kept of an augment's earlier text is not taken for what the new text gives."""
+def test_a_changed_plug_in_changes_the_cache_key(tmp_path, monkeypatch):
+    """Features that were cached with an earlier version of a plug-in are not used."""
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "of_two_texts.py").write_text("FIRST = 1\n")
+    (tmp_path / "two_versions.py").write_text("FIRST = 1\n")
     (tmp_path / "photos").mkdir()
-    with_it = Run(data=str(tmp_path / "photos"), plugins="of_two_texts")
-    before, again = (preprocessing_key(check(with_it), "image") for _ in range(2))
+    run = Run(data=str(tmp_path / "photos"), plugins="two_versions")
+    before, again = (preprocessing_key(check(run), "image") for _ in range(2))
     assert before == again
-    (tmp_path / "of_two_texts.py").write_text("SECOND = 2\n")
-    assert preprocessing_key(check(with_it), "image") != before
+    (tmp_path / "two_versions.py").write_text("SECOND = 2\n")
+    assert preprocessing_key(check(run), "image") != before
     assert "plugins" not in preprocessing_key(check(Run(data=str(tmp_path / "photos"))), "image")
 
 
-def test_a_plug_in_that_is_not_there():
-    """One line says its name."""
-    assert "cannot import a plug-in; received: nowhere (No module named 'nowhere')" in get_error(
+def test_a_missing_plug_in_is_an_error():
+    """The error names the plug-in."""
+    assert "A plug-in cannot be imported: nowhere (No module named 'nowhere')" in get_error(
         "predict", "--plugins=nowhere", "--bundle=x", "a.jpg"
     )

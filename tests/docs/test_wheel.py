@@ -38,7 +38,9 @@ def test_it_holds_the_package_and_nothing_else(wheel):
     package = ROOT / "tfx_finetune"
     wanted = {str(path.relative_to(ROOT)) for path in package.rglob("*.py")}
     wanted |= {f"tfx_finetune/report/templates/{path.name}" for path in (package / "report" / "templates").iterdir()}
-    wanted |= {f"tfx_finetune/configs/{path.name}" for path in (ROOT / "configs").glob("*.cfg")}
+    wanted |= {"tfx_finetune/py.typed"} | {
+        f"tfx_finetune/configs/{path.name}" for path in (ROOT / "configs").glob("*.cfg")
+    }
     information = f"tfx_finetune-{tfx_finetune.__version__}.dist-info/"
     assert {name for name in wheel.namelist() if not name.startswith(information)} == wanted
     assert f"{information}licenses/LICENSE" in wheel.namelist()
