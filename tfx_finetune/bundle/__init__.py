@@ -1,1 +1,1 @@
-"""The bundle of a run, opened: predictions, drawings and COCO results."""
+"""Bundles: exported files of a model with everything that prediction needs."""

@@ -1,53 +1,48 @@
-"""STATION: the artifact on disk, opened: its files read, its answers given."""
+"""Opened bundle: its files, components and predictions."""
 
 import functools
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import tensorflow as tf
 
-from tfx_finetune.bundle import drawings as pictures
 from tfx_finetune.bundle.coco_results import CocoResults
+from tfx_finetune.bundle.drawings import DrawingWriter, to_original_pixels
+from tfx_finetune.bundle.inputs import PredictInput, expand_folders, make_preprocess, read_content
 from tfx_finetune.core import files, progress
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.core.manifest import read_manifest
 from tfx_finetune.core.registry import Registry
 from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.datasets import filters
-from tfx_finetune.datasets.sources.data_files import find_files, format_path
-from tfx_finetune.ops.tf_data import decode_or_empty
+from tfx_finetune.datasets.sources.data_files import format_path
 from tfx_finetune.tasks import routing
 from tfx_finetune.tasks.outputs import postprocess_outputs
 from tfx_finetune.tasks.translations import check_language, parse_manifest_labels, select_outputs, translate_predictions
 from tfx_finetune.types.aliases import Batch, PredictFn
-from tfx_finetune.types.components import EXPORTS, MODALITIES, MODALITY_MASK, TASKS, Modality, PretrainedCfg
+from tfx_finetune.types.components import EXPORTS, MODALITIES, TASKS, Modality, PretrainedCfg
 from tfx_finetune.types.deployment import Export, LoadedModel
 from tfx_finetune.types.task import Task
 
-# In float16, the largest difference among 90,000 probabilities of a segmenter was 0.022.
+# In float16, the maximum difference of 90,000 probabilities of a segmenter was 0.022.
 _DENSE_TOLERANCE_FACTOR = 3
-
-PredictInput = str | Path | Mapping[str, Any]
-"""What is to be predicted: a file, or what each tower takes, by name: the path of a file, the text itself, or the
-content as bytes."""
-
-
-class UnreadableError(ValueError):
-    """Why a sample cannot be decoded, in a few words."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A trained model in several formats, with labels, scores and all that is needed to feed it.
+    """Trained model in several file formats, with labels, scores and preprocessing.
 
     Attributes:
-        path: The folder.
-        manifest: What stands in `manifest.json`.
+        path: Folder of the bundle.
+        manifest: Content of manifest.json.
+
+    Examples:
+        >>> bundle = Bundle.open("runs/tux/bundle")  # doctest: +SKIP
+        >>> bundle.predict(["photos/cat.jpg"])[0]["label"]  # doctest: +SKIP
+        'cat'
     """
 
     path: Path
@@ -55,10 +50,13 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | Path) -> "Bundle":
-        """Opens a bundle and checks that every file is there and unchanged.
+        """Open a bundle and check that all files exist and are unchanged.
+
+        Args:
+            path: Folder of the bundle.
 
         Raises:
-            UserError: None is given, it is no bundle, or a file is missing or altered.
+            UserError: If the folder is not a bundle, or a file is missing or changed.
         """
         return cls(*read_manifest(path))
 
@@ -70,12 +68,12 @@ class Bundle:
     @property
     def file_sizes(self) -> dict[str, tuple[str, int]]:
         """(file, bytes) by format."""
-        return {format: (known["path"], known["bytes"]) for format, known in self.manifest["files"].items()}
+        return {format: (entry["path"], entry["bytes"]) for format, entry in self.manifest["files"].items()}
 
     @functools.cached_property
     def modalities(self) -> dict[str, Modality]:
-        """How raw content becomes model input, by tower."""
-        return {tower: self._build_modality(known) for tower, known in self.manifest["towers"].items()}
+        """Modality of each input, by tower."""
+        return {tower: self._build_modality(entry) for tower, entry in self.manifest["towers"].items()}
 
     def _build_modality(self, entry: Mapping[str, Any]) -> Modality:
         spec, cfg = Spec(entry["modality"], (), entry["options"]), PretrainedCfg.from_manifest(entry, self.path)
@@ -83,91 +81,91 @@ class Bundle:
 
     @functools.cached_property
     def tasks(self) -> dict[str, Task]:
-        """Heads by name."""
+        """Tasks by head."""
         heads = self.manifest["heads"].items()
         return {
-            head: self._build_component(TASKS, parse_spec(known["task"]), parse_manifest_labels(known))
-            for head, known in heads
+            head: self._build_component(TASKS, parse_spec(entry["task"]), parse_manifest_labels(entry))
+            for head, entry in heads
         }
 
     def _build_component(self, registry: Registry, spec: Spec, *context: Any) -> Any:
-        """A component; where there is none of this name, the error says whose it was."""
+        """Build a component; the error for an unknown name mentions the plug-ins of the bundle."""
         plugins = self.manifest.get("plugins")
         if plugins and spec.name not in registry:
-            todo = f"say --plugins={plugins}, or import it first"
-            raise UserError(f"the bundle needs the {registry.kind} of a plug-in", got=spec.name, hint=todo)
+            hint = f"say --plugins={plugins}, or import the plug-in first"
+            raise UserError(f"The bundle needs a {registry.kind} of a plug-in", got=spec.name, hint=hint)
         return registry.build(spec, *context)
 
     @functools.cached_property
     def preprocess(self) -> Callable[[Mapping[str, bytes]], Batch]:
-        """Raw content by tower -> prepared inputs of this one sample, by the operations of training.
+        """Function: raw content by tower -> prepared inputs of one sample, with the operations of training.
 
-        Of several towers some may go without. It raises `UnreadableError` where a content cannot be decoded, or there
-        is none.
+        With several towers, some inputs may be missing. The function raises `UnreadableError` if a content cannot be
+        decoded or all inputs are missing.
         """
-        # The modalities are built here, outside of the graphs that their constants would belong to.
+        # The modalities are built outside of the graphs, which would own their constants.
         return make_preprocess(self.modalities)
 
     @functools.cached_property
     def _predict_fns(self) -> dict[str, PredictFn]:
-        """Files that predictions were made with, so that the next ones need not wait for them."""
+        """Predict functions of the files that were opened, by format."""
         return {}
 
     def get_export(self, format: str) -> Export:
-        """The component that wrote and reads a format.
+        """Return the export component that writes and reads a format.
 
         Raises:
-            UserError: The bundle has no such format.
+            UserError: If the bundle has no such format.
         """
         if format not in self.manifest["files"]:
-            todo = did_you_mean(format, self.formats)
-            raise UserError("the bundle has no such format", got=format, expected=self.formats, hint=todo)
+            hint = did_you_mean(format, self.formats)
+            raise UserError("The bundle has no such format", got=format, expected=self.formats, hint=hint)
         return cast(Export, self._build_component(EXPORTS, parse_spec(self.manifest["files"][format]["export"])))
 
     def get_tolerance(self, format: str) -> float:
-        """Largest difference of a golden sample's decoded outputs from the trained model's.
+        """Return the maximum difference of decoded outputs from the trained model's on golden samples.
 
-        Of a head that answers every place of a picture the worst of some ten thousand numbers counts, not of a few.
+        Dense heads have a wider tolerance, because the maximum is over ten thousands of values instead of a few.
         """
-        dense = any(task.localization for task in self.tasks.values())
-        return self.get_export(format).tolerance * (_DENSE_TOLERANCE_FACTOR if dense else 1)
+        has_dense_head = any(task.localization for task in self.tasks.values())
+        return self.get_export(format).tolerance * (_DENSE_TOLERANCE_FACTOR if has_dense_head else 1)
 
     def get_path(self, format: str) -> Path:
-        """Where the file of a format lies."""
+        """Return the path of a format's file or folder."""
         return self.path / str(self.manifest["files"][format]["path"])
 
     def load_model(self, format: str = "") -> LoadedModel:
-        """Opens one of the files, by default the first."""
+        """Open the file of a format; the first one by default."""
         format = format or self.formats[0]
         return self.get_export(format).load(self.get_path(format))
 
     def write_json(self, name: str, content: Any) -> None:
-        """Writes a JSON file of the bundle."""
+        """Write a JSON file of the bundle."""
         with files.write_atomically(self.path / name) as draft:
             draft.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
 
     def predict(
         self, samples: Iterable[PredictInput], format: str = "", language: str = "", classes: Sequence[str] = ()
     ) -> list[dict[str, Any]]:
-        """Predicts files, every file of folders, and samples of several parts.
+        """Predict files, all files in folders, and samples with several inputs.
 
         Args:
-            samples: Files and folders, for a model of one tower; or `{tower: path of a file}`, where text stands as it
-                is, bytes are the content itself, and some towers may be left out.
-            format: Which of the bundle's files predicts; by default the first.
-            language: Whose head answers, in a model with heads by language (or whatever they are routed by), and in
-                which, where its classes have names; a sample's own `language` comes first. By default the model's own
-                guess, and the classes as they were learned.
-            classes: Names among which a model with a head `zero_shot()` chooses, in any language its text tower knows; by
-                default those it knows.
+            samples: Paths of files and folders; or for each sample {tower: value}, where the value is the path of a
+                file, a text, or content as bytes. Models with several inputs need the latter; inputs may be missing.
+            format: File of the bundle that predicts. Default: the first.
+            language: Language of the head that predicts, or other value of the column of `--heads_by`; and language of
+                the labels, if the classes have names in it. The value `language` of a sample has priority. Default:
+                the model predicts it, and labels are class names.
+            classes: Two or more class names for a model with a head `zero_shot()`, in any language of its text tower.
+                Default: the classes of the model.
 
         Returns:
-            One record a sample, in order: file (or input), label, score and scores by label (by head where there are
-            several), or file and error where it cannot be read.
+            One record per sample, in order: file or input, label, score, and scores by label; with several heads, these
+            by head. A sample that cannot be read has file or input, and error.
 
         Raises:
-            UserError: A model of several towers is given a file that is not named, or one of another name; or it has
-                neither heads nor names by language, or none of this one; or no head that takes other classes.
+            UserError: If a sample has an unnamed or unknown input, the model has no heads or class names for the
+                language, or no head accepts `classes`.
         """
         return list(self.predict_each(samples, format, language, classes))
 
@@ -180,120 +178,59 @@ class Bundle:
         save_pictures: str = "",
         coco_results: CocoResults | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """As `predict`, one record at a time.
+        """Predict like `predict`, and yield one record at a time.
 
-        What is found in pictures is drawn into the folder `save_pictures`, and added to `results`.
+        Args:
+            samples: See `predict`.
+            format: See `predict`.
+            language: See `predict`.
+            classes: See `predict`.
+            save_pictures: Folder for images with the predicted boxes and masks; empty for none.
+            coco_results: Receives the predicted boxes.
         """
         format = format or self.formats[0]
         if format not in self._predict_fns:
             self._predict_fns[format] = self.load_model(format).predict
         if not self.manifest["verified"][format]:
-            progress.log(f"{format} did not pass verification; scores.json says why")
-        route = filters.get_heads_by(self.tasks)
-        check_language(self.tasks, language, bool(route))
-        column = route or ("language" if any(task.labels.translations for task in self.tasks.values()) else "")
-        chosen = select_outputs(self.tasks, classes)
-        drawings = pictures.DrawingWriter(save_pictures, self.tasks) if save_pictures else None
-        for given in self._expand_folders(samples):
-            lane = language
-            if column and isinstance(given, Mapping):
-                lane = str(given.get(column) or language)
-                given = {name: value for name, value in given.items() if name != column}
-            shown = {"input": dict(given)} if isinstance(given, Mapping) else {"file": format_path(str(given))}
+            progress.log(f"{format} did not pass verification; scores.json has the reason")
+        heads_by = filters.get_heads_by(self.tasks)
+        check_language(self.tasks, language, bool(heads_by))
+        has_translations = any(task.labels.translations for task in self.tasks.values())
+        group_column = heads_by or ("language" if has_translations else "")
+        head_outputs = select_outputs(self.tasks, classes)
+        tasks = {head: task for head, (_, task) in head_outputs.items()}
+        drawing_writer = DrawingWriter(save_pictures, self.tasks) if save_pictures else None
+        for sample in expand_folders(samples, self.modalities):
+            group = language
+            if group_column and isinstance(sample, Mapping):
+                group = str(sample.get(group_column) or language)
+                sample = {name: value for name, value in sample.items() if name != group_column}
+            record = {"input": dict(sample)} if isinstance(sample, Mapping) else {"file": format_path(str(sample))}
             try:
-                raw = self._read_content(given)
+                raw = read_content(sample, self.modalities)
                 inputs = self.preprocess(raw)
-            except (OSError, ValueError) as error:  # ValueError: the path holds what no path can, such as a null byte.
-                yield shown | {"error": getattr(error, "strerror", None) or str(error)}
+            except (OSError, ValueError) as error:  # ValueError: the path has an invalid character, such as a null byte
+                yield record | {"error": getattr(error, "strerror", None) or str(error)}
                 continue
             for tower, content in raw.items():
-                if remark := self.modalities[tower].warning(content):
-                    progress.log(f"{shown.get('file', tower)} is {remark}")
+                if warning := self.modalities[tower].warning(content):
+                    progress.log(f"{record.get('file', tower)} is {warning}")
             outputs = postprocess_outputs(self.tasks, self._predict_fns[format](inputs))
-            scores = self._to_original_coordinates(
-                {head: outputs[f"{head}/{output}"][0] for head, (output, _) in chosen.items()}, raw
-            )
-            file = str(shown.get("file", "picture"))
-            if drawings:
-                drawings.save(Path(file).stem, next(iter(raw.values())), scores)
+            scores = {head: outputs[f"{head}/{output}"][0] for head, (output, _) in head_outputs.items()}
+            scores = self._to_original_coordinates(scores, raw)
+            file = str(record.get("file", "picture"))
+            if drawing_writer:
+                drawing_writer.save(Path(file).stem, next(iter(raw.values())), scores)
             if coco_results:
                 coco_results.add(file, scores)
-            tasks = translate_predictions({head: task for head, (_, task) in chosen.items()}, "" if classes else lane)
-            yield shown | routing.select_prediction(tasks, scores, lane)
+            translated_tasks = translate_predictions(tasks, "" if classes else group)
+            yield record | routing.select_prediction(translated_tasks, scores, group)
 
     def _to_original_coordinates(
         self, scores: dict[str, np.ndarray], raw: Mapping[str, bytes]
     ) -> dict[str, np.ndarray]:
-        """Answers of heads; what was found in a picture lies in pixels of the picture as it came."""
+        """Convert boxes and masks from the model input to pixels of the original image."""
         for head in [head for head, task in self.tasks.items() if task.localization]:
             ((tower, modality),) = self.modalities.items()
-            scores[head] = pictures.to_original_pixels(scores[head], raw[tower], modality)
+            scores[head] = to_original_pixels(scores[head], raw[tower], modality)
         return scores
-
-    def _read_content(self, sample: str | Path | Mapping[str, Any]) -> dict[str, bytes]:
-        """The raw content of what is to be predicted, by tower."""
-        towers = list(self.modalities)
-        if not isinstance(sample, Mapping):
-            if len(towers) > 1:
-                todo = "name what each takes, such as " + json.dumps(dict.fromkeys(towers, "..."))
-                raise UserError("a model of several inputs", got=sample, expected=towers, hint=todo)
-            return {towers[0]: Path(sample).read_bytes()}
-        if unknown := set(sample) - set(towers):
-            raise UserError("the model has no such input", got=min(unknown), expected=towers)
-        return {tower: self._read_tower_content(tower, value) for tower, value in sample.items() if value}
-
-    def _read_tower_content(self, tower: str, value: Any) -> bytes:
-        """The raw content of what is given for one tower."""
-        if isinstance(value, bytes):
-            return value
-        try:
-            if self.modalities[tower].inline:
-                if not isinstance(value, (str, int, float)):
-                    raise UnreadableError(f"no text, but {type(value).__name__}")
-                return str(value).encode("utf-8", "surrogatepass")
-            if not isinstance(value, (str, os.PathLike)):
-                raise UnreadableError(f"neither the path of a file nor its content, but {type(value).__name__}")
-            if content := Path(value).read_bytes():
-                return content
-            # Nothing at all would pass for an input that is left out.
-            raise UnreadableError("empty file")
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or str(error)
-            raise UnreadableError(f"{tower}: {why}" if len(self.modalities) > 1 else why) from None
-
-    def _expand_folders(self, samples: Iterable[PredictInput]) -> Iterator[Path | Mapping[str, Any]]:
-        """Each sample, and for a folder every file in it of what the model takes."""
-        first = next(iter(self.modalities.values()))
-        for given in samples:
-            if isinstance(given, Mapping):
-                yield given
-            elif Path(given).is_dir() and len(self.modalities) == 1:
-                yield from find_files(Path(given)).get(first.column, [])
-            else:
-                yield Path(given)
-
-
-def make_preprocess(modalities: Mapping[str, Modality]) -> Callable[[Mapping[str, bytes]], Batch]:
-    """`Bundle.prepare` of a model that takes these."""
-    graphs = {tower: _make_graph(modality) for tower, modality in modalities.items()}
-    several = len(modalities) > 1
-
-    def prepared(raw: Mapping[str, bytes]) -> Batch:
-        if not any(raw.values()) and several:
-            raise UnreadableError(f"has none of {', '.join(modalities)}")
-        inputs = {}
-        for tower, modality in modalities.items():
-            content = raw.get(tower, b"")
-            try:
-                there = bool(content) or not several
-                inputs[tower] = graphs[tower](tf.constant(content), tf.constant(there)).numpy()[None]
-            except tf.errors.OpError as error:
-                raise UnreadableError((f"{tower}: " if several else "") + modality.error_message(error)) from None
-        presence = np.array([[bool(raw.get(tower)) for tower in modalities]], np.float32)
-        return inputs | ({MODALITY_MASK: presence} if several else {})
-
-    return prepared
-
-
-def _make_graph(modality: Modality) -> tf.types.experimental.PolymorphicFunction:
-    return tf.function(lambda raw, there: modality.prepare(decode_or_empty(modality, raw, there)), autograph=False)

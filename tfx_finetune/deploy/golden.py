@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfx_finetune.bundle.bundle import make_preprocess
+from tfx_finetune.bundle.inputs import make_preprocess
 from tfx_finetune.datasets.pipeline import Data
 from tfx_finetune.ops.arrays import concatenate
 from tfx_finetune.types.aliases import Batch, PredictFn

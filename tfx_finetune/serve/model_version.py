@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfx_finetune.bundle.bundle import Bundle, UnreadableError
+from tfx_finetune.bundle.bundle import Bundle
+from tfx_finetune.bundle.inputs import UnreadableError
 from tfx_finetune.core import hardware
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.deploy.golden import read_golden

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tfx_finetune.bundle.bundle import UnreadableError
+from tfx_finetune.bundle.inputs import UnreadableError
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.ops.arrays import concatenate
 from tfx_finetune.ops.image import read_image_size
