@@ -87,16 +87,3 @@ def trained_run(make_once) -> TrainedRun:
 
     root, output = make_once("trained", train)
     return TrainedRun(root / "shapes", root / "run", get_flags(root), output)
-
-
-# Transition.
-@pytest.fixture(scope="session")
-def once(make_once):
-    """Transition."""
-    return make_once
-
-
-@pytest.fixture(scope="session")
-def trained(trained_run):
-    """Transition."""
-    return trained_run

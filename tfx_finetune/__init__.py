@@ -4,29 +4,38 @@
     bundle = tfx.train(tfx.Run(data="photos/"))
     bundle.predict(["a.jpg"])
 
-Importing this package loads no TensorFlow.
+Importing this package does not import TensorFlow.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tfx_finetune.bundle.bundle import Bundle
+    from tfx_finetune.core.config import Phase, Run
+    from tfx_finetune.core.errors import GateError, UserError
+    from tfx_finetune.train import train
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    "Run": "tfx_finetune.core.config",
-    "Phase": "tfx_finetune.core.config",
-    "UserError": "tfx_finetune.core.errors",
-    "GateError": "tfx_finetune.core.errors",
-    "train": "tfx_finetune.train",
+__all__ = ["Bundle", "GateError", "Phase", "Run", "UserError", "train"]
+
+_MODULES = {
     "Bundle": "tfx_finetune.bundle.bundle",
+    "GateError": "tfx_finetune.core.errors",
+    "Phase": "tfx_finetune.core.config",
+    "Run": "tfx_finetune.core.config",
+    "UserError": "tfx_finetune.core.errors",
+    "train": "tfx_finetune.train",
 }
-__all__ = sorted(_PUBLIC)
 
+if not TYPE_CHECKING:  # A type checker reports unknown names only without this function.
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_PUBLIC[name]), name)
-    # Importing tfx_finetune.train binds the module to this name; the function is what users mean.
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is first used."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(_MODULES[name]), name)
+        # Importing tfx_finetune.train binds the module to this name; users mean the function.
+        globals()[name] = value
+        return value

@@ -32,3 +32,13 @@ def test_every_command_has_a_module():
 def test_files_are_short(path):
     """A file has at most 300 lines; a longer one is split."""
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+def test_public_names():
+    """Every name of `__all__` is imported when it is used; other names raise AttributeError."""
+    import tfx_finetune
+
+    for name in tfx_finetune.__all__:
+        assert getattr(tfx_finetune, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'Train'"):
+        _ = tfx_finetune.Train

@@ -15,6 +15,3 @@ def fetch_asset(name: str) -> Path:
         return assets.fetch(name)
     except UserError as error:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(str(error))
-
-
-asset = fetch_asset  # Transition.

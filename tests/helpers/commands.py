@@ -121,13 +121,3 @@ def get_error(name: str, *arguments: object, run: Callable = run_in_process) -> 
     *_, line = result.stderr.strip().splitlines()
     assert line.startswith("error: "), result.stderr
     return line
-
-
-# Transition.
-KINDS, SMALL, shape, command, within = SHAPE_NAMES, SMALL_FLAGS, draw_shape, run_command, run_in_process
-refused, refused_before_writing = get_error, check_errors_before_writing
-
-
-def shapes(root: Path, each: int = 40, seed: int = 0) -> Path:
-    """Transition."""
-    return write_shapes(root, each, seed)
