@@ -1,4 +1,4 @@
-"""A network is divided where Keras 2 has no counterpart: what is above is compressed, what is below stays as it is."""
+"""Tests of partitions: layers above unsupported layers are compressed, all other layers stay unchanged."""
 
 import csv
 import json
@@ -22,46 +22,45 @@ AUDIO = "audio_net(seconds=0.3, sample_rate=8000, mels=16, widths=(8, 16))"
 WORDS = {"low": ("deep", "bass"), "high": ("shrill", "treble"), "noise": ("hiss", "rush")}
 
 
-def network(spec):
+def build_network(spec):
     backbone = BACKBONES.build(parse_spec(spec))
     logits = keras.layers.Dense(3, name="label")(backbone.features.pooled)
     return keras.Model({backbone.modality: backbone.inputs}, {"label/logits": logits}), backbone
 
 
 @pytest.mark.parametrize("spec", [AUDIO, "speech_embedding(seconds=1.5, weights='none')", "convnet(size=16)"])
-def test_both_parts_give_what_the_whole_gives(spec):
-    """The upper one's twin, on what the lower one gives; of pictures there is no lower one."""
-    model, backbone = network(spec)
-    parts = partition_model(model)
+def test_prefix_and_suffix_compute_the_network(spec):
+    """The suffix is converted to tf_keras. Image networks have no prefix."""
+    model, backbone = build_network(spec)
+    partition = partition_model(model)
     data = {backbone.modality: batch(backbone, 4)}
-    whole = model({name: value.astype(np.float32) for name, value in data.items()}, training=False)["label/logits"]
-    assert not tf_keras_bridge.list_unsupported_layers(parts.suffix)
-    twin = tf_keras_bridge.to_tf_keras(parts.suffix)
-    found = twin(dict(zip(sorted(parts.suffix.input), parts.compute_suffix_inputs(data), strict=True)), training=False)[
-        "label/logits"
-    ]
-    np.testing.assert_allclose(found.numpy(), whole.numpy(), rtol=1e-3, atol=1e-4)
-    assert (parts.prefix is None) == (backbone.modality == "image")
+    expected = model({name: value.astype(np.float32) for name, value in data.items()}, training=False)["label/logits"]
+    assert not tf_keras_bridge.list_unsupported_layers(partition.suffix)
+    tf_keras_model = tf_keras_bridge.to_tf_keras(partition.suffix)
+    inputs = dict(zip(sorted(partition.suffix.input), partition.compute_suffix_inputs(data), strict=True))
+    logits = tf_keras_model(inputs, training=False)["label/logits"]
+    np.testing.assert_allclose(logits.numpy(), expected.numpy(), rtol=1e-3, atol=1e-4)
+    assert (partition.prefix is None) == (backbone.modality == "image")
 
 
-def test_what_is_above_are_the_convolutions():
-    """Not the Fourier transform below; by their numbers of weights."""
-    model, _ = network(AUDIO)
+def test_kernel_sizes_are_those_of_the_convolutions():
+    """The Fourier transform belongs to the prefix and is not counted."""
+    model, _ = build_network(AUDIO)
     assert partition_model(model).kernel_sizes == Counter(
         [3 * 3 * 8, 3 * 3 * 8 * 8, 3 * 3 * 8 * 16, 3 * 3 * 16 * 16, 32 * 3]
     )
 
 
-def test_a_tensor_is_not_lower_than_a_number():
-    """As the larger of both, like speech_embedding has it."""
+def test_the_maximum_of_a_tensor_and_a_number_is_converted():
+    """speech_embedding contains this operation."""
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.ops.maximum(inputs, -0.4))
     values = np.array([[-1, -0.5, 0, 2]], np.float32)
     np.testing.assert_allclose(tf_keras_bridge.to_tf_keras(model)(values).numpy(), [[-0.4, -0.4, 0, 2]], atol=1e-6)
 
 
-def test_a_slope_has_another_name_there():
-    """That of LeakyReLU."""
+def test_the_slope_of_leaky_relu_is_converted():
+    """Keras 2 calls it alpha."""
     inputs = keras.Input((2,))
     model = keras.Model(inputs, keras.layers.LeakyReLU(0.2)(inputs))
     np.testing.assert_allclose(
@@ -69,8 +68,8 @@ def test_a_slope_has_another_name_there():
     )
 
 
-def test_the_smallest_kernels_of_each_size():
-    """Of two of one size the one with more zeros, then the one of fewer values."""
+def test_the_most_compressed_kernels_of_each_size_are_selected():
+    """Kernels with more zeros come first, then kernels with fewer distinct values."""
     full, half, two, other = np.arange(1, 9), np.array([0, 0, 0, 0, 1, 2, 3, 4]), np.array([1, 2] * 4), np.arange(1, 4)
     kernels = [full, half, two, other]
     assert [kernel.tolist() for kernel in select_compressed_kernels(kernels, {8: 1})] == [half.tolist()]
@@ -78,17 +77,17 @@ def test_the_smallest_kernels_of_each_size():
     assert len(select_compressed_kernels(kernels, {8: 9, 3: 1})) == 4
 
 
-def test_towers_of_which_nothing_is_left_are_refused(tmp_path):
-    """Before training: all of a bag of embeddings lies below its tokens."""
+def test_towers_without_compressible_layers_raise_an_error(tmp_path):
+    """A bag of embeddings has no layer above its tokens. The error comes before training."""
     (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"word {n},{'ab'[n % 2]}\n" for n in range(40)))
     flags = ("--backbone=bag_of_embeddings(size=24, dim=16)", "--compress=qat()", "--nocache.enabled")
-    said = get_error("train", f"--data={tmp_path / 't.csv'}", *flags, f"--workdir={tmp_path / 'run'}")
-    assert "--compress cannot take bag_of_embeddings" in said
+    error = get_error("train", f"--data={tmp_path / 't.csv'}", *flags, f"--workdir={tmp_path / 'run'}")
+    assert "--compress does not support bag_of_embeddings" in error
 
 
 @pytest.mark.slow
-def test_three_towers_are_compressed(tmp_path):
-    """Zeros and rounding in all files of pictures, sounds and texts; every subset is scored."""
+def test_a_network_of_three_towers_is_compressed(tmp_path):
+    """All files have zeros and rounding; every subset of images, sounds and texts is scored."""
     rng = np.random.default_rng(0)
     time = np.arange(2400) / 8000
     rows = []
@@ -120,9 +119,9 @@ def test_three_towers_are_compressed(tmp_path):
         "--exports=keras_file(), tflite(), tflite(quantize='int8')",
         f"--workdir={tmp_path / 'run'}",
     )
-    found = run_in_process("train", *flags)
-    assert found.returncode == 0, found.stderr
-    assert "stay unchanged" in found.stderr
+    result = run_in_process("train", *flags)
+    assert result.returncode == 0, result.stderr
+    assert "stay unchanged" in result.stderr
     scores = json.loads((tmp_path / "run" / "bundle" / "scores.json").read_text())
     assert scores["test"]["label/accuracy"] > 0.6
     for name in ("keras", "tflite", "tflite_int8"):

@@ -13,9 +13,9 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from sklearn.linear_model import LogisticRegression
 
-from tests.helpers.assets import asset
+from tests.helpers.assets import fetch_asset
 from tests.helpers.small_model import NAMES, small
-from tests.compression.test_tf_keras_bridge import network as bridged
+from tests.compression.test_tf_keras_bridge import build_network as bridged
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.deploy.formats import tflite_metadata
@@ -39,8 +39,8 @@ def model():
 
 def write(spec, model, folder):
     export = EXPORTS.build(parse_spec(spec))
-    export.write(model.servable, folder / export.file)
-    return folder / export.file
+    export.write(model.servable, folder / export.file_name)
+    return folder / export.file_name
 
 
 def elsewhere(code, *arguments):
@@ -119,7 +119,7 @@ def test_a_keras_file_that_would_run_code_is_refused(tmp_path):
     inputs = keras.Input((2,), name="image")
     outputs = {"kind/scores": keras.layers.Lambda(lambda x: x + 1)(inputs)}
     keras.Model({"image": inputs}, outputs).save(tmp_path / "model.keras")
-    with pytest.raises(UserError, match="not a readable Keras file"):
+    with pytest.raises(UserError, match="The Keras file is not readable"):
         EXPORTS.build(parse_spec("keras_file()")).load(tmp_path / "model.keras")
 
 
@@ -208,11 +208,11 @@ def test_integers_are_for_int8_files(spec):
 def test_a_file_of_integers_alone(model, tmp_path):
     """For microcontrollers: int8 pixels, each less 128, in; int8 scores out, which the reader makes real again."""
     export = EXPORTS.build(parse_spec("tflite(quantize='int8', inputs='int8', outputs='int8')"))
-    export.write(model.servable, tmp_path / export.file)
-    reader = Interpreter(model_path=str(tmp_path / export.file))
+    export.write(model.servable, tmp_path / export.file_name)
+    reader = Interpreter(model_path=str(tmp_path / export.file_name))
     assert {detail["dtype"] for detail in reader.get_input_details() + reader.get_output_details()} == {np.int8}
     assert reader.get_input_details()[0]["quantization"] == (1.0, -128)
-    found = export.load(tmp_path / export.file).predict({"image": model.pixels[:8]})
+    found = export.load(tmp_path / export.file_name).predict({"image": model.pixels[:8]})
     for name, scores in found.items():
         assert np.abs(scores - model.answers[name][:8]).max() < 0.1
         assert np.allclose(scores * 256, np.round(scores * 256)), "softmax has 256 steps"
@@ -222,7 +222,7 @@ def test_int8_knows_the_whole_range_of_pixels(model, tmp_path):
     """Calibrated on dark pictures alone, it still tells bright ones apart."""
     dark = {"image": np.full((3, 16, 16, 3), 7, np.uint8)}
     servable = model.servable
-    dim = dataclasses.replace(servable, examples=dark)
+    dim = dataclasses.replace(servable, representative_dataset=dark)
     path = write("tflite(quantize='int8')", model._replace(servable=dim), tmp_path)
     ((_, given),) = Interpreter(str(path)).get_signature_runner().get_input_details().items()
     assert given["quantization"] == (pytest.approx(1.0), 0)
@@ -269,7 +269,7 @@ def test_what_tflite_has_no_operator_for_is_said(spec, model, tmp_path):
     network = keras.Model({"image": inputs}, {"kind/scores": scores})
     odd = model._replace(servable=dataclasses.replace(model.servable, model=network, labels={}))
     with pytest.raises(
-        UserError, match=r"cannot take this model .*TFLite lacks \(Tan\); leave this export out"
+        UserError, match=r"cannot represent this model .*TFLite lacks \(Tan\)\. Leave out this export"
     ) as error:
         write(spec, odd, tmp_path)
     assert "\n" not in str(error.value)
@@ -282,8 +282,8 @@ def test_convnext_as_onnx(tmp_path):
     network, pixels, _ = bridged("convnext_tiny(weights='none', size=32)", half=True)
     expected, shapes = network({"image": pixels}, training=False), {"image": (32, 32, 3)}
     export = EXPORTS.build(parse_spec("onnx()"))
-    export.write(Servable(network, {}, shapes, {}, {}), tmp_path / export.file)
-    for name, scores in export.load(tmp_path / export.file).predict({"image": pixels}).items():
+    export.write(Servable(network, {}, shapes, {}, {}), tmp_path / export.file_name)
+    for name, scores in export.load(tmp_path / export.file_name).predict({"image": pixels}).items():
         np.testing.assert_allclose(scores, expected[name], atol=1e-4 * np.abs(expected[name]).max())
 
 
@@ -340,12 +340,12 @@ def test_a_real_network(tmp_path):
 
     The head is trained: where a random one is unsure of everything, or sure, an error of the features does not show.
     """
-    root = asset("tux-stamps")
+    root = fetch_asset("tux-stamps")
     files = [path for name in ("animals", "food", "town") for path in sorted((root / name).rglob("*.png"))[::4][:12]]
     kinds = np.arange(3).repeat(12)
     keras.utils.set_random_seed(0)
     backbone = BACKBONES.build(parse_spec("efficientnet_lite0(size=96)"))
-    modality = MODALITIES.build(parse_spec("image"), backbone.card)
+    modality = MODALITIES.build(parse_spec("image"), backbone.pretrained_cfg)
     pixels = np.stack([modality.prepare(modality.decode(tf.constant(path.read_bytes()))) for path in files])
     features = keras.Model(backbone.inputs, backbone.features.pooled)(pixels, training=False).numpy()
     fitted = LogisticRegression(C=0.1, max_iter=1000).fit(features[::2], kinds[::2])
@@ -358,8 +358,8 @@ def test_a_real_network(tmp_path):
     servable = Servable(network, {"image": modality}, {"kind": NAMES}, {"image": pixels[::4]})
     for spec in (*("tflite(quantize='dynamic')", "tflite(quantize='int16x8')"), *OPENVINO):
         export = EXPORTS.build(parse_spec(spec))
-        export.write(servable, tmp_path / export.file)
-        found = export.load(tmp_path / export.file).predict({"image": pixels})["kind/scores"]
+        export.write(servable, tmp_path / export.file_name)
+        found = export.load(tmp_path / export.file_name).predict({"image": pixels})["kind/scores"]
         apart = np.abs(found - expected).max()
         assert apart <= (0.15 if export.quantized else export.tolerance), spec
         assert (apart > 1e-4) == (export.tolerance > 1e-4), spec

@@ -222,7 +222,7 @@ def test_layers_of_auxiliary_losses_are_removed(aligned):
     assert list(model.output) == list(reference.output)
     assert [type(layer) for layer in model.layers] == [type(layer) for layer in reference.layers]
     assert [weight.shape for weight in model.weights] == [weight.shape for weight in reference.weights]
-    assert "learned from without their labels" in (aligned / "run" / "report.html").read_text()
+    assert "are used without their labels" in (aligned / "run" / "report.html").read_text()
 
 
 @pytest.mark.slow
@@ -259,7 +259,7 @@ def test_unlabeled_samples_may_be_a_domain(tmp_path):
     flags = (*flags[:-1], f"--workdir={tmp_path / 'more'}")
     result = run_in_process("train", *flags, "--auxiliary_losses=dann(), coral()")
     assert result.returncode == 0, result.stderr
-    assert "learned from without their labels" in result.stderr
+    assert "are used without their labels" in result.stderr
     assert "label/accuracy[web]" not in read_scores(tmp_path / "more")
 
 
@@ -277,7 +277,7 @@ def test_invalid_auxiliary_losses_raise_an_error(tmp_path):
     }
     check_errors_before_writing(cases, tmp_path / "none", f"--data={data}", *SMALL)
     later = {
-        "--auxiliary_losses=coral(column='sauce')": "did you mean source",
+        "--auxiliary_losses=coral(column='sauce')": "Did you mean source?",
         "--auxiliary_losses=align(column='group')": "No training sample shares its group with a sample of another",
     }
     for number, (flag, message) in enumerate(later.items()):
