@@ -152,7 +152,7 @@ def test_unsuitable_options_are_refused(old, tmp_path):
     ("row", "message"),
     [
         ("", "The data has no sample of the language of --add_language: hu. Expected: en, fi."),
-        ("kutya,animal,hu\n", "too few samples for a head of their own; received: language hu: "),
+        ("kutya,animal,hu\n", "The head of language hu has too few samples: 1 to train on, 0 to test on."),
     ],
 )
 def test_too_little_data_is_refused(old, tmp_path, row, message):

@@ -119,3 +119,7 @@ class FastNormalizedFusion(keras.layers.Layer):
 
     def compute_output_shape(self, shapes: list[tuple]) -> Any:  # noqa: D102
         return shapes[0]
+
+
+# Keras stores the weights of a layer under the name of its class; existing files have this one.
+FastNormalizedFusion.__name__ = "Fusion"
