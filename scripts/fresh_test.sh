@@ -1,10 +1,10 @@
 #!/bin/sh
-# The README's two commands on a machine of another release that has only Python: a root of its own, in a folder.
+# Run the two commands of the README on another release that has only Python, in a root of its own in a folder.
 #
 #   sh scripts/fresh_test.sh trixie build/trixie         (make test-fresh SUITE=trixie)
 #
-# trixie is Debian 13 with Python 3.13, noble is Ubuntu 24.04 with 3.12. Takes root, debootstrap and 8 GB. What is in the
-# folder already is used again, with the last commit of this checkout.
+# trixie is Debian 13 with Python 3.13, noble is Ubuntu 24.04 with 3.12. The script needs root, debootstrap and 8 GB. The
+# folder is used again if it exists, with the last commit of this checkout.
 set -eu
 suite=$1
 mkdir -p "$2"
@@ -22,7 +22,7 @@ if [ ! -e "$root/etc/debian_version" ]; then
         "$suite" "$root" $mirror $scripts/$family
 fi
 
-# What reaches package registries from here reaches them from there.
+# The network settings of this machine are copied.
 cp /etc/resolv.conf "$root/etc/"
 cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
 mountpoint -q "$root/proc" || mount --bind /proc "$root/proc"

@@ -1,10 +1,10 @@
-"""What a stranger gets: the wheel, in an environment with nothing else, used in a folder with nothing else.
+"""Test the wheel in new environments and in a folder outside the repository.
 
     python scripts/wheel_test.py build/wheel-test          (make wheel-test)
 
-builds the wheel and installs it without extras; runs the doctor, the quickstart, predict and evaluate; then holds, for
-each extra, in an environment of its own, that what needs it names it while it is missing and works where it is
-installed. It downloads all that a stranger would; $TFX_FINETUNE_CACHE, where it is set, has weights and data.
+The script builds the wheel, installs it without extras, and runs the doctor, the quickstart, predict and evaluate. Then
+it checks every extra in an environment of its own: a command that needs the extra names it while it is missing, and
+works once it is installed. $TFX_FINETUNE_CACHE holds weights and data, if it is set.
 """
 
 import json
@@ -37,13 +37,13 @@ NEEDS = {
     "hub": ["inspect", "--data=texts", "--backbone=minilm()"],
     "weights": ["doctor"],
 }
-"""For each extra a command that needs it."""
-BESIDE = {"hub": "text"}
-"""Extras whose command needs another one too."""
+"""A command that needs the extra, by extra."""
+REQUIRED_EXTRAS = {"hub": "text"}
+"""Another extra that the command of an extra needs."""
 
 
 def build(folder: Path) -> Path:
-    """Builds the wheel of a copy of this checkout, in which no earlier build has left anything."""
+    """Build the wheel from a copy of this checkout that has no files of earlier builds."""
     shutil.rmtree(folder / "tree", ignore_errors=True)
     for name in SHIPPED:
         source, target = ROOT / name, folder / "tree" / name
@@ -52,27 +52,27 @@ def build(folder: Path) -> Path:
         else:
             shutil.copy(source, target)
     pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, folder / "tree"]
-    done = subprocess.run(pip, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
+    result = subprocess.run(pip, capture_output=True, text=True)
+    if result.returncode:
+        raise SystemExit(result.stderr)
     return next(folder.glob("tfx_finetune-*.whl"))
 
 
-def installer(folder: Path) -> Path:
-    """uv, in an environment of its own: it links what it has once downloaded into every further environment."""
+def install_uv(folder: Path) -> Path:
+    """Install uv, which shares downloaded packages between environments, and return its path."""
     venv.create(folder / "uv", with_pip=True)
     subprocess.run([folder / "uv" / "bin" / "python", "-m", "pip", "install", "-q", "uv"], check=True)
     return folder / "uv" / "bin" / "uv"
 
 
-class Stranger:
-    """An environment of its own, and a folder outside the repository in which commands run.
+class Environment:
+    """New environment, with a folder outside the repository in which commands run.
 
     Args:
-        uv: Installs.
-        folder: Holds the environments; commands run in `folder / "work"`.
-        name: Of the environment.
-        requirement: What is installed, with all that it needs.
+        uv: Path of uv.
+        folder: Folder of the environments; commands run in `folder / "work"`.
+        name: Name of the environment.
+        requirement: Requirement to install.
     """
 
     def __init__(self, uv: Path, folder: Path, name: str, requirement: str) -> None:
@@ -82,30 +82,30 @@ class Stranger:
         subprocess.run([uv, "pip", "install", "-q", "--python", self.python, requirement], check=True)
 
     def call(self, *arguments: object, status: int = 0) -> subprocess.CompletedProcess:
-        """Runs Python, which has to end with this status."""
+        """Run Python and check its exit status."""
         hidden = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
-        known = {key: value for key, value in os.environ.items() if key not in hidden}
-        environment = {"TFX_FINETUNE_CACHE": str(self.work.parent / "cache")} | known | {"COLUMNS": "200"}
+        inherited = {key: value for key, value in os.environ.items() if key not in hidden}
+        variables = {"TFX_FINETUNE_CACHE": str(self.work.parent / "cache")} | inherited | {"COLUMNS": "200"}
         command = [str(self.python), *map(str, arguments)]
-        done = subprocess.run(command, cwd=self.work, env=environment, capture_output=True, text=True)
-        expect(done.returncode == status, f"{self.name}: {' '.join(command)}\n{done.stdout}{done.stderr}")
-        return done
+        result = subprocess.run(command, cwd=self.work, env=variables, capture_output=True, text=True)
+        expect(result.returncode == status, f"{self.name}: {' '.join(command)}\n{result.stdout}{result.stderr}")
+        return result
 
     def run(self, name: str, *arguments: object, status: int = 0) -> str:
-        """Runs a command of the package; all that it printed."""
+        """Run a command of the package and return all that it printed."""
         print(f"{self.name}: {name} {' '.join(map(str, arguments))}", flush=True)
-        done = self.call("-m", f"tfx_finetune.{name}", *arguments, status=status)
-        return done.stdout + done.stderr
+        result = self.call("-m", f"tfx_finetune.{name}", *arguments, status=status)
+        return result.stdout + result.stderr
 
 
-def expect(true: bool, otherwise: str) -> None:
-    """Ends the program where something does not hold."""
-    if not true:
-        raise SystemExit(f"FAILED: {otherwise}")
+def expect(condition: bool, message: str) -> None:
+    """Exit with a message if a condition is false."""
+    if not condition:
+        raise SystemExit(f"FAILED: {message}")
 
 
-def samples(work: Path) -> None:
-    """Pictures, sounds and texts of two classes."""
+def write_samples(work: Path) -> None:
+    """Write images, recordings and texts of two classes."""
     rng = np.random.default_rng(0)
     for number, kind in enumerate(("dark", "light")):
         for part in ("photos", "sounds", "texts"):
@@ -119,47 +119,50 @@ def samples(work: Path) -> None:
                 sound.writeframes(rng.integers(-(2**14), 2**14, 16000, np.int16).tobytes())
 
 
-def main_path(stranger: Stranger) -> None:
-    """The quickstart and what its bundle is for, as the README has it."""
-    print(stranger.run("doctor"))
-    print(stranger.run("train", "--flagfile=configs/quickstart.cfg", "--workdir=quick"))
-    picture = next((stranger.work / "quick" / "bundle" / "golden").glob("*.png"))
-    lines = stranger.run("predict", "--bundle=quick/bundle", "--format=tflite_int8", picture).splitlines()
+def check_main_path(environment: Environment) -> None:
+    """Run the quickstart, and predict and evaluate with its bundle."""
+    print(environment.run("doctor"))
+    print(environment.run("train", "--flagfile=configs/quickstart.cfg", "--workdir=quick"))
+    picture = next((environment.work / "quick" / "bundle" / "golden").glob("*.png"))
+    lines = environment.run("predict", "--bundle=quick/bundle", "--format=tflite_int8", picture).splitlines()
     expect("label" in json.loads(lines[0]), f"predict: {lines}")
-    scores = stranger.run("evaluate", "--bundle=quick/bundle", "--data=tux_stamps()", "--format=saved_model")
+    scores = environment.run("evaluate", "--bundle=quick/bundle", "--data=tux_stamps()", "--format=saved_model")
     print(scores)
     accuracy = json.loads(re.findall(r"^\{.*\}$", scores, re.MULTILINE)[-1])["label/accuracy"]
     expect(accuracy > 0.8, f"evaluate: {accuracy}")
-    stranger.run("train", *NET, *RUN, "--workdir=small")
+    environment.run("train", *NET, *RUN, "--workdir=small")
 
 
-def extra(uv: Path, folder: Path, wheel: Path, base: Stranger, name: str) -> None:
-    """Holds that an extra is named where it is missing, and that it is all that is missing."""
-    before, wanted = base, name
-    if beside := BESIDE.get(name):
-        before, wanted = Stranger(uv, folder, f"{name}_without", f"{wheel}[{beside}]"), f"{name},{beside}"
-    after = Stranger(uv, folder, name, f"{wheel}[{wanted}]")
+def check_extra(uv: Path, folder: Path, wheel: Path, base: Environment, name: str) -> None:
+    """Check that a command names a missing extra, and works once the extra is installed."""
+    before, extras = base, name
+    if other := REQUIRED_EXTRAS.get(name):
+        before, wanted = Environment(uv, folder, f"{name}_without", f"{wheel}[{other}]"), f"{name},{other}"
+    after = Environment(uv, folder, name, f"{wheel}[{extras}]")
     page = base.work / "looked" / "data.html"
-    for stranger, status in ((before, 0 if name in ("data", "weights") else 2), (after, 2 if name == "serve" else 0)):
-        said = stranger.run(*NEEDS[name], status=status)
-        said += page.read_text() if name == "data" else ""
-        named = f"tfx_finetune[{name}]" in said
-        expect(named == (stranger is before), f"{name} is {'' if named else 'not '}named: {said}")
-    for stranger in {before, after} - {base}:
-        shutil.rmtree(folder / stranger.name)
+    for environment, status in (
+        (before, 0 if name in ("data", "weights") else 2),
+        (after, 2 if name == "serve" else 0),
+    ):
+        output = environment.run(*NEEDS[name], status=status)
+        output += page.read_text() if name == "data" else ""
+        is_named = f"tfx_finetune[{name}]" in output
+        expect(is_named == (environment is before), f"{name} is {'' if is_named else 'not '}named: {output}")
+    for environment in {before, after} - {base}:
+        shutil.rmtree(folder / environment.name)
 
 
 def main() -> None:
-    """Runs it all."""
+    """Run all checks."""
     folder = Path(sys.argv[1]).resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    wheel, uv = build(folder), installer(folder)
-    base = Stranger(uv, folder, "base", str(wheel))
-    samples(base.work)
-    main_path(base)
+    wheel, uv = build(folder), install_uv(folder)
+    base = Environment(uv, folder, "base", str(wheel))
+    write_samples(base.work)
+    check_main_path(base)
     for name in NEEDS:
-        extra(uv, folder, wheel, base, name)
+        check_extra(uv, folder, wheel, base, name)
     shutil.rmtree(folder)
     print(f"passed: {wheel.name}, alone and with each of {len(NEEDS)} extras")
 

@@ -100,7 +100,7 @@ def scripts(
                     columns.setdefault(column, []).append(value)
     for columns in parts.values():
         columns["image"] = np.stack(columns["image"])
-    ordered = {part: parts[part] for part in ("train", "test", "all") if part in parts}
+    ordered: dict[str, dict[str, Any]] = {part: parts[part] for part in ("train", "test", "all") if part in parts}
     return InMemorySource(f"scripts_{kind}", (), (), ordered)
 
 
