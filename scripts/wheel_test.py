@@ -137,7 +137,7 @@ def check_extra(uv: Path, folder: Path, wheel: Path, base: Environment, name: st
     """Check that a command names a missing extra, and works once the extra is installed."""
     before, extras = base, name
     if other := REQUIRED_EXTRAS.get(name):
-        before, wanted = Environment(uv, folder, f"{name}_without", f"{wheel}[{other}]"), f"{name},{other}"
+        before, extras = Environment(uv, folder, f"{name}_without", f"{wheel}[{other}]"), f"{name},{other}"
     after = Environment(uv, folder, name, f"{wheel}[{extras}]")
     page = base.work / "looked" / "data.html"
     for environment, status in (
