@@ -61,7 +61,7 @@ def show_files(paths: Sequence[str]) -> None:
             raise UserError("The file is not a TFLite file", got=f"{path} ({first_line(error)})") from None
         tensors = {
             name: [f"{detail['name']} {detail['dtype'].__name__} {detail['shape'].tolist()}" for detail in details]
-            for name, details in (("takes", reader.get_input_details()), ("gives", reader.get_output_details()))
+            for name, details in (("inputs", reader.get_input_details()), ("outputs", reader.get_output_details()))
         }
         print(
             json.dumps(

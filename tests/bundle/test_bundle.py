@@ -72,7 +72,7 @@ def test_a_bundle_is_opened_as_it_was_written(original, folder):
 
 
 def _exported(bundle):
-    return {file for file, _ in bundle.sizes.values()}
+    return {file for file, _ in bundle.file_sizes.values()}
 
 
 def test_labels_are_lines_in_the_order_of_the_scores(folder):
@@ -141,7 +141,7 @@ def test_a_missing_file_is_named(name, folder):
     """A bundle that was copied in part."""
     (folder / name).unlink()
     said = complaint(Bundle.open, folder)
-    assert said == f"a file of the bundle is missing; received: {folder / name}; run its command again"
+    assert said == f"A file of the bundle is missing: {folder / name}. Run its command again."
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -151,7 +151,7 @@ def test_an_altered_file_is_named(name, folder):
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
     said = complaint(Bundle.open, folder)
-    assert said.startswith(f"a file of the bundle was altered; received: {folder / name}; it is not what was verified")
+    assert said.startswith(f"A file of the bundle was changed: {folder / name}. Run its command again: the file is not the verified one.")
 
 
 def test_what_others_put_beside_the_files_does_not_matter(folder):
@@ -168,34 +168,34 @@ def test_a_folder_without_a_manifest_is_no_bundle(content, tmp_path):
         (tmp_path / "manifest.json").write_text(content)
     said = complaint(Bundle.open, tmp_path)
     assert said == (
-        f"not a bundle (it has no readable manifest.json); received: {tmp_path}; "
-        "name the folder bundle/ of a finished run"
+        f"The folder has no readable manifest.json and is not a bundle: {tmp_path}. "
+        "Name the folder bundle/ of a finished run."
     )
 
 
 def test_a_folder_that_is_not_there_is_no_bundle(tmp_path):
     """A path that was mistyped."""
-    assert "not a bundle" in complaint(Bundle.open, tmp_path / "missing")
-    assert "no bundle given" in complaint(Bundle.open, "")
+    assert "is not a bundle" in complaint(Bundle.open, tmp_path / "missing")
+    assert complaint(Bundle.open, "").startswith("--bundle is missing. ")
 
 
 def test_a_bundle_of_another_version_is_refused(folder):
     """Before anything in it is looked at."""
     alter(folder, version=99, verified=None, files=None)
-    assert "a bundle of another version; received: 99; allowed: 2" in complaint(Bundle.open, folder)
+    assert "The bundle has another version: 99. Expected: 2." in complaint(Bundle.open, folder)
 
 
 def test_a_bundle_that_was_not_verified_is_refused(model, tmp_path):
     """Its run was interrupted, or still goes on."""
     bundle = write_bundle(tmp_path / "bundle", model, "tflite()")
     said = complaint(Bundle.open, bundle.path)
-    assert said == f"a bundle whose run has not finished; received: {bundle.path}; run its command again"
+    assert said == f"The run of the bundle has not finished: {bundle.path}. Run its command again."
 
 
 def test_an_unknown_format_is_told_which_there_are(original):
     """With what was probably meant."""
-    said = complaint(original.reader, "tflight")
-    assert "no such format; received: tflight; allowed: keras, saved_model, tflite; did you mean tflite?" in said
+    said = complaint(original.load_model, "tflight")
+    assert "no such format: tflight. Expected: keras, saved_model, tflite. Did you mean tflite?" in said
 
 
 def test_an_export_that_fails_leaves_the_bundle_as_it_was(folder, model):
@@ -260,7 +260,7 @@ def test_what_cannot_be_read_has_its_reason(original, model, tmp_path):
         "embedded null byte",
         "empty file",
         "truncated or corrupt PNG",
-        "not a JPEG, PNG, GIF, BMP or WebP picture",
+        "not a JPEG, PNG, GIF, BMP or WebP image",
     ]
     assert [record["file"] for record in records[2:]] == [str(path) for path in sorted(tmp_path.iterdir())]
     assert records[5]["label"] in NAMES

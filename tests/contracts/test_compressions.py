@@ -79,7 +79,7 @@ def test_violations_are_found():
     prune, cluster, qat = (
         COMPRESSIONS.build(parse_spec(spec)) for spec in ("prune()", "cluster(num_clusters=4)", "qat()")
     )
-    assert "zeros" in find_compression_violation(dense, 0.0, [prune])
+    assert "sparsity" in find_compression_violation(dense, 0.0, [prune])
     assert "288 values" in find_compression_violation(dense, 0.0, [cluster])
     assert not find_compression_violation(dense, 0.0, [qat])
     rounded = [np.round(np.clip(dense[0], -1.4, 1.4))]

@@ -62,9 +62,9 @@ def model():
 def test_what_is_written_is_read_again(spec, model, tmp_path):
     """load(write(model)) answers as the model does, for one sample and for several, by the same names."""
     export = EXPORTS.build(spec)
-    export.write(model.servable, tmp_path / export.file)
-    assert [path.name for path in tmp_path.iterdir()] == [export.file]
-    predict = export.load(tmp_path / export.file).predict
+    export.write(model.servable, tmp_path / export.file_name)
+    assert [path.name for path in tmp_path.iterdir()] == [export.file_name]
+    predict = export.load(tmp_path / export.file_name).predict
     found = predict({"image": model.pixels[:5]})
     assert set(found) == {"kind/scores", "marks/scores"}
     for name, scores in found.items():
@@ -80,7 +80,7 @@ def test_formats_and_files_have_the_names_that_users_know(spec):
     """A float file is held to a smaller tolerance than one that rounds."""
     export = EXPORTS.build(spec)
     assert export.format in FORMATS
-    assert export.file.startswith(("model", "saved_model", "openvino"))
+    assert export.file_name.startswith(("model", "saved_model", "openvino"))
     assert export.quantized == export.format.startswith(ROUNDED)
     assert export.tolerance <= (0.5 if export.quantized else 0.02)
 
@@ -89,7 +89,7 @@ def test_formats_and_files_have_the_names_that_users_know(spec):
 def test_what_is_no_such_file_is_refused(name, tmp_path):
     """Missing, empty, and of another kind: one line that names the file."""
     export = EXPORTS.build(Spec(name))
-    path = tmp_path / export.file
+    path = tmp_path / export.file_name
     for content in (None, b"", b"PK\3\4 not much of a model"):
         if content is not None:
             path.write_bytes(content)

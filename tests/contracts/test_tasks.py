@@ -15,7 +15,7 @@ from tfx_finetune.types.task import ClassLabels
 NAMES = ("ägg", "bär und café", "猫", "🦊")
 LABELS = ClassLabels(NAMES, (40, 30, 20, 10), 100)
 MADE = {name: TASKS.build(Spec(name), LABELS) for name in TASKS}
-FIXED = [name for name, task in MADE.items() if task.space is None and task.places is None]
+FIXED = [name for name, task in MADE.items() if task.zero_shot is None and task.localization is None]
 """Those of a sample's classes, which training fixes; tests/test_names.py and test_detect.py have what holds for others.
 """
 RNG = np.random.default_rng(0)
@@ -76,13 +76,13 @@ def test_training_learns(name, options):
     weight = np.array([task.weight(tf.constant(row)).numpy() for row in target])
     inputs = np.eye(6)[truth] + RNG.normal(size=(40, 6)) / 10
     network = model(task)
-    network.compile(keras.optimizers.Adam(0.1), loss=task.loss, metrics=task.metrics(), jit_compile=False)
+    network.compile(keras.optimizers.Adam(0.1), loss=task.loss, metrics=task.make_metrics(), jit_compile=False)
     history = network.fit(inputs, target, sample_weight=weight, epochs=20, batch_size=40, verbose=0).history
     assert history["loss"][-1] < history["loss"][0] / 2
     assert history["accuracy"][-1] > 0.9
     scores = task.decode({"logits": network(inputs)})["scores"].numpy()
-    assert task.scores(target, scores)[task.score] == 1.0
-    assert [metric.name for metric in task.metrics()] == ["accuracy"]
+    assert task.compute_metrics(target, scores)[task.monitor] == 1.0
+    assert [metric.name for metric in task.make_metrics()] == ["accuracy"]
 
 
 @pytest.mark.parametrize("name", FIXED)
@@ -90,9 +90,9 @@ def test_scores_are_json_and_higher_is_better(name):
     """Perfect scores give 1, reversed ones less; every number is a plain one, per class too."""
     task = built(name)
     target = targets(task)
-    best, worst = task.scores(target, target), task.scores(target, 1 - target)
-    assert best[task.score] == 1.0
-    assert worst[task.score] < 0.5
+    best, worst = task.compute_metrics(target, target), task.compute_metrics(target, 1 - target)
+    assert best[task.monitor] == 1.0
+    assert worst[task.monitor] < 0.5
     assert list(json.loads(json.dumps(best, allow_nan=False))["per_class"]) == list(NAMES)
     assert all(type(value) is float for name, value in best.items() if name not in ("per_class", "confusion"))
     for row in best["per_class"].values():
@@ -105,18 +105,18 @@ def test_correct_is_a_value_of_each_sample(name):
     """In [0, 1], 1 where the scores are the truth, and of the sample alone."""
     task = built(name)
     target = targets(task)
-    value = task.correct(target, SCORES)
+    value = task.per_sample_score(target, SCORES)
     assert value.shape == (50,)
     assert ((value >= 0) & (value <= 1)).all()
     assert 0 < value.mean() < 1
-    assert (task.correct(target, target) == 1).all()
-    assert np.array_equal(task.correct(target[::-1], SCORES[::-1]), value[::-1])
+    assert (task.per_sample_score(target, target) == 1).all()
+    assert np.array_equal(task.per_sample_score(target[::-1], SCORES[::-1]), value[::-1])
 
 
 @pytest.mark.parametrize("name", FIXED)
 def test_predict_is_the_json_line_of_a_sample(name):
     """Label, score, and the score of every class by name."""
-    record = built(name).predict(np.array([0.1, 0.2, 0.6, 0.1], np.float32))
+    record = built(name).format_prediction(np.array([0.1, 0.2, 0.6, 0.1], np.float32))
     assert list(record) == ["label", "score", "scores"]
     assert json.loads(json.dumps(record, ensure_ascii=False)) == record
     assert list(record["scores"]) == list(NAMES)
@@ -132,7 +132,7 @@ def test_predict_is_the_json_line_of_a_sample(name):
 )
 def test_options_out_of_range_are_refused(name, options):
     """A share of 1.5 is a mistake to mend, not a traceback of Keras."""
-    with pytest.raises(UserError, match=f"{next(iter(options))} is out of range; received: .*; allowed: 0 "):
+    with pytest.raises(UserError, match=rf"^{next(iter(options))} of {name}\(\) is out of range: .*\. Expected: 0 "):
         built(name, **options)
 
 

@@ -216,9 +216,9 @@ def test_a_bundle_with_several_towers_reports_bad_samples(things):
         ({"text": " \n"}, "text: only white space"),
         ({"text": "half a pair \ud800"}, "text: not UTF-8"),
         ({"text": b"\xff\xfe"}, "text: not UTF-8"),
-        ({"image": 5}, "image: neither the path of a file nor its content, but int"),
-        ({"audio": ["a.wav"]}, "audio: neither the path of a file nor its content, but list"),
-        ({"text": ["low"]}, "text: no text, but list"),
+        ({"image": 5}, "image: expected the path of a file or its content, got int"),
+        ({"audio": ["a.wav"]}, "audio: expected the path of a file or its content, got list"),
+        ({"text": ["low"]}, "text: expected a text, got list"),
         ({"text": None, "image": ""}, "has none of image, text, audio"),
         ({}, "has none of image, text, audio"),
     ]

@@ -18,11 +18,11 @@ SNIPPETS = [code for code in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def folder(trained, tmp_path_factory):
+def folder(trained_run, tmp_path_factory):
     """Where a reader of the page stands: a bundle and a picture."""
     folder = tmp_path_factory.mktemp("reader")
-    shutil.copytree(trained.workdir / "bundle", folder / "bundle")
-    shutil.copy(sorted((trained.data / "disc").glob("*.jpg"))[0], folder / "a.jpg")
+    shutil.copytree(trained_run.workdir / "bundle", folder / "bundle")
+    shutil.copy(sorted((trained_run.data / "disc").glob("*.jpg"))[0], folder / "a.jpg")
     return folder
 
 

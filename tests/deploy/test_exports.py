@@ -119,7 +119,7 @@ def test_a_keras_file_that_would_run_code_is_refused(tmp_path):
     inputs = keras.Input((2,), name="image")
     outputs = {"kind/scores": keras.layers.Lambda(lambda x: x + 1)(inputs)}
     keras.Model({"image": inputs}, outputs).save(tmp_path / "model.keras")
-    with pytest.raises(UserError, match="The Keras file is not readable"):
+    with pytest.raises(UserError, match="The file is not a readable Keras file"):
         EXPORTS.build(parse_spec("keras_file()")).load(tmp_path / "model.keras")
 
 

@@ -15,10 +15,10 @@ FLOAT = VerificationResult(
 HALF = dataclasses.replace(FLOAT, format="tflite_float16", bytes=4_000_000, compressed_bytes=3_600_000)
 INT8 = dataclasses.replace(
     FLOAT, format="tflite_int8", score=0.89, score_drop=0.01, bytes=2_000_000, compressed_bytes=1_500_000, latency=4.0, single_thread_latency=5.0,
-    memory=12.0, agreement=0.97, floats=0,
+    memory=12.0, agreement=0.97, float_ops=0,
 )  # fmt: skip
-BROKEN = dataclasses.replace(INT8, format="tflite_int16x8", bytes=1_000, reason="loses too much")
-KERAS = dataclasses.replace(FLOAT, format="keras", bytes=500, operators=None, floats=None, memory=None)
+BROKEN = dataclasses.replace(INT8, format="tflite_int16x8", bytes=1_000, failure_reason="loses too much")
+KERAS = dataclasses.replace(FLOAT, format="keras", bytes=500, total_ops=None, float_ops=None, memory=None)
 ALL = [KERAS, FLOAT, HALF, INT8, BROKEN]
 
 
@@ -72,18 +72,18 @@ def test_without_a_file_to_choose():
     """Only a Keras file, or none that passed."""
     limits = selection.parse_constraints("size<1GB")
     assert selection.select_file(limits, [KERAS, BROKEN]) is None
-    assert "add a tflite()" in str(selection.no_file_fits_error(limits, [KERAS, BROKEN]))
+    assert "Add a tflite()" in str(selection.no_file_fits_error(limits, [KERAS, BROKEN]))
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("sise<2MB", "did you mean size?"),
-        ("size<2", "wants a unit of size"),
-        ("score_drop<2MB", "wants a unit of score_drop"),
-        ("size", "is not understood"),
-        ("size=2MB", "is not understood"),
-        ("size<2.2.2MB", "is not understood"),
+        ("sise<2MB", "Did you mean size?"),
+        ("size<2", "--constraints has a wrong unit of size: size<2. Expected: B, kB"),
+        ("score_drop<2MB", "--constraints has a wrong unit of score_drop: score_drop<2MB. Expected: none, %."),
+        ("size", "--constraints has an invalid limit"),
+        ("size=2MB", "--constraints has an invalid limit"),
+        ("size<2.2.2MB", "--constraints has an invalid limit"),
     ],
 )
 def test_limits_that_make_no_sense(text, said):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from tests.helpers.commands import command
+from tests.helpers.commands import run_command
 from tests.helpers.small_data import class_folder
 from tests.helpers.small_model import small, write_bundle
 from tfx_finetune.core.config import Run, SplitOptions, VerifyOptions
@@ -32,8 +32,8 @@ SELECTIVE = "tflite(quantize='int8', selective=True)"
 def write(spec, servable, folder):
     """Writes a file; returns its content and its predict function."""
     export = EXPORTS.build(parse_spec(spec))
-    export.write(servable, folder / export.file)
-    return (folder / export.file).read_bytes(), export.load(folder / export.file).predict
+    export.write(servable, folder / export.file_name)
+    return (folder / export.file_name).read_bytes(), export.load(folder / export.file_name).predict
 
 
 def worn(model):
@@ -110,9 +110,9 @@ def test_exactly_the_ruined_layers_stay_float(model, tmp_path, capfd):
     """The one that gives the tensor and the one that takes it; the file then answers as the model does."""
     served = model.servable
     _, plain = write("tflite(quantize='int8')", served, tmp_path)
-    assert served.drop(plain) > 2 * served.allowed
+    assert served.score_drop_fn(plain) > 2 * served.max_score_drop
     content, predict = write(SELECTIVE, served, tmp_path)
-    assert served.drop(predict) <= served.allowed
+    assert served.score_drop_fn(predict) <= served.max_score_drop
     kinds = [kernel.dtype.name for kernel in litert.read_kernels(content)]
     assert kinds == ["float32", "float32", "int8", "int8", "int8", "int8"]
     ((_, fed),) = Interpreter(model_content=content).get_signature_runner().get_input_details().items()
@@ -149,7 +149,7 @@ def test_it_takes_and_gives_what_the_plain_file_does(model, tmp_path):
     for selective in (False, True):
         spec = f"tflite(quantize='int8', inputs='int8', outputs='int8', selective={selective})"
         write(spec, model.servable, tmp_path)
-        runner = Interpreter(str(tmp_path / EXPORTS.build(parse_spec(spec)).file)).get_signature_runner()
+        runner = Interpreter(str(tmp_path / EXPORTS.build(parse_spec(spec)).file_name)).get_signature_runner()
         fed, given = runner.get_input_details(), runner.get_output_details()
         assert fed["image"]["quantization"] == (1.0, -128)
         both.append({name: (detail["dtype"], *detail["shape"]) for name, detail in (fed | given).items()})
@@ -159,14 +159,14 @@ def test_it_takes_and_gives_what_the_plain_file_does(model, tmp_path):
 
 def test_where_nothing_holds_the_best_file_is_written(model, tmp_path):
     """It is refused by `verify`, as any other file is."""
-    strict = dataclasses.replace(model.servable, allowed=-1.0)
+    strict = dataclasses.replace(model.servable, max_score_drop=-1.0)
     _, predict = write(SELECTIVE, strict, tmp_path)
-    assert strict.drop(predict) < 0.01
+    assert strict.score_drop_fn(predict) < 0.01
 
 
 def test_only_an_int8_file_has_layers_to_choose():
     """All others are refused before anything is done."""
-    with pytest.raises(UserError, match=r"selective=True beside quantize='float16'; say quantize='int8'"):
+    with pytest.raises(UserError, match=r"needs an int8 file: selective=True with quantize='float16'\. Say quantize='int8'\."):
         EXPORTS.build(parse_spec("tflite(quantize='float16', selective=True)"))
 
 
@@ -177,10 +177,10 @@ def test_files_are_judged_on_validation_samples(tmp_path):
     """Or, without any, by what the model says of the samples for calibration; never on the test split."""
     folder = class_folder(tmp_path / "data", a=10, b=10, c=10)
     run = Run(data=str(folder), backbone="convnet(size=16)", heads="kind=classify()", workdir=str(tmp_path / "run"))
-    run = dataclasses.replace(run, verify=VerifyOptions(max_drop=0.3), samples=SplitOptions(val=0.4))
+    run = dataclasses.replace(run, verify=VerifyOptions(max_drop=0.3), split=SplitOptions(val=0.4))
     plan = check(dataclasses.replace(run, exports=SELECTIVE))
     data = prepare_data(plan, {"image": PretrainedCfg(size=16)})
-    served = dataclasses.replace(small({"kind": "classify()"}).servable, drop=None)
+    served = dataclasses.replace(small({"kind": "classify()"}).servable, score_drop_fn=None)
     table = data.table
     joined = dataclasses.replace(table, split=np.where(table.split == "val", "train", table.split))
     for known in (data, dataclasses.replace(data, table=joined)):
@@ -205,12 +205,12 @@ def test_files_are_judged_on_validation_samples(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_finished_run_writes_it(trained, tmp_path):
+def test_a_finished_run_writes_it(trained_run, tmp_path):
     """Beside the plain file, verified; the command says which layers stay float."""
     workdir = tmp_path / "run"
-    shutil.copytree(trained.workdir, workdir)
+    shutil.copytree(trained_run.workdir, workdir)
     exports = f"tflite(quantize='int8'), {SELECTIVE}, ai_edge()"
-    found = command("export", f"--bundle={workdir / 'bundle'}", f"--exports={exports}")
+    found = run_command("export", f"--bundle={workdir / 'bundle'}", f"--exports={exports}")
     assert found.returncode == 0, found.stderr
     assert "tflite_int8_selective: " in found.stderr
     manifest = json.loads((workdir / "bundle" / "manifest.json").read_text())

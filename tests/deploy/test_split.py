@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers.commands import command
+from tests.helpers.commands import run_command
 from tests.helpers.small_data import picture
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.ops import litert
@@ -15,7 +15,7 @@ from tfx_finetune.ops import litert
 # Kinds of text by their length; TFLite has no inverse of the error function.
 TOWER = '''
 import keras
-from tfx_finetune.types.components import BACKBONES, Backbone, Card, Features, Group
+from tfx_finetune.types.components import BACKBONES, Backbone, Features, LayerGroup, PretrainedCfg
 
 
 @keras.saving.register_keras_serializable("odd_tower")
@@ -24,14 +24,14 @@ class Odd(keras.layers.Layer):
         return keras.ops.erfinv(keras.ops.tanh(keras.ops.cast(inputs, "float32") / 200.0))
 
 
-@BACKBONES.takes("text")
+@BACKBONES.register_for("text")
 def odd(size: int = 12) -> Backbone:
     """Characters, bent."""
     inputs = keras.Input((size,), dtype="int32", name="text")
     bent = Odd(name="bent")(inputs)
     pooled = keras.layers.Dense(8, activation="relu", name="pooled")(bent)
-    groups = (Group("pooled", ("bent", "pooled"), pooled),)
-    return Backbone("text", Card(size=size, tokenizer="code_points()"), inputs, Features(pooled), groups)
+    groups = (LayerGroup("pooled", ("bent", "pooled"), pooled),)
+    return Backbone("text", PretrainedCfg(size=size, tokenizer="code_points()"), inputs, Features(pooled), groups)
 '''
 
 
@@ -56,7 +56,7 @@ def bundle(tmp_path_factory):
         f"--workdir={root / 'run'}",
         "--nocache.enabled",
     ]
-    found = command("train", *flags, timeout=600, PYTHONPATH=f"{root}:.")
+    found = run_command("train", *flags, timeout=600, PYTHONPATH=f"{root}:.")
     assert found.returncode == 0, found.stderr
     return root / "run" / "bundle", found.stderr
 
@@ -68,8 +68,8 @@ def test_the_rest_is_exported(bundle):
     manifest = json.loads((path / "manifest.json").read_text())
     assert manifest["verified"] == {"saved_model": True, "tflite_split": True}
     assert manifest["files"]["tflite_split"]["export"] == "split()"
-    assert "TFLite cannot take this model" in said
-    assert "so split() is written in place of tflite()" in said
+    assert "TFLite cannot represent this model" in said
+    assert "split() is written instead of tflite()." in said
     why = json.loads((path / "model_split" / "towers.json").read_text())
     assert list(why) == ["text"]
     assert "Erfinv" in why["text"]

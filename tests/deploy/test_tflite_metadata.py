@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tests.helpers.commands import refused, within
+from tests.helpers.commands import get_error, run_in_process
 from tests.helpers.small_model import ABOUT, NAMES, small
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.deploy.formats import tflite_metadata
@@ -56,16 +56,16 @@ def test_the_same_model_gives_the_same_file(file, tmp_path):
     assert twice[0] == twice[1]
 
 
-def test_inspect_prints_it(file, trained):
+def test_inspect_prints_it(file, trained_run):
     """A JSON line a file; a bundle's files have it too; what is no TFLite file is named."""
-    found = within("inspect", file, trained.workdir / "bundle" / "model.tflite")
+    found = run_in_process("inspect", file, trained_run.workdir / "bundle" / "model.tflite")
     assert found.returncode == 0, found.stderr
     first, second = map(json.loads, found.stdout.splitlines())
     assert first["metadata"]["license"] == "Apache-2.0"
-    assert "uint8 [1, 16, 16, 3]" in first["takes"][0]
+    assert "uint8 [1, 16, 16, 3]" in first["inputs"][0]
     assert second["metadata"]["labels"]["label"] == ["bar", "disc", "square"]
-    assert second["metadata"]["name"] == trained.workdir.name
-    assert "not a TFLite file" in refused("inspect", trained.workdir / "bundle" / "labels.txt")
+    assert second["metadata"]["name"] == trained_run.workdir.name
+    assert "not a TFLite file" in get_error("inspect", trained_run.workdir / "bundle" / "labels.txt")
 
 
 def test_a_file_without_metadata_says_nothing():

@@ -69,8 +69,8 @@ def refused(bundle, model, format, gate=WIDE):
 
 def overwrite(bundle, model, format):
     """Puts the file of another model into the bundle."""
-    export = bundle.export(format)
-    export.write(model.servable, bundle.path / export.file)
+    export = bundle.get_export(format)
+    export.write(model.servable, bundle.path / export.file_name)
 
 
 def tflite(run, path, size=16):
@@ -115,11 +115,11 @@ def test_every_format_of_the_trained_model_passes(original, model):
     found = checks(original, model)
     for format, check in found.items():
         assert check.failure_reason == "", format
-        assert check.difference <= original.export(format).tolerance
+        assert check.difference <= original.get_export(format).tolerance
         assert check.ci_high - check.ci_low < 0.3
         assert check.latency > 0
         assert 0.8 < check.agreement <= 1
-        assert 0 < check.compressed_bytes < check.bytes == files.compute_size(original.file(format))
+        assert 0 < check.compressed_bytes < check.bytes == files.compute_size(original.get_path(format))
         assert (check.total_ops is None) == (check.memory is None) == (not format.startswith("tflite"))
         each = check.scores["kind/accuracy"], check.scores["marks/mean_average_precision"]
         assert check.score == pytest.approx(sum(each) / 2)
@@ -173,14 +173,14 @@ def test_the_file_of_another_model_is_refused(format, bundle, model):
     overwrite(bundle, small(HEADS, seed=1), format)
     check = refused(bundle, model, format)
     assert "on a golden sample, allowed" in check.failure_reason
-    assert check.difference > bundle.export(format).tolerance
+    assert check.difference > bundle.get_export(format).tolerance
 
 
 @pytest.mark.parametrize("content", [None, b"", b"half of a file" * 100], ids=["missing", "empty", "other"])
 @pytest.mark.parametrize("format", ["keras", "tflite_int8"])
 def test_a_file_that_cannot_be_opened_is_refused(format, content, bundle, model):
     """Missing, empty, or of another kind."""
-    path = bundle.path / bundle.export(format).file
+    path = bundle.path / bundle.get_export(format).file_name
     path.unlink()
     if content is not None:
         path.write_bytes(content)
@@ -197,7 +197,7 @@ def test_a_file_without_one_of_the_heads_is_refused(bundle, model):
     """The head that it has is right."""
     run = model.servable.model
     tflite(lambda x: {"kind/scores": run({"image": x}, training=False)["kind/scores"]}, bundle.path / "model.tflite")
-    assert "of another shape" in refused(bundle, model, "tflite").failure_reason
+    assert "have another shape" in refused(bundle, model, "tflite").failure_reason
 
 
 def test_a_saved_model_that_decodes_otherwise_is_refused(bundle, model):
@@ -238,7 +238,7 @@ def test_a_file_that_is_not_finite_on_some_test_sample_is_refused(bundle, model)
 )
 def test_a_file_may_lose_so_much_and_no_more(format, lost, gate, reason, bundle, model):
     """Of each head by itself: the mean over both heads would be half of it."""
-    spoil(model, bundle.path / bundle.export(format).file, lost, others)
+    spoil(model, bundle.path / bundle.get_export(format).file_name, lost, others)
     check = checks(only(bundle, format), model, gate)[format]
     assert check.failure_reason == reason
     assert check.score_drop == pytest.approx(lost / 100 / 2)

@@ -12,7 +12,7 @@ from tfx_finetune.tasks.detect import detect
 from tfx_finetune.types.task import ClassLabels
 
 NAMES = ("ägg", "猫", "🦊")
-TASK = detect(ClassLabels(NAMES, (6, 3, 1), 10), threshold=0.5)
+TASK = detect(ClassLabels(NAMES, (6, 3, 1), 10), display_threshold=0.5)
 NOTHING = [0.0, 0, 0, 0, 0, -1]
 
 
@@ -130,16 +130,16 @@ def oracle(truth):
 def test_an_oracle_has_one_and_silence_zero():
     """Crowds need not be found; pictures without objects are no loss."""
     truth, _ = random_scenes(5)
-    best, worst = TASK.scores(truth, oracle(truth)), TASK.scores(truth, detections(*[[]] * len(truth)))
+    best, worst = TASK.compute_metrics(truth, oracle(truth)), TASK.compute_metrics(truth, detections(*[[]] * len(truth)))
     for name in ("map", "ap50", "ap75", "average_recall", "precision", "recall", "f1"):
         assert best[name] == 1.0
         assert worst[name] == 0.0
     assert worst["error_missed"] == 1.0
     assert not any(value for name, value in best.items() if name.startswith("error"))
-    assert (TASK.correct(truth, oracle(truth)) == 1).all()
+    assert (TASK.per_sample_score(truth, oracle(truth)) == 1).all()
     empty = (truth[..., 5] != 1).all(-1)
     assert empty.any()
-    assert np.array_equal(TASK.correct(truth, detections(*[[]] * len(truth))) == 1, empty)
+    assert np.array_equal(TASK.per_sample_score(truth, detections(*[[]] * len(truth))) == 1, empty)
 
 
 def test_what_is_found_in_a_crowd_is_neither_right_nor_wrong():
@@ -148,24 +148,24 @@ def test_what_is_found_in_a_crowd_is_neither_right_nor_wrong():
     right = (0, 0, 10, 10, 0.9, 0)
     for second, third, average in (((5, 5, 20, 20, 0.95, 0), NOTHING, 1.0), (NOTHING, (5, 5, 20, 20, 0.95, 0), 0.5)):
         said = detections([right], [second], [third])
-        scores = TASK.scores(truth, said)
+        scores = TASK.compute_metrics(truth, said)
         assert scores["map"] == pytest.approx(average)
         assert scores["precision"] == average
         assert scores["error_background"] == float(average == 0.5)
-        assert TASK.correct(truth, said).tolist() == [1, 1, float(average == 1.0)]
+        assert TASK.per_sample_score(truth, said).tolist() == [1, 1, float(average == 1.0)]
 
 
 def test_scores_are_json_and_of_every_class():
     """Plain floats, and rows of classes as every task has them; also where there is nothing at all."""
     for truth, found in (random_scenes(1), (targets([], []), detections([], []))):
-        scores = TASK.scores(truth, found)
+        scores = TASK.compute_metrics(truth, found)
         assert json.loads(json.dumps(scores, allow_nan=False)) == scores
         assert all(type(value) is float for name, value in scores.items() if name not in ("per_class", "curves"))
         assert list(scores["per_class"]) == list(NAMES)
         keys = ["precision", "recall", "f1", "support", "average_precision"]
         assert all(list(row) == keys for row in scores["per_class"].values())
     truth, found = random_scenes(1)
-    assert sum(row["support"] for row in TASK.scores(truth, found)["per_class"].values()) == (truth[..., 5] == 1).sum()
+    assert sum(row["support"] for row in TASK.compute_metrics(truth, found)["per_class"].values()) == (truth[..., 5] == 1).sum()
 
 
 def test_every_error_has_its_kind():
@@ -173,7 +173,7 @@ def test_every_error_has_its_kind():
     target = targets([(0, 0, 20, 20, 0, 1), (50, 0, 70, 20, 1, 1), (0, 50, 20, 70, 2, 1), (50, 50, 90, 90, 2, 2)])[0]
     found = detections(
         [
-            (0, 0, 20, 20, 0.99, 0),  # right
+            (0, 0, 20, 20, 0.99, 0),  # correct
             (0, 0, 20, 19, 0.98, 0),  # a surer one has it
             (50, 0, 70, 20, 0.97, 0),  # it is of class 1
             (0, 50, 20, 59, 0.96, 2),  # 0.45 of the union
@@ -185,7 +185,7 @@ def test_every_error_has_its_kind():
         most=10,
     )[0]
     judged = error_analysis.match_detections(target, found, 0.5)
-    kinds = ["right", "duplicate", "class", "localization", "both", "background", "crowd"]
+    kinds = ["correct", "duplicate", "class", "localization", "both", "background", "crowd"]
     assert [error_analysis.MATCH_TYPES[said] for said in judged.match_type[:7]] == kinds
     assert judged.match_type[7:].tolist() == [-1, -1, -1]
     assert judged.matched_gt.tolist() == [0, 0, 1, 2, 1, -1, -1, -1, -1, -1]
@@ -197,7 +197,7 @@ def test_every_error_has_its_kind():
     assert (scores["precision"], scores["recall"]) == pytest.approx((1 / 6, 1 / 3))
     assert scores["f1"] == pytest.approx(2 / (2 + 5 + 2))
     assert scores["per_class"]["ägg"] == pytest.approx({"precision": 1 / 4, "recall": 1, "f1": 2 / 5, "support": 1})
-    assert TASK.correct(target[None], found[None]) == pytest.approx([2 / 9])
+    assert TASK.per_sample_score(target[None], found[None]) == pytest.approx([2 / 9])
 
 
 def test_the_surer_of_two_detections_has_the_object():
@@ -205,5 +205,5 @@ def test_the_surer_of_two_detections_has_the_object():
     target = targets([(0, 0, 20, 20, 0, 1), (4, 0, 24, 20, 0, 1)])[0]
     found = detections([(0, 0, 20, 20, 0.6, 0), (4, 0, 24, 20, 0.7, 0), (0, 0, 20, 20, 0.9, 0)])[0]
     judged = error_analysis.match_detections(target, found, 0.5)
-    assert [error_analysis.MATCH_TYPES[said] for said in judged.match_type[:3]] == ["duplicate", "right", "right"]
+    assert [error_analysis.MATCH_TYPES[said] for said in judged.match_type[:3]] == ["duplicate", "correct", "correct"]
     assert judged.matched_gt[1:3].tolist() == [1, 0]

@@ -46,8 +46,8 @@ def logits(*sure, classes=3, low=-20.0):
 
 
 def target(text, size=(100, 200), lay=LAY, **options):
-    places = detect(LABELS, **options).places
-    return places.encode(places.read(tf.constant(text), tf.constant(size)), tf.constant(size), lay).numpy()
+    places = detect(LABELS, **options).localization
+    return places.encode(places.read_annotations(tf.constant(text), tf.constant(size)), tf.constant(size), lay).numpy()
 
 
 def test_objects_come_to_pixels_of_the_prepared_picture():
@@ -88,7 +88,7 @@ def test_what_a_crop_leaves_out_is_cut_away():
 def test_boxes_that_are_wrong_or_smaller_than_a_pixel(box, left, finding):
     """What the survey says is what learning does, and nothing that is there goes without a word."""
     text = "\t".join(map(str, ("ägg", *box, 0)))
-    assert detect(LABELS).places.examine(text.encode()) == ("ägg" if left else "", "", (finding,) if finding else ())
+    assert detect(LABELS).localization.check_annotations(text.encode()) == ("ägg" if left else "", "", (finding,) if finding else ())
     rows = target(text, size=(64, 64), lay=Letterbox(tf.ones(2), tf.zeros(2), 64))
     np.testing.assert_allclose(rows[0], (*left, 0, 1) if left else [0] * 6, atol=1e-3)
     assert not rows[1:].any()
@@ -109,12 +109,12 @@ def test_more_objects_than_there_is_room_for():
 
 def test_targets_are_made_in_a_pipeline():
     """Of one size, whatever a picture has, so that they can be batched."""
-    places = detect(LABELS, max_objects=3).places
+    places = detect(LABELS, max_objects=3).localization
     texts = ["", format_objects([Object("猫", 0, 0, 0.5, 1)])]
 
     def each(text):
         size = tf.constant([64, 64])
-        return places.encode(places.read(text, size), size, LAY)
+        return places.encode(places.read_annotations(text, size), size, LAY)
 
     found = np.stack(list(tf.data.Dataset.from_tensor_slices(texts).map(each).as_numpy_iterator()))
     assert found.tolist() == [[[0] * 6] * 3, [[0, 0, 32, 64, 1, 1], [0] * 6, [0] * 6]]
@@ -123,7 +123,7 @@ def test_targets_are_made_in_a_pipeline():
 def test_examine_says_which_classes_and_what_is_wrong():
     """The survey counts by it, and leaves out with this reason what cannot be learned."""
     good = [Object("猫", 0.1, 0.1, 0.2, 0.2), Object("ägg", -0.2, 0, 1.3, 1), Object("猫", 0, 0, 1, 1)]
-    examine = detect(LABELS, max_objects=3).places.examine
+    examine = detect(LABELS, max_objects=3).localization.check_annotations
     assert examine(format_objects([*good[:2], Object("🦊", 0, 0, 1, 1, crowd=True)]).encode()) == (
         *("猫\nägg", ""),
         ("boxes beyond the image edge, clipped",),
@@ -186,10 +186,10 @@ def test_levels_and_neck_can_be_chosen():
     from tfx_finetune.core.spec import Spec
 
     task = detect(LABELS, levels=("P4", "P5"), neck=Spec("fpn", (), {"dim": 8}), dim=4, depth=1)
-    assert task.places.levels == ("P4", "P5")
+    assert task.localization.levels == ("P4", "P5")
     assert network(task).output["classes"].shape == (None, 20, 3)
     _, given = features()
-    with pytest.raises(UserError, match=r"no such level; received: P2; allowed: .*P3"):
+    with pytest.raises(UserError, match=r"a feature level that the backbone lacks: P2\. Expected: P3, P4, P5"):
         detect(LABELS, levels=("P2", "P3")).head(given)
 
 
@@ -210,15 +210,15 @@ def test_reading_gives_each_object_once_in_pixels():
     task = detect(LABELS, max_detections=4)
     same = (0.5, 0.5, 1.5, 0.5)
     said = logits((0, 1, 1.0, same), (1, 1, 2.0, (1.5, 0.5, 0.5, 0.5)), (63, 2, 0.0, (0.5, 0.5, 9, 9)))
-    found = task.read({name: np.asarray(value) for name, value in task.decode({"logits": said}).items()})
+    found = task.postprocess({name: np.asarray(value) for name, value in task.decode({"logits": said}).items()})
     assert found.shape == (1, 4, 6)
     np.testing.assert_allclose(found[0, 0], [0, 0, 16, 8, 1 / (1 + math.exp(-2)), 1], atol=1e-5)
     np.testing.assert_allclose(found[0, 1], [56, 56, 64, 64, 0.5, 2], atol=1e-5)
     assert found[0, 2:].tolist() == [[0, 0, 0, 0, 0, -1]] * 2
     empty = {"scores": np.zeros((0, PLACES, 3), "f4"), "boxes": np.zeros((0, PLACES, 4), "f4")}
-    assert task.read(empty).shape == (0, 4, 6)
+    assert task.postprocess(empty).shape == (0, 4, 6)
     many = {"scores": RNG.uniform(size=(70, PLACES, 3)), "boxes": RNG.uniform(size=(70, PLACES, 4))}
-    assert np.array_equal(task.read(many)[40:41], task.read({name: value[40:41] for name, value in many.items()}))
+    assert np.array_equal(task.postprocess(many)[40:41], task.postprocess({name: value[40:41] for name, value in many.items()}))
 
 
 def test_a_servable_head_is_a_keras_file(tmp_path):
@@ -237,20 +237,20 @@ def test_predict_is_the_json_line_of_a_picture():
     found = np.array(
         [[1, 2, 30, 40, 0.9, 1], [5, 5, 9, 9, 0.6, 0], [0, 0, 9, 9, 0.5, 1], [0, 0, 9, 9, 0.1, 2], [0] * 5 + [-1]]
     )
-    record = detect(LABELS, threshold=0.4).predict(found.astype("f4"))
+    record = detect(LABELS, display_threshold=0.4).format_prediction(found.astype("f4"))
     assert json.loads(json.dumps(record, ensure_ascii=False)) == record
     assert record["label"] == ["ägg", "猫"]
     assert record["score"] == pytest.approx([0.6, 0.9])
     assert list(record["scores"].values()) == pytest.approx([0.6, 0.9, 0.1])
     assert [each["label"] for each in record["objects"]] == ["猫", "ägg", "猫"]
     assert record["objects"][0]["box"] == [1, 2, 30, 40]
-    nothing = detect(LABELS).predict(np.array([[0, 0, 0, 0, 0, -1]], "f4"))
+    nothing = detect(LABELS).format_prediction(np.array([[0, 0, 0, 0, 0, -1]], "f4"))
     assert nothing == {"label": [], "score": [], "scores": dict.fromkeys(LABELS.names, 0.0), "objects": []}
 
 
 def test_drawing_shows_targets_and_what_was_found():
     """Both alike, but for the scores; what is not answered is not drawn."""
-    draw = detect(LABELS).places.draw
+    draw = detect(LABELS).localization.draw
     pixels = np.full((SIDE, SIDE, 3), 128, np.uint8)
     known = rows((10, 20, 40, 50, 1, 1))[0]
     found = np.array([[10, 20, 40, 50, 0.9, 1], [0, 0, 0, 0, 0, -1]], "f4")
@@ -265,11 +265,11 @@ def test_drawing_shows_targets_and_what_was_found():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dim": 0}, "dim of detect is out of range; received: 0; allowed: 1 or more"),
-        ({"nms": 1.5}, "nms of detect is out of range; received: 1.5; allowed: 0 to 1"),
-        ({"box_weight": -1.0}, "box_weight of detect is out of range"),
-        ({"levels": ("P5", "P4")}, "levels of detect are not such; .* from fine to coarse"),
-        ({"levels": ("P3", "P9")}, "levels of detect are not such"),
+        ({"dim": 0}, r"dim of detect\(\) is out of range: 0\. Expected: 1 or more\."),
+        ({"iou_threshold": 1.5}, r"iou_threshold of detect\(\) is out of range: 1\.5\. Expected: 0 to 1\."),
+        ({"box_weight": -1.0}, r"box_weight of detect\(\) is out of range"),
+        ({"levels": ("P5", "P4")}, r"levels of detect\(\) are invalid: .* from fine to coarse"),
+        ({"levels": ("P3", "P9")}, r"levels of detect\(\) are invalid"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -298,8 +298,8 @@ def test_it_learns():
     history = model.fit(pictures, target, epochs=50, batch_size=16, verbose=0).history["loss"]
     assert history[-1] < history[0] / 2
     scores = task.decode({"logits": model(pictures, training=True)})
-    found = task.read({name: np.asarray(value) for name, value in scores.items()})
-    assert task.scores(target, found)["ap50"] > 0.8
+    found = task.postprocess({name: np.asarray(value) for name, value in scores.items()})
+    assert task.compute_metrics(target, found)["ap50"] > 0.8
 
 
 def test_levels_share_no_layer():

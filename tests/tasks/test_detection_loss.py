@@ -35,7 +35,7 @@ def test_the_best_aligned_places_learn_an_object():
         np.array([[0, worth[0], 0], [0, worth[1], 0]])
     )
     assert np.asarray(found.target_boxes)[0, :2].tolist() == [[0, 0, 16, 8]] * 2
-    alone = np.asarray(learned(rows((0, 0, 16, 8, 1, 1)), sure, places=1).alignment)[0]
+    alone = np.asarray(learned(rows((0, 0, 16, 8, 1, 1)), sure, topk=1).alignment)[0]
     assert alone[0] == pytest.approx(1.0)
     assert np.flatnonzero(alone).tolist() == [0]
 
@@ -107,7 +107,7 @@ def test_loss_by_hand():
     assert loss(given, half) == pytest.approx(expected, rel=1e-4)
     assert loss(given, half, box_weight=0.0) == pytest.approx(expected - 0.5, rel=1e-4)
     # The boxes' centres are 4 apart, their corners 16 x 8.
-    assert loss(given, half, box="diou") == pytest.approx(expected + 16 / (256 + 64), rel=1e-4)
+    assert loss(given, half, box_loss="diou") == pytest.approx(expected + 16 / (256 + 64), rel=1e-4)
 
 
 def test_crowds_are_not_learned_as_nothing():

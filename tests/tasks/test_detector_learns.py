@@ -47,7 +47,7 @@ def test_a_head_on_frozen_features_finds_shapes():
     head.compile(keras.optimizers.AdamW(rate), task.loss, jit_compile=False)
     head.fit({level: value[:300] for level, value in seen.items()}, targets[:300], epochs=12, batch_size=16, verbose=0)
     new = head.predict({level: value[300:] for level, value in seen.items()}, verbose=0)
-    found = task.read({name: np.asarray(value) for name, value in task.decode({"logits": new}).items()})
-    scores = task.scores(targets[300:], found)
+    found = task.postprocess({name: np.asarray(value) for name, value in task.decode({"logits": new}).items()})
+    scores = task.compute_metrics(targets[300:], found)
     assert scores["ap50"] > 0.8
-    assert task.correct(targets[300:], found).mean() > 0.7
+    assert task.per_sample_score(targets[300:], found).mean() > 0.7

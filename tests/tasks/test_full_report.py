@@ -38,9 +38,9 @@ def case(name):
 def test_a_part_of_the_scores_is_a_part_of_the_whole(name):
     """To the last bit, and without what takes long."""
     task, target, found = case(name)
-    whole, part = task.scores(target, found), task.scores(target, found, whole=False)
+    whole, part = task.compute_metrics(target, found), task.compute_metrics(target, found, full_report=False)
     floats = {key: value for key, value in part.items() if isinstance(value, float)}
-    assert 0 < floats[task.score] < 1
+    assert 0 < floats[task.monitor] < 1
     assert floats == {key: whole[key] for key in floats}
     assert LATER[name] <= set(whole)
     assert not LATER[name] & set(part)
@@ -54,14 +54,14 @@ def test_an_epoch_is_scored_by_what_is_reported_and_no_more():
     asked = []
     task, target, _ = case("segment")
     logits = np.random.default_rng(0).normal(size=(5, 4, 4, 3)).astype(np.float32)
-    found = task.read({name: np.asarray(x) for name, x in task.decode({"logits": tf.constant(logits)}).items()})
+    found = task.postprocess({name: np.asarray(x) for name, x in task.decode({"logits": tf.constant(logits)}).items()})
 
-    def scores(*given, whole=True):
-        asked.append(whole)
-        return task.scores(*given, whole=whole)
+    def compute_metrics(*args, full_report=True):
+        asked.append(full_report)
+        return task.compute_metrics(*args, full_report=full_report)
 
     told = compute_validation_metrics(
-        {"x": dataclasses.replace(task, scores=scores)}, {"x": target}, {"x/logits": logits}
+        {"x": dataclasses.replace(task, compute_metrics=compute_metrics)}, {"x": target}, {"x/logits": logits}
     )
     assert asked == [False]
-    assert told["val_score"] == told["val_x/miou"] == task.scores(target, found)["miou"]
+    assert told["val_score"] == told["val_x/miou"] == task.compute_metrics(target, found)["miou"]

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tests.helpers.assets import asset
-from tests.helpers.commands import refused, within
+from tests.helpers.assets import fetch_asset
+from tests.helpers.commands import get_error, run_in_process
 from tests.helpers.servers import running_server
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.spec import parse_spec
@@ -41,16 +41,16 @@ FLAGS = (
 
 
 @pytest.fixture(scope="session")
-def bundle(once):
+def bundle(make_once):
     """A run of both heads on one tower, too short to find much."""
-    asset("tux-stamps")
-    asset("opencv-photographs")
+    fetch_asset("tux-stamps")
+    fetch_asset("opencv-photographs")
 
     def make(workdir):
-        done = within("train", *FLAGS, f"--workdir={workdir}")
+        done = run_in_process("train", *FLAGS, f"--workdir={workdir}")
         assert done.returncode == 0, done.stderr[-2000:]
 
-    return once("finding", make)[0] / "bundle"
+    return make_once("finding", make)[0] / "bundle"
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_what_is_found_stands_in_pixels_of_the_picture(bundle, pictures, tmp_pat
     """Boxes lie in the picture as it came, masks have its size, and both are drawn into it."""
     drawn, results = tmp_path / "drawn", tmp_path / "results.json"
     flags = [f"--bundle={bundle}", f"--format={format}", f"--save_pictures={drawn}", f"--coco_results={results}"]
-    done = within("predict", *flags, pictures)
+    done = run_in_process("predict", *flags, pictures)
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["file"].rsplit("/", 1)[1] for record in records] == ["7.png", "8.png"]
@@ -107,14 +107,14 @@ def test_results_have_the_ids_of_ones_own_file(bundle, pictures, tmp_path):
     known["categories"] = [{"id": 10 * at, "name": name} for at, name in enumerate(names, 1)]
     ids, results = tmp_path / "ids.json", tmp_path / "results.json"
     ids.write_text(json.dumps(known))
-    done = within("predict", f"--bundle={bundle}", f"--coco_results={results}", f"--coco_ids={ids}", pictures)
+    done = run_in_process("predict", f"--bundle={bundle}", f"--coco_results={results}", f"--coco_ids={ids}", pictures)
     assert done.returncode == 0, done.stderr
     found = json.loads(results.read_text())
     assert {each["image_id"] for each in found} == {77, 78}
     assert {each["category_id"] for each in found} <= {10 * at for at in range(1, 1 + len(names))}
-    said = refused("predict", f"--bundle={bundle}", f"--coco_ids={ids}", pictures)
+    said = get_error("predict", f"--bundle={bundle}", f"--coco_ids={ids}", pictures)
     assert "--coco_ids goes with --coco_results" in said
-    said = refused("predict", f"--bundle={bundle}", f"--coco_results={results}", "--coco_ids=none.json", pictures)
+    said = get_error("predict", f"--bundle={bundle}", f"--coco_results={results}", "--coco_ids=none.json", pictures)
     assert "cannot read this COCO file" in said
 
 
@@ -124,7 +124,7 @@ def test_pictures_of_one_name_are_drawn_apart(bundle, pictures, tmp_path):
     other.mkdir()
     (other / "7.png").write_bytes((pictures / "8.png").read_bytes())
     drawn = tmp_path / "drawn"
-    done = within("predict", f"--bundle={bundle}", f"--save_pictures={drawn}", pictures / "7.png", other / "7.png")
+    done = run_in_process("predict", f"--bundle={bundle}", f"--save_pictures={drawn}", pictures / "7.png", other / "7.png")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in drawn.iterdir()} >= {"7.objects.png", "7-2.objects.png", "7-2.mask.mask.png"}
 
@@ -144,9 +144,9 @@ def test_a_phone_finds_what_keras_finds(bundle):
     for sample in scenes.as_numpy_iterator():
         inputs = opened.preprocess({"image": Path(sample["image"].decode()).read_bytes()})
         said = {format: answer[format](inputs) for format in answer}
-        (wanted,) = keras.read({name: said["keras"][f"objects/{name}"] for name in ("scores", "boxes")})
+        (wanted,) = keras.postprocess({name: said["keras"][f"objects/{name}"] for name in ("scores", "boxes")})
         own = said["tflite"]["objects/scores"][0], said["tflite"]["objects/boxes"][0]
-        boxes, scores, classes = program.detections(*own, min_score=0)
+        boxes, scores, classes = program.postprocess_detections(*own, score_threshold=0)
         for *box, score, label in wanted[:20].tolist():
             near = (np.abs(boxes * 64 - box).max(-1) <= 1) & (classes == label) & (np.abs(scores - score) < 1e-3)
             apart += not near.any()
@@ -159,7 +159,7 @@ def test_compressed_and_in_other_formats(bundle, tmp_path):
     shutil.copytree(bundle.parent, tmp_path / "run")
     mine = tmp_path / "run" / "bundle"
     exports = "keras_file(), onnx(), openvino(), tflite(quantize='float16'), tflite(quantize='int8')"
-    done = within("export", f"--bundle={mine}", "--compress=prune(epochs=1), qat(epochs=1)", f"--exports={exports}")
+    done = run_in_process("export", f"--bundle={mine}", "--compress=prune(epochs=1), qat(epochs=1)", f"--exports={exports}")
     assert done.returncode == 0, done.stderr
     scores = json.loads((mine / "scores.json").read_text())
     formats = ("keras", "onnx", "openvino", "tflite_float16", "tflite_int8")
@@ -170,14 +170,14 @@ def test_compressed_and_in_other_formats(bundle, tmp_path):
             assert scores[format][name] == pytest.approx(scores["test"][name], abs=0.02)
     assert scores["tflite_int8"]["sparsity"] >= 0.4
     assert scores["test"]["objects/map"] != json.loads((bundle / "scores.json").read_text())["test"]["objects/map"]
-    done = within("benchmark", f"--bundle={mine}", "--format=tflite_int8", "--threads=1", "--repeats=3")
+    done = run_in_process("benchmark", f"--bundle={mine}", "--format=tflite_int8", "--threads=1", "--repeats=3")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["latency"] > 0
 
 
 def test_evaluating_the_held_out_pictures_again_gives_the_same_scores(bundle):
     """The command sees what the run saw."""
-    done = within("evaluate", f"--bundle={bundle}", f"--data={DATA}", "--split=test")
+    done = run_in_process("evaluate", f"--bundle={bundle}", f"--data={DATA}", "--split=test")
     assert done.returncode == 0, done.stderr
     again = json.loads(done.stdout)
     known = json.loads((bundle / "scores.json").read_text())
@@ -234,11 +234,11 @@ def test_the_report_shows_pictures(bundle):
 
 def test_what_is_wrong_with_scenes_is_found_but_not_mended(tmp_path):
     """A cleaned table has no column for boxes."""
-    asset("tux-stamps")
-    done = within("data", f"--data={DATA}", f"--heads={HEADS}", "--backbone=", f"--workdir={tmp_path}")
+    fetch_asset("tux-stamps")
+    done = run_in_process("data", f"--data={DATA}", f"--heads={HEADS}", "--backbone=", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "data.html").is_file()
-    done = within("data", f"--data={DATA}", f"--heads={HEADS}", "--backbone=", f"--workdir={tmp_path}", "--fix")
+    done = run_in_process("data", f"--data={DATA}", f"--heads={HEADS}", "--backbone=", f"--workdir={tmp_path}", "--fix")
     assert done.returncode == 2
     assert "--fix writes labels only" in done.stderr
 
@@ -246,16 +246,16 @@ def test_what_is_wrong_with_scenes_is_found_but_not_mended(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--augment=mixup()"], "what is found in pictures cannot be mixed"),
-        (["--heads=a=detect(), b=detect()"], "two heads that find the same in pictures"),
-        (["--teacher=somewhere"], "a head that finds things in pictures cannot do this"),
-        (["--backbone=image=convnet(), text=bag_of_embeddings()"], "takes one tower of pictures"),
-        (["--backbone=convnet(size=64, channels=3)"], "has no such level"),
-        (["--backbone=convnet(size=68, channels=3, widths=(8, 8, 8, 8, 8, 8))"], "places do not divide"),
+        (["--augment=mixup()"], "Augments that mix images do not support detection and segmentation"),
+        (["--heads=a=detect(), b=detect()"], "Two heads have the same detection or segmentation task"),
+        (["--teacher=somewhere"], "--teacher does not support detection and segmentation heads"),
+        (["--backbone=image=convnet(), text=bag_of_embeddings()"], "A detection or segmentation head needs a model with one image input"),
+        (["--backbone=convnet(size=64, channels=3)"], "detect() needs a feature level that the backbone lacks"),
+        (["--backbone=convnet(size=68, channels=3, widths=(8, 8, 8, 8, 8, 8))"], "The input size does not fit the head"),
     ],
 )
 def test_what_such_heads_cannot_do_is_said(flags, said, tmp_path):
     """In one line, with status 2."""
-    done = within("train", *FLAGS, *flags, f"--workdir={tmp_path}")
+    done = run_in_process("train", *FLAGS, *flags, f"--workdir={tmp_path}")
     assert done.returncode == 2
     assert said in done.stderr.strip().splitlines()[-1]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers.commands import refused, within
+from tests.helpers.commands import get_error, run_in_process
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.evaluation.intervals import paired_interval
@@ -51,7 +51,7 @@ def bundle(tmp_path_factory):
         "--heads_by=language",
         f"--workdir={root / 'run'}",
     )
-    found = within("train", *flags, *SMALL, "--frozen.epochs=10", "--exports=keras_file(), saved_model(), tflite()")
+    found = run_in_process("train", *flags, *SMALL, "--frozen.epochs=10", "--exports=keras_file(), saved_model(), tflite()")
     assert found.returncode == 0, found.stderr
     return Bundle.open(root / "run" / "bundle")
 
@@ -85,12 +85,12 @@ def test_the_language_chooses_the_head(bundle, format):
 @pytest.mark.slow
 def test_signatures_and_outputs(bundle):
     """The SavedModel has a signature a language, with the answers of its head alone; the TFLite file has every head."""
-    loaded = tf.saved_model.load(str(bundle.file("saved_model")))
+    loaded = tf.saved_model.load(str(bundle.get_path("saved_model")))
     assert {"en", "fi", "xx", "serving_default", "tensor"} <= set(loaded.signatures)
     found = loaded.signatures["xx"](text=tf.constant(["dog cat en 1"]))
     assert set(found) == {"xx/scores", "xx/labels", "xx/best"}
     assert found["xx/best"].numpy() == [b"colour"]
-    outputs = bundle.reader("tflite").predict(bundle.prepare({"text": b"dog cat en 1"}))
+    outputs = bundle.load_model("tflite").predict(bundle.preprocess({"text": b"dog cat en 1"}))
     assert set(outputs) == {f"{head}/scores" for head in ("shared", "language", "en", "fi", "xx")}
 
 
@@ -106,7 +106,7 @@ def test_the_report_has_a_row_a_language(bundle):
 def test_evaluate_gives_scores_by_language(bundle, tmp_path):
     """For each head of a language on its samples alone."""
     data = table(tmp_path / "t.csv", {"fi": WORDS["fi"], "xx": WORDS["en"][::-1]}, each=10)
-    found = within("evaluate", f"--bundle={bundle.path}", f"--data={data}")
+    found = run_in_process("evaluate", f"--bundle={bundle.path}", f"--data={data}")
     scores = json.loads(found.stdout)
     assert scores["xx/accuracy"] > 0.9
     assert "en/accuracy" not in scores
@@ -122,7 +122,7 @@ def test_named_heads_have_classes_of_their_own(tmp_path):
     data.write_text(text)
     heads = "--heads=en=classify(), fi=classify(), shared=classify()"
     flags = (f"--data={data}", "--heads_by=language", heads, f"--workdir={tmp_path / 'run'}", "--exports=keras_file()")
-    assert within("train", *flags, *SMALL, "--frozen.epochs=2").returncode == 0
+    assert run_in_process("train", *flags, *SMALL, "--frozen.epochs=2").returncode == 0
     tasks = Bundle.open(tmp_path / "run" / "bundle").tasks
     assert {head: task.labels.names for head, task in tasks.items()} == {
         "en": ("animal", "colour"),
@@ -134,8 +134,8 @@ def test_named_heads_have_classes_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--heads_by=language", "--heads=en=classify(), sv=classify()"], "a head for a language that the data lacks"),
-        (["--heads_by=language", "--heads=en=classify()"], "80 of 160 samples have no head of their language"),
+        (["--heads_by=language", "--heads=en=classify(), sv=classify()"], "--heads has a head for a language without data: sv"),
+        (["--heads_by=language", "--heads=en=classify()"], "80 of 160 samples have a language without a head"),
         (["--heads_by=country", "--heads=en=classify()"], "no such column"),
         (["--heads_by=language", "--heads=classify(l2_to_shared=-1)"], "out of range"),
         (["--heads=a=classify(heads_by='language'), b=classify()"], "is set by --heads_by"),
@@ -145,15 +145,15 @@ def test_named_heads_have_classes_of_their_own(tmp_path):
 def test_what_does_not_fit_is_said(tmp_path, flags, said):
     """On one line."""
     data = table(tmp_path / "t.csv", WORDS)
-    assert said in refused("train", f"--data={data}", *SMALL, *flags, f"--workdir={tmp_path / 'run'}")
+    assert said in get_error("train", f"--data={data}", *SMALL, *flags, f"--workdir={tmp_path / 'run'}")
 
 
 def test_a_run_that_routes_nothing_wants_every_language(tmp_path):
     """A head that is only called as the column passes over no sample."""
     data = table(tmp_path / "t.csv", WORDS | {"": ("ax bx", "cx dx")}, each=20)
     heads = "--heads=label=classify(), language=classify(column='language')"
-    said = refused("train", f"--data={data}", *SMALL, heads, f"--workdir={tmp_path / 'run'}")
-    assert "a sample without a label" in said
+    said = get_error("train", f"--data={data}", *SMALL, heads, f"--workdir={tmp_path / 'run'}")
+    assert "A sample has no label" in said
 
 
 @pytest.mark.slow
@@ -168,9 +168,9 @@ def test_samples_without_a_head(tmp_path, policy):
         "--max_unreadable=0.5",
         "--exports=keras_file()",
     )
-    done = within("train", f"--data={data}", *SMALL, "--frozen.epochs=1", *flags, f"--workdir={tmp_path / 'run'}")
+    done = run_in_process("train", f"--data={data}", *SMALL, "--frozen.epochs=1", *flags, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
-    assert "40 of 120 samples have no head of their language" in done.stderr
+    assert "40 of 120 samples have a language without a head" in done.stderr
 
 
 def test_scores_count_those_that_are_asked():

@@ -60,16 +60,16 @@ def test_training_learns(spec):
     inputs, outputs = network(task)
     model = keras.Model(inputs, outputs)
     optimizer = keras.optimizers.Adam(0.01)
-    model.compile(optimizer, {"logits": task.loss}, metrics={"logits": task.metrics()}, jit_compile=False)
+    model.compile(optimizer, {"logits": task.loss}, metrics={"logits": task.make_metrics()}, jit_compile=False)
     pixels, mask = squares(16)
     history = model.fit(pixels, {"logits": mask}, epochs=25, batch_size=8, verbose=0).history
     assert history["loss"][-1] < history["loss"][0] / 3
     assert history["accuracy"][-1] > 0.9
     # Normalization has seen few batches: those of training itself are asked.
-    found = task.read({name: np.asarray(x) for name, x in task.decode(model(pixels, training=True)).items()})
+    found = task.postprocess({name: np.asarray(x) for name, x in task.decode(model(pixels, training=True)).items()})
     assert found.shape == mask.shape
     assert found.dtype == np.uint8
-    assert task.scores(mask, found)["miou"] > 0.75
+    assert task.compute_metrics(mask, found)["miou"] > 0.75
 
 
 def test_loss_by_hand():
@@ -123,7 +123,7 @@ def test_decoded_masks_are_those_of_enlarged_logits(spec):
     assert np.allclose(outputs["scores"], tf.nn.softmax(logits), atol=1e-6)
     whole = tf.image.resize(logits, (8 * stride, 8 * stride)).numpy()
     assert outputs["mask"].dtype == np.uint8
-    assert np.array_equal(task.read(outputs), whole.argmax(-1))
+    assert np.array_equal(task.postprocess(outputs), whole.argmax(-1))
 
 
 @pytest.mark.parametrize("spec", HEADS)
@@ -134,9 +134,9 @@ def test_files_give_the_same_masks(spec, tmp_path):
     pixels, _ = squares(4)
     model = keras.Model(inputs, task.decode(outputs))
     model(pixels, training=True)  # moves normalization away from where it began
-    expected = task.read(model.predict(pixels, verbose=0))
+    expected = task.postprocess(model.predict(pixels, verbose=0))
     model.save(tmp_path / "model.keras")
-    assert np.array_equal(task.read(load_keras_model(tmp_path / "model.keras").predict(pixels, verbose=0)), expected)
+    assert np.array_equal(task.postprocess(load_keras_model(tmp_path / "model.keras").predict(pixels, verbose=0)), expected)
     frozen = litert.freeze(lambda x: list(model(x, training=False).values()), [tf.TensorSpec((1, 64, 64, 3))])
     for quantize, least in (("none", 0.9999), ("int8", 0.9)):
         runner = litert.open_interpreter(converted(frozen, quantize, pixels), 1)
@@ -180,7 +180,7 @@ def test_scores_are_those_of_scikit_learn():
     truth[:, :5] = 255
     told = truth != 255
     ours, theirs = truth[told], found[told]
-    scores = task.scores(truth, found)
+    scores = task.compute_metrics(truth, found)
     iou = metrics.jaccard_score(ours, theirs, average=None)
     assert scores["miou"] == pytest.approx(iou.mean())
     assert scores["pixel_accuracy"] == pytest.approx(metrics.accuracy_score(ours, theirs))
@@ -194,7 +194,7 @@ def test_scores_are_those_of_scikit_learn():
     assert set(scores["per_class"]["never"].values()) == {0}
     assert json.loads(json.dumps(scores, allow_nan=False)) == scores
     of_each = [metrics.jaccard_score(a[b], c[b], average="macro") for a, b, c in zip(truth, told, found, strict=True)]
-    assert task.correct(truth, found) == pytest.approx(of_each)
+    assert task.per_sample_score(truth, found) == pytest.approx(of_each)
 
 
 def test_scores_of_the_best_and_the_worst():
@@ -202,12 +202,12 @@ def test_scores_of_the_best_and_the_worst():
     task, truth = built(), blobs(3, 32, 3, 0)
     untold = truth.copy()
     untold[0] = 255
-    best = task.scores(untold, truth)
+    best = task.compute_metrics(untold, truth)
     assert {value for value in best.values() if isinstance(value, float)} == {1.0}
-    assert task.correct(untold, truth).tolist() == [1, 1, 1]
-    worst = task.scores(truth, (truth + 1) % 3)
+    assert task.per_sample_score(untold, truth).tolist() == [1, 1, 1]
+    worst = task.compute_metrics(truth, (truth + 1) % 3)
     assert worst["miou"] == worst["pixel_accuracy"] == 0
-    assert not task.correct(truth, (truth + 1) % 3).any()
+    assert not task.per_sample_score(truth, (truth + 1) % 3).any()
 
 
 def test_boundary_f1_is_that_of_distances():
@@ -226,7 +226,7 @@ def test_boundary_f1_is_that_of_distances():
                 values.append(2 * precision * recall / (precision + recall) if precision + recall else 0.0)
         of_pictures.append(np.mean(values))
     assert min(of_pictures) < 0.5
-    assert built().scores(truth, found)["boundary_f1"] == pytest.approx(np.mean(of_pictures))
+    assert built().compute_metrics(truth, found)["boundary_f1"] == pytest.approx(np.mean(of_pictures))
 
 
 def outline(mask, place):
@@ -249,7 +249,7 @@ def test_a_prediction_names_what_is_in_the_picture():
     """The things, the largest first, and the share of the picture of each class; what is around them is none."""
     mask = np.zeros((10, 10), np.uint8)
     mask[:2], mask[2:5] = 1, 2
-    record = built().predict(mask)
+    record = built().format_prediction(mask)
     assert record["label"] == ["猫", "apfel"]
     assert record["score"] == pytest.approx([0.3, 0.2])
     assert record["scores"] == pytest.approx({"background": 0.5, "apfel": 0.2, "猫": 0.3})
@@ -258,19 +258,19 @@ def test_a_prediction_names_what_is_in_the_picture():
 
 def test_places():
     """What is read is laid as the picture lies, drawn in the colours of its classes, and examined."""
-    places = built().places
+    places = built().localization
     assert places.levels == ("P3", "P4", "P5")
     mask = np.zeros((4, 8, 1), np.uint8)
     mask[:, 4:] = 2
     raw = tf.io.encode_png(mask)
-    sample = places.read(raw, tf.constant([4, 8]))
+    sample = places.read_annotations(raw, tf.constant([4, 8]))
     target = places.encode(sample, tf.constant([4, 8]), Letterbox(tf.constant([4.0, 4.0]), tf.constant([8.0, 0.0]), 32))
     assert target.shape == (32, 32)
     assert target.dtype == tf.uint8
     assert (target[:8].numpy() == 255).all()
     assert (target[8:24, :16].numpy() == 0).all()
     assert (target[8:24, 16:].numpy() == 2).all()
-    assert places.examine(raw.numpy()) == ("0\n2", "", ())
+    assert places.check_annotations(raw.numpy()) == ("0\n2", "", ())
     pixels = np.full((32, 32, 3), 100, np.uint8)
     drawn = places.draw(pixels, target.numpy(), True)
     assert (drawn[:, :16] == 100).all()
@@ -279,30 +279,30 @@ def test_places():
 
 def test_other_sides_are_refused():
     """Where logits would not fit the picture, before anything is trained."""
-    places = built().places
+    places = built().localization
     mask = {"mask": tf.zeros((4, 4, 1), tf.uint8)}
     lay = Letterbox(tf.ones(2), tf.zeros(2), 60)
-    with pytest.raises(UserError, match=r"cannot give a mask .* received: 7 logits along a side of 60 pixels; .*32"):
+    with pytest.raises(UserError, match=r"cannot predict a mask .*: 7 logits along a side of 60 pixels\. .*32"):
         places.encode(mask, tf.constant([4, 4]), lay)
-    with pytest.raises(UserError, match="cannot give a mask"):
+    with pytest.raises(UserError, match="cannot predict a mask"):
         built().loss(np.zeros((1, 64, 64), np.uint8), np.zeros((1, 7, 7, 3), np.float32))
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"label_smoothing": 1}, "label_smoothing is out of range; received: 1; allowed: 0 to below 1"),
-        ({"focal": -1}, "focal is out of range"),
-        ({"dice": -1}, "dice is out of range"),
-        ({"stride": 2}, "stride is out of range; received: 2; allowed: 4, 8 or 16"),
-        ({"dropout": 1}, "dropout is out of range"),
-        ({"neck": Spec("fpm")}, "unknown neck; received: fpm; .*did you mean fpn"),
+        ({"label_smoothing": 1}, r"label_smoothing of segment\(\) is out of range: 1\. Expected: 0 to below 1\."),
+        ({"focal": -1}, r"focal of segment\(\) is out of range"),
+        ({"dice": -1}, r"dice of segment\(\) is out of range"),
+        ({"stride": 2}, r"stride of segment\(\) is out of range: 2\. Expected: 4, 8 or 16\."),
+        ({"dropout": 1}, r"dropout of segment\(\) is out of range"),
+        ({"neck": Spec("fpm")}, r"Unknown neck: fpm\. .*Did you mean fpn\?"),
         (
             {"neck": Spec("pan", (), {"dim": 0})},
             r"Options of pan\(\) are out of range: dim=0\. Expected: dim >= 1\.",
         ),
-        ({"neck": Spec("bifpn", (), {"repeats": 0})}, "the repeats of bifpn are out of range"),
-        ({"decoder": "aspp"}, "wrong value for decoder of task segment; received: 'aspp'; allowed: .*summed.*gated"),
+        ({"neck": Spec("bifpn", (), {"repeats": 0})}, r"Options of bifpn\(\) are out of range: repeats=0\. Expected: repeats >= 1\."),
+        ({"decoder": "aspp"}, "Wrong value for decoder of task segment: 'aspp'. Expected: .*panoptic_fpn.*lraspp"),
     ],
     ids=str,
 )
@@ -314,5 +314,5 @@ def test_options_out_of_range_are_refused(options, reason):
 
 def test_a_tower_without_a_pyramid_is_refused():
     """A vector of a picture says nothing of its pixels."""
-    with pytest.raises(UserError, match=r"segment.* lacks levels of the pyramid; received: no P3, P4, P5"):
+    with pytest.raises(UserError, match=r"segment\(\) needs feature levels that the backbone lacks: P3, P4, P5"):
         built().head(Features(keras.Input((8,))))

@@ -9,8 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from tfx_finetune.tasks.classify import compute_classification_metrics
-from tfx_finetune.tasks.tag import compute_tagging_metrics, label_ranking_average_precision, tag
+from tfx_finetune.tasks.classification_metrics import (
+    compute_classification_metrics,
+    compute_tagging_metrics,
+    label_ranking_average_precision,
+)
+from tfx_finetune.tasks.tag import tag
 from tfx_finetune.types.task import ClassLabels
 
 
@@ -133,7 +137,7 @@ def test_correct_of_tags_is_label_ranking_average_precision(seed, classes, count
 def test_correct_of_a_single_tag_is_its_decision():
     """One class cannot be ranked."""
     task = tag(ClassLabels(("ripe",), (5,), 10), threshold=0.4)
-    found = task.correct(np.array([[1.0], [1], [0], [0]]), np.array([[0.5], [0.3], [0.3], [0.4]]))
+    found = task.per_sample_score(np.array([[1.0], [1], [0], [0]]), np.array([[0.5], [0.3], [0.3], [0.4]]))
     assert found.tolist() == [1, 0, 1, 0]
 
 

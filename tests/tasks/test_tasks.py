@@ -163,12 +163,12 @@ def test_dropout_drops_its_share_in_training_alone():
 @pytest.mark.parametrize("make", [classify, tag])
 def test_a_hidden_layer_tells_what_a_line_cannot(make):
     """Exclusive or, by weights set by hand: relu(x + y) - 2 relu(x + y - 1)."""
-    model = dense(make(ClassLabels(("a",), (1,), 1), hidden=2), dim=2)
+    model = dense(make(ClassLabels(("a",), (1,), 1), hidden_units=2), dim=2)
     model.set_weights([np.ones((2, 2)), np.array([0, -1]), np.array([[1], [-2]]), np.zeros(1)])
     found = model(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), training=False).numpy()
     np.testing.assert_allclose(found[:, 0], [0, 1, 1, 0], atol=1e-6)
-    with pytest.raises(UserError, match="hidden is out of range; received: -1"):
-        make(ABC, hidden=-1)
+    with pytest.raises(UserError, match=r"hidden_units of (classify|tag)\(\) is out of range: -1\. Expected: 0 or more\."):
+        make(ABC, hidden_units=-1)
 
 
 # ---- targets and predictions
@@ -185,20 +185,20 @@ def test_encode_of_tags_takes_several_and_none():
 def test_predict_of_tags_names_what_reaches_the_threshold():
     """At the threshold is in; the order is that of the classes."""
     scores = np.array([0.5, 0.25, 0.75])
-    assert tag(ABC).predict(scores)["label"] == ["a", "c"]
-    assert tag(ABC, threshold=0.6).predict(scores) | {"scores": 0} == {"label": ["c"], "score": [0.75], "scores": 0}
-    assert tag(ABC).predict(np.zeros(3))["label"] == []
+    assert tag(ABC).format_prediction(scores)["label"] == ["a", "c"]
+    assert tag(ABC, threshold=0.6).format_prediction(scores) | {"scores": 0} == {"label": ["c"], "score": [0.75], "scores": 0}
+    assert tag(ABC).format_prediction(np.zeros(3))["label"] == []
 
 
 def test_predict_of_classify_takes_the_first_of_equals():
     """As argmax does everywhere else."""
-    assert classify(ABC).predict(np.array([0.2, 0.4, 0.4]))["label"] == "b"
+    assert classify(ABC).format_prediction(np.array([0.2, 0.4, 0.4]))["label"] == "b"
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.9])
 def test_the_progress_metric_of_tag_uses_the_threshold(threshold):
     """A score of 0.6 is present at 0.2 and absent at 0.9."""
-    metric = tag(ABC, threshold=threshold).metrics()[0]
+    metric = tag(ABC, threshold=threshold).make_metrics()[0]
     metric.update_state([[1.0, 1, 1]], [[math.log(0.6 / 0.4)] * 3])
     assert float(metric.result()) == (threshold == 0.2)
 
@@ -206,5 +206,5 @@ def test_the_progress_metric_of_tag_uses_the_threshold(threshold):
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -3.0])
 def test_a_threshold_that_decides_nothing_is_refused(threshold):
     """Every class or none would be present."""
-    with pytest.raises(UserError, match="threshold is out of range"):
+    with pytest.raises(UserError, match=r"threshold of tag\(\) is out of range"):
         tag(ABC, threshold=threshold)

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from tests.helpers.assets import asset
-from tests.helpers.commands import KINDS, SMALL, refused, refused_before_writing, shapes, within
+from tests.helpers.assets import fetch_asset
+from tests.helpers.commands import SHAPE_NAMES, SMALL_FLAGS, get_error, check_errors_before_writing, write_shapes, run_in_process
 from tests.helpers.small_data import class_folder, complaint
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.spec import Spec, parse_spec
@@ -23,7 +23,7 @@ TOWER = "use_multilingual(size=16)"
 def run(tmp_path_factory):
     """A classifier of shapes whose classes have names in Spanish and, but one, in Japanese."""
     root = tmp_path_factory.mktemp("names")
-    data = shapes(root / "shapes")
+    data = write_shapes(root / "shapes")
     (root / "names.csv").write_text(NAMES)
     flags = (
         f"--data={data}",
@@ -31,10 +31,10 @@ def run(tmp_path_factory):
         f"--workdir={root / 'run'}",
         "--exports=tflite()",
     )
-    found = within(
+    found = run_in_process(
         "train",
         *flags,
-        *SMALL,
+        *SMALL_FLAGS,
         "--frozen.epochs=0",
         "--finetune.epochs=1",
         "--nocache.enabled",
@@ -48,7 +48,7 @@ def run(tmp_path_factory):
 def test_a_bundle_has_a_file_of_labels_a_language(run):
     """In the order of labels.txt, with the class itself where it has no name."""
     bundle = run / "run" / "bundle"
-    assert (bundle / "labels.txt").read_text().split() == list(KINDS)
+    assert (bundle / "labels.txt").read_text().split() == list(SHAPE_NAMES)
     assert (bundle / "labels.es.txt").read_text().split() == ["raya", "disco", "cuadrado"]
     assert (bundle / "labels.ja.txt").read_text().split() == ["bar", "円", "四角"]
 
@@ -58,10 +58,10 @@ def test_answers_are_in_the_language_that_is_asked_for(run):
     """The label and the scores, as `labels.<language>.txt` has them."""
     picture, bundle = run / "shapes" / "disc" / "000.png", run / "run" / "bundle"
     plain, spanish = (
-        json.loads(within("predict", f"--bundle={bundle}", *flags, picture).stdout)
+        json.loads(run_in_process("predict", f"--bundle={bundle}", *flags, picture).stdout)
         for flags in ((), ("--language=es",))
     )
-    spoken = dict(zip(KINDS, ("raya", "disco", "cuadrado"), strict=True))
+    spoken = dict(zip(SHAPE_NAMES, ("raya", "disco", "cuadrado"), strict=True))
     assert spanish["label"] == spoken[plain["label"]]
     assert spanish["scores"] == {spoken[name]: score for name, score in plain["scores"].items()}
     (japanese,) = Bundle.open(bundle).predict([{"image": str(picture), "language": "ja"}])
@@ -72,10 +72,10 @@ def test_answers_are_in_the_language_that_is_asked_for(run):
 def test_a_language_or_classes_that_a_model_lacks(run):
     """What it has is said."""
     picture, bundle = run / "shapes" / "disc" / "000.png", f"--bundle={run / 'run' / 'bundle'}"
-    said = refused("predict", bundle, "--language=jaa", picture)
-    assert "have no names in this language; received: jaa; allowed: es, ja; did you mean ja?" in said
-    assert "a model of fixed classes; received: a, b" in refused("predict", bundle, "--classes=a, b", picture)
-    assert "--classes takes two or more" in refused("predict", bundle, "--classes=a,a", picture)
+    said = get_error("predict", bundle, "--language=jaa", picture)
+    assert "The model has no class names in this language: jaa. Expected: es, ja. Did you mean ja?" in said
+    assert "The classes of this model are fixed: --classes=a, b." in get_error("predict", bundle, "--classes=a, b", picture)
+    assert "--classes needs two or more names" in get_error("predict", bundle, "--classes=a,a", picture)
 
 
 def test_names_that_cannot_be_had(tmp_path):
@@ -83,26 +83,26 @@ def test_names_that_cannot_be_had(tmp_path):
     data = class_folder(tmp_path / "data", a=4, b=4)
     (tmp_path / "n.csv").write_text("label,text\na,x\nb,y\n")
     cases = {
-        ("--label_translations=digit_word()",): "unknown source; received: digit_word",
-        ("--heads=zero_shot(tower='convnet')",): "wrong value for tower",
-        ("--heads=zero_shot(tower=convnet())",): "zero_shot() takes a tower of texts",
-        ("--heads=zero_shot(temperature=0)",): "temperature is out of range; received: 0",
-        ("--heads=zero_shot()", "--compress=qat()"): "--compress takes heads of fixed classes",
+        ("--label_translations=digit_word()",): "Unknown source: digit_word",
+        ("--heads=zero_shot(tower='convnet')",): "Wrong value for tower of task zero_shot",
+        ("--heads=zero_shot(tower=convnet())",): "tower of zero_shot() must be a text backbone",
+        ("--heads=zero_shot(temperature=0)",): "temperature of zero_shot() is out of range: 0",
+        ("--heads=zero_shot()", "--compress=qat()"): "--compress needs heads with fixed classes",
     }
-    refused_before_writing(cases, tmp_path / "run", f"--data={data}", "--nocache.enabled", SMALL[0])
-    said = refused(
+    check_errors_before_writing(cases, tmp_path / "run", f"--data={data}", "--nocache.enabled", SMALL_FLAGS[0])
+    said = get_error(
         "train",
         f"--data={data}",
-        SMALL[0],
+        SMALL_FLAGS[0],
         f"--label_translations={tmp_path / 'n.csv'}",
         f"--workdir={tmp_path / 'run'}",
     )
-    assert "the data of --label_translations has no column language" in said
+    assert "The data of --label_translations has no column language" in said
 
 
 def test_a_name_a_class_and_language():
     """Of several the first; two classes of one name are told apart."""
-    asset("cldr-rbnf")
+    fetch_asset("cldr-rbnf")
     names = load_translations(Spec("digit_words", (), {"languages": ("de", "es")}), ["label", "other"])
     assert set(names) == {"label"}
     labels = add_translations(ClassLabels(("0", "7"), (1, 1), 2), names["label"])
@@ -121,9 +121,9 @@ def test_retrieval_by_hand(monkeypatch):
     """Four names on two axes: the share of samples whose name is among the nearest, by language."""
     points = {"n": (0, 1), "o": (1, 0), "s": (0, -1), "w": (-1, 0)}
     monkeypatch.setattr(
-        text_embeddings, "embedded", lambda tower, texts: np.array([points[text] for text in texts], float)
+        text_embeddings, "embed_texts", lambda tower, texts: np.array([points[text] for text in texts], float)
     )
-    monkeypatch.setattr(text_embeddings, "RECALLS", (1, 2))
+    monkeypatch.setattr(text_embeddings, "RECALL_AT", (1, 2))
     targets = np.eye(4)[[0, 1, 2, 3]]
     samples = np.array([(0.1, 0.9), (0.6, 0.8), (0.6, 0.8), (-0.9, 0.1)])
     found = text_embeddings.compute_retrieval_metrics(
@@ -146,7 +146,7 @@ def test_scores_and_loss_by_hand():
     """Ranks among all names; the loss leaves out names that no training sample has, but a held-out sample's own."""
     task = TASKS.build(parse_spec("zero_shot(temperature=1.0)"), ClassLabels(("a", "b", "c"), (1, 1, 0), 2))
     scores = np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]])
-    found = task.scores(np.eye(3)[[0, 2]], scores)
+    found = task.compute_metrics(np.eye(3)[[0, 2]], scores)
     assert (found["recall@1"], found["recall@5"]) == (0.5, 1.0)
     logits = np.log([[0.5, 0.25, 0.25]]).astype(np.float32)
     assert float(task.loss(np.eye(3, dtype=np.float32)[:1], logits)) == pytest.approx(np.log(3 / 2), rel=1e-5)
@@ -155,14 +155,14 @@ def test_scores_and_loss_by_hand():
 
 def test_random_towers_put_no_names():
     """Their points would be others at every start."""
-    assert "names are put by a tower that was trained" in complaint(
+    assert "zero_shot() needs a pretrained text tower: bag_of_embeddings() with random weights" in complaint(
         text_embeddings.embed_texts, parse_spec("bag_of_embeddings()"), ("a", "b")
     )
 
 
 def test_names_of_one_thing_are_near():
     """Across languages nearer than other things are; of unit length."""
-    asset("use-multilingual")
+    fetch_asset("use-multilingual")
     points = text_embeddings.embed_texts(parse_spec(TOWER), ("cat", "gato", "horse", "caballo"))
     assert np.allclose(np.linalg.norm(points, axis=-1), 1, atol=1e-5)
     near = points @ points.T
@@ -172,14 +172,14 @@ def test_names_of_one_thing_are_near():
 @pytest.mark.slow
 def test_shapes_are_named(tmp_path):
     """By names that are given at prediction, in a language that was not trained on, in every format."""
-    asset("use-multilingual")
-    data = shapes(tmp_path / "shapes")
+    fetch_asset("use-multilingual")
+    data = write_shapes(tmp_path / "shapes")
     (tmp_path / "names.csv").write_text(NAMES)
     flags = (f"--data={data}", f"--label_translations={tmp_path / 'names.csv'}", f"--workdir={tmp_path / 'run'}")
     exports = "--exports=keras_file(), saved_model(), tflite()"
     # Few validation samples do not tell when to stop.
     head = ("--frozen.epochs=0", "--heads=zero_shot(dropout=0.0)", "--finetune.patience=0")
-    found = within("train", *flags, *SMALL, *head, "--nocache.enabled", exports)
+    found = run_in_process("train", *flags, *SMALL_FLAGS, *head, "--nocache.enabled", exports)
     assert found.returncode == 0, found.stderr
     bundle = Bundle.open(tmp_path / "run" / "bundle")
     scores = json.loads((bundle.path / "scores.json").read_text())

@@ -40,7 +40,7 @@ def load(path: Path) -> LoadedModel:
         # Keras raises TypeError only for unknown classes.
         hint = "name the modules of custom layers in --plugins" if isinstance(error, TypeError) else ""
         got = f"{path} ({first_line(error)})"
-        raise UserError("The Keras file is not readable by this package", got=got, hint=hint) from None
+        raise UserError("The file is not a readable Keras file of this package", got=got, hint=hint) from None
     return LoadedModel(predict)
 
 
