@@ -153,7 +153,7 @@ QUICK = ("plain", "all of them", "lora")
 )
 def test_the_network_has_the_score_of_the_history(prepared, tmp_path, options):
     """The score is also that of a phase that is already done, and is at least the initial score."""
-    _, _, network, start = prepared
+    _, _, network, initial_weights = prepared
     history = fit(prepared, tmp_path, **options)
     assert history.epochs <= options.get("epochs", 4)
     assert compute_accuracy(prepared) == pytest.approx(history.val_score)
@@ -216,7 +216,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(prepared, tmp_path):
 
 def test_without_validation_samples_the_last_epoch_is_selected(prepared, tmp_path):
     """There are no scores to select by."""
-    plan, data, network, start = prepared
+    plan, data, network, initial_weights = prepared
     split = np.where(data.table.split == "val", "train", data.table.split)
     without_val = (
         plan,
@@ -251,7 +251,7 @@ def test_preprocessed_images_are_cached_without_augmentation(prepared, tmp_path,
 @pytest.mark.slow
 def test_mixed_precision_changes_weights_like_float32(prepared, tmp_path):
     """The float32 weights change in the same direction, up to rounding of bfloat16 (2^-9) through 17 blocks."""
-    plan, data, _, start = prepared
+    plan, data, _, initial_weights = prepared
     # A step of SGD is proportional to its gradient, so that rounding errors stay small.
     phase = Phase(epochs=2, learning_rate=1e-2, unfreeze="2", augmented_views=1, optimizer="sgd", weight_decay=0.0)
     changes = []
@@ -285,7 +285,7 @@ def iterate_samples(batches, head):
 
 def test_an_interrupted_phase_resumes_to_the_same_weights(prepared, tmp_path):
     """Optimizer variables, the order of the data and the schedule equal those of a phase without interruption."""
-    plan, data, network, start = prepared
+    plan, data, network, initial_weights = prepared
     phase = Phase(epochs=4, learning_rate=1e-3, unfreeze="2", augmented_views=1)
     fit(prepared, tmp_path / "reference")
     expected = network.model.get_weights()
@@ -305,7 +305,7 @@ def test_an_interrupted_phase_resumes_to_the_same_weights(prepared, tmp_path):
 
 def test_an_exception_of_the_epoch_callback_stops_a_phase(prepared, tmp_path):
     """Pruned trials stop this way; the adapter is merged nevertheless."""
-    plan, data, network, start = prepared
+    plan, data, network, initial_weights = prepared
     calls = []
 
     def stop_after_two(*arguments):
@@ -316,9 +316,8 @@ def test_an_exception_of_the_epoch_callback_stops_a_phase(prepared, tmp_path):
     network.model.set_weights(initial_weights)
     phase = Phase(epochs=4, learning_rate=1e-3, unfreeze="2", augmented_views=1, adapter="lora()")
     with pytest.raises(StopIteration):
-        fit_phase(
-            network, "finetune", phase, data, training_context(dataclasses.replace(plan, workdir=tmp_path)), watch
-        )
+        context = training_context(dataclasses.replace(plan, workdir=tmp_path))
+        fit_phase(network, "finetune", phase, data, context, stop_after_two)
     assert [(name, epoch) for name, epoch, _ in calls] == [("finetune", 0), ("finetune", 1)]
     assert [weight.shape for weight in network.model.get_weights()] == [weight.shape for weight in initial_weights]
 
