@@ -43,11 +43,11 @@ def test_the_mean_of_training_samples_is_subtracted():
     fit_centering(
         model, backbones, cut_frozen(backbones), lambda count: ({"text": points.astype(np.float32)[:count]}, {})
     )
-    found = model.get_layer("mean_centering")(points.astype(np.float32)).numpy()
+    centered = model.get_layer("mean_centering")(points.astype(np.float32)).numpy()
     rest = points - points.mean(0)
     scale = np.sqrt((points**2).sum(1).mean() / (rest**2).sum(1).mean())
-    np.testing.assert_allclose(found, rest * scale, atol=1e-3)
-    assert (found**2).sum(1).mean() == pytest.approx((points**2).sum(1).mean(), rel=1e-4)
+    np.testing.assert_allclose(centered, rest * scale, atol=1e-3)
+    assert (centered**2).sum(1).mean() == pytest.approx((points**2).sum(1).mean(), rel=1e-4)
 
 
 def test_a_small_mean_is_not_subtracted():

@@ -106,7 +106,7 @@ def copy_weights_back(tf_keras_model: Any, model: keras.Model) -> None:
 def _iterate_layer_pairs(model: keras.Model, tf_keras_model: Any) -> Iterator[tuple[keras.Layer, Any]]:
     """Yield pairs of layers with weights; weights of Normalization and FastNormalizedFusion become constants."""
     for layer in model.layers:
-        if layer.weights and type(layer).__name__ not in ("Normalization", "FastNormalizedFusion"):
+        if layer.weights and type(layer).__name__ not in ("Normalization", "Fusion"):
             yield layer, tf_keras_model.get_layer(layer.name)
 
 
@@ -117,7 +117,7 @@ def _find_conversion(operation: keras.Operation) -> str | None:
         # The maximum of two tensors is not supported: TFLite needs the same scale for both.
         is_unary = all(len(node.input_tensors) == 1 for node in operation._inbound_nodes)
         return "arithmetic" if kind in ("Add", "Multiply") or (kind == "Maximum" and is_unary) else None
-    if kind in ("InputLayer", "Normalization", "Rescaling", "LayerScale", "CustomScaleLayer", "FastNormalizedFusion"):
+    if kind in ("InputLayer", "Normalization", "Rescaling", "LayerScale", "CustomScaleLayer", "Fusion"):
         return kind
     if kind not in _SAME_LAYERS:
         return None
@@ -158,7 +158,7 @@ def _convert_operation(operation: keras.Operation) -> Callable[..., Any]:
     if conversion == "CustomScaleLayer":  # Inception-ResNet
         scaled = layers.Rescaling(operation.scale, name=f"{name}_scale")
         return lambda inputs: layers.Add(name=name)([inputs[0], scaled(inputs[1])])
-    if conversion == "FastNormalizedFusion":
+    if conversion == "Fusion":
         return lambda inputs: _apply_weighted_sum(layers, name, inputs, operation.normalize_weights())
     if conversion in ("hard_silu", "hard_sigmoid"):
         return lambda x: _apply_hard_activation(layers, name, x, times_input=conversion == "hard_silu")

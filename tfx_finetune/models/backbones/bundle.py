@@ -48,19 +48,19 @@ def load_tower(path: str, tower: str, modality: str) -> Backbone:
     Raises:
         UserError: If the folder is not a bundle, has no such tower, or cannot be read by layer.
     """
-    folder, known = manifest.read_network_manifest(path, "a bundle as a backbone")
-    names = [name for name, entry in known["towers"].items() if entry["modality"] == modality]
+    folder, manifest_data = manifest.read_network_manifest(path, "A backbone from a bundle")
+    names = [name for name, entry in manifest_data["towers"].items() if entry["modality"] == modality]
     if not tower and len(names) > 1:
         message = f"The bundle {folder} has several {modality} towers"
         raise UserError(message, got=", ".join(names), hint="select one with the option tower")
     tower = tower or "".join(names)
     if tower not in names:
-        modalities = [f"{name} ({entry['modality']})" for name, entry in known["towers"].items()]
+        modalities = [f"{name} ({entry['modality']})" for name, entry in manifest_data["towers"].items()]
         got = f"{tower or modality} of {folder}, which has {', '.join(modalities)}"
         raise UserError(f"The bundle has no such {modality} tower", got=got, expected=names or None)
-    model = load_keras_file(folder, known)
+    model = load_keras_file(folder, manifest_data)
     outputs = {operation.name: operation._inbound_nodes[0].outputs[0] for operation in model.operations}
-    layer_names = known["layer_names"]["towers"][tower]
+    layer_names = manifest_data["layer_names"]["towers"][tower]
     for operation in model.operations:
         operation.name = f"{_PREFIX}{operation.name}"
     inputs = model.input[tower]
@@ -75,7 +75,7 @@ def load_tower(path: str, tower: str, modality: str) -> Backbone:
         outputs.get(layer_names.get("tokens")),
         outputs.get(layer_names.get("mask")),
     )
-    return Backbone(modality, _make_pretrained_cfg(folder, known, tower), inputs, features, groups)
+    return Backbone(modality, _make_pretrained_cfg(folder, manifest_data, tower), inputs, features, groups)
 
 
 def load_keras_file(folder: Path, manifest_data: Mapping[str, Any]) -> keras.Model:
