@@ -86,7 +86,7 @@ def test_image_components(home):
     assert re.search(rf"The bundle needs an? export of a plug-in: archived\. Say --plugins={names}", error)
     run_with_examples = functools.partial(run_command, PYTHONPATH=f"{home}:.")
     error = get_error("predict", "--plugins=archived", *arguments, run=run_with_examples)
-    assert "The bundle needs a task of a plug-in: graded" in error
+    assert "The bundle needs the task of a plug-in: graded" in error
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_modality_fusion_and_objective(home):
     lines = run(home, "predict", "--plugins=series", f"--bundle={bundle}", "--format=saved_model", *samples).stdout
     first, second = map(json.loads, lines.splitlines())
     assert first["scores"] != second["scores"]
-    assert "The bundle needs a modality of a plug-in: series" in get_error("predict", f"--bundle={bundle}", *samples)
+    assert "The bundle needs the modality of a plug-in: series" in get_error("predict", f"--bundle={bundle}", *samples)
 
 
 @pytest.mark.slow

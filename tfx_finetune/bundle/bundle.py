@@ -93,7 +93,7 @@ class Bundle:
         plugins = self.manifest.get("plugins")
         if plugins and spec.name not in registry:
             hint = f"say --plugins={plugins}, or import the plug-in first"
-            raise UserError(f"The bundle needs a {registry.kind} of a plug-in", got=spec.name, hint=hint)
+            raise UserError(f"The bundle needs the {registry.kind} of a plug-in", got=spec.name, hint=hint)
         return registry.build(spec, *context)
 
     @functools.cached_property
