@@ -83,7 +83,7 @@ def test_image_components(home):
     assert prediction["label"] in SHAPE_NAMES
     # Without a plug-in, the error names it.
     error = get_error("predict", *arguments)
-    assert re.search(rf"The bundle needs an? export of a plug-in: archived\. Say --plugins={names}", error)
+    assert re.search(rf"The bundle needs the export of a plug-in: archived\. Say --plugins={names}", error)
     run_with_examples = functools.partial(run_command, PYTHONPATH=f"{home}:.")
     error = get_error("predict", "--plugins=archived", *arguments, run=run_with_examples)
     assert "The bundle needs the task of a plug-in: graded" in error
