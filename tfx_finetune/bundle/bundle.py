@@ -40,9 +40,10 @@ class Bundle:
         manifest: Content of manifest.json.
 
     Examples:
-        >>> bundle = Bundle.open("runs/tux/bundle")  # doctest: +SKIP
-        >>> bundle.predict(["photos/cat.jpg"])[0]["label"]  # doctest: +SKIP
-        'cat'
+        Predict the label of a picture:
+
+            bundle = Bundle.open("runs/tux/bundle")
+            bundle.predict(["photos/cat.jpg"])[0]["label"]
     """
 
     path: Path
