@@ -6,7 +6,7 @@
 
 The command prints one JSON line per file and number of threads: the milliseconds of a call (`latency`, median, and
 `latency_p90`, 90th percentile) and of opening the file (`opening`), and the MB of `memory` that both take.
-Exit status: 0 done, 2 an error to correct.
+Exit status: 0 success, 2 user error.
 """
 
 import json

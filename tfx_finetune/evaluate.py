@@ -4,7 +4,7 @@
     python -m tfx_finetune.evaluate --bundle=runs/tux/bundle --data=other/ --format=tflite_int8
     python -m tfx_finetune.evaluate --bundle=runs/mnist/bundle --data="idx(package='mnist')" --split=test
 
-All labeled samples are scored, or those of one split. Exit status: 0 done, 2 an error to correct.
+All labeled samples are scored, or those of one split. Exit status: 0 success, 2 user error.
 """
 
 import json

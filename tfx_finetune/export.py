@@ -7,7 +7,7 @@
 
 The bundle must be in the work folder of its run, which holds run.cfg and the trained weights. Calibration and
 compression use the data of the run. Every file is verified again; the bundle and the report are replaced.
-Exit status: 0 done, 2 an error to correct, 3 a file that failed verification.
+Exit status: 0 success, 2 user error, 3 a file failed verification.
 """
 
 from dataclasses import dataclass, replace

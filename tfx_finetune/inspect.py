@@ -5,7 +5,7 @@
     python -m tfx_finetune.inspect --list                list all components with their options, and all configs
     python -m tfx_finetune.inspect model.tflite          metadata, inputs and outputs of a TFLite file, as JSON
 
-Exit status: 0 done, 2 an error to correct.
+Exit status: 0 success, 2 user error.
 """
 
 import json

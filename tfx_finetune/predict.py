@@ -8,7 +8,7 @@
 A model with several inputs takes JSON objects with the paths of files and with texts; inputs may be left out.
 Each line has file (or input), label, score and scores (by label), or file and error if the file cannot be read.
 Boxes are in pixels of the image. --save_pictures draws boxes and masks, --coco_results writes boxes for COCO tools.
-Exit status: 0 done, 2 an error to correct. From Python: `Bundle.open(folder).predict(files)`.
+Exit status: 0 success, 2 user error. From Python: `Bundle.open(folder).predict(files)`.
 """
 
 import json

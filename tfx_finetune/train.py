@@ -5,8 +5,7 @@
     python -m tfx_finetune.train --data=photos/ --preset=best --constraints="size<5MB, score_drop<0.01"
 
 The work folder then holds run.cfg (which reproduces the run), checkpoints/, tensorboard/, report.html and bundle/.
-The same command resumes an interrupted run. Exit status: 0 done, 2 an error to correct, 3 a file that failed
-verification.
+The same command resumes an interrupted run. Exit status: 0 success, 2 user error, 3 a file failed verification.
 """
 
 import time

@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers.small_data import complaint
 from tfx_finetune.core import assets
-from tfx_finetune.core.catalogue import ASSETS, Asset
+from tfx_finetune.core.catalog import ASSETS, Asset
 
 CONTENT = b"the content"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -136,7 +136,7 @@ def test_installed_packages_are_used(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("offline")
 def test_an_installed_package_with_other_content_is_not_used(tmp_path, monkeypatch):
-    """A newer release may have other weights, so that the version of the catalogue is downloaded."""
+    """A newer release may have other weights, so that the version of the catalog is downloaded."""
     (tmp_path / "stamps").mkdir()
     asset = Asset("debian", "tfx-small", "", f"{tmp_path}/stamps".lstrip("/"), "MIT", {"a.bin": DIGEST})
     monkeypatch.setitem(ASSETS, "small", asset)
@@ -246,7 +246,7 @@ def test_cache_folder(monkeypatch, tmp_path):
 
 
 def test_the_table_of_licenses():
-    """docs/explanation/licenses.md has a row for every downloaded package, with the license of the catalogue."""
+    """docs/explanation/licenses.md has a row for every downloaded package, with the license of the catalog."""
     rows = (Path(__file__).parent.parent.parent / "docs" / "explanation" / "licenses.md").read_text().splitlines()
     row_of_package = {name: row for row in rows if row.startswith("|") for name in re.findall("`([^`]+)`", row)}
     licenses = {asset.package: asset.license for asset in ASSETS.values()}

@@ -1,4 +1,4 @@
-"""The loss of a detector: which places learn what, and the loss by hand."""
+"""Assignment of anchor points, and the detection loss by hand."""
 
 import math
 
@@ -7,24 +7,22 @@ import pytest
 import tensorflow as tf
 
 from tests.tasks.test_detect import LABELS, PLACES, RNG, logits, rows
-from tfx_finetune.tasks import assigner
+from tfx_finetune.tasks import detection_loss
 from tfx_finetune.tasks.detect import detect
 
 # ---- which places learn what
 
 
 def learned(target, sure, **options):
-    grid = assigner.boxes.make_grid(PLACES, ("P3", "P4", "P5"))
+    grid = detection_loss.boxes.make_grid(PLACES, ("P3", "P4", "P5"))
     given = logits(*sure)
     scores = 1 / (1 + np.exp(-given[..., :-4]))
-    found = assigner.boxes.distances_to_boxes(grid.centers, given[..., -4:] * grid.strides)
-    return assigner.assign(target, scores, found, grid, assigner.TaskAlignedAssigner(**options))
+    found = detection_loss.boxes.distances_to_boxes(grid.centers, given[..., -4:] * grid.strides)
+    return detection_loss.assign(target, scores, found, grid, detection_loss.TaskAlignedAssigner(**options))
 
 
-def test_the_best_aligned_places_learn_an_object():
-    """Places 0 and 1 lie in the box (0, 0, 16, 8), at (4, 4) and (12, 4). The first says it exactly, the second half of
-    it and more surely: s * u^6 of 0.5 and 0.9 * 2^-6. Place 2 lies beside it, whatever it says.
-    """
+def test_the_best_aligned_points_are_assigned():
+    """Point 0 predicts the box exactly, with s * u^6 = 0.5; point 1 half of it, with 0.9 * 2^-6; point 2 is outside."""
     sure = [(0, 1, 0.0, (0.5, 0.5, 1.5, 0.5)), (1, 1, math.log(9), (0.5,) * 4), (2, 1, 9.0, (2.5, 0.5, -0.5, 0.5))]
     found = learned(rows((0, 0, 16, 8, 1, 1)), sure)
     worth = np.asarray(found.alignment)[0]
@@ -40,29 +38,29 @@ def test_the_best_aligned_places_learn_an_object():
     assert np.flatnonzero(alone).tolist() == [0]
 
 
-def test_the_worth_is_the_overlap_of_the_best_place():
-    """A place that says half of its object's box, as well as any, is to say 0.5."""
+def test_alignment_is_the_iou_of_the_best_point():
+    """If the best prediction covers half of the box, its alignment is 0.5."""
     found = learned(rows((0, 0, 16, 8, 2, 1)), [(1, 2, 0.0, (0.5,) * 4)])
     assert np.asarray(found.alignment)[0, 1] == pytest.approx(0.5)
 
 
-def test_a_place_in_two_objects_learns_that_which_it_overlaps_most():
-    """Place 0 says the small one; the large one is left to another place."""
+def test_a_point_in_two_objects_gets_the_one_with_the_highest_iou():
+    """Point 0 gets the small object, and another point gets the large one."""
     sure = [(0, 0, 0.0, (0.5,) * 4), (9, 0, 0.0, (1.5,) * 4)]
     found = learned(rows((0, 0, 8, 8, 0, 1), (0, 0, 24, 24, 0, 1)), sure)
     assert np.asarray(found.target_boxes)[0, [0, 9]].tolist() == [[0, 0, 8, 8], [0, 0, 24, 24]]
     assert np.asarray(found.alignment)[0, [0, 9]].tolist() == pytest.approx([1, 1])
 
 
-def test_an_object_between_places_is_learned_by_that_of_its_cell():
-    """A box of 2 x 2 pixels around (1, 1) has no centre of a cell in it, and is in the first cell of every level."""
+def test_a_small_object_is_assigned_to_its_cell():
+    """A box of 2 x 2 pixels without a cell center is assigned to the first cell of each level."""
     near = [(place, 0, 0.0, (2.0,) * 4) for place in range(PLACES)]
     found = learned(rows((0, 0, 2, 2, 0, 1)), near)
     assert np.flatnonzero(np.asarray(found.alignment)[0]).tolist() == [0, 64, 80]
 
 
-def test_crowds_and_padding_are_learned_by_nobody():
-    """Places inside of a crowd are marked; a class of padding, which is 0, is none."""
+def test_crowds_and_padding_are_not_assigned():
+    """Points inside a crowd are ignored; padding rows have no points."""
     sure = [(place, 0, 3.0, (2.0,) * 4) for place in range(PLACES)]
     found = learned(rows((0, 0, 16, 8, 1, 2)), sure)
     assert not np.asarray(found.alignment).any()
@@ -73,8 +71,8 @@ def test_crowds_and_padding_are_learned_by_nobody():
 
 
 @pytest.mark.parametrize("count", [8, 9, 40])
-def test_room_for_more_objects_changes_nothing(count):
-    """Rows of padding are left out by steps; what is learned is the same with and without them."""
+def test_padding_rows_do_not_change_the_result(count):
+    """The assignment is the same with and without padding rows."""
     corner = RNG.uniform(0, 40, (count, 2))
     given = [(*low, *(low + RNG.uniform(4, 24, 2)), RNG.integers(0, 3), RNG.integers(1, 3)) for low in corner]
     sure = [(place, place % 3, RNG.normal(), RNG.uniform(0, 3, 4)) for place in range(PLACES)]
@@ -110,8 +108,8 @@ def test_loss_by_hand():
     assert loss(given, half, box_loss="diou") == pytest.approx(expected + 16 / (256 + 64), rel=1e-4)
 
 
-def test_crowds_are_not_learned_as_nothing():
-    """A place in one may say what it wants; but a place of an object is learned, also inside of one."""
+def test_crowds_are_not_background():
+    """A prediction inside a crowd has no loss, unless it is assigned to an object."""
     said = logits((0, 1, 2.0, (0.5, 0.5, 1.5, 0.5)))
     assert loss(rows(), said) > 1
     assert loss(rows((0, 0, 32, 32, 0, 2)), said) == pytest.approx(0, abs=1e-6)
@@ -119,8 +117,8 @@ def test_crowds_are_not_learned_as_nothing():
     assert both == pytest.approx(loss(rows((0, 0, 16, 8, 1, 1)), said), rel=1e-4)
 
 
-def test_every_object_of_a_batch_counts_alike():
-    """Two pictures with three objects at three places: divided by the mean of what is wanted, 1.5."""
+def test_every_object_of_a_batch_has_the_same_weight():
+    """The loss is divided by the mean number of assigned objects per image, 1.5."""
     place = (0.5, 0.5, 1.5, 0.5)
     given = np.concatenate([rows((0, 0, 16, 8, 1, 1)), rows((0, 0, 16, 8, 1, 1), (16, 0, 32, 8, 1, 1))])
     said = np.concatenate([logits((0, 1, 0.0, place)), logits((0, 1, 0.0, place), (2, 1, 0.0, place))])
@@ -130,8 +128,8 @@ def test_every_object_of_a_batch_counts_alike():
 
 
 @pytest.mark.parametrize("spread", [0.0, 1.0, 30.0])
-def test_nothing_is_not_a_number(spread):
-    """Whatever a network says, of pictures with crowds, empty boxes and none: finite, and so are the gradients."""
+def test_loss_and_gradients_are_finite(spread):
+    """Loss and gradients are finite for any logits, with crowds, empty boxes and no objects."""
     task = detect(LABELS)
     given = np.concatenate(
         [

@@ -1,4 +1,4 @@
-"""Layer-wise reconstruction: sparse or clustered weights with which a layer has nearly the same outputs as before.
+"""Layer-wise reconstruction: sparse or clustered weights that nearly preserve the outputs of a layer.
 
 Pruning and clustering by magnitude alone need much training afterwards. A network loses far less if the weights of each
 layer reproduce its outputs on calibration samples (Hassibi and Stork, Optimal brain surgeon, NIPS 1992; Hubara et al.,

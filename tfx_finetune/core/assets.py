@@ -17,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 from tfx_finetune.core import files
-from tfx_finetune.core.catalogue import ASSETS, Asset
+from tfx_finetune.core.catalog import ASSETS, Asset
 from tfx_finetune.core.errors import UserError, did_you_mean
 
 _cache_dir = ""

@@ -105,7 +105,7 @@ class TextOptions:
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """Options of the splits that the data does not have."""
+    """Fractions of the test and validation splits, for data without them."""
 
     test: float = option(0.25, "fraction of the samples for the test split", low=0.01, high=0.9)
     val: float = option(0.1, "fraction of the samples for the validation split", low=0, high=0.9)

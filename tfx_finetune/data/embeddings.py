@@ -57,7 +57,7 @@ class EmbeddingAnalysis:
     Attributes:
         issues: Label errors, the most certain first.
         feature_selections: Accuracy of a linear classifier on subsets of the features.
-        warning: Reason why results are missing; empty if there are none missing.
+        warning: Reason why results are missing; empty if all results exist.
     """
 
     issues: tuple[DataIssue, ...] = ()

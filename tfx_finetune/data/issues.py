@@ -208,7 +208,7 @@ def write_issues(path: Path, table: Table, label_column: str, issues: Sequence[D
 
 
 def format_labels(labels: Any) -> str:
-    r"""Return the labels of a sample as text for people.
+    r"""Return the labels of a sample as human-readable text.
 
     Args:
         labels: Class names, separated by `LABEL_SEPARATOR`.

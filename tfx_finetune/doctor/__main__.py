@@ -2,7 +2,7 @@
 
     python -m tfx_finetune.doctor
 
-The command prints one line per check, with what to do about a problem. Exit status: 0 training works, 2 a check failed.
+The command prints one line per check, with a fix for each problem. Exit status: 0 success, 2 a check failed.
 """
 
 import sys

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from tfx_finetune.core import assets
-from tfx_finetune.core.catalogue import ASSETS
+from tfx_finetune.core.catalog import ASSETS
 from tfx_finetune.doctor.diagnosis import Diagnosis
 
 _REGISTRIES = {"PyPI": ("pypi", "sdist"), "npm": ("npm",), "Debian": ("debian",)}

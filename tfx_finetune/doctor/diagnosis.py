@@ -11,7 +11,7 @@ class Diagnosis:
     """Result of one check.
 
     Attributes:
-        subject: Subject of the check.
+        subject: Checked package, device, file or folder, as displayed.
         state: `ok`; `optional`: an optional part is missing; `warning`: training works, but a problem exists or will
             arise; `broken`: training does not work.
         message: Observation.

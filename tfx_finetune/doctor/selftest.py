@@ -1,4 +1,4 @@
-"""Self-test of TensorFlow and LiteRT in a process of its own, which they may crash.
+"""Self-test of TensorFlow and LiteRT in a separate process, because they may crash.
 
     python -m tfx_finetune.doctor.selftest
 

@@ -39,7 +39,7 @@ def has_boxes(sample: dict[str, Any]) -> bool:
 
 
 def has_mask(sample: dict[str, Any]) -> bool:
-    """Return True if the sample has a decoded mask; the path or content of a mask file is none."""
+    """Return True if the sample has a decoded mask, not only the path or content of a mask file."""
     return "mask" in sample and sample["mask"].dtype == tf.uint8
 
 

@@ -1,4 +1,4 @@
-"""From a checked run to data, an untrained network and the settings of training."""
+"""Loads the data of a validated run, and builds its untrained network and training settings."""
 
 import keras
 import tensorflow as tf

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from tfx_finetune.tasks.assigner import CROWD
+from tfx_finetune.tasks.detection_loss import CROWD
 
 _AREA_NAMES = ("small", "medium", "large")
 

@@ -9,8 +9,8 @@ import tensorflow as tf
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec
 from tfx_finetune.tasks import average_precision, error_analysis
-from tfx_finetune.tasks.assigner import BoxLoss, DetectionLoss, TaskAlignedAssigner
 from tfx_finetune.tasks.dense_head import make_dense_head
+from tfx_finetune.tasks.detection_loss import BoxLoss, DetectionLoss, TaskAlignedAssigner
 from tfx_finetune.tasks.detection_targets import make_detection_target
 from tfx_finetune.tasks.postprocess import NMS_INPUTS, DetectionPostprocess
 from tfx_finetune.types.components import TASKS

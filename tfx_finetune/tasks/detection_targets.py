@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfx_finetune.ops import detections, drawing, objects
 from tfx_finetune.ops.annotations import MIN_SIDE, AnnotationIssues, repair_box
-from tfx_finetune.tasks.assigner import CROWD, OBJECT
+from tfx_finetune.tasks.detection_loss import CROWD, OBJECT
 from tfx_finetune.types.aliases import PostprocessFn
 from tfx_finetune.types.components import LABEL_SEPARATOR
 from tfx_finetune.types.localization import Letterbox, LocalizationTarget

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfx_finetune.tasks.assigner import CROWD, OBJECT
 from tfx_finetune.tasks.classification_metrics import precision_recall_f1
+from tfx_finetune.tasks.detection_loss import CROWD, OBJECT
 
 IOU_THRESHOLD, BACKGROUND_IOU = 0.5, 0.1
 """Intersection over union of a correct detection, at least, and of a background detection, at most."""

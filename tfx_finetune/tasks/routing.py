@@ -1,4 +1,4 @@
-"""Heads for one language or source each: which head is trained on a sample, and which one answers."""
+"""Heads for one language or source each: selection of the head that is trained on a sample or predicts it."""
 
 import dataclasses
 from collections.abc import Mapping

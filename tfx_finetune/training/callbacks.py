@@ -184,7 +184,7 @@ class CheckpointAndEarlyStopping(keras.callbacks.Callback):
         return one_standard_error(self.history, self.scorer.val)
 
     def selected_epochs(self) -> list[int]:
-        """Return the epochs of the result by preference; the last epoch without validation samples."""
+        """Return the epochs that may form the result, best first; without validation, the last epoch."""
         scores = self.history.metrics.get("val_score")
         if not scores:
             return [self.history.epochs - 1]

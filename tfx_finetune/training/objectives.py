@@ -25,7 +25,7 @@ def align(
     with or without labels, are added to the batch.
 
     Args:
-        weight: float > 0. Weight of the loss; the loss of the labels has weight 1. Default 1.
+        weight: float > 0. Weight of the loss; the supervised loss has weight 1. Default 1.
         temperature: float > 0. Divides the cosine similarities. Default 0.1.
         column: Name of the domain column. Positives share a group and differ in this column. Default `language`.
         propagate_labels: True to train positives with the label of their anchor; all positives of a sample together
@@ -86,7 +86,7 @@ def coral(weight: float = 1.0, column: str = "source") -> Objective:
     ignored.
 
     Args:
-        weight: float > 0. Weight of the loss; the loss of the labels has weight 1. The loss is divided by 4 dim^2, so
+        weight: float > 0. Weight of the loss; the supervised loss has weight 1. The loss is divided by 4 dim^2, so
             that large weights may be useful. Default 1.
         column: Name of the domain column. Default `source`.
     """
@@ -136,7 +136,7 @@ def dann(weight: float = 1.0, column: str = "source", hidden_units: int = 100) -
     Domain-adversarial training (Ganin et al., arXiv 1505.07818, equation 18 and section 5.2.2).
 
     Args:
-        weight: float > 0. Weight of the loss; the loss of the labels has weight 1. Default 1.
+        weight: float > 0. Weight of the loss; the supervised loss has weight 1. Default 1.
         column: Name of the domain column. Default `source`.
         hidden_units: int >= 1. Units of the hidden layer of the domain classifier. Default 100.
     """

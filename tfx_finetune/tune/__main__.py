@@ -7,7 +7,7 @@
 
 Trials are compared on the validation split; the test split is not used. The features of the frozen part are computed
 once for all trials. The work folder then holds best.cfg, trials.svg and trials.db. The same command resumes an
-interrupted search, and a larger --trials continues it. Exit status: 0 done, 2 an error to correct.
+interrupted search, and a larger --trials continues it. Exit status: 0 success, 2 user error.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from tfx_finetune.core.options import option
 class TuneOptions(Run):
     """Options of the command."""
 
-    trials: int = option(20, "total number of trials, those of earlier calls included", low=1)
+    trials: int = option(20, "total number of trials, including earlier calls", low=1)
     space: str = option(
         "finetune.learning_rate=log(3e-5, 3e-3), frozen.learning_rate=log(3e-4, 3e-2)",
         "options to search: name=log(min, max), uniform(min, max), int(min, max) or choice('a', 'b'), ...",

@@ -65,7 +65,7 @@ def search(run: Run, space: dict[str, Spec], trials: int, folder: Path) -> Path:
     Args:
         run: Options that are not searched.
         space: Range of each searched option.
-        trials: Total number of trials, those of earlier calls included.
+        trials: Total number of trials, including earlier calls.
         folder: Work folder of the search.
 
     Returns:

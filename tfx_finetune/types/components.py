@@ -110,7 +110,13 @@ MODALITY_MASK = "modality_mask"
 
 
 class SamplePreview(NamedTuple):
-    """Preview of a sample for the report: an encoded image, a WAV file, a text; empty for what the sample lacks."""
+    """Preview of a sample for the report.
+
+    Attributes:
+        image: Encoded image; empty for a sample without an image.
+        audio: Content of a WAV file; empty for a sample without audio.
+        text: Text; empty for a sample without text.
+    """
 
     image: bytes = b""
     audio: bytes = b""
@@ -245,7 +251,11 @@ AugmentedBatch: TypeAlias = tuple[Any, dict[str, Any], dict[str, Any]]
 
 
 class BatchAugment(NamedTuple):
-    """Augment of batches: (inputs, targets by head, weights by head, stateless seed (2,)) -> changed first three."""
+    """Augment of batches.
+
+    Attributes:
+        apply: (inputs, targets by head, weights by head, stateless seed (2,)) -> augmented inputs, targets, weights.
+    """
 
     apply: Callable[[Any, dict[str, Any], dict[str, Any], Any], AugmentedBatch]
 

@@ -38,7 +38,7 @@ class AuxiliaryLoss(NamedTuple):
         output: Symbolic tensor (batch, ...), the input of the loss.
         loss: Keras loss of (IDs (batch, 2), output), of shape (batch,). Column 0 of the IDs is the group, column 1 the
             domain; `UNKNOWN_ID` if a sample has none.
-        weight: float > 0. Weight of the loss in the total loss, in which the loss of the labels has weight 1.
+        weight: float > 0. Weight of the loss in the total loss, in which the supervised loss has weight 1.
     """
 
     output: Symbol

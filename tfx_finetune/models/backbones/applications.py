@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tfx_finetune.core.catalogue import ASSETS
+from tfx_finetune.core.catalog import ASSETS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.models.backbones.flatten import flatten
 from tfx_finetune.models.backbones.graph import build_backbone, make_normalized_input, resolve_input_side
-from tfx_finetune.models.backbones.pretrained import find_weights_file, load_keras_weights, set_file_origin
+from tfx_finetune.models.backbones.pretrained import load_keras_weights, resolve_weights_path, set_file_origin
 from tfx_finetune.types.components import BACKBONES, Backbone, PretrainedCfg
 
 # Modes of keras.applications.imagenet_utils.preprocess_input; "in_model" and "in_model_twice" are layers of the model.
@@ -126,7 +126,7 @@ def build_application(name: str, weights: str = "imagenet", size: int = 0) -> Ba
     inputs, x = make_normalized_input(cfg)
     model = _construct(spec.constructor, x, weights)
     if weights not in ("imagenet", "none"):
-        load_keras_weights(model, name, find_weights_file(weights))
+        load_keras_weights(model, name, resolve_weights_path(weights))
         if spec.preprocessing == "in_model_twice":
             _normalize_twice(model)
     if weights != "none" and spec.preprocessing == "caffe":

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfx_finetune.core import assets, files
-from tfx_finetune.core.catalogue import ASSETS
+from tfx_finetune.core.catalog import ASSETS
 from tfx_finetune.core.errors import UserError, first_line
 from tfx_finetune.core.extras import import_package
 from tfx_finetune.models.backbones import torch_weights
@@ -62,12 +62,12 @@ def set_file_origin(pretrained_cfg: PretrainedCfg, weights: str, packaged_name: 
     """
     if weights == "none":
         return pretrained_cfg
-    digest = files.sha256(find_weights_file(weights, packaged_name))
+    digest = files.sha256(resolve_weights_path(weights, packaged_name))
     return dataclasses.replace(pretrained_cfg, origin=weights, sha256=digest)
 
 
-def find_weights_file(path: str, packaged_name: str = "imagenet") -> Path:
-    """Return the path of a weights file with `~` expanded.
+def resolve_weights_path(path: str, packaged_name: str = "imagenet") -> Path:
+    """Return the path of a weights file with `~` expanded, after a check that the file exists.
 
     Args:
         path: Value of the option `weights`.
@@ -97,7 +97,7 @@ def load_weights(model: keras.Model, name: str, weights: str, asset: str, module
     """
     if weights == "none":
         return
-    path = assets.fetch_file(asset) if weights == "imagenet" else find_weights_file(weights)
+    path = assets.fetch_file(asset) if weights == "imagenet" else resolve_weights_path(weights)
     if path.suffix in (".pth", ".pt"):
         _assign_weights(model, torch_weights.read_state_dict(path), modules, f"{path} for {name}")
     else:

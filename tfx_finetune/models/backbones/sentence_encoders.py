@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from tfx_finetune.core import assets
-from tfx_finetune.core.catalogue import ASSETS
+from tfx_finetune.core.catalog import ASSETS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.models.backbones.keras_hub_text import keras_hub_text
 from tfx_finetune.models.backbones.tokenizer_file import write_unigram

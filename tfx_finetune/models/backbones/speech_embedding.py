@@ -48,7 +48,7 @@ def speech_embedding(seconds: float = 2.0, segments: int = 2, weights: str = "sp
     if weights == "speech":
         _assign_weights(model, assets.fetch_file(_ASSET).read_bytes())
     elif weights != "none":
-        pretrained.load_keras_weights(model, _NAME, pretrained.find_weights_file(weights, "speech"))
+        pretrained.load_keras_weights(model, _NAME, pretrained.resolve_weights_path(weights, "speech"))
     features = Features(log_mel.average_segments(tokens, segments), tokens=tokens)
     return Backbone("audio", cfg, inputs, features, graph.split_layer_groups(model, start_tensor=mels))
 

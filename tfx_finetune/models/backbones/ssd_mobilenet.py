@@ -39,7 +39,7 @@ def ssd_mobilenet_v2(weights: str = _WEIGHTS, size: int = 0) -> Backbone:
     if weights == _WEIGHTS:
         _assign_weights(model, read_detector())
     elif weights != "none":
-        pretrained.load_keras_weights(model, _NAME, pretrained.find_weights_file(weights, _WEIGHTS))
+        pretrained.load_keras_weights(model, _NAME, pretrained.resolve_weights_path(weights, _WEIGHTS))
     return build_backbone(cfg, inputs, model.output)
 
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfx_finetune.core import assets
-from tfx_finetune.core.catalogue import ASSETS
+from tfx_finetune.core.catalog import ASSETS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.models.backbones.transformer import IsToken, Present
 from tfx_finetune.types.components import BACKBONES, Backbone, Features, LayerGroup, PretrainedCfg
