@@ -1,4 +1,4 @@
-"""The manifest of a bundle."""
+"""Builds the manifest of a bundle; `core/manifest.py` reads it."""
 
 import datetime
 import importlib.metadata
