@@ -192,4 +192,4 @@ def test_a_run_with_all_augments(tmp_path):
     assert {"objects/map", "mask/miou"} <= set(scores["test"])
     result = run_in_process("inspect", *flags)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert result.stdout.count("puts other samples into this one") == 3
+    assert result.stdout.count("combines several samples; not shown") == 3
