@@ -28,7 +28,7 @@ test: setup
 	$(PY) -m pytest -n 2 --dist worksteal -m 'not slow'
 
 # Lint is for who changes something: other versions of its tools may find what those of CI do not.
-# One session: neighbours, which share fixtures, stay together until a worker has nothing left to do.
+# One session: neighbors, which share fixtures, stay together until a worker has nothing left to do.
 test-all: setup lint
 	$(PY) -m pytest -n 2 --dist worksteal --durations=10
 

@@ -1,1 +1,1 @@
-"""Layer 0: configuration, specs, registries, errors, files, hardware. Imports no TensorFlow."""
+"""Core without TensorFlow: configuration, specs, registries, errors, files, hardware."""

@@ -36,8 +36,8 @@ def _fortunes_asset(language: str, file: str, digest: str) -> Asset:
     return Asset("debian", package, "", "usr/share/games/fortunes", "GPL, texts mostly public domain", {file: digest})
 
 
-def _prompts_asset(package: str, folder: str, licence: str, first: str, digest: str) -> Asset:
-    return Asset("debian", package, "", f"usr/share/asterisk/sounds/{folder}", licence, {f"digits/{first}": digest})
+def _prompts_asset(package: str, folder: str, license: str, first: str, digest: str) -> Asset:
+    return Asset("debian", package, "", f"usr/share/asterisk/sounds/{folder}", license, {f"digits/{first}": digest})
 
 
 def _core_sounds_asset(folder: str, digest: str) -> Asset:

@@ -87,7 +87,7 @@ def check_towers(init_bundle: InitBundle | None, towers: Mapping[str, Spec]) -> 
         spec, bundle_spec = towers[tower], bundle_towers[tower]
         is_same = BACKBONES[spec.name] is BACKBONES[bundle_spec.name]
         if not is_same or BACKBONES.resolve_options(spec) != BACKBONES.resolve_options(bundle_spec):
-            hint = "leave out --backbone and --towers to use the backbones of the bundle"
+            hint = "leave out --backbone to use the backbones of the bundle"
             got = f"{tower}={bundle_spec} in {init_bundle.path}"
             raise UserError("The bundle of --init has another backbone", got=got, expected=f"{tower}={spec}", hint=hint)
 

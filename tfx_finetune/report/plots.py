@@ -271,7 +271,7 @@ def plot_learning_rates(curves: Mapping[str, tuple[Sequence[float], Sequence[flo
         figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
     ):
         axes.semilogx(rates, losses)
-        axes.axvline(suggested, linestyle="--", linewidth=1, color="grey")
+        axes.axvline(suggested, linestyle="--", linewidth=1, color="gray")
         axes.set_title(f"{name}: {suggested:.1e}")
         axes.set_xlabel("learning rate")
         axes.set_ylabel("loss")

@@ -35,7 +35,7 @@ def read_color_map(root: Path, file: str = "") -> dict[str, Color | None]:
     A line is `name`, `name r g b`, `r g b name`, or `name:r,g,b::` as CVAT writes it. Text after `#` is a comment.
 
     Args:
-        root: Folder of the data, which is searched for a file of a usual name.
+        root: Folder of the data, which is searched for a file with a standard name (`classes.txt`, ...).
         file: Path of the file, if it has another name.
 
     Returns:

@@ -139,10 +139,10 @@ def _preprocess_batch(
     for tower, modality in servable.modalities.items():
 
         def preprocess_sample(
-            content_and_presence: tuple[tf.Tensor, tf.Tensor], modality: Modality = modality
+            content_and_flag: tuple[tf.Tensor, tf.Tensor], modality: Modality = modality
         ) -> tuple[tf.Tensor, tf.Tensor]:
-            content, presence = content_and_presence
-            decoded = decode_or_empty(modality, content, presence if has_several else True)
+            content, has_content = content_and_flag
+            decoded = decode_or_empty(modality, content, has_content if has_several else True)
             size = tf.shape(decoded)[:2] if modality.letterbox else tf.zeros((2,), tf.int32)
             return modality.prepare(decoded), size
 
