@@ -1,4 +1,4 @@
-"""A bundle is whole and unaltered, or it is not opened; what it predicts is what its model says."""
+"""Bundles: their content, the checks when they are opened, and predictions."""
 
 import csv
 import dataclasses
@@ -33,14 +33,14 @@ def model():
 
 @pytest.fixture(scope="module")
 def original(model, tmp_path_factory):
-    """A finished bundle, whose TFLite file was refused."""
+    """Return a finished bundle whose TFLite file failed verification."""
     bundle = write_bundle(tmp_path_factory.mktemp("bundle") / "bundle", model, EXPORTS)
     return finalize_bundle(bundle, table(model), model.golden, SCORES, (), CHECKS)
 
 
 @pytest.fixture
 def folder(original, tmp_path):
-    """A copy of it, to be altered."""
+    """Return the folder of a copy of the bundle, to be changed."""
     return shutil.copytree(original.path, tmp_path / "bundle")
 
 
@@ -56,8 +56,8 @@ def alter(path, **changes):
 # ---- what is in it
 
 
-def test_a_bundle_is_opened_as_it_was_written(original, folder):
-    """With all that is needed to feed it and to read its answers."""
+def test_an_opened_bundle_has_the_written_content(original, folder):
+    """An opened bundle has the formats, manifest, modalities, tasks and files that were written."""
     bundle = Bundle.open(str(folder))
     assert bundle.formats == ["keras", "saved_model", "tflite"]
     assert bundle.manifest == json.loads(json.dumps(original.manifest))
@@ -76,18 +76,18 @@ def _exported(bundle):
 
 
 def test_labels_are_lines_in_the_order_of_the_scores(folder):
-    """As every example of a TFLite application reads them; in UTF-8."""
+    """labels.txt is UTF-8 with one class name per line, in the order of the scores."""
     assert (folder / "labels.txt").read_bytes().decode("utf-8") == "ägg\nbär und café\n猫\n"
 
 
-def test_every_head_has_labels_of_its_own(tmp_path):
-    """The first one's are labels.txt, for those who know of no heads."""
+def test_each_head_has_a_label_file(tmp_path):
+    """With several heads, labels.txt has the labels of the first head, for tools that know no heads."""
     bundle = write_bundle(tmp_path / "bundle", small({"kind": "classify()", "marks": "tag()"}), "tflite()")
     assert (bundle.path / "labels.txt").read_text() == (bundle.path / "labels.marks.txt").read_text()
 
 
-def test_scores_are_those_of_the_model_and_of_every_file(folder):
-    """Strict JSON: the infinite difference of a broken file is null."""
+def test_scores_json_has_the_model_and_each_file(folder):
+    """scores.json is strict JSON: the infinite difference of a broken file is null."""
     scores = json.loads((folder / "scores.json").read_text(), parse_constant=pytest.fail)
     assert list(scores) == ["test", "keras", "saved_model", "tflite"]
     assert scores["test"] == {"kind/accuracy": 0.75}
@@ -96,22 +96,22 @@ def test_scores_are_those_of_the_model_and_of_every_file(folder):
     assert scores["tflite"]["failure_reason"] == "empty or broken"
 
 
-def test_golden_samples_are_raw_pictures_with_their_answers(folder, model):
-    """Whoever runs the model elsewhere finds eight pictures to feed it and what should come out."""
+def test_golden_samples_are_raw_images_with_outputs(folder, model):
+    """golden/ has eight raw images and the outputs that the SavedModel predicts for them."""
     record = json.loads((folder / "golden" / "outputs.json").read_text())
     assert len(record) == 8
     serve = Bundle.open(folder).load_model("saved_model").predict_raw
     names = [sample["files"]["image"] for sample in record]
-    found = serve({"image": [(folder / "golden" / name).read_bytes() for name in names]})
+    outputs = serve({"image": [(folder / "golden" / name).read_bytes() for name in names]})
     expected = [sample["outputs"]["kind/scores"] for sample in record]
-    np.testing.assert_allclose(found["kind/scores"], expected, atol=1e-5)
+    np.testing.assert_allclose(outputs["kind/scores"], expected, atol=1e-5)
     for name, raw in zip(names, model.raw, strict=False):
         assert (folder / "golden" / name).read_bytes() == raw
         assert name.endswith(".png")
 
 
-def test_the_split_is_a_table(folder):
-    """Every sample with its side, so that anyone can look for leaks."""
+def test_split_csv_lists_all_samples(folder):
+    """split.csv has one row per sample with its split."""
     with (folder / "split.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert rows[3] == {"file": "3.png", "split": "test", "sha256": "", "label": "猫"}
@@ -119,11 +119,11 @@ def test_the_split_is_a_table(folder):
 
 
 def test_checksums_are_those_of_sha256sum(folder):
-    """Anyone can check them without this package."""
-    known = json.loads((folder / "manifest.json").read_text())["sha256"]
+    """The manifest has the SHA-256 checksum of each file."""
+    digests = json.loads((folder / "manifest.json").read_text())["sha256"]
     inside = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert set(known) == inside - {"manifest.json"}
-    for name, digest in known.items():
+    assert set(digests) == inside - {"manifest.json"}
+    for name, digest in digests.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
 
 
@@ -137,69 +137,71 @@ FILES = (
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_named(name, folder):
-    """A bundle that was copied in part."""
+def test_a_missing_file_is_an_error(name, folder):
+    """Opening a bundle that lacks a file raises an error with the file's name."""
     (folder / name).unlink()
-    said = complaint(Bundle.open, folder)
-    assert said == f"A file of the bundle is missing: {folder / name}. Run its command again."
+    error = complaint(Bundle.open, folder)
+    assert error == f"A file of the bundle is missing: {folder / name}. Run its command again."
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_an_altered_file_is_named(name, folder):
-    """One bit is enough."""
+def test_a_changed_file_is_an_error(name, folder):
+    """Opening a bundle with one flipped bit in a file raises an error with the file's name."""
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
-    said = complaint(Bundle.open, folder)
-    assert said.startswith(f"A file of the bundle was changed: {folder / name}. Run its command again: the file is not the verified one.")
+    error = complaint(Bundle.open, folder)
+    assert error.startswith(
+        f"A file of the bundle was changed: {folder / name}. Run its command again: the file is not the verified one."
+    )
 
 
-def test_what_others_put_beside_the_files_does_not_matter(folder):
-    """Notes, or what an operating system leaves everywhere."""
+def test_additional_files_are_ignored(folder):
+    """A bundle can be opened if its folder has other files, such as notes or .DS_Store."""
     (folder / ".DS_Store").write_text("x")
     (folder / "golden" / "notes.txt").write_text("x")
     assert Bundle.open(folder).formats
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "3", '"text"', '{"files": {}}'])
-def test_a_folder_without_a_manifest_is_no_bundle(content, tmp_path):
-    """Or with one that is of something else."""
+def test_a_folder_without_a_valid_manifest_is_refused(content, tmp_path):
+    """A folder whose manifest.json is missing or has other content is not a bundle."""
     if content is not None:
         (tmp_path / "manifest.json").write_text(content)
-    said = complaint(Bundle.open, tmp_path)
-    assert said == (
+    error = complaint(Bundle.open, tmp_path)
+    assert error == (
         f"The folder has no readable manifest.json and is not a bundle: {tmp_path}. "
         "Name the folder bundle/ of a finished run."
     )
 
 
-def test_a_folder_that_is_not_there_is_no_bundle(tmp_path):
-    """A path that was mistyped."""
+def test_a_missing_folder_is_refused(tmp_path):
+    """A missing folder is not a bundle, and an empty path needs --bundle."""
     assert "is not a bundle" in complaint(Bundle.open, tmp_path / "missing")
     assert complaint(Bundle.open, "").startswith("--bundle is missing. ")
 
 
 def test_a_bundle_of_another_version_is_refused(folder):
-    """Before anything in it is looked at."""
+    """The version is checked before other entries of the manifest are read."""
     alter(folder, version=99, verified=None, files=None)
     assert "The bundle has another version: 99. Expected: 2." in complaint(Bundle.open, folder)
 
 
 def test_a_bundle_that_was_not_verified_is_refused(model, tmp_path):
-    """Its run was interrupted, or still goes on."""
+    """A bundle without verification results belongs to a run that has not finished."""
     bundle = write_bundle(tmp_path / "bundle", model, "tflite()")
-    said = complaint(Bundle.open, bundle.path)
-    assert said == f"The run of the bundle has not finished: {bundle.path}. Run its command again."
+    error = complaint(Bundle.open, bundle.path)
+    assert error == f"The run of the bundle has not finished: {bundle.path}. Run its command again."
 
 
-def test_an_unknown_format_is_told_which_there_are(original):
-    """With what was probably meant."""
-    said = complaint(original.load_model, "tflight")
-    assert "no such format: tflight. Expected: keras, saved_model, tflite. Did you mean tflite?" in said
+def test_an_unknown_format_is_refused(original):
+    """The error lists the formats and suggests a similar one."""
+    error = complaint(original.load_model, "tflight")
+    assert "no such format: tflight. Expected: keras, saved_model, tflite. Did you mean tflite?" in error
 
 
-def test_an_export_that_fails_leaves_the_bundle_as_it_was(folder, model):
-    """Half of a new bundle is worse than the whole old one."""
+def test_a_failed_export_leaves_the_bundle_unchanged(folder, model):
+    """If an export fails, the old bundle stays and no partial folder is left."""
 
     def fail(servable, path):
         path.write_text("half")
@@ -214,8 +216,8 @@ def test_an_export_that_fails_leaves_the_bundle_as_it_was(folder, model):
     assert {path.name for path in folder.parent.iterdir()} == {"bundle"}
 
 
-def test_a_new_bundle_takes_the_place_of_the_old_one(folder, model):
-    """Nothing of the old one is left in it."""
+def test_a_new_bundle_replaces_the_old_one(folder, model):
+    """No file of the old bundle is left in the folder."""
     bundle = write_bundle(folder, model, "tflite()")
     assert {path.name for path in folder.iterdir()} == {"model.tflite", "labels.txt", "manifest.json"}
     assert bundle.path == folder
@@ -226,7 +228,7 @@ def test_a_new_bundle_takes_the_place_of_the_old_one(folder, model):
 
 @pytest.mark.parametrize("format", ["keras", "saved_model", "tflite"])
 def test_files_and_folders_are_predicted_in_order(format, original, model, tmp_path):
-    """Pictures of folders in the order of their names, with the label that the model gives."""
+    """Files of a folder are predicted in order of their names, with the labels and scores of the model."""
     for row, content in enumerate(model.raw[:4]):
         path = tmp_path / "földer" / ("inner" if row % 2 else ".") / f"{row} 猫.PNG"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -247,8 +249,8 @@ def test_files_and_folders_are_predicted_in_order(format, original, model, tmp_p
         assert record["scores"] == pytest.approx(dict(zip(NAMES, scores, strict=True)), abs=1e-4)
 
 
-def test_what_cannot_be_read_has_its_reason(original, model, tmp_path):
-    """The other files are predicted all the same."""
+def test_unreadable_files_have_an_error(original, model, tmp_path):
+    """The record of an unreadable file has the reason, and the other files are predicted."""
     (tmp_path / "empty.png").touch()
     (tmp_path / "short.png").write_bytes(model.raw[0][:60])
     (tmp_path / "text.jpg").write_text("a text that has an ending of a picture")
@@ -267,7 +269,7 @@ def test_what_cannot_be_read_has_its_reason(original, model, tmp_path):
 
 
 def test_a_name_that_is_not_utf_8_can_be_printed(original, model, tmp_path):
-    """As archives made on Windows have them."""
+    """The record of a file whose name is not UTF-8 is valid JSON."""
     path = tmp_path / "gr\udcfc\udcdfe.png"
     path.write_bytes(model.raw[0])
     (record,) = original.predict([path], "tflite")
@@ -275,8 +277,8 @@ def test_a_name_that_is_not_utf_8_can_be_printed(original, model, tmp_path):
     assert json.dumps(record, ensure_ascii=False).encode("utf-8")
 
 
-def test_several_heads_have_a_record_each(tmp_path):
-    """By the head's name; a tagger gives every label that reaches its threshold."""
+def test_predictions_of_several_heads_are_nested_by_head(tmp_path):
+    """A tagging head predicts all labels that reach its threshold."""
     model = small({"kind": "classify()", "marks": "tag(threshold=0.3)"})
     bundle = write_bundle(tmp_path / "bundle", model, "tflite()")
     checks = [dataclasses.replace(CHECKS[0], format="tflite")]
@@ -289,8 +291,8 @@ def test_several_heads_have_a_record_each(tmp_path):
     assert record["marks"]["label"] == over != []
 
 
-def test_a_file_that_did_not_pass_says_so(original, model, tmp_path, capsys):
-    """It can be looked into, but not unknowingly be used."""
+def test_a_format_that_failed_verification_is_logged(original, model, tmp_path, capsys):
+    """Predicting with a file that failed verification logs a warning."""
     (tmp_path / "a.png").write_bytes(model.raw[0])
     original.predict([tmp_path / "a.png"], "keras")
     assert capsys.readouterr().err == ""

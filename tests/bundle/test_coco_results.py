@@ -1,4 +1,4 @@
-"""What is found in pictures as a results file of COCO, read by COCO's own tools."""
+"""COCO results files of predicted boxes, read by COCO tools."""
 
 import json
 
@@ -35,21 +35,21 @@ def written(results, path):
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("beside", [{}, {"mask": "segment()"}])
-def test_boxes_of_a_lone_head_and_of_one_of_two(beside, tmp_path):
-    """What is less sure than what `predict` prints as well: average precision is made of all."""
-    results = CocoResults(heads({"objects": "detect(display_threshold=0.4)"} | beside))
+@pytest.mark.parametrize("other_heads", [{}, {"mask": "segment()"}])
+def test_boxes_of_one_detection_head(other_heads, tmp_path):
+    """The file contains boxes below the display threshold too, because average precision needs them."""
+    results = CocoResults(heads({"objects": "detect(display_threshold=0.4)"} | other_heads))
     boxes = [[1, 2, 31, 42, 0.75, 1], [5, 5, 9, 9, 0.5, 0], [0, 0, 9, 9, 0.25, 0], [0, 0, 0, 0, 0, -1]]
     results.add("photos/0012.jpg", {"objects": np.array(boxes, np.float32), "mask": np.zeros((4, 4), np.uint8)})
-    assert written(results, tmp_path / "found.json") == [
+    assert written(results, tmp_path / "results.json") == [
         {"image_id": 12, "category_id": 2, "bbox": [1, 2, 30, 40], "score": 0.75},
         {"image_id": 12, "category_id": 1, "bbox": [5, 5, 4, 4], "score": 0.5},
         {"image_id": 12, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.25},
     ]
 
 
-def test_ids_of_ones_own_file(tmp_path, capsys):
-    """An oracle's boxes get 1.0 of COCO's tools: ids with gaps, and pictures of one name in two folders."""
+def test_ids_of_a_coco_file(tmp_path, capsys):
+    """With the IDs of a COCO file, perfect boxes have an average precision of 1 in COCO tools."""
     truth = write_coco_file(tmp_path / "truth.json", ANNOTATIONS, IMAGES)
     results = CocoResults(heads(), str(truth))
     for file, rows in {
@@ -58,19 +58,19 @@ def test_ids_of_ones_own_file(tmp_path, capsys):
         "b.png": [[0, 0, 9, 9, 0.99, 0]],
     }.items():
         results.add(str(tmp_path / file), {"objects": np.array(rows, np.float32)})
-    found = written(results, tmp_path / "found.json")
-    assert [(each["image_id"], each["category_id"]) for each in found] == [(7, 1), (7, 90), (900, 90)]
+    records = written(results, tmp_path / "results.json")
+    assert [(record["image_id"], record["category_id"]) for record in records] == [(7, 1), (7, 90), (900, 90)]
     assert "images that are not in the COCO file, left out: 1 (" in capsys.readouterr().err
-    known = COCO(str(truth))
-    judge = COCOeval(known, known.loadRes(str(tmp_path / "found.json")), "bbox")
-    judge.evaluate()
-    judge.accumulate()
-    judge.summarize()
-    assert judge.stats[0] == pytest.approx(1.0)
+    coco = COCO(str(truth))
+    evaluation = COCOeval(coco, coco.loadRes(str(tmp_path / "results.json")), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1.0)
 
 
-def test_what_cannot_be_said_in_ids(tmp_path):
-    """Classes that the file does not know, and heads without boxes."""
+def test_missing_classes_and_heads_are_refused(tmp_path):
+    """The COCO file must have all classes, and the model must have a detection head."""
     cats = write_coco_file(tmp_path / "cats.json", [], IMAGES, [{"id": 3, "name": "cat"}])
     with pytest.raises(UserError, match=r"cats\.json lacks classes of the model: dog\. Expected: cat\."):
         CocoResults(heads(), str(cats))

@@ -1,4 +1,4 @@
-"""What every export promises, with every combination of its options; being registered is enough to be tested."""
+"""Properties of every registered export, with all combinations of its options."""
 
 import inspect
 import itertools
@@ -35,7 +35,7 @@ ROUNDED = ("tflite_dynamic", "tflite_int8", "tflite_int16x8", "ai_edge")
 
 
 def specs():
-    """Every export with every value that its options of a fixed choice can take."""
+    """Yield the specs of all exports, with every value of options that have fixed choices."""
     for name in EXPORTS:
         hints = typing.get_type_hints(EXPORTS[name])
         keys = EXPORTS.get_signature(name).parameters
@@ -44,30 +44,30 @@ def specs():
         for values in itertools.product(*choices.values()):
             options = dict(zip(choices, values, strict=True))
             # Only an int8 file takes or gives integers of its own; `test_exports.py` sees the others refused.
-            whole = options.get("inputs") == "int8" or options.get("outputs") in ("int8", "uint8")
+            is_integer_only = options.get("inputs") == "int8" or options.get("outputs") in ("int8", "uint8")
             # So it is with layers that stay float; that they leave inputs and outputs alone, `test_selective.py` sees.
-            chosen = options.get("selective", False)
+            is_selective = options.get("selective", False)
             plain = (options.get("inputs"), options.get("outputs")) == ("auto", "float32")
-            if not (whole or chosen) or (options["quantize"] == "int8" and (plain or not chosen)):
+            if not (is_integer_only or is_selective) or (options["quantize"] == "int8" and (plain or not is_selective)):
                 yield Spec(name, (), options)
 
 
 @pytest.fixture(scope="module")
 def model():
-    """Two heads of different tasks."""
+    """Return a small model with two heads of different tasks."""
     return small({"kind": "classify()", "marks": "tag()"})
 
 
 @pytest.mark.parametrize("spec", specs(), ids=str)
-def test_what_is_written_is_read_again(spec, model, tmp_path):
-    """load(write(model)) answers as the model does, for one sample and for several, by the same names."""
+def test_a_written_file_predicts_like_the_model(spec, model, tmp_path):
+    """load(write(model)) predicts like the model, for one sample and for several."""
     export = EXPORTS.build(spec)
     export.write(model.servable, tmp_path / export.file_name)
     assert [path.name for path in tmp_path.iterdir()] == [export.file_name]
     predict = export.load(tmp_path / export.file_name).predict
-    found = predict({"image": model.pixels[:5]})
-    assert set(found) == {"kind/scores", "marks/scores"}
-    for name, scores in found.items():
+    outputs = predict({"image": model.pixels[:5]})
+    assert set(outputs) == {"kind/scores", "marks/scores"}
+    for name, scores in outputs.items():
         assert scores.dtype == np.float32
         assert scores.shape == (5, 3)
         np.testing.assert_allclose(scores, model.answers[name][:5], atol=export.tolerance)
@@ -76,8 +76,8 @@ def test_what_is_written_is_read_again(spec, model, tmp_path):
 
 
 @pytest.mark.parametrize("spec", specs(), ids=str)
-def test_formats_and_files_have_the_names_that_users_know(spec):
-    """A float file is held to a smaller tolerance than one that rounds."""
+def test_formats_and_file_names(spec):
+    """Formats and files have documented names, and float files have a smaller tolerance than quantized ones."""
     export = EXPORTS.build(spec)
     assert export.format in FORMATS
     assert export.file_name.startswith(("model", "saved_model", "openvino"))
@@ -86,8 +86,8 @@ def test_formats_and_files_have_the_names_that_users_know(spec):
 
 
 @pytest.mark.parametrize("name", EXPORTS)
-def test_what_is_no_such_file_is_refused(name, tmp_path):
-    """Missing, empty, and of another kind: one line that names the file."""
+def test_invalid_files_are_refused(name, tmp_path):
+    """A missing, empty or other file raises an error of one line with its path."""
     export = EXPORTS.build(Spec(name))
     path = tmp_path / export.file_name
     for content in (None, b"", b"PK\3\4 not much of a model"):
@@ -100,7 +100,7 @@ def test_what_is_no_such_file_is_refused(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", EXPORTS)
-def test_every_export_says_what_it_writes(name):
-    """Its page is made from its docstring, which documents every option."""
+def test_every_option_is_documented(name):
+    """The docstring of an export describes all of its options."""
     doc = inspect.getdoc(EXPORTS[name])
     assert all(f"{option}:" in doc for option in EXPORTS.get_signature(name).parameters)

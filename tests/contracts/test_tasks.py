@@ -1,4 +1,4 @@
-"""What every task of fixed classes promises, whatever it predicts; being registered is enough to be tested."""
+"""Properties of every registered task with fixed classes."""
 
 import json
 
@@ -55,8 +55,8 @@ def test_head_and_decoding_fit(name):
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_encode_gives_a_target_and_a_weight(name):
-    """One 1 for a sample of one class, wherever it is encoded; the weight is a scalar."""
+def test_encode_returns_a_target_and_weight_a_scalar(name):
+    """The target of one class is one-hot, and rare classes have larger weights."""
     task = built(name, class_weight="balanced")
     ds = tf.data.Dataset.from_tensor_slices(list(NAMES)).map(task.encode)
     assert np.array_equal(np.stack(list(ds.as_numpy_iterator())), np.eye(4))
@@ -69,7 +69,7 @@ def test_encode_gives_a_target_and_a_weight(name):
 @pytest.mark.parametrize("options", [{}, {"focal": 2.0, "label_smoothing": 0.1}, {"init": "he"}], ids=str)
 @pytest.mark.parametrize("name", FIXED)
 def test_training_learns(name, options):
-    """Loss and head belong together: what is separable is learned, with sample weights and metrics on."""
+    """Training with the task's loss, weights and metrics learns separable samples."""
     task = built(name, dropout=0.1, class_weight="balanced", **options)
     truth = np.arange(40) % 4
     target = np.stack([task.encode(tf.constant(NAMES[i])).numpy() for i in truth])
@@ -86,8 +86,8 @@ def test_training_learns(name, options):
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_scores_are_json_and_higher_is_better(name):
-    """Perfect scores give 1, reversed ones less; every number is a plain one, per class too."""
+def test_metrics_are_json_and_higher_is_better(name):
+    """Perfect scores give 1, reversed ones less; all values are plain numbers."""
     task = built(name)
     target = targets(task)
     best, worst = task.compute_metrics(target, target), task.compute_metrics(target, 1 - target)
@@ -101,8 +101,8 @@ def test_scores_are_json_and_higher_is_better(name):
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_correct_is_a_value_of_each_sample(name):
-    """In [0, 1], 1 where the scores are the truth, and of the sample alone."""
+def test_per_sample_score(name):
+    """The score of a sample is in [0, 1], 1 for perfect scores, and does not depend on other samples."""
     task = built(name)
     target = targets(task)
     value = task.per_sample_score(target, SCORES)
@@ -114,8 +114,8 @@ def test_correct_is_a_value_of_each_sample(name):
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_predict_is_the_json_line_of_a_sample(name):
-    """Label, score, and the score of every class by name."""
+def test_format_prediction_returns_the_json_line_of_a_sample(name):
+    """The record has label, score, and the scores of all classes by name."""
     record = built(name).format_prediction(np.array([0.1, 0.2, 0.6, 0.1], np.float32))
     assert list(record) == ["label", "score", "scores"]
     assert json.loads(json.dumps(record, ensure_ascii=False)) == record
@@ -131,13 +131,13 @@ def test_predict_is_the_json_line_of_a_sample(name):
     ids=str,
 )
 def test_options_out_of_range_are_refused(name, options):
-    """A share of 1.5 is a mistake to mend, not a traceback of Keras."""
+    """An option out of range raises an error with its name and range."""
     with pytest.raises(UserError, match=rf"^{next(iter(options))} of {name}\(\) is out of range: .*\. Expected: 0 "):
         built(name, **options)
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_column_of_the_target_can_be_chosen(name):
-    """Two heads read two columns."""
+def test_every_task_has_a_default_column(name):
+    """Each task has one of the three default columns."""
     assert built(name).column in ("label", "objects", "mask")
     assert built(name, column="ripeness").column == "ripeness"

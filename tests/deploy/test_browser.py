@@ -1,4 +1,4 @@
-"""Exported files in a real browser: LiteRT.js takes TFLite files, ONNX Runtime Web the ONNX file, as they are."""
+"""Exported files in a real browser: LiteRT.js runs TFLite files, ONNX Runtime Web runs the ONNX file."""
 
 import functools
 import http.server
@@ -25,7 +25,7 @@ SPECS = (
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder, and hands on what the page found."""
+    """HTTP handler that serves a folder and receives the results of the page."""
 
     def __init__(self, *arguments, answers, **options):
         self.answers = answers
@@ -41,15 +41,15 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 def browser() -> str:
-    """The browser's command; skips the test where there is none."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None or shutil.which("npm") is None:
+    """Return the command of the browser; skip the test if there is none."""
+    command = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if command is None or shutil.which("npm") is None:
         pytest.skip("needs chromium and npm, such as Debian's packages of these names")
-    return found
+    return command
 
 
 def in_browser(command: str, folder: Path) -> dict:
-    """Opens the page in a headless browser and waits for its answers."""
+    """Open the page in a headless browser and wait for its results."""
     answers: queue.Queue = queue.Queue()
     handler = functools.partial(Handler, directory=folder, answers=answers)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -59,18 +59,18 @@ def in_browser(command: str, folder: Path) -> dict:
         page = f"http://127.0.0.1:{server.server_port}/browser.html"
         child = subprocess.Popen([command, *flags, page], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            found = answers.get(timeout=120)
+            results = answers.get(timeout=120)
         finally:
             child.terminate()
             child.wait(30)
             server.shutdown()
-    assert "error" not in found, found["error"]
-    return found
+    assert "error" not in results, results["error"]
+    return results
 
 
 @pytest.mark.slow
-def test_a_browser_gives_the_answers_of_the_model(tmp_path):
-    """Every TFLite file of builtin operators, and the ONNX file; names of inputs and outputs are the same there."""
+def test_a_browser_predicts_like_the_model(tmp_path):
+    """TFLite files and the ONNX file have the same inputs, outputs and scores in a browser."""
     command = browser()
     installed = subprocess.run(
         ["npm", "install", "--prefix", tmp_path, "--ignore-scripts", "--no-audit", "--no-fund", *PACKAGES],
@@ -92,12 +92,14 @@ def test_a_browser_gives_the_answers_of_the_model(tmp_path):
     }
     (tmp_path / "samples.json").write_text(json.dumps(samples))
     shutil.copy(PAGE, tmp_path)
-    found = in_browser(command, tmp_path)
+    results = in_browser(command, tmp_path)
     for export in exports:
         here = export.load(tmp_path / export.file).predict({"image": pictures})
         for name, expected in here.items():
-            there = np.array([scores[name] for scores in found[export.file]["scores"]]).reshape(expected.shape)
+            browser_scores = np.array([scores[name] for scores in results[export.file]["scores"]]).reshape(
+                expected.shape
+            )
             # Integers are rounded a step apart where two kernels add in another order.
-            np.testing.assert_allclose(there, expected, atol=0.02 if export.quantized else 1e-5)
-            np.testing.assert_allclose(there, model.answers[name][:5], atol=export.tolerance)
-            assert np.ptp(there, axis=0).max() > 0.1
+            np.testing.assert_allclose(browser_scores, expected, atol=0.02 if export.quantized else 1e-5)
+            np.testing.assert_allclose(browser_scores, model.answers[name][:5], atol=export.tolerance)
+            assert np.ptp(browser_scores, axis=0).max() > 0.1

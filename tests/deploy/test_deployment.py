@@ -19,7 +19,7 @@ SNIPPETS = [code for code in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 @pytest.fixture(scope="module")
 def folder(trained_run, tmp_path_factory):
-    """Where a reader of the page stands: a bundle and a picture."""
+    """Return a folder with a bundle and an image, as the guides expect."""
     folder = tmp_path_factory.mktemp("reader")
     shutil.copytree(trained_run.workdir / "bundle", folder / "bundle")
     shutil.copy(sorted((trained_run.data / "disc").glob("*.jpg"))[0], folder / "a.jpg")
@@ -27,15 +27,15 @@ def folder(trained_run, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_snippet_says_what_the_bundle_says(folder):
-    """The label, and its score within what the preparation of pictures by Pillow makes of it."""
+def test_every_snippet_predicts_like_the_bundle(folder):
+    """Each snippet prints the label of the bundle, and its score within the error of image resizing by Pillow."""
     (expected,) = Bundle.open(folder / "bundle").predict([folder / "a.jpg"])
     assert len(SNIPPETS) == 4
     with running_server(folder / "bundle") as server:
         for snippet in SNIPPETS:
             code = snippet.replace("localhost:8501", f"127.0.0.1:{server.port}")
-            found = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
-            assert found.returncode == 0, found.stderr
-            label, score = found.stdout.split()
+            process = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+            assert process.returncode == 0, process.stderr
+            label, score = process.stdout.split()
             assert label == expected["label"], snippet
             assert float(score) == pytest.approx(expected["score"], abs=0.1), snippet

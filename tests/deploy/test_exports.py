@@ -1,4 +1,4 @@
-"""Exported files outside this package: what goes in, what comes out, and who can read them."""
+"""Exported files in other programs: inputs, outputs, and errors of unsupported models."""
 
 import dataclasses
 import json
@@ -13,9 +13,9 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from sklearn.linear_model import LogisticRegression
 
+from tests.compression.test_tf_keras_bridge import build_network as bridged
 from tests.helpers.assets import fetch_asset
 from tests.helpers.small_model import NAMES, small
-from tests.compression.test_tf_keras_bridge import build_network as bridged
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.deploy.formats import tflite_metadata
@@ -33,7 +33,7 @@ PIXELS = "import sys, numpy as np; pixels = np.load(sys.argv[2])\n"
 
 @pytest.fixture(scope="module")
 def model():
-    """Two heads of different tasks."""
+    """Return a small model with two heads of different tasks."""
     return small({"kind": "classify()", "marks": "tag()"})
 
 
@@ -44,18 +44,18 @@ def write(spec, model, folder):
 
 
 def elsewhere(code, *arguments):
-    """Runs code in a process that cannot import this package, and returns what it prints as JSON."""
+    """Run code in a process that cannot import this package, and return the JSON that it prints."""
     code = "import sys; sys.modules['tfx_finetune'] = None\n" + code
-    found = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    return json.loads(found.stdout.splitlines()[-1])
+    process = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 # ---- SavedModel and Keras file
 
 
 def test_plain_tensorflow_serves_the_saved_model(model, tmp_path):
-    """Encoded pictures in, scores, labels and best label out; or prepared pictures in, scores out; any batch size."""
+    """TensorFlow alone runs both signatures, for raw and for prepared images, with any batch size."""
     path = write("saved_model()", model, tmp_path)
     np.save(tmp_path / "pixels.npy", model.pixels[:3].astype(np.float32))
     for row, content in enumerate(model.raw[:3]):
@@ -68,7 +68,7 @@ def test_plain_tensorflow_serves_the_saved_model(model, tmp_path):
         "run = signatures['tensor'](image=tf.constant(pixels))\n"
         "assert signatures['serving_default'](image=tf.constant(raw[:1]))['kind/scores'].shape == (1, 3)\n"
         "def plain(v): return v.decode() if isinstance(v, bytes) else [*map(plain, v)] if isinstance(v, list) else v\n"
-        "print(json.dumps([{k: plain(v.numpy().tolist()) for k, v in found.items()} for found in (served, run)]))"
+        "print(json.dumps([{k: plain(v.numpy().tolist()) for k, v in outputs.items()} for outputs in (served, run)]))"
     )
     served, run = elsewhere(PIXELS + code, path, tmp_path / "pixels.npy")
     assert set(run) == {"kind/scores", "marks/scores"}
@@ -81,8 +81,8 @@ def test_plain_tensorflow_serves_the_saved_model(model, tmp_path):
         assert served[f"{head}/best"] == [NAMES[i] for i in scores.argmax(-1)]
 
 
-def test_plain_keras_loads_and_trains_the_keras_file(model, tmp_path):
-    """Only stock layers, loaded in safe mode; the weights can go on being trained."""
+def test_plain_keras_loads_the_keras_file(model, tmp_path):
+    """Keras alone loads the file in safe mode, with trainable weights."""
     path = write("keras_file()", model, tmp_path)
     np.save(tmp_path / "pixels.npy", model.pixels[:4])
     code = (
@@ -91,14 +91,14 @@ def test_plain_keras_loads_and_trains_the_keras_file(model, tmp_path):
         "print(json.dumps([sum(w.shape.num_elements() for w in model.trainable_weights),"
         " {k: v.tolist() for k, v in model.predict({'image': pixels}, verbose=0).items()}]))"
     )
-    count, found = elsewhere(PIXELS + code, path, tmp_path / "pixels.npy")
+    count, outputs = elsewhere(PIXELS + code, path, tmp_path / "pixels.npy")
     assert count == sum(w.shape.num_elements() for w in model.servable.model.trainable_weights) > 0
-    for name, scores in found.items():
+    for name, scores in outputs.items():
         np.testing.assert_allclose(scores, model.answers[name][:4], atol=1e-5)
 
 
-def test_a_process_that_trained_nothing_reads_the_keras_file_of_a_tower_with_layers_of_its_own(tmp_path):
-    """Keras must be told of them, which building the tower did where it was trained."""
+def test_a_new_process_reads_a_keras_file_with_custom_layers(tmp_path):
+    """Opening the file registers the custom layers of this package."""
     backbone = BACKBONES["bag_of_embeddings"](size=8, dim=4, buckets=50)
     scores = keras.layers.Dense(2, "softmax")(backbone.features.pooled)
     model = keras.Model({"text": backbone.inputs}, {"kind/scores": scores})
@@ -109,13 +109,13 @@ def test_a_process_that_trained_nothing_reads_the_keras_file_of_a_tower_with_lay
         "print(reader.predict({'text': np.full((1, 8), 9, np.int32)})['kind/scores'].tolist())"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "model.keras")]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    stdout = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     expected = model.predict({"text": np.full((1, 8), 9, np.int32)}, verbose=0)["kind/scores"]
-    np.testing.assert_allclose(json.loads(found.splitlines()[-1]), expected, atol=1e-6)
+    np.testing.assert_allclose(json.loads(stdout.splitlines()[-1]), expected, atol=1e-6)
 
 
 def test_a_keras_file_that_would_run_code_is_refused(tmp_path):
-    """A Lambda layer holds Python code."""
+    """A Lambda layer contains Python code."""
     inputs = keras.Input((2,), name="image")
     outputs = {"kind/scores": keras.layers.Lambda(lambda x: x + 1)(inputs)}
     keras.Model({"image": inputs}, outputs).save(tmp_path / "model.keras")
@@ -140,38 +140,38 @@ def test_a_keras_file_that_would_run_code_is_refused(tmp_path):
         ("quantize='int16x8', inputs='uint8'", np.uint8),
     ],
 )
-def test_tflite_takes_what_was_asked_for(options, dtype, model, tmp_path):
-    """One picture, named as the column; a byte is a pixel's value, whatever is inside."""
+def test_tflite_input_and_output_types(options, dtype, model, tmp_path):
+    """The input has the requested dtype, and a byte is the value of a pixel."""
     path = write(f"tflite({options})", model, tmp_path)
     interpreter = Interpreter(str(path))
     assert set(interpreter.get_signature_list()) == {"serving_default"}
     runner = interpreter.get_signature_runner()
-    ((name, given),) = runner.get_input_details().items()
+    ((name, detail),) = runner.get_input_details().items()
     assert name == "image"
-    assert given["dtype"] == dtype
-    assert given["shape"].tolist() == [1, 16, 16, 3]
+    assert detail["dtype"] == dtype
+    assert detail["shape"].tolist() == [1, 16, 16, 3]
     eight_bits = "quantize='int8'" in options
     if dtype == np.uint8 and eight_bits:
-        scale, zero = given["quantization"]
+        scale, zero = detail["quantization"]
         assert zero == 0
         assert scale == pytest.approx(1.0)
     results = runner.get_output_details()
     assert set(results) == {"kind/scores", "marks/scores"}
     assert all(detail["dtype"] == np.float32 for detail in results.values())
     for pixels, expected in zip(model.pixels[:10], model.answers["kind/scores"], strict=False):
-        found = runner(image=pixels[None].astype(dtype))["kind/scores"]
-        np.testing.assert_allclose(found[0], expected, atol=0.15 if eight_bits else 0.02)
+        scores = runner(image=pixels[None].astype(dtype))["kind/scores"]
+        np.testing.assert_allclose(scores[0], expected, atol=0.15 if eight_bits else 0.02)
 
 
-def kept(path):
-    """Types of the constants in a TFLite file that have two dimensions or more."""
+def constant_dtypes(path):
+    """Return the dtypes of the constants with two or more dimensions in a TFLite file."""
     interpreter = Interpreter(str(path))
     interpreter.allocate_tensors()
     return {detail["dtype"].__name__ for detail in interpreter.get_tensor_details() if len(detail["shape"]) >= 2}
 
 
-def test_quantized_files_are_what_they_are_called(tmp_path):
-    """Half the bytes for float16, a quarter for the 8-bit kinds; no float kernel in an int8 file."""
+def test_quantized_files_have_the_expected_size(tmp_path):
+    """float16 halves the file, and 8-bit kinds quarter it; an int8 file has no float kernels."""
     model = small({"kind": "classify()"})
     # Large enough for the weights to outweigh the rest of the file.
     inputs = keras.Input((16, 16, 3), name="image")
@@ -188,9 +188,9 @@ def test_quantized_files_are_what_they_are_called(tmp_path):
     assert 0.2 < sizes[2] / sizes[0] < 0.35
     assert 0.2 < sizes[3] / sizes[0] < 0.35
     assert 0.2 < sizes[4] / sizes[0] < 0.35
-    assert "float16" in kept(paths[1])
-    assert "int8" in kept(paths[2])
-    assert {"int8", "int16"} <= kept(paths[4])
+    assert "float16" in constant_dtypes(paths[1])
+    assert "int8" in constant_dtypes(paths[2])
+    assert {"int8", "int16"} <= constant_dtypes(paths[4])
     # Only what goes out is float32.
     interpreter = Interpreter(str(paths[3]))
     interpreter.allocate_tensors()
@@ -199,37 +199,37 @@ def test_quantized_files_are_what_they_are_called(tmp_path):
 
 
 @pytest.mark.parametrize("spec", ["tflite(inputs='int8')", "tflite(quantize='dynamic', outputs='uint8')"])
-def test_integers_are_for_int8_files(spec):
-    """A float file has no scale to give them."""
+def test_integer_inputs_and_outputs_need_an_int8_file(spec):
+    """A float file has no scale for integer inputs and outputs."""
     with pytest.raises(UserError, match="quantize='int8'"):
         EXPORTS.build(parse_spec(spec))
 
 
-def test_a_file_of_integers_alone(model, tmp_path):
-    """For microcontrollers: int8 pixels, each less 128, in; int8 scores out, which the reader makes real again."""
+def test_an_int8_file_with_integer_inputs_and_outputs(model, tmp_path):
+    """The input is pixels minus 128, and reading the file converts int8 scores to real values."""
     export = EXPORTS.build(parse_spec("tflite(quantize='int8', inputs='int8', outputs='int8')"))
     export.write(model.servable, tmp_path / export.file_name)
     reader = Interpreter(model_path=str(tmp_path / export.file_name))
     assert {detail["dtype"] for detail in reader.get_input_details() + reader.get_output_details()} == {np.int8}
     assert reader.get_input_details()[0]["quantization"] == (1.0, -128)
-    found = export.load(tmp_path / export.file_name).predict({"image": model.pixels[:8]})
-    for name, scores in found.items():
+    outputs = export.load(tmp_path / export.file_name).predict({"image": model.pixels[:8]})
+    for name, scores in outputs.items():
         assert np.abs(scores - model.answers[name][:8]).max() < 0.1
         assert np.allclose(scores * 256, np.round(scores * 256)), "softmax has 256 steps"
 
 
-def test_int8_knows_the_whole_range_of_pixels(model, tmp_path):
-    """Calibrated on dark pictures alone, it still tells bright ones apart."""
+def test_int8_calibration_includes_all_pixel_values(model, tmp_path):
+    """A file that is calibrated on dark images has an input scale of 1."""
     dark = {"image": np.full((3, 16, 16, 3), 7, np.uint8)}
     servable = model.servable
     dim = dataclasses.replace(servable, representative_dataset=dark)
     path = write("tflite(quantize='int8')", model._replace(servable=dim), tmp_path)
-    ((_, given),) = Interpreter(str(path)).get_signature_runner().get_input_details().items()
-    assert given["quantization"] == (pytest.approx(1.0), 0)
+    ((_, detail),) = Interpreter(str(path)).get_signature_runner().get_input_details().items()
+    assert detail["quantization"] == (pytest.approx(1.0), 0)
 
 
-def test_trained_weights_are_never_those_of_an_earlier_file(tmp_path):
-    """The graph is kept from one file to the next, for the same weights alone."""
+def test_changed_weights_are_exported(tmp_path):
+    """The cached graph is not used after the weights have changed."""
     model = small({"kind": "classify()"})
     write("tflite()", model, tmp_path)
     layer = next(layer for layer in model.servable.model.layers if isinstance(layer, keras.layers.Dense))
@@ -238,13 +238,13 @@ def test_trained_weights_are_never_those_of_an_earlier_file(tmp_path):
     assert np.abs(expected - model.answers["kind/scores"]).max() > 0.5
     for spec in ("tflite(quantize='float16')", "tflite()"):
         path = write(spec, model, tmp_path)
-        found = EXPORTS.build(parse_spec(spec)).load(path).predict({"image": model.pixels})["kind/scores"]
-        np.testing.assert_allclose(found, expected, atol=0.02)
+        scores = EXPORTS.build(parse_spec(spec)).load(path).predict({"image": model.pixels})["kind/scores"]
+        np.testing.assert_allclose(scores, expected, atol=0.02)
 
 
 @pytest.mark.parametrize("spec", [*EVERY, "onnx()"])
-def test_the_activations_of_known_networks_are_taken(spec, model, tmp_path):
-    """EfficientNet's swish has a gradient of its own, which TensorFlow cannot save with a graph of constants."""
+def test_activations_are_supported(spec, model, tmp_path):
+    """All formats support common activations, such as swish with its custom gradient."""
     keras.utils.set_random_seed(0)
     inputs = x = keras.Input((16, 16, 3), name="image")
     for kind in ("swish", "gelu", "hard_swish", "relu6", "elu", "tanh"):
@@ -257,13 +257,13 @@ def test_the_activations_of_known_networks_are_taken(spec, model, tmp_path):
     # Called only now: a model that `export` has read from a bundle was not called either.
     expected = network({"image": model.pixels[:5]})["kind/scores"]
     export = EXPORTS.build(parse_spec(spec))
-    found = export.load(path).predict({"image": model.pixels[:5]})["kind/scores"]
-    np.testing.assert_allclose(found, expected, atol=0.2 if export.quantized else export.tolerance)
+    exported_scores = export.load(path).predict({"image": model.pixels[:5]})["kind/scores"]
+    np.testing.assert_allclose(exported_scores, expected, atol=0.2 if export.quantized else export.tolerance)
 
 
 @pytest.mark.parametrize("spec", ["tflite()", "tflite(quantize='int8')"])
-def test_what_tflite_has_no_operator_for_is_said(spec, model, tmp_path):
-    """Not written with operators that no interpreter has, and nothing is left behind."""
+def test_an_operator_that_tflite_lacks_is_an_error(spec, model, tmp_path):
+    """The error names the operator, and no file is left."""
     inputs = keras.Input((16, 16, 3), name="image")
     scores = keras.layers.Dense(3)(keras.ops.tan(inputs)[:, 0, 0])  # with the Flex delegate it would be there
     network = keras.Model({"image": inputs}, {"kind/scores": scores})
@@ -278,7 +278,7 @@ def test_what_tflite_has_no_operator_for_is_said(spec, model, tmp_path):
 
 @pytest.mark.slow
 def test_convnext_as_onnx(tmp_path):
-    """Its convolutions of a group a channel, its GELU and its LayerNormalization; the lower half has all of them."""
+    """ONNX supports the depthwise convolutions, GELU and LayerNormalization of ConvNeXt."""
     network, pixels, _ = bridged("convnext_tiny(weights='none', size=32)", half=True)
     expected, shapes = network({"image": pixels}, training=False), {"image": (32, 32, 3)}
     export = EXPORTS.build(parse_spec("onnx()"))
@@ -290,8 +290,8 @@ def test_convnext_as_onnx(tmp_path):
 # ---- AI Edge Quantizer
 
 
-def test_four_bits_are_smaller_than_eight_and_calibration_says_nothing(model, tmp_path, capfd):
-    """Its recipes do what they are named for, on any picture, and keep its reports to themselves."""
+def test_ai_edge_recipes_print_nothing(model, tmp_path, capfd):
+    """Weights of four bits are smaller than of eight, and calibration prints nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -311,8 +311,8 @@ def test_four_bits_are_smaller_than_eight_and_calibration_says_nothing(model, tm
 # ---- every format
 
 
-def test_every_format_gives_the_scores_of_the_model_and_says_nothing(model, tmp_path, capfd):
-    """Evaluation takes any predict function. What TensorFlow logs as information, the commands switch off."""
+def test_every_format_has_the_scores_of_the_model_and_prints_nothing(model, tmp_path, capfd):
+    """Evaluation of each format has nearly the scores of the model, without output on the terminal."""
     parts = [slice(start, start + 16) for start in range(0, 40, 16)]
     batches = [
         ({"image": model.pixels[part]}, {head: target[part] for head, target in model.targets.items()})
@@ -336,10 +336,7 @@ def test_every_format_gives_the_scores_of_the_model_and_says_nothing(model, tmp_
 
 @pytest.mark.slow
 def test_a_real_network(tmp_path):
-    """EfficientNet-Lite0 on stamps of three categories, in the formats that the quickstart does not write.
-
-    The head is trained: where a random one is unsure of everything, or sure, an error of the features does not show.
-    """
+    """EfficientNet-Lite0 with a trained head on images of three classes has correct scores in other formats."""
     root = fetch_asset("tux-stamps")
     files = [path for name in ("animals", "food", "town") for path in sorted((root / name).rglob("*.png"))[::4][:12]]
     kinds = np.arange(3).repeat(12)
@@ -359,7 +356,7 @@ def test_a_real_network(tmp_path):
     for spec in (*("tflite(quantize='dynamic')", "tflite(quantize='int16x8')"), *OPENVINO):
         export = EXPORTS.build(parse_spec(spec))
         export.write(servable, tmp_path / export.file_name)
-        found = export.load(tmp_path / export.file_name).predict({"image": pixels})["kind/scores"]
-        apart = np.abs(found - expected).max()
-        assert apart <= (0.15 if export.quantized else export.tolerance), spec
-        assert (apart > 1e-4) == (export.tolerance > 1e-4), spec
+        exported_scores = export.load(tmp_path / export.file_name).predict({"image": pixels})["kind/scores"]
+        difference = np.abs(exported_scores - expected).max()
+        assert difference <= (0.15 if export.quantized else export.tolerance), spec
+        assert (difference > 1e-4) == (export.tolerance > 1e-4), spec

@@ -1,4 +1,4 @@
-"""Golden samples: which ones are taken, and how they are kept."""
+"""Golden samples: their selection and files."""
 
 import dataclasses
 
@@ -21,28 +21,28 @@ def model():
 
 
 def test_golden_samples_are_spread_over_the_test_split(model, tmp_path):
-    """Eight of twenty, from the first class to the last, with what the model says of them."""
+    """Eight of twenty samples are picked, from the first to the last, with the outputs of the model."""
     data = class_folder(tmp_path / "data", a=12, b=8)
     task = classify(ClassLabels(("a", "b"), (1, 1), 2))
     data = load_labeled_data(str(data), {"image": model.modality}, {"kind": task}, "", 0.0)
-    found = golden.pick_samples(data, model.servable, make_predict_fn(model.servable.model))
-    assert len(found.raw) == golden.NUM_SAMPLES == 8
+    samples = golden.pick_samples(data, model.servable, make_predict_fn(model.servable.model))
+    assert len(samples.raw) == golden.NUM_SAMPLES == 8
     files = sorted((tmp_path / "data").rglob("*.png"))
-    chosen = [files.index(next(path for path in files if path.read_bytes() == raw["image"])) for raw in found.raw]
-    assert chosen == sorted(set(chosen))
-    assert chosen[0] == 0
-    assert chosen[-1] == 19
-    assert found.inputs["image"].shape == (8, 16, 16, 3)
-    pixels = model.modality.prepare(model.modality.decode(tf.constant(found.raw[0]["image"])))
-    assert np.array_equal(found.inputs["image"][0], pixels)
-    answers = model.servable.model({"image": found.inputs["image"]}, training=False)
-    np.testing.assert_allclose(found.outputs["kind/scores"], answers["kind/scores"], atol=1e-6)
+    indices = [files.index(next(path for path in files if path.read_bytes() == raw["image"])) for raw in samples.raw]
+    assert indices == sorted(set(indices))
+    assert indices[0] == 0
+    assert indices[-1] == 19
+    assert samples.inputs["image"].shape == (8, 16, 16, 3)
+    pixels = model.modality.prepare(model.modality.decode(tf.constant(samples.raw[0]["image"])))
+    assert np.array_equal(samples.inputs["image"][0], pixels)
+    answers = model.servable.model({"image": samples.inputs["image"]}, training=False)
+    np.testing.assert_allclose(samples.outputs["kind/scores"], answers["kind/scores"], atol=1e-6)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "gif", "bmp", "webp"])
-def test_golden_samples_keep_their_format(ending, model, tmp_path):
-    """A file's ending says what it is."""
+def test_golden_samples_keep_their_file_type(ending, model, tmp_path):
+    """The file extension of a sample is that of its image format."""
     raw = picture(tmp_path / f"a.{ending}").read_bytes()
-    kept = golden.write_golden(dataclasses.replace(model.golden, raw=[{"image": raw}]), tmp_path / "golden")
-    assert kept[0]["files"] == {"image": f"0.image.{ending}"}
+    record = golden.write_golden(dataclasses.replace(model.golden, raw=[{"image": raw}]), tmp_path / "golden")
+    assert record[0]["files"] == {"image": f"0.image.{ending}"}
     assert (tmp_path / "golden" / f"0.image.{ending}").read_bytes() == raw

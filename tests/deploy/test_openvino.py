@@ -1,4 +1,4 @@
-"""The OpenVINO model outside this package, and what is refused."""
+"""OpenVINO models in OpenVINO alone, and errors of invalid files and unsupported models."""
 
 import json
 import subprocess
@@ -18,12 +18,12 @@ from tfx_finetune.types.deployment import Servable
 
 @pytest.fixture(scope="module")
 def model():
-    """Two heads of different tasks."""
+    """Return a small model with two heads of different tasks."""
     return small({"kind": "classify()", "marks": "tag()"})
 
 
-def test_plain_openvino_runs_and_describes_it(model, tmp_path):
-    """Input and outputs by name, any batch size, labels and name as they were written, in every alphabet."""
+def test_plain_openvino_runs_the_model(model, tmp_path):
+    """OpenVINO alone runs the model with any batch size and reads labels and metadata from it."""
     export = EXPORTS.build(parse_spec("openvino()"))
     export.write(model.servable, tmp_path / export.file_name)
     assert sys.modules["openvino_telemetry"] is None, "nothing is reported of what a person does here"
@@ -36,16 +36,16 @@ def test_plain_openvino_runs_and_describes_it(model, tmp_path):
         "run = ov.Core().compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})\n"
         "pixels = np.load(sys.argv[2])\n"
         "assert run({'image': pixels[:1]})['kind/scores'].shape == (1, 3)\n"
-        "found = run({'image': pixels})\n"
+        "outputs = run({'image': pixels})\n"
         "about = {key: model.get_rt_info(['tfx_finetune', key]).astype(str) for key in ('labels', 'name', 'license')}\n"
         "names = [output.get_any_name() for output in model.outputs]\n"
-        "scores = {name: found[name].tolist() for name in names}\n"
+        "scores = {name: outputs[name].tolist() for name in names}\n"
         "print(json.dumps([scores, about, model.input('image').get_partial_shape().to_string()]))"
     )
     arguments = (tmp_path / export.file_name / "model.xml", tmp_path / "pixels.npy")
-    found = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    scores, about, shape = json.loads(found.stdout)
+    process = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    scores, about, shape = json.loads(process.stdout)
     assert shape == "[?,16,16,3]"
     assert set(scores) == {"kind/scores", "marks/scores"}
     for name, values in scores.items():
@@ -55,8 +55,8 @@ def test_plain_openvino_runs_and_describes_it(model, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "keep"), [("model.xml", 0.5), ("model.bin", 0.5), ("model.bin", 0)])
-def test_half_of_a_file_is_refused(name, keep, model, tmp_path):
-    """Cut off, or the weights lost: the line says which model."""
+def test_a_truncated_file_is_refused(name, keep, model, tmp_path):
+    """The error of a truncated or empty file has the path of the model."""
     export = EXPORTS.build(parse_spec("openvino()"))
     export.write(model.servable, tmp_path / export.file_name)
     path = tmp_path / export.file_name / name
@@ -68,8 +68,8 @@ def test_half_of_a_file_is_refused(name, keep, model, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_what_openvino_has_no_operator_for_is_said(model, tmp_path):
-    """By the operator's name, and nothing is left behind."""
+def test_an_operator_that_openvino_lacks_is_an_error(model, tmp_path):
+    """The error names the operator, and no file is left."""
     inputs = keras.Input((16, 16, 3), name="image")
     scores = keras.ops.erfinv(keras.ops.mean(inputs, axis=(1, 2)) / 256)
     servable = Servable(keras.Model({"image": inputs}, {"kind/scores": scores}), model.servable.modalities, {}, {})
@@ -79,7 +79,7 @@ def test_what_openvino_has_no_operator_for_is_said(model, tmp_path):
 
 
 def test_float16_is_half_the_size(model, tmp_path):
-    """Of weights that outweigh the rest."""
+    """The weights of a float16 model have half the size."""
     inputs = keras.Input((16, 16, 3), name="image")
     scores = keras.layers.Dense(64)(keras.layers.Flatten()(inputs))
     servable = Servable(keras.Model({"image": inputs}, {"kind/scores": scores}), model.servable.modalities, {}, {})

@@ -1,4 +1,4 @@
-"""Limits of a file, and which file is the best within them."""
+"""Parsing of --constraints, and selection of the best file within the limits."""
 
 import dataclasses
 
@@ -14,8 +14,8 @@ FLOAT = VerificationResult(
 )  # fmt: skip
 HALF = dataclasses.replace(FLOAT, format="tflite_float16", bytes=4_000_000, compressed_bytes=3_600_000)
 INT8 = dataclasses.replace(
-    FLOAT, format="tflite_int8", score=0.89, score_drop=0.01, bytes=2_000_000, compressed_bytes=1_500_000, latency=4.0, single_thread_latency=5.0,
-    memory=12.0, agreement=0.97, float_ops=0,
+    FLOAT, format="tflite_int8", score=0.89, score_drop=0.01, bytes=2_000_000, compressed_bytes=1_500_000, latency=4.0,
+    single_thread_latency=5.0, memory=12.0, agreement=0.97, float_ops=0,
 )  # fmt: skip
 BROKEN = dataclasses.replace(INT8, format="tflite_int16x8", bytes=1_000, failure_reason="loses too much")
 KERAS = dataclasses.replace(FLOAT, format="keras", bytes=500, total_ops=None, float_ops=None, memory=None)
@@ -39,13 +39,13 @@ ALL = [KERAS, FLOAT, HALF, INT8, BROKEN]
         ("difference<1e-5", "tflite_float16"),
     ],
 )
-def test_the_best_within_the_limits(text, format):
-    """The highest score, then the smallest file; only TFLite files that were verified."""
+def test_select_file_within_limits(text, format):
+    """The verified TFLite file with the highest score is selected; of equal ones, the smallest."""
     assert selection.select_file(selection.parse_constraints(text), ALL).format == format
 
 
-def test_nothing_is_chosen_where_nothing_was_asked():
-    """An empty --constraints."""
+def test_no_constraints_select_no_file():
+    """An empty --constraints selects no file."""
     assert selection.parse_constraints("") == ()
     assert selection.select_file((), ALL) is None
 
@@ -58,8 +58,8 @@ def test_nothing_is_chosen_where_nothing_was_asked():
         ("score_drop<0.5%, size<3.9MB", "tflite_float16 comes closest with size 4MB"),
     ],
 )
-def test_what_comes_closest(text, closest):
-    """By the sum of the shares by which each limit is missed."""
+def test_the_error_names_the_closest_file(text, closest):
+    """The closest file has the smallest sum of relative excesses."""
     limits = selection.parse_constraints(text)
     assert selection.select_file(limits, ALL) is None
     error = selection.no_file_fits_error(limits, ALL)
@@ -68,15 +68,15 @@ def test_what_comes_closest(text, closest):
     assert text in str(error)
 
 
-def test_without_a_file_to_choose():
-    """Only a Keras file, or none that passed."""
+def test_no_verified_tflite_file():
+    """Without a verified TFLite file, the error asks for one."""
     limits = selection.parse_constraints("size<1GB")
     assert selection.select_file(limits, [KERAS, BROKEN]) is None
     assert "Add a tflite()" in str(selection.no_file_fits_error(limits, [KERAS, BROKEN]))
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("sise<2MB", "Did you mean size?"),
         ("size<2", "--constraints has a wrong unit of size: size<2. Expected: B, kB"),
@@ -86,13 +86,13 @@ def test_without_a_file_to_choose():
         ("size<2.2.2MB", "--constraints has an invalid limit"),
     ],
 )
-def test_limits_that_make_no_sense(text, said):
-    """One line that says what would."""
-    assert said in complaint(selection.parse_constraints, text)
+def test_invalid_constraints_are_refused(text, message):
+    """The error names the invalid part and the valid values."""
+    assert message in complaint(selection.parse_constraints, text)
 
 
-def test_the_link_is_the_file(tmp_path):
-    """Replaced by the next one."""
+def test_link_best_file(tmp_path):
+    """model_best.tflite has the content of the selected file, also when the selection changes."""
     for name in ("a.tflite", "b.tflite"):
         (tmp_path / name).write_text(name)
         selection.link_best_file(tmp_path / name)

@@ -1,4 +1,4 @@
-"""A tower that TFLite cannot take, among others: its features go into the file, and it stands beside it."""
+"""Export of a model with a tower that TFLite cannot represent."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ def odd(size: int = 12) -> Backbone:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    """A run on pictures and texts; what it said."""
+    """Train a model of images and texts, and return its bundle and the log."""
     root = tmp_path_factory.mktemp("split")
     (root / "odd_tower.py").write_text(TOWER)
     with (root / "t.csv").open("w", newline="") as stream:
@@ -56,28 +56,28 @@ def bundle(tmp_path_factory):
         f"--workdir={root / 'run'}",
         "--nocache.enabled",
     ]
-    found = run_command("train", *flags, timeout=600, PYTHONPATH=f"{root}:.")
-    assert found.returncode == 0, found.stderr
-    return root / "run" / "bundle", found.stderr
+    process = run_command("train", *flags, timeout=600, PYTHONPATH=f"{root}:.")
+    assert process.returncode == 0, process.stderr
+    return root / "run" / "bundle", process.stderr
 
 
 @pytest.mark.slow
-def test_the_rest_is_exported(bundle):
-    """It is verified as every file; the bundle says which tower is not in it, and why."""
-    path, said = bundle
+def test_split_replaces_tflite(bundle):
+    """split() replaces tflite(), is verified, and records the tower that TFLite cannot represent with the reason."""
+    path, log = bundle
     manifest = json.loads((path / "manifest.json").read_text())
     assert manifest["verified"] == {"saved_model": True, "tflite_split": True}
     assert manifest["files"]["tflite_split"]["export"] == "split()"
-    assert "TFLite cannot represent this model" in said
-    assert "split() is written instead of tflite()." in said
-    why = json.loads((path / "model_split" / "towers.json").read_text())
-    assert list(why) == ["text"]
-    assert "Erfinv" in why["text"]
+    assert "TFLite cannot represent this model" in log
+    assert "split() is written instead of tflite()." in log
+    errors = json.loads((path / "model_split" / "towers.json").read_text())
+    assert list(errors) == ["text"]
+    assert "Erfinv" in errors["text"]
 
 
 @pytest.mark.slow
-def test_features_go_in(bundle):
-    """By hand: the SavedModel of the tower, then the file, give what the bundle's reader gives, and the model's."""
+def test_split_predicts_like_the_model(bundle):
+    """The SavedModel of the tower followed by the TFLite file predicts like the whole model."""
     path, _ = bundle
     content = (path / "model_split" / "model.tflite").read_bytes()
     assert set(litert.read_input_names(content)) == {"image", "text", "modality_mask"}
@@ -86,12 +86,14 @@ def test_features_go_in(bundle):
     assert details["text"]["shape"].tolist() == [1, 8]
     text = np.array([[ord(letter) for letter in "abab"] + [0] * 8], np.int32)
     image = np.full((1, 16, 16, 3), 90, np.float32)
-    presence = np.ones((1, 2), np.float32)
+    modality_mask_input = np.ones((1, 2), np.float32)
     tower = tf.saved_model.load(str(path / "model_split" / "text"))
     features = tower.signatures["serving_default"](inputs=tf.constant(text))["features"].numpy()
-    found = runner(image=image, text=features, modality_mask=presence)["label/scores"]
-    whole = tf.saved_model.load(str(path / "saved_model")).signatures["tensor"]
-    expected = whole(image=tf.constant(image), text=tf.constant(text), modality_mask=tf.constant(presence))
-    np.testing.assert_allclose(found, expected["label/scores"], atol=1e-5)
+    scores = runner(image=image, text=features, modality_mask=modality_mask_input)["label/scores"]
+    saved_model = tf.saved_model.load(str(path / "saved_model")).signatures["tensor"]
+    expected = saved_model(
+        image=tf.constant(image), text=tf.constant(text), modality_mask=tf.constant(modality_mask_input)
+    )
+    np.testing.assert_allclose(scores, expected["label/scores"], atol=1e-5)
     assert np.abs(features).max() > 0
     assert Bundle.open(path).formats == ["saved_model", "tflite_split"]

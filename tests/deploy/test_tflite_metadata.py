@@ -1,4 +1,4 @@
-"""TFLite metadata: found by the public schema's places, with the labels in a zip archive behind the model."""
+"""TFLite metadata and label files in exported files."""
 
 import io
 import json
@@ -16,16 +16,16 @@ from tfx_finetune.types.components import EXPORTS
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """A small file of two heads."""
+    """Return a small int8 file with two heads."""
     model, path = small({"kind": "classify()", "marks": "tag()"}), tmp_path_factory.mktemp("metadata") / "model.tflite"
     EXPORTS.build(parse_spec("tflite(quantize='int8')")).write(model.servable, path)
     return path
 
 
-def test_a_file_says_what_it_is(file):
-    """Names, labels of every output, author left out where there is none."""
-    found = tflite_metadata.read_metadata(file.read_bytes())
-    assert found == {name: text for name, text in ABOUT.items() if text} | {
+def test_read_metadata(file):
+    """Metadata has names, labels and texts; empty texts are left out."""
+    metadata = tflite_metadata.read_metadata(file.read_bytes())
+    assert metadata == {name: text for name, text in ABOUT.items() if text} | {
         "inputs": ["image"],
         "outputs": ["kind", "marks"],
         "labels": {"kind": list(NAMES), "marks": list(NAMES)},
@@ -34,8 +34,8 @@ def test_a_file_says_what_it_is(file):
         assert archive.namelist() == ["labels.txt", "labels.marks.txt"]
 
 
-def test_the_buffer_is_of_the_schema():
-    """Bytes of a small table written by hand: root offset, identifier, and a text of its first field."""
+def test_encoding_follows_the_schema():
+    """The flat buffer of a small table has the bytes of the schema."""
     packed = tflite_metadata._encode(("ab",))
     assert packed[4:8] == b"M001"
     root = int.from_bytes(packed[:4], "little")
@@ -47,7 +47,7 @@ def test_the_buffer_is_of_the_schema():
 
 
 def test_the_same_model_gives_the_same_file(file, tmp_path):
-    """Archives would have the time of their making in them."""
+    """Writing metadata twice gives the same bytes, without the time of day."""
     content = file.read_bytes()
     plain = content[: content.index(b"PK\3\4")]
     twice = [
@@ -56,11 +56,11 @@ def test_the_same_model_gives_the_same_file(file, tmp_path):
     assert twice[0] == twice[1]
 
 
-def test_inspect_prints_it(file, trained_run):
-    """A JSON line a file; a bundle's files have it too; what is no TFLite file is named."""
-    found = run_in_process("inspect", file, trained_run.workdir / "bundle" / "model.tflite")
-    assert found.returncode == 0, found.stderr
-    first, second = map(json.loads, found.stdout.splitlines())
+def test_inspect_prints_metadata(file, trained_run):
+    """`inspect` prints one JSON line per TFLite file and refuses other files."""
+    process = run_in_process("inspect", file, trained_run.workdir / "bundle" / "model.tflite")
+    assert process.returncode == 0, process.stderr
+    first, second = map(json.loads, process.stdout.splitlines())
     assert first["metadata"]["license"] == "Apache-2.0"
     assert "uint8 [1, 16, 16, 3]" in first["inputs"][0]
     assert second["metadata"]["labels"]["label"] == ["bar", "disc", "square"]
@@ -68,8 +68,8 @@ def test_inspect_prints_it(file, trained_run):
     assert "not a TFLite file" in get_error("inspect", trained_run.workdir / "bundle" / "labels.txt")
 
 
-def test_a_file_without_metadata_says_nothing():
-    """Files of other tools are read as well."""
+def test_a_file_without_metadata():
+    """The metadata of a file of another program is empty."""
     import tensorflow as tf
 
     function = tf.function(lambda x: x * 2.0).get_concrete_function(tf.TensorSpec([1, 3], tf.float32))

@@ -1,4 +1,4 @@
-"""A head on the frozen features of a pretrained tower finds things in pictures that it has not seen."""
+"""A detection head on frozen features of a pretrained backbone detects objects in new images."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ SHAPES = ("ellipse", "rectangle", "triangle")
 
 
 def scene(rng):
-    """Up to four coloured shapes over blurred noise, and their boxes."""
+    """Return an image of up to four colored shapes over blurred noise, and their boxes."""
     blurred = Image.fromarray(rng.integers(64, 192, (6, 6, 3), np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     noise = np.asarray(blurred) + rng.normal(0, 15, (SIDE, SIDE, 3))
     picture, target = Image.fromarray(np.clip(noise, 0, 255).astype(np.uint8)), np.zeros((MOST, 6), np.float32)
@@ -32,22 +32,24 @@ def scene(rng):
 
 
 @pytest.mark.slow
-def test_a_head_on_frozen_features_finds_shapes():
-    """300 pictures and 12 epochs: in most new pictures it finds most shapes, each where it is."""
+def test_a_head_on_frozen_features_detects_shapes():
+    """After 12 epochs on 300 images, most shapes in new images are detected."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     pictures, targets = map(np.stack, zip(*(scene(rng) for _ in range(400)), strict=True))
     tower = BACKBONES.build(Spec("efficientnet_lite0", (), {"size": SIDE}))
     trunk = keras.Model(tower.inputs, {level: tower.features.pyramid[level] for level in ("P3", "P4", "P5")})
-    seen = trunk.predict(pictures.astype(np.float32), batch_size=50, verbose=0)
+    features = trunk.predict(pictures.astype(np.float32), batch_size=50, verbose=0)
     task = TASKS.build(Spec("detect", (), {"max_objects": MOST}), ClassLabels(SHAPES, (1, 1, 1), 3))
-    inputs = {level: keras.Input(value.shape[1:], name=level) for level, value in seen.items()}
+    inputs = {level: keras.Input(value.shape[1:], name=level) for level, value in features.items()}
     head = keras.Model(inputs, task.head(Features(inputs["P5"], inputs))["logits"])
     rate = keras.optimizers.schedules.CosineDecay(0.0, 12 * 19, warmup_target=2e-3, warmup_steps=12)
     head.compile(keras.optimizers.AdamW(rate), task.loss, jit_compile=False)
-    head.fit({level: value[:300] for level, value in seen.items()}, targets[:300], epochs=12, batch_size=16, verbose=0)
-    new = head.predict({level: value[300:] for level, value in seen.items()}, verbose=0)
-    found = task.postprocess({name: np.asarray(value) for name, value in task.decode({"logits": new}).items()})
-    scores = task.compute_metrics(targets[300:], found)
+    head.fit(
+        {level: value[:300] for level, value in features.items()}, targets[:300], epochs=12, batch_size=16, verbose=0
+    )
+    logits = head.predict({level: value[300:] for level, value in features.items()}, verbose=0)
+    detections = task.postprocess({name: np.asarray(value) for name, value in task.decode({"logits": logits}).items()})
+    scores = task.compute_metrics(targets[300:], detections)
     assert scores["ap50"] > 0.8
-    assert task.per_sample_score(targets[300:], found).mean() > 0.7
+    assert task.per_sample_score(targets[300:], detections).mean() > 0.7

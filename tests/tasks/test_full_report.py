@@ -1,4 +1,4 @@
-"""What chooses an epoch and a file's rounding is the score that is reported, and no more is computed for it."""
+"""Scores that select epochs and files equal the reported scores, without the slow ones."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ LATER = {
 
 
 def case(name):
-    """A task, targets, and what was found."""
+    """Return a task, targets and predictions."""
     if name == "detect":
         return TASK, *random_scenes(0)
     if name == "segment":
@@ -35,33 +35,35 @@ def case(name):
 
 
 @pytest.mark.parametrize("name", LATER)
-def test_a_part_of_the_scores_is_a_part_of_the_whole(name):
-    """To the last bit, and without what takes long."""
-    task, target, found = case(name)
-    whole, part = task.compute_metrics(target, found), task.compute_metrics(target, found, full_report=False)
-    floats = {key: value for key, value in part.items() if isinstance(value, float)}
+def test_fast_metrics_equal_the_full_report(name):
+    """With full_report=False, the metrics are equal to the bit, and slow ones are left out."""
+    task, target, predictions = case(name)
+    full, fast = task.compute_metrics(target, predictions), task.compute_metrics(target, predictions, full_report=False)
+    floats = {key: value for key, value in fast.items() if isinstance(value, float)}
     assert 0 < floats[task.monitor] < 1
-    assert floats == {key: whole[key] for key in floats}
-    assert LATER[name] <= set(whole)
-    assert not LATER[name] & set(part)
-    scores = {"x/scores": found}
-    assert evaluate({"x": task}, {"x": target}, scores, full_report=False).keys() == {f"x/{key}" for key in part}
-    assert evaluate({"x": task}, {"x": target}, scores).keys() == {f"x/{key}" for key in whole}
+    assert floats == {key: full[key] for key in floats}
+    assert LATER[name] <= set(full)
+    assert not LATER[name] & set(fast)
+    scores = {"x/scores": predictions}
+    assert evaluate({"x": task}, {"x": target}, scores, full_report=False).keys() == {f"x/{key}" for key in fast}
+    assert evaluate({"x": task}, {"x": target}, scores).keys() == {f"x/{key}" for key in full}
 
 
-def test_an_epoch_is_scored_by_what_is_reported_and_no_more():
-    """Logits of masks: the score of the validation samples is that of the whole, which nobody asked for."""
-    asked = []
+def test_validation_computes_only_fast_metrics():
+    """The validation score of masks equals the reported one, and the full report is not computed."""
+    full_report_args = []
     task, target, _ = case("segment")
     logits = np.random.default_rng(0).normal(size=(5, 4, 4, 3)).astype(np.float32)
-    found = task.postprocess({name: np.asarray(x) for name, x in task.decode({"logits": tf.constant(logits)}).items()})
+    predictions = task.postprocess(
+        {name: np.asarray(x) for name, x in task.decode({"logits": tf.constant(logits)}).items()}
+    )
 
     def compute_metrics(*args, full_report=True):
-        asked.append(full_report)
+        full_report_args.append(full_report)
         return task.compute_metrics(*args, full_report=full_report)
 
-    told = compute_validation_metrics(
+    metrics = compute_validation_metrics(
         {"x": dataclasses.replace(task, compute_metrics=compute_metrics)}, {"x": target}, {"x/logits": logits}
     )
-    assert asked == [False]
-    assert told["val_score"] == told["val_x/miou"] == task.compute_metrics(target, found)["miou"]
+    assert full_report_args == [False]
+    assert metrics["val_score"] == metrics["val_x/miou"] == task.compute_metrics(target, predictions)["miou"]

@@ -1,4 +1,4 @@
-"""Segmentation: the head learns, its loss and scores are what others compute, its files give the same masks."""
+"""Segmentation task: training, loss, scores, exported files and predictions."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ def built(spec="segment()", **options):
 
 
 def network(task, side=64):
-    """A small tower with a pyramid, and the head on it."""
+    """Return the inputs and head outputs of a small backbone with a pyramid."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((side, side, 3))
     x = keras.layers.Rescaling(1 / 127.5, -1)(inputs)
@@ -41,7 +41,7 @@ def network(task, side=64):
 
 
 def squares(count, side=64):
-    """Pictures of noise with a red and a green square, and their masks, whose first column is untold."""
+    """Return noisy images with a red and a green square, and masks whose first column has no label."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 80, (count, side, side, 3))
     mask = np.zeros((count, side, side), np.uint8)
@@ -55,7 +55,7 @@ def squares(count, side=64):
 
 @pytest.mark.parametrize("spec", [*HEADS[:2], pytest.param(HEADS[2], marks=pytest.mark.slow)])
 def test_training_learns(spec):
-    """What is separable is learned, in few steps, and found where it is."""
+    """A few epochs learn to segment separable classes."""
     task = built(spec)
     inputs, outputs = network(task)
     model = keras.Model(inputs, outputs)
@@ -66,17 +66,17 @@ def test_training_learns(spec):
     assert history["loss"][-1] < history["loss"][0] / 3
     assert history["accuracy"][-1] > 0.9
     # Normalization has seen few batches: those of training itself are asked.
-    found = task.postprocess({name: np.asarray(x) for name, x in task.decode(model(pixels, training=True)).items()})
-    assert found.shape == mask.shape
-    assert found.dtype == np.uint8
-    assert task.compute_metrics(mask, found)["miou"] > 0.75
+    predicted = task.postprocess({name: np.asarray(x) for name, x in task.decode(model(pixels, training=True)).items()})
+    assert predicted.shape == mask.shape
+    assert predicted.dtype == np.uint8
+    assert task.compute_metrics(mask, predicted)["miou"] > 0.75
 
 
 def test_loss_by_hand():
-    """Of one row of four logits: cross-entropy of what is told, and 1 - Dice of the classes that occur."""
+    """By hand: cross-entropy of two labeled cells, and Dice of the classes that occur."""
     target = np.full((1, 16, 16), 255, np.uint8)
     logits = np.log(np.full((1, 4, 4, 3), 1 / 3, np.float32))
-    # Two places are told: the first is of class 0, with a probability of 0.5, the second of class 2, with 0.8.
+    # Two cells have labels: class 0, predicted with a probability of 0.5, and class 2, with 0.8.
     target[0, 2, 2], target[0, 2, 6] = 0, 2
     logits[0, 0, 0], logits[0, 0, 1] = np.log([0.5, 0.25, 0.25]), np.log([0.1, 0.1, 0.8])
     entropy = -(np.log(0.5) + np.log(0.8)) / 2
@@ -96,8 +96,8 @@ def loss(target, logits, **options):
     return built(stride=4, **options).loss.call(tf.constant(target), tf.constant(logits)).numpy()
 
 
-def test_loss_of_what_is_untold_is_nothing():
-    """Neither a value nor a gradient, and each sample has its own: weights count them."""
+def test_pixels_without_a_label_have_no_loss():
+    """Pixels without a label have neither loss nor gradient, and each sample has its own loss."""
     target = np.full((2, 16, 16), 255, np.uint8)
     target[1] = 1
     logits = tf.Variable(np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32))
@@ -114,21 +114,21 @@ def test_loss_of_what_is_untold_is_nothing():
 
 
 @pytest.mark.parametrize("spec", HEADS)
-def test_decoded_masks_are_those_of_enlarged_logits(spec):
-    """Probabilities at the logits' places, and the likeliest class of each pixel."""
+def test_decoded_masks_equal_upsampled_logits(spec):
+    """The mask is the argmax of the upsampled logits, and scores are their softmax."""
     task = built(spec)
     stride = 4 if "stride=4" in spec else 8
     logits = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
     outputs = {name: np.asarray(value) for name, value in task.decode({"logits": tf.constant(logits)}).items()}
     assert np.allclose(outputs["scores"], tf.nn.softmax(logits), atol=1e-6)
-    whole = tf.image.resize(logits, (8 * stride, 8 * stride)).numpy()
+    upsampled = tf.image.resize(logits, (8 * stride, 8 * stride)).numpy()
     assert outputs["mask"].dtype == np.uint8
-    assert np.array_equal(task.postprocess(outputs), whole.argmax(-1))
+    assert np.array_equal(task.postprocess(outputs), upsampled.argmax(-1))
 
 
 @pytest.mark.parametrize("spec", HEADS)
-def test_files_give_the_same_masks(spec, tmp_path):
-    """A Keras file that may run no code, and TFLite's builtin operators, in float and in int8."""
+def test_files_predict_the_same_masks(spec, tmp_path):
+    """Keras and TFLite files, in float and int8, predict the masks of the model."""
     task = built(spec)
     inputs, outputs = network(task)
     pixels, _ = squares(4)
@@ -136,13 +136,15 @@ def test_files_give_the_same_masks(spec, tmp_path):
     model(pixels, training=True)  # moves normalization away from where it began
     expected = task.postprocess(model.predict(pixels, verbose=0))
     model.save(tmp_path / "model.keras")
-    assert np.array_equal(task.postprocess(load_keras_model(tmp_path / "model.keras").predict(pixels, verbose=0)), expected)
+    assert np.array_equal(
+        task.postprocess(load_keras_model(tmp_path / "model.keras").predict(pixels, verbose=0)), expected
+    )
     frozen = litert.freeze(lambda x: list(model(x, training=False).values()), [tf.TensorSpec((1, 64, 64, 3))])
-    for quantize, least in (("none", 0.9999), ("int8", 0.9)):
+    for quantize, min_agreement in (("none", 0.9999), ("int8", 0.9)):
         runner = litert.open_interpreter(converted(frozen, quantize, pixels), 1)
-        found = np.concatenate([masks_of(runner, row[None]) for row in pixels])
-        assert found.dtype == np.uint8
-        assert (found == expected).mean() > least, quantize
+        predicted = np.concatenate([masks_of(runner, row[None]) for row in pixels])
+        assert predicted.dtype == np.uint8
+        assert (predicted == expected).mean() > min_agreement, quantize
 
 
 def converted(frozen, quantize, pixels):
@@ -167,76 +169,78 @@ def masks_of(runner, picture):
 
 
 def blobs(count, side, classes, seed):
-    """Masks of smooth regions."""
+    """Return random masks of smooth regions."""
     noise = np.random.default_rng(seed).normal(size=(count, side, side, classes))
     return ndimage.gaussian_filter(noise, (0, 4, 4, 0)).argmax(-1).astype(np.uint8)
 
 
-def test_scores_are_those_of_scikit_learn():
-    """Of several pictures with untold pixels, and of a class that none of them has."""
+def test_scores_equal_scikit_learn():
+    """Scores equal those of scikit-learn, with pixels without a label and a class that does not occur."""
     task = TASKS.build(Spec("segment"), ClassLabels((*NAMES, "never"), (1, 1, 1, 1), 4))
-    truth, found = blobs(70, 24, 3, 0), blobs(70, 24, 3, 1)
-    found[:30] = truth[:30]
+    truth, predicted = blobs(70, 24, 3, 0), blobs(70, 24, 3, 1)
+    predicted[:30] = truth[:30]
     truth[:, :5] = 255
-    told = truth != 255
-    ours, theirs = truth[told], found[told]
-    scores = task.compute_metrics(truth, found)
-    iou = metrics.jaccard_score(ours, theirs, average=None)
+    labeled = truth != 255
+    labels, predictions = truth[labeled], predicted[labeled]
+    scores = task.compute_metrics(truth, predicted)
+    iou = metrics.jaccard_score(labels, predictions, average=None)
     assert scores["miou"] == pytest.approx(iou.mean())
-    assert scores["pixel_accuracy"] == pytest.approx(metrics.accuracy_score(ours, theirs))
-    assert scores["mean_class_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(ours, theirs))
-    assert scores["iou_weighted"] == pytest.approx(metrics.jaccard_score(ours, theirs, average="weighted"))
-    assert np.array_equal(scores["confusion"], metrics.confusion_matrix(ours, theirs, labels=range(4)))
-    precision, recall, f1, support = metrics.precision_recall_fscore_support(ours, theirs)
+    assert scores["pixel_accuracy"] == pytest.approx(metrics.accuracy_score(labels, predictions))
+    assert scores["mean_class_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(labels, predictions))
+    assert scores["iou_weighted"] == pytest.approx(metrics.jaccard_score(labels, predictions, average="weighted"))
+    assert np.array_equal(scores["confusion"], metrics.confusion_matrix(labels, predictions, labels=range(4)))
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(labels, predictions)
     for place, row in enumerate(list(scores["per_class"].values())[:3]):
         expected = (precision[place], recall[place], f1[place], support[place], iou[place])
         assert list(row.values()) == pytest.approx(expected)
     assert set(scores["per_class"]["never"].values()) == {0}
     assert json.loads(json.dumps(scores, allow_nan=False)) == scores
-    of_each = [metrics.jaccard_score(a[b], c[b], average="macro") for a, b, c in zip(truth, told, found, strict=True)]
-    assert task.per_sample_score(truth, found) == pytest.approx(of_each)
+    of_each = [
+        metrics.jaccard_score(a[b], c[b], average="macro") for a, b, c in zip(truth, labeled, predicted, strict=True)
+    ]
+    assert task.per_sample_score(truth, predicted) == pytest.approx(of_each)
 
 
-def test_scores_of_the_best_and_the_worst():
-    """The truth itself has 1 of everything, what is wrong everywhere 0; what is untold is never wrong."""
+def test_scores_of_perfect_and_wrong_masks():
+    """A perfect mask has scores of 1, and one that is wrong everywhere 0."""
     task, truth = built(), blobs(3, 32, 3, 0)
-    untold = truth.copy()
-    untold[0] = 255
-    best = task.compute_metrics(untold, truth)
+    partly_labeled = truth.copy()
+    partly_labeled[0] = 255
+    best = task.compute_metrics(partly_labeled, truth)
     assert {value for value in best.values() if isinstance(value, float)} == {1.0}
-    assert task.per_sample_score(untold, truth).tolist() == [1, 1, 1]
+    assert task.per_sample_score(partly_labeled, truth).tolist() == [1, 1, 1]
     worst = task.compute_metrics(truth, (truth + 1) % 3)
     assert worst["miou"] == worst["pixel_accuracy"] == 0
     assert not task.per_sample_score(truth, (truth + 1) % 3).any()
 
 
-def test_boundary_f1_is_that_of_distances():
-    """Csurka's score from distance transforms, picture by picture and class by class."""
-    truth, found = blobs(4, 200, 3, 0), blobs(4, 200, 3, 1)
-    found[:2] = np.roll(truth[:2], (2, 1), (1, 2))
+def test_boundary_f1_by_distance_transform():
+    """Boundary F1 equals Csurka's score from distance transforms."""
+    truth, predicted = blobs(4, 200, 3, 0), blobs(4, 200, 3, 1)
+    predicted[:2] = np.roll(truth[:2], (2, 1), (1, 2))
     truth[:, :, :17] = 255
     limit = 0.0075 * np.hypot(200, 200)
     of_pictures = []
-    for ours, theirs in zip(truth, np.where(truth == 255, 255, found), strict=True):
+    for mask, predicted_mask in zip(truth, np.where(truth == 255, 255, predicted), strict=True):
         values = []
-        for place in range(3):
-            lines = outline(ours, place), outline(theirs, place)
+        for label in range(3):
+            lines = outline(mask, label), outline(predicted_mask, label)
             if lines[0].any() or lines[1].any():
                 precision, recall = near(lines[1], lines[0], limit), near(lines[0], lines[1], limit)
                 values.append(2 * precision * recall / (precision + recall) if precision + recall else 0.0)
         of_pictures.append(np.mean(values))
     assert min(of_pictures) < 0.5
-    assert built().compute_metrics(truth, found)["boundary_f1"] == pytest.approx(np.mean(of_pictures))
+    assert built().compute_metrics(truth, predicted)["boundary_f1"] == pytest.approx(np.mean(of_pictures))
 
 
-def outline(mask, place):
-    """Pixels of a class beside one of another, by a loop."""
-    found = np.zeros(mask.shape, bool)
-    for y, x in np.argwhere(mask == place):
+def outline(mask, label):
+    """Return the pixels of a class with a neighbor of another class."""
+    edge = np.zeros(mask.shape, bool)
+    for y, x in np.argwhere(mask == label):
         for down, right in ((1, 0), (-1, 0), (0, 1), (0, -1)):
             if 0 <= y + down < mask.shape[0] and 0 <= x + right < mask.shape[1]:
-                found[y, x] |= mask[y + down, x + right] not in (place, 255)
-    return found
+                edge[y, x] |= mask[y + down, x + right] not in (label, 255)
+    return edge
 
 
 def near(line, other, limit):
@@ -245,8 +249,8 @@ def near(line, other, limit):
     return (ndimage.distance_transform_edt(~other)[line] <= limit).mean()
 
 
-def test_a_prediction_names_what_is_in_the_picture():
-    """The things, the largest first, and the share of the picture of each class; what is around them is none."""
+def test_format_prediction():
+    """The record has the classes by area without the background, and the area of each class."""
     mask = np.zeros((10, 10), np.uint8)
     mask[:2], mask[2:5] = 1, 2
     record = built().format_prediction(mask)
@@ -256,8 +260,8 @@ def test_a_prediction_names_what_is_in_the_picture():
     assert json.loads(json.dumps(record)) == record
 
 
-def test_places():
-    """What is read is laid as the picture lies, drawn in the colours of its classes, and examined."""
+def test_localization_target():
+    """Masks are read, letterboxed like the image, drawn and checked."""
     places = built().localization
     assert places.levels == ("P3", "P4", "P5")
     mask = np.zeros((4, 8, 1), np.uint8)
@@ -277,8 +281,8 @@ def test_places():
     assert (drawn[8:24, 16:] != 100).any(-1).all()
 
 
-def test_other_sides_are_refused():
-    """Where logits would not fit the picture, before anything is trained."""
+def test_mismatched_sides_are_refused():
+    """Logits that do not match the image size raise an error before training."""
     places = built().localization
     mask = {"mask": tf.zeros((4, 4, 1), tf.uint8)}
     lay = Letterbox(tf.ones(2), tf.zeros(2), 60)
@@ -301,18 +305,21 @@ def test_other_sides_are_refused():
             {"neck": Spec("pan", (), {"dim": 0})},
             r"Options of pan\(\) are out of range: dim=0\. Expected: dim >= 1\.",
         ),
-        ({"neck": Spec("bifpn", (), {"repeats": 0})}, r"Options of bifpn\(\) are out of range: repeats=0\. Expected: repeats >= 1\."),
+        (
+            {"neck": Spec("bifpn", (), {"repeats": 0})},
+            r"Options of bifpn\(\) are out of range: repeats=0\. Expected: repeats >= 1\.",
+        ),
         ({"decoder": "aspp"}, "Wrong value for decoder of task segment: 'aspp'. Expected: .*panoptic_fpn.*lraspp"),
     ],
     ids=str,
 )
 def test_options_out_of_range_are_refused(options, reason):
-    """In one line, those of the neck too, before there is a pyramid."""
+    """An option out of range, also of the neck, raises an error before there is a pyramid."""
     with pytest.raises(UserError, match=reason):
         built(**options)
 
 
-def test_a_tower_without_a_pyramid_is_refused():
-    """A vector of a picture says nothing of its pixels."""
+def test_a_backbone_without_a_pyramid_is_refused():
+    """A backbone with pooled features only cannot segment."""
     with pytest.raises(UserError, match=r"segment\(\) needs feature levels that the backbone lacks: P3, P4, P5"):
         built().head(Features(keras.Input((8,))))

@@ -1,4 +1,4 @@
-"""Scores of classifiers and taggers against scikit-learn's, and against small tables worked out by hand."""
+"""Scores of classifiers and taggers compared with scikit-learn and with numbers by hand."""
 
 import math
 import warnings
@@ -24,7 +24,7 @@ def names(count):
 
 def check_classification(truth, scores):
     count = scores.shape[1]
-    found = compute_classification_metrics(names(count), truth, scores)
+    scores_by_name = compute_classification_metrics(names(count), truth, scores)
     predicted, indices = scores.argmax(-1), list(range(count))
     options = {"labels": indices, "zero_division": 0.0}
     expected = {
@@ -38,18 +38,18 @@ def check_classification(truth, scores):
             expected[f"{name}_{average}"] = score(truth, predicted, average=average, **options)
     if count > 5:
         expected["top5_accuracy"] = metrics.top_k_accuracy_score(truth, scores, k=5, labels=indices)
-    assert {name: found[name] for name in expected} == pytest.approx(expected)
-    assert set(found) == set(expected) | {"per_class", "confusion"}
-    assert found["confusion"] == metrics.confusion_matrix(truth, predicted, labels=indices).tolist()
+    assert {name: scores_by_name[name] for name in expected} == pytest.approx(expected)
+    assert set(scores_by_name) == set(expected) | {"per_class", "confusion"}
+    assert scores_by_name["confusion"] == metrics.confusion_matrix(truth, predicted, labels=indices).tolist()
     each = metrics.precision_recall_fscore_support(truth, predicted, **options)
-    rows = [list(row.values()) for row in found["per_class"].values()]
+    rows = [list(row.values()) for row in scores_by_name["per_class"].values()]
     np.testing.assert_allclose(rows, np.transpose(each))
 
 
 @given(st.integers(0, 10**6), st.integers(2, 9), st.integers(1, 40))
 @settings(max_examples=60, deadline=None)
-def test_scores_of_classify_are_those_of_scikit_learn(seed, classes, count):
-    """Any scores and labels, with classes that are absent from the truth, and ties."""
+def test_classification_metrics_equal_scikit_learn(seed, classes, count):
+    """Scores equal scikit-learn's, with classes that do not occur, and ties."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, rng.integers(1, classes + 1), count)
     scores = rng.dirichlet(np.ones(classes), count)
@@ -61,47 +61,47 @@ def test_scores_of_classify_are_those_of_scikit_learn(seed, classes, count):
         check_classification(truth, scores)
 
 
-def test_scores_of_classify_where_one_class_is_always_predicted():
-    """The others have no precision, which counts as 0."""
+def test_classification_metrics_of_a_constant_prediction():
+    """Classes that are never predicted have a precision of 0."""
     scores = np.tile([0.1, 0.8, 0.1], (4, 1))
-    found = compute_classification_metrics(names(3), np.array([0, 1, 1, 2]), scores)
-    assert found["accuracy"] == 0.5
-    assert found["balanced_accuracy"] == pytest.approx(1 / 3)
-    assert found["precision_macro"] == pytest.approx(0.5 / 3)
-    assert found["f1_macro"] == pytest.approx((2 * 0.5 / 1.5) / 3)
-    assert found["confusion"] == [[0, 1, 0], [0, 2, 0], [0, 1, 0]]
+    values = compute_classification_metrics(names(3), np.array([0, 1, 1, 2]), scores)
+    assert values["accuracy"] == 0.5
+    assert values["balanced_accuracy"] == pytest.approx(1 / 3)
+    assert values["precision_macro"] == pytest.approx(0.5 / 3)
+    assert values["f1_macro"] == pytest.approx((2 * 0.5 / 1.5) / 3)
+    assert values["confusion"] == [[0, 1, 0], [0, 2, 0], [0, 1, 0]]
 
 
-def test_scores_of_classify_by_hand():
+def test_classification_metrics_by_hand():
     """Five samples, two of them wrong; the second class of seven never occurs."""
     scores = np.full((5, 7), 0.02)
-    for row, said in enumerate([0, 2, 2, 3, 4]):
-        scores[row, said] = 0.88
-    found = compute_classification_metrics(names(7), np.array([0, 0, 2, 3, 6]), scores)
-    assert found["accuracy"] == pytest.approx(3 / 5)
+    for row, label in enumerate([0, 2, 2, 3, 4]):
+        scores[row, label] = 0.88
+    values = compute_classification_metrics(names(7), np.array([0, 0, 2, 3, 6]), scores)
+    assert values["accuracy"] == pytest.approx(3 / 5)
     # Recall of the classes that occur: 1/2, 1, 1, 0.
-    assert found["balanced_accuracy"] == pytest.approx(2.5 / 4)
-    assert found["log_loss"] == pytest.approx(-(3 * math.log(0.88) + 2 * math.log(0.02)) / 5)
-    assert found["per_class"]["class 0"] == pytest.approx({"precision": 1.0, "recall": 0.5, "f1": 2 / 3, "support": 2})
+    assert values["balanced_accuracy"] == pytest.approx(2.5 / 4)
+    assert values["log_loss"] == pytest.approx(-(3 * math.log(0.88) + 2 * math.log(0.02)) / 5)
+    assert values["per_class"]["class 0"] == pytest.approx({"precision": 1.0, "recall": 0.5, "f1": 2 / 3, "support": 2})
     # Precision of the seven: 1, 0, 1/2, 1, 0, 0, 0.
-    assert found["precision_macro"] == pytest.approx(2.5 / 7)
+    assert values["precision_macro"] == pytest.approx(2.5 / 7)
 
 
-def test_log_loss_takes_rounded_scores():
-    """Those of an 8-bit file do not sum to 1, and may be 0 for the truth."""
-    found = compute_classification_metrics(names(2), np.array([0, 1]), np.array([[0.996, 0.0], [1.0, 0.0]]))
-    assert math.isfinite(found["log_loss"])
-    assert found["log_loss"] == pytest.approx(-math.log(1e-7) / 2, rel=1e-3)
+def test_log_loss_of_rounded_scores():
+    """Scores of an 8-bit file do not sum to 1, and can be 0 for the true class."""
+    values = compute_classification_metrics(names(2), np.array([0, 1]), np.array([[0.996, 0.0], [1.0, 0.0]]))
+    assert math.isfinite(values["log_loss"])
+    assert values["log_loss"] == pytest.approx(-math.log(1e-7) / 2, rel=1e-3)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 40), st.floats(0.05, 0.95))
 @settings(max_examples=60, deadline=None)
-def test_scores_of_tag_are_those_of_scikit_learn(seed, classes, count, threshold):
-    """Any scores and labels, with classes that never occur, samples without a class, and ties."""
+def test_tagging_metrics_equal_scikit_learn(seed, classes, count, threshold):
+    """Scores equal scikit-learn's, with classes that never occur, samples without a class, and ties."""
     rng = np.random.default_rng(seed)
     truth = rng.random((count, classes)) < rng.choice([0, 0.3, 0.7], classes)
     scores = rng.random((count, classes)) if seed % 2 else rng.choice([0.2, 0.5, 0.8], (count, classes))
-    found = compute_tagging_metrics(names(classes), truth, scores, threshold)
+    values = compute_tagging_metrics(names(classes), truth, scores, threshold)
     predicted = scores >= threshold
     occurs = truth.any(0)
     expected = {
@@ -118,15 +118,15 @@ def test_scores_of_tag_are_those_of_scikit_learn(seed, classes, count, threshold
         each = [score(*column, zero_division=0.0) for column in columns]
         expected[f"{name}_macro"] = np.mean(each)
         expected[f"{name}_micro"] = score(truth.ravel(), predicted.ravel(), zero_division=0.0)
-        assert [row[name] for row in found["per_class"].values()] == pytest.approx(each)
-    assert {name: found[name] for name in expected} == pytest.approx(expected)
-    assert [row["support"] for row in found["per_class"].values()] == truth.sum(0).tolist()
+        assert [row[name] for row in values["per_class"].values()] == pytest.approx(each)
+    assert {name: values[name] for name in expected} == pytest.approx(expected)
+    assert [row["support"] for row in values["per_class"].values()] == truth.sum(0).tolist()
 
 
 @given(st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 30))
 @settings(max_examples=60, deadline=None)
-def test_correct_of_tags_is_label_ranking_average_precision(seed, classes, count):
-    """Sample by sample, with ties, and with samples of no class and of every class."""
+def test_label_ranking_average_precision(seed, classes, count):
+    """The values equal scikit-learn's for each sample, with ties, no classes and all classes."""
     rng = np.random.default_rng(seed)
     truth = (rng.random((count, classes)) < 0.5).astype(np.float32)
     scores = rng.random((count, classes)) if seed % 2 else rng.choice([0.2, 0.5, 0.8], (count, classes))
@@ -134,17 +134,17 @@ def test_correct_of_tags_is_label_ranking_average_precision(seed, classes, count
     np.testing.assert_allclose(label_ranking_average_precision(truth, scores), expected)
 
 
-def test_correct_of_a_single_tag_is_its_decision():
-    """One class cannot be ranked."""
+def test_per_sample_score_of_a_single_tag():
+    """A single class has no ranking, so that its decision counts."""
     task = tag(ClassLabels(("ripe",), (5,), 10), threshold=0.4)
-    found = task.per_sample_score(np.array([[1.0], [1], [0], [0]]), np.array([[0.5], [0.3], [0.3], [0.4]]))
-    assert found.tolist() == [1, 0, 1, 0]
+    values = task.per_sample_score(np.array([[1.0], [1], [0], [0]]), np.array([[0.5], [0.3], [0.3], [0.4]]))
+    assert values.tolist() == [1, 0, 1, 0]
 
 
 def test_mean_average_precision_by_hand():
-    """Ranked 1, 0, 1: (1/1 + 2/3) / 2; the class that never occurs does not count."""
+    """Ranks 1, 0, 1 give (1/1 + 2/3) / 2; a class that never occurs does not count."""
     truth = np.array([[True, False], [False, False], [True, False]])
-    found = compute_tagging_metrics(names(2), truth, np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]), 0.75)
-    assert found["mean_average_precision"] == pytest.approx(5 / 6)
-    assert found["per_class"]["class 0"]["precision"] == 0.5
-    assert found["exact_match"] == pytest.approx(1 / 3)
+    values = compute_tagging_metrics(names(2), truth, np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]), 0.75)
+    assert values["mean_average_precision"] == pytest.approx(5 / 6)
+    assert values["per_class"]["class 0"]["precision"] == 0.5
+    assert values["exact_match"] == pytest.approx(1 / 3)

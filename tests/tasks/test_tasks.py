@@ -1,4 +1,4 @@
-"""Losses against numbers worked out by hand; heads, targets and predictions."""
+"""Losses of classify and tag by hand; heads, targets and predictions."""
 
 import math
 
@@ -64,7 +64,7 @@ def test_loss_of_classify(options, expected):
     ],
 )
 def test_loss_of_tag(options, expected):
-    """Binary cross-entropy of each class, their mean; logits are ln(p / (1 - p))."""
+    """The loss is the mean binary cross-entropy of the classes; logits are ln(p / (1 - p))."""
     loss = tag(ClassLabels(("a", "b"), (1, 1), 2), **options).loss
     assert float(loss(np.array([[1.0, 0]]), np.array([[math.log(4), -math.log(3)]]))) == pytest.approx(
         expected, rel=1e-5
@@ -72,18 +72,18 @@ def test_loss_of_tag(options, expected):
 
 
 @given(st.lists(st.integers(1, 500), min_size=2, max_size=20))
-def test_balanced_weights_are_those_of_scikit_learn(counts):
-    """compute_class_weight('balanced') on the training labels."""
+def test_balanced_weights_equal_scikit_learn(counts):
+    """Weights equal compute_class_weight('balanced') on the training labels."""
     labels = np.repeat(np.arange(len(counts)), counts)
     expected = compute_class_weight("balanced", classes=np.arange(len(counts)), y=labels)
-    found = compute_class_weights(ClassLabels(names(len(counts)), tuple(counts), sum(counts)), "balanced")
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    weights = compute_class_weights(ClassLabels(names(len(counts)), tuple(counts), sum(counts)), "balanced")
+    np.testing.assert_allclose(weights, expected, rtol=1e-5)
 
 
 def test_a_class_without_training_samples_has_a_weight():
-    """It changes nothing for the others: 10 / (3 * 6) and 10 / (3 * 4)."""
-    found = compute_class_weights(ClassLabels(("a", "b", "c"), (6, 4, 0), 10), "balanced")
-    np.testing.assert_allclose(found, [10 / 18, 10 / 12, 10 / 3], rtol=1e-6)
+    """A class without samples does not change the weights of the others: 10 / (3 * 6) and 10 / (3 * 4)."""
+    weights = compute_class_weights(ClassLabels(("a", "b", "c"), (6, 4, 0), 10), "balanced")
+    np.testing.assert_allclose(weights, [10 / 18, 10 / 12, 10 / 3], rtol=1e-6)
     assert compute_class_weights(ABC, "none").tolist() == [1, 1, 1]
 
 
@@ -95,8 +95,8 @@ def test_weight_of_several_tags_is_their_mean():
 
 
 @pytest.mark.parametrize("make", [classify, tag])
-def test_the_weight_enters_the_loss_that_keras_trains_on(make):
-    """Keras takes sum(w * loss) / sum(w), not sum(w * loss) / n: rare classes are not starved."""
+def test_keras_divides_the_loss_by_the_sum_of_weights(make):
+    """Keras computes sum(w * loss) / sum(w), not sum(w * loss) / n."""
     task = make(ABC, class_weight="balanced", init="glorot", dropout=0.0)
     inputs = keras.Input((5,))
     model = keras.Model(inputs, task.head(Features(inputs))["logits"])
@@ -104,10 +104,12 @@ def test_the_weight_enters_the_loss_that_keras_trains_on(make):
     rng = np.random.default_rng(0)
     x, target = rng.normal(size=(8, 5)).astype(np.float32), np.eye(3, dtype=np.float32)[[0, 0, 0, 0, 0, 1, 1, 2]]
     weight = np.array([task.weight(tf.constant(row)).numpy() for row in target])
-    each = np.array([float(task.loss(t[None], p[None])) for t, p in zip(target, model(x).numpy(), strict=True)])
-    found = float(model.test_on_batch(x, target, sample_weight=weight))
-    assert found == pytest.approx((each * weight).sum() / weight.sum(), rel=1e-5)
-    assert found != pytest.approx((each * weight).mean(), rel=1e-2)
+    sample_losses = np.array(
+        [float(task.loss(t[None], p[None])) for t, p in zip(target, model(x).numpy(), strict=True)]
+    )
+    loss = float(model.test_on_batch(x, target, sample_weight=weight))
+    assert loss == pytest.approx((sample_losses * weight).sum() / weight.sum(), rel=1e-5)
+    assert loss != pytest.approx((sample_losses * weight).mean(), rel=1e-2)
 
 
 # ---- heads
@@ -136,7 +138,7 @@ def test_initialization_of_the_head(make):
 
 
 def test_prior_starts_from_the_frequencies():
-    """The first predictions are 6, 3 and 1 of 10; a class that never occurs starts at half a sample."""
+    """The first predictions are the class frequencies; a class without samples counts as half a sample."""
     task = classify(ABC, init="prior")
     scores = task.decode({"logits": dense(task)(np.ones((1, 400)))})["scores"]
     np.testing.assert_allclose(scores, [[0.6, 0.3, 0.1]], rtol=1e-5)
@@ -147,51 +149,57 @@ def test_prior_starts_from_the_frequencies():
     np.testing.assert_allclose(bias, [0, math.log(0.05)], rtol=1e-5)
 
 
-def test_dropout_drops_its_share_in_training_alone():
-    """Each of 400 features with probability 0.3; what is left is scaled up."""
+def test_dropout_in_training_only():
+    """Each of 400 features is dropped with probability 0.3, and the others are scaled."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((400,))
     task = classify(ABC, dropout=0.3, init="glorot")
     model = keras.Model(inputs, task.head(Features(inputs))["logits"])
     dropped = next(layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)).output
-    found = keras.Model(inputs, dropped)(np.ones((50, 400)), training=True).numpy()
-    assert (found == 0).mean() == pytest.approx(0.3, abs=0.02)
-    assert found.max() == pytest.approx(1 / 0.7)
+    features = keras.Model(inputs, dropped)(np.ones((50, 400)), training=True).numpy()
+    assert (features == 0).mean() == pytest.approx(0.3, abs=0.02)
+    assert features.max() == pytest.approx(1 / 0.7)
     assert np.array_equal(model(np.ones((2, 400)), training=False)[0], model(np.ones((2, 400)), training=False)[1])
 
 
 @pytest.mark.parametrize("make", [classify, tag])
-def test_a_hidden_layer_tells_what_a_line_cannot(make):
-    """Exclusive or, by weights set by hand: relu(x + y) - 2 relu(x + y - 1)."""
+def test_a_hidden_layer_can_learn_xor(make):
+    """Weights by hand compute exclusive or: relu(x + y) - 2 relu(x + y - 1)."""
     model = dense(make(ClassLabels(("a",), (1,), 1), hidden_units=2), dim=2)
     model.set_weights([np.ones((2, 2)), np.array([0, -1]), np.array([[1], [-2]]), np.zeros(1)])
-    found = model(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), training=False).numpy()
-    np.testing.assert_allclose(found[:, 0], [0, 1, 1, 0], atol=1e-6)
-    with pytest.raises(UserError, match=r"hidden_units of (classify|tag)\(\) is out of range: -1\. Expected: 0 or more\."):
+    logits = model(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), training=False).numpy()
+    np.testing.assert_allclose(logits[:, 0], [0, 1, 1, 0], atol=1e-6)
+    with pytest.raises(
+        UserError, match=r"hidden_units of (classify|tag)\(\) is out of range: -1\. Expected: 0 or more\."
+    ):
         make(ABC, hidden_units=-1)
 
 
 # ---- targets and predictions
 
 
-def test_encode_of_tags_takes_several_and_none():
-    """Labels are separated by line breaks; unknown ones are left to the survey."""
+def test_encode_of_several_tags_and_none():
+    """Labels are separated by line breaks."""
     encode = tag(ABC).encode
     assert encode(tf.constant("c\na")).numpy().tolist() == [1, 0, 1]
     assert encode(tf.constant("")).numpy().tolist() == [0, 0, 0]
     assert encode(tf.constant("b")).numpy().tolist() == [0, 1, 0]
 
 
-def test_predict_of_tags_names_what_reaches_the_threshold():
-    """At the threshold is in; the order is that of the classes."""
+def test_predicted_tags_reach_the_threshold():
+    """A score equal to the threshold counts, and labels are in the order of the classes."""
     scores = np.array([0.5, 0.25, 0.75])
     assert tag(ABC).format_prediction(scores)["label"] == ["a", "c"]
-    assert tag(ABC, threshold=0.6).format_prediction(scores) | {"scores": 0} == {"label": ["c"], "score": [0.75], "scores": 0}
+    assert tag(ABC, threshold=0.6).format_prediction(scores) | {"scores": 0} == {
+        "label": ["c"],
+        "score": [0.75],
+        "scores": 0,
+    }
     assert tag(ABC).format_prediction(np.zeros(3))["label"] == []
 
 
-def test_predict_of_classify_takes_the_first_of_equals():
-    """As argmax does everywhere else."""
+def test_classify_predicts_the_first_of_equal_scores():
+    """The predicted class is that of argmax."""
     assert classify(ABC).format_prediction(np.array([0.2, 0.4, 0.4]))["label"] == "b"
 
 
@@ -204,7 +212,7 @@ def test_the_progress_metric_of_tag_uses_the_threshold(threshold):
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -3.0])
-def test_a_threshold_that_decides_nothing_is_refused(threshold):
-    """Every class or none would be present."""
+def test_a_threshold_out_of_range_is_refused(threshold):
+    """A threshold of 0 or 1 would predict all classes or none."""
     with pytest.raises(UserError, match=r"threshold of tag\(\) is out of range"):
         tag(ABC, threshold=threshold)

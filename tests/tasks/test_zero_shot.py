@@ -1,4 +1,4 @@
-"""Names of classes in other languages, and pictures put beside names."""
+"""Class names in other languages, and zero-shot classification."""
 
 import json
 
@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from tests.helpers.assets import fetch_asset
-from tests.helpers.commands import SHAPE_NAMES, SMALL_FLAGS, get_error, check_errors_before_writing, write_shapes, run_in_process
+from tests.helpers.commands import (
+    SHAPE_NAMES,
+    SMALL_FLAGS,
+    check_errors_before_writing,
+    get_error,
+    run_in_process,
+    write_shapes,
+)
 from tests.helpers.small_data import class_folder, complaint
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.spec import Spec, parse_spec
@@ -21,7 +28,7 @@ TOWER = "use_multilingual(size=16)"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A classifier of shapes whose classes have names in Spanish and, but one, in Japanese."""
+    """Train a classifier of shapes whose classes have names in Spanish and, but for one, in Japanese."""
     root = tmp_path_factory.mktemp("names")
     data = write_shapes(root / "shapes")
     (root / "names.csv").write_text(NAMES)
@@ -31,7 +38,7 @@ def run(tmp_path_factory):
         f"--workdir={root / 'run'}",
         "--exports=tflite()",
     )
-    found = run_in_process(
+    process = run_in_process(
         "train",
         *flags,
         *SMALL_FLAGS,
@@ -40,13 +47,13 @@ def run(tmp_path_factory):
         "--nocache.enabled",
         "--verify.max_drop_float=1",
     )
-    assert found.returncode == 0, found.stderr
+    assert process.returncode == 0, process.stderr
     return root
 
 
 @pytest.mark.slow
-def test_a_bundle_has_a_file_of_labels_a_language(run):
-    """In the order of labels.txt, with the class itself where it has no name."""
+def test_a_bundle_has_a_label_file_per_language(run):
+    """Label files are in the order of labels.txt; a missing name is the class name."""
     bundle = run / "run" / "bundle"
     assert (bundle / "labels.txt").read_text().split() == list(SHAPE_NAMES)
     assert (bundle / "labels.es.txt").read_text().split() == ["raya", "disco", "cuadrado"]
@@ -54,8 +61,8 @@ def test_a_bundle_has_a_file_of_labels_a_language(run):
 
 
 @pytest.mark.slow
-def test_answers_are_in_the_language_that_is_asked_for(run):
-    """The label and the scores, as `labels.<language>.txt` has them."""
+def test_predictions_in_a_language(run):
+    """Label and scores have the names of `labels.<language>.txt`."""
     picture, bundle = run / "shapes" / "disc" / "000.png", run / "run" / "bundle"
     plain, spanish = (
         json.loads(run_in_process("predict", f"--bundle={bundle}", *flags, picture).stdout)
@@ -69,17 +76,19 @@ def test_answers_are_in_the_language_that_is_asked_for(run):
 
 
 @pytest.mark.slow
-def test_a_language_or_classes_that_a_model_lacks(run):
-    """What it has is said."""
+def test_unknown_languages_and_classes_are_refused(run):
+    """The error lists the languages of the model, or says that its classes are fixed."""
     picture, bundle = run / "shapes" / "disc" / "000.png", f"--bundle={run / 'run' / 'bundle'}"
-    said = get_error("predict", bundle, "--language=jaa", picture)
-    assert "The model has no class names in this language: jaa. Expected: es, ja. Did you mean ja?" in said
-    assert "The classes of this model are fixed: --classes=a, b." in get_error("predict", bundle, "--classes=a, b", picture)
+    error = get_error("predict", bundle, "--language=jaa", picture)
+    assert "The model has no class names in this language: jaa. Expected: es, ja. Did you mean ja?" in error
+    assert "The classes of this model are fixed: --classes=a, b." in get_error(
+        "predict", bundle, "--classes=a, b", picture
+    )
     assert "--classes needs two or more names" in get_error("predict", bundle, "--classes=a,a", picture)
 
 
-def test_names_that_cannot_be_had(tmp_path):
-    """Are told before anything is written."""
+def test_invalid_translations_and_options_are_refused(tmp_path):
+    """Errors come before anything is written."""
     data = class_folder(tmp_path / "data", a=4, b=4)
     (tmp_path / "n.csv").write_text("label,text\na,x\nb,y\n")
     cases = {
@@ -90,18 +99,18 @@ def test_names_that_cannot_be_had(tmp_path):
         ("--heads=zero_shot()", "--compress=qat()"): "--compress needs heads with fixed classes",
     }
     check_errors_before_writing(cases, tmp_path / "run", f"--data={data}", "--nocache.enabled", SMALL_FLAGS[0])
-    said = get_error(
+    error = get_error(
         "train",
         f"--data={data}",
         SMALL_FLAGS[0],
         f"--label_translations={tmp_path / 'n.csv'}",
         f"--workdir={tmp_path / 'run'}",
     )
-    assert "The data of --label_translations has no column language" in said
+    assert "The data of --label_translations has no column language" in error
 
 
-def test_a_name_a_class_and_language():
-    """Of several the first; two classes of one name are told apart."""
+def test_translations_of_classes():
+    """The first of several names counts, and the class name is added to equal names."""
     fetch_asset("cldr-rbnf")
     names = load_translations(Spec("digit_words", (), {"languages": ("de", "es")}), ["label", "other"])
     assert set(names) == {"label"}
@@ -118,21 +127,21 @@ def test_a_name_a_class_and_language():
 
 
 def test_retrieval_by_hand(monkeypatch):
-    """Four names on two axes: the share of samples whose name is among the nearest, by language."""
-    points = {"n": (0, 1), "o": (1, 0), "s": (0, -1), "w": (-1, 0)}
+    """Four names on two axes: recall by language."""
+    embeddings = {"n": (0, 1), "o": (1, 0), "s": (0, -1), "w": (-1, 0)}
     monkeypatch.setattr(
-        text_embeddings, "embed_texts", lambda tower, texts: np.array([points[text] for text in texts], float)
+        text_embeddings, "embed_texts", lambda tower, texts: np.array([embeddings[text] for text in texts], float)
     )
     monkeypatch.setattr(text_embeddings, "RECALL_AT", (1, 2))
     targets = np.eye(4)[[0, 1, 2, 3]]
     samples = np.array([(0.1, 0.9), (0.6, 0.8), (0.6, 0.8), (-0.9, 0.1)])
-    found = text_embeddings.compute_retrieval_metrics(
+    scores = text_embeddings.compute_retrieval_metrics(
         Spec("any"),
         targets,
         samples,
         {"all": ("n", "o", "s", "w"), "two": ("n", "", "", "w"), "one": ("n", "", "", "")},
     )
-    assert found == {
+    assert scores == {
         "recall@1[all]": 0.5,  # the second one is nearer to n, the third one farthest from s
         "recall@2[all]": 0.75,
         "chance@5[all]": 1.0,
@@ -143,35 +152,35 @@ def test_retrieval_by_hand(monkeypatch):
 
 
 def test_scores_and_loss_by_hand():
-    """Ranks among all names; the loss leaves out names that no training sample has, but a held-out sample's own."""
+    """Scores count all names; the loss leaves out names without training samples, except a sample's own."""
     task = TASKS.build(parse_spec("zero_shot(temperature=1.0)"), ClassLabels(("a", "b", "c"), (1, 1, 0), 2))
     scores = np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]])
-    found = task.compute_metrics(np.eye(3)[[0, 2]], scores)
-    assert (found["recall@1"], found["recall@5"]) == (0.5, 1.0)
+    metrics = task.compute_metrics(np.eye(3)[[0, 2]], scores)
+    assert (metrics["recall@1"], metrics["recall@5"]) == (0.5, 1.0)
     logits = np.log([[0.5, 0.25, 0.25]]).astype(np.float32)
     assert float(task.loss(np.eye(3, dtype=np.float32)[:1], logits)) == pytest.approx(np.log(3 / 2), rel=1e-5)
     assert float(task.loss(np.eye(3, dtype=np.float32)[2:], logits)) == pytest.approx(np.log(4), rel=1e-5)
 
 
-def test_random_towers_put_no_names():
-    """Their points would be others at every start."""
+def test_a_random_text_tower_is_refused():
+    """The embeddings of random weights would differ in every process."""
     assert "zero_shot() needs a pretrained text tower: bag_of_embeddings() with random weights" in complaint(
         text_embeddings.embed_texts, parse_spec("bag_of_embeddings()"), ("a", "b")
     )
 
 
-def test_names_of_one_thing_are_near():
-    """Across languages nearer than other things are; of unit length."""
+def test_translations_have_similar_embeddings():
+    """Translations of a word are nearer than other words, and embeddings have unit length."""
     fetch_asset("use-multilingual")
-    points = text_embeddings.embed_texts(parse_spec(TOWER), ("cat", "gato", "horse", "caballo"))
-    assert np.allclose(np.linalg.norm(points, axis=-1), 1, atol=1e-5)
-    near = points @ points.T
-    assert min(near[0, 1], near[2, 3]) > 0.8 > max(near[0, 2], near[0, 3], near[1, 2])
+    embeddings = text_embeddings.embed_texts(parse_spec(TOWER), ("cat", "gato", "horse", "caballo"))
+    assert np.allclose(np.linalg.norm(embeddings, axis=-1), 1, atol=1e-5)
+    similarity = embeddings @ embeddings.T
+    assert min(similarity[0, 1], similarity[2, 3]) > 0.8 > max(similarity[0, 2], similarity[0, 3], similarity[1, 2])
 
 
 @pytest.mark.slow
-def test_shapes_are_named(tmp_path):
-    """By names that are given at prediction, in a language that was not trained on, in every format."""
+def test_zero_shot_classification_of_shapes(tmp_path):
+    """Images are classified by names that are given at prediction, in another language, in each format."""
     fetch_asset("use-multilingual")
     data = write_shapes(tmp_path / "shapes")
     (tmp_path / "names.csv").write_text(NAMES)
@@ -179,8 +188,8 @@ def test_shapes_are_named(tmp_path):
     exports = "--exports=keras_file(), saved_model(), tflite()"
     # Few validation samples do not tell when to stop.
     head = ("--frozen.epochs=0", "--heads=zero_shot(dropout=0.0)", "--finetune.patience=0")
-    found = run_in_process("train", *flags, *SMALL_FLAGS, *head, "--nocache.enabled", exports)
-    assert found.returncode == 0, found.stderr
+    process = run_in_process("train", *flags, *SMALL_FLAGS, *head, "--nocache.enabled", exports)
+    assert process.returncode == 0, process.stderr
     bundle = Bundle.open(tmp_path / "run" / "bundle")
     scores = json.loads((bundle.path / "scores.json").read_text())
     assert scores["test"]["label/recall@1"] > 0.8
@@ -188,7 +197,7 @@ def test_shapes_are_named(tmp_path):
     assert scores["tflite"]["label/recall@1[es]"] > 0.8
     pictures = sorted((data / "disc").iterdir())[:8]
     for format in bundle.formats:
-        said = bundle.predict(pictures, format, classes=["un cuadrado", "un disque", "une barre"])
-        assert sum(record["label"] == "un disque" for record in said) >= 6
+        records = bundle.predict(pictures, format, classes=["un cuadrado", "un disque", "une barre"])
+        assert sum(record["label"] == "un disque" for record in records) >= 6
     page = (tmp_path / "run" / "report.html").read_text()
     assert "chance@5" in page
