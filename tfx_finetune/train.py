@@ -10,7 +10,7 @@ The same command resumes an interrupted run. Exit status: 0 success, 2 user erro
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfx_finetune.core import command, progress
 from tfx_finetune.core.config import Run, extract_run
@@ -113,6 +113,7 @@ def _export_and_verify(
         histories: Histories of all phases.
         continual_metrics: Scores after each language, if languages were trained one after another; else None.
     """
+    from tfx_finetune.deploy.checks import CompressedKernels
     from tfx_finetune.deploy.gate import with_validation_gate
     from tfx_finetune.deploy.golden import pick_samples
     from tfx_finetune.deploy.manifest import file_metadata, make_manifest
@@ -149,10 +150,13 @@ def _export_and_verify(
     servable = with_validation_gate(plan.exports.values(), data, servable, plan.workdir, run.verify.max_drop)
     bundle = create_bundle(plan.workdir / "bundle", make_manifest(plan, data, network), plan.exports, servable)
     golden = pick_samples(data, servable, predict_fn)
-    compressions = tuple(plan.compressions.values())
-    results = verify(bundle, golden, test, reference, run.verify, compressions, compression_result.kernel_sizes)
+    kernels = CompressedKernels(tuple(plan.compressions.values()), compression_result.kernel_sizes)
+    results = verify(bundle, golden, test, reference, run.verify, kernels)
     selected = select_file(plan.constraints, results)
-    bundle = finalize_bundle(bundle, data.table, golden, scores, ablations, results, selected, continual_metrics)
+    trained_scores: dict[str, Any] = {"test": scores}
+    trained_scores |= {"ablations": [ablation.to_dict() for ablation in ablations]} if ablations else {}
+    trained_scores |= {"continual": continual_metrics.to_dict()} if continual_metrics else {}
+    bundle = finalize_bundle(bundle, data.table, golden, trained_scores, results, selected)
     return RunResult(
         histories, test, reference, scores, ablations, gate_weights, results, selected, bundle, continual_metrics
     )

@@ -35,7 +35,7 @@ def model():
 def original(model, tmp_path_factory):
     """Return a finished bundle whose TFLite file failed verification."""
     bundle = write_bundle(tmp_path_factory.mktemp("bundle") / "bundle", model, EXPORTS)
-    return finalize_bundle(bundle, table(model), model.golden, SCORES, (), CHECKS)
+    return finalize_bundle(bundle, table(model), model.golden, {"test": SCORES}, CHECKS)
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ def test_predictions_of_several_heads_are_nested_by_head(tmp_path):
     model = small({"kind": "classify()", "marks": "tag(threshold=0.3)"})
     bundle = write_bundle(tmp_path / "bundle", model, "tflite()")
     checks = [dataclasses.replace(CHECKS[0], format="tflite")]
-    bundle = finalize_bundle(bundle, table(model), model.golden, SCORES, (), checks)
+    bundle = finalize_bundle(bundle, table(model), model.golden, {"test": SCORES}, checks)
     (tmp_path / "a.png").write_bytes(model.raw[0])
     (record,) = bundle.predict([tmp_path / "a.png"], "tflite")
     assert list(record) == ["file", "kind", "marks"]

@@ -138,6 +138,16 @@ def test_batched_nms_selects_the_highest_scores_of_each_class():
     assert np.asarray(wide[2])[0, 4:].tolist() == [-1] * 16
 
 
+def test_keep_first_objects_pads_the_others_of_each_image():
+    """The first image keeps one of its objects, the second all."""
+    box = np.arange(1, 17, dtype="f4").reshape(2, 2, 4)
+    kept = boxes.keep_first_objects(box, np.array([[0.9, 0.8]] * 2), np.array([[3, 4]] * 2), np.array([1, 5]))
+    box_out, score, label = map(np.asarray, kept)
+    assert box_out.tolist() == [[[1, 2, 3, 4], [0] * 4], [[9, 10, 11, 12], [13, 14, 15, 16]]]
+    assert score[0].tolist() == pytest.approx([0.9, 0]) and score[1].tolist() == pytest.approx([0.9, 0.8])
+    assert label.tolist() == [[3, -1], [3, 4]]
+
+
 def test_batched_nms_runs_in_a_graph_of_variable_batch_size():
     """The graph of a SavedModel, whose batch size is not known, gives the eager result."""
     spec = [tf.TensorSpec([None, 30, 2]), tf.TensorSpec([None, 30, 4])]

@@ -88,9 +88,7 @@ def test_predictions_with_missing_inputs(run):
     argument = json.dumps({"text": "stick line"})
     result = run_in_process("predict", f"--bundle={bundle.path}", argument)
     assert json.loads(result.stdout)["label"] == "bar"
-    assert "The model has no such input: sound" in get_error(
-        "predict", f"--bundle={bundle.path}", '{"sound": "x"}'
-    )
+    assert "The model has no such input: sound" in get_error("predict", f"--bundle={bundle.path}", '{"sound": "x"}')
     assert 'such as {"image": "...", "text": "..."}' in get_error("predict", f"--bundle={bundle.path}", "a.png")
 
 

@@ -1,12 +1,14 @@
-"""Record of the verification of one exported file, which the bundle and the report contain."""
+"""Records of the verification of exported files: what a file must have, and what it has."""
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tfx_finetune.core import progress
+from tfx_finetune.types.deployment import Compression
 
 
 @dataclass(frozen=True)
@@ -64,3 +66,16 @@ class VerificationResult:
         """Return the entry of scores.json; the infinite difference of a broken file becomes None."""
         fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("format", "scores")}
         return {**self.scores, **fields, "difference": self.difference if math.isfinite(self.difference) else None}
+
+
+@dataclass(frozen=True)
+class CompressedKernels:
+    """What the compressions of a model promise about the kernels of its files.
+
+    Attributes:
+        compressions: Compressions whose sparsity and clusters the kernels must have; empty for none.
+        kernel_sizes: Number of compressed kernels by size; None if all kernels are compressed.
+    """
+
+    compressions: Sequence[Compression] = ()
+    kernel_sizes: Counter[int] | None = None

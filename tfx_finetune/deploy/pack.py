@@ -16,8 +16,6 @@ from tfx_finetune.deploy.checks import VerificationResult
 from tfx_finetune.deploy.formats.tflite_metadata import make_label_files
 from tfx_finetune.deploy.golden import GoldenSamples, write_golden
 from tfx_finetune.deploy.selection import link_best_file
-from tfx_finetune.evaluation.continual_metrics import ContinualMetrics
-from tfx_finetune.evaluation.records import ModalityAblation
 from tfx_finetune.tasks import translations
 from tfx_finetune.types.components import EXPORTS, PretrainedCfg
 from tfx_finetune.types.deployment import Export, Servable
@@ -78,10 +76,8 @@ def finalize_bundle(
     table: Table,
     golden: GoldenSamples,
     scores: Mapping[str, Any],
-    ablations: Sequence[ModalityAblation],
     results: Sequence[VerificationResult],
     selected: VerificationResult | None = None,
-    continual_metrics: ContinualMetrics | None = None,
 ) -> Bundle:
     """Add scores.json, golden/, split.csv, the verification results and the checksums.
 
@@ -89,19 +85,14 @@ def finalize_bundle(
         bundle: Result of `create_bundle`.
         table: Samples and their split.
         golden: Golden samples.
-        scores: Scores of the trained model on the test split.
-        ablations: Scores for subsets of the towers.
+        scores: Entries of scores.json about the trained model, such as `test`.
         results: Verification results of all files.
         selected: Result of the file that `model_best.tflite` links to, or None.
-        continual_metrics: Metrics of sequential training, or None.
     """
     if selected:
         link_best_file(bundle.get_path(selected.format))
     bundle.write_json("golden/outputs.json", write_golden(golden, bundle.path / "golden"))
-    optional: dict[str, Any] = {"ablations": [ablation.to_dict() for ablation in ablations]} if ablations else {}
-    optional |= {"continual": continual_metrics.to_dict()} if continual_metrics else {}
-    scores_by_format = {result.format: result.to_dict() for result in results}
-    bundle.write_json("scores.json", {"test": scores} | optional | scores_by_format)
+    bundle.write_json("scores.json", dict(scores) | {result.format: result.to_dict() for result in results})
     with (bundle.path / "split.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["file", "split", "sha256", *table.columns])

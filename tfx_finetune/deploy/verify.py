@@ -13,7 +13,7 @@ from tfx_finetune.core import files, hardware, progress
 from tfx_finetune.core.config import VerifyOptions
 from tfx_finetune.core.errors import first_line
 from tfx_finetune.core.probe import measure_latencies, probe
-from tfx_finetune.deploy.checks import VerificationResult
+from tfx_finetune.deploy.checks import CompressedKernels, VerificationResult
 from tfx_finetune.deploy.gate import compute_allowed_drop, compute_score_drops
 from tfx_finetune.deploy.golden import GoldenSamples
 from tfx_finetune.evaluation.intervals import paired_interval
@@ -28,14 +28,22 @@ from tfx_finetune.types.task import Task
 _REPEATS = 50
 
 
+@dataclasses.dataclass(frozen=True)
+class _Reference:
+    """Targets, decoded outputs and scores of the trained model on the test split."""
+
+    targets: Batch
+    outputs: Batch
+    scores: Mapping[str, Any]
+
+
 def verify(
     bundle: Bundle,
     golden: GoldenSamples,
     test: FeatureStore,
     reference: tuple[Batch, Batch],
     gate: VerifyOptions,
-    compressions: Sequence[Compression] = (),
-    kernel_sizes: Counter[int] | None = None,
+    kernels: CompressedKernels | None = None,
 ) -> list[VerificationResult]:
     """Verify every file of a bundle.
 
@@ -45,15 +53,14 @@ def verify(
         test: Prepared test samples.
         reference: Targets and decoded outputs of the trained model on `test`.
         gate: Maximum score drops.
-        compressions: Compressions whose sparsity and clusters the kernels of each file must have.
-        kernel_sizes: Number of compressed kernels by size; None if all kernels are compressed.
+        kernels: Compressed kernels that each file must have; None if the model is not compressed.
     """
-    reference_scores = evaluate(bundle.tasks, *reference, full_report=False)
+    trained = _Reference(*reference, evaluate(bundle.tasks, *reference, full_report=False))
     with progress.bar("verify", len(bundle.formats)) as advance:
         results = []
         for format in bundle.formats:
-            result = _verify_file(bundle, format, golden, test, reference, reference_scores, gate)
-            results.append(_check_compressions(bundle, result, compressions, kernel_sizes) if compressions else result)
+            result = _verify_file(bundle, format, golden, test, trained, gate)
+            results.append(_check_compressions(bundle, result, kernels) if kernels and kernels.compressions else result)
             advance(1, f"{format} {results[-1].failure_reason or 'agrees'}")
     return _measure_files(bundle, results)
 
@@ -96,11 +103,10 @@ def _verify_file(
     format: str,
     golden: GoldenSamples,
     test: FeatureStore,
-    reference: tuple[Batch, Batch],
-    reference_scores: Mapping[str, Any],
+    reference: _Reference,
     gate: VerifyOptions,
 ) -> VerificationResult:
-    tasks, (targets, reference_outputs) = bundle.tasks, reference
+    tasks = bundle.tasks
     difference, outputs = float("inf"), Batch()
     failure_reason = "its outputs are not finite or have another shape: the file is empty or broken"
     try:
@@ -110,16 +116,16 @@ def _verify_file(
             _, outputs = predict_batches(model.predict, test.batches(64), tasks)
     except Exception as error:  # A broken file can raise any exception; it fails, and verification continues.
         failure_reason = first_line(error, max_chars=None)
-    if not np.isfinite(max_abs_difference(reference_outputs, outputs)):
+    if not np.isfinite(max_abs_difference(reference.outputs, outputs)):
         return VerificationResult(format, {}, 0.0, 1.0, 1.0, 1.0, float("inf"), 0.0, failure_reason)
-    scores = evaluate(tasks, targets, outputs)
-    score_drops = compute_score_drops(tasks, reference_scores, scores)
+    scores = evaluate(tasks, reference.targets, outputs)
+    score_drops = compute_score_drops(tasks, reference.scores, scores)
     max_drop = gate.max_drop if bundle.get_export(format).quantized else gate.max_drop_float
     failure_reason = _find_failure_reason(
         difference, bundle.get_tolerance(format), score_drops, compute_allowed_drop(max_drop, len(test))
     )
     score_drop = float(np.mean(list(score_drops.values())))
-    ci_low, ci_high = paired_interval(tasks, targets, reference_outputs, outputs, score_drop)
+    ci_low, ci_high = paired_interval(tasks, reference.targets, reference.outputs, outputs, score_drop)
     one_sample = {name: values[:1] for name, values in golden.inputs.items()}
     # TFLite files are timed later, each in a process of its own.
     is_timed_here = bundle.get_path(format).suffix != ".tflite"
@@ -127,7 +133,7 @@ def _verify_file(
         statistics.median(measure_latencies(lambda: model.predict(one_sample), _REPEATS)) if is_timed_here else 0.0
     )
     agreement = [
-        _predict_labels(task, reference_outputs, head) == _predict_labels(task, outputs, head)
+        _predict_labels(task, reference.outputs, head) == _predict_labels(task, outputs, head)
         for head, task in tasks.items()
     ]
     return VerificationResult(
@@ -162,19 +168,17 @@ def _predict_labels(task: Task, outputs: Batch, head: str) -> np.ndarray:
     return np.array([str(task.format_prediction(scores)["label"]) for scores in outputs[f"{head}/scores"]])
 
 
-def _check_compressions(
-    bundle: Bundle, result: VerificationResult, compressions: Sequence[Compression], kernel_sizes: Counter[int] | None
-) -> VerificationResult:
+def _check_compressions(bundle: Bundle, result: VerificationResult, expected: CompressedKernels) -> VerificationResult:
     """Add the sparsity of a file, and the reason if its kernels are not compressed, if they can be read."""
     export, path = bundle.get_export(result.format), bundle.get_path(result.format)
     if result.failure_reason or not export.read_kernels:
         return result
     kernels = export.read_kernels(path)
-    if kernel_sizes is not None:
-        kernels = select_compressed_kernels(kernels, kernel_sizes)
+    if expected.kernel_sizes is not None:
+        kernels = select_compressed_kernels(kernels, expected.kernel_sizes)
     sparsity = sum(int((kernel == 0).sum()) for kernel in kernels) / max(sum(kernel.size for kernel in kernels), 1)
     return dataclasses.replace(
-        result, sparsity=sparsity, failure_reason=find_compression_violation(kernels, sparsity, compressions)
+        result, sparsity=sparsity, failure_reason=find_compression_violation(kernels, sparsity, expected.compressions)
     )
 
 

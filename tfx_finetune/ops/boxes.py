@@ -221,7 +221,6 @@ def batched_nms(
     iou_threshold: Any,
     max_detections: int,
     pre_nms_topk: int,
-    max_per_image: Any = None,
 ) -> tuple[Any, Any, Any]:
     """Select the objects of a dense detector's outputs by non-maximum suppression per class.
 
@@ -234,7 +233,6 @@ def batched_nms(
         max_detections: int K >= 1. Number of objects in the result.
         pre_nms_topk: int >= 1. Number of pairs of anchor point and class with the highest scores that enter the
             suppression.
-        max_per_image: int (batch,) or None. Maximum number of objects of each image, up to K. Default None: K.
 
     Returns:
         boxes (batch, K, 4), scores (batch, K) in decreasing order, and classes int32 (batch, K). An image with fewer
@@ -253,9 +251,23 @@ def batched_nms(
     box = ops.take_along_axis(box, ops.expand_dims(order, -1), axis=1)
     label = ops.cast(ops.take_along_axis(label, order, axis=1), "int32")
     keep = score > 0
-    if max_per_image is not None:
-        keep = keep & (ops.arange(keep.shape[1]) < ops.reshape(max_per_image, (-1, 1)))
     padding = [[0, 0], [0, max(0, max_detections - pre_nms_topk)]]
     box = ops.pad(ops.where(ops.expand_dims(keep, -1), box, 0.0), [*padding, [0, 0]])
     label = ops.pad(ops.where(keep, label, -1), padding, constant_values=-1)
     return box, ops.pad(ops.where(keep, score, 0.0), padding), label
+
+
+def keep_first_objects(boxes: Any, scores: Any, classes: Any, max_objects: Any) -> tuple[Any, Any, Any]:
+    """Replace all objects after the first of each image by padding.
+
+    Args:
+        boxes: (batch, K, 4). Result of `batched_nms`.
+        scores: (batch, K).
+        classes: int (batch, K).
+        max_objects: int (batch,). Number of objects of each image to keep.
+
+    Returns:
+        boxes, scores and classes of the same shapes, with box 0, score 0 and class -1 after the kept objects.
+    """
+    keep = ops.arange(scores.shape[1]) < ops.reshape(ops.cast(max_objects, "int32"), (-1, 1))
+    return ops.where(ops.expand_dims(keep, -1), boxes, 0.0), ops.where(keep, scores, 0.0), ops.where(keep, classes, -1)

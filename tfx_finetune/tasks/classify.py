@@ -77,7 +77,6 @@ def classify(
         encode=lambda name: tf.cast(names == name, tf.float32),
         weight=lambda target: tf.gather(weights, tf.argmax(target)),
         head=make_classification_head(
-            labels,
             dropout,
             hidden_units,
             init,

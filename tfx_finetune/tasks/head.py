@@ -17,7 +17,6 @@ _KERNEL_INITIALIZERS = {"zeros": "zeros", "prior": "zeros", "glorot": "glorot_un
 
 
 def make_classification_head(
-    labels: ClassLabels,
     dropout: float,
     hidden_units: int,
     init: Init,
@@ -28,7 +27,6 @@ def make_classification_head(
     """Return a head: dropout, then a dense layer from pooled features (batch, dim) to logits (batch, classes).
 
     Args:
-        labels: Classes of the head.
         dropout: float, 0 to below 1. Dropout rate before the dense layer, and after a hidden layer.
         hidden_units: int >= 0. Units of a hidden layer before the dense layer; 0 for none.
         init: Initializer of the kernel. `prior` starts with a zero kernel and `prior` as the bias, so that the first
@@ -48,7 +46,7 @@ def make_classification_head(
         bias = keras.initializers.Constant(prior.tolist()) if init == "prior" else "zeros"
         # The logits stay float32 under a mixed-precision policy: softmax in 8 bits of mantissa loses accuracy.
         dense = keras.layers.Dense(
-            len(labels.names),
+            len(prior),
             kernel_initializer=_KERNEL_INITIALIZERS[init],
             bias_initializer=bias,
             kernel_regularizer=regularizer,

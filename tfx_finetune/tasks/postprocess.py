@@ -77,12 +77,12 @@ class DetectionPostprocess:
     def _run_nms(
         self, scores: Any, boxes_as_fractions: Any, score_threshold: Any, iou_threshold: Any, max_per_image: Any = None
     ) -> Any:
-        return boxes.batched_nms(
+        objects = boxes.batched_nms(
             keras.ops.convert_to_tensor(scores, "float32"),
             keras.ops.clip(boxes_as_fractions, 0.0, 1.0),
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
             max_detections=self.max_detections,
             pre_nms_topk=5 * self.max_detections,
-            max_per_image=max_per_image,
         )
+        return objects if max_per_image is None else boxes.keep_first_objects(*objects, max_per_image)

@@ -65,7 +65,7 @@ def tag(
         single_label=False,
         encode=encode,
         weight=lambda target: _average_present_weights(target, tf.constant(weights)),
-        head=make_classification_head(labels, dropout, hidden_units, init, np.log(frequency / (1 - frequency))),
+        head=make_classification_head(dropout, hidden_units, init, np.log(frequency / (1 - frequency))),
         loss=loss_class(
             from_logits=True, label_smoothing=label_smoothing, reduction="mean_with_sample_weight", **options
         ),
