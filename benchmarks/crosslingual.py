@@ -15,7 +15,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from results import record, said, unseeded
+from results import get_argv_without_seeds, get_flag, record
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 
@@ -34,22 +34,22 @@ from tfx_finetune.types.plan import Plan
 
 CONFIG = Path(__file__).parent.parent / "configs" / "tux_crosslingual.cfg"
 Scores = dict[str, float]
-TAUGHT = ("es", "fr", "de", "it", "pt", "ru", "zh_TW", "ja", "ko", "ar", "tr")
-"""Languages that the tower was pretrained on, beside English, whose mean is given too."""
+PRETRAINING_LANGUAGES = ("es", "fr", "de", "it", "pt", "ru", "zh_TW", "ja", "ko", "ar", "tr")
+"""Pretraining languages of the tower other than English; the table has their mean."""
 
 
 def main() -> None:
     """Run the benchmark."""
-    seeds = int(said("--seeds") or 5)
-    flags = unseeded()
+    seeds = int(get_flag("--seeds") or 5)
+    flags = get_argv_without_seeds()
     run, _ = flagfile.parse_flags([flags[0], f"--flagfile={CONFIG}", *flags[1:]], Run())
-    found = []
+    splits = []
     for seed in range(seeds):
-        found.append(measure(dataclasses.replace(run, seed=seed)))
-        what = f"{run.backbone}, {run.auxiliary_losses}, {seed + 1} splits"
-        # A split takes long: what is done is kept.
+        splits.append(measure(dataclasses.replace(run, seed=seed)))
+        title = f"{run.backbone}, {run.auxiliary_losses}, {seed + 1} splits"
+        # Splits take long, so the table is written after each.
         section = " ".join(["crosslingual", *flags[1:]])
-        record(section, f"Names of things, labels in English only: {what}", "\n".join(lines(found)))
+        record(section, f"Names of things, labels in English only: {title}", "\n".join(format_table(splits)))
 
 
 def measure(run: Run) -> tuple[Scores, Scores, Scores]:
@@ -61,48 +61,55 @@ def measure(run: Run) -> tuple[Scores, Scores, Scores]:
         precompute_features(network, data, context)
         _, top = split_model(network, "0")
         test, start = cache_prepared_split(data, "test", plan.workdir), top.get_weights()
-        joints, truth = run_towers(network, test), test.targets["label"].argmax(-1)
-        found = [by_language(data, regression(network, data, plan, joints) == truth)]
-        for name, objectives in {"alone": {}, "aligned": plan.auxiliary_losses}.items():
-            own = dataclasses.replace(plan, auxiliary_losses=objectives, workdir=Path(folder) / name)
+        test_features, truth = run_towers(network, test), test.targets["label"].argmax(-1)
+        scores = [
+            compute_accuracy_by_language(data, predict_with_regression(network, data, plan, test_features) == truth)
+        ]
+        for name, auxiliary_losses in {"alone": {}, "aligned": plan.auxiliary_losses}.items():
+            variant = dataclasses.replace(plan, auxiliary_losses=auxiliary_losses, workdir=Path(folder) / name)
             top.set_weights(start)
-            for phase, how in own.phases.items():
-                fit_phase(network, phase, how, data, training_context(own))
-            logits = top.predict(joints, batch_size=256, verbose=0)["label/logits"]
-            found.append(by_language(data, logits.argmax(-1) == truth))
-        return found[0], found[1], found[2]
+            for phase_name, phase in variant.phases.items():
+                fit_phase(network, phase_name, phase, data, training_context(variant))
+            logits = top.predict(test_features, batch_size=256, verbose=0)["label/logits"]
+            scores.append(compute_accuracy_by_language(data, logits.argmax(-1) == truth))
+        return scores[0], scores[1], scores[2]
 
 
-def regression(network: Network, data: Data, plan: Plan, test: Batch) -> np.ndarray:
+def predict_with_regression(network: Network, data: Data, plan: Plan, test_features: Batch) -> np.ndarray:
     """Return the classes (n,) that logistic regression on frozen training features predicts for other features."""
     train = cache_prepared_split(data, "train", plan.workdir)
-    seen, unseen = (
-        np.concatenate([given[tower] for tower in network.backbones], axis=1)
-        for given in (run_towers(network, train), test)
+    x_train, x_test = (
+        np.concatenate([features[tower] for tower in network.backbones], axis=1)
+        for features in (run_towers(network, train), test_features)
     )
     model = GridSearchCV(LogisticRegression(max_iter=1000), {"C": np.logspace(-2, 4, 13)})
-    return model.fit(seen, np.asarray(train.targets["label"]).argmax(-1)).predict(unseen)
+    return model.fit(x_train, np.asarray(train.targets["label"]).argmax(-1)).predict(x_test)
 
 
-def by_language(data: Data, right: np.ndarray) -> Scores:
+def compute_accuracy_by_language(data: Data, is_correct: np.ndarray) -> Scores:
     """Return the fraction of correctly classified test samples (n,) by language."""
     languages = data.table.columns["language"][data.table.split == "test"]
-    return {language: float(right[languages == language].mean()) for language in sorted(set(languages))}
+    return {language: float(is_correct[languages == language].mean()) for language in sorted(set(languages))}
 
 
-def lines(found: Sequence[tuple[Scores, Scores, Scores]]) -> list[str]:
+def format_table(splits: Sequence[tuple[Scores, Scores, Scores]]) -> list[str]:
     """Return the Markdown table: means over languages, then each language."""
-    each = tuple(found[0][0])
-    several = {"**mean**": each, f"**{', '.join(TAUGHT)}**": TAUGHT}
+    all_languages = tuple(splits[0][0])
+    groups = {"**mean**": all_languages, f"**{', '.join(PRETRAINING_LANGUAGES)}**": PRETRAINING_LANGUAGES}
     rows = [
         "| language | regression | English only | with align() | gain | smallest gain | largest gain |",
         f"|{'---|' * 7}",
     ]
-    for title, languages in (several | {language: (language,) for language in each}).items():
-        scores = np.array([[np.mean([one[language] for language in languages]) for one in split] for split in found])
-        above_it = scores[:, 2] - scores[:, 0]
+    for title, languages in (groups | {language: (language,) for language in all_languages}).items():
+        scores = np.array(
+            [
+                [np.mean([method_scores[language] for language in languages]) for method_scores in split]
+                for split in splits
+            ]
+        )
+        gains = scores[:, 2] - scores[:, 0]
         means = " | ".join(f"{value:.3f}" for value in scores.mean(0))
-        rows.append(f"| {title} | {means} | {above_it.mean():+.3f} | {above_it.min():+.3f} | {above_it.max():+.3f} |")
+        rows.append(f"| {title} | {means} | {gains.mean():+.3f} | {gains.min():+.3f} | {gains.max():+.3f} |")
     return rows
 
 

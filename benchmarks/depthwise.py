@@ -14,7 +14,7 @@ from results import record
 from tfx_finetune.core.probe import measure_latencies
 from tfx_finetune.ops.depthwise import depthwise_conv2d
 
-# Batch, side, channels, side of the kernel, stride: of EfficientNet-Lite0 at 224 pixels, and of ConvNeXt's last stage.
+# Batch size, image size, channels, kernel size and stride: of EfficientNet-Lite0 at 224 pixels, and of ConvNeXt's last stage.
 _CASES = [(32, 7, 1152, 5, 1), (32, 14, 672, 5, 1), (32, 14, 672, 5, 2), (32, 28, 240, 5, 1), (32, 7, 768, 7, 1)]
 
 
@@ -24,20 +24,28 @@ def main() -> None:
         "| batch x height x width x channels | kernel | stride | TensorFlow, ms | columns, ms | ratio |",
         "|" + "---|" * 6,
     ]
-    for batch, side, channels, width, stride in _CASES:
-        x, kernel = tf.random.normal((batch, side, side, channels)), tf.random.normal((width, width, channels, 1))
-        theirs, mine = median(_whole, x, kernel, stride), median(depthwise_conv2d, x, kernel, stride)
+    for batch, side, channels, kernel_size, stride in _CASES:
+        x, kernel = (
+            tf.random.normal((batch, side, side, channels)),
+            tf.random.normal((kernel_size, kernel_size, channels, 1)),
+        )
+        tensorflow_ms, columns_ms = (
+            measure_gradients(_convolve_with_tensorflow, x, kernel, stride),
+            measure_gradients(depthwise_conv2d, x, kernel, stride),
+        )
         shape = f"{batch} x {side} x {side} x {channels}"
-        rows.append(f"| {shape} | {width} x {width} | {stride} | {theirs:.1f} | {mine:.1f} | {theirs / mine:.1f} |")
+        rows.append(
+            f"| {shape} | {kernel_size} x {kernel_size} | {stride} | {tensorflow_ms:.1f} | {columns_ms:.1f} | {tensorflow_ms / columns_ms:.1f} |"
+        )
     record("depthwise", "Gradients of depthwise kernels", "\n".join(rows))
 
 
-def _whole(x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str) -> tf.Tensor:
+def _convolve_with_tensorflow(x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str) -> tf.Tensor:
     return tf.nn.depthwise_conv2d(x, kernel, [1, stride, stride, 1], padding)
 
 
-def median(
-    run: Callable[[tf.Tensor, tf.Tensor, int, str], tf.Tensor], x: tf.Tensor, kernel: tf.Tensor, stride: int
+def measure_gradients(
+    convolve: Callable[[tf.Tensor, tf.Tensor, int, str], tf.Tensor], x: tf.Tensor, kernel: tf.Tensor, stride: int
 ) -> float:
     """Return the milliseconds of both gradients."""
 
@@ -45,7 +53,7 @@ def median(
     def step() -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch([x, kernel])
-            y = run(x, kernel, stride, "SAME")
+            y = convolve(x, kernel, stride, "SAME")
         return tape.gradient(y, [x, kernel])
 
     return statistics.median(measure_latencies(step, 30))

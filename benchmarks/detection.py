@@ -11,7 +11,7 @@ MobileNetV2 of ImageNet, and one of a detector); fpn, pan, diou and one place ha
 one positive per object as in CenterNet.
 """
 
-from scenes import compare
+from scenes import SceneBenchmark, compare
 
 BACKBONES = {name: (f"--backbone={name}(size=320)",) for name in ("torchvision_mobilenet_v2", "ssd_mobilenet_v2")}
 HEADS = {
@@ -26,7 +26,8 @@ def main() -> None:
     """Run the benchmark."""
     scores = {"mAP": "objects/map", "AP50": "objects/ap50", "AP75": "objects/ap75"}
     title = "Detection: tux_scenes()"
-    compare("detection", "tux_detect.cfg", title, scores, "objects/map", "points of mAP", BACKBONES | HEADS)
+    rows = BACKBONES | HEADS
+    compare(SceneBenchmark("detection", "tux_detect.cfg", title, scores, "objects/map", "points of mAP", rows))
 
 
 if __name__ == "__main__":

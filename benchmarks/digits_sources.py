@@ -13,7 +13,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from results import record, said, unseeded
+from results import get_argv_without_seeds, get_flag, record
 
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
@@ -35,45 +35,49 @@ ROWS: dict[str, tuple[str, ...]] = {
     "DANN": ("--auxiliary_losses=dann(weight=0.1)",),
     "CORAL": ("--auxiliary_losses=coral(weight=100.0)",),
 }
-"""The flags of each method beside those of the configuration."""
+"""Flags of each method, in addition to the configuration."""
 
 
 def main() -> None:
     """Run the benchmark."""
-    seeds = int(said("--seeds") or 1)
-    flags = unseeded()
+    seeds = int(get_flag("--seeds") or 1)
+    flags = get_argv_without_seeds()
     lines: list[str] = []
-    for row, own in ROWS.items():
-        run, _ = flagfile.parse_flags([flags[0], f"--flagfile={CONFIG}", *own, *flags[1:]], Run())
-        found = [measured(dataclasses.replace(run, seed=seed)) for seed in range(seeds)]
-        lines = lines or [f"| method | {' | '.join(found[0])} |", f"|---|{'---|' * len(found[0])}"]
-        lines.append(f"| {row} | {' | '.join(f'{np.mean([one[name] for one in found]):.4f}' for name in found[0])} |")
-        # A row takes long: what is done is kept.
+    for row, method_flags in ROWS.items():
+        run, _ = flagfile.parse_flags([flags[0], f"--flagfile={CONFIG}", *method_flags, *flags[1:]], Run())
+        accuracies = [measure(dataclasses.replace(run, seed=seed)) for seed in range(seeds)]
+        lines = lines or [f"| method | {' | '.join(accuracies[0])} |", f"|---|{'---|' * len(accuracies[0])}"]
+        lines.append(
+            f"| {row} | {' | '.join(f'{np.mean([accuracy[name] for accuracy in accuracies]):.4f}' for name in accuracies[0])} |"
+        )
+        # Rows take long, so the table is written after each.
         title = (
             f"Digits of several sources: {run.backbone}, {run.finetune.epochs} epochs, {seeds} seed{'s' * (seeds > 1)}"
         )
         record(" ".join(["digits_sources", *flags[1:]]), title, "\n".join(lines))
 
 
-def measured(run: Run) -> dict[str, float]:
+def measure(run: Run) -> dict[str, float]:
     """Return the test accuracy on each source, and on each source that was left out."""
     sources = parse_sources(run.data)
     with tempfile.TemporaryDirectory() as folder:
-        data, network, plan = trained(run, folder)
-        right = correct(network, data, plan)
-        found = {name: float(right[mine].mean()) for name, mine in make_slice_masks(data.table, "test").items()}
-    for out, spec in sources.items():
-        others = ", ".join(f"{name}={other}" for name, other in sources.items() if name != out)
+        data, network, plan = train_network(run, folder)
+        is_correct = compute_correct_mask(network, data, plan)
+        accuracies = {
+            name: float(is_correct[mask].mean()) for name, mask in make_slice_masks(data.table, "test").items()
+        }
+    for held_out, spec in sources.items():
+        other_sources = ", ".join(f"{name}={other}" for name, other in sources.items() if name != held_out)
         with tempfile.TemporaryDirectory() as folder:
-            data, network, plan = trained(dataclasses.replace(run, data=others), folder)
+            data, network, plan = train_network(dataclasses.replace(run, data=other_sources), folder)
             part = "test" if "test" in SOURCES.build(spec).sizes else ""
-            held = load_labeled_data(str(spec), data.modalities, data.tasks, part, 0.0)
-            found[f"{out}, left out"] = float(correct(network, held, plan).mean())
-        print(found, flush=True)
-    return found
+            test_data = load_labeled_data(str(spec), data.modalities, data.tasks, part, 0.0)
+            accuracies[f"{held_out}, left out"] = float(compute_correct_mask(network, test_data, plan).mean())
+        print(accuracies, flush=True)
+    return accuracies
 
 
-def trained(run: Run, folder: str) -> tuple[Data, Network, Plan]:
+def train_network(run: Run, folder: str) -> tuple[Data, Network, Plan]:
     """Train a run, and return its network and data."""
     keras.backend.clear_session()
     plan = check(dataclasses.replace(run, workdir=folder))
@@ -83,7 +87,7 @@ def trained(run: Run, folder: str) -> tuple[Data, Network, Plan]:
     return data, network, plan
 
 
-def correct(network: Network, data: Data, plan: Plan) -> np.ndarray:
+def compute_correct_mask(network: Network, data: Data, plan: Plan) -> np.ndarray:
     """Return a mask (n,) of the correctly classified test samples."""
     test = cache_prepared_split(data, "test", plan.workdir)
     outputs = network.model.predict({name: np.asarray(x) for name, x in test.inputs[0].items()}, verbose=0)

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from results import record, said, unseeded
+from results import get_argv_without_seeds, get_flag, record
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.cfg"
 TEACHER = "efficientnet_lite0()"
@@ -30,40 +30,40 @@ STUDENTS = {
 
 def main() -> None:
     """Run the benchmark."""
-    flags = unseeded()[1:]
+    flags = get_argv_without_seeds()[1:]
     config = [] if any(flag.startswith("--flagfile") for flag in flags) else [f"--flagfile={CONFIG}"]
-    found: dict[str, list[float]] = {}
-    for seed in range(int(said("--seeds") or 3)):
+    accuracies: dict[str, list[float]] = {}
+    for seed in range(int(get_flag("--seeds") or 3)):
         with tempfile.TemporaryDirectory() as folder:
-            for name, accuracy in measured([*config, *flags, f"--seed={seed}"], Path(folder)).items():
-                found.setdefault(name, []).append(accuracy)
+            for name, accuracy in measure_accuracies([*config, *flags, f"--seed={seed}"], Path(folder)).items():
+                accuracies.setdefault(name, []).append(accuracy)
         title = f"Distillation: {STUDENT} taught by {TEACHER}, {seed + 1} seeds"
-        record(" ".join(["distill", *flags]), title, table(found))
+        record(" ".join(["distill", *flags]), title, format_table(accuracies))
 
 
-def measured(flags: list[str], folder: Path) -> dict[str, float]:
+def measure_accuracies(flags: list[str], folder: Path) -> dict[str, float]:
     """Return the test accuracy of a teacher and of the students on the same split."""
-    found = {f"teacher, {TEACHER}": trained(flags, folder / "teacher", TEACHER)}
-    for position, (name, options) in enumerate(STUDENTS.items()):
-        taught = [f"--teacher={folder / 'teacher' / 'bundle'}", *options] if options else []
-        found[name] = trained([*flags, *taught], folder / str(position), STUDENT)
-    return found
+    accuracies = {f"teacher, {TEACHER}": train_model(flags, folder / "teacher", TEACHER)}
+    for index, (name, options) in enumerate(STUDENTS.items()):
+        distill_flags = [f"--teacher={folder / 'teacher' / 'bundle'}", *options] if options else []
+        accuracies[name] = train_model([*flags, *distill_flags], folder / str(index), STUDENT)
+    return accuracies
 
 
-def trained(flags: list[str], workdir: Path, backbone: str) -> float:
+def train_model(flags: list[str], workdir: Path, backbone: str) -> float:
     """Train a model in its own process, and return its test score."""
-    own = [f"--backbone={backbone}", "--exports=keras_file()", f"--workdir={workdir}"]
-    subprocess.run([sys.executable, "-m", "tfx_finetune.train", *flags, *own], check=True)
+    model_flags = [f"--backbone={backbone}", "--exports=keras_file()", f"--workdir={workdir}"]
+    subprocess.run([sys.executable, "-m", "tfx_finetune.train", *flags, *model_flags], check=True)
     return float(json.loads((workdir / "bundle" / "scores.json").read_text())["test"]["label/accuracy"])
 
 
-def table(found: dict[str, list[float]]) -> str:
+def format_table(accuracies: dict[str, list[float]]) -> str:
     """Return a Markdown table with one row per model: mean, each seed, and the number of seeds above labels only."""
-    alone = np.array(found["labels only"])
+    baseline = np.array(accuracies["labels only"])
     lines = ["| model | mean accuracy | each seed | seeds above labels only |", "|---|---|---|---|"]
-    for name, values in found.items():
-        each = ", ".join(f"{value:.3f}" for value in values)
-        lines.append(f"| {name} | {np.mean(values):.3f} | {each} | {int((np.array(values) > alone).sum())} |")
+    for name, values in accuracies.items():
+        seed_values = ", ".join(f"{value:.3f}" for value in values)
+        lines.append(f"| {name} | {np.mean(values):.3f} | {seed_values} | {int((np.array(values) > baseline).sum())} |")
     return "\n".join(lines)
 
 

@@ -15,58 +15,61 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from results import record, said, unseeded
-from stamp_names import rows, write
+from results import get_argv_without_seeds, get_flag, record
+from stamp_names import make_rows, write_csv
 
 from tfx_finetune.core.spec import Spec, parse_spec
 
 LANGUAGES = "ar,de,en,es,fr,it,ja,ko,nl,pl,pt,ru,tr,zh_TW"
-USUAL = ("--backbone=use_multilingual(size=32)", "--finetune.epochs=0", "--exports=keras_file()")
-_OWN = ("--seeds", "--language_order", "--most", "--heads")
+DEFAULT_FLAGS = ("--backbone=use_multilingual(size=32)", "--finetune.epochs=0", "--exports=keras_file()")
+_BENCHMARK_FLAGS = ("--seeds", "--language_order", "--most", "--heads")
 
 
 def main() -> None:
     """Run the benchmark."""
-    flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in _OWN]
-    languages = (said("--language_order") or LANGUAGES).split(",")
-    found: dict[str, list[tuple[float, float, float]]] = {}
-    sizes: list[float] = []
-    seeds, head = int(said("--seeds") or 1), parse_spec(said("--heads") or "classify()")
+    flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in _BENCHMARK_FLAGS]
+    languages = (get_flag("--language_order") or LANGUAGES).split(",")
+    scores_by_language: dict[str, list[tuple[float, float, float]]] = {}
+    size_ratios: list[float] = []
+    seeds, head = int(get_flag("--seeds") or 1), parse_spec(get_flag("--heads") or "classify()")
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
-            names = rows(languages, seed, int(said("--most") or 0))
-            scores, ratio = measured(Path(folder), names, [*USUAL, *flags, f"--seed={seed}"], head)
-        sizes.append(ratio)
-        for language, each in scores.items():
-            found.setdefault(language, []).append(each)
-    means = {language: np.mean(each, axis=0) for language, each in found.items()}
+            rows = make_rows(languages, seed, int(get_flag("--most") or 0))
+            scores, ratio = measure(Path(folder), rows, [*DEFAULT_FLAGS, *flags, f"--seed={seed}"], head)
+        size_ratios.append(ratio)
+        for language, accuracies in scores.items():
+            scores_by_language.setdefault(language, []).append(accuracies)
+    means = {language: np.mean(accuracies, axis=0) for language, accuracies in scores_by_language.items()}
     title = (
         f"Heads by language and one model per language: {len(means)} languages, {seeds} seed{'s' * (seeds > 1)}, {head}"
     )
-    text = f"{table(means)}\n\nThe one model is {np.mean(sizes):.3f} times the size of one of the others."
-    record(" ".join(["languages", *unseeded()[1:]]), title, text)
+    text = f"{format_table(means)}\n\nThe one model is {np.mean(size_ratios):.3f} times the size of one of the others."
+    record(" ".join(["languages", *get_argv_without_seeds()[1:]]), title, text)
 
 
-def measured(
-    folder: Path, names: list[dict[str, str]], flags: list[str], head: Spec
+def measure(
+    folder: Path, rows: list[dict[str, str]], flags: list[str], head: Spec
 ) -> tuple[dict[str, tuple[float, float, float]], float]:
     """Return the accuracy (language head, shared head, one model per language) by language, and the size ratio.
 
     The size ratio is the size of the one model relative to the mean size of the others.
     """
     per_language = [*flags, f"--heads={head}", "--heads_by=language"]
-    joint, whole = trained(write(folder / "all.csv", names), folder / "all", per_language)
+    joint_scores, joint_size = train_model(write_csv(folder / "all.csv", rows), folder / "all", per_language)
     scores, sizes = {}, []
-    for language in sorted({row["language"] for row in names}):
-        data = write(folder / f"{language}.csv", [row for row in names if row["language"] == language])
-        alone, size = trained(data, folder / language, [*flags, f"--heads={head}"])
-        own, shared = joint[f"{language}/accuracy"], joint[f"shared/accuracy[{language}]"]
-        scores[language] = (own, shared, alone["label/accuracy"])
+    for language in sorted({row["language"] for row in rows}):
+        data = write_csv(folder / f"{language}.csv", [row for row in rows if row["language"] == language])
+        single_scores, size = train_model(data, folder / language, [*flags, f"--heads={head}"])
+        head_accuracy, shared_accuracy = (
+            joint_scores[f"{language}/accuracy"],
+            joint_scores[f"shared/accuracy[{language}]"],
+        )
+        scores[language] = (head_accuracy, shared_accuracy, single_scores["label/accuracy"])
         sizes.append(size)
-    return scores, whole / float(np.mean(sizes))
+    return scores, joint_size / float(np.mean(sizes))
 
 
-def trained(data: Path, workdir: Path, flags: list[str]) -> tuple[dict[str, float], int]:
+def train_model(data: Path, workdir: Path, flags: list[str]) -> tuple[dict[str, float], int]:
     """Train a model in its own process, and return its test scores and the size of its Keras file."""
     command = [sys.executable, "-m", "tfx_finetune.train", f"--data={data}", *flags, f"--workdir={workdir}"]
     subprocess.run(command, check=True)
@@ -74,12 +77,12 @@ def trained(data: Path, workdir: Path, flags: list[str]) -> tuple[dict[str, floa
     return json.loads((bundle / "scores.json").read_text())["test"], (bundle / "model.keras").stat().st_size
 
 
-def table(means: dict[str, np.ndarray]) -> str:
+def format_table(means: dict[str, np.ndarray]) -> str:
     """Return a Markdown table: one row per language, then mean and worst."""
     lines = ["| language | language head | shared head | one model per language |", "|---|---|---|---|"]
-    every = np.stack(list(means.values()))
-    named = means | {"**mean**": every.mean(0), "**worst**": every.min(0)}
-    lines += [f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |" for name, values in named.items()]
+    accuracies = np.stack(list(means.values()))
+    table_rows = means | {"**mean**": accuracies.mean(0), "**worst**": accuracies.min(0)}
+    lines += [f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |" for name, values in table_rows.items()]
     return "\n".join(lines)
 
 

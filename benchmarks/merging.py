@@ -15,18 +15,18 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from results import record, said, unseeded
-from stamp_names import rows, write
+from results import get_argv_without_seeds, get_flag, record
+from stamp_names import make_rows, write_csv
 
 LANGUAGES = "de,en,es,fr,it,nl"
-USUAL = (
+DEFAULT_FLAGS = (
     "--backbone=use_multilingual(size=32)",
     "--frozen.epochs=3",
     "--finetune.unfreeze=1",
     "--finetune.epochs=5",
     "--exports=keras_file()",
 )
-# The merges share a work folder, in which another merge trains nothing again.
+# All merges share a work folder, so the models are trained once.
 STRATEGIES = {
     "joint": ("joint", []),
     "sequential": ("sequential", ["--strategy=sequential"]),
@@ -39,38 +39,45 @@ STRATEGIES = {
     "separate, task arithmetic": ("merge", ["--strategy=per_language_then_merge", "--merge=task_arithmetic()"]),
     "separate, TIES": ("merge", ["--strategy=per_language_then_merge", "--merge=ties()"]),
 }
-_OWN = ("--seeds", "--language_order", "--most")
+_BENCHMARK_FLAGS = ("--seeds", "--language_order", "--most")
 
 
 def main() -> None:
     """Run the benchmark."""
-    flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in _OWN]
-    languages = (said("--language_order") or LANGUAGES).split(",")
-    found: dict[str, list[tuple[float, float, float]]] = {}
-    seeds = int(said("--seeds") or 1)
+    flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in _BENCHMARK_FLAGS]
+    languages = (get_flag("--language_order") or LANGUAGES).split(",")
+    scores: dict[str, list[tuple[float, float, float]]] = {}
+    seeds = int(get_flag("--seeds") or 1)
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
-            data = write(Path(folder) / "names.csv", rows(languages, seed, int(said("--most") or 0)))
-            for name, (place, options) in STRATEGIES.items():
-                own = [f"--data={data}", *USUAL, *flags, *options, f"--seed={seed}", f"--workdir={folder}/{place}"]
-                found.setdefault(name, []).append(measured(own, Path(folder) / place, languages))
+            data = write_csv(Path(folder) / "names.csv", make_rows(languages, seed, int(get_flag("--most") or 0)))
+            for name, (run_name, options) in STRATEGIES.items():
+                run_flags = [
+                    f"--data={data}",
+                    *DEFAULT_FLAGS,
+                    *flags,
+                    *options,
+                    f"--seed={seed}",
+                    f"--workdir={folder}/{run_name}",
+                ]
+                scores.setdefault(name, []).append(measure(run_flags, Path(folder) / run_name, languages))
     title = f"Strategies for {len(languages)} languages, {seeds} seed{'s' if seeds > 1 else ''}"
-    record(" ".join(["merging", *unseeded()[1:]]), title, table(found))
+    record(" ".join(["merging", *get_argv_without_seeds()[1:]]), title, format_table(scores))
 
 
-def measured(flags: list[str], workdir: Path, languages: list[str]) -> tuple[float, float, float]:
+def measure(flags: list[str], workdir: Path, languages: list[str]) -> tuple[float, float, float]:
     """Return mean and smallest test accuracy over languages, and the backward transfer or nan."""
     subprocess.run([sys.executable, "-m", "tfx_finetune.train", *flags], check=True)
     scores = json.loads((workdir / "bundle" / "scores.json").read_text())
-    each = [scores["test"][f"label/accuracy[{language}]"] for language in languages]
-    return float(np.mean(each)), min(each), scores.get("continual", {}).get("bwt", float("nan"))
+    accuracies = [scores["test"][f"label/accuracy[{language}]"] for language in languages]
+    return float(np.mean(accuracies)), min(accuracies), scores.get("continual", {}).get("bwt", float("nan"))
 
 
-def table(found: dict[str, list[tuple[float, float, float]]]) -> str:
+def format_table(scores: dict[str, list[tuple[float, float, float]]]) -> str:
     """Return a Markdown table with one row per strategy, means over seeds."""
     lines = ["| strategy | mean | worst language | backward transfer |", "|---|---|---|---|"]
-    for name, each in found.items():
-        mean, worst, backward = np.mean(each, axis=0)
+    for name, seed_scores in scores.items():
+        mean, worst, backward = np.mean(seed_scores, axis=0)
         lines.append(f"| {name} | {mean:.3f} | {worst:.3f} | {'-' if np.isnan(backward) else f'{backward:+.3f}'} |")
     return "\n".join(lines)
 

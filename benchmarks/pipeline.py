@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 from results import record
-from trunk import medians
+from trunk import measure_medians
 
 from tfx_finetune.core import hardware
 from tfx_finetune.core.spec import Spec
@@ -31,30 +31,30 @@ def main() -> None:
         "| JPEG | this package | decompression only | at reduced scale | this package / decompression |",
         "|---|---|---|---|---|",
     ]
-    image = MODALITIES.build(Spec("image"), PretrainedCfg(size=224))
+    modality = MODALITIES.build(Spec("image"), PretrainedCfg(size=224))
     pool = ThreadPoolExecutor(hardware.detect().threads)
     for (width, height), count in SIZES.items():
-        contents = [jpeg(width, height, seed) for seed in range(min(count, 16))] * -(-count // 16)
-        ds = tf.data.Dataset.from_tensor_slices(contents).map(
-            lambda raw: image.prepare(image.decode(raw)), tf.data.AUTOTUNE
+        contents = [make_jpeg(width, height, seed) for seed in range(min(count, 16))] * -(-count // 16)
+        dataset = tf.data.Dataset.from_tensor_slices(contents).map(
+            lambda content: modality.prepare(modality.decode(content)), tf.data.AUTOTUNE
         )
-        seconds = medians(
+        seconds = measure_medians(
             {
-                "ours": partial(drained, ds.batch(32)),
-                "bare": partial(all_of, pool, bare, contents),
-                "reduced": partial(all_of, pool, reduced, contents),
+                "ours": partial(iterate_batches, dataset.batch(32)),
+                "bare": partial(decode_all, pool, decode_jpeg, contents),
+                "reduced": partial(decode_all, pool, decode_at_reduced_scale, contents),
             }
         )
-        speed = {name: len(contents) / value for name, value in seconds.items()}
+        speeds = {name: len(contents) / median for name, median in seconds.items()}
         rows.append(
-            f"| {width} x {height} | {speed['ours']:.0f} | {speed['bare']:.0f} | {speed['reduced']:.0f} "
-            f"| {speed['ours'] / speed['bare']:.2f} |"
+            f"| {width} x {height} | {speeds['ours']:.0f} | {speeds['bare']:.0f} | {speeds['reduced']:.0f} "
+            f"| {speeds['ours'] / speeds['bare']:.2f} |"
         )
     rows.append("\nImages per second, prepared to 224 x 224.")
     record("pipeline", "Decoding and preparing", "\n".join(rows))
 
 
-def jpeg(width: int, height: int, seed: int) -> bytes:
+def make_jpeg(width: int, height: int, seed: int) -> bytes:
     """Return an image with detail down to about eight pixels, as in photographs."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3)).astype(np.uint8))
@@ -63,28 +63,28 @@ def jpeg(width: int, height: int, seed: int) -> bytes:
     return stream.getvalue()
 
 
-def drained(ds: tf.data.Dataset) -> None:
+def iterate_batches(dataset: tf.data.Dataset) -> None:
     """Iterate over all batches."""
-    for _ in ds:
+    for _ in dataset:
         pass
 
 
-def all_of(pool: ThreadPoolExecutor, decode: Callable[[bytes], np.ndarray], contents: Sequence[bytes]) -> None:
+def decode_all(pool: ThreadPoolExecutor, decode: Callable[[bytes], np.ndarray], contents: Sequence[bytes]) -> None:
     """Decode all images with all threads."""
     for _ in pool.map(decode, contents):
         pass
 
 
-def bare(content: bytes) -> np.ndarray:
+def decode_jpeg(content: bytes) -> np.ndarray:
     """Decompress an image."""
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-def reduced(content: bytes) -> np.ndarray:
+def decode_at_reduced_scale(content: bytes) -> np.ndarray:
     """Decompress an image at the smallest scale with at least twice 224 pixels."""
-    picture = Image.open(io.BytesIO(content))
-    picture.draft("RGB", (448, 448))
-    return np.asarray(picture)
+    image = Image.open(io.BytesIO(content))
+    image.draft("RGB", (448, 448))
+    return np.asarray(image)
 
 
 if __name__ == "__main__":

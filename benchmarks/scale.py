@@ -28,35 +28,39 @@ FLAGS = (
 
 def main() -> None:
     """Run the benchmark."""
-    given = [flag.partition("=")[2] for flag in sys.argv if flag.startswith("--counts=")] or ["1000,4000,16000"]
+    counts = [flag.partition("=")[2] for flag in sys.argv if flag.startswith("--counts=")] or ["1000,4000,16000"]
     rows = ["| images | peak memory, MB | wall time, s |", "|---|---|---|"]
-    found = []
-    for count in map(int, given[0].split(",")):
+    measurements = []
+    for count in map(int, counts[0].split(",")):
         with tempfile.TemporaryDirectory() as folder:
-            found.append(measure(Path(folder), count))
-        rows.append(f"| {count:,} | {found[-1][0]:.0f} | {found[-1][1]:.0f} |")
-    (first, short), (last, long) = found[0], found[-1]
-    rows.append(f"\nRatio of the last to the first: memory {last / first:.2f}, time {long / short:.2f}.")
+            measurements.append(measure(Path(folder), count))
+        rows.append(f"| {count:,} | {measurements[-1][0]:.0f} | {measurements[-1][1]:.0f} |")
+    (first_memory, first_time), (last_memory, last_time) = measurements[0], measurements[-1]
+    rows.append(
+        f"\nRatio of the last to the first: memory {last_memory / first_memory:.2f}, time {last_time / first_time:.2f}."
+    )
     record("scale", "Time and memory by the number of images", "\n".join(rows))
 
 
 def measure(folder: Path, count: int) -> tuple[float, float]:
     """Return peak memory in MB and wall time in seconds of a run over `count` images."""
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda number: draw(folder / "photos" / f"class{number % 4}" / f"{number}.jpg"), range(count)))
+        list(
+            pool.map(lambda index: write_image(folder / "photos" / f"class{index % 4}" / f"{index}.jpg"), range(count))
+        )
     command = [sys.executable, "-m", "tfx_finetune.train", f"--data={folder / 'photos'}", *FLAGS]
     command += [f"--workdir={folder / 'run'}", "--nocache.enabled", "--verify.max_drop_float=1"]
-    started, peak = time.monotonic(), 0
+    start, peak = time.monotonic(), 0
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while process.poll() is None:
-        peak = max(peak, anonymous(process.pid))
+        peak = max(peak, read_anonymous_memory(process.pid))
         time.sleep(0.2)
     if process.returncode:
         raise SystemExit(f"the run over {count} pictures ended with status {process.returncode}")
-    return peak / 1e3, time.monotonic() - started
+    return peak / 1e3, time.monotonic() - start
 
 
-def draw(path: Path) -> None:
+def write_image(path: Path) -> None:
     """Write a smooth random image whose colors depend on its class."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(int(path.stem))
@@ -65,7 +69,7 @@ def draw(path: Path) -> None:
     Image.fromarray(coarse).resize((200, 160), Image.Resampling.BICUBIC).save(path, quality=85)
 
 
-def anonymous(pid: int) -> int:
+def read_anonymous_memory(pid: int) -> int:
     """Return the resident anonymous memory of a process in kB; 0 if the process has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()

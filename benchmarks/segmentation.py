@@ -8,13 +8,14 @@ benchmarks/RESULTS.md: mIoU, pixel accuracy and boundary F1 on the test scenes (
 file, and the minutes of training, those of the frozen features included.
 """
 
-from scenes import compare
+from scenes import SceneBenchmark, compare
 
 
 def main() -> None:
     """Run the benchmark."""
     scores = {"mIoU": "mask/miou", "pixel accuracy": "mask/pixel_accuracy", "boundary F1": "mask/boundary_f1"}
-    compare("segmentation", "tux_segment.cfg", "Segmentation: tux_scenes()", scores, "mask/miou", "points of mIoU")
+    title = "Segmentation: tux_scenes()"
+    compare(SceneBenchmark("segmentation", "tux_segment.cfg", title, scores, "mask/miou", "points of mIoU"))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Measure what frozen pyramid levels know about objects: logistic regression at object centers of tux_scenes().
+"""Measure the class accuracy of frozen pyramid levels by logistic regression at object centers of tux_scenes().
 
-    python benchmarks/places.py [--data=tux_scenes(train=300, val=60, test=200)]
+    python benchmarks/segmentation_bounds.py [--data=tux_scenes(train=300, val=60, test=200)]
 
 For each backbone: levels P3, P4 and P5 at 320 pixels, concatenated, at the center of each box; the strength of the
 regression is selected on the validation split. Writes into benchmarks/RESULTS.md the accuracy over six classes on
-unseen things in unseen photographs, and the mIoU of masks with true outlines and predicted classes. The last row is the
-accuracy of pooled features if each thing is alone, upright, and fills the image. The benchmark takes minutes and tells
-which backbones are worth those of benchmarks/detection.py; it does not measure localization.
+unseen objects in unseen photographs, and the mIoU of masks with true outlines and predicted classes. The last row is the
+accuracy of pooled features if each object is alone, upright, and fills the image. The benchmark takes
+minutes and ranks backbones for benchmarks/detection.py; it does not measure localization.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
-from results import record, said
+from results import get_flag, record
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -29,124 +29,131 @@ from tfx_finetune.tasks.segmentation_metrics import compute_segmentation_metrics
 from tfx_finetune.training.engine import make_inference_fn
 from tfx_finetune.types.components import BACKBONES, SOURCES, SPLITS
 
-NAMES = ("efficientnet_lite0", "torchvision_mobilenet_v2", "ssd_mobilenet_v2")
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+BACKBONE_NAMES = ("efficientnet_lite0", "torchvision_mobilenet_v2", "ssd_mobilenet_v2")
+C_VALUES = (1e-4, 1e-3, 1e-2, 1e-1)
 LEVELS = ("P3", "P4", "P5")
-PAPERS = ((255, 255, 255), (127, 127, 127))
-"""What a thing stands on that stands alone."""
-Things = dict[str, list[tuple[int, Object]]]
-"""The number of its scene, and each thing that is no crowd, by split."""
+BACKGROUNDS = ((255, 255, 255), (127, 127, 127))
+"""Background colors of single objects."""
+ObjectsBySplit = dict[str, list[tuple[int, Object]]]
+"""Scene index and annotation of each object that is no crowd, by split."""
 
 
 def main() -> None:
     """Run the benchmark."""
-    data = said("--data") or "tux_scenes(train=300, val=60, test=200)"
+    data = get_flag("--data") or "tux_scenes(train=300, val=60, test=200)"
     source = SOURCES.build(parse_spec(data))
-    scenes = {part: list(source.read(part).as_numpy_iterator()) for part in SPLITS}
-    pictures = {
-        part: np.stack([tf.io.decode_jpeg(tf.io.read_file(each["image"])).numpy() for each in scenes[part]])
-        for part in SPLITS
+    scenes = {split: list(source.read(split).as_numpy_iterator()) for split in SPLITS}
+    images = {
+        split: np.stack([tf.io.decode_jpeg(tf.io.read_file(scene["image"])).numpy() for scene in scenes[split]])
+        for split in SPLITS
     }
-    masks = np.stack([tf.io.decode_png(tf.io.read_file(each["mask"])).numpy()[..., 0] for each in scenes["test"]])
-    things = {
-        part: [
-            (number, thing)
-            for number, each in enumerate(scenes[part])
-            for thing in parse_objects(each["objects"].decode())
-            if not thing.crowd
+    masks = np.stack([tf.io.decode_png(tf.io.read_file(scene["mask"])).numpy()[..., 0] for scene in scenes["test"]])
+    objects = {
+        split: [
+            (index, obj)
+            for index, scene in enumerate(scenes[split])
+            for obj in parse_objects(scene["objects"].decode())
+            if not obj.crowd
         ]
-        for part in SPLITS
+        for split in SPLITS
     }
-    train, val, test = (f"{len(things[split]):,}" for split in SPLITS)
+    train, val, test = (f"{len(objects[split]):,}" for split in SPLITS)
     counts = f"{train} training, {val} validation and {test} test objects"
     lines = ["| backbone | features | accuracy | mIoU of true outlines |", "|---|---|---|---|"]
-    for name in NAMES:
-        width, right, overlap = measured(name, pictures, things, masks, source.labels)
-        lines.append(f"| `{name}(size=320)` | {width:,} | {right:.3f} | {overlap:.3f} |")
-    width, right = alone(NAMES[0], SOURCES.resolve_options(parse_spec(data)))
-    lines.append(f"| `{NAMES[0]}()`, single objects | {width:,} | {right:.3f} | |")
-    record(f"places {data}", "Accuracy of frozen pyramid levels", "\n".join([*lines, f"\n`{data}`: {counts}."]))
+    for name in BACKBONE_NAMES:
+        width, accuracy, miou = measure_backbone(name, images, objects, masks, source.labels)
+        lines.append(f"| `{name}(size=320)` | {width:,} | {accuracy:.3f} | {miou:.3f} |")
+    width, accuracy = measure_single_objects(BACKBONE_NAMES[0], SOURCES.resolve_options(parse_spec(data)))
+    lines.append(f"| `{BACKBONE_NAMES[0]}()`, single objects | {width:,} | {accuracy:.3f} | |")
+    record(
+        f"segmentation_bounds {data}",
+        "Accuracy of frozen pyramid levels",
+        "\n".join([*lines, f"\n`{data}`: {counts}."]),
+    )
 
 
-def measured(
-    name: str, pictures: dict[str, np.ndarray], things: Things, masks: np.ndarray, labels: Sequence[str]
+def measure_backbone(
+    name: str, images: dict[str, np.ndarray], objects: ObjectsBySplit, masks: np.ndarray, labels: Sequence[str]
 ) -> tuple[int, float, float]:
     """Return the number of features, the accuracy on test objects, and the mIoU of true outlines."""
     backbone = BACKBONES.build(parse_spec(f"{name}(size=320)"))
     model = keras.Model(backbone.inputs, [backbone.features.pyramid[level] for level in LEVELS])
-    run = make_inference_fn(model, sum(map(len, pictures.values())))
-    x = {part: middles(list(run(pictures[part])), things[part]) for part in SPLITS}
-    y = {part: [thing.label for _, thing in things[part]] for part in SPLITS}
-    best = fitted(x, y)
-    found = painted(masks, things["test"], best.predict(x["test"]), labels)
-    overlap = compute_segmentation_metrics(tuple(labels), masks, found, full_report=False)["miou"]
-    return x["train"].shape[1], best.score(x["test"], y["test"]), overlap
+    infer = make_inference_fn(model, sum(map(len, images.values())))
+    x = {split: extract_center_features(list(infer(images[split])), objects[split]) for split in SPLITS}
+    y = {split: [obj.label for _, obj in objects[split]] for split in SPLITS}
+    classifier = fit_classifier(x, y)
+    predictions = replace_classes(masks, objects["test"], classifier.predict(x["test"]), labels)
+    miou = compute_segmentation_metrics(tuple(labels), masks, predictions, full_report=False)["miou"]
+    return x["train"].shape[1], classifier.score(x["test"], y["test"]), miou
 
 
-def alone(name: str, options: dict[str, Any]) -> tuple[int, float]:
+def measure_single_objects(name: str, options: dict[str, Any]) -> tuple[int, float]:
     """Return the same for pooled features of single, image-filling objects; training objects are rotated as well."""
     backbone = BACKBONES.build(parse_spec(f"{name}()"))
     model, side = keras.Model(backbone.inputs, backbone.features.pooled), backbone.pretrained_cfg.size
     x, y = {}, {}
     scene_options = SceneOptions(*(options[name] for name in SceneOptions._fields))
-    made = make_generators(options["classes"], scene_options, options["seed"])
-    for part, studio in made.items():
-        angles = (-30, -15, 0, 15, 30) if part == "train" else (0,)
-        shown = [
-            (label, filling(Image.open(file), side, angle, paper))
-            for label, files in studio.cut_outs.items()
-            for file in files
-            for paper in PAPERS
+    generators = make_generators(options["classes"], scene_options, options["seed"])
+    for split, generator in generators.items():
+        angles = (-30, -15, 0, 15, 30) if split == "train" else (0,)
+        samples = [
+            (label, render_object(Image.open(path), side, angle, background))
+            for label, paths in generator.cut_outs.items()
+            for path in paths
+            for background in BACKGROUNDS
             for angle in angles
         ]
-        x[part] = np.asarray(make_inference_fn(model, len(shown))(np.stack([picture for _, picture in shown])))
-        y[part] = [label for label, _ in shown]
-    return x["train"].shape[1], fitted(x, y).score(x["test"], y["test"])
+        x[split] = np.asarray(make_inference_fn(model, len(samples))(np.stack([image for _, image in samples])))
+        y[split] = [label for label, _ in samples]
+    return x["train"].shape[1], fit_classifier(x, y).score(x["test"], y["test"])
 
 
-def filling(cut_out: Image.Image, side: int, angle: float, paper: tuple[int, int, int]) -> np.ndarray:
+def render_object(cut_out: Image.Image, side: int, angle: float, background: tuple[int, int, int]) -> np.ndarray:
     """Return an object, rotated, centered on a square of one color and nine tenths as large."""
-    thing = cut_out.convert("RGBA").rotate(angle, Image.Resampling.BICUBIC, expand=True)
-    thing = thing.crop(thing.getbbox())
-    share = 0.9 * side / max(thing.size)
-    thing = thing.resize([max(1, int(edge * share)) for edge in thing.size], Image.Resampling.BICUBIC)
-    picture = Image.new("RGBA", (side, side), (*paper, 255))
-    picture.alpha_composite(thing, ((side - thing.width) // 2, (side - thing.height) // 2))
-    return np.asarray(picture.convert("RGB"))
+    obj = cut_out.convert("RGBA").rotate(angle, Image.Resampling.BICUBIC, expand=True)
+    obj = obj.crop(obj.getbbox())
+    scale = 0.9 * side / max(obj.size)
+    obj = obj.resize([max(1, int(length * scale)) for length in obj.size], Image.Resampling.BICUBIC)
+    image = Image.new("RGBA", (side, side), (*background, 255))
+    image.alpha_composite(obj, ((side - obj.width) // 2, (side - obj.height) // 2))
+    return np.asarray(image.convert("RGB"))
 
 
-def fitted(x: dict[str, np.ndarray], y: dict[str, list[str]]) -> Pipeline:
+def fit_classifier(x: dict[str, np.ndarray], y: dict[str, list[str]]) -> Pipeline:
     """Fit logistic regression on standardized features, with the strength that is best on the validation split."""
-    every = [
-        make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300)).fit(x["train"], y["train"])
-        for strength in STRENGTHS
+    classifiers = [
+        make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=300)).fit(x["train"], y["train"])
+        for c in C_VALUES
     ]
-    return max(every, key=lambda one: one.score(x["val"], y["val"]))
+    return max(classifiers, key=lambda classifier: classifier.score(x["val"], y["val"]))
 
 
-def middles(levels: list[np.ndarray], things: list[tuple[int, Object]]) -> np.ndarray:
+def extract_center_features(levels: list[np.ndarray], objects: list[tuple[int, Object]]) -> np.ndarray:
     """Return the level features at the center of each object, (objects, features)."""
-    found = []
-    for picture, thing in things:
-        across, down = (thing.left + thing.right) / 2, (thing.top + thing.bottom) / 2
-        sides = [len(level[picture]) for level in levels]
-        found.append(
-            [level[picture, int(down * side), int(across * side)] for level, side in zip(levels, sides, strict=True)]
+    features = []
+    for scene_index, obj in objects:
+        center_x, center_y = (obj.left + obj.right) / 2, (obj.top + obj.bottom) / 2
+        sides = [len(level[scene_index]) for level in levels]
+        features.append(
+            [
+                level[scene_index, int(center_y * side), int(center_x * side)]
+                for level, side in zip(levels, sides, strict=True)
+            ]
         )
-    return np.stack([np.concatenate(each) for each in found])
+    return np.stack([np.concatenate(level_features) for level_features in features])
 
 
-def painted(
-    masks: np.ndarray, things: list[tuple[int, Object]], classes: Sequence[str], labels: Sequence[str]
+def replace_classes(
+    masks: np.ndarray, objects: list[tuple[int, Object]], classes: Sequence[str], labels: Sequence[str]
 ) -> np.ndarray:
     """Return true masks with predicted classes; crowds keep their class."""
-    found, side = masks.copy(), masks.shape[1]
-    for (picture, thing), label in zip(things, classes, strict=True):
-        rows = slice(int(thing.top * side), int(np.ceil(thing.bottom * side)))
-        columns = slice(int(thing.left * side), int(np.ceil(thing.right * side)))
-        own = masks[picture, rows, columns] == list(labels).index(thing.label)
-        found[picture, rows, columns][own] = list(labels).index(label)
-    return found
+    predictions, side = masks.copy(), masks.shape[1]
+    for (scene_index, obj), label in zip(objects, classes, strict=True):
+        rows = slice(int(obj.top * side), int(np.ceil(obj.bottom * side)))
+        columns = slice(int(obj.left * side), int(np.ceil(obj.right * side)))
+        is_object = masks[scene_index, rows, columns] == list(labels).index(obj.label)
+        predictions[scene_index, rows, columns][is_object] = list(labels).index(label)
+    return predictions
 
 
 if __name__ == "__main__":

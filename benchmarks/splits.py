@@ -38,17 +38,17 @@ from tfx_finetune.types.plan import Plan
 
 def main() -> None:
     """Run the benchmark."""
-    splits = [int(flag.partition("=")[2]) for flag in sys.argv if flag.startswith("--splits=")] or [5]
+    split_counts = [int(flag.partition("=")[2]) for flag in sys.argv if flag.startswith("--splits=")] or [5]
     flags = [flag for flag in sys.argv if not flag.startswith("--splits=")]
     defaults, _ = flagfile.parse_flags(flags, Run(data="tux_stamps()"))
-    rows = [measure(dataclasses.replace(defaults, seed=seed)) for seed in range(splits[0])]
+    rows = [measure(dataclasses.replace(defaults, seed=seed)) for seed in range(split_counts[0])]
     names = list(rows[0])
     lines = [f"| split | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     lines += [f"| {seed} | {' | '.join(f'{row[name]:.3f}' for name in names)} |" for seed, row in enumerate(rows)]
     means = {name: np.mean([row[name] for row in rows]) for name in names}
     lines.append(f"| mean | {' | '.join(f'{means[name]:.4f}' for name in names)} |")
-    given = " ".join(flags[1:])
-    record(f"splits {given}".strip(), f"Five splits, {given or 'the defaults'}", "\n".join(lines))
+    arguments = " ".join(flags[1:])
+    record(f"splits {arguments}".strip(), f"Five splits, {arguments or 'the defaults'}", "\n".join(lines))
 
 
 def measure(run: Run) -> dict[str, float]:
@@ -60,30 +60,33 @@ def measure(run: Run) -> dict[str, float]:
     towers = build_towers(plan.architecture)
     data = prepare_data(plan, {tower: backbone.pretrained_cfg for tower, backbone in towers.items()})
     network = build_model(plan.architecture, towers, data.tasks)
-    found = regression(plan, data, network, folder)
+    accuracies = measure_regression(plan, data, network, folder)
     test = feature_cache.get_or_compute(data, "test", 1, {}, {"image": "prepared"}, folder)
     for name, phase in plan.phases.items():
         fit_phase(network, name, phase, data, training_context(plan))
         model = build_servable(network, data.modalities, {}, {}).model
         targets, outputs = predict_batches(make_predict_fn(model), test.batches(32))
-        found[name] = float(data.tasks["label"].per_sample_score(targets["label"], outputs["label/scores"]).mean())
+        accuracies[name] = float(data.tasks["label"].per_sample_score(targets["label"], outputs["label/scores"]).mean())
     shutil.rmtree(folder)
-    return found
+    return accuracies
 
 
-def regression(plan: Plan, data: Data, network: Network, folder: Path) -> dict[str, float]:
+def measure_regression(plan: Plan, data: Data, network: Network, folder: Path) -> dict[str, float]:
     """Return the test accuracy of logistic regression on frozen features."""
     trunks, _ = split_model(network, "0")
-    apply, key = {"image": make_inference_fn(trunks["image"], len(data.table.split))}, {"image": "frozen"}
+    feature_fns, cache_keys = {"image": make_inference_fn(trunks["image"], len(data.table.split))}, {"image": "frozen"}
     stores = {
-        split: feature_cache.get_or_compute(data, split, 1, apply, key, folder) for split in ("train", "val", "test")
+        split: feature_cache.get_or_compute(data, split, 1, feature_fns, cache_keys, folder)
+        for split in ("train", "val", "test")
     }
     x = {split: np.asarray(store.inputs[0]["image"]) for split, store in stores.items()}
     y = {split: store.targets["label"].argmax(-1) for split, store in stores.items()}
 
-    def accuracy(*learned: str) -> float:
+    def accuracy(*train_splits: str) -> float:
         model = LogisticRegression(max_iter=5000)
-        model.fit(np.concatenate([x[s] for s in learned]), np.concatenate([y[s] for s in learned]))
+        model.fit(
+            np.concatenate([x[split] for split in train_splits]), np.concatenate([y[split] for split in train_splits])
+        )
         return float(model.score(x["test"], y["test"]))
 
     return {"regression": accuracy("train"), "regression with val": accuracy("train", "val")}

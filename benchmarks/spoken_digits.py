@@ -13,7 +13,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from results import record, said, unseeded
+from results import get_argv_without_seeds, get_flag, record
 
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
@@ -31,15 +31,17 @@ Samples = tuple[dict[str, np.ndarray], np.ndarray]
 
 def main() -> None:
     """Run the benchmark."""
-    seeds = int(said("--seeds") or 3)
-    flags = unseeded()
+    seeds = int(get_flag("--seeds") or 3)
+    flags = get_argv_without_seeds()
     defaults, _ = flagfile.parse_flags([flags[0], f"--flagfile={CONFIG}", *flags[1:]], Run())
-    directions = [(lang, test) for lang, pair in PAIRS.items() for test in pair]
+    directions = [(language, test_voice) for language, pair in PAIRS.items() for test_voice in pair]
     rows = {}
-    for language, test in directions:
-        found = [measure(defaults, language, test, seed) for seed in range(seeds)]
-        learned = next(voice for voice in PAIRS[language] if voice != test)
-        rows[f"{language}, {learned} -> {test}"] = {name: np.mean([one[name] for one in found]) for name in found[0]}
+    for language, test_voice in directions:
+        accuracies = [measure(defaults, language, test_voice, seed) for seed in range(seeds)]
+        train_voice = next(voice for voice in PAIRS[language] if voice != test_voice)
+        rows[f"{language}, {train_voice} -> {test_voice}"] = {
+            name: np.mean([accuracy[name] for accuracy in accuracies]) for name in accuracies[0]
+        }
     names = list(next(iter(rows.values())))
     lines = [f"| voices | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     lines += [f"| {row} | {' | '.join(f'{value:.2f}' for value in values.values())} |" for row, values in rows.items()]
@@ -49,43 +51,47 @@ def main() -> None:
     record(" ".join(["spoken_digits", *flags[1:]]), title, "\n".join(lines))
 
 
-def measure(defaults: Run, language: str, test: str, seed: int) -> dict[str, float]:
+def measure(defaults: Run, language: str, test_voice: str, seed: int) -> dict[str, float]:
     """Return the test accuracy after each step of one run."""
     with tempfile.TemporaryDirectory() as folder:
-        source = f"spoken_digits(languages=({language!r},), test={test!r})"
+        source = f"spoken_digits(languages=({language!r},), test={test_voice!r})"
         # Fine-tuning is measured, too, where the configuration leaves it out.
-        tune = dataclasses.replace(defaults.finetune, epochs=defaults.finetune.epochs or 5)
-        plan = check(dataclasses.replace(defaults, data=source, seed=seed, workdir=folder, finetune=tune))
+        finetune = dataclasses.replace(defaults.finetune, epochs=defaults.finetune.epochs or 5)
+        plan = check(dataclasses.replace(defaults, data=source, seed=seed, workdir=folder, finetune=finetune))
         keras.utils.set_random_seed(seed)
         towers = build_towers(plan.architecture)
         data = prepare_data(plan, {tower: backbone.pretrained_cfg for tower, backbone in towers.items()})
         network = build_model(plan.architecture, towers, data.tasks)
         (backbone,) = towers.values()
         embedding = keras.Model(backbone.inputs, backbone.features.pooled)
-        sides = [arrays(data, split) for split in ("train", "test")]
-        found = {"1-NN, frozen": neighbour(embedding, *sides)}
+        samples = [load_arrays(data, split) for split in ("train", "test")]
+        accuracies = {"1-NN, frozen": compute_neighbor_accuracy(embedding, *samples)}
         for name, phase in plan.phases.items():
             fit_phase(network, name, phase, data, training_context(plan))
-            found[name] = accuracy(network.model, *sides[1])
-        return found
+            accuracies[name] = compute_accuracy(network.model, *samples[1])
+        return accuracies
 
 
-def arrays(data: Data, split: str) -> Samples:
+def load_arrays(data: Data, split: str) -> Samples:
     """Return prepared inputs by tower and class indexes of a split."""
     batches = [(inputs, targets) for inputs, targets, _ in data.make_batches(split).as_numpy_iterator()]
-    inputs = {name: np.concatenate([one[name] for one, _ in batches]) for name in batches[0][0]}
+    inputs = {name: np.concatenate([batch_inputs[name] for batch_inputs, _ in batches]) for name in batches[0][0]}
     return inputs, np.concatenate([targets["label"] for _, targets in batches]).argmax(-1)
 
 
-def neighbour(embedding: keras.Model, known: Samples, asked: Samples) -> float:
+def compute_neighbor_accuracy(embedding: keras.Model, train: Samples, test: Samples) -> float:
     """Return the accuracy of the nearest neighbor by cosine similarity, with features centered on the training mean."""
-    features = [embedding.predict(next(iter(inputs.values())), verbose=0) for inputs, _ in (known, asked)]
-    one, other = (each - features[0].mean(axis=0) for each in features)
-    cosine = other @ one.T / np.outer(np.linalg.norm(other, axis=1), np.linalg.norm(one, axis=1))
-    return float((known[1][cosine.argmax(axis=1)] == asked[1]).mean())
+    features = [embedding.predict(next(iter(inputs.values())), verbose=0) for inputs, _ in (train, test)]
+    train_features, test_features = (values - features[0].mean(axis=0) for values in features)
+    cosine = (
+        test_features
+        @ train_features.T
+        / np.outer(np.linalg.norm(test_features, axis=1), np.linalg.norm(train_features, axis=1))
+    )
+    return float((train[1][cosine.argmax(axis=1)] == test[1]).mean())
 
 
-def accuracy(model: keras.Model, inputs: dict[str, np.ndarray], labels: np.ndarray) -> float:
+def compute_accuracy(model: keras.Model, inputs: dict[str, np.ndarray], labels: np.ndarray) -> float:
     """Return the fraction of samples whose class has the largest logit."""
     return float((model.predict(inputs, verbose=0)["label/logits"].argmax(axis=-1) == labels).mean())
 

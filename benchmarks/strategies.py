@@ -20,7 +20,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from results import record, said
+from results import get_flag, record
 
 from tfx_finetune.core import flagfile
 from tfx_finetune.core.config import Run
@@ -65,30 +65,34 @@ Scores = dict[tuple[str, ...], float]
 
 def main() -> None:
     """Run the benchmark."""
-    own = {name: said(name) for name in ("--seeds", "--tables")}
-    flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in own]
+    benchmark_flags = {name: get_flag(name) for name in ("--seeds", "--tables")}
+    flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in benchmark_flags]
     config = [] if any(flag.startswith("--flagfile") for flag in flags) else [f"--flagfile={CONFIG}"]
     run, _ = flagfile.parse_flags([sys.argv[0], *config, *flags], Run())
-    titles = (own["--tables"] or ",".join(TABLES)).split(",")
-    found: list[dict[str, dict[str, Scores]]] = []
-    # A process a seed: what TensorFlow keeps of thirty models is gigabytes.
-    spawn = multiprocessing.get_context("spawn")
-    for seed in range(int(own["--seeds"] or 3)):
-        with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
-            found.append(pool.submit(measured, dataclasses.replace(run, seed=seed), titles).result())
+    titles = (benchmark_flags["--tables"] or ",".join(TABLES)).split(",")
+    results: list[dict[str, dict[str, Scores]]] = []
+    # One process per seed, because TensorFlow does not free the gigabytes of thirty models.
+    context = multiprocessing.get_context("spawn")
+    for seed in range(int(benchmark_flags["--seeds"] or 3)):
+        with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+            results.append(pool.submit(measure_seed, dataclasses.replace(run, seed=seed), titles).result())
         for title in titles:
             heading = f"Several towers, by {title}: {run.backbone}, {seed + 1} seeds"
-            record(" ".join(["strategies", title, *flags]), heading, table(title, [one[title] for one in found]))
+            record(
+                " ".join(["strategies", title, *flags]),
+                heading,
+                format_table(title, [result[title] for result in results]),
+            )
 
 
-def measured(run: Run, titles: Sequence[str]) -> dict[str, dict[str, Scores]]:
+def measure_seed(run: Run, titles: Sequence[str]) -> dict[str, dict[str, Scores]]:
     """Return the tables of one seed: the score of every subset for each row."""
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(run, Path(folder))
-        return {title: TABLES[title](bench) for title in titles}
+        benchmark = Benchmark(run, Path(folder))
+        return {title: TABLES[title](benchmark) for title in titles}
 
 
-class Bench:
+class Benchmark:
     """Towers and samples of one seed, on which models are trained one after another.
 
     Args:
@@ -98,39 +102,41 @@ class Bench:
 
     def __init__(self, run: Run, folder: Path) -> None:
         self.run, self.folder, self.count = run, folder, 0
-        plan = check(self._run({}))
+        plan = check(self._make_run({}))
         self.towers = build_towers(plan.architecture)
         self.start = {tower: keras.Model(b.inputs, b.features.pooled).get_weights() for tower, b in self.towers.items()}
         self.data = prepare_data(plan, {tower: backbone.pretrained_cfg for tower, backbone in self.towers.items()})
         self.test = cache_prepared_split(self.data, "test", plan.workdir)
-        # What the towers make of the test samples as long as they are frozen.
+        # Test features of the frozen towers, computed once.
         self.features: Batch | None = None
 
-    def subsets(self) -> list[tuple[str, ...]]:
+    def list_subsets(self) -> list[tuple[str, ...]]:
         """Return all non-empty subsets of the towers."""
         sizes = range(1, len(self.towers) + 1)
         return [subset for size in sizes for subset in itertools.combinations(self.towers, size)]
 
-    def scores(self, options: Mapping[str, object]) -> Scores:
+    def measure_options(self, options: Mapping[str, object]) -> Scores:
         """Train a model with these options, and return its test score for every subset of its inputs."""
-        return self._trained(self._run(options), self.towers, self.data, self.test)
+        return self._train_and_score(self._make_run(options), self.towers, self.data, self.test)
 
-    def alone(self, towers: Sequence[str]) -> float:
+    def measure_subset(self, towers: Sequence[str]) -> float:
         """Return the test score of a model trained on these towers only."""
-        specs = {name: str(spec) for name, spec in check(self._run({})).towers.items()}
+        specs = {name: str(spec) for name, spec in check(self._make_run({})).towers.items()}
         options = {"towers": ", ".join(f"{tower}={specs[tower]}" for tower in towers)}
-        mine = {tower: self.towers[tower] for tower in towers}
-        run, data = self._run(options), only(self.data, towers)
-        return self._trained(run, mine, data, cache_prepared_split(data, "test", check(run).workdir))[tuple(towers)]
+        selected_towers = {tower: self.towers[tower] for tower in towers}
+        run, data = self._make_run(options), select_towers(self.data, towers)
+        return self._train_and_score(
+            run, selected_towers, data, cache_prepared_split(data, "test", check(run).workdir)
+        )[tuple(towers)]
 
-    def _run(self, options: Mapping[str, object]) -> Run:
+    def _make_run(self, options: Mapping[str, object]) -> Run:
         self.count += 1
         return replace_options(dataclasses.replace(self.run, workdir=str(self.folder / str(self.count))), dict(options))
 
-    def _trained(self, run: Run, towers: Mapping[str, Backbone], data: Data, test: FeatureStore) -> Scores:
+    def _train_and_score(self, run: Run, towers: Mapping[str, Backbone], data: Data, test: FeatureStore) -> Scores:
         plan = check(run)
-        dropped = run.modality_dropout if len(towers) > 1 else 0.0
-        data = dataclasses.replace(data, sampler=dataclasses.replace(data.sampler, modality_dropout=dropped))
+        modality_dropout = run.modality_dropout if len(towers) > 1 else 0.0
+        data = dataclasses.replace(data, sampler=dataclasses.replace(data.sampler, modality_dropout=modality_dropout))
         keras.utils.set_random_seed(run.seed)
         for tower, weights in self.start.items():
             keras.Model(self.towers[tower].inputs, self.towers[tower].features.pooled).set_weights(weights)
@@ -138,43 +144,43 @@ class Bench:
         for name, phase in plan.phases.items():
             fit_phase(network, name, phase, data, training_context(plan))
         (score,) = {f"{head}/{task.monitor}" for head, task in data.tasks.items()}
-        known = None
+        features = None
         if test is self.test and not run.finetune.epochs and not (network.fusion and network.fusion.needs_tokens):
-            known = self.features = self.features or run_towers(network, test)
-        found = {part.towers: part.scores[score] for part in run_modality_ablation(network, test, known)[0]}
+            features = self.features = self.features or run_towers(network, test)
+        scores = {part.towers: part.scores[score] for part in run_modality_ablation(network, test, features)[0]}
         if len(towers) == 1:
             parts = [network.model(inputs, training=False) for inputs, _ in test.batches(64)]
             ((head, task),) = data.tasks.items()
             logits = np.concatenate([np.asarray(part[f"{head}/logits"]) for part in parts])
             outputs = {f"{head}/scores": np.asarray(task.decode({"logits": logits})["scores"])}
-            found = {tuple(towers): evaluate(data.tasks, dict(test.targets), outputs)[score]}
+            scores = {tuple(towers): evaluate(data.tasks, dict(test.targets), outputs)[score]}
         gc.collect()
-        return found
+        return scores
 
 
-TABLES: dict[str, Callable[[Bench], dict[str, Scores]]] = {
-    "fusion": lambda bench: {fusion: bench.scores({"fusion": fusion}) for fusion in FUSIONS},
-    "strategy": lambda bench: {name: bench.scores(options) for name, options in STRATEGIES.items()},
-    "training": lambda bench: {
-        "one model, some inputs missing": bench.scores({}),
-        "one model per subset": {towers: bench.alone(towers) for towers in bench.subsets()},
+TABLES: dict[str, Callable[[Benchmark], dict[str, Scores]]] = {
+    "fusion": lambda benchmark: {fusion: benchmark.measure_options({"fusion": fusion}) for fusion in FUSIONS},
+    "strategy": lambda benchmark: {name: benchmark.measure_options(options) for name, options in STRATEGIES.items()},
+    "training": lambda benchmark: {
+        "one model, some inputs missing": benchmark.measure_options({}),
+        "one model per subset": {towers: benchmark.measure_subset(towers) for towers in benchmark.list_subsets()},
     },
 }
 
 
-def only(data: Data, towers: Sequence[str]) -> Data:
+def select_towers(data: Data, towers: Sequence[str]) -> Data:
     """Return the samples without the columns of other towers, with the same split."""
     table = data.table
-    there = np.any([np.asarray(table.digests[tower]) != "" for tower in towers], axis=0)
+    has_input = np.any([np.asarray(table.digests[tower]) != "" for tower in towers], axis=0)
     return dataclasses.replace(
         data,
-        table=dataclasses.replace(table, split=np.where(there, table.split, "")),
+        table=dataclasses.replace(table, split=np.where(has_input, table.split, "")),
         modalities={tower: data.modalities[tower] for tower in towers},
         tower_columns={tower: data.tower_columns[tower] for tower in towers},
     )
 
 
-def table(title: str, seeds: Sequence[Mapping[str, Scores]]) -> str:
+def format_table(title: str, seeds: Sequence[Mapping[str, Scores]]) -> str:
     """Return a Markdown table with one row per model and one column per subset, means over seeds."""
     subsets = list(next(iter(seeds[0].values())))
     lines = [f"| {title} | {' | '.join(' + '.join(subset) for subset in subsets)} |", "|---|" + "---|" * len(subsets)]

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from results import record, said
+from results import get_flag, record
 
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.deploy.verify import compute_mean_score
@@ -23,15 +23,18 @@ from tfx_finetune.deploy.verify import compute_mean_score
 
 def main() -> None:
     """Run the benchmark."""
-    own = {name: said(name) for name in ("--config", "--seeds")}
-    flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in own]
-    if not own["--config"]:
-        sys.exit("say --config=FILE, a flag file of several towers")
-    config, seeds = Path(own["--config"]), range(int(own["--seeds"] or 3))
-    began = time.time()
+    benchmark_flags = {name: get_flag(name) for name in ("--config", "--seeds")}
+    flags = [flag for flag in sys.argv[1:] if flag.partition("=")[0] not in benchmark_flags]
+    if not benchmark_flags["--config"]:
+        sys.exit("Pass --config=FILE, a flag file of several towers.")
+    config, seeds = Path(benchmark_flags["--config"]), range(int(benchmark_flags["--seeds"] or 3))
+    start = time.time()
     runs = [measure([f"--flagfile={config}", *flags, f"--seed={seed}"]) for seed in seeds]
-    lines = table("inputs", [subsets for subsets, _ in runs]) + ["", *table("file", [files for _, files in runs])]
-    lines += ["", f"{(time.time() - began) / 60 / len(seeds):.1f} minutes per run."]
+    lines = format_table("inputs", [subsets for subsets, _ in runs]) + [
+        "",
+        *format_table("file", [files for _, files in runs]),
+    ]
+    lines += ["", f"{(time.time() - start) / 60 / len(seeds):.1f} minutes per run."]
     title = " ".join([f"Subsets of the towers, {len(seeds)} seeds: {config.name}", *flags])
     record(" ".join(["subsets", config.stem, *flags]), title, "\n".join(lines))
 
@@ -40,27 +43,29 @@ def measure(flags: list[str]) -> tuple[dict[str, tuple[float, int]], dict[str, t
     """Return (score, number of test samples) by subset of the inputs and by exported file, for one run."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "tfx_finetune.train", *flags, f"--workdir={folder}/run"]
-        # 3: a file did not pass verification, which its score says.
+        # Exit status 3: a file failed verification, which its score shows.
         if (status := subprocess.run(command).returncode) not in (0, 3):
             sys.exit(status)
         bundle = Bundle.open(f"{folder}/run/bundle")
         scores = json.loads((bundle.path / "scores.json").read_text())
         parts = scores["ablations"]
-        shown = {
+        subset_scores = {
             " + ".join(part["towers"]): (compute_mean_score(bundle.tasks, part), part["samples"]) for part in parts
         }
         samples = max(part["samples"] for part in parts)
-        return shown, {format: (compute_mean_score(bundle.tasks, scores[format]), samples) for format in bundle.formats}
+        return subset_scores, {
+            format: (compute_mean_score(bundle.tasks, scores[format]), samples) for format in bundle.formats
+        }
 
 
-def table(what: str, runs: list[dict[str, tuple[float, int]]]) -> list[str]:
+def format_table(heading: str, runs: list[dict[str, tuple[float, int]]]) -> list[str]:
     """Return the lines of a Markdown table with one row per name."""
-    lines = [f"| {what} | {' | '.join(f'seed {seed}' for seed in range(len(runs)))} | mean ± std | samples |"]
+    lines = [f"| {heading} | {' | '.join(f'seed {seed}' for seed in range(len(runs)))} | mean ± std | samples |"]
     lines.append("|---|" + "---|" * (len(runs) + 2))
     for name, (_, samples) in runs[0].items():
         scores = [run[name][0] for run in runs]
-        each = " | ".join(f"{value:.3f}" for value in scores)
-        lines.append(f"| {name} | {each} | {np.mean(scores):.3f} ± {np.std(scores):.3f} | {samples} |")
+        columns = " | ".join(f"{value:.3f}" for value in scores)
+        lines.append(f"| {name} | {columns} | {np.mean(scores):.3f} ± {np.std(scores):.3f} | {samples} |")
     return lines
 
 
