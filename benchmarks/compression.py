@@ -38,8 +38,8 @@ def main() -> None:
     seeds = [seed for seed in options.get("--seeds", "0,1,2").split(",") if seed]
     chains = [chain.strip() for chain in options.get("--chains", CHAINS).split(";")]
     flags = [*DEFAULT_FLAGS, *(flag for flag in sys.argv[1:] if flag not in benchmark_flags)]
-    options_of_run, _ = flagfile.parse_flags([sys.argv[0], *flags], Run())
-    title = f"{options_of_run.backbone}, {options_of_run.data}"
+    run, _ = flagfile.parse_flags([sys.argv[0], *flags], Run())
+    title = f"{run.backbone}, {run.data}"
     results: dict[str, Any] = json.loads(RUNS.read_text()) if RUNS.exists() else {}
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:

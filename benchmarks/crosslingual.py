@@ -2,10 +2,10 @@
 
     python benchmarks/crosslingual.py [--seeds=5] [any flag of tfx_finetune.train]
 
-Each seed has its own split with a fifth of the things in the test split. Writes a table into benchmarks/RESULTS.md with
-one row per language: mean test accuracy of scikit-learn's logistic regression on frozen features of the English names
-(with cross-validated strength), of the configured head trained on English only, and of configs/tux_crosslingual.cfg;
-then the mean, smallest and largest gain over the regression.
+Each seed has its own split with a fifth of the objects in the test split. Writes a table into benchmarks/RESULTS.md
+with one row per language: mean test accuracy of scikit-learn's logistic regression on frozen features of the English
+names (with cross-validated strength), of the configured head trained on English only, and of
+configs/tux_crosslingual.cfg; then the mean, smallest and largest gain over the regression.
 """
 
 import dataclasses

@@ -91,7 +91,8 @@ def measure_stamps(folder: Path) -> None:
         if len({original_names.get(name, name) for name in pair}) == 2 and "" not in pair
     ]
     table_lines.append(
-        f"\n{len(rows)} stamps, {ISSUES_PER_KIND} planted issues of each kind. Other reported pairs: {len(other_pairs)} (precision "
+        f"\n{len(rows)} stamps, {ISSUES_PER_KIND} planted issues of each kind. "
+        f"Other reported pairs: {len(other_pairs)} (precision "
         f"{match_count / (match_count + len(other_pairs)):.0%}), such as letters and coins that differ in a detail."
     )
     record("data_care stamps", "Planted duplicates and broken files, Tux Paint's stamps", "\n".join(table_lines))
@@ -122,7 +123,8 @@ def measure_digits(folder: Path) -> None:
         "|---|---|---|---|---|",
         f"| {len(issues)} | {is_error.sum() / len(error_indices):.1%} | {is_error.mean():.1%} | "
         f"{hit_counts[is_precise].max() / len(error_indices):.1%} | {correction_accuracy:.1%} |",
-        f"\n{DIGIT_COUNT:,} training images of MNIST, {len(error_indices)} labels changed at random, the default backbone.",
+        f"\n{DIGIT_COUNT:,} training images of MNIST, {len(error_indices)} labels changed at random, "
+        "the default backbone.",
     ]
     record("data_care digits", "Planted label errors, MNIST", "\n".join(table_lines))
 

@@ -14,7 +14,7 @@ from results import record
 from tfx_finetune.core.probe import measure_latencies
 from tfx_finetune.ops.depthwise import depthwise_conv2d
 
-# Batch size, image size, channels, kernel size and stride: of EfficientNet-Lite0 at 224 pixels, and of ConvNeXt's last stage.
+# Batch size, image size, channels, kernel size, stride: EfficientNet-Lite0 at 224 pixels and ConvNeXt's last stage.
 _CASES = [(32, 7, 1152, 5, 1), (32, 14, 672, 5, 1), (32, 14, 672, 5, 2), (32, 28, 240, 5, 1), (32, 7, 768, 7, 1)]
 
 
@@ -24,18 +24,19 @@ def main() -> None:
         "| batch x height x width x channels | kernel | stride | TensorFlow, ms | columns, ms | ratio |",
         "|" + "---|" * 6,
     ]
-    for batch, side, channels, kernel_size, stride in _CASES:
+    for batch, image_size, channels, kernel_size, stride in _CASES:
         x, kernel = (
-            tf.random.normal((batch, side, side, channels)),
+            tf.random.normal((batch, image_size, image_size, channels)),
             tf.random.normal((kernel_size, kernel_size, channels, 1)),
         )
         tensorflow_ms, columns_ms = (
             measure_gradients(_convolve_with_tensorflow, x, kernel, stride),
             measure_gradients(depthwise_conv2d, x, kernel, stride),
         )
-        shape = f"{batch} x {side} x {side} x {channels}"
+        shape = f"{batch} x {image_size} x {image_size} x {channels}"
         rows.append(
-            f"| {shape} | {kernel_size} x {kernel_size} | {stride} | {tensorflow_ms:.1f} | {columns_ms:.1f} | {tensorflow_ms / columns_ms:.1f} |"
+            f"| {shape} | {kernel_size} x {kernel_size} | {stride} "
+            f"| {tensorflow_ms:.1f} | {columns_ms:.1f} | {tensorflow_ms / columns_ms:.1f} |"
         )
     record("depthwise", "Gradients of depthwise kernels", "\n".join(rows))
 

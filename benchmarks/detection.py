@@ -1,4 +1,4 @@
-"""Measure detection of unseen things on unseen photographs: pretrained, fine-tuned and from scratch.
+"""Measure detection of unseen objects on unseen photographs: pretrained, fine-tuned and from scratch.
 
     python benchmarks/detection.py [--seeds=3] [--scratch_epochs=N] [--rows=a,b] [any flag of tfx_finetune.train]
 

@@ -47,9 +47,8 @@ def main() -> None:
         run, _ = flagfile.parse_flags([flags[0], f"--flagfile={CONFIG}", *method_flags, *flags[1:]], Run())
         accuracies = [measure(dataclasses.replace(run, seed=seed)) for seed in range(seeds)]
         lines = lines or [f"| method | {' | '.join(accuracies[0])} |", f"|---|{'---|' * len(accuracies[0])}"]
-        lines.append(
-            f"| {row} | {' | '.join(f'{np.mean([accuracy[name] for accuracy in accuracies]):.4f}' for name in accuracies[0])} |"
-        )
+        means = [np.mean([accuracy[name] for accuracy in accuracies]) for name in accuracies[0]]
+        lines.append(f"| {row} | {' | '.join(f'{mean:.4f}' for mean in means)} |")
         # Rows take long, so the table is written after each.
         title = (
             f"Digits of several sources: {run.backbone}, {run.finetune.epochs} epochs, {seeds} seed{'s' * (seeds > 1)}"

@@ -3,7 +3,7 @@
     python benchmarks/languages.py [--seeds=1] [--language_order=de,en,...] [--most=N]
         [any flag of tfx_finetune.train]
 
-The categories of Tux Paint's stamps by their names; each thing is in one split in all languages. Writes a table into
+The categories of Tux Paint's stamps by their names; each object is in one split in all languages. Writes a table into
 benchmarks/RESULTS.md of test accuracy and file sizes. `--heads` is the head of a model of one language, and of the one
 model with `heads_by='language'`.
 """

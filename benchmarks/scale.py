@@ -56,7 +56,7 @@ def measure(folder: Path, count: int) -> tuple[float, float]:
         peak = max(peak, read_anonymous_memory(process.pid))
         time.sleep(0.2)
     if process.returncode:
-        raise SystemExit(f"the run over {count} pictures ended with status {process.returncode}")
+        raise SystemExit(f"the run over {count} images ended with status {process.returncode}")
     return peak / 1e3, time.monotonic() - start
 
 

@@ -84,7 +84,7 @@ def _variants(run: Run) -> dict[str, Sequence[str]]:
         f"--finetune.augmented_views={run.frozen.augmented_views}",
         "--finetune.wise_ft=false",
     )
-    other = (
+    backbone_rows = (
         {"backbone frozen": ("--finetune.epochs=0",)} if run.finetune.epochs else {"then its top tuned": finetune_flags}
     )
     scratch_flags = (
@@ -94,7 +94,7 @@ def _variants(run: Run) -> dict[str, Sequence[str]]:
         learning_rate_flag,
         "--finetune.unfreeze=all",
     )
-    return {"as it is": (), **other, "from scratch": scratch_flags}
+    return {"as it is": (), **backbone_rows, "from scratch": scratch_flags}
 
 
 def train_run(flags: Sequence[str]) -> dict:

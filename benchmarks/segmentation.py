@@ -1,4 +1,4 @@
-"""Measure segmentation of unseen things on unseen photographs: pretrained, fine-tuned and from scratch.
+"""Measure segmentation of unseen objects on unseen photographs: pretrained, fine-tuned and from scratch.
 
     python benchmarks/segmentation.py [--seeds=3] [--scratch_epochs=N] [--rows=a,b]
         [any flag of tfx_finetune.train]

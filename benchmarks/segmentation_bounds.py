@@ -4,9 +4,9 @@
 
 For each backbone: levels P3, P4 and P5 at 320 pixels, concatenated, at the center of each box; the strength of the
 regression is selected on the validation split. Writes into benchmarks/RESULTS.md the accuracy over six classes on
-unseen objects in unseen photographs, and the mIoU of masks with true outlines and predicted classes. The last row is the
-accuracy of pooled features if each object is alone, upright, and fills the image. The benchmark takes
-minutes and ranks backbones for benchmarks/detection.py; it does not measure localization.
+unseen objects in unseen photographs, and the mIoU of masks with true outlines and predicted classes. The last row is
+the accuracy of pooled features if each object is alone, upright, and fills the image. The benchmark takes minutes and
+ranks backbones for benchmarks/detection.py; it does not measure localization.
 """
 
 from collections.abc import Sequence

@@ -53,7 +53,8 @@ def main() -> None:
             raise SystemExit("\n".join(rows))
     single_client_rate, unbatched_rate, batched_rate = rates
     rows.append(
-        f"\nBatching gives {batched_rate / single_client_rate:.1f} times the responses of one client, and {batched_rate / unbatched_rate:.1f} times "
+        f"\nBatching gives {batched_rate / single_client_rate:.1f} times the responses of one client, "
+        f"and {batched_rate / unbatched_rate:.1f} times "
         f"those of {clients} clients without batching. The last row includes a new version and a shutdown by SIGTERM."
     )
     record("serving", "The server under load", "\n".join(rows))

@@ -104,7 +104,10 @@ class Benchmark:
         self.run, self.folder, self.count = run, folder, 0
         plan = check(self._make_run({}))
         self.towers = build_towers(plan.architecture)
-        self.start = {tower: keras.Model(b.inputs, b.features.pooled).get_weights() for tower, b in self.towers.items()}
+        self.start = {
+            tower: keras.Model(backbone.inputs, backbone.features.pooled).get_weights()
+            for tower, backbone in self.towers.items()
+        }
         self.data = prepare_data(plan, {tower: backbone.pretrained_cfg for tower, backbone in self.towers.items()})
         self.test = cache_prepared_split(self.data, "test", plan.workdir)
         # Test features of the frozen towers, computed once.

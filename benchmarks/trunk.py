@@ -55,7 +55,8 @@ def main() -> None:
         speed_columns = f"| {speed['keras']:.0f} | {speed['engine']:.0f} | {torch_text}"
         gflops = [speed["operations"] * speed[name] / 1e9 for name in ("keras", "engine")]
         rows.append(
-            f"| `{spec}` {speed_columns} | {speed['engine'] / speed['keras']:.1f} | {ratio} | {gflops[0]:.0f} | {gflops[1]:.0f} |"
+            f"| `{spec}` {speed_columns} | {speed['engine'] / speed['keras']:.1f} | {ratio} "
+            f"| {gflops[0]:.0f} | {gflops[1]:.0f} |"
         )
     rows.append(
         "\nSamples per second. PyTorch: timm, channels_last, float32; - where it or the network is not installed."
