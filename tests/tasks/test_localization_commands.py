@@ -115,9 +115,9 @@ def test_coco_results_have_the_ids_of_a_coco_file(bundle, pictures, tmp_path):
     assert {item["image_id"] for item in coco_records} == {77, 78}
     assert {item["category_id"] for item in coco_records} <= {10 * number for number in range(1, 1 + len(names))}
     error = get_error("predict", f"--bundle={bundle}", f"--coco_ids={ids}", pictures)
-    assert "--coco_ids goes with --coco_results" in error
+    assert "--coco_ids needs --coco_results" in error
     error = get_error("predict", f"--bundle={bundle}", f"--coco_results={results}", "--coco_ids=none.json", pictures)
-    assert "cannot read this COCO file" in error
+    assert "Cannot read the COCO file" in error
 
 
 def test_images_with_the_same_name_have_separate_drawings(bundle, pictures, tmp_path):
