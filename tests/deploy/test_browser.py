@@ -83,10 +83,10 @@ def test_a_browser_predicts_like_the_model(tmp_path):
     model = small({"kind": "classify()", "marks": "tag()"})
     exports = [EXPORTS.build(parse_spec(spec)) for spec in SPECS]
     for export in exports:
-        export.write(model.servable, tmp_path / export.file)
+        export.write(model.servable, tmp_path / export.file_name)
     pictures = model.pixels[:5]
     samples = {
-        "files": [export.file for export in exports],
+        "files": [export.file_name for export in exports],
         "pictures": [picture.ravel().tolist() for picture in pictures],
         "shape": pictures.shape[1:],
     }
@@ -94,9 +94,9 @@ def test_a_browser_predicts_like_the_model(tmp_path):
     shutil.copy(PAGE, tmp_path)
     results = in_browser(command, tmp_path)
     for export in exports:
-        here = export.load(tmp_path / export.file).predict({"image": pictures})
+        here = export.load(tmp_path / export.file_name).predict({"image": pictures})
         for name, expected in here.items():
-            browser_scores = np.array([scores[name] for scores in results[export.file]["scores"]]).reshape(
+            browser_scores = np.array([scores[name] for scores in results[export.file_name]["scores"]]).reshape(
                 expected.shape
             )
             # Integers are rounded a step apart where two kernels add in another order.

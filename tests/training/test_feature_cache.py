@@ -64,6 +64,14 @@ def list_names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_stores_of_an_earlier_version_are_not_read(prepared, monkeypatch):
+    """A store whose arrays have other names would end the run with a KeyError."""
+    plan, data, _ = prepared
+    key = make_keys(plan, data, None)
+    monkeypatch.setattr(feature_cache, "_STORE_VERSION", 1)
+    assert make_keys(plan, data, None) != key
+
+
 def test_training_on_cached_features_equals_training_the_whole_model(prepared, tmp_path):
     """Two epochs of the trainable part and of the whole model on the same views give the same weights."""
     plan, data, network = prepared

@@ -25,6 +25,8 @@ from tfx_finetune.types.plan import Plan
 
 # A frozen part runs in inference mode, in which these have no effect. Automatic names count up within a process.
 _IGNORED_CONFIG_KEYS = ("name", "trainable", "rate", "seed")
+# Raised when the arrays of a store change, so that stores of an earlier version are not read.
+_STORE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def fingerprint(data: Data, tower: str, trunk: keras.Model | None, settings: dic
         trunk: Frozen part of the tower, whose layers and weights are digested, or None for preprocessed inputs.
         settings: Settings of preprocessing; see `feature_cache_key`.
     """
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps([_STORE_VERSION, settings], sort_keys=True, default=str).encode())
     annotations = [data.table.digests[task.column] for task in data.tasks.values() if task.localization]
     for column in (data.table.digests[tower], data.table.split, *data.table.columns.values(), *annotations):
         digest.update("\n".join(column).encode())
