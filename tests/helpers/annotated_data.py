@@ -97,6 +97,11 @@ def build_source(name: str, *args: Any, **options: Any) -> Source:
     return SOURCES.build(Spec(name, tuple(str(arg) if isinstance(arg, Path) else arg for arg in args), options))
 
 
+def build_coco_source(root: Path, *annotations: dict[str, Any], **options: Any) -> Source:
+    """Build the source of a COCO file with some annotations of one image; see `write_coco_file`."""
+    return build_source("coco", write_coco_file(root / "all.json", annotations), **options)
+
+
 def read_objects(source: Source, part: str = "all") -> dict[str, list[Object]]:
     """Read the objects of every image, by its file name."""
     samples = source.read(part).as_numpy_iterator()

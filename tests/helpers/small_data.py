@@ -78,6 +78,17 @@ def table(root: Path, text: str, name: str = "data.csv") -> Path:
     return root / name
 
 
+TEXT_FLAGS = (
+    "--nocache.enabled",
+    "--backbone=bag_of_embeddings(size=24, dim=16)",
+    "--finetune.epochs=0",
+    "--frozen.unfreeze=all",
+    "--frozen.learning_rate=0.03",
+    "--exports=keras_file()",
+)
+"""Flags of a text classifier that trains in seconds."""
+
+
 def write_language_table(path: Path) -> Path:
     """Write a table of texts with a label, language, group and source: 36 names of two classes in three languages.
 

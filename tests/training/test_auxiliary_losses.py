@@ -1,6 +1,5 @@
 """Tests of auxiliary losses: each loss against NumPy, the sampling of positives, and whole runs."""
 
-import csv
 import json
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers.commands import check_errors_before_writing, get_error, run_in_process
+from tests.helpers.small_data import TEXT_FLAGS, write_language_table
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.ops.functional import load_keras_model
@@ -25,43 +25,12 @@ RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(7, 3)).astype(np.float32)
 IDS = np.array([[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [-1, 0], [2, -1]], np.float32)
 """Group 0 has three languages and group 1 two; one sample has no group, one has no language."""
-SMALL = (
-    "--nocache.enabled",
-    "--backbone=bag_of_embeddings(size=24, dim=16)",
-    "--finetune.epochs=0",
-    "--frozen.unfreeze=all",
-    "--frozen.learning_rate=0.03",
-    "--exports=keras_file()",
-)
-WORDS = {
-    "en": ("dog cat cow horse pig goat", "red blue pink green brown gray"),
-    "fi": ("koira kissa lehmä hevonen sika vuohi", "punainen sininen pinkki vihreä ruskea harmaa"),
-    "xx": ("redox bluex pinkx greenx brownx grayx", "dogx catx cowx horsex pigx goatx"),
-}
-"""Names of two classes. Names in `xx` that look English belong to the other class."""
 
 
 def make_loss(spec, num_domains=3):
     """Return the Keras loss of an objective for features of size 3."""
     context = ObjectiveContext(keras.Input((3,)), num_domains, total_steps=100, seed=0)
     return OBJECTIVES.build(parse_spec(spec)).make_loss(context).loss
-
-
-def write_table(path: Path) -> Path:
-    """Write a table of names of objects in three languages; each object is a group."""
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["text", "label", "language", "group", "source"])
-        writer.writeheader()
-        for column, label in enumerate(("animal", "colour")):
-            for number in range(36):
-                for language, names in WORDS.items():
-                    words = names[column].split()
-                    text = f"{words[number % 6]} {words[number // 6]}"
-                    group, source = f"{label}{number}", ("web", "book")[number % 2]
-                    writer.writerow(
-                        {"text": text, "label": label, "language": language, "group": group, "source": source}
-                    )
-    return path
 
 
 def read_scores(workdir: Path) -> dict:
@@ -183,7 +152,12 @@ def test_sampled_samples_are_appended_to_a_batch(spec, weight):
 def aligned(tmp_path_factory):
     """Train on English labels, with names in other languages as positives, and without auxiliary losses."""
     root = tmp_path_factory.mktemp("aligned")
-    flags = (f"--data={write_table(root / 't.csv')}", *SMALL, "--train_languages=en", "--frozen.epochs=10")
+    flags = (
+        f"--data={write_language_table(root / 't.csv')}",
+        *TEXT_FLAGS,
+        "--train_languages=en",
+        "--frozen.epochs=10",
+    )
     result = run_in_process("train", *flags, "--auxiliary_losses=align(), dann(), coral()", f"--workdir={root / 'run'}")
     assert result.returncode == 0, result.stderr
     alone = run_in_process("train", *flags, f"--workdir={root / 'alone'}")
@@ -202,7 +176,13 @@ def test_auxiliary_losses_transfer_to_languages_without_labels(aligned):
 @pytest.mark.slow
 def test_auxiliary_losses_with_a_frozen_tower(aligned, tmp_path):
     """The losses read cached features, and positives have the label of their anchor."""
-    flags = (f"--data={aligned / 't.csv'}", *SMALL, "--train_languages=en", "--frozen.unfreeze=0", "--frozen.epochs=20")
+    flags = (
+        f"--data={aligned / 't.csv'}",
+        *TEXT_FLAGS,
+        "--train_languages=en",
+        "--frozen.unfreeze=0",
+        "--frozen.epochs=20",
+    )
     result = run_in_process(
         "train", *flags, "--auxiliary_losses=align(), dann(column='language'), coral()", f"--workdir={tmp_path / 'run'}"
     )
@@ -230,7 +210,7 @@ def test_an_interrupted_phase_resumes_to_the_same_result(aligned, tmp_path, monk
     """Sampled positives, the domain classifier and its schedule resume too."""
     from tfx_finetune.training.callbacks import CheckpointAndEarlyStopping
 
-    flags = (f"--data={aligned / 't.csv'}", *SMALL, "--train_languages=en", "--frozen.epochs=4")
+    flags = (f"--data={aligned / 't.csv'}", *TEXT_FLAGS, "--train_languages=en", "--frozen.epochs=4")
     flags += ("--auxiliary_losses=align(), dann(column='language')",)
     assert run_in_process("train", *flags, f"--workdir={tmp_path / 'reference'}").returncode == 0
     killed_epochs, on_epoch_end = [], CheckpointAndEarlyStopping.on_epoch_end
@@ -250,11 +230,11 @@ def test_an_interrupted_phase_resumes_to_the_same_result(aligned, tmp_path, monk
 
 def test_unlabeled_samples_may_be_a_domain(tmp_path):
     """Losses that need no labels use them; they are in no validation or test split."""
-    data = write_table(tmp_path / "t.csv")
+    data = write_language_table(tmp_path / "t.csv")
     lines = data.read_text().splitlines()
     blank = [re.sub(",(animal|colour),", ",,", line) if line.endswith(",web") else line for line in lines]
     data.write_text("\n".join(blank))
-    flags = (f"--data={data}", *SMALL, "--frozen.epochs=1", f"--workdir={tmp_path / 'run'}")
+    flags = (f"--data={data}", *TEXT_FLAGS, "--frozen.epochs=1", f"--workdir={tmp_path / 'run'}")
     assert "A sample has no label: " in get_error("train", *flags)
     flags = (*flags[:-1], f"--workdir={tmp_path / 'more'}")
     result = run_in_process("train", *flags, "--auxiliary_losses=dann(), coral()")
@@ -265,7 +245,7 @@ def test_unlabeled_samples_may_be_a_domain(tmp_path):
 
 def test_invalid_auxiliary_losses_raise_an_error(tmp_path):
     """Errors of options come before anything is written, errors of the data before training."""
-    data = write_table(tmp_path / "t.csv")
+    data = write_language_table(tmp_path / "t.csv")
     cases = {
         ("--auxiliary_losses=alin()",): "Unknown objective: alin. Expected: align, coral, dann. Did you mean align?",
         ("--auxiliary_losses=align(weight=0)",): "weight of align() is out of range: 0. Expected: above 0.",
@@ -275,10 +255,10 @@ def test_invalid_auxiliary_losses_raise_an_error(tmp_path):
         ("--auxiliary_losses=dann(hidden_units=0)",): "hidden_units of dann() is out of range: 0. Expected: 1 or more.",
         ("--auxiliary_losses=dann(), dann()",): "--auxiliary_losses names a loss twice",
     }
-    check_errors_before_writing(cases, tmp_path / "none", f"--data={data}", *SMALL)
+    check_errors_before_writing(cases, tmp_path / "none", f"--data={data}", *TEXT_FLAGS)
     later = {
         "--auxiliary_losses=coral(column='sauce')": "Did you mean source?",
         "--auxiliary_losses=align(column='group')": "No training sample shares its group with a sample of another",
     }
     for number, (flag, message) in enumerate(later.items()):
-        assert message in get_error("train", f"--data={data}", *SMALL, flag, f"--workdir={tmp_path / str(number)}")
+        assert message in get_error("train", f"--data={data}", *TEXT_FLAGS, flag, f"--workdir={tmp_path / str(number)}")
