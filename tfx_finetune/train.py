@@ -150,7 +150,9 @@ def _export_and_verify(
     servable = with_validation_gate(plan.exports.values(), data, servable, plan.workdir, run.verify.max_drop)
     bundle = create_bundle(plan.workdir / "bundle", make_manifest(plan, data, network), plan.exports, servable)
     golden = pick_samples(data, servable, predict_fn)
-    kernels = CompressedKernels(tuple(plan.compressions.values()), compression_result.kernel_sizes)
+    kernels = None
+    if compressions := tuple(plan.compressions.values()):
+        kernels = CompressedKernels(compressions, compression_result.kernel_sizes)
     results = verify(bundle, golden, test, reference, run.verify, kernels)
     selected = select_file(plan.constraints, results)
     trained_scores: dict[str, Any] = {"test": scores}

@@ -70,12 +70,12 @@ class VerificationResult:
 
 @dataclass(frozen=True)
 class CompressedKernels:
-    """What the compressions of a model promise about the kernels of its files.
+    """Properties that the compressions of a model give to the kernels of its files.
 
     Attributes:
-        compressions: Compressions whose sparsity and clusters the kernels must have; empty for none.
+        compressions: Compressions whose sparsity and clusters the kernels must have.
         kernel_sizes: Number of compressed kernels by size; None if all kernels are compressed.
     """
 
-    compressions: Sequence[Compression] = ()
-    kernel_sizes: Counter[int] | None = None
+    compressions: Sequence[Compression]
+    kernel_sizes: Counter[int] | None
