@@ -101,7 +101,7 @@ def test_unsupported_layers_are_listed():
 
 
 def test_bifpn_is_converted():
-    """Its fusion weights become constants; the weights of other layers are copied back."""
+    """The fusion weights become constants; the weights of other layers are copied back."""
     keras.utils.set_random_seed(0)
     pyramid = {"P3": keras.Input((9, 9, 8)), "P4": keras.Input((5, 5, 8)), "P5": keras.Input((3, 3, 8))}
     model = keras.Model(list(pyramid.values()), NECKS.build(parse_spec("bifpn(dim=8, repeats=1)"), pyramid))

@@ -16,8 +16,7 @@ NAMES = ("ägg", "bär und café", "猫", "🦊")
 LABELS = ClassLabels(NAMES, (40, 30, 20, 10), 100)
 MADE = {name: TASKS.build(Spec(name), LABELS) for name in TASKS}
 FIXED = [name for name, task in MADE.items() if task.zero_shot is None and task.localization is None]
-"""Those of a sample's classes, which training fixes; tests/test_names.py and test_detect.py have what holds for others.
-"""
+"""Tasks whose classes are fixed by training; tests/tasks/test_zero_shot.py and test_detect.py test the others."""
 RNG = np.random.default_rng(0)
 SCORES = RNG.dirichlet(np.ones(4), 50).astype(np.float32)
 

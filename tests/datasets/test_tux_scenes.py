@@ -84,7 +84,7 @@ def test_boxes_masks_and_images_agree(cache):
 
 
 def test_hardly_visible_objects_are_crowds(tmp_path):
-    """Of the 512 pixels of each bar, a crowd has less than a quarter."""
+    """Objects with less than a quarter of the 512 pixels of their bar are crowds."""
     Image.new("RGBA", (32, 16), "red").save(tmp_path / "bar.png")
     Image.new("RGB", (40, 40), "blue").save(tmp_path / "blue.png")
     options = SceneOptions(32, (3, 3), (1.0, 1.0), 0.0, 0.25)

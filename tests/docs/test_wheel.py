@@ -61,7 +61,7 @@ def test_its_metadata(wheel):
 
 
 def test_every_import_is_declared():
-    """What a module imports is asked for by name: it must not depend on what another package happens to need."""
+    """A distribution that a module imports is in setup.cfg, as other distributions may cease to require it."""
     declared = configparser.ConfigParser()
     declared.read(ROOT / "setup.cfg")
     extras = dict(declared["options.extras_require"])
@@ -71,8 +71,8 @@ def test_every_import_is_declared():
     owners = packages_distributions()
     for path in (ROOT / "tfx_finetune").rglob("*.py"):
         for module in imported(path) - {"tfx_finetune", *sys.stdlib_module_names}:
-            found = {canonicalize_name(owner) for owner in owners.get(module, [module])}
-            assert found & names, f"{path} imports {module}, which setup.cfg does not ask for"
+            distributions = {canonicalize_name(owner) for owner in owners.get(module, [module])}
+            assert distributions & names, f"{path} imports {module}, which setup.cfg does not require"
 
 
 def imported(path: Path) -> set[str]:

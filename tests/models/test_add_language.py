@@ -78,7 +78,7 @@ def test_existing_weights_stay_unchanged(old, extended):
 
 @pytest.mark.slow
 def test_the_new_language_is_learned_and_identified(extended):
-    """Its head and the head that identifies the language are trained; all heads are evaluated."""
+    """The head of the language and the head that identifies languages are trained; all heads are evaluated."""
     scores = json.loads((extended.path / "scores.json").read_text())["test"]
     assert min(scores[f"{head}/accuracy"] for head in ("hu", "en", "fi", "language")) > 0.9
     assert extended.tasks["language"].labels.names == ("en", "fi", "hu")

@@ -64,7 +64,7 @@ def test_classify_request_selects_a_head_by_signature_name(two_heads):
 
 
 def test_predictions_with_several_outputs_are_objects(two_heads):
-    """As in TensorFlow Serving, only a single output has no name."""
+    """Only a single output has no name, as in TensorFlow Serving."""
     message = {"signature_name": "tensor", "instances": np.zeros((2, 2, 2, 3)).tolist()}
     _, make_response = parse_predict_request(message, two_heads)
     scores = {"kind/scores": np.eye(2), "mark/scores": np.eye(2)[::-1]}

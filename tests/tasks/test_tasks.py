@@ -88,7 +88,7 @@ def test_a_class_without_training_samples_has_a_weight():
 
 
 def test_weight_of_several_tags_is_their_mean():
-    """Of 10 labels in 3 classes: 10 / (3 * 6) and 10 / (3 * 1); without a tag 1."""
+    """The weights of 10 labels in 3 classes are 10 / (3 * 6) and 10 / (3 * 1); without a tag 1."""
     weigh = tag(ABC, class_weight="balanced").weight
     assert float(weigh(tf.constant([1.0, 0, 1]))) == pytest.approx((10 / 18 + 10 / 3) / 2)
     assert float(weigh(tf.constant([0.0, 0, 0]))) == 1.0

@@ -37,7 +37,7 @@ def test_trim_keeps_the_largest_magnitudes(density, trimmed):
 
 
 def test_ties_averages_trimmed_vectors():
-    """Of five values, three remain: 4 0 0 2 -3 and 0 -2 5 0 -6. The signs of their sums are + - + + -; all agree."""
+    """Three of five values remain: 4 0 0 2 -3 and 0 -2 5 0 -6. The signs of their sums are + - + + -; all agree."""
     assert combine("ties(density=0.6)").tolist() == [4, -2, 5, 2, -4.5]
 
 

@@ -33,7 +33,7 @@ ISSUE_HINTS = {
     "imbalance": "Use --class_balanced_sampling or classify(class_weight='balanced').",
     "single_class": "Add samples of another class.",
 }
-"""What to do about each kind of issue; the order is that of the page."""
+"""Advice for each kind of issue, in the order of the page."""
 
 # Of two copies in different splits, the one in training is dropped: held-out splits change as little as possible.
 _SPLIT_RANK = {"test": 0, "val": 1, "train": 2, "all": 3}
