@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfx_finetune.core import progress
 from tfx_finetune.datasets.modalities.build import build_modality
+from tfx_finetune.ops.image import round_to_uint8
 from tfx_finetune.ops.tf_data import get_schema, parallel_map, select_samples, with_prefetch
 from tfx_finetune.types.components import Modality, PretrainedCfg, Source
 from tfx_finetune.types.plan import Plan
@@ -131,7 +132,7 @@ def _compute_image_statistics(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
     thumbnail = tf.image.resize(values, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), antialias=True)
     return {
         "hash": _hash_content(pixels),
-        "thumbnail": tf.cast(tf.clip_by_value(tf.round(thumbnail), 0, 255), tf.uint8),
+        "thumbnail": round_to_uint8(thumbnail),
         "mean": tf.reduce_mean(values, (0, 1)),
         "square": tf.reduce_mean(tf.square(values), (0, 1)),
         "width": tf.shape(pixels)[1],

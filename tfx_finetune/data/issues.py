@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from tfx_finetune.core import files
-from tfx_finetune.data.duplicates import SimilarPairs, group_equal, group_pairs
+from tfx_finetune.data.duplicates import SimilarPairs
 from tfx_finetune.data.fingerprints import SampleStatistics
 from tfx_finetune.datasets.class_names import iterate_classes
 from tfx_finetune.datasets.sources.in_memory import convert_to_text
+from tfx_finetune.datasets.splits import find_connected_groups
 from tfx_finetune.types.components import LABEL_SEPARATOR
 from tfx_finetune.types.table import Table
 
@@ -158,13 +159,8 @@ def group_duplicates(digests: np.ndarray, statistics: SampleStatistics) -> list[
         digests: object array (n,). Hash of each file.
         statistics: Statistics of the same samples.
     """
-    pairs = [
-        (indices[0], other_index)
-        for keys in (digests, statistics.content_hashes)
-        for indices in group_equal(keys)
-        for other_index in indices[1:]
-    ]
-    return group_equal([str(group_id) for group_id in group_pairs(len(digests), pairs)])
+    components = find_connected_groups(digests, statistics.content_hashes)
+    return [indices for indices in components if len(indices) > 1]
 
 
 def count_classes(labels: np.ndarray) -> dict[str, int]:

@@ -58,7 +58,7 @@ def split_by_stratified_groups(
     """
     split = np.full(len(digests), "train", dtype=object)
     units = sorted(
-        _find_connected_groups(digests, groups), key=lambda unit: _compute_hash(seed, min(digests[row] for row in unit))
+        find_connected_groups(digests, groups), key=lambda unit: _compute_hash(seed, min(digests[row] for row in unit))
     )
     unit_labels = [{name for row in unit for name in labels[row].split(LABEL_SEPARATOR)} for unit in units]
     counts = Counter(name for names in unit_labels for name in names)
@@ -105,7 +105,7 @@ def split_sources(
     """
     split, used = existing_splits.copy(), np.flatnonzero(existing_splits != "")
     rows_by_cut: dict[tuple[str, tuple[str, ...]], list[int]] = {}
-    for unit in _find_connected_groups(keys.digests[used], keys.groups[used]):
+    for unit in find_connected_groups(keys.digests[used], keys.groups[used]):
         rows = used[unit]
         train_rows = rows[np.isin(existing_splits[rows], ("train", "all"))]
         if not len(train_rows):
@@ -125,8 +125,20 @@ def split_sources(
     return split
 
 
-def _find_connected_groups(digests: Sequence[str] | np.ndarray, groups: Sequence[str] | np.ndarray) -> list[Unit]:
-    """Find the connected components of samples that share content or group, by union-find."""
+def find_connected_groups(digests: Sequence[str] | np.ndarray, groups: Sequence[str] | np.ndarray) -> list[Unit]:
+    """Find the connected components of samples that share content or group, by union-find.
+
+    Args:
+        digests: Hash of the content of each sample; samples with an empty one share nothing by it.
+        groups: Group of each sample; the same holds for an empty one.
+
+    Returns:
+        Indices of the samples of each component, in ascending order, by their first sample.
+
+    Examples:
+        >>> find_connected_groups(["a", "b", "a", "c"], ["", "x", "", "x"])
+        [[0, 2], [1, 3]]
+    """
     parent = list(range(len(digests)))
 
     def find_root(row: int) -> int:

@@ -117,8 +117,8 @@ def survey(
     Raises:
         UserError: If a column is missing, or there is no sample.
     """
-    _check_columns(source, label_columns)
     schema = get_schema(source)
+    _check_columns(schema, label_columns)
     slice_columns = (column for column in SLICE_COLUMNS if column in schema)
     columns = _Columns(
         tower_columns,
@@ -230,8 +230,7 @@ def _combine_towers(towers: Sequence[str], checks: Sequence[ContentCheck]) -> tu
     return "" if error else hashlib.sha256(digests.encode()).hexdigest(), error
 
 
-def _check_columns(source: Source, columns: tuple[str, ...]) -> None:
-    schema = get_schema(source)
+def _check_columns(schema: Mapping[str, Any], columns: tuple[str, ...]) -> None:
     if missing := [column for column in columns if column not in schema]:
         heads = (hint for column, hint in _HEAD_HINTS.items() if column in schema and missing[0] == "label")
         hint = next(heads, "") or did_you_mean(missing[0], schema) or "name one of them by column="

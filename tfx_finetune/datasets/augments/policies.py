@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfx_finetune.datasets.augments.common import check_options
+from tfx_finetune.datasets.augments.common import check_options, sample_beta
 from tfx_finetune.datasets.augments.operations import (
     AUGMIX,
     AUGMIX_PIXELWISE,
@@ -76,7 +76,7 @@ def augmix(magnitude: float = 3.0, width: int = 3, depth: int = 3, alpha: float 
         lengths = tf.random.stateless_uniform((width,), fold_in(seed, 0), 1, depth + 1, tf.int32)
         chain_weights = tf.random.stateless_gamma((width,), fold_in(seed, 1), alpha)
         chain_weights /= tf.reduce_sum(chain_weights)
-        gammas = tf.random.stateless_gamma((2,), fold_in(seed, 2), alpha)
+        lam = sample_beta(alpha, fold_in(seed, 2))
         mixed = tf.zeros(tf.shape(pixels))
         for chain in range(width):
             image = pixels
@@ -90,7 +90,6 @@ def augmix(magnitude: float = 3.0, width: int = 3, depth: int = 3, alpha: float 
                     lambda image=image: image,
                 )
             mixed += chain_weights[chain] * tf.cast(image, tf.float32)
-        lam = gammas[0] / tf.reduce_sum(gammas)
         return sample | {"image": round_to_uint8(lam * tf.cast(pixels, tf.float32) + (1 - lam) * mixed)}
 
     return apply

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError, did_you_mean
-from tfx_finetune.datasets.sources.in_memory import InMemorySource
+from tfx_finetune.datasets.sources.in_memory import InMemorySource, group_columns_by_split
 from tfx_finetune.types.components import SOURCES, Source
 
 _RULE_SET = "%spellout-numbering"
@@ -39,23 +39,20 @@ def digit_words(languages: tuple[str, ...] = (), test: tuple[str, ...] = ()) -> 
     parts = {"train": [tag for tag in tags if tag not in test], "test": list(test)} if test else {"all": tags}
     if not all(parts.values()):
         raise UserError("digit_words() has no language left for training", got=", ".join(test))
-    columns = {part: _make_columns(rules, part_tags) for part, part_tags in parts.items()}
-    return InMemorySource("digit_words", tuple(map(str, range(10))), (), columns)
-
-
-def _make_columns(rules_by_language: Mapping[str, Rules], languages: Sequence[str]) -> dict[str, list[str]]:
     rows = [
         {
-            "text": spell_digit(rules_by_language[tag], digit),
+            "text": spell_digit(rules[tag], digit),
             "label": str(digit),
             "language": tag,
             "group": tag,
             "file": f"{tag}/{digit}",
+            "split": part,
         }
-        for tag in languages
+        for part, part_tags in parts.items()
+        for tag in part_tags
         for digit in range(10)
     ]
-    return {column: [row[column] for row in rows] for column in rows[0]}
+    return InMemorySource("digit_words", tuple(map(str, range(10))), (), group_columns_by_split(rows))
 
 
 def _load_rules(folder: Path) -> dict[str, Rules]:

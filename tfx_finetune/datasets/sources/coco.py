@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tfx_finetune.core import progress
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.datasets.sources.annotation_frame import AnnotationFrame, make_annotation_frame
+from tfx_finetune.datasets.sources.annotation_frame import AnnotationFrame, make_annotation_frame, rotate_upright
 from tfx_finetune.datasets.sources.coco_file import CocoAnnotation, CocoImage, is_coco_file, read_coco_file
 from tfx_finetune.datasets.sources.data_files import SPLIT_NAMES, format_path
 from tfx_finetune.datasets.sources.in_memory import InMemorySource, group_columns_by_split
@@ -157,7 +157,9 @@ def _make_annotation_columns(
     columns = {"objects": format_objects(objects)}
     if labels:
         key_parts = [width, height, frame.orientation, regions]
-        columns["mask"] = cache_mask(key_parts, lambda: frame.rotate_upright(draw_mask(regions, width, height)))
+        columns["mask"] = cache_mask(
+            key_parts, lambda: rotate_upright(draw_mask(regions, width, height), frame.orientation)
+        )
     return columns
 
 

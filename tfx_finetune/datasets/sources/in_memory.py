@@ -57,20 +57,21 @@ class InMemorySource:
             return {name: tf.concat([_convert_to_tensor(part[name]) for part in parts], 0) for name in parts[0]}
 
 
-def group_columns_by_split(records: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[str]]]:
+def group_columns_by_split(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Convert records to columns by part.
 
     Args:
-        records: One record per sample. The value of `split` is its part; a record without a split belongs to `all`.
+        records: One record per sample: text or an array by column. The value of `split` is its part; a record without
+            a split belongs to `all`.
 
     Returns:
-        Columns by part, in the order train, val, test, all. Missing values are empty strings.
+        Lists of values by column, by part, in the order train, val, test, all. Missing values are empty strings.
 
     Examples:
         >>> group_columns_by_split([{"split": "test", "file": "a"}, {"split": "train", "file": "b"}])
         {'train': {'file': ['b']}, 'test': {'file': ['a']}}
     """
-    parts: dict[str, list[Mapping[str, str]]] = {}
+    parts: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         parts.setdefault(record.get("split") or "all", []).append(record)
     names = [name for name in dict.fromkeys(key for record in records for key in record) if name != "split"]

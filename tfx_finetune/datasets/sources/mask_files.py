@@ -13,7 +13,7 @@ from PIL import Image
 
 from tfx_finetune.core import hardware, progress
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.datasets.sources.annotation_frame import AnnotationFrame, has_same_aspect_ratio
+from tfx_finetune.datasets.sources.annotation_frame import has_same_aspect_ratio, rotate_upright
 from tfx_finetune.datasets.sources.data_files import format_path
 from tfx_finetune.datasets.sources.segmentations import cache_mask
 from tfx_finetune.ops.annotations import AnnotationIssues, normalize_class_name
@@ -177,10 +177,9 @@ def _make_records(
 def _convert_mask(mask: Path, orientation: int, class_of_value: np.ndarray, colors: list[Color]) -> str:
     """Write a mask of class indices into the cache and return its path."""
     raw = mask.read_bytes()
-    frame = AnnotationFrame(1, 1, orientation)
 
     def draw() -> Image.Image:
-        return frame.rotate_upright(Image.fromarray(class_of_value[_read_mask_values(raw, colors).values]))
+        return rotate_upright(Image.fromarray(class_of_value[_read_mask_values(raw, colors).values]), orientation)
 
     return cache_mask([hashlib.sha256(raw).hexdigest(), orientation, class_of_value.tolist(), colors], draw)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfx_finetune.core.errors import UserError, did_you_mean, first_line
-from tfx_finetune.datasets.sources.tfds_annotations import BoxFeature, get_mask_class_names, shift_mask
+from tfx_finetune.datasets.sources.tfds_annotations import BoxFeature, get_mask_class_names, has_type, shift_mask
 from tfx_finetune.types.components import LABEL_SEPARATOR, SOURCES, Source
 
 
@@ -56,7 +56,7 @@ class TfdsSource:
         # The modality decodes images; features that are not a column are not read.
         used_features = {column.feature: True for column in self.columns.values()}
         features = self.builder.info.features
-        raw = {name: tfds.decode.SkipDecoding() for name in used_features if _has_type(features[name], "Image")}
+        raw = {name: tfds.decode.SkipDecoding() for name in used_features if has_type(features[name], "Image")}
         decoders = tfds.decode.PartialDecoding(used_features, decoders=raw)
         dataset = self.builder.as_dataset(split=split, decoders=decoders, read_config=config, shuffle_files=False)
 
@@ -201,14 +201,9 @@ def _get_split_size(name: str, existing_splits: Any, split: str) -> int:
     return size
 
 
-def _has_type(feature: Any, type_name: str) -> bool:
-    """Return True if a feature has a class of `tfds.features`, without importing that package."""
-    return any(base.__name__ == type_name for base in type(feature).__mro__)
-
-
 def _encode_content(value: tf.Tensor, feature: Any) -> tf.Tensor:
     """Return content as its modality decodes it: stored bytes or pixels; a waveform becomes a WAV file."""
-    if not _has_type(feature, "Audio"):
+    if not has_type(feature, "Audio"):
         return value
     # Integers are 16-bit samples, which the WAV file stores unchanged.
     waveform = value if value.dtype.is_floating else tf.cast(value, tf.float32) / 2**15

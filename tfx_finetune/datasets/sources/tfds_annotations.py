@@ -53,6 +53,16 @@ class BoxFeature:
         return tf.strings.reduce_join(tf.boolean_mask(lines, value["label"] >= 0), separator="\n")
 
 
+def has_type(feature: Any, type_name: str) -> bool:
+    """Return True if a feature has a class of `tfds.features`, without importing that package.
+
+    Args:
+        feature: TFDS feature.
+        type_name: Name of the class, such as `Image`.
+    """
+    return any(base.__name__ == type_name for base in type(feature).__mro__)
+
+
 def get_mask_class_names(name: str, feature: Any, classes: tuple[str, ...]) -> tuple[str, ...]:
     """Return the class names of a mask feature, in the order of its values.
 
@@ -64,7 +74,7 @@ def get_mask_class_names(name: str, feature: Any, classes: tuple[str, ...]) -> t
     Raises:
         UserError: If the feature is not a mask, or its class names are unknown or not unique.
     """
-    if not any(base.__name__ == "Image" for base in type(feature).__mro__) or feature.shape[-1] != 1:
+    if not has_type(feature, "Image") or feature.shape[-1] != 1:
         raise UserError("The feature is not a mask", got=name, expected="an image of one channel")
     names = classes or tuple(getattr(feature, "names", None) or ())
     if not names or len(set(names)) < len(names) or len(names) > IGNORE_INDEX:
