@@ -200,6 +200,7 @@ class Bundle:
         group_column = heads_by or ("language" if has_translations else "")
         head_outputs = select_outputs(self.tasks, classes)
         tasks = {head: task for head, (_, task) in head_outputs.items()}
+        translate = functools.cache(functools.partial(translate_predictions, tasks))
         drawing_writer = DrawingWriter(save_pictures, self.tasks) if save_pictures else None
         for sample in expand_folders(samples, self.modalities):
             group = language
@@ -224,8 +225,7 @@ class Bundle:
                 drawing_writer.save(Path(file).stem, next(iter(raw.values())), scores)
             if coco_results:
                 coco_results.add(file, scores)
-            translated_tasks = translate_predictions(tasks, "" if classes else group)
-            yield record | routing.select_prediction(translated_tasks, scores, group)
+            yield record | routing.select_prediction(translate("" if classes else group), scores, group)
 
     def _to_original_coordinates(
         self, scores: dict[str, np.ndarray], raw: Mapping[str, bytes]

@@ -13,7 +13,7 @@ import numpy as np
 
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.datasets.pipeline import Data
-from tfx_finetune.evaluation.scores import evaluate, predict_batches
+from tfx_finetune.evaluation.scores import evaluate, predict_batches, select_monitored_scores
 from tfx_finetune.ops.arrays import evenly_spaced, take
 from tfx_finetune.ops.functional import make_predict_fn
 from tfx_finetune.tasks.outputs import postprocess_outputs
@@ -44,8 +44,7 @@ def compute_score_drops(
     tasks: Mapping[str, Task], reference: Mapping[str, Any], scores: Mapping[str, Any]
 ) -> dict[str, float]:
     """Compute the loss of each head's monitored score relative to `reference`, by `<head>/<score>`."""
-    names = (f"{head}/{task.monitor}" for head, task in tasks.items())
-    return {name: reference[name] - scores[name] for name in names if name in reference}
+    return {name: value - scores[name] for name, value in select_monitored_scores(tasks, reference).items()}
 
 
 def with_validation_gate(

@@ -17,8 +17,9 @@ from tfx_finetune.deploy.checks import CompressedKernels, VerificationResult
 from tfx_finetune.deploy.gate import compute_allowed_drop, compute_score_drops
 from tfx_finetune.deploy.golden import GoldenSamples
 from tfx_finetune.evaluation.intervals import paired_interval
-from tfx_finetune.evaluation.scores import evaluate, predict_batches
+from tfx_finetune.evaluation.scores import evaluate, predict_batches, select_monitored_scores
 from tfx_finetune.ops import litert
+from tfx_finetune.ops.arrays import take
 from tfx_finetune.tasks.outputs import replace_outputs
 from tfx_finetune.training.feature_cache import FeatureStore
 from tfx_finetune.types.aliases import Batch, HeadFn
@@ -30,11 +31,12 @@ _REPEATS = 50
 
 @dataclasses.dataclass(frozen=True)
 class _Reference:
-    """Targets, decoded outputs and scores of the trained model on the test split."""
+    """Targets, decoded outputs, scores and predicted labels of the trained model on the test split."""
 
     targets: Batch
     outputs: Batch
     scores: Mapping[str, Any]
+    labels: Mapping[str, np.ndarray]
 
 
 def verify(
@@ -55,7 +57,8 @@ def verify(
         gate: Maximum score drops.
         kernels: Compressed kernels that each file must have; None if the model is not compressed.
     """
-    trained = _Reference(*reference, evaluate(bundle.tasks, *reference, full_report=False))
+    labels = {head: _predict_labels(task, reference[1], head) for head, task in bundle.tasks.items()}
+    trained = _Reference(*reference, evaluate(bundle.tasks, *reference, full_report=False), labels)
     with progress.bar("verify", len(bundle.formats)) as advance:
         results = []
         for format in bundle.formats:
@@ -72,8 +75,7 @@ def compute_mean_score(tasks: Mapping[str, Task], scores: Mapping[str, Any]) -> 
         tasks: Tasks by head.
         scores: Scores by `<head>/<score>`.
     """
-    names = [f"{head}/{task.monitor}" for head, task in tasks.items()]
-    return float(np.mean([scores[name] for name in names if name in scores]))
+    return float(np.mean(list(select_monitored_scores(tasks, scores).values())))
 
 
 def max_abs_difference(reference: Batch, candidate: Batch) -> float:
@@ -126,16 +128,13 @@ def _verify_file(
     )
     score_drop = float(np.mean(list(score_drops.values())))
     ci_low, ci_high = paired_interval(tasks, reference.targets, reference.outputs, outputs, score_drop)
-    one_sample = {name: values[:1] for name, values in golden.inputs.items()}
+    one_sample = take(golden.inputs, slice(1))
     # TFLite files are timed later, each in a process of its own.
     is_timed_here = bundle.get_path(format).suffix != ".tflite"
     latency = (
         statistics.median(measure_latencies(lambda: model.predict(one_sample), _REPEATS)) if is_timed_here else 0.0
     )
-    agreement = [
-        _predict_labels(task, reference.outputs, head) == _predict_labels(task, outputs, head)
-        for head, task in tasks.items()
-    ]
+    agreement = [reference.labels[head] == _predict_labels(task, outputs, head) for head, task in tasks.items()]
     return VerificationResult(
         format=format,
         scores=scores,

@@ -71,6 +71,17 @@ def mask_labeled(task: Task, targets: np.ndarray) -> np.ndarray:
     return np.any(targets, -1) if task.single_label else np.full(len(targets), True)
 
 
+def select_monitored_scores(tasks: Mapping[str, Task], scores: Mapping[str, Any]) -> dict[str, float]:
+    """Select the score that each head monitors, by `<head>/<score>`; heads without it are left out.
+
+    Args:
+        tasks: Tasks by head.
+        scores: Scores by `<head>/<score>`.
+    """
+    names = (f"{head}/{task.monitor}" for head, task in tasks.items())
+    return {name: scores[name] for name in names if name in scores}
+
+
 def evaluate(
     tasks: Mapping[str, Task],
     targets: Batch,

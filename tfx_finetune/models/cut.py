@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from tfx_finetune.ops.functional import build_submodel
+from tfx_finetune.ops.functional import build_submodel, get_operation_name
 from tfx_finetune.types.components import Backbone
 
 CutTensors = tuple[keras.KerasTensor, ...]
@@ -42,7 +42,7 @@ def find_cut_tensors(
         return (backbone.groups[index].output,) if index >= 0 else ()
     trained_layers = {name for group in backbone.groups[index + 1 :] for name in group.layers}
     pyramid = [backbone.features.pyramid[level] for level in levels]
-    tensors = [tensor for tensor in pyramid if tensor._keras_history.operation.name not in trained_layers]
+    tensors = [tensor for tensor in pyramid if get_operation_name(tensor) not in trained_layers]
     if unfrozen_group_count or (needs_pooled and pyramid):
         tensors.append(backbone.groups[index].output)
     # A frozen tower without a pyramid is cut after pooling, where the cached features are smallest.
@@ -89,7 +89,7 @@ def _find_last_group_before_tokens(backbone: Backbone) -> int:
     tokens, last = backbone.features.tokens, len(backbone.groups) - 1
     if tokens is None:  # the tokens are the locations of the last feature map
         return last
-    layer_name = tokens._keras_history.operation.name
+    layer_name = get_operation_name(tokens)
     # Tokens that no group contains are computed from the output of the last group.
     index = next((index for index, group in enumerate(backbone.groups) if layer_name in group.layers), last + 1)
     return index if index <= last and backbone.groups[index].output is tokens else index - 1

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from tfx_finetune.models.network import Network
-from tfx_finetune.ops.functional import build_submodel
+from tfx_finetune.ops.functional import build_submodel, get_operation_name
 from tfx_finetune.types.components import Backbone
 
 
@@ -72,18 +72,13 @@ def _describe_tower(backbone: Backbone, operation_names: set[str]) -> dict[str, 
     """
     features = backbone.features
     tensors = {"pooled": features.pooled, "tokens": features.tokens, "mask": features.mask}
-    operations = {key: _get_operation_name(tensor) for key, tensor in tensors.items() if tensor is not None}
-    levels = {level: _get_operation_name(tensor) for level, tensor in features.pyramid.items()}
+    operations = {key: get_operation_name(tensor) for key, tensor in tensors.items() if tensor is not None}
+    levels = {level: get_operation_name(tensor) for level, tensor in features.pyramid.items()}
     return {
         "layers": [name for name in list_tower_layer_names(backbone) if name in operation_names],
         "groups": {group.name: list(group.layers) for group in backbone.groups},
         "pyramid": {level: name for level, name in levels.items() if name in operation_names},
     } | {key: name for key, name in operations.items() if name in operation_names}
-
-
-def _get_operation_name(tensor: keras.KerasTensor) -> str:
-    """Return the name of the operation whose output is the tensor."""
-    return str(tensor._keras_history.operation.name)
 
 
 def _list_names_with_weights(layers: Iterable[keras.Layer]) -> list[str]:

@@ -19,6 +19,11 @@ _MAX_CONSTANT_WEIGHTS = 25_000_000
 _MIN_BATCH_TO_SPLIT = 32
 
 
+def get_operation_name(tensor: keras.KerasTensor) -> str:
+    """Return the name of the operation whose output is the tensor; in a model, of its layer."""
+    return str(tensor._keras_history.operation.name)
+
+
 def build_submodel(inputs: Any, outputs: Any, name: str | None = None) -> keras.Model:
     """Build the model of the layers between tensors of a functional graph.
 

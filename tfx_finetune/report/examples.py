@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_finetune.datasets.pipeline import Data
+from tfx_finetune.ops.arrays import evenly_spaced
 from tfx_finetune.report.page import LocalizationExample
 from tfx_finetune.training.feature_cache import FeatureStore
 from tfx_finetune.types.aliases import Batch
@@ -54,7 +55,7 @@ def _select_rows(image_scores: np.ndarray) -> list[int]:
     """Return the rows of the lowest scores, then rows evenly spaced over the remaining scores."""
     order = np.argsort(image_scores, kind="stable")
     rest = order[_NUM_WORST:]
-    spread = np.unique(np.linspace(0, len(rest) - 1, min(_NUM_SPREAD, len(rest))).round().astype(int))
+    spread = evenly_spaced(len(rest), _NUM_SPREAD)
     return [int(row) for row in (*order[:_NUM_WORST], *rest[spread])]
 
 

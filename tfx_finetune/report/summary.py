@@ -1,6 +1,7 @@
 """Collect the content of report.html from the result of a run."""
 
 import datetime
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,13 +141,12 @@ def _summarize_data(data: Data, heads_by: str) -> page.DataSummary:
         if task.l2_to_shared:
             continue
         head_table = select_head_samples(table, task, head, heads_by)
-        split_masks = [head_table.split == split for split in SPLITS]
-        labels = [set(value.split(LABEL_SEPARATOR)) for value in table.columns[task.column]]
-        class_masks = {name: np.array([name in label for label in labels]) for name in task.labels.names}
-        classes[head] = tuple(
-            page.ClassCount(name, *(int((class_mask & split_mask).sum()) for split_mask in split_masks))
-            for name, class_mask in class_masks.items()
-        )
+        labels = table.columns[task.column]
+        counts = [
+            Counter(name for label in labels[head_table.split == split] for name in set(label.split(LABEL_SEPARATOR)))
+            for split in SPLITS
+        ]
+        classes[head] = tuple(page.ClassCount(name, *(count[name] for count in counts)) for name in task.labels.names)
     digests = table.digest[table.split != ""]
     return page.DataSummary(
         source=data.source.name,

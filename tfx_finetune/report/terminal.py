@@ -11,6 +11,7 @@ from tfx_finetune.deploy.checks import VerificationResult
 from tfx_finetune.deploy.selection import BEST_FILE
 from tfx_finetune.deploy.verify import compute_mean_score
 from tfx_finetune.evaluation.records import ModalityAblation
+from tfx_finetune.evaluation.scores import select_monitored_scores
 from tfx_finetune.evaluation.slices import WorstGroup
 from tfx_finetune.report.summary import RunResult
 from tfx_finetune.types.task import Task
@@ -30,8 +31,8 @@ def print_result(
     console = Console(stderr=True, highlight=False)
     if result.ablations:
         console.print(_make_ablation_table(tasks, result.ablations))
-    monitors = (f"{head}/{task.monitor}" for head, task in tasks.items())
-    scores = "  ".join(f"{name} {result.scores[name]:.4f}" for name in monitors if name in result.scores)
+    monitored = select_monitored_scores(tasks, result.scores)
+    scores = "  ".join(f"{name} {value:.4f}" for name, value in monitored.items())
     console.print(_make_file_table(f"trained model on the test split: {scores}", result.results))
     for group in worst_groups:
         console.print(str(group), soft_wrap=True)

@@ -14,7 +14,7 @@ from tfx_finetune.core import hardware
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.deploy.golden import read_golden
 from tfx_finetune.deploy.verify import max_abs_difference
-from tfx_finetune.ops.arrays import concatenate
+from tfx_finetune.ops.arrays import concatenate, take
 from tfx_finetune.tasks import localization
 from tfx_finetune.types.aliases import Batch, PostprocessFn, PredictFn
 from tfx_finetune.types.components import Modality
@@ -86,12 +86,12 @@ def load_version(version_path: VersionPath, format: str, max_pixels: int, batch_
         UserError: If the bundle is incomplete, or its outputs on this machine differ from the golden outputs.
     """
     bundle = Bundle.open(version_path.folder)
+    bundle = dataclasses.replace(bundle, manifest=_limit_pixels(bundle.manifest, max_pixels))
     verified = bundle.manifest["verified"]
     format = format or _select_fastest([format for format in bundle.formats if verified[format]] or bundle.formats)
     if not verified.get(format, True):
         raise UserError("The file did not pass verification", got=format, hint="Choose another --format")
     model, tolerance = bundle.load_model(format), bundle.get_tolerance(format)
-    bundle = dataclasses.replace(bundle, manifest=_limit_pixels(bundle.manifest, max_pixels))
     contents, golden_outputs = read_golden(bundle.path / "golden")
     try:
         samples = concatenate([bundle.preprocess(content) for content in contents])
@@ -100,10 +100,10 @@ def load_version(version_path: VersionPath, format: str, max_pixels: int, batch_
         raise UserError(message, got=error) from None
     # The largest batch is predicted once, so that the first requests do not wait for memory allocation.
     model.predict({name: np.resize(rows, (batch_size, *rows.shape[1:])) for name, rows in samples.items()})
-    first_output = model.predict(_take_first(samples))
+    first_output = model.predict(take(samples, slice(1)))
     difference = max(
         max_abs_difference(golden_outputs, model.predict(samples)),
-        max_abs_difference(_take_first(golden_outputs), first_output),
+        max_abs_difference(take(golden_outputs, slice(1)), first_output),
     )
     if difference > tolerance:
         raise UserError(
@@ -118,7 +118,7 @@ def load_version(version_path: VersionPath, format: str, max_pixels: int, batch_
         labels={head: task.labels.names for head, task in tasks.items() if not task.localization},
         postprocess_fns={head: task.localization.postprocess_fn for head, task in tasks.items() if task.localization},
         nms_inputs=localization.collect_nms_inputs(tasks),
-        example_outputs=_take_first(golden_outputs),
+        example_outputs=take(golden_outputs, slice(1)),
         preprocess=bundle.preprocess,
         predict=model.predict,
     )
@@ -148,8 +148,3 @@ def _limit_pixels(manifest: Mapping[str, Any], max_pixels: int) -> dict[str, Any
             options["max_pixels"] = min(max_pixels, options["max_pixels"])
         towers[tower] = entry | {"options": options}
     return dict(manifest) | {"towers": towers}
-
-
-def _take_first(batch: Batch) -> Batch:
-    """Return the first sample of a batch as a batch."""
-    return {name: values[:1] for name, values in batch.items()}

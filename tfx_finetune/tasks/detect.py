@@ -135,14 +135,14 @@ def _compute_metrics(
 
 def _format_prediction(names: tuple[str, ...], detections: np.ndarray, display_threshold: float) -> dict[str, Any]:
     """Return the classes in an image, the highest score of each class, and the objects in order of their scores."""
+    rows = detections.astype(float).tolist()
     objects = [
         {"label": names[int(label)], "score": score, "box": box}
-        for *box, score, label in detections.astype(float).tolist()
+        for *box, score, label in rows
         if score >= display_threshold and label >= 0
     ]
     max_scores = {
-        name: max((row[4] for row in detections.tolist() if row[5] == index), default=0.0)
-        for index, name in enumerate(names)
+        name: max((row[4] for row in rows if row[5] == index), default=0.0) for index, name in enumerate(names)
     }
     present = [name for name in names if any(item["label"] == name for item in objects)]
     return {

@@ -12,6 +12,7 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.models.backbones.flatten import flatten
 from tfx_finetune.models.backbones.graph import build_backbone, make_normalized_input, resolve_input_side
 from tfx_finetune.models.backbones.pretrained import load_keras_weights, resolve_weights_path, set_file_origin
+from tfx_finetune.ops.functional import get_operation_name
 from tfx_finetune.types.components import BACKBONES, Backbone, PretrainedCfg
 
 # Modes of keras.applications.imagenet_utils.preprocess_input; "in_model" and "in_model_twice" are layers of the model.
@@ -162,7 +163,7 @@ def _flatten_output(model: keras.Model, inputs: keras.KerasTensor) -> keras.Kera
     """Return the output of a model, or of a flat copy if it contains nested models (ConvNeXt)."""
     if not any(isinstance(layer, keras.Model) for layer in model.layers):
         return model.output
-    return flatten(model, inputs)[model.output._keras_history.operation.name]
+    return flatten(model, inputs)[get_operation_name(model.output)]
 
 
 def _swap_bgr_to_rgb(model: keras.Model) -> None:

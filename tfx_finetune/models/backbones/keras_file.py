@@ -8,6 +8,7 @@ from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError, did_you_mean, first_line
 from tfx_finetune.models.backbones.flatten import flatten
 from tfx_finetune.models.backbones.graph import build_backbone, make_normalized_input
+from tfx_finetune.ops.functional import get_operation_name
 from tfx_finetune.types.components import BACKBONES, Backbone, PretrainedCfg
 
 
@@ -80,7 +81,7 @@ def _select_feature_tensor(model: keras.Model, outputs: dict[str, keras.KerasTen
     if not layer and len(model.outputs) != 1:
         hint = "select one with the option layer"
         raise UserError("The Keras model has several outputs", got=", ".join(model.output_names), hint=hint)
-    name = layer or model.outputs[0]._keras_history.operation.name
+    name = layer or get_operation_name(model.outputs[0])
     if name not in outputs:
         hint = did_you_mean(name, outputs)
         raise UserError("The Keras model has no such layer", got=name, expected=outputs, hint=hint)

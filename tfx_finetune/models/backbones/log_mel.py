@@ -12,6 +12,9 @@ import numpy as np
 
 from tfx_finetune.core.errors import UserError
 
+# Lowest power that is not taken for silence, dynamic range in decibels, and lowest maximum that is amplified to 1.
+_MIN_POWER, _TOP_DB, _MIN_PEAK_DB = 1e-10, 80.0, -20.0
+
 
 class MelConfig(NamedTuple):
     """Settings of a mel spectrogram.
@@ -108,29 +111,27 @@ def compute_mel_power(wave: keras.KerasTensor, mel: MelConfig) -> keras.KerasTen
     return x
 
 
-def convert_to_decibels(x: keras.KerasTensor, top_db: float = 80.0, floor: float = 1e-10) -> keras.KerasTensor:
-    """Convert a power spectrogram to decibels (10 log10), clipped at `top_db` below the maximum of each sample.
+def convert_to_decibels(x: keras.KerasTensor) -> keras.KerasTensor:
+    """Convert a power spectrogram to decibels (10 log10), clipped at 80 below the maximum of each sample.
 
     Args:
         x: Power spectrogram (batch, frames, mels).
-        top_db: float > 0. Dynamic range in decibels. Default 80.
-        floor: float > 0. Minimum power. Default 1e-10.
     """
-    x = keras.ops.log(keras.ops.maximum(x, floor)) * (10 / math.log(10))
-    return keras.ops.maximum(x, keras.ops.max(x, axis=(1, 2), keepdims=True) - top_db)
+    x = keras.ops.log(keras.ops.maximum(x, _MIN_POWER)) * (10 / math.log(10))
+    return keras.ops.maximum(x, keras.ops.max(x, axis=(1, 2), keepdims=True) - _TOP_DB)
 
 
-def normalize_loudness(x: keras.KerasTensor, top_db: float = 80.0, min_peak_db: float = -20.0) -> keras.KerasTensor:
-    """Scale a power spectrogram to [0, 1]: 1 for the maximum of each sample, 0 for `top_db` decibels below it.
+def normalize_loudness(x: keras.KerasTensor) -> keras.KerasTensor:
+    """Scale a power spectrogram to [0, 1]: 1 for the maximum of each sample, 0 for 80 decibels below it.
+
+    Samples whose maximum is below -20 decibels are not amplified, so silence is 0.
 
     Args:
         x: Power spectrogram (batch, frames, mels).
-        top_db: float > 0. Dynamic range in decibels. Default 80.
-        min_peak_db: float. Samples whose maximum is lower are not amplified, so silence is 0. Default -20.
     """
-    x = convert_to_decibels(x, top_db)
-    peak = keras.ops.maximum(keras.ops.max(x, axis=(1, 2), keepdims=True), min_peak_db)
-    return keras.ops.relu((x - peak) * (1 / top_db) + 1.0)
+    x = convert_to_decibels(x)
+    peak = keras.ops.maximum(keras.ops.max(x, axis=(1, 2), keepdims=True), _MIN_PEAK_DB)
+    return keras.ops.relu((x - peak) * (1 / _TOP_DB) + 1.0)
 
 
 def average_segments(tokens: keras.KerasTensor, segments: int) -> keras.KerasTensor:

@@ -11,6 +11,7 @@ from tfx_finetune.core.errors import UserError
 from tfx_finetune.core.spec import Spec, parse_spec
 from tfx_finetune.models.backbones import graph, log_mel
 from tfx_finetune.models.backbones.flatten import flatten
+from tfx_finetune.ops.functional import get_operation_name
 from tfx_finetune.types.components import BACKBONES, Backbone, Features
 
 
@@ -45,11 +46,11 @@ def spectrogram(
     _, side, _, channels = backbone.inputs.shape
     image = _convert_to_image(log_mel.normalize_loudness(power), side, channels)
     outputs = flatten(keras.Model(backbone.inputs, backbone.features.pooled), image)
-    last_output = outputs[_get_operation_name(backbone.groups[-1].output)]
+    last_output = outputs[get_operation_name(backbone.groups[-1].output)]
     groups = graph.split_layer_groups(keras.Model(inputs, last_output), start_tensor=image)
     # Mean and standard deviation of the image backbone do not apply to the waveform: its first layer normalizes.
     cfg = dataclasses.replace(backbone.pretrained_cfg, size=size, sample_rate=sample_rate)
-    pooled = outputs[_get_operation_name(backbone.features.pooled)]
+    pooled = outputs[get_operation_name(backbone.features.pooled)]
     return Backbone("audio", cfg, inputs, Features(pooled), groups)
 
 
@@ -60,7 +61,3 @@ def _convert_to_image(x: keras.KerasTensor, side: int, channels: int) -> keras.K
     x = keras.layers.Resizing(side, side, name="resized")(x)
     x = keras.layers.Rescaling(255.0, name="pixels")(x)
     return keras.layers.Concatenate(name="grey")([x] * channels) if channels > 1 else x
-
-
-def _get_operation_name(tensor: keras.KerasTensor) -> str:
-    return tensor._keras_history.operation.name

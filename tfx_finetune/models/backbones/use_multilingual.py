@@ -12,6 +12,7 @@ from tfx_finetune.core import assets
 from tfx_finetune.core.catalog import ASSETS
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.models.backbones.transformer import IsToken, Present
+from tfx_finetune.ops.functional import get_operation_name
 from tfx_finetune.types.components import BACKBONES, Backbone, Features, LayerGroup, PretrainedCfg
 
 _ASSET = "use-multilingual"
@@ -116,7 +117,7 @@ def _make_layer_groups(
     start = inputs
     for output in (words, tokens, pooled):
         names = tuple(layer.name for layer in keras.Model(start, output).layers[1:])
-        groups.append(LayerGroup(output._keras_history.operation.name, names, output))
+        groups.append(LayerGroup(get_operation_name(output), names, output))
         start = output
     return tuple(groups)
 
