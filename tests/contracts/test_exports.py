@@ -43,9 +43,9 @@ def specs():
         assert all(choices.values()), f"say in this test what to try for the options of {name}"
         for values in itertools.product(*choices.values()):
             options = dict(zip(choices, values, strict=True))
-            # Only an int8 file takes or gives integers of its own; `test_exports.py` sees the others refused.
+            # Only an int8 file takes or gives integers of its own; tests/deploy/test_exports.py tests the errors.
             is_integer_only = options.get("inputs") == "int8" or options.get("outputs") in ("int8", "uint8")
-            # So it is with layers that stay float; that they leave inputs and outputs alone, `test_selective.py` sees.
+            # The same holds for selective files; test_selective_quantization.py tests their inputs and outputs.
             is_selective = options.get("selective", False)
             plain = (options.get("inputs"), options.get("outputs")) == ("auto", "float32")
             if not (is_integer_only or is_selective) or (options["quantize"] == "int8" and (plain or not is_selective)):

@@ -103,7 +103,7 @@ def test_commands_are_found():
     assert ("predict", ["--bundle=runs/stamps/bundle", "flower.jpg"]) in readme
     guides = [line for path in GUIDES for line in iterate_commands(path)]
     assert ("export", ["--bundle=runs/photos/bundle", "--compress=prune(), qat()"]) in guides
-    names = {"train", "predict", "export", "benchmark", "serve", "tune", "data", "doctor", "inspect"}
+    names = {"train", "predict", "evaluate", "export", "benchmark", "serve", "tune", "data", "doctor", "inspect"}
     assert {name for name, _ in readme + guides} >= names
 
 

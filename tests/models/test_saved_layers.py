@@ -11,10 +11,12 @@ from tfx_finetune.core.spec import Spec
 from tfx_finetune.models import necks
 from tfx_finetune.models.backbones import bag_of_embeddings, transformer, use_multilingual
 from tfx_finetune.ops.functional import load_keras_model
+from tfx_finetune.tasks import zero_shot
 from tfx_finetune.types.components import NECKS
 
 LAYERS = {
     "Attention": transformer.Attention,
+    "Cosines": zero_shot.Cosines,
     "Fusion": necks.FastNormalizedFusion,
     "IsToken": transformer.IsToken,
     "Mean": bag_of_embeddings.Mean,
