@@ -17,7 +17,7 @@ from typing import Any
 
 from tfx_finetune.core import command, plugins
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.core.options import option
+from tfx_finetune.core.options import option, split_names
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def predict(options: PredictOptions, paths: list[str]) -> None:
     if not paths:
         raise UserError("No files to predict", hint="name files or folders after the flags")
     bundle = Bundle.open(options.bundle)
-    classes = [name.strip() for name in options.classes.split(",") if name.strip()]
+    classes = split_names(options.classes)
     if options.coco_ids and not options.coco_results:
         raise UserError("--coco_ids needs --coco_results", got=options.coco_ids, hint="name a file for the results")
     results = CocoResults(bundle.tasks, options.coco_ids) if options.coco_results else None

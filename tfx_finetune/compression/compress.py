@@ -115,7 +115,7 @@ def compress(
     # Reconstruction of layers needs more samples than calibration.
     samples = data.representative_dataset(max(calibration_samples, NUM_SAMPLES))
     calibration_inputs = [np.asarray(x) for x in partition.compute_suffix_inputs(samples)]
-    job = CompressionContext(network, partition, phase_data, calibration_inputs, data.steps, context.seed)
+    job = CompressionContext(network, partition, phase_data, calibration_inputs)
     histories: list[History] = []
     qat_fn = None
     specs = list(compressions)
@@ -158,9 +158,9 @@ def _run_compression(
     if result and not is_qat:  # the graph of qat() has ranges, which are not weights of the network
         tf_keras_model.set_weights(result[1])
         return result[0], None
-    tf_keras.utils.set_random_seed(context.seed)
+    tf_keras.utils.set_random_seed(context.phase_data.context.seed)
     start_time = time.monotonic()
-    steps = compression.epochs * context.steps_per_epoch
+    steps = compression.epochs * context.phase_data.data.steps
     copy = _clone_trainable(tf_keras_model)
     wrapped = compression.wrap(copy, steps, context.calibration_inputs, previous)
     predict = _make_named_fn(wrapped, context.partition)
@@ -194,8 +194,8 @@ def _clone_trainable(tf_keras_model: Any) -> Any:
 
     with tf_keras.utils.custom_object_scope({"LayerScale": LayerScale}):
         copy = tf_keras.models.clone_model(tf_keras_model)
+    tf_keras_bridge.copy_layer_weights(tf_keras_model, copy)
     for layer in copy.layers:
-        layer.set_weights(tf_keras_model.get_layer(layer.name).get_weights())
         layer.trainable = type(layer).__name__ != "BatchNormalization"
     return copy
 

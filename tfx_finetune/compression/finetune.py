@@ -30,16 +30,12 @@ class CompressionContext:
         partition: The network, divided into a part that stays unchanged and a part that is compressed.
         phase_data: Training and validation data.
         calibration_inputs: Inputs (n, ...) of the compressed part for calibration samples, in its order.
-        steps_per_epoch: Number of training steps per epoch.
-        seed: Seed of the run.
     """
 
     network: Network
     partition: Partition
     phase_data: PhaseData
     calibration_inputs: list[np.ndarray]
-    steps_per_epoch: int
-    seed: int
 
 
 def finetune_compressed(
@@ -65,7 +61,7 @@ def finetune_compressed(
     best_weights = _make_best_weights_callback(wrapped_model, predict, compression, context, history)
     history.trained_parameters = sum(int(np.prod(weight.shape)) for weight in wrapped_model.trainable_weights)
     history.parameters = context.network.model.count_params()
-    total_steps = compression.epochs * context.steps_per_epoch
+    total_steps = compression.epochs * context.phase_data.data.steps
     schedule = tf_keras.optimizers.schedules.CosineDecay(compression.learning_rate, total_steps or 1)
     losses = [
         _to_tf_keras_loss(context.network.tasks[name.removesuffix("/logits")].loss)
@@ -82,7 +78,7 @@ def finetune_compressed(
                 wrapped_model.fit(
                     batches,
                     epochs=compression.epochs,
-                    steps_per_epoch=context.steps_per_epoch,
+                    steps_per_epoch=context.phase_data.data.steps,
                     callbacks=[*compression.callbacks(), best_weights],
                     verbose=0,
                 )

@@ -92,6 +92,12 @@ def to_tf_keras(model: keras.Model) -> Any:
     return tf_keras_model
 
 
+def copy_layer_weights(source: Any, target: Any) -> None:
+    """Copy the weights of every layer of a tf_keras model to the layer of the same name in another one."""
+    for layer in source.layers:
+        target.get_layer(layer.name).set_weights(layer.get_weights())
+
+
 def copy_weights_back(tf_keras_model: Any, model: keras.Model) -> None:
     """Copy the weights of a converted model back to the original model, layer by layer of the same name.
 

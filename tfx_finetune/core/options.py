@@ -72,3 +72,13 @@ def validate(config: Any) -> None:
         if (low is not None and not value >= low) or (high is not None and not value <= high):
             limits = f"at least {low}" if high is None else f"{low} to {high}"
             raise UserError(f"--{name} is out of range", got=value, expected=limits)
+
+
+def split_names(text: str) -> list[str]:
+    """Split the text of an option with names separated by commas; spaces around names and empty names do not count.
+
+    Examples:
+        >>> split_names("en, fi,,")
+        ['en', 'fi']
+    """
+    return [name for part in text.split(",") if (name := part.strip())]

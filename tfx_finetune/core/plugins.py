@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.options import split_names
 
 HELP = "modules to import first, separated by commas, which register additional components"
 
@@ -37,4 +38,4 @@ def parse_names(names: str) -> list[str]:
         >>> parse_names("a, b,,a")
         ['a', 'b']
     """
-    return list(dict.fromkeys(name for part in names.split(",") if (name := part.strip())))
+    return list(dict.fromkeys(split_names(names)))

@@ -8,6 +8,7 @@ import numpy as np
 from tfx_finetune.core import progress
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError, did_you_mean
+from tfx_finetune.core.options import split_names
 from tfx_finetune.types.table import SLICE_COLUMNS, UNLABELED, Table
 from tfx_finetune.types.task import Task
 
@@ -87,7 +88,7 @@ def _report_changes(before: np.ndarray, after: np.ndarray) -> Iterator[str]:
 
 def _mask_languages(table: Table, flag: str, languages: str) -> np.ndarray:
     """Return a mask (n,) of the samples of comma-separated languages; all samples if there are none."""
-    names = [name.strip() for name in languages.split(",") if name.strip()]
+    names = split_names(languages)
     if not names:
         return np.full(len(table.split), True)
     values = table.columns[_LANGUAGE].astype(str)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tfx_finetune.core import files
 from tfx_finetune.core.errors import GateError, UserError, did_you_mean
+from tfx_finetune.core.options import split_names
 from tfx_finetune.deploy.checks import VerificationResult
 from tfx_finetune.types.deployment import Constraint
 
@@ -59,7 +60,7 @@ def parse_constraints(text: str) -> tuple[Constraint, ...]:
         ('size', True, 2000000.0)
     """
     constraints = []
-    for part in filter(None, map(str.strip, text.split(","))):
+    for part in split_names(text):
         match = re.fullmatch(r"(\w+)\s*([<>])=?\s*([\d.]+(?:e-?\d+)?)\s*([A-Za-z%]*)", part)
         expected = "limits such as size<2MB, score_drop<0.01"
         if not match:

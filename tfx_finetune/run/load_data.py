@@ -19,7 +19,7 @@ from tfx_finetune.datasets.sampler import EpochSampler
 from tfx_finetune.datasets.survey import assign_columns, survey
 from tfx_finetune.models.add_language import LanguageExtension
 from tfx_finetune.ops.tf_data import get_schema
-from tfx_finetune.run.resources import Resources
+from tfx_finetune.run.resources import NO_RESOURCES, Resources
 from tfx_finetune.tasks import routing
 from tfx_finetune.tasks.routing import make_task_template
 from tfx_finetune.tasks.translations import add_translations, load_translations
@@ -28,10 +28,8 @@ from tfx_finetune.types.plan import Plan
 from tfx_finetune.types.table import SLICE_COLUMNS, Table
 from tfx_finetune.types.task import ClassLabels, Task
 
-_NONE = Resources()
 
-
-def prepare_data(plan: Plan, pretrained_cfgs: Mapping[str, PretrainedCfg], resources: Resources = _NONE) -> Data:
+def prepare_data(plan: Plan, pretrained_cfgs: Mapping[str, PretrainedCfg], resources: Resources = NO_RESOURCES) -> Data:
     """Open, survey and split the data of a run, and build the heads for its classes.
 
     Args:
@@ -48,7 +46,7 @@ def prepare_data(plan: Plan, pretrained_cfgs: Mapping[str, PretrainedCfg], resou
     return load_train_data(plan, modalities, resources)
 
 
-def load_train_data(plan: Plan, modalities: Mapping[str, Modality], resources: Resources = _NONE) -> Data:
+def load_train_data(plan: Plan, modalities: Mapping[str, Modality], resources: Resources = NO_RESOURCES) -> Data:
     """Open, survey and split the data of a run for these modalities by tower; see `prepare_data`."""
     run = plan.run
     source = mixture.open_sources(plan.sources)

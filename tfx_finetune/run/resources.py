@@ -23,3 +23,6 @@ class Resources:
     teachers: tuple[Teacher, ...] = ()
     language_extension: LanguageExtension | None = None
     label_map: LabelMap | None = None
+
+
+NO_RESOURCES = Resources()

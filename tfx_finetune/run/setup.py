@@ -10,17 +10,15 @@ from tfx_finetune.models.frozen_heads import freeze_all_but_new_head
 from tfx_finetune.models.load_weights import has_same_head_inputs, load_pretrained
 from tfx_finetune.models.network import Network
 from tfx_finetune.run.load_data import prepare_data
-from tfx_finetune.run.resources import Resources
+from tfx_finetune.run.resources import NO_RESOURCES, Resources
 from tfx_finetune.training.auxiliary_losses import check_objectives
 from tfx_finetune.training.context import TrainingContext
 from tfx_finetune.training.distillation import check_teacher_labels
 from tfx_finetune.training.feature_cache import feature_cache_key, preprocessing_key
 from tfx_finetune.types.plan import Plan
 
-_NONE = Resources()
 
-
-def set_up(plan: Plan, resources: Resources = _NONE) -> tuple[Data, Network, TrainingContext]:
+def set_up(plan: Plan, resources: Resources = NO_RESOURCES) -> tuple[Data, Network, TrainingContext]:
     """Seed all generators, load the data and build the network.
 
     The backbones determine the preparation of samples; the samples determine the classes of the heads.
@@ -39,10 +37,11 @@ def set_up(plan: Plan, resources: Resources = _NONE) -> tuple[Data, Network, Tra
     data = load_pretrained(network, backbones, data, init, plan.run.fusion)
     data = check_teacher_labels(data, resources.teachers, plan.run.distill)
     network = freeze_all_but_new_head(network, resources.language_extension)
-    return check_objectives(data, plan.auxiliary_losses), network, training_context(plan, resources)
+    check_objectives(data, plan.auxiliary_losses)
+    return data, network, training_context(plan, resources)
 
 
-def training_context(plan: Plan, resources: Resources = _NONE) -> TrainingContext:
+def training_context(plan: Plan, resources: Resources = NO_RESOURCES) -> TrainingContext:
     """Return the settings of a plan, and the opened bundles, that training needs."""
     return TrainingContext(
         workdir=plan.workdir,

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from tfx_finetune.core import files, flagfile
 from tfx_finetune.core.errors import UserError
-from tfx_finetune.run.resources import Resources
+from tfx_finetune.run.resources import NO_RESOURCES, Resources
 from tfx_finetune.types.plan import Plan
 from tfx_finetune.types.table import Table
 
-_NONE = Resources()
 # Flags that do not influence the trained weights may change when a run is resumed.
 _CHANGEABLE_FLAGS = (
     "--workdir=",
@@ -26,7 +25,7 @@ _CHANGEABLE_FLAGS = (
 )
 
 
-def claim_workdir(plan: Plan, resources: Resources = _NONE) -> None:
+def claim_workdir(plan: Plan, resources: Resources = NO_RESOURCES) -> None:
     """Create the work folder and write `run.cfg` into it, or check that it belongs to the same run.
 
     Args:

@@ -11,15 +11,14 @@ from tfx_finetune.training.pair_sampler import count_domains, objective_output_n
 from tfx_finetune.types.training import AuxiliaryLoss, Objective, ObjectiveContext, WeightedLosses
 
 
-def check_objectives(data: Data, objectives: Mapping[str, Objective]) -> Data:
-    """Check that the data has the domains and positive pairs that the objectives need, and return the data.
+def check_objectives(data: Data, objectives: Mapping[str, Objective]) -> None:
+    """Check that the data has the domains and positive pairs that the objectives need.
 
     Raises:
         UserError: If an objective needs domains or positive pairs that the data does not have.
     """
     for objective in objectives.values():
         count_domains(data.table, objective)
-    return data
 
 
 def build_auxiliary_losses(

@@ -30,7 +30,7 @@ RankingKey = tuple[float, float]
 EpochCallback = Callable[[str, int, float], None]
 """Function of (phase name, epoch from 0, validation score) that is called after every epoch."""
 
-_VALIDATION_BATCH_SIZE = 256
+VALIDATION_BATCH_SIZE = 256
 _DENSE_BATCH_SIZE = 32  # dense heads have outputs for every position, which need more memory
 
 
@@ -77,7 +77,7 @@ def validate(predict: Callable, tasks: Mapping[str, Task], val: FeatureStore | N
     """
     if not val:
         return {}
-    return compute_validation_metrics(tasks, *predict_batches(predict, val.batches(_VALIDATION_BATCH_SIZE)))
+    return compute_validation_metrics(tasks, *predict_batches(predict, val.batches(VALIDATION_BATCH_SIZE)))
 
 
 def compute_validation_metrics(tasks: Mapping[str, Task], targets: Batch, outputs: Batch) -> dict[str, float]:
@@ -240,9 +240,7 @@ def format_epoch(epoch: int, metrics: Mapping[str, float]) -> str:
     return f"epoch {epoch + 1}: {values}"
 
 
-def select_weights(
-    callback: CheckpointAndEarlyStopping, initial_weights: Weights, phase: Phase
-) -> tuple[Weights, str, float]:
+def select_weights(callback: CheckpointAndEarlyStopping, initial_weights: Weights) -> tuple[Weights, str, float]:
     """Select the weights that a phase returns.
 
     Candidates are the selected epochs, their greedy soup, interpolations with the initial weights (`wise_ft`), and the
@@ -251,7 +249,6 @@ def select_weights(
     Args:
         callback: Callback of the phase, with its history and checkpoints.
         initial_weights: Weights before the phase.
-        phase: Options of the phase.
 
     Returns:
         The weights, their description, and their validation score.
@@ -264,7 +261,7 @@ def select_weights(
     weights, count, score = greedy_soup(candidates, scorer, margin)
     if count > 1:
         selection = f"average of {count} epochs"
-    if phase.wise_ft:
+    if callback.phase.wise_ft:
         weights, coefficient, score = interpolate(initial_weights, weights, score, scorer, margin)
         if coefficient != 1:
             selection = f"interpolation, {coefficient:.1f} of the way from the initial weights to {selection}"

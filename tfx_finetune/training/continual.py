@@ -20,7 +20,13 @@ from tfx_finetune.models.layer_names import list_layer_names
 from tfx_finetune.models.network import Network
 from tfx_finetune.models.split import split_model
 from tfx_finetune.ops.arrays import take
-from tfx_finetune.training.callbacks import RankingKey, ValidationScorer, compute_validation_metrics, ranking_key
+from tfx_finetune.training.callbacks import (
+    VALIDATION_BATCH_SIZE,
+    RankingKey,
+    ValidationScorer,
+    compute_validation_metrics,
+    ranking_key,
+)
 from tfx_finetune.training.checkpoint import History, Weights
 from tfx_finetune.training.context import TrainingContext
 from tfx_finetune.training.language_tasks import LanguageTask, get_sample_languages, make_language_tasks
@@ -49,13 +55,10 @@ def fit(
         UserError: If the data cannot be divided into languages.
     """
     if run.strategy == "joint":
-        precompute_features(network, data, context)
         return _fit_phases(network, data, context), None
     language_tasks = make_language_tasks(data, run, heads_by)
     joint_phases = {name: phase for name, phase in context.phases.items() if not _is_per_language(name)}
-    joint_context = dataclasses.replace(context, phases=joint_phases)
-    precompute_features(network, data, joint_context)
-    histories = [fit_phase(network, name, phase, data, context) for name, phase in joint_phases.items()]
+    histories = _fit_phases(network, data, dataclasses.replace(context, phases=joint_phases))
     scorer = _make_validation_scorer(network, data, context, run.finetune.unfreeze)
     if run.strategy == "sequential":
         new_histories, continual_metrics = _fit_sequentially(network, data, context, language_tasks, scorer)
@@ -64,6 +67,8 @@ def fit(
 
 
 def _fit_phases(network: Network, data: Data, context: TrainingContext) -> list[History]:
+    """Compute the features that the phases read in one pass, then train the phases."""
+    precompute_features(network, data, context)
     return [fit_phase(network, name, phase, data, context) for name, phase in context.phases.items()]
 
 
@@ -88,7 +93,9 @@ def _fit_sequentially(
     languages = get_sample_languages(data, language_tasks[0].heads_by)[data.table.split == "val"]
 
     def score_languages() -> tuple[float, ...]:
-        targets, outputs = predict_batches(scorer.predict, scorer.val.batches(256)) if scorer.val else ({}, {})
+        targets, outputs = (
+            predict_batches(scorer.predict, scorer.val.batches(VALIDATION_BATCH_SIZE)) if scorer.val else ({}, {})
+        )
         scores = []
         for language_task in language_tasks:
             tasks, mask = _select_heads_of_language(network, language_task), languages == language_task.language
@@ -166,7 +173,7 @@ def _merge_weights(
 
     def score_scale(scale: float) -> RankingKey:
         assign(scale)
-        return ranking_key(scorer.validate() if scorer.val else {})
+        return ranking_key(scorer.validate())
 
     scale = merge.scale or max(SCALE_CANDIDATES, key=score_scale)
     score, negative_loss = score_scale(scale)

@@ -9,6 +9,7 @@ import numpy as np
 
 from tfx_finetune.core.config import Run
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.options import split_names
 from tfx_finetune.core.spec import parse_spec
 from tfx_finetune.datasets.mixture_weights import compute_sampling_weights
 from tfx_finetune.datasets.pipeline import Data
@@ -66,7 +67,7 @@ def _order_languages(run: Run, column: str, sample_languages: np.ndarray) -> lis
     if len(languages) < 2:
         got = f"{', '.join(languages) or 'none'} in the column {column}"
         raise UserError(f"--strategy={run.strategy} needs several languages", got=got)
-    order = [name.strip() for name in run.language_order.split(",") if name.strip()]
+    order = split_names(run.language_order)
     if order and sorted(order) != sorted(languages):
         message = "--language_order does not name every language of the data once"
         raise UserError(message, got=run.language_order, expected=sorted(languages))

@@ -8,6 +8,7 @@ import numpy as np
 
 from tfx_finetune.bundle.bundle import Bundle
 from tfx_finetune.core.errors import UserError
+from tfx_finetune.core.options import split_names
 from tfx_finetune.types.aliases import Batch, PredictFn
 from tfx_finetune.types.task import Task
 
@@ -77,8 +78,7 @@ def open_teachers(paths: str, modalities: Mapping[str, str], heads: Mapping[str,
     Raises:
         UserError: If a path is not an intact bundle, or if a bundle has other inputs or heads than the run.
     """
-    stripped = (path.strip() for path in paths.split(","))
-    return tuple(_open_teacher(Bundle.open(path), modalities, heads) for path in stripped if path)
+    return tuple(_open_teacher(Bundle.open(path), modalities, heads) for path in split_names(paths))
 
 
 def _open_teacher(bundle: Bundle, modalities: Mapping[str, str], heads: Mapping[str, Task]) -> Teacher:

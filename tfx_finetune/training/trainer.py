@@ -141,34 +141,31 @@ def fit_phase(
             callback.restore(state)
             advance(history.epochs * steps)
             if not callback.should_stop:
-                _fit_epochs(network, phase_data, callback, context.workdir / "tensorboard" / name, steps)
-            weights, history.selection, history.val_score = select_weights(callback, initial_weights, phase)
+                _fit_epochs(phase_data, callback, context.workdir / "tensorboard" / name)
+            weights, history.selection, history.val_score = select_weights(callback, initial_weights)
         model.set_weights(weights)
     history.seconds = time.monotonic() - start_time
     checkpoint.finish(history, model.get_weights())
     return history
 
 
-def _fit_epochs(
-    network: Network, phase_data: PhaseData, callback: CheckpointAndEarlyStopping, log_dir: Path, steps_per_epoch: int
-) -> None:
+def _fit_epochs(phase_data: PhaseData, callback: CheckpointAndEarlyStopping, log_dir: Path) -> None:
     """Train the compiled trainable part for the epochs that are not in the history yet.
 
     Args:
-        network: The whole model.
         phase_data: Training and validation data of the phase.
         callback: Callback that validates and saves every epoch.
         log_dir: Folder of TensorBoard logs.
-        steps_per_epoch: Number of training steps per epoch.
     """
     model, phase, first_epoch = callback.trainable_part, callback.phase, callback.history.epochs
+    network = callback.scorer.network
     batches = add_contrastive_targets(phase_data.training_batches(first_epoch, phase.epochs), network)
     build_losses_and_metrics(model, batches)
     model.fit(
         batches,
         epochs=phase.epochs,
         initial_epoch=first_epoch,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=phase_data.data.steps,
         callbacks=[
             callback,
             keras.callbacks.TensorBoard(log_dir, write_graph=False),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfx_finetune.compression import tf_keras_bridge
 from tfx_finetune.compression.reconstruction import KERNEL_LAYERS, fit_kmeans_centroids, quantease, reconstruct_layers
 from tfx_finetune.core.errors import UserError
 from tfx_finetune.types.components import COMPRESSIONS
@@ -81,5 +82,4 @@ def _strip(wrapped_model: Any, tf_keras_model: Any) -> None:
     """Copy the trained weights to the tf_keras model."""
     from tensorflow_model_optimization.clustering import keras as clustering
 
-    for layer in clustering.strip_clustering(wrapped_model).layers:
-        tf_keras_model.get_layer(layer.name).set_weights(layer.get_weights())
+    tf_keras_bridge.copy_layer_weights(clustering.strip_clustering(wrapped_model), tf_keras_model)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tfx_finetune.compression import tf_keras_bridge
 from tfx_finetune.compression.reconstruction import (
     KERNEL_LAYERS,
     Solver,
@@ -176,8 +177,7 @@ def _strip(wrapped_model: Any, tf_keras_model: Any) -> None:
     """Copy the trained weights to the tf_keras model."""
     from tensorflow_model_optimization.sparsity import keras as sparse
 
-    for layer in sparse.strip_pruning(wrapped_model).layers:
-        tf_keras_model.get_layer(layer.name).set_weights(layer.get_weights())
+    tf_keras_bridge.copy_layer_weights(sparse.strip_pruning(wrapped_model), tf_keras_model)
 
 
 def _make_callbacks() -> list[Any]:
