@@ -129,7 +129,7 @@ def test_a_language_with_its_own_classes(tmp_path):
 def test_unsuitable_options_are_refused(old, tmp_path):
     """The error is raised before data is read and anything is written."""
     plain = tmp_path / "plain"
-    data = table(tmp_path / "t.csv", WORDS, each=10)
+    data = table(tmp_path / "t.csv", WORDS, count=10)
     train(plain, data, "--frozen.epochs=1", KERAS)
     extension = (f"--init={old.path}", "--add_language=hu")
     cases = {
@@ -157,7 +157,7 @@ def test_unsuitable_options_are_refused(old, tmp_path):
 )
 def test_too_little_data_is_refused(old, tmp_path, row, message):
     """The data needs enough samples of the new language."""
-    data = table(tmp_path / "t.csv", WORDS, each=10)
+    data = table(tmp_path / "t.csv", WORDS, count=10)
     data.write_text(data.read_text() + row)
     extension = (f"--init={old.path}", "--add_language=hu", f"--workdir={tmp_path / 'run'}")
     assert message in get_error("train", f"--data={data}", *SMALL, *extension)

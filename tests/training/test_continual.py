@@ -124,8 +124,8 @@ def test_per_language_heads_are_not_merged(tmp_path):
 
 def test_language_tasks_rehearse_earlier_languages(tmp_path):
     """The largest language comes first; a fraction of its training samples is in the next task, no other samples."""
-    path = table(tmp_path / "t.csv", {"fi": WORDS["fi"]}, each=20)
-    more = table(tmp_path / "more.csv", {"en": WORDS["en"]}, each=40).read_text().partition("\n")[2]
+    path = table(tmp_path / "t.csv", {"fi": WORDS["fi"]}, count=20)
+    more = table(tmp_path / "more.csv", {"en": WORDS["en"]}, count=40).read_text().partition("\n")[2]
     path.write_text(path.read_text() + more)
     options = {"strategy": "sequential", "rehearsal": 0.25, "backbone": TOWER, "workdir": str(tmp_path / "run")}
     plan = check(replace_options(Run(data=str(path)), options))
@@ -142,7 +142,7 @@ def test_language_tasks_rehearse_earlier_languages(tmp_path):
 
 def test_contradicting_options_raise_an_error_before_anything_is_written(tmp_path):
     """The error is one line."""
-    data = table(tmp_path / "t.csv", WORDS, each=10)
+    data = table(tmp_path / "t.csv", WORDS, count=10)
     cases = {
         ("--strategy=sequential", "--finetune.epochs=0"): "--strategy=sequential needs epochs in phase finetune",
         ("--merge=ties()",): "--merge needs --strategy=per_language_then_merge: --strategy=joint",
@@ -169,7 +169,7 @@ def test_contradicting_options_raise_an_error_before_anything_is_written(tmp_pat
 )
 def test_data_without_the_needed_languages_raises_an_error(tmp_path, words, options, message):
     """The error is one line and comes before training."""
-    path = table(tmp_path / "t.csv", words, each=10)
+    path = table(tmp_path / "t.csv", words, count=10)
     run_options = {"strategy": "sequential", "backbone": TOWER, "workdir": str(tmp_path / "run")} | options
     plan = check(replace_options(Run(data=str(path)), run_options))
     data, *_ = set_up(plan)
@@ -178,6 +178,6 @@ def test_data_without_the_needed_languages_raises_an_error(tmp_path, words, opti
 
 def test_tuning_needs_the_joint_strategy(tmp_path):
     """Trials train all languages together, so that their options fit no other strategy."""
-    data = table(tmp_path / "t.csv", WORDS, each=10)
+    data = table(tmp_path / "t.csv", WORDS, count=10)
     flags = (f"--data={data}", *SMALL, "--strategy=sequential", f"--workdir={tmp_path / 'run'}")
     assert "`tune` needs --strategy=joint: --strategy=sequential" in get_error("tune", *flags, "--trials=1")
